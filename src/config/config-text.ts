@@ -1,0 +1,40 @@
+import { readFileSync } from "node:fs";
+import { ConntrailError, errorText } from "../errors.js";
+
+/** Where the configuration is looked for when no file is named. */
+export const DEFAULT_CONFIG_PATH = "/etc/conntrail/conntrail.yaml";
+
+/** The control socket of a daemon whose configuration names none. */
+export const DEFAULT_CONTROL = "/run/conntrail/control.sock";
+
+/** sun_path holds 107 bytes; the server needs room for a temporary name beside the socket. */
+export const CONTROL_BYTES_MAX = 96;
+
+const FILE_BYTES_MAX = 1024 * 1024;
+
+/** The text of a configuration file. Throws ConntrailError CONFIG with path and reason when it cannot be read. */
+export function readConfigText(path: string): string {
+  let bytes: Buffer;
+  try {
+    bytes = readFileSync(path);
+  } catch (error) {
+    throw new ConntrailError("CONFIG", `${path}: cannot be read: ${reason(error)}`, { cause: error });
+  }
+  if (bytes.length > FILE_BYTES_MAX) {
+    throw new ConntrailError("CONFIG", `${path}: found ${bytes.length} bytes, allowed is at most ${FILE_BYTES_MAX}`);
+  }
+  return bytes.toString("utf8");
+}
+
+function reason(error: unknown): string {
+  switch ((error as NodeJS.ErrnoException).code) {
+    case "ENOENT":
+      return "no such file: write one with conntrail init, or name one with -c";
+    case "EACCES":
+      return "permission denied";
+    case "EISDIR":
+      return "it is a directory";
+    default:
+      return errorText(error);
+  }
+}

@@ -1,0 +1,204 @@
+import { dirname, resolve } from "node:path";
+import { ConntrailError } from "../errors.js";
+import type { Endpoint } from "./address.js";
+import { readConfigText } from "./config-text.js";
+import { type ConfigProblem, type KeyPath, problemsOf, refusal, SourceFile } from "./problem.js";
+import { type FileContent, fileSchema, type TcpStateName } from "./schema.js";
+
+/** A node's configuration: every key of the file, checked, defaults filled in, units resolved. */
+export interface Config {
+  /** The file it came from. */
+  readonly path: string;
+  /** Name of the cluster. */
+  readonly cluster: string;
+  /** Name of this node, part of its subjects and streams. */
+  readonly node: string;
+  /** This node's address on the dedicated link. */
+  readonly listen: string;
+  /** The other nodes; no name and no address twice, this node not among them. */
+  readonly peers: readonly PeerConfig[];
+  /** `inject`: events of peers go straight into the kernel, there is no external cache. */
+  readonly mode: "cache" | "inject";
+  readonly broker: BrokerConfig;
+  /** Absolute path of the control socket. */
+  readonly control: string;
+  /** Least time between messages under load. */
+  readonly publishIntervalMs: number;
+  /** The kernel timeout that committed entries get; null: the time that was left. */
+  readonly commitTimeoutSeconds: number | null;
+  /** How long after the request `purge` waits. */
+  readonly purgeAfterSeconds: number;
+  readonly filter: FilterConfig;
+  readonly netlink: NetlinkConfig;
+  readonly tls: TlsConfig | null;
+  /** Where metrics are served; null: nowhere. */
+  readonly metrics: Endpoint | null;
+  readonly logLevel: "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";
+}
+
+/** Another node of the cluster. */
+export interface PeerConfig {
+  readonly node: string;
+  readonly address: string;
+}
+
+/** The broker beside this node, or the shared one. */
+export interface BrokerConfig {
+  readonly mode: "embedded" | "external" | "shared";
+  /** The port of this node's broker and of the peers' brokers. */
+  readonly port: number;
+  /** Directory of the embedded broker's store. */
+  readonly store: string;
+  /** How long a stream keeps messages. */
+  readonly maxAgeSeconds: number;
+  /** How much a stream keeps. */
+  readonly maxBytes: number;
+  /** Empty when embedded, else at least one. */
+  readonly servers: readonly string[];
+}
+
+/** One list of a filter: `accept` passes only what is in the list, `ignore` only what is not. */
+export interface FilterList<T> {
+  readonly verdict: "accept" | "ignore";
+  readonly list: readonly T[];
+}
+
+/** Which flows are replicated. A list that is null (or empty in the file) does not filter. */
+export interface FilterConfig {
+  /** Layer 4 protocol numbers. */
+  readonly protocols: FilterList<number> | null;
+  /** Addresses and networks in CIDR form, matched against original source and reply source. */
+  readonly addresses: FilterList<string> | null;
+  /** TCP states. */
+  readonly states: FilterList<TcpStateName> | null;
+  readonly where: "userspace" | "kernelspace";
+  /** Ignore this machine's own addresses, kept current. */
+  readonly local: boolean;
+}
+
+/** The event socket. */
+export interface NetlinkConfig {
+  readonly bufferBytes: number;
+  /** How far an overrun may make the buffer grow. */
+  readonly bufferBytesMax: number;
+  /** NETLINK_BROADCAST_ERROR: the kernel drops packets rather than events. */
+  readonly reliable: boolean;
+}
+
+/** Files for mutual TLS, as absolute paths. */
+export interface TlsConfig {
+  readonly ca: string;
+  readonly cert: string;
+  readonly key: string;
+}
+
+/** Either a usable configuration or all that is wrong with it, in the order of the file. */
+export type ConfigCheck =
+  | { readonly ok: true; readonly config: Config }
+  | { readonly ok: false; readonly problems: readonly ConfigProblem[] };
+
+/** Reads and checks a file. Throws ConntrailError CONFIG with one line: file, line, key, what was found, what is allowed. */
+export function loadConfig(path: string): Config {
+  return parseConfig(readConfigText(path), path);
+}
+
+/** Like `loadConfig` for a text already read; `path` is for messages and for relative file names in it. */
+export function parseConfig(text: string, path: string): Config {
+  const check = checkConfig(text, path);
+  if (check.ok) return check.config;
+  const first = check.problems[0]!;
+  const key = first.key === "" ? "" : `${first.key}: `;
+  throw new ConntrailError("CONFIG", `${path}:${first.line}: ${key}${first.text}`);
+}
+
+/** Checks a text and returns all problems rather than throwing the first. */
+export function checkConfig(text: string, path: string): ConfigCheck {
+  const file = new SourceFile(text);
+  if (file.problems.length > 0) return { ok: false, problems: file.problems };
+  const parsed = fileSchema.safeParse(file.value ?? {});
+  if (!parsed.success) return { ok: false, problems: problemsOf(parsed.error, file) };
+  const problems = crossProblems(parsed.data, file);
+  return problems.length > 0 ? { ok: false, problems } : { ok: true, config: toConfig(parsed.data, path) };
+}
+
+/** What no single key shows: nodes of one name or address, both lists of a pair, servers without a use for them. */
+function crossProblems(content: FileContent, file: SourceFile): ConfigProblem[] {
+  const problems: ConfigProblem[] = [];
+  const report = (path: KeyPath, text: string): void => {
+    problems.push({ line: file.lineOf(path), key: path.join("."), text });
+  };
+  const nodes = new Map<string, string>([[content.listen, "this node (listen)"]]);
+  for (const peer of content.peers) {
+    const path = ["peers", peer.node];
+    if (peer.node === content.node) report(path, refusal(peer.node, "any name but this node's own"));
+    const other = nodes.get(peer.address);
+    if (other !== undefined) {
+      report(path, refusal(peer.address, `an address of its own: this one is that of ${other} already`));
+    }
+    nodes.set(peer.address, peer.node);
+  }
+  for (const [one, other] of [
+    ["protocols", "protocols_ignore"],
+    ["accept", "ignore"],
+    ["states", "states_ignore"],
+  ] as const) {
+    if (content.filter[one] === undefined || content.filter[other] === undefined) continue;
+    report(["filter", other], `found beside filter.${one}, allowed is one of the two`);
+  }
+  const { mode, servers = [] } = content.broker;
+  if (mode === "embedded" && servers.length > 0) {
+    report(["broker", "servers"], "found beside mode embedded, allowed is mode external or shared");
+  }
+  if (mode !== "embedded" && servers.length === 0) {
+    report(["broker", "servers"], `is missing, allowed is a list of broker addresses: mode ${mode} requires it`);
+  }
+  if (content.netlink.buffer_max < content.netlink.buffer) {
+    report(["netlink", "buffer_max"], `found less than netlink.buffer, allowed is at least ${content.netlink.buffer}B`);
+  }
+  return problems.sort((a, b) => a.line - b.line);
+}
+
+function toConfig(content: FileContent, path: string): Config {
+  const { broker, filter, netlink, tls } = content;
+  const directory = dirname(resolve(path));
+  return {
+    path,
+    cluster: content.cluster,
+    node: content.node,
+    listen: content.listen,
+    peers: content.peers,
+    mode: content.mode,
+    broker: {
+      mode: broker.mode,
+      port: broker.port,
+      store: broker.store,
+      maxAgeSeconds: broker.max_age,
+      maxBytes: broker.max_bytes,
+      servers: broker.servers ?? [],
+    },
+    control: content.control,
+    publishIntervalMs: content.publish.interval,
+    commitTimeoutSeconds: content.commit.timeout ?? null,
+    purgeAfterSeconds: content.purge.after,
+    filter: {
+      protocols: filterList(filter.protocols, filter.protocols_ignore),
+      addresses: filterList(filter.accept, filter.ignore),
+      states: filterList(filter.states, filter.states_ignore),
+      where: filter.where,
+      local: filter.local,
+    },
+    netlink: { bufferBytes: netlink.buffer, bufferBytesMax: netlink.buffer_max, reliable: netlink.reliable },
+    tls:
+      tls === undefined
+        ? null
+        : { ca: resolve(directory, tls.ca), cert: resolve(directory, tls.cert), key: resolve(directory, tls.key) },
+    metrics: content.metrics?.listen ?? null,
+    logLevel: content.log.level,
+  };
+}
+
+function filterList<T>(accept: readonly T[] | undefined, ignore: readonly T[] | undefined): FilterList<T> | null {
+  if (accept !== undefined && accept.length > 0) return { verdict: "accept", list: [...new Set(accept)] };
+  if (ignore !== undefined && ignore.length > 0) return { verdict: "ignore", list: [...new Set(ignore)] };
+  return null;
+}

@@ -1,0 +1,177 @@
+import { type Document, isAlias, isMap, isPair, isScalar, isSeq, LineCounter, type Node, parseDocument } from "yaml";
+import type { z } from "zod";
+import { keysAllowed } from "./schema.js";
+
+/** One thing that is wrong with a configuration file. */
+export interface ConfigProblem {
+  /** The line it stands in, from 1. */
+  readonly line: number;
+  /** The key's path, `broker.max_age`; empty when the file as a whole is meant. */
+  readonly key: string;
+  /** What was found and what is allowed. */
+  readonly text: string;
+}
+
+/** A path into the file. */
+export type KeyPath = readonly (string | number)[];
+
+/** A YAML file that knows in which line each of its keys stands. */
+export class SourceFile {
+  /** The content as plain values; null when the file is not YAML. */
+  readonly value: unknown;
+  /** What is wrong with the YAML itself: syntax, keys given twice. */
+  readonly problems: readonly ConfigProblem[];
+  readonly #document: Document;
+  readonly #lines = new LineCounter();
+
+  constructor(text: string) {
+    // Keys given twice are looked for here: the parser's own message has no path.
+    this.#document = parseDocument(text, { lineCounter: this.#lines, prettyErrors: false, uniqueKeys: false });
+    const problems: ConfigProblem[] = [];
+    for (const error of this.#document.errors) {
+      const said = error.message.replace(/\s+/g, " ");
+      problems.push({ line: this.#lineAt(error.pos[0]), key: "", text: `not valid YAML: ${said}` });
+    }
+    let value: unknown = null;
+    if (problems.length === 0) {
+      this.#findTwins(this.#document.contents, [], problems);
+      try {
+        value = this.#document.toJS({ maxAliasCount: 100 });
+      } catch (error) {
+        problems.push({ line: 1, key: "", text: `not usable YAML: ${error instanceof Error ? error.message : error}` });
+      }
+    }
+    this.value = value;
+    this.problems = problems;
+  }
+
+  /** The line of the key at `path`, or of the nearest map around it when it is not there. */
+  lineOf(path: KeyPath): number {
+    let node: unknown = this.#document.contents;
+    let line = 1;
+    for (const step of path) {
+      if (isAlias(node)) node = node.resolve(this.#document);
+      if (isMap(node)) {
+        const pair = node.items.find((item) => keyText(item.key) === String(step));
+        if (pair === undefined) return line;
+        line = this.#lineAt((pair.key as Node).range?.[0] ?? 0);
+        node = pair.value;
+      } else if (isSeq(node)) {
+        node = node.items[Number(step)];
+        line = this.#lineAt((node as Node | undefined)?.range?.[0] ?? 0);
+      } else {
+        return line;
+      }
+    }
+    return line;
+  }
+
+  #lineAt(offset: number): number {
+    return Math.max(1, this.#lines.linePos(offset).line);
+  }
+
+  #findTwins(node: unknown, path: KeyPath, problems: ConfigProblem[]): void {
+    if (isSeq(node)) {
+      node.items.forEach((item, index) => {
+        this.#findTwins(item, [...path, index], problems);
+      });
+    }
+    if (!isMap(node)) return;
+    const lines = new Map<string, number>();
+    for (const item of node.items) {
+      if (!isPair(item)) continue;
+      const key = keyText(item.key);
+      const line = this.#lineAt((item.key as Node).range?.[0] ?? 0);
+      const earlier = lines.get(key);
+      if (earlier !== undefined) {
+        problems.push({ line, key: pathText([...path, key]), text: `stands in line ${earlier} already, allowed once` });
+      }
+      lines.set(key, line);
+      this.#findTwins(item.value, [...path, key], problems);
+    }
+  }
+}
+
+/** What a failed check says, as problems with their lines, in the order of the file. */
+export function problemsOf(error: z.ZodError, file: SourceFile): ConfigProblem[] {
+  const problems: ConfigProblem[] = [];
+  for (const issue of error.issues) {
+    const path = issue.path.map((step) => (typeof step === "number" ? step : String(step)));
+    if (issue.code === "unrecognized_keys") {
+      for (const key of issue.keys) problems.push(unknownKey(path, key, file));
+      continue;
+    }
+    const found = issue.code === "custom" && issue.params?.found !== undefined ? issue.params.found : at(file, path);
+    const text = found === undefined ? `is missing, allowed is ${issue.message}` : refusal(found, issue.message);
+    problems.push({ line: file.lineOf(path), key: pathText(path), text });
+  }
+  return problems.sort((a, b) => a.line - b.line);
+}
+
+/** `found X, allowed is Y`, with a hint where X is a number that lacks its unit. */
+export function refusal(found: unknown, allowed: string): string {
+  return `found ${show(found)}, allowed is ${allowed}`;
+}
+
+function unknownKey(path: KeyPath, key: string, file: SourceFile): ConfigProblem {
+  const allowed = keysAllowed(pathText(path));
+  const near = nearest(key, allowed);
+  const hint = near === undefined ? "" : ` (did you mean ${near}?)`;
+  return {
+    line: file.lineOf([...path, key]),
+    key: pathText([...path, key]),
+    text: `unknown key${hint}, allowed is ${allowed.join(" ")}`,
+  };
+}
+
+function pathText(path: KeyPath): string {
+  return path.map((step, i) => (typeof step === "number" ? `[${step}]` : i === 0 ? step : `.${step}`)).join("");
+}
+
+function keyText(key: unknown): string {
+  return isScalar(key) ? String(key.value) : String(key);
+}
+
+function at(file: SourceFile, path: KeyPath): unknown {
+  let value = file.value;
+  for (const step of path) {
+    if (value === null || typeof value !== "object") return undefined;
+    value = (value as Record<string, unknown>)[step];
+  }
+  return value;
+}
+
+function show(value: unknown): string {
+  if (value === null || value === undefined) return "nothing";
+  if (Array.isArray(value)) return "a list";
+  if (typeof value === "object") return "a map";
+  if (typeof value !== "string") return String(value);
+  return JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}…` : value);
+}
+
+/** The one of `names` that is at most two edits away, or a third of the length of a short word. */
+export function nearest(word: string, names: readonly string[]): string | undefined {
+  let best: string | undefined;
+  let least = Math.min(2, Math.ceil(word.length / 3)) + 1;
+  for (const name of names) {
+    const distance = editDistance(word.toLowerCase().replaceAll("-", "_"), name);
+    if (distance < least) {
+      least = distance;
+      best = name;
+    }
+  }
+  return best;
+}
+
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const swap = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(swap, row[j]! + 1, next[j - 1]! + 1));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}

@@ -1,0 +1,193 @@
+import { z } from "zod";
+import { canonicalNetwork, hostAddress, parseEndpoint, parseServer } from "./address.js";
+import { CONTROL_BYTES_MAX, DEFAULT_CONTROL } from "./config-text.js";
+import { DURATION_EXAMPLES, parseDuration, parseSize, SIZE_EXAMPLES } from "./units.js";
+
+/**
+ * The configuration file as zod sees it: every key of the file, its check and its default. The message of an issue says
+ * only what is allowed; what was found and where is added by `problem.ts`.
+ */
+
+/** Protocols that may be written by name; any other by number. */
+const PROTOCOL_NUMBERS: ReadonlyMap<string, number> = new Map([
+  ["icmp", 1],
+  ["igmp", 2],
+  ["tcp", 6],
+  ["udp", 17],
+  ["dccp", 33],
+  ["gre", 47],
+  ["esp", 50],
+  ["ah", 51],
+  ["icmpv6", 58],
+  ["ipv6-icmp", 58],
+  ["sctp", 132],
+  ["udplite", 136],
+]);
+
+/** enum tcp_conntrack of nf_conntrack_tcp.h, the number being the place in the list. conntrackd calls SYN_SENT2 also LISTEN. */
+export const TCP_STATES = [
+  "NONE",
+  "SYN_SENT",
+  "SYN_RECV",
+  "ESTABLISHED",
+  "FIN_WAIT",
+  "CLOSE_WAIT",
+  "LAST_ACK",
+  "TIME_WAIT",
+  "CLOSE",
+  "SYN_SENT2",
+] as const;
+
+/** The kernel's name of a TCP state. */
+export type TcpStateName = (typeof TCP_STATES)[number];
+
+const NAME_ALLOWED = "a name of 1 to 32 letters, digits, - or _ (it becomes part of subjects and stream names)";
+const NAME = /^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$/;
+const NETWORK_ALLOWED = "an IPv4 or IPv6 address or network, such as 192.0.2.0/24 or 2001:db8::1";
+const PROTOCOL_ALLOWED = `${[...PROTOCOL_NUMBERS.keys()].join(" ")} or a number from 0 to 255`;
+const STATE_ALLOWED = `${TCP_STATES.slice(1).join(" ")}`;
+
+/** A value that `parse` turns into what the program uses; undefined from it is a refusal. */
+function checked<T>(allowed: string, parse: (value: unknown) => T | undefined) {
+  return z.unknown().transform((value, context): T => {
+    const result = parse(value);
+    if (result !== undefined) return result;
+    context.addIssue({ code: "custom", message: allowed });
+    return z.NEVER;
+  });
+}
+
+function oneOf<const T extends readonly string[]>(...names: T) {
+  return checked(names.join(", "), (value): T[number] | undefined => names.find((name) => name === value));
+}
+
+/** `min` and `max` in milliseconds; `unitMs` is what one of the result stands for, rounded up. */
+function duration(min: string, max: string, unitMs: number) {
+  const minMs = parseDuration(min) ?? 0;
+  const maxMs = parseDuration(max) ?? 0;
+  return checked(`${DURATION_EXAMPLES}, from ${min} to ${max}`, (value) => {
+    const ms = parseDuration(value);
+    return ms !== undefined && ms >= minMs && ms <= maxMs ? Math.ceil(ms / unitMs) : undefined;
+  });
+}
+
+function size(min: string, max: string) {
+  const minBytes = parseSize(min) ?? 0;
+  const maxBytes = parseSize(max) ?? 0;
+  return checked(`${SIZE_EXAMPLES}, from ${min} to ${max}`, (value) => {
+    const bytes = parseSize(value);
+    return bytes !== undefined && bytes >= minBytes && bytes <= maxBytes ? bytes : undefined;
+  });
+}
+
+function list<T>(allowed: string, parse: (value: unknown) => T | undefined) {
+  return z.array(checked(allowed, parse), { error: `a list, each ${allowed}` }).optional();
+}
+
+function absolutePath(bytesMax: number) {
+  return checked(`an absolute path of at most ${bytesMax} bytes`, (value) =>
+    typeof value === "string" && /^\/[^\0\n]*[^\0\n/]$/.test(value) && Buffer.byteLength(value) <= bytesMax
+      ? value
+      : undefined,
+  );
+}
+
+function parseProtocol(value: unknown): number | undefined {
+  if (typeof value === "string") return PROTOCOL_NUMBERS.get(value.toLowerCase());
+  return typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= 255 ? value : undefined;
+}
+
+function parseState(value: unknown): TcpStateName | undefined {
+  const name = typeof value === "string" ? value.toUpperCase() : "";
+  if (name === "LISTEN") return "SYN_SENT2";
+  return TCP_STATES.slice(1).find((state) => state === name);
+}
+
+function parseName(value: unknown): string | undefined {
+  return typeof value === "string" && NAME.test(value) ? value : undefined;
+}
+
+const bool = () => checked("true or false", (value) => (typeof value === "boolean" ? value : undefined));
+const map = { error: "a map" } as const;
+const filePath = () =>
+  checked("a file name", (value) => (typeof value === "string" && value !== "" ? value : undefined));
+
+const peers = z.unknown().transform((value, context) => {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) {
+    context.addIssue({ code: "custom", message: "a map of node names to addresses, such as { fw2: 10.77.0.2 }" });
+    return z.NEVER;
+  }
+  return Object.entries(value).map(([node, found]) => {
+    const address = hostAddress(found);
+    if (parseName(node) === undefined) {
+      context.addIssue({ code: "custom", message: NAME_ALLOWED, path: [node], params: { found: node } });
+    } else if (address === undefined) {
+      context.addIssue({ code: "custom", message: "the IPv4 or IPv6 address of one host", path: [node] });
+    }
+    return { node, address: address ?? "" };
+  });
+});
+
+const shapes = {
+  broker: {
+    mode: oneOf("embedded", "external", "shared").default("embedded"),
+    port: checked("a port from 1 to 65535", (value) =>
+      Number.isInteger(value) && Number(value) >= 1 && Number(value) <= 65535 ? Number(value) : undefined,
+    ).default(4222),
+    store: absolutePath(1024).default("/var/lib/conntrail"),
+    max_age: duration("1m", "3650d", 1000).default(7 * 86_400),
+    max_bytes: size("16MiB", "1024TiB").default(2 * 1024 ** 3),
+    servers: list("a broker's address, such as nats://10.77.0.1:4222", parseServer),
+  },
+  publish: { interval: duration("0", "1s", 1).default(5) },
+  commit: { timeout: duration("1s", "30d", 1000).optional() },
+  purge: { after: duration("0", "1d", 1000).default(60) },
+  filter: {
+    protocols: list(PROTOCOL_ALLOWED, parseProtocol),
+    protocols_ignore: list(PROTOCOL_ALLOWED, parseProtocol),
+    accept: list(NETWORK_ALLOWED, canonicalNetwork),
+    ignore: list(NETWORK_ALLOWED, canonicalNetwork),
+    states: list(STATE_ALLOWED, parseState),
+    states_ignore: list(STATE_ALLOWED, parseState),
+    where: oneOf("userspace", "kernelspace").default("userspace"),
+    local: bool().default(false),
+  },
+  netlink: {
+    buffer: size("64KiB", "1GiB").default(2 * 1024 ** 2),
+    buffer_max: size("64KiB", "1GiB").default(64 * 1024 ** 2),
+    reliable: bool().default(false),
+  },
+  tls: { ca: filePath(), cert: filePath(), key: filePath() },
+  metrics: { listen: checked("an address and a port, such as 127.0.0.1:9469 or [::1]:9469", parseEndpoint) },
+  log: { level: oneOf("trace", "debug", "info", "warn", "error", "fatal", "silent").default("info") },
+} as const;
+
+const top = {
+  cluster: checked(NAME_ALLOWED, parseName),
+  node: checked(NAME_ALLOWED, parseName),
+  listen: checked("the IPv4 or IPv6 address of this node on the dedicated link", hostAddress),
+  peers: peers.default([]),
+  mode: oneOf("cache", "inject").default("cache"),
+  broker: z.strictObject(shapes.broker, map).prefault({}),
+  control: absolutePath(CONTROL_BYTES_MAX).default(DEFAULT_CONTROL),
+  publish: z.strictObject(shapes.publish, map).prefault({}),
+  commit: z.strictObject(shapes.commit, map).prefault({}),
+  purge: z.strictObject(shapes.purge, map).prefault({}),
+  filter: z.strictObject(shapes.filter, map).prefault({}),
+  netlink: z.strictObject(shapes.netlink, map).prefault({}),
+  tls: z.strictObject(shapes.tls, map).optional(),
+  metrics: z.strictObject(shapes.metrics, map).optional(),
+  log: z.strictObject(shapes.log, map).prefault({}),
+};
+
+/** The whole file: a map with the keys that people may write, each optional but `cluster`, `node` and `listen`. */
+export const fileSchema = z.strictObject(top, map);
+
+/** What the schema gives: units resolved, defaults filled in, keys still as in the file. */
+export type FileContent = z.output<typeof fileSchema>;
+
+/** The keys that may stand in the map at `path` (`""` for the top), for messages. */
+export function keysAllowed(path: string): readonly string[] {
+  if (path === "") return Object.keys(top);
+  return Object.keys((shapes as Record<string, object>)[path] ?? {});
+}
