@@ -109,6 +109,13 @@ export class DecodedFlow {
   }
 }
 
+/** What the kernel counted and timed of a flow that ended, in the layout of DecodedFlow; `has`: HAS_COUNTERS, HAS_TIMES. */
+export interface FlowEnd {
+  readonly has: number;
+  readonly counters: Float64Array;
+  readonly timesMicros: Float64Array;
+}
+
 /** True when the reply tuple is the original one turned round, so no address or port is translated. */
 export function replyIsMirror(words: Uint32Array, base: number): boolean {
   for (let i = 0; i < 4; i++) {

@@ -1,0 +1,221 @@
+import { type RareAttributes, RECORD_WORDS, W_HAS, W_ID } from "../flow/record.js";
+import { FlowTable } from "./flow-table.js";
+import { SlotMap } from "./slot-map.js";
+import { readStamp, writeStamp } from "./stamp.js";
+
+/** In W_HAS of an external row: which origin owns it. */
+const OWNER_SHIFT = 24;
+
+/** Peers of a node at the most: the owner has 8 bits in a row. */
+export const ORIGINS_MAX = 255;
+
+/** What became of a row. */
+export type Outcome = "created" | "updated" | "taken" | "stale" | "unknown" | "destroyed" | "full";
+
+export interface ExternalCounters {
+  created: number;
+  updated: number;
+  destroyed: number;
+  /** Rows that changed owner, because the new owner's stamp was newer. */
+  taken: number;
+  /** Rows dropped because what is here is newer. */
+  stale: number;
+  /** Updates and destroys of flow ids that this node does not know, or whose flow another node owns now. */
+  unknown: number;
+  createFailedFull: number;
+  /** Rows that ended here because a local event was newer. */
+  retired: number;
+  /** Rows that a complete snapshot of their owner no longer held. */
+  sweptBySnapshot: number;
+}
+
+interface Origin {
+  readonly node: string;
+  /** Flow id of the origin to slot. */
+  readonly slots: SlotMap;
+  flows: number;
+}
+
+/**
+ * The flows of all peers in one table by tuple, each row with its owner and the owner's stamp: a newer stamp takes a row
+ * over, an older one is dropped and counted, and only the owner ends a row. Pure state.
+ */
+export class ExternalCache {
+  readonly table: FlowTable;
+  readonly counters: ExternalCounters = {
+    created: 0,
+    updated: 0,
+    destroyed: 0,
+    taken: 0,
+    stale: 0,
+    unknown: 0,
+    createFailedFull: 0,
+    retired: 0,
+    sweptBySnapshot: 0,
+  };
+  readonly #origins: Origin[] = [];
+
+  constructor(flowsMax: number) {
+    this.table = new FlowTable(flowsMax);
+  }
+
+  /** The index of a peer, made when it is new. */
+  origin(node: string): number {
+    const known = this.#origins.findIndex((origin) => origin.node === node);
+    if (known >= 0) return known;
+    if (this.#origins.length >= ORIGINS_MAX) throw new RangeError(`more than ${ORIGINS_MAX} peers`);
+    return this.#origins.push({ node, slots: new SlotMap(), flows: 0 }) - 1;
+  }
+
+  /** Flows that a peer owns. */
+  flowsOf(origin: number): number {
+    return this.#origins[origin]!.flows;
+  }
+
+  /** Name of the node that owns a row. */
+  ownerName(slot: number): string {
+    return this.#origins[this.#ownerOf(slot)]!.node;
+  }
+
+  /** The slot that a flow id of a peer stands for; -1 when it owns no row by that id. */
+  slotOf(origin: number, flowId: number): number {
+    return this.#origins[origin]!.slots.get(flowId);
+  }
+
+  /** A flow with its tuples, as its owner knows it. `words` is a record at base 0, with W_UPDATED and W_CREATED set. */
+  upsert(origin: number, flowId: number, words: Uint32Array, rare: RareAttributes | null, stamp: number): Outcome {
+    const owner = this.#origins[origin]!;
+    let slot = this.table.find(words, 0);
+    const before = owner.slots.get(flowId);
+    if (before >= 0 && before !== slot) this.#remove(before);
+    if (slot < 0) {
+      slot = this.table.insert(words, 0);
+      if (slot < 0) {
+        this.counters.createFailedFull++;
+        return "full";
+      }
+      this.counters.created++;
+      this.#own(slot, origin, flowId, rare, stamp);
+      return "created";
+    }
+    const previous = this.#ownerOf(slot);
+    if (previous !== origin && stamp <= this.stamp(slot)) {
+      this.counters.stale++;
+      return "stale";
+    }
+    this.#disown(slot);
+    const slab = this.table.slab(slot);
+    const base = this.table.base(slot);
+    const tableBits = slab[base + W_HAS]! & 0xff_0000;
+    for (let i = 0; i < RECORD_WORDS; i++) slab[base + i] = words[i]!;
+    slab[base + W_HAS] = (words[W_HAS]! & 0xffff) | tableBits;
+    this.#own(slot, origin, flowId, rare, stamp);
+    if (previous === origin) this.counters.updated++;
+    else this.counters.taken++;
+    return previous === origin ? "updated" : "taken";
+  }
+
+  /** Says that the owner has changed a row in place (through `slab`), under `stamp`. */
+  changed(slot: number, rare: RareAttributes | null, stamp: number): void {
+    writeStamp(this.table.slab(slot), this.table.base(slot), stamp);
+    if (rare !== null) this.table.rare.set(slot, { ...this.table.rare.get(slot), ...rare });
+    this.counters.updated++;
+  }
+
+  /** A peer says that its flow ended. */
+  destroy(origin: number, flowId: number): Outcome {
+    const slot = this.slotOf(origin, flowId);
+    if (slot < 0) {
+      this.counters.unknown++;
+      return "unknown";
+    }
+    this.#remove(slot);
+    this.counters.destroyed++;
+    return "destroyed";
+  }
+
+  /** A local event is newer than what peers said of this tuple: the row goes. True when there was one. */
+  retire(words: Uint32Array, base: number): boolean {
+    if (this.table.size === 0) return false;
+    const slot = this.table.find(words, base);
+    if (slot < 0) return false;
+    this.#remove(slot);
+    this.counters.retired++;
+    return true;
+  }
+
+  /** Stamp of a row. */
+  stamp(slot: number): number {
+    return readStamp(this.table.slab(slot), this.table.base(slot));
+  }
+
+  /** The peer's flow ids mean nothing any more (its next epoch): its rows stay until `sweepOrphans`. */
+  forgetFlowIds(origin: number): void {
+    this.#origins[origin]!.slots.clear();
+  }
+
+  /** After a complete snapshot of a peer: ends its rows that no flow id stands for. */
+  sweepOrphans(origin: number): void {
+    const { slots } = this.#origins[origin]!;
+    for (let slot = 0; slot < this.table.slotsUsed; slot++) {
+      if (!this.table.isLive(slot) || this.#ownerOf(slot) !== origin) continue;
+      if (slots.get(this.#flowId(slot)) === slot) continue;
+      this.#remove(slot);
+      this.counters.sweptBySnapshot++;
+    }
+  }
+
+  /** A snapshot chunk states the flow ids [from, to) whole: those not in `stated` (ascending) have ended. */
+  sweepRange(origin: number, from: number, to: number, isStated: (flowId: number) => boolean): void {
+    const { slots } = this.#origins[origin]!;
+    const end = Math.min(to, slots.length);
+    for (let flowId = from; flowId < end; flowId++) {
+      const slot = slots.get(flowId);
+      if (slot < 0 || isStated(flowId)) continue;
+      this.#remove(slot);
+      this.counters.sweptBySnapshot++;
+    }
+  }
+
+  /** Forgets all rows, of one peer or of all. */
+  flush(origin?: number): void {
+    for (let slot = 0; slot < this.table.slotsUsed; slot++) {
+      if (this.table.isLive(slot) && (origin === undefined || this.#ownerOf(slot) === origin)) this.#remove(slot);
+    }
+  }
+
+  #own(slot: number, origin: number, flowId: number, rare: RareAttributes | null, stamp: number): void {
+    const slab = this.table.slab(slot);
+    const base = this.table.base(slot);
+    slab[base + W_HAS] = (slab[base + W_HAS]! & 0xff_ffff) | (origin << OWNER_SHIFT);
+    slab[base + W_ID] = flowId;
+    writeStamp(slab, base, stamp);
+    if (rare !== null) this.table.rare.set(slot, rare);
+    else this.table.rare.delete(slot);
+    const owner = this.#origins[origin]!;
+    owner.slots.set(flowId, slot);
+    owner.flows++;
+  }
+
+  #disown(slot: number): void {
+    const owner = this.#origins[this.#ownerOf(slot)]!;
+    const flowId = this.#flowId(slot);
+    // After forgetFlowIds, the id may already stand for another row.
+    if (owner.slots.get(flowId) === slot) owner.slots.delete(flowId);
+    owner.flows--;
+  }
+
+  #remove(slot: number): void {
+    this.#disown(slot);
+    this.table.unlink(slot);
+    this.table.free(slot);
+  }
+
+  #ownerOf(slot: number): number {
+    return this.table.slab(slot)[this.table.base(slot) + W_HAS]! >>> OWNER_SHIFT;
+  }
+
+  #flowId(slot: number): number {
+    return this.table.slab(slot)[this.table.base(slot) + W_ID]!;
+  }
+}

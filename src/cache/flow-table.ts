@@ -1,0 +1,224 @@
+import { randomBytes } from "node:crypto";
+import {
+  AF_INET,
+  type RareAttributes,
+  RECORD_WORDS,
+  W_HAS,
+  W_ORIG_DST,
+  W_ORIG_L4,
+  W_ORIG_SRC,
+  W_PROTO,
+  W_ZONE,
+} from "../flow/record.js";
+
+/** Records per slab: 2^12 records of 128 bytes are 512 KiB. */
+const SLAB_BITS = 12;
+const SLAB_MASK = (1 << SLAB_BITS) - 1;
+
+/** The index is split by the top bits of the hash, so that growing one part of it stalls nobody. */
+const SEGMENT_BITS = 8;
+const SEGMENT_ENTRIES_MIN = 16;
+
+/** In the high half of W_HAS: the row is in use (indexed, or unlinked and not yet freed). */
+export const ROW_LIVE = 0x1_0000;
+
+interface Segment {
+  /** Pairs (hash, slot + 1); slot + 1 == 0 is empty. Linear probing, deletion by shifting back. */
+  entries: Uint32Array;
+  mask: number;
+  used: number;
+}
+
+/**
+ * Flow records in slabs off the JavaScript heap, found by (family, protocol, zone, original tuple) through a segmented
+ * open-addressing index. A slot number is a flow's handle for as long as it is not freed. Holds at most `flowsMax`.
+ * The hash is seeded per process: tuples come from the network.
+ */
+export class FlowTable {
+  readonly flowsMax: number;
+  /** Attributes that few flows carry, by slot. */
+  readonly rare = new Map<number, RareAttributes>();
+  readonly #slabs: Uint32Array[] = [];
+  readonly #segments: Segment[] = [];
+  readonly #seed: number;
+  #freeSlots = new Uint32Array(1024);
+  #freeCount = 0;
+  #slotsUsed = 0;
+  #size = 0;
+
+  constructor(flowsMax: number, seed: number = randomBytes(4).readUInt32LE()) {
+    this.flowsMax = flowsMax;
+    this.#seed = seed;
+    for (let i = 0; i < 1 << SEGMENT_BITS; i++) this.#segments.push(newSegment(SEGMENT_ENTRIES_MIN));
+  }
+
+  /** Flows in the index. */
+  get size(): number {
+    return this.#size;
+  }
+
+  /** Slots ever used: every slot in use is below this. */
+  get slotsUsed(): number {
+    return this.#slotsUsed;
+  }
+
+  /** The slab that holds `slot`; its record begins at `base(slot)`. */
+  slab(slot: number): Uint32Array {
+    return this.#slabs[slot >>> SLAB_BITS]!;
+  }
+
+  /** Index of the slot's first word in its slab. */
+  base(slot: number): number {
+    return (slot & SLAB_MASK) * RECORD_WORDS;
+  }
+
+  isLive(slot: number): boolean {
+    return slot < this.#slotsUsed && (this.slab(slot)[this.base(slot) + W_HAS]! & ROW_LIVE) !== 0;
+  }
+
+  /** The slot of the flow with this original tuple; -1 when there is none. */
+  find(words: Uint32Array, base: number): number {
+    const hash = this.#hash(words, base);
+    const { entries, mask } = this.#segments[hash >>> (32 - SEGMENT_BITS)]!;
+    for (let i = hash & mask; ; i = (i + 1) & mask) {
+      const entry = entries[2 * i + 1]!;
+      if (entry === 0) return -1;
+      if (entries[2 * i] === hash && this.#sameKey(entry - 1, words, base)) return entry - 1;
+    }
+  }
+
+  /**
+   * Takes a slot for a flow that is not in the table, copies its record there and indexes it; -1 when the table is full.
+   * The slot's table words and the high half of W_HAS start as ROW_LIVE and zeros.
+   */
+  insert(words: Uint32Array, base: number): number {
+    if (this.#slotsUsed - this.#freeCount >= this.flowsMax) return -1;
+    const slot = this.#takeSlot();
+    const slab = this.slab(slot);
+    const at = this.base(slot);
+    for (let i = 0; i < RECORD_WORDS; i++) slab[at + i] = words[base + i]!;
+    slab[at + W_HAS] = (slab[at + W_HAS]! & 0xffff) | ROW_LIVE;
+    slab[at + RECORD_WORDS - 2] = 0;
+    slab[at + RECORD_WORDS - 1] = 0;
+    this.#link(this.#hash(words, base), slot);
+    this.#size++;
+    return slot;
+  }
+
+  /** Takes a flow out of the index; its record stays readable and its slot reserved until `free`. */
+  unlink(slot: number): void {
+    const hash = this.#hash(this.slab(slot), this.base(slot));
+    const segment = this.#segments[hash >>> (32 - SEGMENT_BITS)]!;
+    const { entries, mask } = segment;
+    for (let i = hash & mask; entries[2 * i + 1] !== 0; i = (i + 1) & mask) {
+      if (entries[2 * i + 1] !== slot + 1) continue;
+      closeGap(entries, mask, i);
+      segment.used--;
+      this.#size--;
+      return;
+    }
+  }
+
+  /** Gives an unlinked slot back. */
+  free(slot: number): void {
+    this.slab(slot)[this.base(slot) + W_HAS] = 0;
+    this.rare.delete(slot);
+    if (this.#freeCount === this.#freeSlots.length) this.#freeSlots = doubled(this.#freeSlots);
+    this.#freeSlots[this.#freeCount++] = slot;
+  }
+
+  #takeSlot(): number {
+    if (this.#freeCount > 0) return this.#freeSlots[--this.#freeCount]!;
+    const slot = this.#slotsUsed++;
+    if ((slot & SLAB_MASK) === 0) this.#slabs.push(new Uint32Array(RECORD_WORDS << SLAB_BITS));
+    return slot;
+  }
+
+  #link(hash: number, slot: number): void {
+    const at = hash >>> (32 - SEGMENT_BITS);
+    let segment = this.#segments[at]!;
+    if ((segment.used + 1) * 4 > (segment.mask + 1) * 3) {
+      segment = grown(segment);
+      this.#segments[at] = segment;
+    }
+    place(segment, hash, slot + 1);
+    segment.used++;
+  }
+
+  #sameKey(slot: number, words: Uint32Array, base: number): boolean {
+    const slab = this.slab(slot);
+    const at = this.base(slot);
+    if (slab[at + W_ORIG_L4] !== words[base + W_ORIG_L4]) return false;
+    if (slab[at + W_PROTO] !== words[base + W_PROTO]) return false;
+    if (slab[at + W_ZONE]! >>> 16 !== words[base + W_ZONE]! >>> 16) return false;
+    for (let i = 0; i < 4; i++) {
+      if (slab[at + W_ORIG_SRC + i] !== words[base + W_ORIG_SRC + i]) return false;
+      if (slab[at + W_ORIG_DST + i] !== words[base + W_ORIG_DST + i]) return false;
+    }
+    return true;
+  }
+
+  /** The kernel's key of a flow: original tuple and the zone of the original direction. */
+  #hash(words: Uint32Array, base: number): number {
+    const proto = words[base + W_PROTO]!;
+    const width = proto >>> 8 === AF_INET ? 1 : 4;
+    let h = mix(this.#seed, proto ^ (words[base + W_ZONE]! & 0xffff0000));
+    h = mix(h, words[base + W_ORIG_L4]!);
+    for (let i = 0; i < width; i++) {
+      h = mix(h, words[base + W_ORIG_SRC + i]!);
+      h = mix(h, words[base + W_ORIG_DST + i]!);
+    }
+    h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+    h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+    return (h ^ (h >>> 16)) >>> 0;
+  }
+}
+
+/** A round of MurmurHash3. */
+function mix(h: number, word: number): number {
+  let k = Math.imul(word, 0xcc9e2d51);
+  k = Math.imul((k << 15) | (k >>> 17), 0x1b873593);
+  h ^= k;
+  return (Math.imul((h << 13) | (h >>> 19), 5) + 0xe6546b64) | 0;
+}
+
+function newSegment(entries: number): Segment {
+  return { entries: new Uint32Array(entries * 2), mask: entries - 1, used: 0 };
+}
+
+function place(segment: Segment, hash: number, entry: number): void {
+  const { entries, mask } = segment;
+  let i = hash & mask;
+  while (entries[2 * i + 1] !== 0) i = (i + 1) & mask;
+  entries[2 * i] = hash;
+  entries[2 * i + 1] = entry;
+}
+
+function grown(old: Segment): Segment {
+  const segment = newSegment((old.mask + 1) * 2);
+  for (let i = 0; i <= old.mask; i++) {
+    const entry = old.entries[2 * i + 1]!;
+    if (entry !== 0) place(segment, old.entries[2 * i]!, entry);
+  }
+  segment.used = old.used;
+  return segment;
+}
+
+/** Empties entry `gap` and shifts back what probing had pushed past it. */
+function closeGap(entries: Uint32Array, mask: number, gap: number): void {
+  let hole = gap;
+  for (let i = (gap + 1) & mask; entries[2 * i + 1] !== 0; i = (i + 1) & mask) {
+    const home = entries[2 * i]! & mask;
+    if (((i - home) & mask) < ((i - hole) & mask)) continue;
+    entries[2 * hole] = entries[2 * i]!;
+    entries[2 * hole + 1] = entries[2 * i + 1]!;
+    hole = i;
+  }
+  entries[2 * hole + 1] = 0;
+}
+
+function doubled(array: Uint32Array): Uint32Array<ArrayBuffer> {
+  const larger = new Uint32Array(array.length * 2);
+  larger.set(array);
+  return larger;
+}

@@ -1,0 +1,359 @@
+import {
+  type DecodedFlow,
+  type FlowEnd,
+  HAS_COUNTERS,
+  HAS_ID,
+  HAS_MARK,
+  HAS_MASK,
+  HAS_PROTOINFO,
+  HAS_REPLY,
+  HAS_STATUS,
+  HAS_TIMEOUT,
+  HAS_TIMES,
+  W_CREATED,
+  W_HAS,
+  W_ID,
+  W_MARK,
+  W_PROTOINFO,
+  W_PROTOINFO_B,
+  W_PROTOINFO_C,
+  W_REPLY_DST,
+  W_REPLY_L4,
+  W_REPLY_SRC,
+  W_STATUS,
+  W_TIMEOUT,
+  W_UPDATED,
+} from "../flow/record.js";
+import { FlowTable } from "./flow-table.js";
+import { readStamp, writeStamp } from "./stamp.js";
+
+/** Peers have not been told of the flow: it goes out as a `new` row. */
+export const ROW_NEW = 0x2_0000;
+/** The flow has ended; its record waits to be published, then the slot is freed. */
+export const ROW_DEAD = 0x4_0000;
+/** In the list of pending rows. */
+const ROW_QUEUED = 0x8_0000;
+/** Compared with the current generation: touched since the last dump began. */
+const ROW_GENERATION = 0x10_0000;
+/** A newer owner holds the flow elsewhere. */
+const ROW_SUPERSEDED = 0x20_0000;
+
+export interface InternalCounters {
+  created: number;
+  createFailedFull: number;
+  updated: number;
+  destroyed: number;
+  destroyUnknown: number;
+  /** A destroy that came after its tuple had been taken by a newer flow. */
+  destroyStale: number;
+  /** A new flow met the record of one whose end was never reported. */
+  replaced: number;
+  /** Rows that a dump no longer found. */
+  sweptByDump: number;
+}
+
+/**
+ * This node's view of its kernel's table, kept by events and dumps, and the list of what the peers have yet to be told.
+ * Pure state: no I/O, no timers; the caller says what time it is. Changes of one flow between two publications are one row.
+ */
+export class InternalCache {
+  readonly table: FlowTable;
+  readonly counters: InternalCounters = {
+    created: 0,
+    createFailedFull: 0,
+    updated: 0,
+    destroyed: 0,
+    destroyUnknown: 0,
+    destroyStale: 0,
+    replaced: 0,
+    sweptByDump: 0,
+  };
+  #pending = new Uint32Array(1024);
+  #pendingCount = 0;
+  readonly #endings = new Map<number, FlowEnd>();
+  #generation = 0;
+  #sweepAt = -1;
+  /** CTA_IDs that ended while a dump runs: the dump may still list them. */
+  #endedDuringDump: Set<number> | null = null;
+
+  constructor(flowsMax: number) {
+    this.table = new FlowTable(flowsMax);
+  }
+
+  /** A flow was created or changed. Returns its slot; -1 when the table is full. */
+  upsert(flow: DecodedFlow, nowSeconds: number): number {
+    let slot = this.table.find(flow.words, 0);
+    if (slot >= 0 && this.#isOtherFlow(slot, flow)) {
+      this.counters.replaced++;
+      this.#end(slot, undefined);
+      slot = -1;
+    }
+    if (slot < 0) return this.#insert(flow, nowSeconds);
+    this.counters.updated++;
+    this.#merge(slot, flow, nowSeconds);
+    return slot;
+  }
+
+  /** A flow ended. Returns its slot, which stays readable until settled; -1 when it is not in the table. */
+  destroy(flow: DecodedFlow, nowSeconds: number): number {
+    const { words } = flow;
+    if ((words[W_HAS]! & HAS_ID) !== 0) this.#endedDuringDump?.add(words[W_ID]!);
+    const slot = this.table.find(words, 0);
+    if (slot < 0) {
+      this.counters.destroyUnknown++;
+      return -1;
+    }
+    if (this.#isOtherFlow(slot, flow)) {
+      this.counters.destroyStale++;
+      return -1;
+    }
+    this.#copyChanges(slot, flow, nowSeconds);
+    const has = words[W_HAS]! & (HAS_COUNTERS | HAS_TIMES);
+    const ending =
+      has === 0
+        ? undefined
+        : { has, counters: Float64Array.from(flow.counters), timesMicros: Float64Array.from(flow.timesMicros) };
+    this.counters.destroyed++;
+    this.#end(slot, ending);
+    return slot;
+  }
+
+  /** Forgets every flow, telling the peers so. The kernel is not asked again. */
+  flush(): void {
+    for (let slot = 0; slot < this.table.slotsUsed; slot++) {
+      if (this.#isIndexed(slot)) this.#end(slot, undefined);
+    }
+  }
+
+  /** A dump begins. Between here and `sweep`, events may go on. */
+  beginDump(): void {
+    this.#generation ^= ROW_GENERATION;
+    this.#sweepAt = 0;
+    this.#endedDuringDump = new Set();
+  }
+
+  /** A flow as the dump lists it. What an event told since the dump began is newer and stays. */
+  dumped(flow: DecodedFlow, nowSeconds: number): number {
+    const { words } = flow;
+    const slot = this.table.find(words, 0);
+    if (slot >= 0 && this.#touched(slot)) return slot;
+    if (slot < 0 && (words[W_HAS]! & HAS_ID) !== 0 && this.#endedDuringDump?.has(words[W_ID]!)) return -1;
+    if (slot >= 0 && !this.#isOtherFlow(slot, flow) && !this.#differs(slot, flow)) {
+      this.#copyChanges(slot, flow, nowSeconds);
+      return slot;
+    }
+    return this.upsert(flow, nowSeconds);
+  }
+
+  /** After a dump: ends the rows that neither dump nor events have seen, at most `slotsMax` slots a call. True when done. */
+  sweep(slotsMax: number): boolean {
+    if (this.#sweepAt < 0) return true;
+    const end = Math.min(this.#sweepAt + slotsMax, this.table.slotsUsed);
+    for (let slot = this.#sweepAt; slot < end; slot++) {
+      if (!this.#isIndexed(slot) || this.#touched(slot)) continue;
+      this.counters.sweptByDump++;
+      this.#end(slot, undefined);
+    }
+    this.#sweepAt = end;
+    if (end < this.table.slotsUsed) return false;
+    this.#sweepAt = -1;
+    this.#endedDuringDump = null;
+    return true;
+  }
+
+  /** A dump failed half way: what it did not reach stays. */
+  abandonDump(): void {
+    this.#sweepAt = -1;
+    this.#endedDuringDump = null;
+    for (let slot = 0; slot < this.table.slotsUsed; slot++) {
+      if (this.#isIndexed(slot)) this.#touch(slot);
+    }
+  }
+
+  /** Rows that peers have yet to be told of. */
+  get pendingCount(): number {
+    return this.#pendingCount;
+  }
+
+  /** Slot of the pending row `index`, oldest first. */
+  pendingSlot(index: number): number {
+    return this.#pending[index]!;
+  }
+
+  /** Table bits of a row: ROW_NEW, ROW_DEAD. */
+  rowBits(slot: number): number {
+    return this.table.slab(slot)[this.table.base(slot) + W_HAS]!;
+  }
+
+  /** What the kernel reported of the end of a ROW_DEAD row, when it did. */
+  ending(slot: number): FlowEnd | undefined {
+    return this.#endings.get(slot);
+  }
+
+  /** The first `count` pending rows are published under `stamp`: ended ones give their slots back. */
+  settle(count: number, stamp: number): void {
+    for (let i = 0; i < count; i++) {
+      const slot = this.#pending[i]!;
+      const slab = this.table.slab(slot);
+      const base = this.table.base(slot);
+      if ((slab[base + W_HAS]! & ROW_DEAD) !== 0) {
+        this.#endings.delete(slot);
+        this.table.free(slot);
+        continue;
+      }
+      slab[base + W_HAS]! &= ~(ROW_NEW | ROW_QUEUED | ROW_SUPERSEDED);
+      writeStamp(slab, base, stamp);
+    }
+    this.#pending.copyWithin(0, count, this.#pendingCount);
+    this.#pendingCount -= count;
+  }
+
+  /** Stamp of the row's last publication; Infinity while a change of it waits. */
+  stamp(slot: number): number {
+    const slab = this.table.slab(slot);
+    const base = this.table.base(slot);
+    return (slab[base + W_HAS]! & ROW_QUEUED) !== 0 ? Number.POSITIVE_INFINITY : readStamp(slab, base);
+  }
+
+  /** A newer owner holds this flow: the next local change of it goes out whole again. */
+  supersede(slot: number): void {
+    this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= ROW_SUPERSEDED;
+  }
+
+  isSuperseded(slot: number): boolean {
+    return (this.rowBits(slot) & ROW_SUPERSEDED) !== 0;
+  }
+
+  /** Tells the peers of this flow again, as a `new` row. */
+  announce(slot: number): void {
+    this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= ROW_NEW;
+    this.#queue(slot);
+  }
+
+  /** True while the flow lives: not freed, not ended. */
+  #isIndexed(slot: number): boolean {
+    return this.table.isLive(slot) && (this.rowBits(slot) & ROW_DEAD) === 0;
+  }
+
+  /** True for slots of living flows. */
+  isFlow(slot: number): boolean {
+    return this.#isIndexed(slot);
+  }
+
+  #insert(flow: DecodedFlow, nowSeconds: number): number {
+    const { words } = flow;
+    words[W_UPDATED] = nowSeconds;
+    words[W_CREATED] = createdSeconds(flow, nowSeconds);
+    const slot = this.table.insert(words, 0);
+    if (slot < 0) {
+      this.counters.createFailedFull++;
+      return -1;
+    }
+    if (flow.rare !== null) this.table.rare.set(slot, flow.rare);
+    this.counters.created++;
+    this.#touch(slot);
+    this.announce(slot);
+    return slot;
+  }
+
+  #merge(slot: number, flow: DecodedFlow, nowSeconds: number): void {
+    const retold = this.#replyDiffers(slot, flow) || this.isSuperseded(slot);
+    this.#copyChanges(slot, flow, nowSeconds);
+    if (retold) this.announce(slot);
+    else this.#queue(slot);
+  }
+
+  /** Copies what the message carries; an event names only what changed. */
+  #copyChanges(slot: number, flow: DecodedFlow, nowSeconds: number): void {
+    const { words } = flow;
+    const has = words[W_HAS]! & HAS_MASK;
+    const slab = this.table.slab(slot);
+    const base = this.table.base(slot);
+    if ((has & HAS_STATUS) !== 0) slab[base + W_STATUS] = words[W_STATUS]!;
+    if ((has & HAS_MARK) !== 0) slab[base + W_MARK] = words[W_MARK]!;
+    if ((has & HAS_ID) !== 0) slab[base + W_ID] = words[W_ID]!;
+    if ((has & HAS_TIMEOUT) !== 0) {
+      slab[base + W_TIMEOUT] = words[W_TIMEOUT]!;
+      slab[base + W_UPDATED] = nowSeconds;
+    }
+    if ((has & HAS_PROTOINFO) !== 0) {
+      slab[base + W_PROTOINFO] = words[W_PROTOINFO]!;
+      slab[base + W_PROTOINFO_B] = words[W_PROTOINFO_B]!;
+      slab[base + W_PROTOINFO_C] = words[W_PROTOINFO_C]!;
+    }
+    if ((has & HAS_REPLY) !== 0) {
+      for (let i = W_REPLY_SRC; i < W_REPLY_DST + 4; i++) slab[base + i] = words[i]!;
+      slab[base + W_REPLY_L4] = words[W_REPLY_L4]!;
+    }
+    slab[base + W_HAS]! |= has;
+    if (flow.rare !== null) this.table.rare.set(slot, { ...this.table.rare.get(slot), ...flow.rare });
+    this.#touch(slot);
+  }
+
+  #replyDiffers(slot: number, flow: DecodedFlow): boolean {
+    const { words } = flow;
+    if ((words[W_HAS]! & HAS_REPLY) === 0) return false;
+    const slab = this.table.slab(slot);
+    const base = this.table.base(slot);
+    for (let i = W_REPLY_SRC; i < W_REPLY_DST + 4; i++) if (slab[base + i] !== words[i]) return true;
+    return slab[base + W_REPLY_L4] !== words[W_REPLY_L4];
+  }
+
+  /** True when a dumped flow is not as the row has it; its timeout aside, which runs down by itself. */
+  #differs(slot: number, flow: DecodedFlow): boolean {
+    const { words } = flow;
+    const slab = this.table.slab(slot);
+    const base = this.table.base(slot);
+    const protocolInfo = (words[W_HAS]! & HAS_PROTOINFO) !== 0;
+    return (
+      slab[base + W_STATUS] !== words[W_STATUS] ||
+      slab[base + W_MARK] !== words[W_MARK] ||
+      (protocolInfo && slab[base + W_PROTOINFO] !== words[W_PROTOINFO]) ||
+      this.#replyDiffers(slot, flow)
+    );
+  }
+
+  /** True when the row's CTA_ID is known to be another than the message's. */
+  #isOtherFlow(slot: number, flow: DecodedFlow): boolean {
+    const slab = this.table.slab(slot);
+    const base = this.table.base(slot);
+    if ((slab[base + W_HAS]! & flow.words[W_HAS]! & HAS_ID) === 0) return false;
+    return slab[base + W_ID] !== flow.words[W_ID];
+  }
+
+  #end(slot: number, ending: FlowEnd | undefined): void {
+    this.table.unlink(slot);
+    this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= ROW_DEAD;
+    if (ending !== undefined) this.#endings.set(slot, ending);
+    this.#queue(slot);
+  }
+
+  #queue(slot: number): void {
+    const slab = this.table.slab(slot);
+    const at = this.table.base(slot) + W_HAS;
+    if ((slab[at]! & ROW_QUEUED) !== 0) return;
+    slab[at]! |= ROW_QUEUED;
+    if (this.#pendingCount === this.#pending.length) {
+      // Bounded by the slots of the table: a row is queued once.
+      const larger = new Uint32Array(this.#pending.length * 2);
+      larger.set(this.#pending);
+      this.#pending = larger;
+    }
+    this.#pending[this.#pendingCount++] = slot;
+  }
+
+  #touch(slot: number): void {
+    const slab = this.table.slab(slot);
+    const at = this.table.base(slot) + W_HAS;
+    slab[at] = (slab[at]! & ~ROW_GENERATION) | this.#generation;
+  }
+
+  #touched(slot: number): boolean {
+    return (this.rowBits(slot) & ROW_GENERATION) === this.#generation;
+  }
+}
+
+function createdSeconds(flow: DecodedFlow, nowSeconds: number): number {
+  if ((flow.words[W_HAS]! & HAS_TIMES) === 0) return nowSeconds;
+  return Math.floor(flow.timesMicros[0]! / 1e6);
+}

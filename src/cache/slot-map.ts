@@ -1,0 +1,46 @@
+const PAGE_BITS = 12;
+const PAGE_MASK = (1 << PAGE_BITS) - 1;
+
+/**
+ * Flow id of a peer to slot, in pages made when first needed. Flow ids are the peer's slots, so they are dense;
+ * one beyond FLOW_ID_MAX comes from no table of ours and is not kept.
+ */
+export class SlotMap {
+  /** Entries are slot + 1; 0 is none. */
+  #pages: (Uint32Array | undefined)[] = [];
+
+  /** Flow ids kept are below this. */
+  get length(): number {
+    return this.#pages.length << PAGE_BITS;
+  }
+
+  /** The slot of a flow id; -1 for none. */
+  get(flowId: number): number {
+    const page = this.#pages[flowId >>> PAGE_BITS];
+    return page === undefined ? -1 : page[flowId & PAGE_MASK]! - 1;
+  }
+
+  set(flowId: number, slot: number): void {
+    if (flowId > FLOW_ID_MAX) return;
+    const at = flowId >>> PAGE_BITS;
+    while (this.#pages.length <= at) this.#pages.push(undefined);
+    let page = this.#pages[at];
+    if (page === undefined) {
+      page = new Uint32Array(1 << PAGE_BITS);
+      this.#pages[at] = page;
+    }
+    page[flowId & PAGE_MASK] = slot + 1;
+  }
+
+  delete(flowId: number): void {
+    const page = this.#pages[flowId >>> PAGE_BITS];
+    if (page !== undefined) page[flowId & PAGE_MASK] = 0;
+  }
+
+  clear(): void {
+    this.#pages = [];
+  }
+}
+
+/** 64 million flows on one node. */
+export const FLOW_ID_MAX = 2 ** 26 - 1;

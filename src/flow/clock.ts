@@ -1,0 +1,37 @@
+/** Where time comes from. Injected, so that a simulator can bring its own. */
+export interface Clock {
+  /** Wall clock, milliseconds since the Unix epoch. */
+  wallMs(): number;
+}
+
+export const systemClock: Clock = { wallMs: () => Date.now() };
+
+/** Stamps count from here (2020-01-01), so that they stay exact integers until 2089. */
+const STAMP_EPOCH_MS = 1_577_836_800_000;
+const STAMPS_PER_MS = 4096;
+
+/**
+ * A hybrid logical clock. A stamp is an integer: milliseconds since 2020 times 4096 plus a counter that carries over.
+ * Stamps of one node only grow, and each is greater than every stamp the node had seen from others before it,
+ * so causes sort before effects however far the wall clocks of the nodes are apart.
+ */
+export class HybridClock {
+  readonly #clock: Clock;
+  #last = 0;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  /** A stamp greater than all before it. */
+  next(): number {
+    const wall = (this.#clock.wallMs() - STAMP_EPOCH_MS) * STAMPS_PER_MS;
+    this.#last = Math.max(wall, this.#last + 1);
+    return this.#last;
+  }
+
+  /** Takes note of another node's stamp. */
+  observe(stamp: number): void {
+    if (stamp > this.#last) this.#last = stamp;
+  }
+}

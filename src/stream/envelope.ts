@@ -1,0 +1,61 @@
+import { Packr } from "msgpackr";
+
+/**
+ * What every message of a stream begins with: a msgpack map with these keys (FORMAT.md has the bytes).
+ * Readers trust (epoch, number), not stream sequences: a broker that lost its tail uses those again.
+ */
+export interface Envelope {
+  /** Name of the node that wrote the message. */
+  node: string;
+  /** Grows with each start of that node's daemon. */
+  epoch: number;
+  /** 1, 2, 3 … within the epoch, without holes, over all kinds of messages. */
+  number: number;
+  /** Hybrid logical clock, see `src/flow/clock.ts`. */
+  stamp: number;
+  /** The writer's wall clock, milliseconds since the Unix epoch. */
+  wallMs: number;
+}
+
+export const FORMAT_VERSION = 1;
+
+/** Packs plain maps that any msgpack reader understands: no records, no extensions. */
+export function createPackr(): Packr {
+  return new Packr({ useRecords: false, mapsAsObjects: true, moreTypes: false, int64AsType: "number" });
+}
+
+/** The map keys of an envelope. */
+export function envelopeFields(envelope: Envelope): Record<string, unknown> {
+  return {
+    v: FORMAT_VERSION,
+    o: envelope.node,
+    e: envelope.epoch,
+    n: envelope.number,
+    h: envelope.stamp,
+    w: envelope.wallMs,
+  };
+}
+
+/** Unpacks a payload to its map; null when it is not a map of this format version. Never throws. */
+export function unpackMessage(packr: Packr, payload: Uint8Array): Record<string, unknown> | null {
+  let value: unknown;
+  try {
+    value = packr.unpack(payload);
+  } catch {
+    return null;
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return null;
+  const map = value as Record<string, unknown>;
+  return map.v === FORMAT_VERSION ? map : null;
+}
+
+/** Reads the envelope out of an unpacked map; null when a field is missing or of the wrong type. */
+export function envelopeOf(map: Record<string, unknown>): Envelope | null {
+  const { o, e, n, h, w } = map;
+  if (typeof o !== "string" || !isCount(e) || !isCount(n) || !isCount(h) || !isCount(w)) return null;
+  return { node: o, epoch: e, number: n, stamp: h, wallMs: w };
+}
+
+function isCount(value: unknown): value is number {
+  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
+}

@@ -1,0 +1,70 @@
+/**
+ * Marks: the small messages between batches. A msgpack map: the envelope, `k: "mark"`, `m`: the mark below,
+ * and `s`: the stream sequence of the begin mark of the last complete snapshot (0: none), so that the stream's
+ * last mark always says where a reader has to start.
+ */
+import type { Packr } from "msgpackr";
+import { z } from "zod";
+import { createPackr, type Envelope, envelopeFields, envelopeOf, unpackMessage } from "./envelope.js";
+
+const count = z.number().int().nonnegative();
+
+const markSchema = z.discriminatedUnion("type", [
+  /** A daemon started; its first message. */
+  z.object({ type: z.literal("epoch"), reason: z.string().max(256), previousEpoch: count }),
+  /** From here to the end mark, chunks state the whole table. `flows` is its size at the begin. */
+  z.object({ type: z.literal("snapshot-begin"), id: count, flows: count }),
+  z.object({ type: z.literal("snapshot-end"), id: count, flows: count }),
+  /** Events may be missing here; `events` when it is known how many. */
+  z.object({ type: z.literal("gap"), reason: z.string().max(256), events: count.optional() }),
+  z.object({ type: z.literal("role"), role: z.enum(["primary", "backup", "fault"]) }),
+  z.object({
+    type: z.literal("commit"),
+    committed: count,
+    updated: count,
+    failed: count,
+    stale: count,
+    durationMs: z.number().nonnegative(),
+  }),
+  /** The daemon ended cleanly; its last message. */
+  z.object({ type: z.literal("stop") }),
+]);
+
+export type Mark = z.infer<typeof markSchema>;
+
+export interface DecodedMark {
+  readonly envelope: Envelope;
+  readonly mark: Mark;
+  /** Stream sequence of the begin mark of the last complete snapshot, on the broker of the writer; 0 for none. */
+  readonly snapshotSequence: number;
+}
+
+/** Packs and unpacks marks. */
+export class MarkCodec {
+  readonly #packr: Packr = createPackr();
+
+  encode(envelope: Envelope, mark: Mark, snapshotSequence: number): Uint8Array {
+    return this.#packr.pack({ ...envelopeFields(envelope), k: "mark", m: mark, s: snapshotSequence });
+  }
+
+  /** Null when the payload is malformed or of a kind this version does not know. Never throws. */
+  decode(payload: Uint8Array): DecodedMark | null {
+    const map = unpackMessage(this.#packr, payload);
+    if (map === null || map.k !== "mark") return null;
+    const envelope = envelopeOf(map);
+    const mark = markSchema.safeParse(map.m);
+    const sequence = count.safeParse(map.s);
+    if (envelope === null || !mark.success || !sequence.success) return null;
+    return { envelope, mark: mark.data, snapshotSequence: sequence.data };
+  }
+}
+
+/** Where a payload stands in its stream; null when it is no message of ours. */
+export function createNumberReader(): (payload: Uint8Array) => { epoch: number; number: number } | null {
+  const packr = createPackr();
+  return (payload) => {
+    const map = unpackMessage(packr, payload);
+    const envelope = map === null ? null : envelopeOf(map);
+    return envelope === null ? null : { epoch: envelope.epoch, number: envelope.number };
+  };
+}
