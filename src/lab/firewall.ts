@@ -1,0 +1,160 @@
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type HookCommands, startKeepalived } from "./keepalived.js";
+import { signal } from "./leftover.js";
+import type { Namespace } from "./namespace.js";
+import { type CommandResult, type LineProcess, projectRoot, runCommand } from "./process.js";
+import { ipv4, LAN, SYNC, VIRTUAL_HOST } from "./topology.js";
+
+/** What a daemon's log says of a commit. */
+export interface CommitLine {
+  readonly committed: number;
+  readonly failed: number;
+  readonly durationMs: number;
+}
+
+const BROKER_PORT = 4222;
+
+/** One firewall of the laboratory: its namespace, its keepalived and its conntrail daemon. */
+export class Firewall {
+  readonly name: string;
+  readonly number: number;
+  readonly namespace: Namespace;
+  readonly directory: string;
+  readonly configFile: string;
+  daemon: LineProcess | undefined;
+  keepalived: LineProcess | undefined;
+  /** True after `cut`: nothing runs here any more. */
+  dead = false;
+
+  constructor(number: number, namespace: Namespace, labDirectory: string) {
+    this.number = number;
+    this.name = `fw${number}`;
+    this.namespace = namespace;
+    this.directory = join(labDirectory, this.name);
+    this.configFile = join(this.directory, "conntrail.yaml");
+  }
+
+  /** Writes conntrail.yaml for this node of a cluster of `nodes`. */
+  writeConfig(nodes: readonly Firewall[]): void {
+    mkdirSync(this.directory, { recursive: true, mode: 0o700 });
+    writeFileSync(this.configFile, conntrailConfig(this, nodes), { mode: 0o600 });
+  }
+
+  /** Starts `conntrail daemon`; `waitReady` tells when it works. */
+  startDaemon(): void {
+    this.daemon = this.namespace.spawn(
+      `conntrail ${this.name}`,
+      conntrailBinary(),
+      ["daemon", "-c", this.configFile],
+      join(this.directory, "daemon.log"),
+    );
+  }
+
+  /** Waits for the daemon's line "ready". */
+  async waitReady(timeoutMs: number): Promise<void> {
+    await this.daemon?.waitForLine("ready", timeoutMs, (line) =>
+      logMessage(line)?.msg === "ready" ? true : undefined,
+    );
+  }
+
+  /** Starts keepalived; without hooks it moves the addresses and tells nobody. */
+  startKeepalived(hooks: HookCommands | undefined): void {
+    mkdirSync(this.directory, { recursive: true, mode: 0o700 });
+    this.keepalived = startKeepalived(this.namespace, this.number, this.directory, hooks);
+  }
+
+  /** What keepalived is to call for this firewall's daemon. */
+  conntrailHooks(): HookCommands {
+    const hook = (state: string): string => `${conntrailBinary()} hook ${state} -c ${this.configFile}`;
+    return { primary: hook("primary"), backup: hook("backup"), fault: hook("fault") };
+  }
+
+  /** Runs a conntrail command against this firewall's daemon. */
+  async conntrail(...args: string[]): Promise<CommandResult> {
+    return this.run(conntrailBinary(), ...args, "-c", this.configFile);
+  }
+
+  /** Runs any command inside; a failing one is a value. */
+  async run(file: string, ...args: string[]): Promise<CommandResult> {
+    return runCommand("ip", this.namespace.execArguments(file, args));
+  }
+
+  /** True when it holds the virtual address of the LAN. */
+  async isPrimary(): Promise<boolean> {
+    if (this.dead) return false;
+    const result = await runCommand("ip", ["-n", this.namespace.name, "-o", "-4", "addr", "show", "dev", "lan0"]);
+    return result.stdout.includes(` ${ipv4(LAN, VIRTUAL_HOST)}/32 `);
+  }
+
+  /** The commits in the daemon's log, oldest first. */
+  commits(): CommitLine[] {
+    const commits: CommitLine[] = [];
+    for (const line of this.daemon?.lines ?? []) {
+      const entry = logMessage(line);
+      if (entry?.msg !== "commit") continue;
+      commits.push({
+        committed: Number(entry.committed ?? 0),
+        failed: Number(entry.failed ?? 0),
+        durationMs: Number(entry.durationMs ?? 0),
+      });
+    }
+    return commits;
+  }
+
+  /** A handover in good order: keepalived ends, gives its addresses back and says so with an advert of priority 0. */
+  async handOver(): Promise<void> {
+    await this.keepalived?.stop();
+    this.keepalived = undefined;
+  }
+
+  /**
+   * Cuts it off as a power failure does: no process may say goodbye. They are frozen first, for keepalived's parts
+   * watch each other, and the first to notice a death would send a last advert.
+   */
+  async cut(): Promise<void> {
+    this.dead = true;
+    for (const pid of this.namespace.pids()) signal(pid, "SIGSTOP");
+    await this.namespace.ip(["link set lan0 down", "link set wan0 down", "link set sync0 down"]);
+    for (const pid of this.namespace.pids()) signal(pid, "SIGKILL");
+    await Promise.all([this.keepalived?.exited, this.daemon?.exited]);
+  }
+}
+
+/** The laboratory's conntrail.yaml; see the interface document for the keys. */
+function conntrailConfig(node: Firewall, nodes: readonly Firewall[]): string {
+  const peers = nodes.filter((peer) => peer !== node).map((peer) => `  ${peer.name}: ${ipv4(SYNC, peer.number)}`);
+  return `cluster: lab
+node: ${node.name}
+listen: ${ipv4(SYNC, node.number)}
+peers:
+${peers.join("\n")}
+broker:
+  mode: embedded
+  port: ${BROKER_PORT}
+  store: ${join(node.directory, "store")}
+  max_age: 1h
+  max_bytes: 64MiB
+control: ${join(node.directory, "control.sock")}
+filter:
+  protocols: [tcp, udp, icmp, icmpv6]
+  ignore: [${SYNC.ipv4}.0/24]
+  local: true
+log:
+  level: info
+`;
+}
+
+function conntrailBinary(): string {
+  return join(projectRoot(), "bin", "conntrail");
+}
+
+/** A line of the daemon's log as an object, or undefined for a line of another kind. */
+function logMessage(line: string): Record<string, unknown> | undefined {
+  if (!line.startsWith("{")) return undefined;
+  try {
+    return JSON.parse(line) as Record<string, unknown>;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,104 @@
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Namespace } from "./namespace.js";
+import type { LineProcess } from "./process.js";
+import { ipv4, ipv6, LAN, VIRTUAL_HOST, WAN } from "./topology.js";
+
+/** The commands that keepalived runs when its group changes state. */
+export interface HookCommands {
+  readonly primary: string;
+  readonly backup: string;
+  readonly fault: string;
+}
+
+/** Seconds between adverts. A dead primary is noticed after three of them and a skew below one. */
+const ADVERT_SECONDS = 0.2;
+const PRIORITY_FIRST = 150;
+const PRIORITY_STEP = 10;
+
+/** The keepalived.conf of firewall `number` (from 1): one group of a LAN and a WAN instance, VRRPv3, no preemption. */
+export function keepalivedConfig(number: number, hooks: HookCommands | undefined): string {
+  const priority = PRIORITY_FIRST - PRIORITY_STEP * (number - 1);
+  const notify =
+    hooks === undefined
+      ? ""
+      : `
+  notify_master "${hooks.primary}"
+  notify_backup "${hooks.backup}"
+  notify_fault "${hooks.fault}"`;
+  return `
+global_defs {
+  router_id fw${number}
+  script_user root
+  vrrp_version 3
+  vrrp_skip_check_adv_addr
+  # A starved keepalived lets a healthy primary look dead.
+  vrrp_priority -15
+}
+
+vrrp_sync_group firewall {
+  group {
+    lan
+    wan
+  }${notify}
+}
+${instance("lan", "lan0", 51, priority, ipv4(LAN, VIRTUAL_HOST), ipv6(LAN, VIRTUAL_HOST))}
+${instance("wan", "wan0", 52, priority, ipv4(WAN, VIRTUAL_HOST), ipv6(WAN, VIRTUAL_HOST))}
+`;
+}
+
+/**
+ * A VRRPv3 instance speaks one address family, so the IPv6 address is "excluded": not advertised, but moved with the rest.
+ * Neighbours hear of the new owner at once, and again a second later in case the first word was lost.
+ */
+function instance(
+  name: string,
+  device: string,
+  routerId: number,
+  priority: number,
+  vip4: string,
+  vip6: string,
+): string {
+  return `
+vrrp_instance ${name} {
+  state BACKUP
+  interface ${device}
+  virtual_router_id ${routerId}
+  priority ${priority}
+  advert_int ${ADVERT_SECONDS}
+  nopreempt
+  garp_master_delay 1
+  garp_master_repeat 3
+  virtual_ipaddress {
+    ${vip4}/32 dev ${device}
+  }
+  virtual_ipaddress_excluded {
+    ${vip6}/128 dev ${device}
+  }
+}`;
+}
+
+/** Starts keepalived inside a firewall, with files of its own so that several run side by side. */
+export function startKeepalived(
+  firewall: Namespace,
+  number: number,
+  directory: string,
+  hooks: HookCommands | undefined,
+): LineProcess {
+  const config = join(directory, "keepalived.conf");
+  writeFileSync(config, keepalivedConfig(number, hooks), { mode: 0o600 });
+  const pidFiles = [
+    "-p",
+    join(directory, "keepalived.pid"),
+    "-r",
+    join(directory, "vrrp.pid"),
+    "-c",
+    join(directory, "check.pid"),
+  ];
+  return firewall.spawn(
+    `keepalived fw${number}`,
+    "keepalived",
+    ["--dont-fork", "--log-console", "--log-detail", "--vrrp", "-f", config, ...pidFiles],
+    join(directory, "keepalived.log"),
+  );
+}

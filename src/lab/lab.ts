@@ -1,0 +1,169 @@
+import { randomBytes } from "node:crypto";
+import { mkdirSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { ConntrailError } from "../errors.js";
+import { Firewall } from "./firewall.js";
+import type { HookCommands } from "./keepalived.js";
+import { type LabState, processStart, recordLab, removeLab, removeLeftovers } from "./leftover.js";
+import { findTool, type LineProcess, waitFor } from "./process.js";
+import { loadRuleset } from "./ruleset.js";
+import type { SessionTarget } from "./session-protocol.js";
+import { Sessions, startEchoServer } from "./sessions.js";
+import { startSsh } from "./ssh.js";
+import {
+  buildTopology,
+  END_HOST,
+  FIREWALLS_MAX,
+  ipv4,
+  namespacesOf,
+  planTopology,
+  type Topology,
+  WAN,
+} from "./topology.js";
+
+/** A tool that the laboratory runs and the Debian package that brings it. */
+export interface LabTool {
+  readonly tool: string;
+  readonly debianPackage: string;
+}
+
+const TOOLS: readonly LabTool[] = [
+  { tool: "ip", debianPackage: "iproute2" },
+  { tool: "sysctl", debianPackage: "procps" },
+  { tool: "nft", debianPackage: "nftables" },
+  { tool: "conntrack", debianPackage: "conntrack" },
+  { tool: "keepalived", debianPackage: "keepalived" },
+  { tool: "nats-server", debianPackage: "nats-server" },
+  { tool: "sshd", debianPackage: "openssh-server" },
+  { tool: "ssh", debianPackage: "openssh-client" },
+  { tool: "ssh-keygen", debianPackage: "openssh-client" },
+];
+
+/** Why this machine cannot run a laboratory, as one line with what to do about it; undefined when it can. */
+export function labObstacle(): string | undefined {
+  if (process.getuid?.() !== 0) return "network namespaces need root: run it as root";
+  const missing = TOOLS.filter((entry) => findTool(entry.tool) === undefined);
+  if (missing.length === 0) return undefined;
+  const packages = [...new Set(missing.map((entry) => entry.debianPackage))].join(" ");
+  return `not installed: ${missing.map((entry) => entry.tool).join(", ")}; run: apt-get install ${packages}`;
+}
+
+/**
+ * Real firewalls in network namespaces: a client on a LAN, a server on a WAN, between them firewalls that share virtual
+ * addresses by keepalived. Everything it makes is gone after `close`, and after the next run's start at the latest.
+ */
+export class Lab {
+  readonly id: string;
+  readonly directory: string;
+  readonly topology: Topology;
+  readonly firewalls: readonly Firewall[];
+  sessions: Sessions | undefined;
+  #state: LabState;
+  #closed = false;
+  #removeAtExit: () => void;
+  #processes: LineProcess[] = [];
+
+  /** Builds namespaces, links and rulesets; no daemon and no keepalived runs yet. Removes what killed runs have left first. */
+  static async create(options: { readonly firewalls?: number } = {}): Promise<Lab> {
+    const obstacle = labObstacle();
+    if (obstacle !== undefined) throw new ConntrailError("KERNEL", obstacle);
+    removeLeftovers();
+    const lab = new Lab(options.firewalls ?? 3);
+    try {
+      await buildTopology(lab.topology);
+      await Promise.all(lab.topology.firewalls.map(loadRuleset));
+      for (const firewall of lab.firewalls) firewall.writeConfig(lab.firewalls);
+      return lab;
+    } catch (error) {
+      await lab.close();
+      throw error;
+    }
+  }
+
+  private constructor(count: number) {
+    if (count < 2 || count > FIREWALLS_MAX) {
+      throw new ConntrailError("USAGE", `${count} firewalls: 2 to ${FIREWALLS_MAX} are possible`);
+    }
+    this.id = `${process.pid}-${randomBytes(2).toString("hex")}`;
+    this.directory = join(tmpdir(), `conntrail-lab-${this.id}`);
+    this.topology = planTopology(this.id, count);
+    this.#state = {
+      id: this.id,
+      ownerPid: process.pid,
+      ownerStart: processStart(process.pid) ?? "",
+      namespaces: namespacesOf(this.topology).map((namespace) => namespace.name),
+      directory: this.directory,
+    };
+    recordLab(this.#state);
+    mkdirSync(this.directory, { mode: 0o700 });
+    this.firewalls = this.topology.firewalls.map(
+      (namespace, index) => new Firewall(index + 1, namespace, this.directory),
+    );
+    this.#removeAtExit = () => removeLab(this.#state);
+    process.once("exit", this.#removeAtExit);
+  }
+
+  /** Starts every conntrail daemon and waits until all are ready. */
+  async startDaemons(timeoutMs = 20_000): Promise<void> {
+    for (const firewall of this.firewalls) firewall.startDaemon();
+    await Promise.all(this.firewalls.map((firewall) => firewall.waitReady(timeoutMs)));
+  }
+
+  /** Starts keepalived everywhere with the hooks that `hooksOf` gives, and waits for a primary. */
+  async startKeepalived(hooksOf: (firewall: Firewall) => HookCommands | undefined): Promise<Firewall> {
+    for (const firewall of this.firewalls) firewall.startKeepalived(hooksOf(firewall));
+    return this.waitPrimary(15_000);
+  }
+
+  /** Waits until one firewall, and only one, holds the virtual address. `except` may not be it. */
+  async waitPrimary(timeoutMs: number, except?: Firewall): Promise<Firewall> {
+    return waitFor(
+      "one firewall that holds the virtual addresses",
+      timeoutMs,
+      async () => {
+        const holds = await Promise.all(this.firewalls.map((firewall) => firewall.isPrimary()));
+        const primaries = this.firewalls.filter((_, index) => holds[index]);
+        return primaries.length === 1 && primaries[0] !== except ? primaries[0] : undefined;
+      },
+      { intervalMs: 20 },
+    );
+  }
+
+  /** The firewalls that run and are not `primary`. */
+  backups(primary: Firewall): Firewall[] {
+    return this.firewalls.filter((firewall) => firewall !== primary && !firewall.dead);
+  }
+
+  /** Starts echo service and sshd, and opens the sessions, the last of them by ssh when wanted. */
+  async openSessions(targets: readonly SessionTarget[], options: { readonly ssh: boolean }): Promise<Sessions> {
+    this.#processes.push(await startEchoServer(this.topology.server, this.directory));
+    let sshArguments: readonly string[] = [];
+    if (options.ssh) {
+      const ssh = await startSsh(this.topology.server, ipv4(WAN, END_HOST), this.directory);
+      this.#processes.push(ssh.process);
+      sshArguments = ssh.clientArguments;
+    }
+    this.sessions = new Sessions(this.topology.client, join(this.directory, "session-client.log"));
+    this.#processes.push(this.sessions.process);
+    await this.sessions.open(targets, sshArguments);
+    return this.sessions;
+  }
+
+  /** Takes everything down. Safe to repeat. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    process.removeListener("exit", this.#removeAtExit);
+    removeLab(this.#state);
+    const running = [
+      ...this.#processes,
+      ...this.firewalls.flatMap((firewall) => [firewall.keepalived, firewall.daemon]),
+    ];
+    await Promise.all(running.map((child) => child?.exited));
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}

@@ -1,0 +1,136 @@
+import type { Duplex } from "node:stream";
+import type { SessionReport } from "./session-protocol.js";
+
+/** Unanswered lines after which a session stops sending: a minute's worth, so that a dead session cannot fill the memory. */
+const UNANSWERED_MAX = 600;
+const LINE_BYTES_MAX = 256;
+const REASONS_MAX = 5;
+
+/** A byte stream whose far end echoes it: a TCP socket, or the two pipes of an ssh process. */
+export type EchoStream = Pick<Duplex, "write" | "on">;
+
+/**
+ * One long-lived connection that sends numbered lines and expects each back, in order.
+ * Times are milliseconds of a monotonic clock, handed in by the caller.
+ */
+export class Session {
+  readonly target: string;
+  #stream: EchoStream;
+  #partial = "";
+  #sent = 0;
+  #echoed = 0;
+  #brokenBy: string | undefined;
+  #closing = false;
+  #windowStart: number;
+  #lastEcho: number;
+  #longestGap = 0;
+  #answered = false;
+  #paused = true;
+
+  constructor(target: string, stream: EchoStream, clock: () => number) {
+    this.target = target;
+    this.#stream = stream;
+    this.#windowStart = clock();
+    this.#lastEcho = this.#windowStart;
+    stream.on("data", (chunk: Buffer) => this.#receive(chunk.toString("latin1"), clock()));
+    stream.on("error", (error: Error) => this.fail(error.message));
+    stream.on("close", () => this.fail("closed by the other side"));
+  }
+
+  /** True once the first line has come back. */
+  get open(): boolean {
+    return this.#echoed > 0;
+  }
+
+  get brokenBy(): string | undefined {
+    return this.#brokenBy;
+  }
+
+  /** True when it works and has had an echo of a line sent within the window. */
+  get answering(): boolean {
+    return this.#answered && this.#brokenBy === undefined;
+  }
+
+  /** Sends the next line. */
+  tick(now: number): void {
+    if (this.#brokenBy !== undefined || this.#sent - this.#echoed >= UNANSWERED_MAX) return;
+    // After a pause an echo is owed from now on, not from the last one before it.
+    if (this.#paused) this.#lastEcho = now;
+    this.#paused = false;
+    this.#sent++;
+    this.#stream.write(`${this.#sent} ${now}\n`);
+  }
+
+  /** Starts a new window: gaps are measured anew, though one that has begun already counts in full when it ends. */
+  mark(now: number): void {
+    this.#windowStart = now;
+    this.#longestGap = 0;
+    this.#answered = false;
+  }
+
+  /** The longest gap of the window, one that lasts until now included. */
+  longestGap(now: number): number {
+    const owed = this.#sent > this.#echoed;
+    return owed ? Math.max(this.#longestGap, now - this.#lastEcho) : this.#longestGap;
+  }
+
+  /** Says that sending stops on purpose, so that the time until the next line is no gap. */
+  pause(): void {
+    this.#paused = true;
+  }
+
+  /** Lets the end of the stream pass for what it is: wanted. */
+  expectClose(): void {
+    this.#closing = true;
+  }
+
+  /** Marks it broken, once. */
+  fail(reason: string): void {
+    if (!this.#closing) this.#brokenBy ??= reason;
+  }
+
+  #receive(text: string, now: number): void {
+    const lines = (this.#partial + text).split("\n");
+    this.#partial = lines.pop()!;
+    if (this.#partial.length > LINE_BYTES_MAX) this.fail("an answer without end");
+    for (const line of lines) this.#take(line, now);
+  }
+
+  #take(line: string, now: number): void {
+    const [sequence, sentAt] = line.split(" ").map(Number);
+    if (sequence !== this.#echoed + 1 || sentAt === undefined) {
+      this.fail(`answer "${line.slice(0, 40)}" instead of line ${this.#echoed + 1}`);
+      return;
+    }
+    this.#echoed = sequence;
+    this.#longestGap = Math.max(this.#longestGap, now - this.#lastEcho);
+    this.#lastEcho = now;
+    if (sentAt >= this.#windowStart) this.#answered = true;
+  }
+}
+
+/** Sums the sessions of a window up. */
+export function reportSessions(sessions: readonly Session[], now: number, windowStart: number): SessionReport {
+  const gaps = sessions.map((session) => session.longestGap(now)).sort((a, b) => a - b);
+  const silentByTarget: Record<string, number> = {};
+  const reasons: string[] = [];
+  let answering = 0;
+  let broken = 0;
+  for (const session of sessions) {
+    if (session.answering) answering++;
+    else silentByTarget[session.target] = (silentByTarget[session.target] ?? 0) + 1;
+    if (session.brokenBy === undefined) continue;
+    broken++;
+    if (reasons.length < REASONS_MAX) reasons.push(`${session.target}: ${session.brokenBy}`);
+  }
+  return {
+    windowMs: Math.round(now - windowStart),
+    sessions: sessions.length,
+    answering,
+    broken,
+    longestGapMs: Math.round(gaps.at(-1) ?? 0),
+    medianGapMs: Math.round(gaps[gaps.length >> 1] ?? 0),
+    silentByTarget,
+    reasons,
+  };
+}
