@@ -1,0 +1,203 @@
+/**
+ * Text forms of a flow, byte for byte those that operators' scripts parse:
+ *
+ *   formatConntrack      a line of `conntrackd -i` and `conntrackd -e`
+ *   formatXml            a line of `conntrackd -i -x` and `conntrackd -e -x`
+ *   formatConntrackTool  a line of `conntrack -L`
+ *
+ * One difference is on purpose: conntrackd's XML names the states of SCTP and DCCP out of TCP's table (an established
+ * association reads FIN_WAIT there), and its text those of DCCP out of SCTP's. Here each protocol has its own names everywhere.
+ */
+import { formatAddress } from "./address.js";
+import { hasPorts, IPPROTO_GRE, isIcmp, protocolName, protocolStates, stateName } from "./protocol.js";
+import {
+  AF_INET,
+  AF_INET6,
+  HAS_ID,
+  HAS_MARK,
+  HAS_PROTOINFO,
+  HAS_REPLY,
+  HAS_STATUS,
+  HAS_TIMEOUT,
+  type RareAttributes,
+  W_CREATED,
+  W_HAS,
+  W_ID,
+  W_MARK,
+  W_ORIG_DST,
+  W_ORIG_L4,
+  W_ORIG_SRC,
+  W_PROTO,
+  W_PROTOINFO,
+  W_REPLY_DST,
+  W_REPLY_L4,
+  W_REPLY_SRC,
+  W_STATUS,
+  W_TIMEOUT,
+  W_ZONE,
+} from "./record.js";
+import { IPS_ASSURED, IPS_HW_OFFLOAD, IPS_OFFLOAD, IPS_SEEN_REPLY } from "./status.js";
+
+/** What belongs to a dump, not to the flow. */
+export interface FormatOptions {
+  /** False for the external cache: conntrackd prints the original tuple only. A record without a reply tuple has none in any case. */
+  reply: boolean;
+  /** Seconds since the Unix epoch, for `[active since ...]`. */
+  nowSeconds: number;
+}
+
+/** Attributes of the kernel's answer that a record does not hold; each is printed where it is given. */
+export interface KernelOptions {
+  /** Original packets and bytes, reply packets and bytes (nf_conntrack_acct). */
+  counters?: ArrayLike<number>;
+  /** How long the flow has lived (nf_conntrack_timestamp). */
+  deltaSeconds?: number;
+}
+
+/** One line of `conntrackd -i` or `-e`, without the line feed. The timeout and the labels are not printed, as there. */
+export function formatConntrack(
+  words: Uint32Array,
+  base: number,
+  rare: RareAttributes | null,
+  options: FormatOptions,
+): string {
+  const age = Math.max(0, options.nowSeconds - words[base + W_CREATED]!);
+  return `${conntrackLine(words, base, rare, options.reply, "", {})} [active since ${age}s]`;
+}
+
+/**
+ * One line of `conntrack -L`, without the line feed: with the timeout, and counters and delta-time where they are given.
+ * `use=`, the kernel's count of references, is not known here and left out.
+ */
+export function formatConntrackTool(
+  words: Uint32Array,
+  base: number,
+  rare: RareAttributes | null,
+  options: KernelOptions = {},
+): string {
+  const timeout = words[base + W_HAS]! & HAS_TIMEOUT ? `${words[base + W_TIMEOUT]} ` : "";
+  return conntrackLine(words, base, rare, true, timeout, options);
+}
+
+function conntrackLine(
+  words: Uint32Array,
+  base: number,
+  rare: RareAttributes | null,
+  wantReply: boolean,
+  timeout: string,
+  kernel: KernelOptions,
+): string {
+  const protocol = words[base + W_PROTO]! & 0xff;
+  const family = words[base + W_PROTO]! >>> 8;
+  const has = words[base + W_HAS]!;
+  const status = words[base + W_STATUS]!;
+  const zoneOrig = words[base + W_ZONE]! >>> 16;
+  const zoneReply = words[base + W_ZONE]! & 0xffff;
+  const counters = kernel.counters;
+  let line = `${protocolName(protocol).padEnd(8)} ${protocol} ${timeout}`;
+  if (has & HAS_PROTOINFO && protocolStates(protocol) !== undefined) {
+    line += `${stateName(protocol, words[base + W_PROTOINFO]! & 0xff)} `;
+  }
+  line += tupleText(words, base + W_ORIG_SRC, base + W_ORIG_DST, words[base + W_ORIG_L4]!, family, protocol);
+  if (zoneOrig !== zoneReply && zoneOrig !== 0) line += `zone-orig=${zoneOrig} `;
+  if (counters !== undefined) line += `packets=${counters[0]} bytes=${counters[1]} `;
+  if (has & HAS_STATUS && !(status & IPS_SEEN_REPLY)) line += "[UNREPLIED] ";
+  if (wantReply && has & HAS_REPLY) {
+    line += tupleText(words, base + W_REPLY_SRC, base + W_REPLY_DST, words[base + W_REPLY_L4]!, family, protocol);
+  }
+  if (zoneOrig !== zoneReply && zoneReply !== 0) line += `zone-reply=${zoneReply} `;
+  if (counters !== undefined) line += `packets=${counters[2]} bytes=${counters[3]} `;
+  if (has & HAS_STATUS) line += statusText(status);
+  if (has & HAS_MARK) line += `mark=${words[base + W_MARK]} `;
+  if (rare?.secctx !== undefined) line += `secctx=${rare.secctx} `;
+  if (zoneOrig === zoneReply && zoneOrig !== 0) line += `zone=${zoneOrig} `;
+  if (kernel.deltaSeconds !== undefined) line += `delta-time=${kernel.deltaSeconds} `;
+  if (rare?.helper !== undefined) line += `helper=${rare.helper} `;
+  return line.slice(0, -1);
+}
+
+function tupleText(words: Uint32Array, src: number, dst: number, l4: number, family: number, protocol: number): string {
+  const text = `src=${formatAddress(words, src, family)} dst=${formatAddress(words, dst, family)} `;
+  if (hasPorts(protocol)) return `${text}sport=${l4 >>> 16} dport=${l4 & 0xffff} `;
+  if (isIcmp(protocol)) return `${text}type=${(l4 >>> 8) & 0xff} code=${l4 & 0xff} id=${l4 >>> 16} `;
+  if (protocol === IPPROTO_GRE) {
+    return `${text}srckey=0x${(l4 >>> 16).toString(16)} dstkey=0x${(l4 & 0xffff).toString(16)} `;
+  }
+  return text;
+}
+
+/** A flow that a flowtable or the card handles says so in place of [ASSURED]. */
+function statusText(status: number): string {
+  if (status & IPS_HW_OFFLOAD) return "[HW_OFFLOAD] ";
+  if (status & IPS_OFFLOAD) return "[OFFLOAD] ";
+  return status & IPS_ASSURED ? "[ASSURED] " : "";
+}
+
+/**
+ * One `<flow>...</flow>` of `conntrackd -x`, without the line feed. Where there is no reply tuple its element stands empty,
+ * as in conntrackd's dump of an external cache. The id is printed with the reply only: an external row holds its owner's handle.
+ */
+export function formatXml(
+  words: Uint32Array,
+  base: number,
+  rare: RareAttributes | null,
+  options: Pick<FormatOptions, "reply">,
+): string {
+  const protocol = words[base + W_PROTO]! & 0xff;
+  const family = words[base + W_PROTO]! >>> 8;
+  const has = words[base + W_HAS]!;
+  const zoneOrig = words[base + W_ZONE]! >>> 16;
+  const zoneReply = words[base + W_ZONE]! & 0xffff;
+  const zonesDiffer = zoneOrig !== zoneReply;
+  const orig = tupleXml(words, base + W_ORIG_SRC, base + W_ORIG_DST, words[base + W_ORIG_L4]!, family, protocol);
+  const reply =
+    options.reply && has & HAS_REPLY
+      ? tupleXml(words, base + W_REPLY_SRC, base + W_REPLY_DST, words[base + W_REPLY_L4]!, family, protocol)
+      : NO_TUPLE_XML;
+  let xml = `<flow><meta direction="original">${orig}`;
+  if (zonesDiffer && zoneOrig !== 0) xml += `<zone>${zoneOrig}</zone>`;
+  xml += `</meta><meta direction="reply">${reply}`;
+  if (zonesDiffer && zoneReply !== 0) xml += `<zone>${zoneReply}</zone>`;
+  xml += "</meta>";
+  let meta = "";
+  if (has & HAS_PROTOINFO && protocolStates(protocol) !== undefined) {
+    meta += `<state>${stateName(protocol, words[base + W_PROTOINFO]! & 0xff)}</state>`;
+  }
+  if (has & HAS_MARK) meta += `<mark>${words[base + W_MARK]}</mark>`;
+  if (rare?.secctx !== undefined) meta += `<secctx>${escapeXml(rare.secctx)}</secctx>`;
+  if (!zonesDiffer && zoneOrig !== 0) meta += `<zone>${zoneOrig}</zone>`;
+  if (options.reply && has & HAS_ID) meta += `<id>${words[base + W_ID]}</id>`;
+  if (has & HAS_STATUS) {
+    if (words[base + W_STATUS]! & IPS_ASSURED) meta += "<assured/>";
+    if (!(words[base + W_STATUS]! & IPS_SEEN_REPLY)) meta += "<unreplied/>";
+  }
+  if (meta !== "") xml += `<meta direction="independent">${meta}</meta>`;
+  if (rare?.helper !== undefined) xml += `<helper>${escapeXml(rare.helper)}</helper>`;
+  return `${xml}</flow>`;
+}
+
+const NO_TUPLE_XML =
+  '<layer3 protonum="0" protoname="unknown"><src></src><dst></dst></layer3><layer4 protonum="0" protoname="unknown"></layer4>';
+
+function tupleXml(words: Uint32Array, src: number, dst: number, l4: number, family: number, protocol: number): string {
+  const addresses = `<src>${formatAddress(words, src, family)}</src><dst>${formatAddress(words, dst, family)}</dst>`;
+  let inner = "";
+  if (hasPorts(protocol)) {
+    inner = `<sport>${l4 >>> 16}</sport><dport>${l4 & 0xffff}</dport>`;
+  } else if (protocol === IPPROTO_GRE) {
+    inner = `<srckey>0x${(l4 >>> 16).toString(16)}</srckey><dstkey>0x${(l4 & 0xffff).toString(16)}</dstkey>`;
+  }
+  return (
+    `<layer3 protonum="${family}" protoname="${familyProtoname(family)}">${addresses}</layer3>` +
+    `<layer4 protonum="${protocol}" protoname="${protocolName(protocol)}">${inner}</layer4>`
+  );
+}
+
+function familyProtoname(family: number): string {
+  if (family === AF_INET) return "ipv4";
+  return family === AF_INET6 ? "ipv6" : "unknown";
+}
+
+function escapeXml(text: string): string {
+  return text.replace(/[<>&"]/g, (character) => `&#${character.charCodeAt(0)};`);
+}
