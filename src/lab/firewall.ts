@@ -14,6 +14,8 @@ export interface CommitLine {
 }
 
 const BROKER_PORT = 4222;
+/** pino's number for warnings. */
+const LEVEL_WARN = 40;
 
 /** One firewall of the laboratory: its namespace, its keepalived and its conntrail daemon. */
 export class Firewall {
@@ -100,6 +102,14 @@ export class Firewall {
       });
     }
     return commits;
+  }
+
+  /** The last `count` lines of the daemon that are warnings or worse, or not its log's JSON. */
+  complaints(count: number): string[] {
+    const bad = (this.daemon?.lines ?? []).filter(
+      (line) => Number(logMessage(line)?.level ?? LEVEL_WARN) >= LEVEL_WARN,
+    );
+    return bad.slice(-count);
   }
 
   /** A handover in good order: keepalived ends, gives its addresses back and says so with an advert of priority 0. */

@@ -26,6 +26,12 @@ export function echoTargets(counts: {
   ];
 }
 
+/** `count` sessions of which seven in ten are IPv4 with NAT, and one in ten each is IPv6 with NAT, IPv4 routed and IPv6 routed. */
+export function sessionTargets(count: number): SessionTarget[] {
+  const tenth = Math.floor(count / 10);
+  return echoTargets({ nat4: count - 3 * tenth, nat6: tenth, routed4: tenth, routed6: tenth });
+}
+
 /** Starts the echo service inside the server's namespace. */
 export async function startEchoServer(server: Namespace, directory: string): Promise<LineProcess> {
   const script = fileURLToPath(new URL("./session-server.js", import.meta.url));

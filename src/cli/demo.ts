@@ -1,0 +1,231 @@
+import { cpSync } from "node:fs";
+import { errorText } from "../errors.js";
+import { type FailoverResult, failOver } from "../lab/failover.js";
+import type { Firewall } from "../lab/firewall.js";
+import { cachedFlows, establishedTo, isNated } from "../lab/flow-view.js";
+import { Lab, labObstacle } from "../lab/lab.js";
+import { waitFor } from "../lab/process.js";
+import { ECHO_PORT, sessionTargets } from "../lab/sessions.js";
+import { SSH_PORT } from "../lab/ssh.js";
+
+/** How the demonstration is run; all of it may be left out. */
+export interface DemoOptions {
+  /** 2 to 9; two of them at most are cut off. */
+  readonly firewalls?: number;
+  /** TCP sessions, one of them by ssh. */
+  readonly sessions?: number;
+  /** Prints one JSON document at the end; the steps go to standard error. */
+  readonly json?: boolean;
+  /** A directory that gets the logs of daemons and keepalived. */
+  readonly logs?: string;
+}
+
+const SESSIONS_DEFAULT = 200;
+const SESSIONS_MAX = 5_000;
+const READY_TIMEOUT_MS = 30_000;
+const SYNC_TIMEOUT_MS = 20_000;
+const ANSWER_TIMEOUT_MS = 20_000;
+const FAILOVERS_MAX = 2;
+
+/**
+ * The main job where one can watch it: firewalls in network namespaces, sessions through them, the primary cut off
+ * without warning, then the next one. Gives the exit code: 0 when every session lived on, 1 when not.
+ */
+export async function runDemo(options: DemoOptions = {}): Promise<number> {
+  const show = new Progress(options.json === true ? process.stderr : process.stdout);
+  const obstacle = labObstacle();
+  if (obstacle !== undefined) {
+    process.stderr.write(`conntrail demo: ${obstacle}\n`);
+    return 1;
+  }
+  show.step("building firewalls, a client and a server in network namespaces");
+  const building = Lab.create({ firewalls: options.firewalls ?? 3 });
+  const release = exitOnSignals(building);
+  let lab: Lab | undefined;
+  try {
+    lab = await building;
+    return await demonstrate(lab, options, show);
+  } catch (error) {
+    process.stderr.write(`conntrail demo: ${errorText(error)}\n`);
+    if (lab) show.complaints(lab.firewalls);
+    return 1;
+  } finally {
+    if (lab && options.logs !== undefined) saveLogs(lab, options.logs);
+    await lab?.close();
+    show.step("everything is taken down");
+    release();
+  }
+}
+
+async function demonstrate(lab: Lab, options: DemoOptions, show: Progress): Promise<number> {
+  const count = Math.min(Math.max(options.sessions ?? SESSIONS_DEFAULT, 1), SESSIONS_MAX);
+  show.result(`${lab.firewalls.length} firewalls: ruleset that drops what it does not know, source NAT, IPv4 and IPv6`);
+  show.step("starting conntrail and its nats-server on each firewall");
+  await lab.startDaemons(READY_TIMEOUT_MS);
+  show.result("all daemons are ready");
+  show.step("starting keepalived on each firewall");
+  let primary = await lab.startKeepalived((firewall) => firewall.conntrailHooks());
+  show.result(`${primary.name} is primary`);
+  show.step(`opening ${count} TCP sessions from client to server, one of them by ssh`);
+  const sessions = await lab.openSessions(sessionTargets(count - 1), { ssh: true });
+  await sessions.mark();
+  const before = await sessions.settle(ANSWER_TIMEOUT_MS);
+  show.result(`${before.answering} sessions answer, longest gap ${before.longestGapMs} ms`);
+  const results: FailoverResult[] = [];
+  for (let round = 0; round < Math.min(FAILOVERS_MAX, lab.firewalls.length - 1); round++) {
+    await waitReplicated(lab, primary, count, show);
+    show.step(`cutting ${primary.name} off without warning: processes killed, links down`);
+    const result = await failOver(lab, primary, "cut", ANSWER_TIMEOUT_MS);
+    results.push(result);
+    primary = result.to;
+    show.failover(result);
+    await showInternal(primary, count, show);
+  }
+  const alive = results.at(-1)?.report.answering ?? 0;
+  show.table(results);
+  if (options.json === true) process.stdout.write(`${JSON.stringify(demoReport(results, count))}\n`);
+  return alive === count && results.every((result) => result.report.answering === count) ? 0 : 1;
+}
+
+/** Waits until each backup says it is in sync with the primary and holds all sessions in its external cache. */
+async function waitReplicated(lab: Lab, primary: Firewall, count: number, show: Progress): Promise<void> {
+  show.step(`waiting until the backups hold the ${count} sessions`);
+  for (const backup of lab.backups(primary)) {
+    let held = 0;
+    await waitFor(
+      `${count} sessions in the external cache of ${backup.name}`,
+      SYNC_TIMEOUT_MS,
+      async () => {
+        held = establishedTo(await cachedFlows(backup, "external"), [ECHO_PORT, SSH_PORT]).length;
+        return held >= count && (await inSyncWith(backup, primary));
+      },
+      { intervalMs: 200 },
+    ).catch((error: unknown) => {
+      throw new Error(`${errorText(error)}; it holds ${held}`);
+    });
+    show.result(`${backup.name} holds ${held} of them in its external cache, in sync with ${primary.name}`);
+  }
+}
+
+/** What `status --json` on `backup` says of its peer; the status as a whole cannot be in sync with a firewall that is dead. */
+async function inSyncWith(backup: Firewall, primary: Firewall): Promise<boolean> {
+  const result = await backup.conntrail("status", "--json");
+  const status = JSON.parse(result.stdout) as { peers?: { node?: string; inSync?: boolean }[] };
+  return status.peers?.find((peer) => peer.node === primary.name)?.inSync === true;
+}
+
+async function showInternal(primary: Firewall, count: number, show: Progress): Promise<void> {
+  const flows = establishedTo(await cachedFlows(primary, "internal"), [ECHO_PORT, SSH_PORT]);
+  const nated = flows.filter(isNated).length;
+  show.result(
+    `${primary.name} now has ${flows.length} of ${count} sessions as its own, ${nated} with their source NAT`,
+  );
+}
+
+/** An interrupted demonstration takes everything down as well: the laboratory's own exit hook does it. */
+function exitOnSignals(building: Promise<Lab>): () => void {
+  const codes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
+  const handlers = Object.entries(codes).map(([name, code]) => {
+    // A namespace that is being made cannot be removed yet, so let the building come to its end.
+    const handler = (): void => void building.catch(() => {}).finally(() => process.exit(code));
+    process.once(name, handler);
+    return { name, handler };
+  });
+  return () => {
+    for (const { name, handler } of handlers) process.removeListener(name, handler);
+  };
+}
+
+function saveLogs(lab: Lab, directory: string): void {
+  cpSync(lab.directory, directory, {
+    recursive: true,
+    // Sockets cannot be copied, keys and stores are nobody's business.
+    filter: (source) => source === lab.directory || /\/fw\d+$|\.log$|\.yaml$|keepalived\.conf$/.test(source),
+  });
+}
+
+/** The demonstration's result for programs. */
+function demoReport(results: readonly FailoverResult[], sessions: number): object {
+  return {
+    sessions,
+    alive: results.at(-1)?.report.answering ?? 0,
+    failovers: results.map((result) => ({
+      from: result.from.name,
+      to: result.to.name,
+      alive: result.report.answering,
+      takeoverMs: result.takeoverMs,
+      longestGapMs: result.longestGapMs,
+      committed: result.commit?.committed ?? null,
+      failed: result.commit?.failed ?? null,
+      commitMs: result.commit?.durationMs ?? null,
+    })),
+  };
+}
+
+/** Prints the steps with the time since the start, and the table at the end. */
+class Progress {
+  #out: NodeJS.WritableStream;
+  #start = performance.now();
+
+  constructor(out: NodeJS.WritableStream) {
+    this.#out = out;
+  }
+
+  step(text: string): void {
+    this.#line(`${this.#elapsed()} ${text}`);
+  }
+
+  result(text: string): void {
+    this.#line(`${this.#elapsed()}   ${text}`);
+  }
+
+  failover(result: FailoverResult): void {
+    const { report, commit } = result;
+    this.result(`${result.to.name} took over after ${seconds(result.takeoverMs)}`);
+    if (commit)
+      this.result(`${result.to.name} committed ${commit.committed} entries in ${Math.round(commit.durationMs)} ms`);
+    this.result(
+      `${report.answering} of ${report.sessions} sessions answer, longest gap ${seconds(result.longestGapMs)}`,
+    );
+    for (const [target, silent] of Object.entries(report.silentByTarget)) this.result(`silent: ${silent} ${target}`);
+    for (const reason of report.reasons) this.result(`broken: ${reason}`);
+  }
+
+  table(results: readonly FailoverResult[]): void {
+    const rows = [
+      ["failover", "new primary", "sessions alive", "longest gap", "entries committed", "commit time"],
+      ...results.map((result) => [
+        `${result.from.name} cut off`,
+        result.to.name,
+        `${result.report.answering} of ${result.report.sessions}`,
+        seconds(result.longestGapMs),
+        result.commit === undefined ? "none" : String(result.commit.committed),
+        result.commit === undefined ? "-" : `${result.commit.durationMs.toFixed(1)} ms`,
+      ]),
+    ];
+    const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+    this.#line("");
+    for (const row of rows)
+      this.#line(`  ${row.map((cell, column) => cell.padEnd(widths[column]!)).join("   ")}`.trimEnd());
+    this.#line("");
+  }
+
+  /** The last warnings of each daemon, for whoever must find out why. */
+  complaints(firewalls: readonly Firewall[]): void {
+    for (const firewall of firewalls) {
+      for (const line of firewall.complaints(3)) this.#line(`  ${firewall.name}: ${line}`);
+    }
+  }
+
+  #elapsed(): string {
+    return `[${((performance.now() - this.#start) / 1000).toFixed(1).padStart(5)} s]`;
+  }
+
+  #line(text: string): void {
+    this.#out.write(`${text}\n`);
+  }
+}
+
+function seconds(milliseconds: number): string {
+  return `${(milliseconds / 1000).toFixed(2)} s`;
+}

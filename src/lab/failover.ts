@@ -1,0 +1,56 @@
+import type { CommitLine, Firewall } from "./firewall.js";
+import type { Lab } from "./lab.js";
+import { waitFor } from "./process.js";
+import type { SessionReport } from "./session-protocol.js";
+
+/** `cut`: power failure without warning. `handOver`: keepalived ends in good order and says so. */
+export type FailoverKind = "cut" | "handOver";
+
+/** What a failover did to the sessions. */
+export interface FailoverResult {
+  readonly from: Firewall;
+  readonly to: Firewall;
+  /** From the cut, or from the order to hand over, until another firewall held the virtual addresses. */
+  readonly takeoverMs: number;
+  /** The longest time that any session was without an echo. */
+  readonly longestGapMs: number;
+  readonly report: SessionReport;
+  /** The new primary's commit; undefined when its log shows none. */
+  readonly commit: CommitLine | undefined;
+}
+
+const TAKEOVER_TIMEOUT_MS = 15_000;
+const COMMIT_TIMEOUT_MS = 5_000;
+
+/** Takes `primary` out and waits until each session answers through the next one, is broken, or `settleTimeoutMs` is over. */
+export async function failOver(
+  lab: Lab,
+  primary: Firewall,
+  kind: FailoverKind,
+  settleTimeoutMs: number,
+): Promise<FailoverResult> {
+  const sessions = lab.sessions;
+  if (sessions === undefined) throw new Error("a failover without sessions shows nothing");
+  const commitsBefore = new Map(lab.firewalls.map((firewall) => [firewall, firewall.commits().length]));
+  await sessions.mark();
+  const start = performance.now();
+  const done = kind === "cut" ? primary.cut() : primary.handOver();
+  const to = await lab.waitPrimary(TAKEOVER_TIMEOUT_MS, primary);
+  const takeoverMs = performance.now() - start;
+  // Only now does an answer prove the new way: until the handover the old one still carried some.
+  const during = await sessions.mark();
+  const report = await sessions.settle(settleTimeoutMs);
+  await done;
+  return {
+    from: primary,
+    to,
+    takeoverMs: Math.round(takeoverMs),
+    longestGapMs: Math.max(during.longestGapMs, report.longestGapMs),
+    report,
+    commit: to.daemon === undefined ? undefined : await nextCommit(to, commitsBefore.get(to) ?? 0),
+  };
+}
+
+async function nextCommit(firewall: Firewall, index: number): Promise<CommitLine | undefined> {
+  return waitFor("the new primary's commit", COMMIT_TIMEOUT_MS, () => firewall.commits()[index]).catch(() => undefined);
+}
