@@ -3,7 +3,7 @@ import { ConntrailError } from "../errors.js";
 import type { Endpoint } from "./address.js";
 import { readConfigText } from "./config-text.js";
 import { type ConfigProblem, type KeyPath, problemsOf, refusal, SourceFile } from "./problem.js";
-import { type FileContent, fileSchema, type TcpStateName } from "./schema.js";
+import { type FileContent, fileSchema } from "./schema.js";
 
 /** A node's configuration: every key of the file, checked, defaults filled in, units resolved. */
 export interface Config {
@@ -59,8 +59,8 @@ export interface BrokerConfig {
 
 /** One list of a filter: `accept` passes only what is in the list, `ignore` only what is not. */
 export interface FilterList<T> {
-  readonly verdict: "accept" | "ignore";
-  readonly list: readonly T[];
+  readonly logic: "accept" | "ignore";
+  readonly values: readonly T[];
 }
 
 /** Which flows are replicated. A list that is null (or empty in the file) does not filter. */
@@ -69,8 +69,8 @@ export interface FilterConfig {
   readonly protocols: FilterList<number> | null;
   /** Addresses and networks in CIDR form, matched against original source and reply source. */
   readonly addresses: FilterList<string> | null;
-  /** TCP states. */
-  readonly states: FilterList<TcpStateName> | null;
+  /** TCP state numbers, enum tcp_conntrack. */
+  readonly states: FilterList<number> | null;
   readonly where: "userspace" | "kernelspace";
   /** Ignore this machine's own addresses, kept current. */
   readonly local: boolean;
@@ -198,7 +198,7 @@ function toConfig(content: FileContent, path: string): Config {
 }
 
 function filterList<T>(accept: readonly T[] | undefined, ignore: readonly T[] | undefined): FilterList<T> | null {
-  if (accept !== undefined && accept.length > 0) return { verdict: "accept", list: [...new Set(accept)] };
-  if (ignore !== undefined && ignore.length > 0) return { verdict: "ignore", list: [...new Set(ignore)] };
+  if (accept !== undefined && accept.length > 0) return { logic: "accept", values: [...new Set(accept)] };
+  if (ignore !== undefined && ignore.length > 0) return { logic: "ignore", values: [...new Set(ignore)] };
   return null;
 }

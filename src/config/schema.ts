@@ -25,7 +25,7 @@ const PROTOCOL_NUMBERS: ReadonlyMap<string, number> = new Map([
 ]);
 
 /** enum tcp_conntrack of nf_conntrack_tcp.h, the number being the place in the list. conntrackd calls SYN_SENT2 also LISTEN. */
-export const TCP_STATES = [
+const TCP_STATES: readonly string[] = [
   "NONE",
   "SYN_SENT",
   "SYN_RECV",
@@ -36,10 +36,7 @@ export const TCP_STATES = [
   "TIME_WAIT",
   "CLOSE",
   "SYN_SENT2",
-] as const;
-
-/** The kernel's name of a TCP state. */
-export type TcpStateName = (typeof TCP_STATES)[number];
+];
 
 const NAME_ALLOWED = "a name of 1 to 32 letters, digits, - or _ (it becomes part of subjects and stream names)";
 const NAME = /^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$/;
@@ -97,10 +94,10 @@ function parseProtocol(value: unknown): number | undefined {
   return typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= 255 ? value : undefined;
 }
 
-function parseState(value: unknown): TcpStateName | undefined {
+function parseState(value: unknown): number | undefined {
   const name = typeof value === "string" ? value.toUpperCase() : "";
-  if (name === "LISTEN") return "SYN_SENT2";
-  return TCP_STATES.slice(1).find((state) => state === name);
+  const number = TCP_STATES.indexOf(name === "LISTEN" ? "SYN_SENT2" : name);
+  return number > 0 ? number : undefined;
 }
 
 function parseName(value: unknown): string | undefined {

@@ -1,0 +1,165 @@
+import { createConnection, type Socket } from "node:net";
+import { ConntrailError, type ErrorCode } from "../errors.js";
+import type { RareAttributes } from "../flow/record.js";
+import {
+  type CommandArgs,
+  type CommandName,
+  type CommandReports,
+  decodeJson,
+  decodeRare,
+  decodeRecords,
+  type ErrorReport,
+  type FlowTableName,
+  type Frame,
+  FrameDecoder,
+  PROTOCOL_VERSION,
+  type RareJson,
+} from "./protocol.js";
+
+/** How long the daemon may be silent: it sends something every second as long as it lives. */
+export const SILENCE_MS_MAX = 15_000;
+
+/** What a request may be told besides its arguments. */
+export interface RequestOptions {
+  /** Ends the request; the daemon stops a dump, finishes anything else. */
+  readonly signal?: AbortSignal;
+  /** Called with each line of progress. */
+  readonly onProgress?: (text: string) => void;
+  /** Defaults to SILENCE_MS_MAX. */
+  readonly silenceMsMax?: number;
+}
+
+/** Flows of a dump, up to a few thousand at a time. */
+export interface RecordBatch {
+  /** The flows, RECORD_WORDS words each. */
+  readonly words: Uint32Array;
+  /** Rare attributes by index of the flow in this batch. */
+  readonly rare: ReadonlyMap<number, RareAttributes>;
+}
+
+/**
+ * Sends one request and yields the frames J, R and A of the answer as they come; reading slowly slows the daemon down.
+ * Ends with the answer. Throws ConntrailError: CONTROL when no daemon answers or it breaks off, TIMEOUT when it falls
+ * silent, PERMISSION for others than root, and with the daemon's own code and message when it refuses or fails.
+ */
+export async function* request<C extends CommandName>(
+  path: string,
+  command: C,
+  args: CommandArgs[C],
+  options: RequestOptions = {},
+): AsyncGenerator<Frame, void, undefined> {
+  const socket = await connect(path);
+  const abort = (): void => {
+    socket.destroy(new ConntrailError("CONTROL", "interrupted"));
+  };
+  options.signal?.addEventListener("abort", abort);
+  try {
+    if (options.signal?.aborted) throw new ConntrailError("CONTROL", "interrupted");
+    socket.write(`${JSON.stringify({ command, args, version: PROTOCOL_VERSION })}\n`);
+    const decoder = new FrameDecoder();
+    for await (const chunk of chunks(socket, path, options.silenceMsMax ?? SILENCE_MS_MAX)) {
+      for (const frame of decoder.push(chunk)) {
+        if (frame.type === "E") return;
+        if (frame.type === "X") throw reported(decodeJson(frame.payload));
+        if (frame.type !== "P") yield frame;
+        else if (frame.payload.length > 0) options.onProgress?.(Buffer.from(frame.payload).toString("utf8"));
+      }
+    }
+    throw brokenOff(path);
+  } finally {
+    options.signal?.removeEventListener("abort", abort);
+    socket.destroy();
+  }
+}
+
+/** The report that answers `command`. Throws like `request`. */
+export async function requestReport<C extends Exclude<CommandName, "dump">>(
+  path: string,
+  command: C,
+  args: CommandArgs[C],
+  options: RequestOptions = {},
+): Promise<CommandReports[C]> {
+  let report: unknown;
+  for await (const frame of request(path, command, args, options)) {
+    if (frame.type === "J") report = decodeJson(frame.payload);
+  }
+  if (report === undefined) throw new ConntrailError("MALFORMED", `the daemon on ${path} answered without a report`);
+  return report as CommandReports[C];
+}
+
+/** The flows of a table, in no order. Throws like `request`. */
+export async function* requestDump(
+  path: string,
+  table: FlowTableName,
+  options: RequestOptions = {},
+): AsyncGenerator<RecordBatch, void, undefined> {
+  let words: Uint32Array | null = null;
+  const none: ReadonlyMap<number, RareAttributes> = new Map();
+  for await (const frame of request(path, "dump", { table }, options)) {
+    if (frame.type === "A" && words !== null) {
+      yield { words, rare: decodeRareFrame(frame) };
+      words = null;
+    } else if (frame.type === "R") {
+      if (words !== null) yield { words, rare: none };
+      words = decodeRecords(frame.payload);
+    }
+  }
+  if (words !== null) yield { words, rare: none };
+}
+
+function decodeRareFrame(frame: Frame): ReadonlyMap<number, RareAttributes> {
+  const list = decodeJson(frame.payload) as readonly (readonly [number, RareJson])[];
+  return new Map(list.map(([index, json]) => [index, decodeRare(json)]));
+}
+
+function connect(path: string): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = createConnection(path);
+    socket.once("error", (cause: NodeJS.ErrnoException) => {
+      reject(
+        cause.code === "EACCES"
+          ? new ConntrailError("PERMISSION", `the control socket ${path} is for root alone: run as root`, { cause })
+          : new ConntrailError("CONTROL", `no conntrail daemon answers on ${path}: start it with conntrail daemon`, {
+              cause,
+            }),
+      );
+    });
+    socket.once("connect", () => {
+      socket.removeAllListeners("error");
+      // What goes wrong from now on is seen by whoever reads.
+      socket.on("error", () => {});
+      resolve(socket);
+    });
+  });
+}
+
+/** The bytes as they come. Silence counts only while someone waits for them, not while the reader is busy. */
+async function* chunks(socket: Socket, path: string, silenceMs: number): AsyncGenerator<Buffer, void, undefined> {
+  const reader = socket[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
+  const onSilence = (): void => {
+    const text = `the daemon on ${path} has said nothing for ${silenceMs / 1000} s: look at its log`;
+    socket.destroy(new ConntrailError("TIMEOUT", text));
+  };
+  for (;;) {
+    const timer = setTimeout(onSilence, silenceMs);
+    try {
+      const next = await reader.next();
+      if (next.done) return;
+      clearTimeout(timer);
+      yield next.value;
+    } catch (error) {
+      throw error instanceof ConntrailError ? error : brokenOff(path, error);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
+function brokenOff(path: string, cause?: unknown): ConntrailError {
+  return new ConntrailError("CONTROL", `the daemon on ${path} broke off its answer: look at its log`, { cause });
+}
+
+function reported(value: unknown): ConntrailError {
+  const { code, message } = value as ErrorReport;
+  return new ConntrailError(code as ErrorCode, message);
+}

@@ -1,0 +1,315 @@
+import { endianness } from "node:os";
+import { ConntrailError } from "../errors.js";
+import { type RareAttributes, RECORD_WORDS } from "../flow/record.js";
+
+/**
+ * What command line and daemon say to each other over the control socket. One request per connection.
+ *
+ *   request   one line of JSON: {"command":"dump","args":{"table":"internal"},"version":1}\n     at most 64 KiB
+ *   answer    frames, until E or X
+ *
+ *   frame     +----------------+--------+-----------------+
+ *             | u32 LE length  |   u8   | length bytes    |
+ *             | of the payload |  type  | payload         |   at most 1 MiB
+ *             +----------------+--------+-----------------+
+ *
+ *   J  JSON     the report
+ *   P  text     progress for a person; empty while there is nothing to say: the daemon is alive and at work
+ *   R  records  n flows of 128 bytes, the words of src/flow/record.ts, little endian
+ *   A  JSON     [[index in the R frame before, rare attributes], …]
+ *   X  JSON     {"code":…,"message":…}: it failed; the last frame
+ *   E  empty    it is done; the last frame
+ */
+export const PROTOCOL_VERSION = 1;
+
+export const REQUEST_BYTES_MAX = 64 * 1024;
+export const FRAME_BYTES_MAX = 1024 * 1024;
+export const FRAME_HEADER_BYTES = 5;
+
+/** Bytes of one flow in an R frame. */
+export const RECORD_BYTES = RECORD_WORDS * 4;
+
+/** The types of frame, by their letter on the wire. */
+export const FRAME_TYPES = ["J", "P", "R", "A", "X", "E"] as const;
+export type FrameType = (typeof FRAME_TYPES)[number];
+
+/** A frame as read from the wire. The payload is its reader's to keep, and begins at a multiple of 8 in its buffer. */
+export interface Frame {
+  readonly type: FrameType;
+  readonly payload: Uint8Array<ArrayBuffer>;
+}
+
+/** Every command with its arguments, as they stand in a request. */
+export interface CommandArgs {
+  status: Record<string, never>;
+  stats: Record<string, never>;
+  dump: { table: FlowTableName };
+  commit: Record<string, never>;
+  flush: { table: FlushTarget };
+  resync: { source: ResyncSource };
+  bulk: Record<string, never>;
+  purge: Record<string, never>;
+  hook: { role: HookRole };
+}
+
+export type CommandName = keyof CommandArgs;
+
+/** Every command with the report in its J frame; `dump` answers with records instead. */
+export interface CommandReports {
+  status: StatusReport;
+  stats: StatsReport;
+  dump: never;
+  commit: CommitReport;
+  flush: FlushReport;
+  resync: ResyncReport;
+  bulk: BulkReport;
+  purge: PurgeReport;
+  hook: HookReport;
+}
+
+export const FLOW_TABLES = ["internal", "external", "kernel"] as const;
+export type FlowTableName = (typeof FLOW_TABLES)[number];
+
+/** `caches` is both caches, what `flush` without an argument means. */
+export const FLUSH_TARGETS = ["internal", "external", "kernel", "caches"] as const;
+export type FlushTarget = (typeof FLUSH_TARGETS)[number];
+
+export const RESYNC_SOURCES = ["kernel", "peers"] as const;
+export type ResyncSource = (typeof RESYNC_SOURCES)[number];
+
+export const HOOK_ROLES = ["primary", "backup", "fault"] as const;
+export type HookRole = (typeof HOOK_ROLES)[number];
+
+/** What `status --json` prints. Null where there is nothing to measure yet. */
+export interface StatusReport {
+  readonly node: string;
+  readonly cluster: string;
+  /** What keepalived last said; `unknown` before it said anything. */
+  readonly role: HookRole | "unknown";
+  /** New at each start of the daemon. */
+  readonly epoch: number;
+  /** True when a takeover now would lose nothing that peers have sent, and peers can have all of ours. */
+  readonly inSync: boolean;
+  /** The kernel's count of entries and its limit (nf_conntrack_count, nf_conntrack_max). */
+  readonly kernel: { readonly entries: number; readonly max: number };
+  readonly internal: { readonly flows: number };
+  readonly external: { readonly flows: number };
+  readonly broker: BrokerStatus;
+  readonly publisher: PublisherStatus;
+  readonly peers: readonly PeerStatus[];
+}
+
+export interface BrokerStatus {
+  readonly mode: "embedded" | "external" | "shared";
+  /** `up`, or what is wrong in a word or two. */
+  readonly state: string;
+  readonly url: string;
+  readonly version: string | null;
+  /** How often the daemon has started it again. */
+  readonly restarts: number;
+}
+
+export interface PublisherStatus {
+  /** `live`, or what is wrong in a word or two. */
+  readonly state: string;
+  /** The last batch number that the broker has confirmed. */
+  readonly confirmedNumber: number;
+  /** Messages sent and not confirmed. */
+  readonly unconfirmed: number;
+}
+
+export interface PeerStatus {
+  readonly node: string;
+  readonly address: string;
+  readonly connected: boolean;
+  readonly inSync: boolean;
+  /** Events that the peer has sent and this node has not applied. */
+  readonly lagEvents: number | null;
+  /** Age of the last event when it was applied. */
+  readonly lagMs: number | null;
+  /** Milliseconds since anything was heard. */
+  readonly lastHeardMs: number | null;
+  /** The peer's epoch. */
+  readonly epoch: number | null;
+  /** Rows of the external cache that this peer owns. */
+  readonly flows: number;
+}
+
+/**
+ * What `stats --json` prints: group, counter, number. Counters only grow, but for those called `active`, `flows`,
+ * `…Bytes` of buffers and `uptimeSeconds`. Groups are `internal`, `external`, `traffic`, `link`, `messages`, `events`,
+ * `publisher`, `reader.<peer>`, `commit`, `control`, `filter` and whatever else the daemon counts.
+ * conntrackd's own text needs these:
+ *
+ *   internal, external   active created createFailed updated updateFailed destroyed destroyFailed
+ *   traffic              bytes packets
+ *   link                 bytesSent bytesReceived packetsSent packetsReceived sendErrors receiveErrors
+ *   messages             malformed lost
+ */
+export type StatsReport = Readonly<Record<string, Readonly<Record<string, number>>>>;
+
+/** What `commit --json` prints. */
+export interface CommitReport {
+  /** Entries created in the kernel. */
+  readonly committed: number;
+  /** Entries that the kernel had already and that were replaced. */
+  readonly updated: number;
+  /** Entries left out on purpose, by the filter or because they are local. */
+  readonly skipped: number;
+  /** Entries that the kernel refused, by reason (`ENOENT`, `EOPNOTSUPP`, …). */
+  readonly failed: Readonly<Record<string, number>>;
+  /** Entries left out because nobody owns them any more. */
+  readonly stale: number;
+  readonly durationMs: number;
+}
+
+/** What `flush --json` prints: how many entries each table lost, null for a table that was not asked for. */
+export interface FlushReport {
+  readonly internal: number | null;
+  readonly external: number | null;
+  readonly kernel: number | null;
+}
+
+/** What `resync --json` prints. */
+export interface ResyncReport {
+  readonly source: ResyncSource;
+  /** Entries read. */
+  readonly flows: number;
+  /** Entries that differed and were put right. */
+  readonly changed: number;
+  readonly durationMs: number;
+}
+
+/** What `bulk --json` prints: how much of the internal cache was sent. */
+export interface BulkReport {
+  readonly flows: number;
+  readonly durationMs: number;
+}
+
+/** What `purge --json` prints: in how many seconds it takes place. */
+export interface PurgeReport {
+  readonly afterSeconds: number;
+}
+
+/** What `hook --json` prints. */
+export interface HookReport {
+  readonly role: HookRole;
+  readonly previous: HookRole | "unknown";
+  /** The commit that becoming primary made. */
+  readonly commit: CommitReport | null;
+  readonly durationMs: number;
+}
+
+/** What an X frame says. `code` is one of ErrorCode in src/errors.ts. */
+export interface ErrorReport {
+  readonly code: string;
+  readonly message: string;
+}
+
+/** The frame as one piece. Throws ConntrailError MALFORMED when the payload is over the limit. */
+export function encodeFrame(type: FrameType, payload: Uint8Array | string = ""): Buffer {
+  const bytes = typeof payload === "string" ? Buffer.from(payload, "utf8") : payload;
+  if (bytes.length > FRAME_BYTES_MAX) {
+    throw new ConntrailError("MALFORMED", `answer of ${bytes.length} bytes, allowed is at most ${FRAME_BYTES_MAX}`);
+  }
+  const frame = Buffer.allocUnsafe(FRAME_HEADER_BYTES + bytes.length);
+  frame.writeUInt32LE(bytes.length, 0);
+  frame.writeUInt8(type.charCodeAt(0), 4);
+  frame.set(bytes, FRAME_HEADER_BYTES);
+  return frame;
+}
+
+/** Puts frames together again from pieces of any size. Holds at most one frame. */
+export class FrameDecoder {
+  readonly #header = Buffer.allocUnsafe(FRAME_HEADER_BYTES);
+  #headerBytes = 0;
+  #type: FrameType = "E";
+  #payload: Uint8Array<ArrayBuffer> | null = null;
+  #payloadBytes = 0;
+
+  /** True when the bytes so far end with a whole frame. */
+  get atBoundary(): boolean {
+    return this.#headerBytes === 0;
+  }
+
+  /** The frames that `chunk` completes. Throws ConntrailError MALFORMED for a frame that is too long or unknown. */
+  *push(chunk: Uint8Array): Generator<Frame, void, undefined> {
+    let offset = 0;
+    while (offset < chunk.length || this.#payload?.length === this.#payloadBytes) {
+      if (this.#payload === null) {
+        const part = chunk.subarray(offset, offset + FRAME_HEADER_BYTES - this.#headerBytes);
+        this.#header.set(part, this.#headerBytes);
+        this.#headerBytes += part.length;
+        offset += part.length;
+        if (this.#headerBytes === FRAME_HEADER_BYTES) this.#startPayload();
+        continue;
+      }
+      const part = chunk.subarray(offset, offset + this.#payload.length - this.#payloadBytes);
+      this.#payload.set(part, this.#payloadBytes);
+      this.#payloadBytes += part.length;
+      offset += part.length;
+      if (this.#payloadBytes < this.#payload.length) continue;
+      const frame = { type: this.#type, payload: this.#payload };
+      this.#payload = null;
+      this.#headerBytes = 0;
+      yield frame;
+    }
+  }
+
+  #startPayload(): void {
+    const length = this.#header.readUInt32LE(0);
+    const letter = String.fromCharCode(this.#header.readUInt8(4));
+    const type = FRAME_TYPES.find((known) => known === letter);
+    if (length > FRAME_BYTES_MAX || type === undefined) {
+      throw new ConntrailError("MALFORMED", `frame of type ${JSON.stringify(letter)} and ${length} bytes`);
+    }
+    this.#type = type;
+    this.#payload = new Uint8Array(length);
+    this.#payloadBytes = 0;
+  }
+}
+
+/** The payload of a J, A or X frame. Throws ConntrailError MALFORMED when it is not JSON. */
+export function decodeJson(payload: Uint8Array): unknown {
+  try {
+    return JSON.parse(Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString("utf8"));
+  } catch (error) {
+    throw new ConntrailError("MALFORMED", "frame that should hold JSON does not", { cause: error });
+  }
+}
+
+/** The words of the flows in an R frame, in this machine's byte order. Throws ConntrailError MALFORMED for half a flow. */
+export function decodeRecords(payload: Uint8Array<ArrayBuffer>): Uint32Array {
+  if (payload.length % RECORD_BYTES !== 0) {
+    throw new ConntrailError("MALFORMED", `record frame of ${payload.length} bytes, not a multiple of ${RECORD_BYTES}`);
+  }
+  toLittleEndian(payload);
+  return new Uint32Array(payload.buffer, payload.byteOffset, payload.length / 4);
+}
+
+/** Turns words from this machine's byte order into little endian and back, in place; nothing to do on x86 and ARM. */
+export function toLittleEndian(bytes: Uint8Array): void {
+  if (endianness() === "BE") Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).swap32();
+}
+
+/** Rare attributes as JSON: as in RareAttributes, `labels` in hexadecimal, `master` as the list of its 32 words. */
+export interface RareJson extends Omit<RareAttributes, "labels" | "master"> {
+  labels?: string;
+  master?: readonly number[];
+}
+
+export function encodeRare(rare: RareAttributes): RareJson {
+  const { labels, master, ...same } = rare;
+  const json: RareJson = { ...same };
+  if (labels !== undefined) json.labels = Buffer.from(labels).toString("hex");
+  if (master !== undefined) json.master = [...master];
+  return json;
+}
+
+export function decodeRare(json: RareJson): RareAttributes {
+  const { labels, master, ...same } = json;
+  const rare: RareAttributes = { ...same };
+  if (labels !== undefined) rare.labels = new Uint8Array(Buffer.from(labels, "hex"));
+  if (master !== undefined) rare.master = Uint32Array.from(master);
+  return rare;
+}

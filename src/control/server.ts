@@ -1,0 +1,398 @@
+import { createServer, type Server, type Socket } from "node:net";
+import { setImmediate } from "node:timers/promises";
+import type { Logger } from "pino";
+import { ConntrailError, errorText } from "../errors.js";
+import {
+  type BulkReport,
+  type CommitReport,
+  encodeFrame,
+  type FlowTableName,
+  type FlushReport,
+  type FlushTarget,
+  type FrameType,
+  type HookReport,
+  type HookRole,
+  type PurgeReport,
+  REQUEST_BYTES_MAX,
+  type ResyncReport,
+  type ResyncSource,
+  type StatsReport,
+  type StatusReport,
+} from "./protocol.js";
+import { type RecordSink, RecordWriter } from "./record-writer.js";
+import { type ControlRequest, parseRequest } from "./request.js";
+import { listenAt, type SocketFile } from "./socket-file.js";
+
+/** A line for the person who waits; nothing happens with it when there is no room or nobody is there any more. */
+export type ProgressListener = (text: string) => void;
+
+/**
+ * What the daemon can be asked. A rejection with ConntrailError reaches the client with its code and message.
+ * Only `dump` is stopped when its client goes away (`signal`): a commit begun is finished even when keepalived kills the script.
+ */
+export interface ControlHandlers {
+  status(): StatusReport | Promise<StatusReport>;
+  stats(): StatsReport | Promise<StatsReport>;
+  dump(table: FlowTableName, sink: RecordSink, signal: AbortSignal): Promise<void>;
+  commit(progress: ProgressListener): Promise<CommitReport>;
+  flush(table: FlushTarget): Promise<FlushReport>;
+  resync(source: ResyncSource, progress: ProgressListener): Promise<ResyncReport>;
+  bulk(progress: ProgressListener): Promise<BulkReport>;
+  purge(): PurgeReport | Promise<PurgeReport>;
+  hook(role: HookRole, progress: ProgressListener): Promise<HookReport>;
+}
+
+/** Limits of the server; each may be set for tests. */
+export interface ControlLimits {
+  /** Connections at a time; one more is told so and closed. */
+  readonly connectionsMax: number;
+  /** Dumps at a time, fewer than connections so that a hook always finds room. */
+  readonly dumpsMax: number;
+  /** How long a client may take to send its request. */
+  readonly requestTimeoutMs: number;
+  /** How long a client may leave the answer unread. */
+  readonly stallTimeoutMs: number;
+  /** How often a client that waits for a report is told that the daemon lives. */
+  readonly heartbeatMs: number;
+}
+
+export const CONTROL_LIMITS: ControlLimits = {
+  connectionsMax: 32,
+  dumpsMax: 8,
+  requestTimeoutMs: 5000,
+  stallTimeoutMs: 600_000,
+  heartbeatMs: 1000,
+};
+
+/** What happened on the socket since the start; the group `control` of `stats`. */
+export interface ControlCounters {
+  requests: number;
+  /** Requests that a handler could not fulfil. */
+  failed: number;
+  /** Requests that were not valid. */
+  malformed: number;
+  /** Requests longer than a request may be. */
+  oversized: number;
+  /** Clients that did not send their request in time. */
+  timedOut: number;
+  /** Clients that left before their request or their answer was complete. */
+  aborted: number;
+  /** Clients that left their answer unread for too long. */
+  stalled: number;
+  /** Clients turned away because too many were there. */
+  refused: number;
+  /** Flows whose rare attributes did not fit into a dump. */
+  rareDropped: number;
+}
+
+/** A listening control socket. */
+export interface ControlServer {
+  readonly path: string;
+  readonly counters: Readonly<ControlCounters>;
+  /** Takes no more requests, stops dumps, waits up to `graceMs` for other answers, removes the socket. */
+  close(graceMs?: number): Promise<void>;
+}
+
+export interface ControlServerOptions {
+  readonly logger?: Logger;
+  readonly limits?: Partial<ControlLimits>;
+}
+
+/**
+ * Serves `handlers` at `path`, for root alone. Throws ConntrailError ALREADY_RUNNING when another daemon answers there,
+ * PERMISSION or CONTROL when the socket cannot be made; a file left by a killed daemon is taken over.
+ */
+export async function serveControl(
+  path: string,
+  handlers: ControlHandlers,
+  options: ControlServerOptions = {},
+): Promise<ControlServer> {
+  const control = new Control(handlers, { ...CONTROL_LIMITS, ...options.limits }, options.logger);
+  await control.listen(path);
+  return control;
+}
+
+class Control implements ControlServer {
+  readonly counters: ControlCounters = {
+    requests: 0,
+    failed: 0,
+    malformed: 0,
+    oversized: 0,
+    timedOut: 0,
+    aborted: 0,
+    stalled: 0,
+    refused: 0,
+    rareDropped: 0,
+  };
+  readonly #handlers: ControlHandlers;
+  readonly #limits: ControlLimits;
+  readonly #logger: Logger | undefined;
+  readonly #server: Server;
+  readonly #connections = new Set<Connection>();
+  #dumps = 0;
+  #file: SocketFile | null = null;
+
+  constructor(handlers: ControlHandlers, limits: ControlLimits, logger: Logger | undefined) {
+    this.#handlers = handlers;
+    this.#limits = limits;
+    this.#logger = logger;
+    this.#server = createServer((socket) => this.#accept(socket));
+    // Those over the limit are told why, within a limit of their own.
+    this.#server.maxConnections = limits.connectionsMax * 2;
+    this.#server.on("drop", () => this.counters.refused++);
+  }
+
+  get path(): string {
+    return this.#file?.path ?? "";
+  }
+
+  async listen(path: string): Promise<void> {
+    this.#file = await listenAt(this.#server, path);
+    // accept(2) can fail for want of descriptors: the server goes on, the client sees no daemon.
+    this.#server.on("error", (error) => this.#logger?.error({ error: errorText(error) }, "control socket"));
+  }
+
+  async close(graceMs = 2000): Promise<void> {
+    this.#file?.remove();
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    for (const connection of this.#connections) connection.stopUnlessBusy();
+    const timer = setTimeout(() => {
+      for (const connection of this.#connections) connection.stop();
+    }, graceMs);
+    await closed;
+    clearTimeout(timer);
+  }
+
+  #accept(socket: Socket): void {
+    const connection = new Connection(socket, this.#limits, this.counters);
+    const full = this.#connections.size >= this.#limits.connectionsMax;
+    if (full) this.counters.refused++;
+    this.#connections.add(connection);
+    const answer = full ? connection.fail(busy("requests", this.#limits.connectionsMax)) : this.#answer(connection);
+    answer
+      .catch((error: unknown) => this.#logger?.error({ err: error }, "control connection"))
+      .finally(() => this.#connections.delete(connection));
+  }
+
+  async #answer(connection: Connection): Promise<void> {
+    let request: ControlRequest;
+    try {
+      const line = await connection.request();
+      if (line === null) return;
+      this.counters.requests++;
+      request = parseRequest(line);
+    } catch (error) {
+      if (error instanceof ConntrailError && error.code === "MALFORMED") this.counters.malformed++;
+      await connection.fail(error);
+      return;
+    }
+    try {
+      await this.#run(request, connection);
+      await connection.end();
+    } catch (error) {
+      if (connection.signal.aborted) return;
+      this.counters.failed++;
+      if (!(error instanceof ConntrailError)) {
+        this.#logger?.error({ err: error, command: request.command }, "control request failed");
+      }
+      await connection.fail(error);
+    }
+  }
+
+  async #run(request: ControlRequest, connection: Connection): Promise<void> {
+    if (request.command === "dump") return this.#dump(request.args.table, connection);
+    const heartbeat = setInterval(() => connection.progress(""), this.#limits.heartbeatMs);
+    try {
+      const report = await this.#report(request, (text) => connection.progress(text));
+      await connection.send("J", JSON.stringify(report));
+    } finally {
+      clearInterval(heartbeat);
+    }
+  }
+
+  #report(request: Exclude<ControlRequest, { command: "dump" }>, progress: ProgressListener): unknown {
+    switch (request.command) {
+      case "status":
+        return this.#handlers.status();
+      case "stats":
+        return this.#handlers.stats();
+      case "commit":
+        return this.#handlers.commit(progress);
+      case "flush":
+        return this.#handlers.flush(request.args.table);
+      case "resync":
+        return this.#handlers.resync(request.args.source, progress);
+      case "bulk":
+        return this.#handlers.bulk(progress);
+      case "purge":
+        return this.#handlers.purge();
+      case "hook":
+        return this.#handlers.hook(request.args.role, progress);
+      default:
+        return request satisfies never;
+    }
+  }
+
+  async #dump(table: FlowTableName, connection: Connection): Promise<void> {
+    if (this.#dumps >= this.#limits.dumpsMax) {
+      this.counters.refused++;
+      throw busy("dumps", this.#limits.dumpsMax);
+    }
+    this.#dumps++;
+    connection.stoppable = true;
+    const writer = new RecordWriter(async (type, payload) => {
+      await connection.send(type, payload);
+      // A client that reads as fast as we write must not keep the daemon from its other work.
+      await setImmediate();
+    });
+    const heartbeat = setInterval(() => connection.progress(""), this.#limits.heartbeatMs);
+    try {
+      await this.#handlers.dump(table, writer, connection.signal);
+      await writer.drain();
+    } finally {
+      clearInterval(heartbeat);
+      this.counters.rareDropped += writer.rareDropped;
+      this.#dumps--;
+    }
+  }
+}
+
+/** One client: reads its request, writes its answer, notices when it goes. */
+class Connection {
+  /** True while what is being answered may be cut short. */
+  stoppable = true;
+  readonly #socket: Socket;
+  readonly #limits: ControlLimits;
+  readonly #counters: ControlCounters;
+  readonly #gone = new AbortController();
+  #complete = false;
+  #stopped = false;
+
+  constructor(socket: Socket, limits: ControlLimits, counters: ControlCounters) {
+    this.#socket = socket;
+    this.#limits = limits;
+    this.#counters = counters;
+    socket.on("error", () => socket.destroy());
+    socket.on("close", () => this.#gone.abort());
+  }
+
+  /** Aborted when the client has gone or the server wants to end. */
+  get signal(): AbortSignal {
+    return this.#gone.signal;
+  }
+
+  /** Breaks the connection off. */
+  stop(): void {
+    this.#stopped = true;
+    this.#socket.destroy();
+    this.#gone.abort();
+  }
+
+  /** Breaks it off unless an answer is under way that should be finished. */
+  stopUnlessBusy(): void {
+    if (this.stoppable) this.stop();
+  }
+
+  /** The first line; null when the client left before it was complete. */
+  request(): Promise<string | null> {
+    const chunks: Buffer[] = [];
+    let bytes = 0;
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.#counters.timedOut++;
+        reject(new ConntrailError("TIMEOUT", `no request within ${this.#limits.requestTimeoutMs} ms`));
+      }, this.#limits.requestTimeoutMs);
+      this.signal.addEventListener("abort", () => {
+        clearTimeout(timer);
+        if (!this.#complete && !this.#stopped) this.#counters.aborted++;
+        resolve(null);
+      });
+      const onData = (chunk: Buffer): void => {
+        const end = chunk.indexOf(0x0a);
+        const part = end === -1 ? chunk : chunk.subarray(0, end);
+        bytes += part.length;
+        if (bytes > REQUEST_BYTES_MAX) {
+          this.#counters.oversized++;
+          reject(new ConntrailError("MALFORMED", `request is longer than ${REQUEST_BYTES_MAX} bytes`));
+        } else {
+          chunks.push(part);
+          if (end === -1) return;
+          this.stoppable = false;
+          resolve(Buffer.concat(chunks).toString("utf8"));
+        }
+        clearTimeout(timer);
+        this.#socket.off("data", onData);
+        // Whatever follows is not read for its content, only to notice that the client leaves.
+        this.#socket.resume();
+      };
+      this.#socket.on("data", onData);
+    });
+  }
+
+  /** Writes a frame and waits until there is room for more. Rejects when the client has gone or does not read. */
+  async send(type: FrameType, payload: Uint8Array | string): Promise<void> {
+    if (this.signal.aborted) throw gone();
+    if (this.#socket.write(encodeFrame(type, payload))) return;
+    await new Promise<void>((resolve, reject) => {
+      const done = (): void => {
+        clearTimeout(timer);
+        this.#socket.off("drain", done);
+        this.signal.removeEventListener("abort", done);
+        if (this.signal.aborted) reject(gone());
+        else resolve();
+      };
+      const timer = setTimeout(() => {
+        this.#counters.stalled++;
+        this.stop();
+      }, this.#limits.stallTimeoutMs);
+      this.#socket.on("drain", done);
+      this.signal.addEventListener("abort", done);
+    });
+  }
+
+  /** Text for a person; left out while the client does not read. */
+  progress(text: string): void {
+    if (this.signal.aborted || this.#socket.writableNeedDrain || this.#socket.writableEnded) return;
+    this.#socket.write(encodeFrame("P", text.slice(0, 1000)));
+  }
+
+  async end(): Promise<void> {
+    await this.#finish(encodeFrame("E"));
+  }
+
+  /** Says why there is no answer, and closes. */
+  async fail(error: unknown): Promise<void> {
+    const code = error instanceof ConntrailError ? error.code : "CONTROL";
+    await this.#finish(encodeFrame("X", JSON.stringify({ code, message: errorText(error).slice(0, 2000) })));
+  }
+
+  /** Sends the last frame, waits until the client has taken everything, then a moment until it has closed its side. */
+  #finish(frame: Buffer): Promise<void> {
+    this.#complete = true;
+    this.stoppable = false;
+    if (this.signal.aborted) return Promise.resolve();
+    return new Promise((resolve) => {
+      let timer = setTimeout(() => {
+        this.#counters.stalled++;
+        this.stop();
+      }, this.#limits.stallTimeoutMs);
+      this.signal.addEventListener("abort", () => {
+        clearTimeout(timer);
+        resolve();
+      });
+      this.#socket.resume();
+      this.#socket.end(frame, () => {
+        clearTimeout(timer);
+        if (!this.signal.aborted) timer = setTimeout(() => this.stop(), this.#limits.requestTimeoutMs);
+      });
+    });
+  }
+}
+
+function busy(what: string, max: number): ConntrailError {
+  return new ConntrailError("CONTROL", `the daemon answers ${max} ${what} already: try again when one has ended`);
+}
+
+function gone(): ConntrailError {
+  return new ConntrailError("CONTROL", "the client has gone");
+}

@@ -1,0 +1,144 @@
+import { randomBytes } from "node:crypto";
+import { chmodSync, linkSync, lstatSync, mkdirSync, renameSync, unlinkSync } from "node:fs";
+import { createConnection, type Server } from "node:net";
+import { dirname, join } from "node:path";
+import { ConntrailError, errorText } from "../errors.js";
+
+/** How often a stale file may come back before it is called a fault. */
+const ATTEMPTS_MAX = 10;
+
+/** The name of a listening socket in the file system. */
+export interface SocketFile {
+  readonly path: string;
+  /** Removes the name if it still is this socket's own. */
+  remove(): void;
+}
+
+/**
+ * Makes `server` listen at `path`, mode 0600, in a directory that is created when missing (0755).
+ *
+ * The server binds to a name of its own first, and that is then linked to `path`: link(2) never replaces a name, so of
+ * several daemons that start together one wins. A file that nobody answers on is what a killed daemon left behind: it is
+ * moved aside, asked once more there (it may have been replaced between question and move), and only then removed.
+ * Throws ConntrailError ALREADY_RUNNING when a daemon answers, PERMISSION or CONTROL when the place cannot be used.
+ */
+export async function listenAt(server: Server, path: string): Promise<SocketFile> {
+  const directory = dirname(path);
+  const own = join(directory, `.${randomBytes(4).toString("hex")}`);
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o755 });
+    await listen(server, own);
+  } catch (error) {
+    throw placeError(path, error);
+  }
+  try {
+    await takeName(own, path);
+    const { ino, dev } = lstatSync(own);
+    return { path, remove: () => removeOwn(path, ino, dev) };
+  } catch (error) {
+    server.close();
+    throw error instanceof ConntrailError ? error : placeError(path, error);
+  } finally {
+    unlinkQuietly(own);
+  }
+}
+
+function listen(server: Server, path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once("error", reject);
+    server.once("listening", () => {
+      server.off("error", reject);
+      chmodSync(path, 0o600);
+      resolve();
+    });
+    // A socket is born with the mode that the umask leaves; it must not be open to others even for a moment.
+    const umask = process.umask(0o177);
+    try {
+      server.listen(path);
+    } finally {
+      process.umask(umask);
+    }
+  });
+}
+
+async function takeName(own: string, path: string): Promise<void> {
+  for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
+    if (linkUnlessThere(own, path)) return;
+    if (!isSocket(path)) {
+      throw new ConntrailError(
+        "CONTROL",
+        `${path} exists and is not a socket: remove it or set control to another path`,
+      );
+    }
+    if (await answers(path)) throw alreadyRunning(path);
+    const aside = `${own}-`;
+    try {
+      renameSync(path, aside);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") continue;
+      throw error;
+    }
+    const lives = await answers(aside);
+    if (lives) linkUnlessThere(aside, path);
+    unlinkQuietly(aside);
+    if (lives) throw alreadyRunning(path);
+  }
+  throw new ConntrailError("CONTROL", `${path}: others keep taking this name: look for daemons that restart in a loop`);
+}
+
+function linkUnlessThere(from: string, to: string): boolean {
+  try {
+    linkSync(from, to);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EEXIST") return false;
+    throw error;
+  }
+}
+
+/** Whether someone listens: ECONNREFUSED and ENOENT mean no, a full backlog (EAGAIN) means yes. */
+function answers(path: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const socket = createConnection(path);
+    socket.once("connect", () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once("error", (error: NodeJS.ErrnoException) => {
+      if (error.code === "ECONNREFUSED" || error.code === "ENOENT") resolve(false);
+      else if (error.code === "EAGAIN") resolve(true);
+      else reject(error);
+    });
+  });
+}
+
+function isSocket(path: string): boolean {
+  return lstatSync(path, { throwIfNoEntry: false })?.isSocket() ?? true;
+}
+
+function removeOwn(path: string, ino: number, dev: number): void {
+  const now = lstatSync(path, { throwIfNoEntry: false });
+  if (now?.ino === ino && now.dev === dev) unlinkQuietly(path);
+}
+
+function unlinkQuietly(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch {
+    // Gone already, or not removable: the next start takes a stale name over.
+  }
+}
+
+function alreadyRunning(path: string): ConntrailError {
+  return new ConntrailError("ALREADY_RUNNING", `a conntrail daemon answers on ${path} already: stop it first`);
+}
+
+function placeError(path: string, error: unknown): ConntrailError {
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === "EACCES" || code === "EPERM" || code === "EROFS") {
+    return new ConntrailError("PERMISSION", `control socket ${path} cannot be created: run as root`, { cause: error });
+  }
+  return new ConntrailError("CONTROL", `control socket ${path} cannot be created: ${errorText(error)}`, {
+    cause: error,
+  });
+}
