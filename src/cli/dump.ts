@@ -1,0 +1,80 @@
+import { Argument, type Command, Option } from "commander";
+import { requestDump } from "../control/client.js";
+import { FLOW_TABLES, type FlowTableName } from "../control/protocol.js";
+import { compileFlowQuery, type FlowQuery } from "../flow/filter.js";
+import { flowFromRecord } from "../flow/flow.js";
+import { formatConntrack, formatConntrackTool, formatXml } from "../flow/format.js";
+import { type RareAttributes, RECORD_WORDS } from "../flow/record.js";
+import type { CommandContext } from "./command.js";
+import { OutputClosed } from "./terminal.js";
+
+const FORMATS = ["conntrack", "json", "xml"] as const;
+type Format = (typeof FORMATS)[number];
+
+/** Puts one flow into text, without the line feed. */
+type FlowFormatter = (words: Uint32Array, base: number, rare: RareAttributes | null) => string;
+
+/** `dump`: the flows of a cache or of the kernel. */
+export function register(program: Command, context: CommandContext): void {
+  program
+    .command("dump")
+    .description("print the flows of a table (conntrackd -i, -e)")
+    .addArgument(new Argument("<table>", "which table").choices(FLOW_TABLES))
+    .addOption(new Option("--format <format>", "how (default: conntrack, or json with --json)").choices(FORMATS))
+    .option("--host <address>", "any of the four addresses: ADDR or ADDR/BITS")
+    .option("--src <address>", "source of the original direction")
+    .option("--dst <address>", "destination of the original direction")
+    .option("--port <number>", "any of the four ports")
+    .option("--proto <protocol>", "protocol by name or number")
+    .option("--nat", "only flows with a translated address or port")
+    .option("--mark <value>", "VALUE or VALUE/MASK")
+    .action(async (table: FlowTableName, options: FlowQuery & { format?: Format }) => {
+      const { format = context.json ? "json" : "conntrack", ...query } = options;
+      await dump(table, format, query, context);
+    });
+}
+
+async function dump(table: FlowTableName, format: Format, query: FlowQuery, context: CommandContext): Promise<void> {
+  const { terminal } = context;
+  const matches = compileFlowQuery(query);
+  const formatFlow = formatter(table, format);
+  const [open, between, close] = format === "json" ? ["[\n", ",\n", "\n]\n"] : ["", "\n", "\n"];
+  let printed = 0;
+  try {
+    for await (const batch of requestDump(await context.controlPath(), table, { signal: terminal.closed })) {
+      let text = "";
+      for (let i = 0, base = 0; base < batch.words.length; i++, base += RECORD_WORDS) {
+        if (!matches(batch.words, base)) continue;
+        text += printed++ === 0 ? open : between;
+        text += formatFlow(batch.words, base, batch.rare.get(i) ?? null);
+      }
+      if (text !== "") await terminal.write(text);
+    }
+  } catch (error) {
+    if (terminal.closed.aborted) throw new OutputClosed();
+    // What was printed ends with a whole line; JSON stays open, so that nobody takes half a table for a whole one.
+    if (printed > 0) await terminal.write("\n");
+    throw error;
+  }
+  if (printed > 0) await terminal.write(close);
+  else if (format === "json") await terminal.write("[]\n");
+}
+
+/**
+ * An external cache is printed without reply tuples, as conntrackd does. A kernel table is printed as conntrack(8) does:
+ * it has timeouts, and does not know how long its entries have been active.
+ */
+function formatter(table: FlowTableName, format: Format): FlowFormatter {
+  const options = { reply: table !== "external", nowSeconds: Math.floor(Date.now() / 1000) };
+  switch (format) {
+    case "conntrack":
+      if (table === "kernel") return (words, base, rare) => formatConntrackTool(words, base, rare);
+      return (words, base, rare) => formatConntrack(words, base, rare, options);
+    case "xml":
+      return (words, base, rare) => formatXml(words, base, rare, options);
+    case "json":
+      return (words, base, rare) => JSON.stringify(flowFromRecord(words, base, rare));
+    default:
+      return format satisfies never;
+  }
+}

@@ -1,0 +1,129 @@
+import { mkdirSync, renameSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
+import type { Command } from "commander";
+import { checkConfig } from "../config/config.js";
+import { DEFAULT_CONFIG_PATH } from "../config/config-text.js";
+import { ConntrailError, errorText } from "../errors.js";
+import type { CommandContext } from "./command.js";
+
+interface InitOptions {
+  cluster: string;
+  node: string;
+  listen: string;
+  peer: readonly string[];
+  out?: string;
+  force?: boolean;
+}
+
+/** `init`: writes a node's configuration. */
+export function register(program: Command, context: CommandContext): void {
+  program
+    .command("init")
+    .description("write a node's configuration")
+    .requiredOption("--cluster <name>", "the cluster, the same on all nodes")
+    .requiredOption("--node <name>", "this node")
+    .requiredOption("--listen <address>", "this node's address on the dedicated link")
+    .option("--peer <name=address>", "another node and its address; repeat for each", gather, [])
+    .option("--out <file>", "where to (default: the file of -c)")
+    .option("--force", "replace a file that is there")
+    .action((options: InitOptions) => init(options, context));
+}
+
+function gather(value: string, before: readonly string[]): readonly string[] {
+  return [...before, value];
+}
+
+async function init(options: InitOptions, context: CommandContext): Promise<void> {
+  const path = options.out ?? context.configPath;
+  const text = configText(options);
+  const check = checkConfig(text, path);
+  if (!check.ok) {
+    const { key, text: what } = check.problems[0]!;
+    const [top = "", name] = key.split(".");
+    throw new ConntrailError("USAGE", `--${top === "peers" ? `peer ${name ?? ""}` : top}: ${what}`);
+  }
+  write(path, text, options.force === true);
+  const { cluster, node, listen, peers } = check.config;
+  await context.print({ path, cluster, node, listen, peers }, () => {
+    const others = peers.length === 0 ? "" : `do the same on ${peers.map((peer) => peer.node).join(", ")}, `;
+    const option = path === DEFAULT_CONFIG_PATH ? "" : ` -c ${path}`;
+    return `wrote ${path}\nnext: look it over, ${others}then start it with: conntrail daemon${option}\n`;
+  });
+}
+
+/** Quotes what was given, so that nothing in it is taken for YAML. */
+function configText(options: InitOptions): string {
+  const peers = options.peer.map((peer) => {
+    const at = peer.indexOf("=");
+    if (at < 1) throw new ConntrailError("USAGE", `--peer: found "${peer}", allowed is NAME=ADDRESS`);
+    return `  ${scalar(peer.slice(0, at))}: ${scalar(peer.slice(at + 1))}\n`;
+  });
+  return `# conntrail: one node of a cluster of firewalls. Durations and sizes carry units: 5ms 10s 3m 2h 7d, 64KiB 2GiB.
+
+cluster: ${scalar(options.cluster)}
+node: ${scalar(options.node)}
+
+# This node's address on the dedicated link, and the other nodes with theirs.
+listen: ${scalar(options.listen)}
+peers:${peers.length === 0 ? " {}\n" : `\n${peers.join("")}`}
+# cache keeps the peers' flows until a commit; inject writes them straight into the kernel.
+mode: cache
+
+# embedded starts a nats-server of its own; external or shared use those listed in servers.
+broker:
+  mode: embedded
+  port: 4222
+  store: /var/lib/conntrail
+  max_age: 7d
+  max_bytes: 2GiB
+
+control: /run/conntrail/control.sock
+
+# Least time between messages under load; 0 for the lowest latency, at a cost in CPU.
+publish:
+  interval: 5ms
+
+# The kernel timeout of committed entries. Left out: the time that each had left.
+#commit:
+#  timeout: 180s
+
+# How long after conntrail purge the tables are emptied.
+purge:
+  after: 60s
+
+# Which flows are replicated. local: not those of this machine's own addresses.
+filter:
+  protocols: [tcp, udp, icmp, icmpv6, sctp, dccp]
+  #ignore: [192.0.2.0/24]
+  #states: [ESTABLISHED]
+  where: userspace
+  local: true
+
+# Encryption and authentication between the nodes; file names are relative to this file.
+#tls: { ca: ca.pem, cert: node.pem, key: node.key }
+
+#metrics: { listen: 127.0.0.1:9469 }
+
+log:
+  level: info
+`;
+}
+
+function scalar(text: string): string {
+  return /^[A-Za-z][A-Za-z0-9_-]*$|^\d+\.\d+\.\d+\.\d+$/.test(text) && !/^(true|false|null|yes|no|on|off)$/i.test(text)
+    ? text
+    : JSON.stringify(text);
+}
+
+function write(path: string, text: string, force: boolean): void {
+  try {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
+    const to = force ? `${path}.new` : path;
+    writeFileSync(to, text, { flag: force ? "w" : "wx", mode: 0o644 });
+    if (force) renameSync(to, path);
+  } catch (error) {
+    const exists = (error as NodeJS.ErrnoException).code === "EEXIST";
+    const why = exists ? "exists already: replace it with --force or name another with --out" : errorText(error);
+    throw new ConntrailError("CONTROL", `${path}: ${why}`, { cause: error });
+  }
+}

@@ -1,0 +1,77 @@
+import { readFileSync } from "node:fs";
+import { Command, CommanderError } from "commander";
+import { ConntrailError, errorText } from "../errors.js";
+import { CommandContext, type CommandModule } from "./command.js";
+import { OutputClosed, Terminal } from "./terminal.js";
+
+/** Each subcommand has its file. Only the one that is called is loaded, so that a hook starts fast. */
+const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
+  daemon: () => import("./daemon.js"),
+  status: () => import("./status.js"),
+  dump: () => import("./dump.js"),
+  stats: () => import("./stats.js"),
+  commit: () => import("./commit.js"),
+  flush: () => import("./flush.js"),
+  resync: () => import("./resync.js"),
+  bulk: () => import("./bulk.js"),
+  purge: () => import("./purge.js"),
+  hook: () => import("./hook.js"),
+  init: () => import("./init.js"),
+};
+
+/** Runs the command line and sets the exit code: 0 done, 1 failed, 2 usage or configuration. */
+export async function main(argv: readonly string[]): Promise<void> {
+  const terminal = new Terminal(process.stdout, process.stderr);
+  const program = newProgram(terminal);
+  const context = new CommandContext(program, terminal);
+  try {
+    await register(program, context, argv);
+    await program.parseAsync(argv, { from: "user" });
+  } catch (error) {
+    terminal.exitCode = exitCodeOf(error);
+    if (!(error instanceof OutputClosed) && !(error instanceof CommanderError)) terminal.complain(errorText(error));
+  }
+  process.exitCode = terminal.exitCode;
+}
+
+function newProgram(terminal: Terminal): Command {
+  return new Command("conntrail")
+    .description("replicates the kernel's connection tracking table between firewalls")
+    .version(version(), "-V, --version", "print the version")
+    .option("-c, --config <file>", "configuration file (default: /etc/conntrail/conntrail.yaml)")
+    .option("--json", "print JSON")
+    .configureHelp({ showGlobalOptions: true })
+    .configureOutput({
+      writeErr: (text) => terminal.usage(text),
+      outputError: (text) => terminal.complain(text.replace(/^error: /, "")),
+    })
+    .exitOverride();
+}
+
+/** Help and mistakes need all commands, anything else one. */
+async function register(program: Command, context: CommandContext, argv: readonly string[]): Promise<void> {
+  const name = commandName(argv);
+  const load = name === undefined || !Object.hasOwn(COMMANDS, name) ? undefined : COMMANDS[name];
+  const loads = load === undefined ? Object.values(COMMANDS) : [load];
+  for (const module of await Promise.all(loads.map((each) => each()))) module.register(program, context);
+}
+
+function commandName(argv: readonly string[]): string | undefined {
+  for (let i = 0; i < argv.length; i++) {
+    const word = argv[i]!;
+    if (word === "-c" || word === "--config") i++;
+    else if (!word.startsWith("-")) return word;
+  }
+  return undefined;
+}
+
+function exitCodeOf(error: unknown): number {
+  if (error instanceof OutputClosed) return 0;
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+  return error instanceof ConntrailError && (error.code === "CONFIG" || error.code === "USAGE") ? 2 : 1;
+}
+
+function version(): string {
+  const text = readFileSync(new URL("../../../package.json", import.meta.url), "utf8");
+  return (JSON.parse(text) as { version: string }).version;
+}

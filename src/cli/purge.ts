@@ -1,0 +1,13 @@
+import type { Command } from "commander";
+import type { CommandContext } from "./command.js";
+
+/** `purge`: asks for the kernel table and the internal cache to be emptied after `purge.after`. */
+export function register(program: Command, context: CommandContext): void {
+  program
+    .command("purge")
+    .description("empty the kernel table and the internal cache after purge.after (conntrackd -t)")
+    .action(async () => {
+      const report = await context.ask("purge", {});
+      await context.print(report, ({ afterSeconds }) => `purge in ${afterSeconds} s, unless a commit comes first\n`);
+    });
+}

@@ -1,0 +1,20 @@
+import { Argument, type Command } from "commander";
+import { RESYNC_SOURCES, type ResyncSource } from "../control/protocol.js";
+import type { CommandContext } from "./command.js";
+import { formatMs } from "./terminal.js";
+
+/** `resync`: compares a cache with where it comes from and puts it right. */
+export function register(program: Command, context: CommandContext): void {
+  program
+    .command("resync")
+    .description("read the kernel table, or the peers' caches, anew (conntrackd -R, -n)")
+    .addArgument(new Argument("<source>", "kernel or peers").choices(RESYNC_SOURCES))
+    .action(async (source: ResyncSource) => {
+      const report = await context.ask("resync", { source });
+      await context.print(
+        report,
+        ({ flows, changed, durationMs }) =>
+          `resynced with ${source}: ${flows} flows read, ${changed} put right in ${formatMs(durationMs)}\n`,
+      );
+    });
+}

@@ -1,0 +1,54 @@
+import type { Command } from "commander";
+import type { PeerStatus, StatusReport } from "../control/protocol.js";
+import type { CommandContext } from "./command.js";
+import { formatColumns, formatMs } from "./terminal.js";
+
+/** `status`: how this node stands; exit 1 when it is not in sync. */
+export function register(program: Command, context: CommandContext): void {
+  program
+    .command("status")
+    .description("node, role, peers and their lag, broker; exit 1 when not in sync")
+    .action(async () => {
+      const report = await context.ask("status", {});
+      context.terminal.exitCode = report.inSync ? 0 : 1;
+      await context.print(report, formatStatus);
+    });
+}
+
+/** The report as a person reads it. */
+export function formatStatus(report: StatusReport): string {
+  const { kernel, broker, publisher } = report;
+  const restarts = broker.restarts === 0 ? "" : `, restarted ${broker.restarts} times`;
+  const server = `${broker.url}${broker.version === null ? "" : ` (nats-server ${broker.version})`}`;
+  const head = formatColumns([
+    ["node", `${report.node} of cluster ${report.cluster}, epoch ${report.epoch}`],
+    ["role", report.role],
+    ["in sync", yesNo(report.inSync)],
+    ["kernel", `${kernel.entries} of ${kernel.max} entries`],
+    ["internal", `${report.internal.flows} flows`],
+    ["external", `${report.external.flows} flows`],
+    ["broker", `${broker.mode}, ${broker.state}, ${server}${restarts}`],
+    ["publisher", `${publisher.state}, confirmed ${publisher.confirmedNumber}, unconfirmed ${publisher.unconfirmed}`],
+  ]);
+  if (report.peers.length === 0) return `${head}no peers\n`;
+  const heading = ["PEER", "ADDRESS", "CONNECTED", "IN SYNC", "LAG EVENTS", "LAG", "LAST HEARD", "EPOCH", "FLOWS"];
+  return `${head}\n${formatColumns([heading, ...report.peers.map(peerRow)])}`;
+}
+
+function peerRow(peer: PeerStatus): string[] {
+  return [
+    peer.node,
+    peer.address,
+    yesNo(peer.connected),
+    yesNo(peer.inSync),
+    String(peer.lagEvents ?? "-"),
+    formatMs(peer.lagMs),
+    peer.lastHeardMs === null ? "never" : `${formatMs(peer.lastHeardMs)} ago`,
+    String(peer.epoch ?? "-"),
+    String(peer.flows),
+  ];
+}
+
+function yesNo(value: boolean): string {
+  return value ? "yes" : "no";
+}

@@ -1,0 +1,89 @@
+/** Thrown where output has nowhere to go any more; ends a command quietly. */
+export class OutputClosed extends Error {
+  override readonly name = "OutputClosed";
+}
+
+/** The standard output and error of a command, and the code with which it ends. */
+export class Terminal {
+  /** 0 done, 1 failed, 2 usage. */
+  exitCode = 0;
+  readonly #stdout: NodeJS.WriteStream;
+  readonly #stderr: NodeJS.WriteStream;
+  readonly #closed = new AbortController();
+
+  constructor(stdout: NodeJS.WriteStream, stderr: NodeJS.WriteStream) {
+    this.#stdout = stdout;
+    this.#stderr = stderr;
+    // `conntrail dump internal | head` closes the pipe early, which is no fault.
+    stdout.on("error", () => this.#closed.abort());
+    stderr.on("error", () => {});
+  }
+
+  /** Aborted when nobody reads the output any more. */
+  get closed(): AbortSignal {
+    return this.#closed.signal;
+  }
+
+  /** Writes to standard output and waits until there is room. Throws OutputClosed when nobody reads it. */
+  async write(text: string): Promise<void> {
+    if (this.closed.aborted) throw new OutputClosed();
+    if (this.#stdout.write(text)) return;
+    await new Promise<void>((resolve) => {
+      const done = (): void => {
+        this.#stdout.off("drain", done);
+        this.closed.removeEventListener("abort", done);
+        resolve();
+      };
+      this.#stdout.on("drain", done);
+      this.closed.addEventListener("abort", done);
+    });
+    if (this.closed.aborted) throw new OutputClosed();
+  }
+
+  /** A line on standard output. */
+  line(text: string): Promise<void> {
+    return this.write(`${text}\n`);
+  }
+
+  /** A value as JSON on standard output. */
+  json(value: unknown): Promise<void> {
+    return this.write(`${JSON.stringify(value, null, 2)}\n`);
+  }
+
+  /** Progress for a person who watches; nothing when standard error is not a terminal. */
+  progress(text: string): void {
+    if (this.#stderr.isTTY) this.#stderr.write(`${text}\n`);
+  }
+
+  /** The one line that says why a command failed. */
+  complain(text: string): void {
+    this.#stderr.write(`conntrail: ${text.trim().replace(/\s*\n\s*/g, " ")}\n`);
+  }
+
+  /** Standard error as it is, for usage texts. */
+  usage(text: string): void {
+    this.#stderr.write(text);
+  }
+}
+
+/** Columns as wide as their widest cell, two spaces apart; the first row is the heading. */
+export function formatColumns(rows: readonly (readonly string[])[]): string {
+  const widths: number[] = [];
+  for (const row of rows) {
+    row.forEach((cell, i) => {
+      widths[i] = Math.max(widths[i] ?? 0, cell.length);
+    });
+  }
+  return rows
+    .map((row) => `${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  ")}`.trimEnd())
+    .map((line) => `${line}\n`)
+    .join("");
+}
+
+/** Milliseconds for people: `850 ms`, `2.4 s`, `12 min`, `3.5 h`. */
+export function formatMs(ms: number | null): string {
+  if (ms === null) return "-";
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  if (ms < 120_000) return `${(ms / 1000).toFixed(1)} s`;
+  return ms < 7_200_000 ? `${Math.round(ms / 60_000)} min` : `${(ms / 3_600_000).toFixed(1)} h`;
+}
