@@ -1,4 +1,5 @@
 import { cpSync } from "node:fs";
+import { type Command, InvalidArgumentError } from "commander";
 import { errorText } from "../errors.js";
 import { type FailoverResult, failOver } from "../lab/failover.js";
 import type { Firewall } from "../lab/firewall.js";
@@ -7,6 +8,8 @@ import { Lab, labObstacle } from "../lab/lab.js";
 import { waitFor } from "../lab/process.js";
 import { ECHO_PORT, sessionTargets } from "../lab/sessions.js";
 import { SSH_PORT } from "../lab/ssh.js";
+import { FIREWALLS_MAX } from "../lab/topology.js";
+import type { CommandContext } from "./command.js";
 
 /** How the demonstration is run; all of it may be left out. */
 export interface DemoOptions {
@@ -20,12 +23,35 @@ export interface DemoOptions {
   readonly logs?: string;
 }
 
+const FIREWALLS_DEFAULT = 3;
 const SESSIONS_DEFAULT = 200;
 const SESSIONS_MAX = 5_000;
 const READY_TIMEOUT_MS = 30_000;
 const SYNC_TIMEOUT_MS = 20_000;
 const ANSWER_TIMEOUT_MS = 20_000;
 const FAILOVERS_MAX = 2;
+const STILL_WAITING_MS = 2_000;
+
+/** `demo`: the cluster in network namespaces; exit 1 when a session was lost. */
+export function register(program: Command, context: CommandContext): void {
+  program
+    .command("demo")
+    .description("build firewalls in network namespaces and cut the primary off; exit 1 when a session is lost")
+    .option("--firewalls <number>", "how many", numberBetween(2, FIREWALLS_MAX), FIREWALLS_DEFAULT)
+    .option("--sessions <number>", "TCP sessions, one of them by ssh", numberBetween(1, SESSIONS_MAX), SESSIONS_DEFAULT)
+    .option("--logs <directory>", "keep the logs of daemons and keepalived there")
+    .action(async (options: Omit<DemoOptions, "json">) => {
+      context.terminal.exitCode = await runDemo({ ...options, json: context.json });
+    });
+}
+
+function numberBetween(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (Number.isInteger(value) && value >= min && value <= max) return value;
+    throw new InvalidArgumentError(`allowed is a number from ${min} to ${max}.`);
+  };
+}
 
 /**
  * The main job where one can watch it: firewalls in network namespaces, sessions through them, the primary cut off
@@ -39,7 +65,7 @@ export async function runDemo(options: DemoOptions = {}): Promise<number> {
     return 1;
   }
   show.step("building firewalls, a client and a server in network namespaces");
-  const building = Lab.create({ firewalls: options.firewalls ?? 3 });
+  const building = Lab.create({ firewalls: options.firewalls ?? FIREWALLS_DEFAULT });
   const release = exitOnSignals(building);
   let lab: Lab | undefined;
   try {
@@ -58,16 +84,18 @@ export async function runDemo(options: DemoOptions = {}): Promise<number> {
 }
 
 async function demonstrate(lab: Lab, options: DemoOptions, show: Progress): Promise<number> {
-  const count = Math.min(Math.max(options.sessions ?? SESSIONS_DEFAULT, 1), SESSIONS_MAX);
+  const count = options.sessions ?? SESSIONS_DEFAULT;
   show.result(`${lab.firewalls.length} firewalls: ruleset that drops what it does not know, source NAT, IPv4 and IPv6`);
   show.step("starting conntrail and its nats-server on each firewall");
-  await lab.startDaemons(READY_TIMEOUT_MS);
+  await show.during("the daemons to be ready", lab.startDaemons(READY_TIMEOUT_MS));
   show.result("all daemons are ready");
   show.step("starting keepalived on each firewall");
-  let primary = await lab.startKeepalived((firewall) => firewall.conntrailHooks());
+  const election = lab.startKeepalived((firewall) => firewall.conntrailHooks());
+  let primary = await show.during("a primary", election);
   show.result(`${primary.name} is primary`);
   show.step(`opening ${count} TCP sessions from client to server, one of them by ssh`);
-  const sessions = await lab.openSessions(sessionTargets(count - 1), { ssh: true });
+  const opening = lab.openSessions(sessionTargets(count - 1), { ssh: true });
+  const sessions = await show.during("the sessions to open", opening);
   await sessions.mark();
   const before = await sessions.settle(ANSWER_TIMEOUT_MS);
   show.result(`${before.answering} sessions answer, longest gap ${before.longestGapMs} ms`);
@@ -75,7 +103,7 @@ async function demonstrate(lab: Lab, options: DemoOptions, show: Progress): Prom
   for (let round = 0; round < Math.min(FAILOVERS_MAX, lab.firewalls.length - 1); round++) {
     await waitReplicated(lab, primary, count, show);
     show.step(`cutting ${primary.name} off without warning: processes killed, links down`);
-    const result = await failOver(lab, primary, "cut", ANSWER_TIMEOUT_MS);
+    const result = await show.during("all sessions to answer", failOver(lab, primary, "cut", ANSWER_TIMEOUT_MS));
     results.push(result);
     primary = result.to;
     show.failover(result);
@@ -83,7 +111,7 @@ async function demonstrate(lab: Lab, options: DemoOptions, show: Progress): Prom
   }
   const alive = results.at(-1)?.report.answering ?? 0;
   show.table(results);
-  if (options.json === true) process.stdout.write(`${JSON.stringify(demoReport(results, count))}\n`);
+  if (options.json === true) process.stdout.write(`${JSON.stringify(demoReport(results, count), null, 2)}\n`);
   return alive === count && results.every((result) => result.report.answering === count) ? 0 : 1;
 }
 
@@ -92,7 +120,7 @@ async function waitReplicated(lab: Lab, primary: Firewall, count: number, show: 
   show.step(`waiting until the backups hold the ${count} sessions`);
   for (const backup of lab.backups(primary)) {
     let held = 0;
-    await waitFor(
+    const holding = waitFor(
       `${count} sessions in the external cache of ${backup.name}`,
       SYNC_TIMEOUT_MS,
       async () => {
@@ -103,6 +131,7 @@ async function waitReplicated(lab: Lab, primary: Firewall, count: number, show: 
     ).catch((error: unknown) => {
       throw new Error(`${errorText(error)}; it holds ${held}`);
     });
+    await show.during(`${backup.name} to hold them`, holding);
     show.result(`${backup.name} holds ${held} of them in its external cache, in sync with ${primary.name}`);
   }
 }
@@ -177,6 +206,16 @@ class Progress {
 
   result(text: string): void {
     this.#line(`${this.#elapsed()}   ${text}`);
+  }
+
+  /** Awaits `work`, and says every other second that it is still being waited for. */
+  async during<T>(what: string, work: Promise<T>): Promise<T> {
+    const timer = setInterval(() => this.result(`still waiting for ${what}`), STILL_WAITING_MS);
+    try {
+      return await work;
+    } finally {
+      clearInterval(timer);
+    }
   }
 
   failover(result: FailoverResult): void {

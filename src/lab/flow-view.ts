@@ -35,6 +35,11 @@ export function isNated(flow: FlowView): boolean {
   return flow.reply.dst !== flow.orig.src || flow.reply.src !== flow.orig.dst;
 }
 
+/** True when the original source port is another one on the far side of the firewall. */
+export function isPortTranslated(flow: FlowView): boolean {
+  return flow.orig.l4.includes(",") && flow.reply.l4 !== flow.orig.l4.split(",").reverse().join(",");
+}
+
 function tupleText(tuple: TupleView): string {
   return `${tuple.src}>${tuple.dst}(${tuple.l4})`;
 }

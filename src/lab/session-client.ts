@@ -64,7 +64,12 @@ class SessionClient {
   async #open(targets: readonly SessionTarget[], sshArguments: readonly string[], intervalMs: number): Promise<void> {
     for (const target of targets) {
       for (let i = 0; i < target.count; i++) {
-        const socket = connect({ host: target.host, port: target.port, noDelay: true });
+        const socket = connect({
+          host: target.host,
+          port: target.port,
+          noDelay: true,
+          ...(target.local && { localAddress: target.local.address, localPort: target.local.port }),
+        });
         this.#sockets.push(socket);
         this.#sessions.push(new Session(target.name, socket, clock));
       }

@@ -9,6 +9,8 @@ export interface SessionTarget {
   readonly host: string;
   readonly port: number;
   readonly count: number;
+  /** Where the client's side is bound to; by default the kernel chooses. With a port the count must be 1. */
+  readonly local?: { readonly address: string; readonly port: number };
 }
 
 export type SessionCommand =

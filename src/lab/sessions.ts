@@ -4,10 +4,12 @@ import { ConntrailError } from "../errors.js";
 import type { Namespace } from "./namespace.js";
 import { type LineProcess, waitFor } from "./process.js";
 import type { SessionAnswer, SessionCommand, SessionReport, SessionTarget } from "./session-protocol.js";
-import { END_HOST, ipv4, ipv6, ROUTED, WAN } from "./topology.js";
+import { END_HOST, ipv4, ipv6, LAN, ROUTED, SECOND_CLIENT_HOST, WAN } from "./topology.js";
 
 /** Port of the laboratory's echo service. */
 export const ECHO_PORT = 7007;
+/** Below the kernel's range of ephemeral ports. */
+const TWIN_PORT = 20_000;
 const ANSWER_TIMEOUT_MS = 20_000;
 const LINE_INTERVAL_MS = 100;
 
@@ -26,10 +28,24 @@ export function echoTargets(counts: {
   ];
 }
 
-/** `count` sessions of which seven in ten are IPv4 with NAT, and one in ten each is IPv6 with NAT, IPv4 routed and IPv6 routed. */
+/**
+ * `count` sessions of which seven in ten are IPv4 with NAT, and one in ten each is IPv6 with NAT, IPv4 routed and IPv6
+ * routed. From ten on, two of them share a source port, so that NAT must translate the port of one.
+ */
 export function sessionTargets(count: number): SessionTarget[] {
   const tenth = Math.floor(count / 10);
-  return echoTargets({ nat4: count - 3 * tenth, nat6: tenth, routed4: tenth, routed6: tenth });
+  const twins = tenth > 0 ? [END_HOST, SECOND_CLIENT_HOST] : [];
+  const rest = count - 3 * tenth - twins.length;
+  return [
+    ...twins.map((host) => ({
+      name: "IPv4 NATed, one source port",
+      host: ipv4(WAN, END_HOST),
+      port: ECHO_PORT,
+      count: 1,
+      local: { address: ipv4(LAN, host), port: TWIN_PORT },
+    })),
+    ...echoTargets({ nat4: rest, nat6: tenth, routed4: tenth, routed6: tenth }),
+  ];
 }
 
 /** Starts the echo service inside the server's namespace. */

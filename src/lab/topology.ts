@@ -18,6 +18,8 @@ export const SYNC: Network = { ipv4: "10.77.0", ipv6: "fd00:77:" };
 
 export const VIRTUAL_HOST = 1;
 export const END_HOST = 100;
+/** A second IPv4 address of the client: two sources with one port make the source NAT translate a port. */
+export const SECOND_CLIENT_HOST = 101;
 /** Firewall n (from 1) has host number 10 + n on LAN and WAN, and n on the dedicated link. */
 export const FIREWALL_HOST_BASE = 10;
 export const FIREWALLS_MAX = 9;
@@ -151,6 +153,7 @@ async function addressClient(client: Namespace): Promise<void> {
   await client.ip([
     "link set eth0 up",
     `addr add ${ipv4(LAN, END_HOST)}/24 dev eth0`,
+    `addr add ${ipv4(LAN, SECOND_CLIENT_HOST)}/24 dev eth0`,
     `addr add ${ipv6(LAN, END_HOST)}/64 dev eth0 nodad`,
     `route add default via ${ipv4(LAN, VIRTUAL_HOST)}`,
     `route add default via ${ipv6(LAN, VIRTUAL_HOST)}`,

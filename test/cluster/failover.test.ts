@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { failOver } from "../../src/lab/failover.js";
 import type { Firewall } from "../../src/lab/firewall.js";
-import { cachedFlows, establishedTo, isNated } from "../../src/lab/flow-view.js";
+import { cachedFlows, establishedTo, isNated, isPortTranslated } from "../../src/lab/flow-view.js";
 import { Lab, labObstacle } from "../../src/lab/lab.js";
 import { waitFor } from "../../src/lab/process.js";
 import { ECHO_PORT, echoTargets, sessionTargets } from "../../src/lab/sessions.js";
@@ -81,4 +81,5 @@ async function assertOwnSessions(primary: Firewall): Promise<void> {
   assert.equal(flows.length, SESSIONS);
   const tenth = Math.floor((SESSIONS - 1) / 10);
   assert.equal(flows.filter(isNated).length, SESSIONS - 2 * tenth);
+  assert.equal(flows.filter(isPortTranslated).length, 1);
 }

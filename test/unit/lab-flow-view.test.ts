@@ -1,6 +1,13 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { establishedTo, flowText, isNated, parseConntrackLine, parseDump } from "../../src/lab/flow-view.js";
+import {
+  establishedTo,
+  flowText,
+  isNated,
+  isPortTranslated,
+  parseConntrackLine,
+  parseDump,
+} from "../../src/lab/flow-view.js";
 
 const TCP_LINE =
   "tcp      6 431998 ESTABLISHED src=10.10.0.100 dst=203.0.113.100 sport=43210 dport=7007 " +
@@ -27,6 +34,8 @@ describe("flow view", () => {
       "tcp ESTABLISHED 10.10.0.100>203.0.113.100(43210,7007) <> 203.0.113.100>203.0.113.1(7007,43210) ASSURED mark=16",
     );
     assert.equal(isNated(line), true);
+    assert.equal(isPortTranslated(line), false);
+    assert.equal(isPortTranslated({ ...line, reply: { ...line.reply, l4: "7007,61000" } }), true);
     assert.deepEqual(establishedTo([line], [7007]), [line]);
     assert.deepEqual(establishedTo([line], [22]), []);
   });

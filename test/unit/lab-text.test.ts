@@ -38,6 +38,6 @@ describe("laboratory", () => {
         count,
       );
     }
-    assert.ok(sessionTargets(199).every((target) => target.count >= 19));
+    assert.ok(sessionTargets(199).every((target) => target.count >= 19 || target.local !== undefined));
   });
 });
