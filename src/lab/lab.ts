@@ -1,13 +1,14 @@
+import { spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { mkdirSync } from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ConntrailError } from "../errors.js";
 import { Firewall } from "./firewall.js";
 import type { HookCommands } from "./keepalived.js";
 import { type LabState, processStart, recordLab, removeLab, removeLeftovers } from "./leftover.js";
-import { findTool, type LineProcess, waitFor } from "./process.js";
-import { loadRuleset } from "./ruleset.js";
+import { findTool, type LineProcess, toolEnvironment, waitFor } from "./process.js";
+import { firewallRuleset, loadRuleset } from "./ruleset.js";
 import type { SessionTarget } from "./session-protocol.js";
 import { Sessions, startEchoServer } from "./sessions.js";
 import { startSsh } from "./ssh.js";
@@ -44,9 +45,25 @@ const TOOLS: readonly LabTool[] = [
 export function labObstacle(): string | undefined {
   if (process.getuid?.() !== 0) return "network namespaces need root: run it as root";
   const missing = TOOLS.filter((entry) => findTool(entry.tool) === undefined);
-  if (missing.length === 0) return undefined;
-  const packages = [...new Set(missing.map((entry) => entry.debianPackage))].join(" ");
-  return `not installed: ${missing.map((entry) => entry.tool).join(", ")}; run: apt-get install ${packages}`;
+  if (missing.length > 0) {
+    const packages = [...new Set(missing.map((entry) => entry.debianPackage))].join(" ");
+    return `not installed: ${missing.map((entry) => entry.tool).join(", ")}; run: apt-get install ${packages}`;
+  }
+  if (!existsSync("/proc/net/if_inet6")) return "the kernel runs without IPv6: start it without ipv6.disable=1";
+  return kernelObstacle();
+}
+
+/** Loads the ruleset in a namespace that lives as long as the command: says whether kernel and container allow all of it. */
+function kernelObstacle(): string | undefined {
+  const result = spawnSync("unshare", ["--net", "nft", "-f", "-"], {
+    encoding: "utf8",
+    env: toolEnvironment(),
+    input: firewallRuleset(),
+    timeout: 10_000,
+  });
+  if (result.status === 0) return undefined;
+  const detail = (result.error?.message ?? result.stderr).trim().split("\n")[0];
+  return `this kernel or container has no network namespaces with nftables, conntrack and NAT: ${detail}`;
 }
 
 /**

@@ -108,7 +108,8 @@ function toolPath(): string[] {
   return [...new Set(wanted)];
 }
 
-function toolEnvironment(): NodeJS.ProcessEnv {
+/** The environment of whatever the laboratory runs. */
+export function toolEnvironment(): NodeJS.ProcessEnv {
   const env: NodeJS.ProcessEnv = { ...process.env, PATH: toolPath().join(delimiter), LC_ALL: "C" };
   // node:test sets this for its children; a node process that inherits it would talk the runner's protocol.
   delete env.NODE_TEST_CONTEXT;
