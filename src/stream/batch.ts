@@ -176,19 +176,19 @@ function writeState(state: StateColumns, row: number, words: Uint32Array, base: 
   }
 }
 
-function readState(state: StateColumns, row: number, protocol: number, words: Uint32Array): void {
+function readState(state: StateColumns, row: number, words: Uint32Array, base: number): void {
   const scale = state.windowScale[row]!;
-  words[W_STATUS] = state.status[row]!;
-  words[W_TIMEOUT] = state.timeout[row]!;
-  words[W_MARK] = state.mark[row]!;
-  words[W_PROTOINFO] = state.protocolState[row]! | ((scale & 0xf) << 8) | ((scale >>> 4) << 16);
-  if (protocol === TCP) {
+  words[base + W_STATUS] = state.status[row]!;
+  words[base + W_TIMEOUT] = state.timeout[row]!;
+  words[base + W_MARK] = state.mark[row]!;
+  words[base + W_PROTOINFO] = state.protocolState[row]! | ((scale & 0xf) << 8) | ((scale >>> 4) << 16);
+  if ((words[base + W_PROTO]! & 0xff) === TCP) {
     const flags = state.tcpFlags[row]!;
-    words[W_PROTOINFO_B] = (flags & 0xff) | ((flags & 0xff00) << 8);
-    words[W_PROTOINFO_C] = 0;
+    words[base + W_PROTOINFO_B] = (flags & 0xff) | ((flags & 0xff00) << 8);
+    words[base + W_PROTOINFO_C] = 0;
   } else {
-    words[W_PROTOINFO_B] = state.protocolB[row]!;
-    words[W_PROTOINFO_C] = state.protocolC[row]!;
+    words[base + W_PROTOINFO_B] = state.protocolB[row]!;
+    words[base + W_PROTOINFO_C] = state.protocolC[row]!;
   }
 }
 
@@ -289,10 +289,10 @@ export function readNewRow(section: NewSection, row: number, words: Uint32Array)
   words[W_ZONE] = section.zone[row]!;
   words[W_CREATED] = section.created[row]!;
   words[W_HAS] = HAS_BASE | HAS_REPLY | (hasProtocolInfo(protocol) ? HAS_PROTOINFO : 0);
-  readState(section.state, row, protocol, words);
+  readState(section.state, row, words, 0);
 }
 
-/** Writes the changeable state of update row `row` into `words` (a record at base 0); W_PROTO must hold the protocol. */
-export function readUpdateRow(section: UpdateSection, row: number, words: Uint32Array): void {
-  readState(section.state, row, words[W_PROTO]! & 0xff, words);
+/** Writes the changeable state of update row `row` into the record at `base`, whose tuples are there already. */
+export function readUpdateRow(section: UpdateSection, row: number, words: Uint32Array, base: number): void {
+  readState(section.state, row, words, base);
 }

@@ -1,0 +1,190 @@
+import type { ExternalCache } from "../cache/external.js";
+import type { FlowTable } from "../cache/flow-table.js";
+import type { CommitReport } from "../control/protocol.js";
+import { errnoName } from "../ctnetlink/decode.js";
+import { type EncodeOptions, RequestBatch } from "../ctnetlink/encode.js";
+import { BATCH_MESSAGES, type BatchResult } from "../ctnetlink/request-socket.js";
+import { type RareAttributes, RECORD_WORDS, W_PROTO, W_PROTOINFO, W_TIMEOUT, W_UPDATED } from "../flow/record.js";
+
+/** The kernel as the commit needs it: src/ctnetlink/request-socket.ts, or the simulator's. */
+export interface KernelRequests {
+  send(batch: RequestBatch): Promise<BatchResult>;
+}
+
+export interface CommitOptions {
+  /** Kernel timeout of every entry; null: what was left of the owner's, never below a floor. */
+  readonly timeoutSeconds: number | null;
+  /** Sets BE_LIBERAL on TCP flows: this kernel has not seen their windows. */
+  readonly liberal: boolean;
+  readonly nowSeconds: number;
+}
+
+/** Says whether this kernel's flow with the same original tuple has the same reply tuple, so that it can be updated. */
+export type SameTuples = (words: Uint32Array, base: number) => boolean;
+
+/**
+ * A live UDP stream or an idle TCP connection refreshes its timeout without an event, so what the cache thinks is left
+ * may long be over: nothing is committed with less than this, the value conntrackd uses for that case.
+ */
+export const TIMEOUT_FLOOR_SECONDS = 60;
+/** TCP flows that are closing (after ESTABLISHED) do not come back to life: they get what was left, or this. */
+const CLOSING_FLOOR_SECONDS = 10;
+const TCP = 6;
+const TCP_ESTABLISHED = 3;
+/** A commit looks at so many slots before it lets the event loop turn, whether it found flows or not. */
+const SLOTS_PER_TURN = 16_384;
+
+/** The flows of one batch, copied: while the kernel works on them, events may change or end the rows. */
+class Staging {
+  readonly words = new Uint32Array(BATCH_MESSAGES * RECORD_WORDS);
+  readonly rare: (RareAttributes | null)[] = [];
+
+  add(table: FlowTable, slot: number): void {
+    const slab = table.slab(slot);
+    const base = table.base(slot);
+    this.words.set(slab.subarray(base, base + RECORD_WORDS), this.rare.length * RECORD_WORDS);
+    this.rare.push(table.rare.get(slot) ?? null);
+  }
+
+  get count(): number {
+    return this.rare.length;
+  }
+}
+
+interface Tally {
+  committed: number;
+  updated: number;
+  failed: Record<string, number>;
+}
+
+/**
+ * Writes the external cache into the kernel: masters before the flows that they expected, in batches, each awaited so
+ * that events are read in between. An entry that the kernel has already is updated in place, or replaced where its NAT is
+ * another. Rows stay in the external cache until the kernel's own events retire them.
+ */
+export async function commitExternal(
+  external: ExternalCache,
+  kernel: KernelRequests,
+  sameTuples: SameTuples,
+  options: CommitOptions,
+  progress: (done: number, total: number) => void,
+): Promise<CommitReport> {
+  const startedMs = performance.now();
+  const tally: Tally = { committed: 0, updated: 0, failed: {} };
+  const total = external.table.size;
+  const batch = new RequestBatch();
+  let done = 0;
+  for (const related of [false, true]) {
+    for await (const staging of stagings(external.table, related)) {
+      await commitBatch(staging, batch, kernel, sameTuples, options, tally);
+      done += staging.count;
+      progress(done, total);
+    }
+  }
+  return { ...tally, skipped: 0, stale: 0, durationMs: Math.round((performance.now() - startedMs) * 10) / 10 };
+}
+
+/** The table's flows with (`related`) or without a master, batch by batch, as they stand when the batch is made. */
+async function* stagings(table: FlowTable, related: boolean): AsyncGenerator<Staging> {
+  if (related && table.rare.size === 0) return;
+  let staging = new Staging();
+  for (let slot = 0; slot < table.slotsUsed; slot++) {
+    if (slot % SLOTS_PER_TURN === SLOTS_PER_TURN - 1) await new Promise(setImmediate);
+    if (!table.isLive(slot)) continue;
+    if ((table.rare.get(slot)?.master !== undefined) !== related) continue;
+    staging.add(table, slot);
+    if (staging.count < BATCH_MESSAGES) continue;
+    yield staging;
+    staging = new Staging();
+  }
+  if (staging.count > 0) yield staging;
+}
+
+async function commitBatch(
+  staging: Staging,
+  batch: RequestBatch,
+  kernel: KernelRequests,
+  sameTuples: SameTuples,
+  options: CommitOptions,
+  tally: Tally,
+): Promise<void> {
+  const all = Array.from({ length: staging.count }, (_, index) => index);
+  const refused = await send(staging, all, batch, kernel, "create", options);
+  tally.committed += staging.count - refused.length;
+  const existing: number[] = [];
+  for (const { index, errno } of refused) {
+    if (errnoName(errno) === "EEXIST") existing.push(index);
+    else countFailure(tally, errno);
+  }
+  if (existing.length === 0) return;
+  // What peers hold is newer than our kernel's entry, or a local event would have retired the row.
+  const same = existing.filter((index) => sameTuples(staging.words, index * RECORD_WORDS));
+  const notUpdated = new Set((await send(staging, same, batch, kernel, "update", options)).map(({ index }) => index));
+  const updated = new Set(same.filter((index) => !notUpdated.has(index)));
+  const replaced = existing.filter((index) => !updated.has(index));
+  await send(staging, replaced, batch, kernel, "delete", options);
+  const failed = await send(staging, replaced, batch, kernel, "create", options);
+  tally.updated += existing.length - failed.length;
+  for (const { errno } of failed) countFailure(tally, errno);
+}
+
+/** Sends one kind of request for the given flows; which of them the kernel refused, by their index in the staging. */
+async function send(
+  staging: Staging,
+  indexes: readonly number[],
+  batch: RequestBatch,
+  kernel: KernelRequests,
+  request: "create" | "update" | "delete",
+  options: CommitOptions,
+): Promise<{ index: number; errno: number }[]> {
+  const refused: { index: number; errno: number }[] = [];
+  const encode: EncodeOptions = { timeoutSeconds: 0, liberal: options.liberal };
+  let sent = 0;
+  while (sent < indexes.length) {
+    batch.reset();
+    const first = sent;
+    for (; sent < indexes.length; sent++) {
+      const index = indexes[sent]!;
+      const base = index * RECORD_WORDS;
+      encode.timeoutSeconds = timeoutFor(staging.words, base, options);
+      if (!add(batch, request, staging, index, encode)) break;
+    }
+    const result = await kernel.send(batch);
+    for (const error of result.errors) refused.push({ index: indexes[first + error.index]!, errno: error.errno });
+  }
+  return refused;
+}
+
+/** False when the batch is full. */
+function add(
+  batch: RequestBatch,
+  request: "create" | "update" | "delete",
+  staging: Staging,
+  index: number,
+  options: EncodeOptions,
+): boolean {
+  const base = index * RECORD_WORDS;
+  const rare = staging.rare[index] ?? null;
+  switch (request) {
+    case "create":
+      return batch.create(staging.words, base, rare, options);
+    case "update":
+      return batch.update(staging.words, base, rare, options);
+    case "delete":
+      return batch.delete(staging.words, base);
+  }
+}
+
+/** CTA_TIMEOUT for a flow: the configured one, else what was left of the owner's. */
+export function timeoutFor(words: Uint32Array, base: number, options: CommitOptions): number {
+  if (options.timeoutSeconds !== null) return options.timeoutSeconds;
+  const age = Math.max(0, options.nowSeconds - words[base + W_UPDATED]!);
+  const left = words[base + W_TIMEOUT]! - age;
+  const closing = (words[base + W_PROTO]! & 0xff) === TCP && (words[base + W_PROTOINFO]! & 0xff) > TCP_ESTABLISHED;
+  return Math.max(left, closing ? CLOSING_FLOOR_SECONDS : TIMEOUT_FLOOR_SECONDS);
+}
+
+function countFailure(tally: Tally, errno: number): void {
+  const reason = errnoName(errno);
+  tally.failed[reason] = (tally.failed[reason] ?? 0) + 1;
+}

@@ -1,0 +1,144 @@
+import type { ExternalCache } from "../cache/external.js";
+import type { FlowTable } from "../cache/flow-table.js";
+import type { InternalCache } from "../cache/internal.js";
+import type { BulkReport, FlushReport, FlushTarget, ResyncReport, ResyncSource } from "../control/protocol.js";
+import type { RecordSink } from "../control/record-writer.js";
+import type { ControlHandlers, ProgressListener } from "../control/server.js";
+import type { DumpResult } from "../ctnetlink/request-socket.js";
+import { ConntrailError } from "../errors.js";
+import { type DecodedFlow, RECORD_WORDS } from "../flow/record.js";
+import type { KernelRequests } from "./commit.js";
+import type { Follower } from "./follower.js";
+import type { Journal } from "./journal.js";
+import { removeFromKernel } from "./kernel-flush.js";
+import type { Replicator } from "./replicator.js";
+import type { Reports } from "./reports.js";
+import type { Roles } from "./roles.js";
+
+/** Slots that a dump looks at before it lets the event loop turn. */
+const DUMP_SLOTS_PER_TURN = 8192;
+
+/** The kernel's table, listed. */
+export interface KernelDump {
+  dump(options: { signal?: AbortSignal }, visit: (flow: DecodedFlow) => void): Promise<DumpResult>;
+}
+
+/** The parts of a running node that commands act on. */
+export interface NodeParts {
+  readonly internal: InternalCache;
+  readonly external: ExternalCache;
+  readonly kernel: KernelRequests & KernelDump;
+  readonly journal: Journal;
+  readonly replicator: Replicator;
+  readonly followers: readonly Follower[];
+  readonly roles: Roles;
+  readonly reports: Reports;
+  /** Aborted when the daemon ends. */
+  readonly signal: AbortSignal;
+}
+
+/** What the control socket can ask of a node. */
+export function createHandlers(parts: NodeParts): ControlHandlers {
+  const { internal, external, journal, replicator, roles, reports } = parts;
+  return {
+    status: () => reports.status(),
+    stats: () => reports.stats(),
+    dump: (table, sink, signal) => {
+      if (table === "kernel") return dumpKernel(parts.kernel, sink, signal);
+      if (table === "external") return dumpTable(external.table, () => true, sink, signal);
+      return dumpTable(internal.table, (slot) => internal.isFlow(slot), sink, signal);
+    },
+    commit: (progress) => roles.commit(progress),
+    flush: (table) => flush(parts, table),
+    resync: (source, progress) => resync(parts, source, progress),
+    bulk: () => bulk(journal, internal, parts.signal),
+    purge: () => roles.purge(),
+    hook: async (role, progress) => {
+      replicator.flush();
+      return roles.hook(role, progress);
+    },
+  };
+}
+
+async function dumpTable(
+  table: FlowTable,
+  isShown: (slot: number) => boolean,
+  sink: RecordSink,
+  signal: AbortSignal,
+): Promise<void> {
+  for (let slot = 0; slot < table.slotsUsed; slot++) {
+    if (slot % DUMP_SLOTS_PER_TURN === DUMP_SLOTS_PER_TURN - 1) await new Promise(setImmediate);
+    if (signal.aborted) return;
+    if (!table.isLive(slot) || !isShown(slot)) continue;
+    if (!sink.write(table.slab(slot), table.base(slot), table.rare.get(slot) ?? null)) await sink.drain();
+  }
+  await sink.drain();
+}
+
+/** The kernel does not wait for a slow client, so its answer is gathered first; bounded by nf_conntrack_max. */
+async function dumpKernel(kernel: KernelDump, sink: RecordSink, signal: AbortSignal): Promise<void> {
+  const flows: { words: Uint32Array; rare: DecodedFlow["rare"] }[] = [];
+  await kernel.dump({ signal }, (flow) => {
+    flows.push({ words: flow.words.slice(0, RECORD_WORDS), rare: flow.rare });
+  });
+  for (const { words, rare } of flows) {
+    if (signal.aborted) return;
+    if (!sink.write(words, 0, rare)) await sink.drain();
+  }
+  await sink.drain();
+}
+
+async function flush(parts: NodeParts, target: FlushTarget): Promise<FlushReport> {
+  const { internal, external, kernel, replicator } = parts;
+  const report = { internal: null as number | null, external: null as number | null, kernel: null as number | null };
+  if (target === "kernel") {
+    await replicator.resyncKernel();
+    report.kernel = await removeFromKernel(internal, kernel, () => true);
+  }
+  if (target === "internal" || target === "caches") {
+    report.internal = internal.table.size;
+    internal.flush();
+    replicator.flush();
+  }
+  if (target === "external" || target === "caches") {
+    report.external = external.table.size;
+    external.flush();
+  }
+  return report;
+}
+
+async function resync(parts: NodeParts, source: ResyncSource, progress: ProgressListener): Promise<ResyncReport> {
+  const startedMs = performance.now();
+  const { internal, external, replicator, followers } = parts;
+  const took = (): number => Math.round(performance.now() - startedMs);
+  if (source === "kernel") {
+    const { created, updated, sweptByDump } = internal.counters;
+    if (!(await replicator.resyncKernel())) {
+      throw new ConntrailError("KERNEL", "the kernel table could not be read; the log has the reason");
+    }
+    const { counters } = internal;
+    const changed = counters.created - created + counters.updated - updated + counters.sweptByDump - sweptByDump;
+    return { source, flows: internal.table.size, changed, durationMs: took() };
+  }
+  const before = changesOf(external);
+  const waits = followers.map(async (follower) => {
+    if (!follower.state.connected) return;
+    follower.resync();
+    await follower.exact(parts.signal);
+    progress(`${follower.node}: in sync`);
+  });
+  await Promise.all(waits);
+  return { source, flows: external.table.size, changed: changesOf(external) - before, durationMs: took() };
+}
+
+function changesOf({ counters }: ExternalCache): number {
+  return counters.created + counters.taken + counters.destroyed + counters.sweptBySnapshot;
+}
+
+async function bulk(journal: Journal, internal: InternalCache, signal: AbortSignal): Promise<BulkReport> {
+  const startedMs = performance.now();
+  if (!(await journal.writeSnapshot(signal))) {
+    throw new ConntrailError("BROKER", "the snapshot was not confirmed by the broker: see `conntrail status`");
+  }
+  return { flows: internal.table.size, durationMs: Math.round(performance.now() - startedMs) };
+}

@@ -1,0 +1,49 @@
+/** The longest time that the pace is slowed to, when the rate is high: wake-ups cost, not bytes. */
+const INTERVAL_MAX_MS = 20;
+/** A flush of more rows than this asks for a longer interval, one of fewer than a quarter for a shorter. */
+const ROWS_AIMED = 200;
+
+/**
+ * Decides when to publish: at once after quiet; under load at intervals that grow from `intervalMs` towards 20 ms.
+ * With `intervalMs` 0 every drain is published at once.
+ */
+export class Pacer {
+  readonly #intervalMsMin: number;
+  readonly #flush: () => number;
+  readonly #nowMs: () => number;
+  #intervalMs: number;
+  #lastFlushMs = Number.NEGATIVE_INFINITY;
+  #timer: NodeJS.Timeout | null = null;
+
+  /** `flush` publishes what waits and returns how many rows went. `nowMs` is monotonic. */
+  constructor(options: { intervalMs: number; flush: () => number; nowMs: () => number }) {
+    this.#intervalMsMin = options.intervalMs;
+    this.#intervalMs = options.intervalMs;
+    this.#flush = options.flush;
+    this.#nowMs = options.nowMs;
+  }
+
+  /** Something waits; `full`: enough for a whole message. */
+  poke(full: boolean): void {
+    if (full || this.#intervalMsMin === 0) return this.flushNow();
+    if (this.#timer !== null) return;
+    const waitMs = this.#lastFlushMs + this.#intervalMs - this.#nowMs();
+    if (waitMs <= 0) return this.flushNow();
+    this.#timer = setTimeout(() => this.flushNow(), waitMs);
+  }
+
+  /** Publishes now, whatever the pace. */
+  flushNow(): void {
+    this.stop();
+    const rows = this.#flush();
+    this.#lastFlushMs = this.#nowMs();
+    if (rows > ROWS_AIMED) this.#intervalMs = Math.min(INTERVAL_MAX_MS, this.#intervalMs * 1.5);
+    else if (rows < ROWS_AIMED / 4) this.#intervalMs = Math.max(this.#intervalMsMin, this.#intervalMs / 1.5);
+  }
+
+  /** Cancels what is due. */
+  stop(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+  }
+}

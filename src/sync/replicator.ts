@@ -1,0 +1,214 @@
+import type { Logger } from "pino";
+import type { ExternalCache } from "../cache/external.js";
+import type { InternalCache } from "../cache/internal.js";
+import { EVENT_DESTROY, EVENT_NEW, type EventKind, type EventSink } from "../ctnetlink/event-socket.js";
+import type { DumpResult } from "../ctnetlink/request-socket.js";
+import type { Clock } from "../flow/clock.js";
+import type { DecodedFlow } from "../flow/record.js";
+import { BATCH_ROWS_MAX } from "../stream/columns.js";
+import type { Journal } from "./journal.js";
+import { Pacer } from "./pacer.js";
+
+/** Slots swept in one turn of the event loop after a dump. */
+const SWEEP_SLOTS = 16_384;
+/** Dumps that failed or were interrupted are repeated this often. */
+const DUMP_ATTEMPTS_MAX = 5;
+
+/** The kernel as the replicator needs it. */
+export interface KernelSource {
+  /** Lists the table. */
+  dump(visit: (flow: DecodedFlow) => void, signal: AbortSignal): Promise<DumpResult>;
+  /** Doubles the event socket's buffer within its limit; false when it is there already. */
+  growBuffer(): boolean;
+}
+
+export interface ReplicatorCounters {
+  eventsNew: number;
+  eventsUpdate: number;
+  eventsDestroy: number;
+  /** Events that our own requests (commit, purge) caused. */
+  eventsOwn: number;
+  filtered: number;
+  malformed: number;
+  overruns: number;
+  kernelResyncs: number;
+  kernelResyncsFailed: number;
+  /** Own flows that a message of a peer had wrong by its older stamp, told again. */
+  reasserted: number;
+}
+
+/**
+ * The way out: kernel events and dumps into the internal cache, and from there, paced, into this node's stream.
+ * A local event is newer than whatever peers said of the flow, so it retires the flow's external row.
+ */
+export class Replicator implements EventSink {
+  readonly counters: ReplicatorCounters = {
+    eventsNew: 0,
+    eventsUpdate: 0,
+    eventsDestroy: 0,
+    eventsOwn: 0,
+    filtered: 0,
+    malformed: 0,
+    overruns: 0,
+    kernelResyncs: 0,
+    kernelResyncsFailed: 0,
+    reasserted: 0,
+  };
+  readonly #internal: InternalCache;
+  readonly #external: ExternalCache;
+  readonly #journal: Journal;
+  readonly #kernel: KernelSource;
+  readonly #ownPorts: ReadonlySet<number>;
+  readonly #clock: Clock;
+  readonly #log: Logger;
+  readonly #signal: AbortSignal;
+  readonly #pacer: Pacer;
+  #keeps: (words: Uint32Array, base: number) => boolean;
+  #nowSeconds: number;
+  #resyncRunning: Promise<boolean> | null = null;
+  #resyncAgain = false;
+
+  constructor(options: {
+    internal: InternalCache;
+    external: ExternalCache;
+    journal: Journal;
+    kernel: KernelSource;
+    /** Port ids of this daemon's request sockets. */
+    ownPorts: ReadonlySet<number>;
+    filter: (words: Uint32Array, base: number) => boolean;
+    publishIntervalMs: number;
+    clock: Clock;
+    log: Logger;
+    signal: AbortSignal;
+  }) {
+    this.#internal = options.internal;
+    this.#external = options.external;
+    this.#journal = options.journal;
+    this.#kernel = options.kernel;
+    this.#ownPorts = options.ownPorts;
+    this.#keeps = options.filter;
+    this.#clock = options.clock;
+    this.#log = options.log;
+    this.#signal = options.signal;
+    this.#nowSeconds = this.#seconds();
+    this.#pacer = new Pacer({
+      intervalMs: options.publishIntervalMs,
+      flush: () => this.#journal.writePending(),
+      nowMs: () => performance.now(),
+    });
+  }
+
+  onEvent(kind: EventKind, flow: DecodedFlow, portId: number): void {
+    const { counters } = this;
+    if (!this.#keeps(flow.words, 0)) {
+      counters.filtered++;
+      return;
+    }
+    if (portId !== 0 && this.#ownPorts.has(portId)) counters.eventsOwn++;
+    if (kind === EVENT_DESTROY) {
+      counters.eventsDestroy++;
+      this.#internal.destroy(flow, this.#nowSeconds);
+      return;
+    }
+    if (kind === EVENT_NEW) counters.eventsNew++;
+    else counters.eventsUpdate++;
+    this.#internal.upsert(flow, this.#nowSeconds);
+    this.#external.retire(flow.words, 0);
+  }
+
+  onMalformed(): void {
+    this.counters.malformed++;
+  }
+
+  /** The kernel dropped events: a larger buffer from now on, and the table is compared as a whole. */
+  onOverrun(): void {
+    this.counters.overruns++;
+    this.#kernel.growBuffer();
+    this.#journal.writeMark({ type: "gap", reason: "event socket overrun" });
+    void this.resyncKernel();
+  }
+
+  onDrained(): void {
+    this.#nowSeconds = this.#seconds();
+    if (this.#internal.pendingCount > 0) this.#pacer.poke(this.#internal.pendingCount >= BATCH_ROWS_MAX);
+  }
+
+  /** Another filter from now on (SIGHUP); flows that it no longer keeps leave with the next kernel resync. */
+  setFilter(filter: (words: Uint32Array, base: number) => boolean): void {
+    this.#keeps = filter;
+  }
+
+  /** A peer's message was older than what this node holds: tells everybody again that the flow is here. */
+  reassert(slot: number): void {
+    this.counters.reasserted++;
+    this.#internal.announce(slot);
+    this.#pacer.poke(false);
+  }
+
+  /** Publishes what waits, now. */
+  flush(): void {
+    this.#pacer.flushNow();
+  }
+
+  /**
+   * Dumps the kernel table and brings the internal cache in line, publishing the difference only. One at a time: a call
+   * while one runs makes it run once more. False when the kernel could not be dumped.
+   */
+  resyncKernel(): Promise<boolean> {
+    if (this.#resyncRunning !== null) {
+      this.#resyncAgain = true;
+      return this.#resyncRunning;
+    }
+    this.#resyncRunning = this.#resyncLoop().finally(() => {
+      this.#resyncRunning = null;
+    });
+    return this.#resyncRunning;
+  }
+
+  async #resyncLoop(): Promise<boolean> {
+    for (let attempt = 1; attempt <= DUMP_ATTEMPTS_MAX && !this.#signal.aborted; attempt++) {
+      this.#resyncAgain = false;
+      const whole = await this.#resyncOnce();
+      if (whole && !this.#resyncAgain) return true;
+    }
+    if (!this.#signal.aborted) this.#log.error("kernel resync gave up: the table changes faster than it can be read");
+    return false;
+  }
+
+  async #resyncOnce(): Promise<boolean> {
+    const internal = this.#internal;
+    internal.beginDump();
+    let result: DumpResult;
+    try {
+      result = await this.#kernel.dump((flow) => {
+        if (this.#keeps(flow.words, 0)) internal.dumped(flow, this.#nowSeconds);
+        if (internal.pendingCount >= BATCH_ROWS_MAX) this.#pacer.flushNow();
+      }, this.#signal);
+    } catch (error) {
+      internal.abandonDump();
+      this.counters.kernelResyncsFailed++;
+      if (!this.#signal.aborted) this.#log.warn({ err: error }, "kernel resync: the dump failed; trying again");
+      return false;
+    }
+    this.counters.malformed += result.malformed;
+    if (result.interrupted) {
+      internal.abandonDump();
+      this.counters.kernelResyncsFailed++;
+      return false;
+    }
+    while (!internal.sweep(SWEEP_SLOTS)) await new Promise(setImmediate);
+    this.counters.kernelResyncs++;
+    this.#pacer.flushNow();
+    return true;
+  }
+
+  /** Stops the pace; what waits is published first. */
+  stop(): void {
+    this.#pacer.flushNow();
+    this.#pacer.stop();
+  }
+
+  #seconds(): number {
+    return Math.floor(this.#clock.wallMs() / 1000);
+  }
+}

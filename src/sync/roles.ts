@@ -1,0 +1,154 @@
+import type { Logger } from "pino";
+import type { ExternalCache } from "../cache/external.js";
+import type { InternalCache } from "../cache/internal.js";
+import type { CommitReport, HookReport, HookRole, PurgeReport } from "../control/protocol.js";
+import type { Clock } from "../flow/clock.js";
+import { W_REPLY_DST, W_REPLY_L4, W_REPLY_SRC } from "../flow/record.js";
+import { commitExternal, type KernelRequests } from "./commit.js";
+import type { Follower } from "./follower.js";
+import type { Journal } from "./journal.js";
+import { removeFromKernel } from "./kernel-flush.js";
+
+export interface RoleCounters {
+  commits: number;
+  committed: number;
+  commitUpdated: number;
+  commitFailed: number;
+  purges: number;
+  purged: number;
+}
+
+/**
+ * What keepalived's hooks make of this node. Primary: what peers were carrying goes into the kernel. Backup: the peers'
+ * streams are read anew, and what others carry now leaves this kernel after a while. Fault: as backup, without reading.
+ */
+export class Roles {
+  readonly counters: RoleCounters = {
+    commits: 0,
+    committed: 0,
+    commitUpdated: 0,
+    commitFailed: 0,
+    purges: 0,
+    purged: 0,
+  };
+  readonly #internal: InternalCache;
+  readonly #external: ExternalCache;
+  readonly #kernel: KernelRequests;
+  readonly #journal: Journal;
+  readonly #followers: readonly Follower[];
+  readonly #commitTimeoutSeconds: number | null;
+  readonly #purgeAfterSeconds: number;
+  readonly #clock: Clock;
+  readonly #log: Logger;
+  #role: HookRole | "unknown" = "unknown";
+  #commitRunning: Promise<CommitReport> | null = null;
+  #purgeTimer: NodeJS.Timeout | null = null;
+
+  constructor(options: {
+    internal: InternalCache;
+    external: ExternalCache;
+    kernel: KernelRequests;
+    journal: Journal;
+    followers: readonly Follower[];
+    commitTimeoutSeconds: number | null;
+    purgeAfterSeconds: number;
+    clock: Clock;
+    log: Logger;
+  }) {
+    this.#internal = options.internal;
+    this.#external = options.external;
+    this.#kernel = options.kernel;
+    this.#journal = options.journal;
+    this.#followers = options.followers;
+    this.#commitTimeoutSeconds = options.commitTimeoutSeconds;
+    this.#purgeAfterSeconds = options.purgeAfterSeconds;
+    this.#clock = options.clock;
+    this.#log = options.log;
+  }
+
+  /** What keepalived said last. */
+  get role(): HookRole | "unknown" {
+    return this.#role;
+  }
+
+  /** What keepalived calls. Resolves when the role is taken; for `primary`, when the commit is done. */
+  async hook(role: HookRole, progress: (text: string) => void): Promise<HookReport> {
+    const startedMs = performance.now();
+    const previous = this.#role;
+    this.#role = role;
+    this.#journal.writeMark({ type: "role", role });
+    this.#log.info({ role, previous }, "role");
+    const commit = role === "primary" ? await this.commit(progress) : null;
+    if (role !== "primary") this.purge();
+    if (role === "backup") for (const follower of this.#followers) follower.catchUp();
+    return { role, previous, commit, durationMs: Math.round((performance.now() - startedMs) * 10) / 10 };
+  }
+
+  /** Commits the external cache; a call while one runs gets that one's report. Cancels a purge that is due. */
+  commit(progress: (text: string) => void): Promise<CommitReport> {
+    this.#cancelPurge();
+    this.#commitRunning ??= this.#commit(progress).finally(() => {
+      this.#commitRunning = null;
+    });
+    return this.#commitRunning;
+  }
+
+  async #commit(progress: (text: string) => void): Promise<CommitReport> {
+    const { table } = this.#internal;
+    const sameTuples = (words: Uint32Array, base: number): boolean => {
+      const slot = table.find(words, base);
+      return slot >= 0 && sameReply(table.slab(slot), table.base(slot), words, base);
+    };
+    const options = {
+      timeoutSeconds: this.#commitTimeoutSeconds,
+      liberal: true,
+      nowSeconds: Math.floor(this.#clock.wallMs() / 1000),
+    };
+    const report = await commitExternal(this.#external, this.#kernel, sameTuples, options, (done, total) =>
+      progress(`committed ${done} of ${total}`),
+    );
+    const failed = Object.values(report.failed).reduce((sum, count) => sum + count, 0);
+    this.counters.commits++;
+    this.counters.committed += report.committed;
+    this.counters.commitUpdated += report.updated;
+    this.counters.commitFailed += failed;
+    const { committed, updated, stale, durationMs } = report;
+    this.#journal.writeMark({ type: "commit", committed, updated, failed, stale, durationMs });
+    this.#log.info({ ...report }, "commit");
+    return report;
+  }
+
+  /** Schedules the removal of the flows that a newer owner holds elsewhere. A purge that is due already is put off. */
+  purge(): PurgeReport {
+    this.#cancelPurge();
+    this.#purgeTimer = setTimeout(() => {
+      this.#purgeTimer = null;
+      this.#purgeNow().catch((error: unknown) => this.#log.error({ err: error }, "purge failed"));
+    }, this.#purgeAfterSeconds * 1000);
+    return { afterSeconds: this.#purgeAfterSeconds };
+  }
+
+  async #purgeNow(): Promise<void> {
+    const internal = this.#internal;
+    const removed = await removeFromKernel(internal, this.#kernel, (slot) => internal.isSuperseded(slot));
+    this.counters.purges++;
+    this.counters.purged += removed;
+    this.#log.info({ removed }, "purged flows that another node carries now");
+  }
+
+  #cancelPurge(): void {
+    if (this.#purgeTimer !== null) clearTimeout(this.#purgeTimer);
+    this.#purgeTimer = null;
+  }
+
+  /** Cancels what is due; waits for a commit that runs. */
+  async stop(): Promise<void> {
+    this.#cancelPurge();
+    await this.#commitRunning?.catch(() => undefined);
+  }
+}
+
+function sameReply(a: Uint32Array, baseA: number, b: Uint32Array, baseB: number): boolean {
+  for (let i = W_REPLY_SRC; i < W_REPLY_DST + 4; i++) if (a[baseA + i] !== b[baseB + i]) return false;
+  return a[baseA + W_REPLY_L4] === b[baseB + W_REPLY_L4];
+}
