@@ -1,0 +1,241 @@
+import { isIP } from "node:net";
+import { setTimeout as delay } from "node:timers/promises";
+import { checkServerIdentity, type PeerCertificate } from "node:tls";
+import { type ConnectionOptions, connect, Events, type NatsConnection, type TlsOptions } from "nats";
+import type { Logger } from "pino";
+import { ConntrailError, errorText } from "../errors.js";
+import { inboxPrefix } from "./subjects.js";
+
+/** Paths of PEM files. They are read again at each connect, so a renewed certificate needs no restart. */
+export interface TlsFiles {
+  ca: string;
+  cert: string;
+  key: string;
+}
+
+export interface BrokerConnectionOptions {
+  /** `host:port` or `[host]:port`; more than one only for a shared cluster. */
+  servers: readonly string[];
+  /** The local node: it names the connection and the inbox. */
+  node: string;
+  /** What the connection is for, for the broker's logs: `publisher`, `peer fw2`. */
+  purpose: string;
+  /** With TLS: the name the broker's certificate may carry instead of its address. Usually the peer's node name. */
+  serverName?: string;
+  tls?: TlsFiles;
+  log: Logger;
+}
+
+/** Called with true when the connection is up (again) and with false when it is lost. Must not throw. */
+export type ConnectionListener = (connected: boolean) => void;
+
+const CONNECT_TIMEOUT_MS = 2000;
+const RETRY_DELAY_MS_MIN = 100;
+const RETRY_DELAY_MS_MAX = 1000;
+const CLOSE_TIMEOUT_MS = 1000;
+
+/** Starts a connection. Returns at once: a broker that is not there is no error, it is tried again until `close`. */
+export function connectBroker(options: BrokerConnectionOptions): BrokerConnection {
+  return new BrokerConnection(options);
+}
+
+/**
+ * One connection to one broker, for as long as the daemon lives. A dead link is noticed in 2 to 3 seconds
+ * (a ping a second, two unanswered), a broker that closes in a moment; both are retried for ever.
+ */
+export class BrokerConnection {
+  readonly node: string;
+  readonly #options: BrokerConnectionOptions;
+  readonly #log: Logger;
+  readonly #listeners = new Set<ConnectionListener>();
+  readonly #stop = new AbortController();
+  readonly #done: Promise<void>;
+  #client: NatsConnection | null = null;
+  #connected = false;
+  #lastError = "";
+  /** How often the connection was lost after it had been up. */
+  disconnects = 0;
+
+  constructor(options: BrokerConnectionOptions) {
+    this.node = options.node;
+    this.#options = options;
+    this.#log = options.log;
+    this.#done = this.#run().catch((error: unknown) => {
+      this.#log.error({ err: error }, "the broker connection ended");
+    });
+  }
+
+  /** The client while the connection is up, else null. A later value may be another object. */
+  get client(): NatsConnection | null {
+    return this.#connected ? this.#client : null;
+  }
+
+  get connected(): boolean {
+    return this.#connected;
+  }
+
+  get closed(): boolean {
+    return this.#stop.signal.aborted;
+  }
+
+  /** Why the last attempt to connect failed; empty while connected. */
+  get lastError(): string {
+    return this.#lastError;
+  }
+
+  /** Calls `listener` at every change from now on. Returns the way to end that. */
+  watch(listener: ConnectionListener): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** The client as soon as there is one. @throws ConntrailError BROKER after `timeoutMs`, or when closed. */
+  async ready(timeoutMs: number): Promise<NatsConnection> {
+    const deadline = performance.now() + timeoutMs;
+    while (this.client === null) {
+      const leftMs = deadline - performance.now();
+      if (this.closed || leftMs <= 0) {
+        const why = this.#lastError === "" ? "no answer" : this.#lastError;
+        throw new ConntrailError(
+          "BROKER",
+          `no connection to the broker at ${this.#options.servers.join(", ")}: ${why}`,
+        );
+      }
+      await this.#change(leftMs);
+    }
+    return this.client;
+  }
+
+  /** Closes for good. Returns within about a second whatever the state of the network. */
+  async close(): Promise<void> {
+    if (this.closed) return;
+    this.#stop.abort();
+    const client = this.#client;
+    const closing = client === null ? this.#done : client.close().then(() => this.#done);
+    await Promise.race([closing.catch(() => undefined), delay(CLOSE_TIMEOUT_MS, undefined, { ref: false })]);
+    this.#set(false);
+    this.#listeners.clear();
+  }
+
+  async #run(): Promise<void> {
+    let delayMs = RETRY_DELAY_MS_MIN;
+    while (!this.closed) {
+      try {
+        const client = await connect(this.#clientOptions());
+        delayMs = RETRY_DELAY_MS_MIN;
+        await this.#follow(client);
+      } catch (error) {
+        this.#noteError(errorText(error));
+      }
+      await delay(delayMs, undefined, { signal: this.#stop.signal, ref: false }).catch(() => undefined);
+      delayMs = Math.min(delayMs * 2, RETRY_DELAY_MS_MAX);
+    }
+  }
+
+  /** Returns when the client is closed for good. */
+  async #follow(client: NatsConnection): Promise<void> {
+    if (this.closed) return client.close();
+    this.#client = client;
+    this.#set(true);
+    // The iterator of a closed client does not end: it is left to the collector, `closed` ends the wait.
+    const changes = this.#noteChanges(client).catch((error: unknown) => this.#noteError(errorText(error)));
+    await Promise.race([client.closed(), changes]);
+    this.#set(false);
+    this.#client = null;
+  }
+
+  async #noteChanges(client: NatsConnection): Promise<void> {
+    for await (const { type, data } of client.status()) {
+      if (client !== this.#client) return;
+      if (type === Events.Disconnect) this.#set(false);
+      else if (type === Events.Reconnect) this.#set(true);
+      else if (type === Events.Error) this.#noteError(String(data));
+    }
+  }
+
+  #set(connected: boolean): void {
+    if (this.#connected === connected) return;
+    this.#connected = connected;
+    const servers = this.#options.servers.join(",");
+    if (connected) {
+      this.#lastError = "";
+      this.#log.info({ broker: servers, version: this.#client?.info?.version }, "broker connected");
+    } else {
+      this.disconnects++;
+      if (!this.closed) this.#log.warn({ broker: servers }, "broker connection lost");
+    }
+    for (const listener of [...this.#listeners]) listener(connected);
+  }
+
+  #noteError(text: string): void {
+    if (text === this.#lastError || this.closed) return;
+    this.#lastError = text;
+    this.#log.warn({ broker: this.#options.servers.join(","), error: text }, "broker connection refused");
+  }
+
+  #change(timeoutMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const end = () => {
+        clearTimeout(timer);
+        unwatch();
+        this.#stop.signal.removeEventListener("abort", end);
+        resolve();
+      };
+      const timer = setTimeout(end, timeoutMs);
+      const unwatch = this.watch(end);
+      this.#stop.signal.addEventListener("abort", end);
+    });
+  }
+
+  #clientOptions(): ConnectionOptions {
+    const { servers, node, purpose, tls, serverName } = this.#options;
+    return {
+      servers: [...servers],
+      name: `conntrail ${node} ${purpose}`,
+      inboxPrefix: inboxPrefix(node),
+      timeout: CONNECT_TIMEOUT_MS,
+      pingInterval: 1000,
+      maxPingOut: 2,
+      maxReconnectAttempts: -1,
+      reconnectTimeWait: 100,
+      reconnectJitter: 50,
+      reconnectJitterTLS: 100,
+      ignoreAuthErrorAbort: true,
+      // A shared cluster tells its members; a standalone broker has only itself, by an address that may not be ours.
+      ignoreClusterUpdates: servers.length === 1,
+      noAsyncTraces: true,
+      ...(tls === undefined ? {} : { tls: tlsOptions(tls, servers[0] ?? "", serverName) }),
+    };
+  }
+}
+
+/**
+ * The certificate may be for the address or for the node's name. By an address there is no name to send along,
+ * and the client would compare with "localhost": so the names are given and compared here.
+ */
+function tlsOptions(tls: TlsFiles, server: string, serverName: string | undefined): TlsOptions {
+  const host = hostOf(server);
+  const sent = serverName ?? (isIP(host) === 0 ? host : "");
+  const options = {
+    caFile: tls.ca,
+    certFile: tls.cert,
+    keyFile: tls.key,
+    servername: sent,
+    checkServerIdentity: (name: string, certificate: PeerCertificate) => {
+      // In a shared cluster the client may be connected to another member than the first.
+      const candidates = [host, serverName ?? name];
+      let failure: Error | undefined;
+      for (const candidate of candidates) {
+        failure = checkServerIdentity(candidate, certificate);
+        if (failure === undefined) return undefined;
+      }
+      return failure;
+    },
+  };
+  return options;
+}
+
+function hostOf(server: string): string {
+  const match = /^\[(.+)\](?::\d+)?$/.exec(server) ?? /^([^:]+)(?::\d+)?$/.exec(server);
+  return match?.[1] ?? server;
+}

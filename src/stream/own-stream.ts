@@ -1,0 +1,140 @@
+import { DiscardPolicy, type JetStreamManager, NatsError, RetentionPolicy, StorageType, type StreamConfig } from "nats";
+import { ConntrailError, errorText } from "../errors.js";
+import { type MessageKind, streamName, streamSubjects, subject } from "./subjects.js";
+
+/** How long and how much a stream keeps. */
+export interface Retention {
+  maxAgeMs: number;
+  bytesMax: number;
+  /** Copies in a shared cluster; 1 on a standalone broker. */
+  replicas?: number;
+}
+
+/** A message as it stands in the stream. */
+export interface StoredMessage {
+  kind: MessageKind | null;
+  sequence: number;
+  timeMs: number;
+  payload: Uint8Array;
+}
+
+/** Where a stream stands. Without a message there is no `last`, though sequences go on counting. */
+export interface StreamTip {
+  lastSequence: number;
+  last: StoredMessage | null;
+}
+
+const NANOS_PER_MS = 1_000_000;
+const DUPLICATE_WINDOW_MS = 120_000;
+const ERR_STREAM_NOT_FOUND = 10059;
+const ERR_NO_MESSAGE_FOUND = 10037;
+/** Insufficient storage, no limits for the account, tier and reservation limits, maximum bytes exceeded. */
+const ERR_STORE_LIMITS: readonly number[] = [10023, 10028, 10047, 10120, 10121];
+
+/** The number the JetStream API gives an error, or 0. */
+export function apiErrorCode(error: unknown): number {
+  return error instanceof NatsError ? (error.api_error?.err_code ?? 0) : 0;
+}
+
+/** True when the error says that there is no such stream. */
+export function isStreamMissing(error: unknown): boolean {
+  return apiErrorCode(error) === ERR_STREAM_NOT_FOUND;
+}
+
+/**
+ * Creates the node's stream, or brings it to these settings. Single messages cannot be deleted from it: it is a record.
+ * @throws ConntrailError STORE when the broker's store has no room for `bytesMax`, BROKER when it refuses otherwise;
+ * a NatsError without an API code when the broker does not answer
+ */
+export async function ensureStream(jsm: JetStreamManager, node: string, retention: Retention): Promise<void> {
+  const name = streamName(node);
+  const wanted = streamConfig(node, retention);
+  try {
+    const found = await findStream(jsm, name);
+    if (found === null) await jsm.streams.add(wanted);
+    else if (!agrees(found, wanted)) await jsm.streams.update(name, { ...found, ...wanted });
+  } catch (error) {
+    throw refusal(error, name, retention);
+  }
+}
+
+/** Last sequence and last message of a stream, or null when there is no such stream. */
+export async function readTip(jsm: JetStreamManager, node: string): Promise<StreamTip | null> {
+  const name = streamName(node);
+  try {
+    const { state } = await jsm.streams.info(name);
+    if (state.messages === 0) return { lastSequence: state.last_seq, last: null };
+    return { lastSequence: state.last_seq, last: await getMessage(jsm, name, { seq: state.last_seq }) };
+  } catch (error) {
+    if (isStreamMissing(error)) return null;
+    throw error;
+  }
+}
+
+/** The last message of one subject, or null. Asks the stream's leader, so it is never an old answer. */
+export function readLastOf(jsm: JetStreamManager, node: string, kind: MessageKind): Promise<StoredMessage | null> {
+  return getMessage(jsm, streamName(node), { last_by_subj: subject(node, kind) });
+}
+
+async function getMessage(
+  jsm: JetStreamManager,
+  name: string,
+  query: { seq: number } | { last_by_subj: string },
+): Promise<StoredMessage | null> {
+  try {
+    const message = await jsm.streams.getMessage(name, query);
+    const kind = message.subject.slice(message.subject.lastIndexOf(".") + 1);
+    return {
+      kind: kind === "ev" || kind === "snap" || kind === "mark" ? kind : null,
+      sequence: message.seq,
+      timeMs: message.time.getTime(),
+      payload: message.data,
+    };
+  } catch (error) {
+    const code = apiErrorCode(error);
+    if (code === ERR_NO_MESSAGE_FOUND || code === ERR_STREAM_NOT_FOUND) return null;
+    throw error;
+  }
+}
+
+async function findStream(jsm: JetStreamManager, name: string): Promise<StreamConfig | null> {
+  try {
+    return (await jsm.streams.info(name)).config;
+  } catch (error) {
+    if (isStreamMissing(error)) return null;
+    throw error;
+  }
+}
+
+function streamConfig(node: string, retention: Retention) {
+  return {
+    name: streamName(node),
+    subjects: [streamSubjects(node)],
+    retention: RetentionPolicy.Limits,
+    storage: StorageType.File,
+    discard: DiscardPolicy.Old,
+    max_age: Math.round(retention.maxAgeMs * NANOS_PER_MS),
+    max_bytes: Math.floor(retention.bytesMax),
+    num_replicas: retention.replicas ?? 1,
+    allow_direct: true,
+    deny_delete: true,
+    // Not used: a message's place is checked by its expected sequence. It must not be longer than max_age.
+    duplicate_window: Math.round(
+      Math.min(DUPLICATE_WINDOW_MS, retention.maxAgeMs || DUPLICATE_WINDOW_MS) * NANOS_PER_MS,
+    ),
+  };
+}
+
+function agrees(found: StreamConfig, wanted: ReturnType<typeof streamConfig>): boolean {
+  return (Object.keys(wanted) as (keyof typeof wanted)[]).every((key) => String(found[key]) === String(wanted[key]));
+}
+
+function refusal(error: unknown, name: string, retention: Retention): unknown {
+  const code = apiErrorCode(error);
+  if (code === 0) return error;
+  if (ERR_STORE_LIMITS.includes(code)) {
+    const message = `the broker's store has no room for ${name} of ${retention.bytesMax} bytes (${errorText(error)}): lower broker.max_bytes, or raise max_file_store of the nats-server`;
+    return new ConntrailError("STORE", message, { cause: error });
+  }
+  return new ConntrailError("BROKER", `the broker refused the stream ${name}: ${errorText(error)}`, { cause: error });
+}

@@ -1,0 +1,506 @@
+import { createInbox, headers, type Msg, type MsgHdrs, type NatsConnection, type Subscription } from "nats";
+import type { Logger } from "pino";
+import { ConntrailError, errorText } from "../errors.js";
+import { ensureStream, readLastOf, readTip, type StoredMessage, type StreamTip } from "./own-stream.js";
+import {
+  noCounters,
+  PUBLISHER_LIMITS,
+  type PublisherCounters,
+  type PublisherLimits,
+  type PublisherOptions,
+  type PublisherState,
+  type PublishOutcome,
+} from "./publisher-options.js";
+import { inboxPrefix, type MessageKind, streamName, subject } from "./subjects.js";
+import { UnconfirmedRing } from "./unconfirmed.js";
+
+const API_TIMEOUT_MS = 2000;
+const RECOVER_DELAY_MS_MIN = 100;
+const RECOVER_DELAY_MS_MAX = 5000;
+const FLUSH_POLL_MS = 10;
+/** Room that the one header of a message takes of max_payload, and some. */
+const HEADER_BYTES_MAX = 256;
+const ERR_WRONG_LAST_SEQUENCE = 10071;
+const EXPECTED_LAST_SEQUENCE = "Nats-Expected-Last-Sequence";
+
+/**
+ * The one writer of the node's own stream.
+ *
+ * Every message carries the stream sequence it expects before it, so whatever happens to one (a lost connection, a full
+ * disk, a server that was killed) the stream takes none of those behind it: it always holds a prefix of what was
+ * published. Few messages ask for an answer, and an answer confirms all before it. When one is refused or missing, and
+ * at each reconnect, the last message of the stream tells what it holds, and everything newer is sent again. What an
+ * old connection may still deliver meanwhile is refused by its sequence: nothing is ever in the stream twice.
+ */
+export class Publisher {
+  readonly counters: PublisherCounters = noCounters();
+  readonly #options: PublisherOptions;
+  readonly #limits: PublisherLimits;
+  readonly #log: Logger;
+  readonly #ring: UnconfirmedRing;
+  readonly #subjects: Record<MessageKind, string>;
+  readonly #headers: MsgHdrs = headers();
+  readonly #acked = new Map<number, (sequence: number | null) => void>();
+  readonly #flushes = new Set<() => void>();
+  readonly #inbox: string;
+  #unwatch: () => void = () => undefined;
+  #state: PublisherState = "down";
+  #closed = false;
+  #client: NatsConnection | null = null;
+  #answers: Subscription | null = null;
+  /** Grows with each recovery: an answer to an older ask says nothing any more. */
+  #generation = 0;
+  /** Attempts without a confirmation since the last one. */
+  #failures = 0;
+  #failure: unknown = null;
+  #retry: NodeJS.Timeout | null = null;
+
+  /** Sequence that the oldest message of the ring has or gets; meaningful while up. */
+  #headSequence = 1;
+  #confirmedSequence = 0;
+  #confirmedNumber = 0;
+  /** Numbers are the caller's; the first one handed over tells where they start. */
+  #firstNumber = 0;
+  #lastNumber = 0;
+  /** Highest number that was ever sent: what goes out again below it is counted as resent. */
+  #sentNumber = 0;
+  /** Highest number that was reported as lost. */
+  #lostThrough = 0;
+
+  #payloadBytesMax = Number.POSITIVE_INFINITY;
+  #askNext = false;
+  #sinceAskMessages = 0;
+  #sinceAskBytes = 0;
+  #asks = 0;
+  #askedMs = 0;
+  #sentSinceTick = false;
+  #probing = false;
+  /** Since when the stream has been behind what was sent, by what a probe saw; 0 when it is not. */
+  #shortSinceMs = 0;
+  #timer: NodeJS.Timeout | null = null;
+
+  constructor(options: PublisherOptions) {
+    this.#options = options;
+    this.#limits = { ...PUBLISHER_LIMITS, ...options.limits };
+    const { windowMessagesMax, windowBytesMax, askMessages, askBytes } = this.#limits;
+    if (windowMessagesMax < 2 * askMessages || windowBytesMax < 2 * askBytes) {
+      throw new Error("the publisher's window must hold two asks");
+    }
+    this.#log = options.log;
+    this.#ring = new UnconfirmedRing(this.#limits.ringMessagesMax, this.#limits.ringBytesMax);
+    const { node } = options;
+    this.#subjects = { ev: subject(node, "ev"), snap: subject(node, "snap"), mark: subject(node, "mark") };
+    this.#inbox = createInbox(inboxPrefix(node));
+  }
+
+  get state(): PublisherState {
+    return this.#state;
+  }
+
+  /** Stream sequence of the last confirmed message, 0 before there is one. */
+  get lastSequence(): number {
+    return this.#confirmedSequence;
+  }
+
+  /** Number of the last confirmed message, 0 before there is one. */
+  get lastNumber(): number {
+    return this.#confirmedNumber;
+  }
+
+  /** Messages and bytes that wait for their confirmation, sent or held. */
+  get backlog(): { messages: number; bytes: number } {
+    return { messages: this.#ring.count, bytes: this.#ring.bytes };
+  }
+
+  /**
+   * Creates or updates the stream when the broker is there; when it is not, that happens as soon as it is.
+   * @throws ConntrailError STORE or BROKER when the broker refuses the stream
+   */
+  async start(): Promise<void> {
+    this.#unwatch = this.#options.connection.watch((connected) => this.#onConnection(connected));
+    if (!this.#options.connection.connected) return;
+    await this.#recover("start");
+    const failure = this.#failure;
+    if (!(failure instanceof ConntrailError)) return;
+    this.close();
+    throw failure;
+  }
+
+  /**
+   * Hands a message over. The payload is kept until it is confirmed and must not be changed. Numbers grow by one.
+   */
+  publish(kind: MessageKind, number: number, payload: Uint8Array): PublishOutcome {
+    if (this.#lastNumber === 0) this.#firstNumber = number;
+    else if (number <= this.#lastNumber) throw new Error(`batch number ${number} after ${this.#lastNumber}`);
+    if (this.#closed) throw new Error("the publisher is closed");
+    if (payload.length > this.#payloadBytesMax) {
+      const message = `a message of ${payload.length} bytes is above max_payload of the nats-server: raise it to 2MB or more`;
+      throw new ConntrailError("BROKER", message);
+    }
+    const overflow = this.#makeRoom(payload.length);
+    this.#lastNumber = number;
+    this.counters.messages++;
+    this.counters.bytes += payload.length;
+    this.#ring.push({ kind, number, payload });
+    this.#pump();
+    if (overflow) return "overflow";
+    return this.#sentNumber >= number ? "sent" : "held";
+  }
+
+  /**
+   * Publishes and tells the stream sequence as soon as it is confirmed, however long the broker is away;
+   * null when it was dropped or the publisher was closed first.
+   */
+  publishAcked(kind: MessageKind, number: number, payload: Uint8Array): Promise<number | null> {
+    return new Promise((resolve) => {
+      this.#acked.set(number, resolve);
+      this.#askNext = true;
+      this.publish(kind, number, payload);
+    });
+  }
+
+  /** True when everything handed over is confirmed, false when the deadline came first. */
+  async flush(deadlineMs: number): Promise<boolean> {
+    if (this.#ring.count === 0) return true;
+    let timer: NodeJS.Timeout | undefined;
+    let done: () => void = () => undefined;
+    const emptied = new Promise<void>((resolve) => {
+      done = resolve;
+      timer = setTimeout(resolve, deadlineMs);
+      this.#flushes.add(resolve);
+    });
+    if (this.#state === "up" && this.#asks === 0) void this.#probe();
+    await emptied;
+    clearTimeout(timer);
+    this.#flushes.delete(done);
+    return this.#ring.count === 0;
+  }
+
+  /** The last message of one subject of the own stream, for a daemon that starts again; null when there is none. */
+  async readLast(kind: MessageKind): Promise<StoredMessage | null> {
+    const client = await this.#options.connection.ready(API_TIMEOUT_MS);
+    return readLastOf(
+      await client.jetstreamManager({ checkAPI: false, timeout: API_TIMEOUT_MS }),
+      this.#options.node,
+      kind,
+    );
+  }
+
+  /** The last mark of the own stream. */
+  lastOwnMark(): Promise<StoredMessage | null> {
+    return this.readLast("mark");
+  }
+
+  /** Ends at once; what is unconfirmed is dropped. `flush` first. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#unwatch();
+    this.#generation++;
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    if (this.#retry !== null) clearTimeout(this.#retry);
+    this.#answers?.unsubscribe();
+    this.#set("down");
+    for (const resolve of this.#acked.values()) resolve(null);
+    this.#acked.clear();
+    for (const resolve of this.#flushes) resolve();
+  }
+
+  #onConnection(connected: boolean): void {
+    if (connected) {
+      this.#failures = 0;
+      void this.#recover("connected");
+    } else {
+      this.#hold();
+    }
+  }
+
+  /** Nothing goes out until a recovery has seen what the stream holds. */
+  #hold(): void {
+    this.#generation++;
+    this.#ring.unsend();
+    this.#asks = 0;
+    this.#shortSinceMs = 0;
+    this.#sinceAskMessages = 0;
+    this.#sinceAskBytes = 0;
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    if (this.#retry !== null) clearTimeout(this.#retry);
+    this.#timer = null;
+    this.#retry = null;
+    this.#set("down");
+  }
+
+  /** Never rejects: what goes wrong is tried again, more and more slowly. */
+  async #recover(reason: string): Promise<void> {
+    this.#hold();
+    const generation = this.#generation;
+    const client = this.#options.connection.client;
+    if (client === null || this.#closed) return;
+    this.counters.recoveries++;
+    try {
+      const jsm = await client.jetstreamManager({ checkAPI: false, timeout: API_TIMEOUT_MS });
+      await ensureStream(jsm, this.#options.node, this.#options.retention);
+      const tip = await readTip(jsm, this.#options.node);
+      if (generation !== this.#generation) return;
+      if (tip === null) throw new Error("the stream is gone again");
+      this.#failure = null;
+      this.#listen(client);
+      this.#resume(tip, reason);
+    } catch (error) {
+      if (generation !== this.#generation) return;
+      if (errorText(error) !== errorText(this.#failure)) {
+        this.#log.error({ reason, error: errorText(error) }, "publishing is held up");
+      }
+      this.#failure = error;
+      this.#recoverLater(reason);
+    }
+  }
+
+  /** At once the first time, then at growing intervals until something is confirmed. */
+  #recoverLater(reason: string): void {
+    this.#hold();
+    if (this.#closed) return;
+    const delayMs =
+      this.#failures === 0 ? 0 : Math.min(RECOVER_DELAY_MS_MIN * 2 ** (this.#failures - 1), RECOVER_DELAY_MS_MAX);
+    this.#failures = Math.min(this.#failures + 1, 16);
+    this.#retry = setTimeout(() => void this.#recover(reason), delayMs);
+    this.#retry.unref();
+  }
+
+  #listen(client: NatsConnection): void {
+    if (client === this.#client) return;
+    this.#answers?.unsubscribe();
+    this.#client = client;
+    this.#answers = client.subscribe(`${this.#inbox}.*`, { callback: (error, msg) => this.#onAnswer(error, msg) });
+  }
+
+  /** Takes up where the stream ends: forgets what it holds, sends again what it does not, reports what nobody has. */
+  #resume(tip: StreamTip, reason: string): void {
+    const stored = this.#storedNumber(tip);
+    let held = 0;
+    while ((this.#ring.get(held)?.number ?? Number.POSITIVE_INFINITY) <= stored) held++;
+    for (let sequence = tip.lastSequence - held + 1; sequence <= tip.lastSequence; sequence++)
+      this.#confirmOne(sequence);
+    const truncated = stored < this.#confirmedNumber;
+    const lostFirst = Math.max(stored + 1, truncated ? 0 : this.#lostThrough + 1);
+    const lostLast = (this.#ring.get(0)?.number ?? this.#lastNumber + 1) - 1;
+    this.#confirmedNumber = stored;
+    this.#confirmedSequence = tip.lastSequence;
+    this.#headSequence = tip.lastSequence + 1;
+    this.#payloadBytesMax = (this.#client?.info?.max_payload ?? Number.POSITIVE_INFINITY) - HEADER_BYTES_MAX;
+    this.#askNext = true;
+    const resend = this.#ring.count;
+    this.#set("up");
+    this.#pump();
+    this.#wakeFlushes();
+    if (resend > 0 || truncated) this.#log.info({ reason, stored, held, resend }, "publishing resumes");
+    if (this.#lastNumber === 0 || lostFirst > lostLast) return;
+    this.#lostThrough = lostLast;
+    this.counters.lostMessages += lostLast - lostFirst + 1;
+    this.#log.warn({ reason, lostFirst, lostLast }, "messages are lost to the stream");
+    this.#options.onLost?.(lostFirst, lostLast);
+  }
+
+  /** Number of our last message in the stream; one less than the first we ever had when there is none. */
+  #storedNumber(tip: StreamTip): number {
+    const none = this.#firstNumber - 1;
+    // Purged: what was confirmed has been there, and the sequences go on.
+    const confirmed = tip.lastSequence === this.#confirmedSequence && this.#confirmedNumber > 0;
+    if (tip.last === null) return confirmed ? this.#confirmedNumber : none;
+    const last = this.#options.readNumber(tip.last.payload);
+    if (last !== null && last.epoch === this.#options.epoch) return last.number;
+    if (this.#confirmedNumber > 0 && tip.lastSequence > this.#confirmedSequence) {
+      this.#log.error({ epoch: last?.epoch, sequence: tip.lastSequence }, "another writer is in this node's stream");
+    }
+    return none;
+  }
+
+  /** True when the oldest had to go. */
+  #makeRoom(bytes: number): boolean {
+    let overflow = false;
+    while (this.#ring.isFullFor(bytes)) {
+      const wasSent = this.#ring.sent > 0;
+      const oldest = this.#ring.shift();
+      if (oldest === null) break;
+      if (wasSent) this.#headSequence++;
+      this.counters.droppedMessages++;
+      this.counters.droppedBytes += oldest.payload.length;
+      this.#settle(oldest.number, null);
+      overflow = true;
+    }
+    return overflow;
+  }
+
+  #pump(): void {
+    const { windowMessagesMax, windowBytesMax } = this.#limits;
+    const ring = this.#ring;
+    while (this.#state === "up" && ring.sent < windowMessagesMax) {
+      const next = ring.get(ring.sent);
+      if (next === null || (ring.sent > 0 && ring.sentBytes + next.payload.length > windowBytesMax)) return;
+      ring.sendNext();
+      this.#send(next.kind, next.number, next.payload, this.#headSequence + ring.sent - 1);
+    }
+  }
+
+  #send(kind: MessageKind, number: number, payload: Uint8Array, sequence: number): void {
+    this.#headers.set(EXPECTED_LAST_SEQUENCE, String(sequence - 1));
+    if (number <= this.#sentNumber) this.counters.resent++;
+    else this.#sentNumber = number;
+    this.#sinceAskMessages++;
+    this.#sinceAskBytes += payload.length;
+    this.#sentSinceTick = true;
+    const ask =
+      this.#askNext ||
+      this.#acked.has(number) ||
+      this.#sinceAskMessages >= this.#limits.askMessages ||
+      this.#sinceAskBytes >= this.#limits.askBytes;
+    if (this.#timer === null) this.#arm(this.#limits.askIntervalMs);
+    try {
+      if (ask) this.#ask(kind, payload);
+      else this.#client?.publish(this.#subjects[kind], payload, { headers: this.#headers });
+    } catch (error) {
+      this.#log.error({ number, bytes: payload.length, error: errorText(error) }, "a message cannot be sent");
+      this.#recoverLater("send");
+    }
+  }
+
+  #ask(kind: MessageKind, payload: Uint8Array): void {
+    this.#askNext = false;
+    this.#sinceAskMessages = 0;
+    this.#sinceAskBytes = 0;
+    if (this.#asks === 0) this.#askedMs = performance.now();
+    this.#asks++;
+    const reply = `${this.#inbox}.${this.#generation}`;
+    this.#client?.publish(this.#subjects[kind], payload, { headers: this.#headers, reply });
+  }
+
+  /** Must not throw: the client's reader would end. */
+  #onAnswer(error: Error | null, msg: Msg): void {
+    if (error !== null || this.#closed || !msg.subject.endsWith(`.${this.#generation}`)) return;
+    const answer = parseAnswer(msg);
+    if (answer.sequence > 0) {
+      this.#asks = Math.max(0, this.#asks - 1);
+      this.#askedMs = performance.now();
+      this.#confirm(answer.sequence);
+      return;
+    }
+    if (answer.code === ERR_WRONG_LAST_SEQUENCE) this.counters.holes++;
+    this.#log.warn({ answer: answer.text }, "the stream refused a message, reading what it holds");
+    this.#recoverLater(answer.text);
+  }
+
+  #confirm(sequence: number): void {
+    if (sequence >= this.#headSequence + this.#ring.sent) {
+      this.#log.error({ sequence }, "the stream is ahead of its writer");
+      this.#recoverLater("ahead");
+      return;
+    }
+    this.counters.confirms++;
+    this.#failures = 0;
+    this.#shortSinceMs = 0;
+    while (this.#headSequence <= sequence) this.#confirmOne(this.#headSequence++);
+    this.#pump();
+    this.#wakeFlushes();
+  }
+
+  #confirmOne(sequence: number): void {
+    const oldest = this.#ring.shift();
+    if (oldest === null) return;
+    this.counters.confirmedMessages++;
+    this.#confirmedNumber = oldest.number;
+    this.#confirmedSequence = sequence;
+    this.#settle(oldest.number, sequence);
+  }
+
+  #settle(number: number, sequence: number | null): void {
+    if (this.#acked.size === 0) return;
+    this.#acked.get(number)?.(sequence);
+    this.#acked.delete(number);
+  }
+
+  #wakeFlushes(): void {
+    if (this.#ring.count > 0) return;
+    for (const resolve of this.#flushes) resolve();
+  }
+
+  #arm(delayMs: number): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#tick(), delayMs);
+    this.#timer.unref();
+  }
+
+  /** Runs every `askIntervalMs` while something is unconfirmed, so that a single message costs no timer. */
+  #tick(): void {
+    this.#timer = null;
+    if (this.#state === "down" || this.#ring.sent === 0) return;
+    const busy = this.#sentSinceTick;
+    this.#sentSinceTick = false;
+    if (this.#asks > 0) {
+      if (performance.now() - this.#askedMs >= this.#limits.ackTimeoutMs) {
+        this.#timeout("ack timeout");
+        return;
+      }
+    } else if (busy && this.#flushes.size === 0) {
+      this.#askNext = true;
+    } else {
+      void this.#probe();
+    }
+    this.#arm(this.#limits.askIntervalMs);
+  }
+
+  /** No message is at hand to ask with: the stream's last sequence confirms as well. Never rejects. */
+  async #probe(): Promise<void> {
+    const generation = this.#generation;
+    const client = this.#client;
+    if (this.#probing || client === null) return;
+    this.#probing = true;
+    try {
+      const jsm = await client.jetstreamManager({ checkAPI: false, timeout: API_TIMEOUT_MS });
+      const { state } = await jsm.streams.info(streamName(this.#options.node));
+      if (generation !== this.#generation) return;
+      if (state.last_seq >= this.#headSequence) this.#confirm(state.last_seq);
+      else if (this.#ring.sent > 0 && this.#asks === 0) this.#short();
+    } catch {
+      if (generation === this.#generation) this.#timeout("probe");
+    } finally {
+      this.#probing = false;
+    }
+    if (this.#flushes.size > 0 && this.#ring.sent > 0 && generation === this.#generation) this.#arm(FLUSH_POLL_MS);
+  }
+
+  /** Messages travel beside the question, so the stream may be a moment behind; for longer it is a hole. */
+  #short(): void {
+    const now = performance.now();
+    if (this.#shortSinceMs === 0) this.#shortSinceMs = now;
+    else if (now - this.#shortSinceMs >= this.#limits.ackTimeoutMs) this.#timeout("short");
+  }
+
+  #timeout(reason: string): void {
+    this.counters.ackTimeouts++;
+    this.#recoverLater(reason);
+  }
+
+  #set(state: PublisherState): void {
+    if (this.#state === state) return;
+    this.#state = state;
+    this.#options.onStateChange?.(state);
+  }
+}
+
+interface PublishAnswer {
+  /** 0 when it was refused. */
+  sequence: number;
+  code: number;
+  text: string;
+}
+
+function parseAnswer(msg: Msg): PublishAnswer {
+  if (msg.headers?.code === 503) return { sequence: 0, code: 503, text: "no stream takes the subject" };
+  try {
+    const { seq, error } = msg.json<{ seq?: number; error?: { err_code?: number; description?: string } }>();
+    if (error === undefined && typeof seq === "number" && seq > 0) return { sequence: seq, code: 0, text: "" };
+    return { sequence: 0, code: error?.err_code ?? 0, text: error?.description ?? "no sequence in the answer" };
+  } catch {
+    return { sequence: 0, code: 0, text: "the answer is not JSON" };
+  }
+}

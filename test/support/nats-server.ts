@@ -1,0 +1,157 @@
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { connect, type JetStreamManager, type NatsConnection } from "nats";
+import { type Logger, pino } from "pino";
+import { programDirectories } from "../../src/stream/broker-host.js";
+
+const START_TIMEOUT_MS = 10_000;
+
+/** The reason to skip tests that need a nats-server, or false when it is installed. */
+export function natsServerMissing(): string | false {
+  try {
+    execFileSync("nats-server", ["--version"], { env: { PATH: programDirectories().join(":") }, stdio: "ignore" });
+    return false;
+  } catch {
+    return "nats-server is not installed (apt-get install nats-server)";
+  }
+}
+
+/** A logger that says nothing. */
+export function silentLogger(): Logger {
+  return pino({ level: "silent" });
+}
+
+/** A port of 127.0.0.1 that was free a moment ago. */
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  if (address === null || typeof address === "string") throw new Error("no port");
+  return address.port;
+}
+
+/** Resolves when `condition` holds. Fails after `timeoutMs` with what was waited for. */
+export async function until(
+  what: string,
+  condition: () => boolean | Promise<boolean>,
+  timeoutMs = 10_000,
+): Promise<void> {
+  const deadline = performance.now() + timeoutMs;
+  while (!(await condition())) {
+    if (performance.now() > deadline) throw new Error(`waited ${timeoutMs} ms in vain for: ${what}`);
+    await delay(5);
+  }
+}
+
+/** A directory that is removed at the end of its block. */
+export async function temporaryDirectory(): Promise<{ path: string } & AsyncDisposable> {
+  const path = await mkdtemp(join(tmpdir(), `conntrail-${process.pid}-`));
+  return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) };
+}
+
+export interface NatsServerOptions {
+  maxFileStore?: number;
+  /** Further lines of configuration. */
+  more?: string;
+}
+
+/** Starts a real nats-server with JetStream, a store and a port of its own. Use with `await using`. */
+export async function startNatsServer(options: NatsServerOptions = {}): Promise<TestNatsServer> {
+  const server = new TestNatsServer(
+    await mkdtemp(join(tmpdir(), `conntrail-${process.pid}-`)),
+    await freePort(),
+    options,
+  );
+  await server.start();
+  return server;
+}
+
+/** A nats-server that a test may kill, stop and start again over the same store. */
+export class TestNatsServer implements AsyncDisposable {
+  readonly directory: string;
+  readonly port: number;
+  readonly #options: NatsServerOptions;
+  #child: ChildProcess | null = null;
+  #exited: Promise<void> = Promise.resolve();
+  #output = "";
+
+  constructor(directory: string, port: number, options: NatsServerOptions) {
+    this.directory = directory;
+    this.port = port;
+    this.#options = options;
+  }
+
+  /** `host:port` for clients. */
+  get address(): string {
+    return `127.0.0.1:${this.port}`;
+  }
+
+  async start(): Promise<void> {
+    const config = join(this.directory, "test.conf");
+    const { maxFileStore = 2 * 1024 ** 3, more = "" } = this.#options;
+    await writeFile(
+      config,
+      `listen: "${this.address}"\nmax_payload: 2097152\njetstream { store_dir: "${this.directory}", max_file_store: ${maxFileStore}, max_memory_store: 16777216 }\n${more}\n`,
+    );
+    const path = programDirectories().join(":");
+    const child = spawn("nats-server", ["-c", config], { env: { PATH: path }, stdio: ["ignore", "pipe", "pipe"] });
+    this.#child = child;
+    this.#output = "";
+    for (const output of [child.stdout, child.stderr]) {
+      output.on("data", (data: Buffer) => {
+        this.#output = (this.#output + data.toString()).slice(-10_000);
+      });
+    }
+    this.#exited = new Promise((resolve) => child.once("close", () => resolve()));
+    await until(
+      "nats-server to be ready",
+      () => {
+        if (child.exitCode !== null) throw new Error(`nats-server ended: ${this.#output}`);
+        return this.#output.includes("Server is ready");
+      },
+      START_TIMEOUT_MS,
+    );
+  }
+
+  /** Ends the server with SIGKILL unless told otherwise, and waits until it is gone. */
+  async kill(signal: "SIGKILL" | "SIGTERM" = "SIGKILL"): Promise<void> {
+    this.#child?.kill(signal);
+    await this.#exited;
+    this.#child = null;
+  }
+
+  /** Freezes the server as a hung disk would. */
+  pause(): void {
+    this.#child?.kill("SIGSTOP");
+  }
+
+  resume(): void {
+    this.#child?.kill("SIGCONT");
+  }
+
+  /** A client of the test's own. */
+  client(): Promise<NatsConnection> {
+    return connect({ servers: this.address, maxReconnectAttempts: -1, reconnectTimeWait: 50 });
+  }
+
+  /** Runs `use` with a stream manager over a connection of its own. */
+  async manage<T>(use: (jsm: JetStreamManager) => Promise<T>): Promise<T> {
+    const client = await this.client();
+    try {
+      return await use(await client.jetstreamManager());
+    } finally {
+      await client.close();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.resume();
+    await this.kill();
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}
