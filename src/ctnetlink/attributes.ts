@@ -111,13 +111,12 @@ export class AttributeWriter {
     for (let i = 0; i < count; i++) this.words[this.at++] = swap32(source[from + i]!);
   }
 
-  /** At most `max` bytes as they are. */
-  putBytes(type: number, value: Uint8Array, max: number): void {
-    const length = Math.min(value.length, max);
-    this.words[this.at++] = (4 + length) | (type << 16);
-    this.words.fill(0, this.at, this.at + ((length + 3) >> 2));
-    this.bytes.set(value.subarray(0, length), this.at * 4);
-    this.at += (length + 3) >> 2;
+  /** `size` bytes, a multiple of 4: `value` as far as it goes, then zeros. */
+  putPadded(type: number, value: Uint8Array, size: number): void {
+    this.words[this.at++] = (4 + size) | (type << 16);
+    this.words.fill(0, this.at, this.at + (size >> 2));
+    this.bytes.set(value.length > size ? value.subarray(0, size) : value, this.at * 4);
+    this.at += size >> 2;
   }
 
   /** At most `max` characters, then a NUL. */

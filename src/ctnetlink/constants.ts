@@ -1,6 +1,7 @@
 /**
  * Numbers of the kernel's netlink and ctnetlink interface, in the kernel's spelling.
- * Sources: linux/netlink.h, linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h, nf_conntrack_common.h, nf_conntrack_tcp.h.
+ * Sources: linux/netlink.h, linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h, nf_conntrack_tcp.h.
+ * Status bits and protocol numbers: src/flow.
  */
 
 /** struct nlmsghdr: length u32, type u16, flags u16, sequence u32, port id u32; all in host order. */
@@ -126,27 +127,8 @@ export const CTA_SYNPROXY_ISN = 1;
 export const CTA_SYNPROXY_ITS = 2;
 export const CTA_SYNPROXY_TSOFF = 3;
 
-/** enum ip_conntrack_status, the bits that this folder needs. */
-export const IPS_EXPECTED = 0x0001;
-export const IPS_SEEN_REPLY = 0x0002;
-export const IPS_ASSURED = 0x0004;
-export const IPS_CONFIRMED = 0x0008;
-export const IPS_SRC_NAT = 0x0010;
-export const IPS_DST_NAT = 0x0020;
-export const IPS_FIXED_TIMEOUT = 0x0400;
-export const IPS_HELPER = 0x2000;
-
 /** nf_conntrack_tcp.h, per direction. */
 export const IP_CT_TCP_FLAG_WINDOW_SCALE = 0x01;
 export const IP_CT_TCP_FLAG_SACK_PERM = 0x02;
 export const IP_CT_TCP_FLAG_CLOSE_INIT = 0x04;
 export const IP_CT_TCP_FLAG_BE_LIBERAL = 0x08;
-
-export const IPPROTO_ICMP = 1;
-export const IPPROTO_TCP = 6;
-export const IPPROTO_UDP = 17;
-export const IPPROTO_DCCP = 33;
-export const IPPROTO_GRE = 47;
-export const IPPROTO_ICMPV6 = 58;
-export const IPPROTO_SCTP = 132;
-export const IPPROTO_UDPLITE = 136;

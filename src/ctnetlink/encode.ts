@@ -9,6 +9,7 @@
  *     dump     IPCTNL_MSG_CT_GET, DUMP            (nothing)
  *     flush    IPCTNL_MSG_CT_DELETE               (nothing)
  */
+
 import {
   HAS_STATUS,
   type RareAttributes,
@@ -22,6 +23,14 @@ import {
   W_STATUS,
   W_ZONE,
 } from "../flow/record.js";
+import {
+  IPS_ASSURED,
+  IPS_CONFIRMED,
+  IPS_EXPECTED,
+  IPS_FIXED_TIMEOUT,
+  IPS_HELPER,
+  IPS_SEEN_REPLY,
+} from "../flow/status.js";
 import { AttributeWriter } from "./attributes.js";
 import {
   CTA_ID,
@@ -34,12 +43,6 @@ import {
   IPCTNL_MSG_CT_DELETE,
   IPCTNL_MSG_CT_GET,
   IPCTNL_MSG_CT_NEW,
-  IPS_ASSURED,
-  IPS_CONFIRMED,
-  IPS_EXPECTED,
-  IPS_FIXED_TIMEOUT,
-  IPS_HELPER,
-  IPS_SEEN_REPLY,
   NFNL_SUBSYS_CTNETLINK,
   NLM_F_ACK,
   NLM_F_CREATE,
@@ -123,7 +126,8 @@ export class RequestBatch {
    * Asks for the flow to be brought to the record's status, mark, protoinfo, labels, sequence adjustments and
    * `options.timeoutSeconds`; ENOENT when there is none. Tuples, NAT, helper and master of a flow cannot change.
    * A flow that was created with a master must be updated with `rare.master` set, for the kernel answers EBUSY
-   * when IPS_EXPECTED differs, as it does when SEEN_REPLY or ASSURED would be taken back.
+   * when IPS_EXPECTED differs, as it does when SEEN_REPLY or ASSURED would be taken back. The timeout is set by then.
+   * ENOSPC for labels where no rule uses some; all else is done by then.
    */
   update(words: Uint32Array, base: number, rare: RareAttributes | null, options: EncodeOptions): boolean {
     if (!this.#begin(IPCTNL_MSG_CT_NEW, NLM_F_REQUEST, words[base + W_PROTO]! >>> 8)) return false;

@@ -2,6 +2,7 @@
  * CTA_PROTOINFO, both ways: what the kernel keeps of a connection beside its tuples, for TCP, SCTP and DCCP.
  * In the record: words 24 to 26.
  */
+import { IPPROTO_DCCP, IPPROTO_SCTP, IPPROTO_TCP } from "../flow/protocol.js";
 import { HAS_PROTOINFO, W_HAS, W_PROTO, W_PROTOINFO, W_PROTOINFO_B, W_PROTOINFO_C } from "../flow/record.js";
 import { type AttributeWriter, readHost16, readNet32 } from "./attributes.js";
 import {
@@ -24,9 +25,6 @@ import {
   IP_CT_TCP_FLAG_CLOSE_INIT,
   IP_CT_TCP_FLAG_SACK_PERM,
   IP_CT_TCP_FLAG_WINDOW_SCALE,
-  IPPROTO_DCCP,
-  IPPROTO_SCTP,
-  IPPROTO_TCP,
   NLA_TYPE_MASK,
 } from "./constants.js";
 

@@ -167,7 +167,7 @@ export function encodeRareForUpdate(out: AttributeWriter, rare: RareAttributes):
     const { isn, its, tsoff } = rare.synproxy;
     encodeThree(out, CTA_SYNPROXY, isn, its, tsoff);
   }
-  if (rare.labels !== undefined) out.putBytes(CTA_LABELS, rare.labels, LABELS_BYTES);
+  if (rare.labels !== undefined) out.putPadded(CTA_LABELS, rare.labels, LABELS_BYTES);
 }
 
 /** The kernel looks for the master in the flow's own zone and refuses a zone in this tuple. */

@@ -6,11 +6,14 @@
  * By protocol: source and destination port (TCP, UDP, UDPLite, SCTP, DCCP; the kernel names the keys of GRE so too),
  * id, type and code (ICMP, ICMPv6), nothing (all others).
  */
+import { hasPorts, IPPROTO_GRE, IPPROTO_ICMP, IPPROTO_ICMPV6, isIcmp } from "../flow/protocol.js";
 import {
   AF_INET,
   AF_INET6,
+  HAS_REPLY,
   mirrorL4,
   replyIsMirror,
+  W_HAS,
   W_ORIG_DST,
   W_ORIG_L4,
   W_ORIG_SRC,
@@ -20,7 +23,8 @@ import {
   W_REPLY_SRC,
   W_STATUS,
 } from "../flow/record.js";
-import { type AttributeWriter, readHost16, readNet16, readNet32 } from "./attributes.js";
+import { IPS_DST_NAT, IPS_SRC_NAT } from "../flow/status.js";
+import { type AttributeWriter, readHost16, readHost32, readNet16, readNet32 } from "./attributes.js";
 import {
   CTA_IP_V4_DST,
   CTA_IP_V4_SRC,
@@ -44,16 +48,6 @@ import {
   CTA_TUPLE_IP,
   CTA_TUPLE_PROTO,
   CTA_TUPLE_ZONE,
-  IPPROTO_DCCP,
-  IPPROTO_GRE,
-  IPPROTO_ICMP,
-  IPPROTO_ICMPV6,
-  IPPROTO_SCTP,
-  IPPROTO_TCP,
-  IPPROTO_UDP,
-  IPPROTO_UDPLITE,
-  IPS_DST_NAT,
-  IPS_SRC_NAT,
   NLA_TYPE_MASK,
 } from "./constants.js";
 
@@ -80,6 +74,12 @@ export function decodeTuple(
   address: number,
   l4: number,
 ): number {
+  if (end - at === PLAIN_LENGTH && family === AF_INET && isPlain(bytes, at)) {
+    words[address] = readNet32(bytes, at + 8);
+    words[address + 4] = readNet32(bytes, at + 16);
+    words[l4] = (readNet16(bytes, at + 36) << 16) | readNet16(bytes, at + 44);
+    return bytes[at + 28]!;
+  }
   let has = 0;
   let zone = 0;
   let protocol = 0;
@@ -107,6 +107,25 @@ export function decodeTuple(
     at += (length + 3) & ~3;
   }
   return has === (HAS_ADDRESSES | HAS_PROTOCOL) ? protocol | (zone << 8) : TUPLE_INCOMPLETE;
+}
+
+/** Bytes of an IPv4 tuple with ports and without a zone, as the kernel writes it. */
+const PLAIN_LENGTH = 48;
+
+/**
+ * True when the seven attribute headers of 48 bytes stand just where the kernel puts them for the most frequent tuple,
+ * so that its fields can be read at fixed places: half the cost of a message is in walking the two tuples.
+ */
+function isPlain(bytes: Uint8Array, at: number): boolean {
+  return (
+    readHost32(bytes, at) === 0x80010014 &&
+    readHost32(bytes, at + 4) === 0x00010008 &&
+    readHost32(bytes, at + 12) === 0x00020008 &&
+    readHost32(bytes, at + 20) === 0x8002001c &&
+    readHost32(bytes, at + 24) === 0x00010005 &&
+    readHost32(bytes, at + 32) === 0x00020006 &&
+    readHost32(bytes, at + 40) === 0x00030006
+  );
 }
 
 function decodeAddresses(
@@ -199,7 +218,7 @@ export function encodeTuple(
   out.close(addresses);
   const layer4 = out.open(CTA_TUPLE_PROTO);
   out.putU8(CTA_PROTO_NUM, protocol);
-  if (hasPorts(protocol)) {
+  if (hasPorts(protocol) || protocol === IPPROTO_GRE) {
     out.putNet16(CTA_PROTO_SRC_PORT, l4 >>> 16);
     out.putNet16(CTA_PROTO_DST_PORT, l4);
   } else if (protocol === IPPROTO_ICMP) {
@@ -214,20 +233,6 @@ export function encodeTuple(
   out.close(layer4);
   if (zone !== 0) out.putNet16(CTA_TUPLE_ZONE, zone);
   out.close(nest);
-}
-
-function hasPorts(protocol: number): boolean {
-  switch (protocol) {
-    case IPPROTO_TCP:
-    case IPPROTO_UDP:
-    case IPPROTO_SCTP:
-    case IPPROTO_UDPLITE:
-    case IPPROTO_DCCP:
-    case IPPROTO_GRE:
-      return true;
-    default:
-      return false;
-  }
 }
 
 /**
@@ -246,17 +251,18 @@ function hasPorts(protocol: number): boolean {
 export function encodeReply(out: AttributeWriter, type: number, words: Uint32Array, base: number, zone: number): void {
   const familyAndProtocol = words[base + W_PROTO]!;
   const protocol = familyAndProtocol & 0xff;
-  const l4 = protocol === IPPROTO_GRE ? words[base + W_REPLY_L4]! : mirrorL4(protocol, words[base + W_ORIG_L4]!);
+  const asIs = protocol === IPPROTO_GRE && (words[base + W_HAS]! & HAS_REPLY) !== 0;
+  const l4 = asIs ? words[base + W_REPLY_L4]! : mirrorL4(protocol, words[base + W_ORIG_L4]!);
   encodeTuple(out, type, words, base + W_ORIG_DST, base + W_ORIG_SRC, l4, familyAndProtocol, zone);
 }
 
 /** Writes CTA_NAT_DST and CTA_NAT_SRC when the reply tuple is not the original one turned round; see `encodeReply`. */
 export function encodeNat(out: AttributeWriter, words: Uint32Array, base: number): void {
-  if (replyIsMirror(words, base)) return;
+  if ((words[base + W_HAS]! & HAS_REPLY) === 0 || replyIsMirror(words, base)) return;
   const protocol = words[base + W_PROTO]! & 0xff;
   const family = words[base + W_PROTO]! >>> 8;
   const reply = words[base + W_REPLY_L4]!;
-  if (protocol === IPPROTO_ICMP || protocol === IPPROTO_ICMPV6) {
+  if (isIcmp(protocol)) {
     // The one id is in reach of both; leave it to the one that the flow's status names, source when in doubt.
     const nat = words[base + W_STATUS]! & (IPS_SRC_NAT | IPS_DST_NAT);
     const id = nat === IPS_DST_NAT ? reply : words[base + W_ORIG_L4]!;
@@ -264,7 +270,7 @@ export function encodeNat(out: AttributeWriter, words: Uint32Array, base: number
     encodeRange(out, CTA_NAT_SRC, words, base + W_REPLY_DST, family, reply >>> 16);
     return;
   }
-  const ports = hasPorts(protocol) && protocol !== IPPROTO_GRE;
+  const ports = hasPorts(protocol);
   encodeRange(out, CTA_NAT_DST, words, base + W_REPLY_SRC, family, ports ? reply >>> 16 : -1);
   encodeRange(out, CTA_NAT_SRC, words, base + W_REPLY_DST, family, ports ? reply & 0xffff : -1);
 }
