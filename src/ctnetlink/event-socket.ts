@@ -1,0 +1,474 @@
+/**
+ * The kernel's conntrack events: a netlink socket subscribed to NFNLGRP_CONNTRACK_NEW, _UPDATE and _DESTROY.
+ *
+ * One buffer of fixed slots, allocated once, takes up to SLOTS datagrams per recvmmsg and is decoded in place:
+ *
+ *   headers   SLOTS × struct mmsghdr (64 bytes), each pointing at its iovec
+ *   iovecs    SLOTS × struct iovec (16 bytes), each pointing at its slot
+ *   slots     SLOTS × SLOT_STRIDE bytes
+ *
+ * Waiting is a poll(2) on a thread of the pool with an eventfd beside the socket, so that close() and process exit end
+ * it at once; draining happens on the main thread and never blocks.
+ */
+import { ConntrailError } from "../errors.js";
+import { DecodedFlow } from "../flow/record.js";
+import {
+  IPCTNL_MSG_CT_DELETE,
+  IPCTNL_MSG_CT_NEW,
+  NETLINK_NETFILTER,
+  NFNL_SUBSYS_CTNETLINK,
+  NFNLGRP_CONNTRACK_DESTROY,
+  NFNLGRP_CONNTRACK_NEW,
+  NFNLGRP_CONNTRACK_UPDATE,
+  NLM_F_CREATE,
+  NLM_F_EXCL,
+  NLMSG_HDRLEN,
+} from "./constants.js";
+import { decodeConntrack, errnoName } from "./decode.js";
+import * as libc from "./libc.js";
+
+export const EVENT_NEW = 0;
+export const EVENT_UPDATE = 1;
+export const EVENT_DESTROY = 2;
+export type EventKind = typeof EVENT_NEW | typeof EVENT_UPDATE | typeof EVENT_DESTROY;
+
+/** `onMalformed` code of a datagram that was longer than a slot. The decoder's own codes are positive. */
+export const MALFORMED_TRUNCATED = -1;
+/** `onMalformed` code of a netlink header whose length does not fit its datagram. */
+export const MALFORMED_HEADER = -2;
+
+/** Where events go. Called on the main thread only, never after close() has been called. */
+export interface EventSink {
+  /**
+   * One event. `flow` is reused: copy what must last. `portId` is the netlink port of the request that caused the
+   * event, 0 when packets or timeouts did.
+   */
+  onEvent(kind: EventKind, flow: DecodedFlow, portId: number): void;
+  /** A message was skipped: a code of `decodeError`, MALFORMED_TRUNCATED or MALFORMED_HEADER. */
+  onMalformed(code: number): void;
+  /** The kernel dropped events (ENOBUFS): dump and compare. Messages that were queued before are still delivered. */
+  onOverrun(): void;
+  /** A turn of reading is over; `eventsSinceLast` events came in it. */
+  onDrained(eventsSinceLast: number): void;
+}
+
+export interface EventSocketOptions {
+  /** Receive buffer to ask for, as SO_RCVBUF reads: the kernel counts about 1.3 KB per event. Default 2 MiB. */
+  bufferBytes?: number;
+  /** Where `growBuffer` stops. Default 8 MiB. */
+  bufferBytesMax?: number;
+  /** NETLINK_BROADCAST_ERROR and NETLINK_NO_ENOBUFS: the kernel repeats destroy events that did not fit. */
+  reliable?: boolean;
+  /** Longest time the socket buffer may gather before it is read under load, 0 to read at once always. Default 10. */
+  gatherMs?: number;
+  /** Datagrams read in one turn of the event loop. Default 1024. */
+  turnDatagramsMax?: number;
+  /** A monotonic clock in milliseconds. */
+  now?: () => number;
+}
+
+/** What the socket has counted since it was opened. */
+export interface EventCounters {
+  eventsReceived: number;
+  datagrams: number;
+  overruns: number;
+  malformed: number;
+  unknownType: number;
+  /** Failures of recvmmsg other than ENOBUFS; each is reported as an overrun too. */
+  receiveErrors: number;
+  /** The receive buffer as SO_RCVBUF reads now. */
+  bufferBytes: number;
+  /** Times the waiting thread came back with something to read. */
+  wakeups: number;
+}
+
+const SLOTS = 128;
+/** A conntrack message stays below 1 KB; room for long security contexts. */
+const SLOT_BYTES = 4096;
+/** Not a power of two, so that the slots do not share the sets of the CPU's cache. */
+const SLOT_STRIDE = SLOT_BYTES + 64;
+const MMSGHDR_BYTES = 64;
+const MMSGHDR_FLAGS = 48;
+const MMSGHDR_LENGTH = 56;
+const IOVEC_BYTES = 16;
+const SOCKADDR_NL_BYTES = 12;
+
+/** Bounds the life of a waiting thread whose eventfd could not be signalled. */
+const POLL_TIMEOUT_MS = 1000;
+const POLL_RETRY_MS = 10;
+const RATE_WINDOW_MS = 10;
+/** Events per millisecond below which each wake-up is taken at once. */
+const RATE_QUIET = 0.5;
+/** Events per millisecond from which on the full `gatherMs` is waited. */
+const RATE_FULL = 4;
+/** What the kernel charges the buffer for one event (sk_buff truesize). */
+const EVENT_TRUESIZE = 1280;
+
+const TYPE_NEW = (NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_NEW;
+const TYPE_DELETE = (NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_DELETE;
+
+/** Reads conntrack events from the kernel from the moment it is constructed until close(). */
+export class EventSocket {
+  /** The netlink port the kernel gave this socket. */
+  readonly portId: number;
+  readonly #sink: EventSink;
+  readonly #fd: number;
+  readonly #receive = new ReceiveBuffer();
+  readonly #flow = new DecodedFlow();
+  readonly #counters: EventCounters;
+  readonly #bufferBytesMax: number;
+  readonly #turnDatagramsMax: number;
+  readonly #pace: Pace;
+  readonly #waiter: Waiter;
+  #timer: NodeJS.Timeout | null = null;
+  #closed: Promise<void> | null = null;
+
+  /**
+   * Opens and subscribes in this thread's network namespace.
+   * Throws ConntrailError `PERMISSION` without CAP_NET_ADMIN, `KERNEL` when the kernel has no nfnetlink or conntrack.
+   */
+  constructor(sink: EventSink, options: EventSocketOptions = {}) {
+    this.#sink = sink;
+    this.#bufferBytesMax = options.bufferBytesMax ?? 8 << 20;
+    this.#turnDatagramsMax = options.turnDatagramsMax ?? 1024;
+    this.#pace = new Pace(options.gatherMs ?? 10, options.now ?? (() => performance.now()));
+    this.#fd = openSocket();
+    try {
+      setBuffer(this.#fd, Math.min(options.bufferBytes ?? 2 << 20, this.#bufferBytesMax));
+      if (options.reliable === true) {
+        setOption(this.#fd, libc.NETLINK_BROADCAST_ERROR, 1);
+        setOption(this.#fd, libc.NETLINK_NO_ENOBUFS, 1);
+      }
+      this.portId = bindSocket(this.#fd);
+      for (const group of [NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE, NFNLGRP_CONNTRACK_DESTROY]) {
+        setOption(this.#fd, libc.NETLINK_ADD_MEMBERSHIP, group);
+      }
+      this.#waiter = new Waiter(this.#fd, () => this.#wake());
+    } catch (error) {
+      libc.close(this.#fd);
+      throw error;
+    }
+    this.#counters = {
+      eventsReceived: 0,
+      datagrams: 0,
+      overruns: 0,
+      malformed: 0,
+      unknownType: 0,
+      receiveErrors: 0,
+      bufferBytes: readBuffer(this.#fd),
+      wakeups: 0,
+    };
+    this.#waiter.wait();
+  }
+
+  /** The live counters. */
+  get counters(): Readonly<EventCounters> {
+    return this.#counters;
+  }
+
+  /** Doubles the receive buffer, up to `bufferBytesMax`. False when it did not grow. */
+  growBuffer(): boolean {
+    const before = this.#counters.bufferBytes;
+    if (this.#closed !== null || before >= this.#bufferBytesMax) return false;
+    setBuffer(this.#fd, Math.min(before * 2, this.#bufferBytesMax));
+    this.#counters.bufferBytes = readBuffer(this.#fd);
+    return this.#counters.bufferBytes > before;
+  }
+
+  /** Stops reading at once; resolves when the waiting thread has ended and the descriptors are closed. */
+  close(): Promise<void> {
+    if (this.#closed === null) {
+      if (this.#timer !== null) clearTimeout(this.#timer);
+      this.#closed = this.#waiter.end().then(() => void libc.close(this.#fd));
+    }
+    return this.#closed;
+  }
+
+  #wake(): void {
+    if (this.#closed !== null) return;
+    this.#counters.wakeups++;
+    this.#drain();
+  }
+
+  /** One turn: reads up to the bound, then yields, gathers or waits. */
+  #drain(): void {
+    if (this.#closed !== null) return;
+    const eventsBefore = this.#counters.eventsReceived;
+    const more = this.#readTurn();
+    const events = this.#counters.eventsReceived - eventsBefore;
+    if (this.#closed !== null) return;
+    this.#sink.onDrained(events);
+    if (this.#closed !== null) return;
+    const gatherMs = this.#pace.after(events, this.#counters.bufferBytes);
+    if (more) {
+      setImmediate(() => this.#drain());
+    } else if (gatherMs > 0) {
+      this.#timer = setTimeout(() => this.#drain(), gatherMs);
+    } else {
+      this.#waiter.wait();
+    }
+  }
+
+  /** True when the bound ended the turn and more may be waiting. */
+  #readTurn(): boolean {
+    let budget = this.#turnDatagramsMax;
+    while (budget > 0) {
+      const count = this.#receive.read(this.#fd);
+      if (count < 0) {
+        const errno = libc.errno();
+        if (errno === libc.EAGAIN) return false;
+        budget--;
+        if (errno !== libc.EINTR) this.#receiveFailed(errno);
+      } else {
+        budget -= count;
+        this.#counters.datagrams += count;
+        for (let slot = 0; slot < count; slot++) this.#decodeSlot(slot);
+      }
+      if (this.#closed !== null) return false;
+      // A short count means that the queue is empty or that an error is pending, which wakes the next poll.
+      if (count >= 0 && count < SLOTS) return false;
+    }
+    return true;
+  }
+
+  /** Whatever failed, events may be missing: the owner has to compare with a dump. */
+  #receiveFailed(errno: number): void {
+    if (errno === libc.ENOBUFS) this.#counters.overruns++;
+    else this.#counters.receiveErrors++;
+    this.#sink.onOverrun();
+  }
+
+  #decodeSlot(slot: number): void {
+    const receive = this.#receive;
+    if (receive.isTruncated(slot)) {
+      this.#malformed(MALFORMED_TRUNCATED);
+      return;
+    }
+    let at = receive.start(slot);
+    const end = at + receive.length(slot);
+    while (at < end) {
+      const length = at + NLMSG_HDRLEN <= end ? receive.words[at >> 2]! : 0;
+      if (length < NLMSG_HDRLEN || length > end - at) {
+        this.#malformed(MALFORMED_HEADER);
+        return;
+      }
+      this.#decodeMessage(at, at + length);
+      at += (length + 3) & ~3;
+    }
+  }
+
+  #decodeMessage(at: number, end: number): void {
+    if (this.#closed !== null) return;
+    const { words } = this.#receive;
+    const typeAndFlags = words[(at + 4) >> 2]!;
+    const type = LITTLE_ENDIAN ? typeAndFlags & 0xffff : typeAndFlags >>> 16;
+    const flags = LITTLE_ENDIAN ? typeAndFlags >>> 16 : typeAndFlags & 0xffff;
+    if (type !== TYPE_NEW && type !== TYPE_DELETE) {
+      this.#counters.unknownType++;
+      return;
+    }
+    const failure = decodeConntrack(this.#receive.bytes, at + NLMSG_HDRLEN, end, this.#flow);
+    if (failure !== 0) {
+      this.#malformed(failure);
+      return;
+    }
+    this.#counters.eventsReceived++;
+    this.#sink.onEvent(eventKind(type, flags), this.#flow, words[(at + 12) >> 2]!);
+  }
+
+  #malformed(code: number): void {
+    this.#counters.malformed++;
+    this.#sink.onMalformed(code);
+  }
+}
+
+/** Netlink headers are in host order. */
+const LITTLE_ENDIAN = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1;
+
+function eventKind(type: number, flags: number): EventKind {
+  if (type === TYPE_DELETE) return EVENT_DESTROY;
+  return (flags & (NLM_F_CREATE | NLM_F_EXCL)) === 0 ? EVENT_UPDATE : EVENT_NEW;
+}
+
+/** The memory that the kernel writes into. Its addresses stand in the iovecs, so the owner keeps the object. */
+class ReceiveBuffer {
+  readonly bytes = libc.allocateStable(SLOTS * SLOT_STRIDE);
+  readonly words = new Uint32Array(this.bytes.buffer);
+  readonly #headers = libc.allocateStable(SLOTS * MMSGHDR_BYTES);
+  readonly #headerWords = new Uint32Array(this.#headers.buffer);
+  readonly #iovecs = libc.allocateStable(SLOTS * IOVEC_BYTES);
+
+  constructor() {
+    const headers = new BigUint64Array(this.#headers.buffer);
+    const iovecs = new BigUint64Array(this.#iovecs.buffer);
+    const bytesAddress = libc.addressOf(this.bytes);
+    const iovecsAddress = libc.addressOf(this.#iovecs);
+    for (let slot = 0; slot < SLOTS; slot++) {
+      iovecs[slot * 2] = bytesAddress + BigInt(slot * SLOT_STRIDE);
+      iovecs[slot * 2 + 1] = BigInt(SLOT_BYTES);
+      // msg_iov and msg_iovlen: the third and fourth word of struct msghdr.
+      headers[slot * 8 + 2] = iovecsAddress + BigInt(slot * IOVEC_BYTES);
+      headers[slot * 8 + 3] = 1n;
+    }
+  }
+
+  /** Reads without blocking: the number of datagrams, or -1 with errno set. */
+  read(fd: number): number {
+    return libc.recvmmsg(fd, this.#headers, SLOTS, libc.MSG_DONTWAIT, null);
+  }
+
+  start(slot: number): number {
+    return slot * SLOT_STRIDE;
+  }
+
+  length(slot: number): number {
+    return Math.min(this.#headerWords[(slot * MMSGHDR_BYTES + MMSGHDR_LENGTH) >> 2]!, SLOT_BYTES);
+  }
+
+  isTruncated(slot: number): boolean {
+    return (this.#headerWords[(slot * MMSGHDR_BYTES + MMSGHDR_FLAGS) >> 2]! & libc.MSG_TRUNC) !== 0;
+  }
+}
+
+/**
+ * How long to let the socket's buffer gather. A wake-up costs as much as tens of events, so it is taken at once after
+ * quiet and made rarer as the rate grows, but never so rare that a quarter of the buffer could fill meanwhile.
+ */
+class Pace {
+  readonly #gatherMsMax: number;
+  readonly #now: () => number;
+  #windowStart: number;
+  #windowEvents = 0;
+  #eventsPerMs = 0;
+
+  constructor(gatherMsMax: number, now: () => number) {
+    this.#gatherMsMax = gatherMsMax;
+    this.#now = now;
+    this.#windowStart = now();
+  }
+
+  /** Milliseconds to gather after a turn that brought `events`; 0 means wait for the next event at once. */
+  after(events: number, bufferBytes: number): number {
+    const now = this.#now();
+    const elapsedMs = now - this.#windowStart;
+    this.#windowEvents += events;
+    if (elapsedMs >= RATE_WINDOW_MS) {
+      this.#eventsPerMs = this.#windowEvents / elapsedMs;
+      this.#windowStart = now;
+      this.#windowEvents = 0;
+    }
+    if (this.#eventsPerMs < RATE_QUIET) return 0;
+    const wanted = this.#gatherMsMax * Math.min(1, this.#eventsPerMs / RATE_FULL);
+    const safe = bufferBytes / 4 / EVENT_TRUESIZE / this.#eventsPerMs;
+    return Math.floor(Math.min(wanted, safe));
+  }
+}
+
+/** Waits for a descriptor on a thread of the pool, one poll(2) at a time, and can be ended at any moment. */
+class Waiter {
+  readonly #onReady: () => void;
+  readonly #eventFd: number;
+  readonly #fds = libc.allocateStable(16);
+  readonly #results = new Int16Array(this.#fds.buffer);
+  readonly #onExit = (): void => this.#signal();
+  #polling = false;
+  #retry: NodeJS.Timeout | null = null;
+  #ended: (() => void) | null = null;
+
+  constructor(fd: number, onReady: () => void) {
+    this.#onReady = onReady;
+    this.#eventFd = libc.eventfd(0, libc.EFD_CLOEXEC | libc.EFD_NONBLOCK);
+    if (this.#eventFd < 0) throw failure("eventfd", libc.errno());
+    const words = new Int32Array(this.#fds.buffer);
+    words[0] = fd;
+    this.#results[2] = libc.POLLIN;
+    words[2] = this.#eventFd;
+    this.#results[6] = libc.POLLIN;
+    // Node joins the threads of its pool when the process exits: a poll that nobody ends would hold it up.
+    process.once("exit", this.#onExit);
+  }
+
+  /** Calls `onReady` once, when the descriptor is readable or has an error. */
+  wait(): void {
+    this.#polling = true;
+    libc.pollAsync(this.#fds, 2, POLL_TIMEOUT_MS, (error, ready) => this.#returned(error, ready));
+  }
+
+  /** Ends a wait that is under way; resolves when no thread uses the descriptors any more. */
+  async end(): Promise<void> {
+    if (this.#retry !== null) clearTimeout(this.#retry);
+    const returned = new Promise<void>((resolve) => {
+      this.#ended = resolve;
+    });
+    if (this.#polling) {
+      this.#signal();
+      await returned;
+    }
+    process.removeListener("exit", this.#onExit);
+    libc.close(this.#eventFd);
+  }
+
+  #returned(error: Error | null, ready: number): void {
+    this.#polling = false;
+    if (this.#ended !== null) {
+      this.#ended();
+    } else if (error !== null || ready < 0) {
+      // EINTR, or no memory for the thread. Not at once, so that a lasting failure does not spin.
+      this.#retry = setTimeout(() => this.wait(), POLL_RETRY_MS);
+    } else if (ready > 0 && this.#results[3] !== 0) {
+      this.#onReady();
+    } else {
+      this.wait();
+    }
+  }
+
+  #signal(): void {
+    libc.eventfdWrite(this.#eventFd, 1);
+  }
+}
+
+function openSocket(): number {
+  const fd = libc.socket(libc.AF_NETLINK, libc.SOCK_RAW | libc.SOCK_NONBLOCK | libc.SOCK_CLOEXEC, NETLINK_NETFILTER);
+  if (fd < 0) throw failure("socket", libc.errno());
+  return fd;
+}
+
+/** Binds to a port of the kernel's choice and returns it. */
+function bindSocket(fd: number): number {
+  const address = libc.allocateStable(SOCKADDR_NL_BYTES);
+  const words = new Uint32Array(address.buffer);
+  new Uint16Array(address.buffer)[0] = libc.AF_NETLINK;
+  if (libc.bind(fd, address, SOCKADDR_NL_BYTES) !== 0) throw failure("bind", libc.errno());
+  if (libc.getsockname(fd, address, Int32Array.of(SOCKADDR_NL_BYTES)) !== 0) {
+    throw failure("getsockname", libc.errno());
+  }
+  return words[1]!;
+}
+
+function setOption(fd: number, name: number, value: number): void {
+  const errno = libc.setIntOption(fd, libc.SOL_NETLINK, name, value);
+  if (errno !== 0) throw failure("setsockopt", errno);
+}
+
+/** SO_RCVBUFFORCE goes beyond net.core.rmem_max but needs CAP_NET_ADMIN; both set double of what they are given. */
+function setBuffer(fd: number, bytes: number): void {
+  const half = Math.ceil(bytes / 2);
+  if (libc.setIntOption(fd, libc.SOL_SOCKET, libc.SO_RCVBUFFORCE, half) !== 0) {
+    libc.setIntOption(fd, libc.SOL_SOCKET, libc.SO_RCVBUF, half);
+  }
+}
+
+function readBuffer(fd: number): number {
+  return libc.getIntOption(fd, libc.SOL_SOCKET, libc.SO_RCVBUF);
+}
+
+function failure(operation: string, errno: number): ConntrailError {
+  const where = `conntrack event socket: ${operation}`;
+  if (errno === libc.EPERM) {
+    return new ConntrailError("PERMISSION", `${where}: not permitted; run as root or with CAP_NET_ADMIN`);
+  }
+  if (errno === libc.EPROTONOSUPPORT || errno === libc.EAFNOSUPPORT || errno === libc.ENOENT) {
+    return new ConntrailError("KERNEL", `${where}: this kernel has no nfnetlink: modprobe nf_conntrack_netlink`);
+  }
+  return new ConntrailError("KERNEL", `${where} failed with ${errnoName(errno)}`);
+}

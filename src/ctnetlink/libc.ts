@@ -1,0 +1,114 @@
+/**
+ * The few libc calls that neither Node nor the `netlink` package offers, bound through koffi.
+ *
+ * Memory whose address C keeps beyond one call (scatter lists, the descriptors of a `poll` on another thread) must come
+ * from `allocateStable` and stay reachable from a live object: a local of an optimised function is collected early.
+ */
+import koffi from "koffi";
+
+export const AF_NETLINK = 16;
+export const SOCK_RAW = 3;
+export const SOCK_NONBLOCK = 0o4000;
+export const SOCK_CLOEXEC = 0o2000000;
+export const SOL_SOCKET = 1;
+export const SO_RCVBUF = 8;
+export const SO_RCVBUFFORCE = 33;
+export const SOL_NETLINK = 270;
+export const NETLINK_ADD_MEMBERSHIP = 1;
+export const NETLINK_BROADCAST_ERROR = 4;
+export const NETLINK_NO_ENOBUFS = 5;
+export const MSG_TRUNC = 0x20;
+export const MSG_DONTWAIT = 0x40;
+export const POLLIN = 0x001;
+export const EFD_CLOEXEC = 0o2000000;
+export const EFD_NONBLOCK = 0o4000;
+
+export const EPERM = 1;
+export const ENOENT = 2;
+export const EINTR = 4;
+export const EAGAIN = 11;
+export const EEXIST = 17;
+export const EPROTONOSUPPORT = 93;
+export const EAFNOSUPPORT = 97;
+export const ENOBUFS = 105;
+
+type Memory = Uint8Array | Int32Array | Uint32Array | null;
+type PollDone = (error: Error | null, ready: number) => void;
+
+/** The process's own symbols: whichever libc Node was linked with. */
+const library = koffi.load(null);
+const pollFunction = library.func("int poll(void *fds, unsigned long count, int timeoutMs)");
+
+export const socket = library.func("int socket(int family, int type, int protocol)") as (
+  family: number,
+  type: number,
+  protocol: number,
+) => number;
+export const bind = library.func("int bind(int fd, void *address, uint32_t length)") as (
+  fd: number,
+  address: Memory,
+  length: number,
+) => number;
+export const getsockname = library.func("int getsockname(int fd, void *address, void *length)") as (
+  fd: number,
+  address: Memory,
+  length: Memory,
+) => number;
+export const setsockopt = library.func("int setsockopt(int fd, int level, int name, void *value, uint32_t length)") as (
+  fd: number,
+  level: number,
+  name: number,
+  value: Memory,
+  length: number,
+) => number;
+export const getsockopt = library.func("int getsockopt(int fd, int level, int name, void *value, void *length)") as (
+  fd: number,
+  level: number,
+  name: number,
+  value: Memory,
+  length: Memory,
+) => number;
+export const recvmmsg = library.func(
+  "int recvmmsg(int fd, void *messages, uint32_t count, int flags, void *timeout)",
+) as (fd: number, messages: Memory, count: number, flags: number, timeout: null) => number;
+export const close = library.func("int close(int fd)") as (fd: number) => number;
+export const eventfd = library.func("int eventfd(uint32_t initial, int flags)") as (
+  initial: number,
+  flags: number,
+) => number;
+/** Adds one to an eventfd's counter. Safe to call at any time, also while a thread polls it. */
+export const eventfdWrite = library.func("int eventfd_write(int fd, uint64_t value)") as (
+  fd: number,
+  value: number,
+) => number;
+
+/** poll(2) on a thread of the pool. `fds` holds `count` struct pollfd and must stay reachable until `done` runs. */
+export function pollAsync(fds: Uint8Array, count: number, timeoutMs: number, done: PollDone): void {
+  pollFunction.async(fds, count, timeoutMs, done);
+}
+
+/** errno of the last call of this thread. */
+export function errno(): number {
+  return koffi.errno();
+}
+
+/** Zeroed memory outside the JavaScript heap, at an address that never changes while the buffer is reachable. */
+export function allocateStable(bytes: number): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(new ArrayBuffer(bytes));
+}
+
+/** The address of memory from `allocateStable`. */
+export function addressOf(memory: Uint8Array): bigint {
+  return koffi.address(memory);
+}
+
+/** setsockopt with an int. 0, or the errno. */
+export function setIntOption(fd: number, level: number, name: number, value: number): number {
+  return setsockopt(fd, level, name, Int32Array.of(value), 4) === 0 ? 0 : errno();
+}
+
+/** getsockopt of an int, or -1. */
+export function getIntOption(fd: number, level: number, name: number): number {
+  const value = Int32Array.of(-1);
+  return getsockopt(fd, level, name, value, Int32Array.of(4)) === 0 ? value[0]! : -1;
+}

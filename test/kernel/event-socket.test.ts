@@ -1,0 +1,294 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { RequestBatch } from "../../src/ctnetlink/encode.js";
+import {
+  EVENT_DESTROY,
+  EVENT_NEW,
+  EVENT_UPDATE,
+  type EventKind,
+  EventSocket,
+  type EventSocketOptions,
+} from "../../src/ctnetlink/event-socket.js";
+import { RequestSocket } from "../../src/ctnetlink/request-socket.js";
+import { formatAddress } from "../../src/flow/address.js";
+import type { DecodedFlow } from "../../src/flow/record.js";
+import { W_MARK, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../../src/flow/record.js";
+import { KernelNamespace, kernelAvailable, udpRecord, waitUntil } from "../support/kernel-namespace.js";
+
+const skip = kernelAvailable() ?? false;
+
+interface SeenEvent {
+  kind: EventKind;
+  protocol: number;
+  source: string;
+  destination: string;
+  destinationPort: number;
+  mark: number;
+  portId: number;
+}
+
+/** An EventSocket in a namespace together with all that it has said. */
+class Listener {
+  readonly events: SeenEvent[] = [];
+  readonly malformed: number[] = [];
+  overruns = 0;
+  drained = 0;
+  readonly socket: EventSocket;
+
+  constructor(namespace: KernelNamespace, options: EventSocketOptions = {}) {
+    this.socket = namespace.run(() => new EventSocket(this, options));
+  }
+
+  onEvent(kind: EventKind, flow: DecodedFlow, portId: number): void {
+    const { words } = flow;
+    const family = words[W_PROTO]! >>> 8;
+    this.events.push({
+      kind,
+      protocol: words[W_PROTO]! & 0xff,
+      source: formatAddress(words, W_ORIG_SRC, family),
+      destination: formatAddress(words, W_ORIG_DST, family),
+      destinationPort: words[W_ORIG_L4]! & 0xffff,
+      mark: words[W_MARK]!,
+      portId,
+    });
+  }
+
+  onMalformed(code: number): void {
+    this.malformed.push(code);
+  }
+
+  onOverrun(): void {
+    this.overruns++;
+  }
+
+  onDrained(eventsSinceLast: number): void {
+    this.drained += eventsSinceLast;
+  }
+
+  has(kind: EventKind, destinationPort: number): boolean {
+    return this.events.some((event) => event.kind === kind && event.destinationPort === destinationPort);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.socket.close();
+  }
+}
+
+test("events of conntrack(8): create, update, destroy, in order and with their kind", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  await using listener = new Listener(namespace);
+  const tuple = ["-s", "192.0.2.1", "-d", "198.51.100.2", "-p", "tcp", "--sport", "1000", "--dport", "443"];
+  await namespace.conntrack("-I", ...tuple, "-t", "60", "--state", "ESTABLISHED");
+  await namespace.conntrack("-U", ...tuple, "-m", "7");
+  await namespace.conntrack("-D", ...tuple);
+  await waitUntil(() => listener.has(EVENT_DESTROY, 443), "the destroy event");
+  assert.deepEqual(
+    listener.events.map(({ kind, mark }) => [kind, mark]),
+    [
+      [EVENT_NEW, 0],
+      [EVENT_UPDATE, 7],
+      [EVENT_DESTROY, 7],
+    ],
+  );
+  const { kind: _kind, mark: _mark, portId, ...flow } = listener.events[0]!;
+  assert.deepEqual(flow, { protocol: 6, source: "192.0.2.1", destination: "198.51.100.2", destinationPort: 443 });
+  assert.notEqual(portId, 0, "made by a request of conntrack(8)");
+  assert.deepEqual(listener.malformed, []);
+  await waitUntil(() => listener.drained === 3, "onDrained to have told of all events");
+  assert.equal(listener.socket.counters.eventsReceived, 3);
+});
+
+test("events of IPv6 flows", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  await using listener = new Listener(namespace);
+  const tuple = ["-s", "2001:db8::1", "-d", "2001:db8::2", "-p", "udp", "--sport", "5000", "--dport", "53"];
+  await namespace.conntrack("-I", ...tuple, "-t", "60");
+  await waitUntil(() => listener.has(EVENT_NEW, 53), "the new event");
+  assert.equal(listener.events[0]!.source, "2001:db8::1");
+  assert.equal(listener.events[0]!.destination, "2001:db8::2");
+});
+
+test("events of real TCP and UDP traffic come with port id 0", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  await namespace.track();
+  await using listener = new Listener(namespace);
+  await namespace.exec(process.execPath, ["-e", TRAFFIC]);
+  await waitUntil(() => listener.has(EVENT_NEW, 7001) && listener.has(EVENT_UPDATE, 7001), "the TCP events");
+  await waitUntil(() => listener.has(EVENT_NEW, 7002), "the UDP event");
+  const packets = listener.events.filter((event) => event.destinationPort >= 7001 && event.destinationPort <= 7002);
+  assert.ok(packets.every((event) => event.portId === 0 && event.source === "127.0.0.1"));
+  await namespace.conntrack("-F");
+  await waitUntil(() => listener.has(EVENT_DESTROY, 7001) && listener.has(EVENT_DESTROY, 7002), "the destroy events");
+});
+
+test("an event that a request of ours caused carries its port id", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  await using listener = new Listener(namespace);
+  const requests = namespace.run(() => new RequestSocket());
+  try {
+    const batch = new RequestBatch();
+    batch.create(udpRecord(1), 0, null, { timeoutSeconds: 60, liberal: false });
+    assert.deepEqual(await requests.send(batch), { sent: 1, errors: [], unknown: 0 });
+    await waitUntil(() => listener.events.length === 1, "the event");
+    assert.equal(listener.events[0]!.portId, requests.portId);
+    assert.notEqual(requests.portId, listener.socket.portId);
+  } finally {
+    requests.close();
+  }
+});
+
+test("an overrun is reported, and the socket goes on", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  await using listener = new Listener(namespace, { bufferBytes: 8192, bufferBytesMax: 1 << 20 });
+  const requests = namespace.run(() => new RequestSocket());
+  try {
+    await createMany(requests, 1, 500);
+    await waitUntil(() => listener.overruns > 0, "the overrun");
+    assert.equal(listener.socket.counters.overruns, listener.overruns);
+    assert.ok(listener.events.length < 500, "events were lost");
+
+    const before = listener.socket.counters.bufferBytes;
+    assert.equal(listener.socket.growBuffer(), true);
+    assert.ok(listener.socket.counters.bufferBytes >= before * 2 - 1);
+    while (listener.socket.growBuffer());
+    assert.ok(listener.socket.counters.bufferBytes <= 1 << 20);
+
+    const overruns = listener.overruns;
+    const seen = listener.events.length;
+    await createMany(requests, 501, 700);
+    await waitUntil(() => listener.events.length >= seen + 200, "the events after the overrun");
+    assert.equal(listener.overruns, overruns, "the grown buffer holds them");
+  } finally {
+    requests.close();
+  }
+});
+
+test("a reliable socket reports no overrun", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  await using listener = new Listener(namespace, { bufferBytes: 8192, reliable: true });
+  const requests = namespace.run(() => new RequestSocket());
+  try {
+    await createMany(requests, 1, 300);
+    await requests.flush();
+    // Destroy events that did not fit are sent again by the kernel's event cache.
+    await waitUntil(
+      () => listener.events.filter((event) => event.kind === EVENT_DESTROY).length === 300,
+      "all destroy events",
+      15_000,
+    );
+    assert.equal(listener.overruns, 0);
+  } finally {
+    requests.close();
+  }
+});
+
+test("under load events gather, so that wake-ups stay rare, and all arrive", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  await using listener = new Listener(namespace, { gatherMs: 10 });
+  const requests = namespace.run(() => new RequestSocket());
+  try {
+    for (let i = 0; i < 100; i++) {
+      await createMany(requests, 1 + i * 50, 50 + i * 50);
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    await waitUntil(() => listener.events.length === 5000, "all events");
+    assert.ok(listener.socket.counters.wakeups < 60, `${listener.socket.counters.wakeups} wake-ups`);
+    assert.equal(listener.overruns, 0);
+  } finally {
+    requests.close();
+  }
+});
+
+test("close ends an idle socket within 100 ms, may be called twice, and nothing is delivered after it", {
+  skip,
+}, async () => {
+  await using namespace = await KernelNamespace.create();
+  const listener = new Listener(namespace);
+  await namespace.conntrack(
+    "-I",
+    "-s",
+    "192.0.2.1",
+    "-d",
+    "192.0.2.2",
+    "-p",
+    "udp",
+    "--sport",
+    "1",
+    "--dport",
+    "2",
+    "-t",
+    "9",
+  );
+  await waitUntil(() => listener.events.length === 1, "the event before");
+  const start = performance.now();
+  const closing = listener.socket.close();
+  assert.equal(listener.socket.close(), closing);
+  await closing;
+  const elapsedMs = performance.now() - start;
+  assert.ok(elapsedMs < 100, `close took ${elapsedMs} ms`);
+  assert.equal(listener.socket.growBuffer(), false);
+  await namespace.conntrack("-F");
+  assert.equal(listener.events.length, 1);
+});
+
+for (const [name, ending] of [
+  ["ends by itself after close()", "socket.close();"],
+  ["ends at once by process.exit()", "process.exit(0);"],
+] as const) {
+  test(`a process with an idle socket ${name}`, { skip }, async () => {
+    await using namespace = await KernelNamespace.create();
+    const module = new URL("../../src/ctnetlink/event-socket.js", import.meta.url).href;
+    const script = `
+      const { EventSocket } = await import(${JSON.stringify(module)});
+      const ignore = () => undefined;
+      const socket = new EventSocket({ onEvent: ignore, onMalformed: ignore, onOverrun: ignore, onDrained: ignore });
+      setTimeout(() => {
+        process.stdout.write(String(Date.now()));
+        ${ending}
+      }, 100);`;
+    const { stdout } = await namespace.exec(process.execPath, ["--input-type=module", "-e", script]);
+    const elapsedMs = Date.now() - Number(stdout);
+    assert.ok(elapsedMs < 400, `the process lived on for ${elapsedMs} ms`);
+  });
+}
+
+test("without CAP_NET_ADMIN the error says so", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  const module = new URL("../../src/ctnetlink/event-socket.js", import.meta.url).href;
+  const script = `
+    const { EventSocket } = await import(${JSON.stringify(module)});
+    process.setegid(65534);
+    process.seteuid(65534);
+    try {
+      new EventSocket({});
+    } catch (error) {
+      process.stdout.write(error.code + " " + error.message);
+    }`;
+  const { stdout } = await namespace.exec(process.execPath, ["--input-type=module", "-e", script]);
+  assert.match(stdout, /^PERMISSION .*CAP_NET_ADMIN/);
+});
+
+/** Creates flows `first` to `last` in batches. */
+async function createMany(requests: RequestSocket, first: number, last: number): Promise<void> {
+  const batch = new RequestBatch();
+  for (let i = first; i <= last; i++) {
+    batch.create(udpRecord(i), 0, null, { timeoutSeconds: 600, liberal: false });
+    if (batch.count < 200 && i < last) continue;
+    const result = await requests.send(batch);
+    assert.deepEqual(result.errors, []);
+    batch.reset();
+  }
+}
+
+/** One TCP connection to port 7001 and one UDP datagram to port 7002, over loopback. */
+const TRAFFIC = `
+  const net = require("node:net");
+  const dgram = require("node:dgram");
+  const server = net.createServer((socket) => socket.end("bye")).listen(7001, "127.0.0.1", () => {
+    net.connect(7001, "127.0.0.1").resume().on("close", () => server.close());
+  });
+  const receiver = dgram.createSocket("udp4").on("message", () => receiver.close());
+  receiver.bind(7002, "127.0.0.1", () => {
+    const sender = dgram.createSocket("udp4");
+    sender.send("hello", 7002, "127.0.0.1", () => sender.close());
+  });`;

@@ -1,0 +1,239 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { RequestBatch } from "../../src/ctnetlink/encode.js";
+import { BATCH_MESSAGES, RequestSocket, type RequestSocketOptions } from "../../src/ctnetlink/request-socket.js";
+import { AF_INET, AF_INET6, W_ORIG_SRC, W_PROTO } from "../../src/flow/record.js";
+import { KernelNamespace, kernelAvailable, udpRecord } from "../support/kernel-namespace.js";
+
+const skip = kernelAvailable() ?? false;
+const CREATE = { timeoutSeconds: 600, liberal: false };
+const ENOENT = 2;
+const EEXIST = 17;
+
+/** A RequestSocket in a namespace, closed at the end of its scope. */
+class Requests implements Disposable {
+  readonly socket: RequestSocket;
+
+  constructor(namespace: KernelNamespace, options: RequestSocketOptions = {}) {
+    this.socket = namespace.run(() => new RequestSocket(options));
+  }
+
+  [Symbol.dispose](): void {
+    this.socket.close();
+  }
+}
+
+test("dump visits what conntrack -L counts: 50,000 flows, without holding up the event loop", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  using requests = new Requests(namespace);
+  await createMany(requests.socket, 1, 50_000);
+  const sources = new Set<number>();
+  let turns = 0;
+  const ticking = setInterval(() => turns++, 1);
+  const result = await requests.socket.dump({}, (flow) => sources.add(flow.words[W_ORIG_SRC]!));
+  clearInterval(ticking);
+  assert.deepEqual(result, { count: 50_000, malformed: 0, interrupted: false });
+  assert.equal(sources.size, 50_000);
+  assert.ok(turns >= 2, `timers ran ${turns} times meanwhile`);
+  const listed = await namespace.conntrack("-L");
+  assert.equal(listed.trimEnd().split("\n").length, 50_000);
+});
+
+test("dump of one family", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  using requests = new Requests(namespace);
+  await createMany(requests.socket, 1, 10);
+  await namespace.conntrack(
+    "-I",
+    "-s",
+    "2001:db8::1",
+    "-d",
+    "2001:db8::2",
+    "-p",
+    "udp",
+    "--sport",
+    "5",
+    "--dport",
+    "6",
+    "-t",
+    "60",
+  );
+  const families: number[] = [];
+  const visit = (flow: { words: Uint32Array }): number => families.push(flow.words[W_PROTO]! >>> 8);
+  assert.equal((await requests.socket.dump({ family: AF_INET6 }, visit)).count, 1);
+  assert.equal((await requests.socket.dump({ family: AF_INET }, visit)).count, 10);
+  assert.deepEqual(families, [AF_INET6, ...Array<number>(10).fill(AF_INET)]);
+  assert.equal((await requests.socket.dump({ family: 0 }, () => undefined)).count, 11);
+});
+
+test("a dump that is aborted or whose visitor throws rejects, and the next one is whole", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  using requests = new Requests(namespace);
+  await createMany(requests.socket, 1, 5000);
+  const abort = new AbortController();
+  let visited = 0;
+  const aborted = requests.socket.dump({ signal: abort.signal }, () => {
+    visited++;
+    if (visited === 10) abort.abort(new Error("enough"));
+  });
+  await assert.rejects(aborted, /enough/);
+  assert.equal(visited, 10);
+  const thrown = requests.socket.dump({}, () => {
+    throw new Error("visitor");
+  });
+  await assert.rejects(thrown, /visitor/);
+  const before = AbortSignal.abort(new Error("before"));
+  await assert.rejects(
+    requests.socket.dump({ signal: before }, () => undefined),
+    /before/,
+  );
+  assert.equal((await requests.socket.dump({}, () => undefined)).count, 5000);
+});
+
+test("dumps queue up, and batches go on while one runs", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  using requests = new Requests(namespace);
+  await createMany(requests.socket, 1, 3000);
+  const dumps = [1, 2, 3].map(() => requests.socket.dump({}, () => undefined));
+  await createMany(requests.socket, 3001, 3300);
+  const counts = (await Promise.all(dumps)).map((result) => result.count);
+  assert.ok(counts.every((count) => count >= 3000 && count <= 3300));
+});
+
+test("errors of a batch are matched by their place: EEXIST in the middle, ENOENT on delete", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  using requests = new Requests(namespace);
+  await createMany(requests.socket, 7, 8);
+  const batch = new RequestBatch();
+  for (let i = 1; i <= 20; i++) batch.create(udpRecord(i), 0, null, CREATE);
+  assert.deepEqual(await requests.socket.send(batch), {
+    sent: 20,
+    errors: [
+      { index: 6, errno: EEXIST },
+      { index: 7, errno: EEXIST },
+    ],
+    unknown: 0,
+  });
+  batch.reset();
+  for (const i of [1, 99, 2, 100]) batch.delete(udpRecord(i), 0);
+  assert.deepEqual(await requests.socket.send(batch), {
+    sent: 4,
+    errors: [
+      { index: 1, errno: ENOENT },
+      { index: 3, errno: ENOENT },
+    ],
+    unknown: 0,
+  });
+  assert.equal((await requests.socket.dump({}, () => undefined)).count, 18);
+});
+
+test("an empty batch is done at once", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  using requests = new Requests(namespace);
+  assert.deepEqual(await requests.socket.send(new RequestBatch()), { sent: 0, errors: [], unknown: 0 });
+});
+
+test("batches that are sent together are answered each for itself", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  using requests = new Requests(namespace);
+  await createMany(requests.socket, 1, 30);
+  const results = await Promise.all(
+    [1, 2, 3].map((n) => {
+      const batch = new RequestBatch();
+      for (let i = 0; i < n; i++) batch.create(udpRecord(i + 1), 0, null, CREATE);
+      batch.create(udpRecord(100 + n), 0, null, CREATE);
+      return requests.socket.send(batch);
+    }),
+  );
+  assert.deepEqual(
+    results.map((result) => result.errors.map((error) => error.index)),
+    [[0], [0, 1], [0, 1, 2]],
+  );
+});
+
+test("answers that do not fit the buffer are survived and counted as unknown", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  using requests = new Requests(namespace, { bufferBytes: 16_384 });
+  await createMany(requests.socket, 1, 400);
+  const batch = new RequestBatch();
+  for (let i = 1; i <= 400; i++) batch.create(udpRecord(i), 0, null, CREATE);
+  const result = await requests.socket.send(batch);
+  assert.equal(result.sent, 400);
+  assert.ok(result.unknown > 0, "some answers were lost");
+  assert.equal(result.errors.length + result.unknown, 400, "each answer either came or is counted");
+  assert.ok(result.errors.every(({ index, errno }, i) => index === i && errno === EEXIST));
+  batch.reset();
+  batch.delete(udpRecord(1), 0);
+  assert.deepEqual(await requests.socket.send(batch), { sent: 1, errors: [], unknown: 0 });
+});
+
+test("get gives the flow or null; flush empties the table", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  using requests = new Requests(namespace);
+  await createMany(requests.socket, 1, 3);
+  const record = udpRecord(2);
+  const flow = await requests.socket.get(record, 0);
+  assert.ok(flow !== null);
+  assert.deepEqual(flow.words.subarray(0, 19), record.subarray(0, 19));
+  assert.equal(await requests.socket.get(udpRecord(9), 0), null);
+  await requests.socket.flush();
+  assert.equal(await requests.socket.get(record, 0), null);
+  assert.equal((await requests.socket.dump({}, () => undefined)).count, 0);
+});
+
+test("close rejects what is under way and what comes after", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  using requests = new Requests(namespace);
+  await createMany(requests.socket, 1, 2000);
+  const dump = requests.socket.dump({}, () => undefined);
+  const closedDump = assert.rejects(dump, { code: "KERNEL" });
+  const get = requests.socket.get(udpRecord(1), 0);
+  const closedGet = assert.rejects(get, { code: "KERNEL" });
+  requests.socket.close();
+  await Promise.all([closedDump, closedGet]);
+  await assert.rejects(requests.socket.flush(), { code: "KERNEL" });
+  await assert.rejects(
+    requests.socket.dump({}, () => undefined),
+    { code: "KERNEL" },
+  );
+});
+
+test("a silent kernel is a TIMEOUT", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  using requests = new Requests(namespace, { timeoutMs: 1 });
+  const batch = new RequestBatch(4 << 20);
+  for (let i = 1; i <= 3000; i++) batch.create(udpRecord(i), 0, null, CREATE);
+  // The kernel works on the batch for longer than the deadline, so the timer is due before the answer is read.
+  await assert.rejects(requests.socket.send(batch), { code: "TIMEOUT" });
+  batch.reset();
+  assert.equal((await requests.socket.send(batch)).sent, 0, "the socket goes on");
+});
+
+test("without CAP_NET_ADMIN a request fails with PERMISSION", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  const module = new URL("../../src/ctnetlink/request-socket.js", import.meta.url).href;
+  const script = `
+    const { RequestSocket } = await import(${JSON.stringify(module)});
+    process.setegid(65534);
+    process.seteuid(65534);
+    try {
+      const requests = new RequestSocket();
+      await requests.dump({}, () => undefined);
+    } catch (error) {
+      process.stdout.write(error.code + " " + error.message);
+    }
+    process.exit(0);`;
+  const { stdout } = await namespace.exec(process.execPath, ["--input-type=module", "-e", script]);
+  assert.match(stdout, /^PERMISSION .*CAP_NET_ADMIN/);
+});
+
+/** Creates flows `first` to `last` in batches. */
+async function createMany(requests: RequestSocket, first: number, last: number): Promise<void> {
+  const batch = new RequestBatch();
+  for (let i = first; i <= last; i++) {
+    batch.create(udpRecord(i), 0, null, CREATE);
+    if (batch.count < BATCH_MESSAGES && i < last) continue;
+    assert.deepEqual(await requests.send(batch), { sent: batch.count, errors: [], unknown: 0 });
+    batch.reset();
+  }
+}
