@@ -2,7 +2,7 @@ import { cpSync } from "node:fs";
 import { type Command, InvalidArgumentError } from "commander";
 import { errorText } from "../errors.js";
 import { type FailoverResult, failOver } from "../lab/failover.js";
-import type { Firewall } from "../lab/firewall.js";
+import type { CommitLine, Firewall } from "../lab/firewall.js";
 import { cachedFlows, establishedTo, isNated } from "../lab/flow-view.js";
 import { Lab, labObstacle } from "../lab/lab.js";
 import { waitFor } from "../lab/process.js";
@@ -185,6 +185,7 @@ function demoReport(results: readonly FailoverResult[], sessions: number): objec
       takeoverMs: result.takeoverMs,
       longestGapMs: result.longestGapMs,
       committed: result.commit?.committed ?? null,
+      updated: result.commit?.updated ?? null,
       failed: result.commit?.failed ?? null,
       commitMs: result.commit?.durationMs ?? null,
     })),
@@ -221,8 +222,12 @@ class Progress {
   failover(result: FailoverResult): void {
     const { report, commit } = result;
     this.result(`${result.to.name} took over after ${seconds(result.takeoverMs)}`);
-    if (commit)
-      this.result(`${result.to.name} committed ${commit.committed} entries in ${Math.round(commit.durationMs)} ms`);
+    if (commit) {
+      const failed = commit.failed === 0 ? "" : `, the kernel refused ${commit.failed}`;
+      this.result(
+        `${result.to.name} committed ${entries(commit)} entries in ${commit.durationMs.toFixed(1)} ms${failed}`,
+      );
+    }
     this.result(
       `${report.answering} of ${report.sessions} sessions answer, longest gap ${seconds(result.longestGapMs)}`,
     );
@@ -238,7 +243,7 @@ class Progress {
         result.to.name,
         `${result.report.answering} of ${result.report.sessions}`,
         seconds(result.longestGapMs),
-        result.commit === undefined ? "none" : String(result.commit.committed),
+        result.commit === undefined ? "none" : entries(result.commit),
         result.commit === undefined ? "-" : `${result.commit.durationMs.toFixed(1)} ms`,
       ]),
     ];
@@ -263,6 +268,11 @@ class Progress {
   #line(text: string): void {
     this.#out.write(`${text}\n`);
   }
+}
+
+/** Those that the kernel had already stand apart. */
+function entries(commit: CommitLine): string {
+  return commit.updated === 0 ? String(commit.committed) : `${commit.committed} + ${commit.updated} updated`;
 }
 
 function seconds(milliseconds: number): string {

@@ -8,7 +8,11 @@ import { ipv4, LAN, SYNC, VIRTUAL_HOST } from "./topology.js";
 
 /** What a daemon's log says of a commit. */
 export interface CommitLine {
+  /** Entries created in the kernel. */
   readonly committed: number;
+  /** Entries that the kernel had already. */
+  readonly updated: number;
+  /** Entries that it refused, for whatever reason. */
   readonly failed: number;
   readonly durationMs: number;
 }
@@ -97,7 +101,8 @@ export class Firewall {
       if (entry?.msg !== "commit") continue;
       commits.push({
         committed: Number(entry.committed ?? 0),
-        failed: Number(entry.failed ?? 0),
+        updated: Number(entry.updated ?? 0),
+        failed: Object.values(entry.failed ?? {}).reduce((sum: number, count) => sum + Number(count), 0),
         durationMs: Number(entry.durationMs ?? 0),
       });
     }
