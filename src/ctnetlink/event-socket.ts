@@ -52,6 +52,7 @@ export interface EventSink {
   onDrained(eventsSinceLast: number): void;
 }
 
+/** Sizes and pace. */
 export interface EventSocketOptions {
   /** Receive buffer to ask for, as SO_RCVBUF reads: the kernel counts about 1.3 KB per event. Default 2 MiB. */
   bufferBytes?: number;

@@ -39,21 +39,25 @@ type PollDone = (error: Error | null, ready: number) => void;
 const library = koffi.load(null);
 const pollFunction = library.func("int poll(void *fds, unsigned long count, int timeoutMs)");
 
+/** socket(2): a descriptor, or -1 with errno set, as with all of these. */
 export const socket = library.func("int socket(int family, int type, int protocol)") as (
   family: number,
   type: number,
   protocol: number,
 ) => number;
+/** bind(2). `address` is a sockaddr. */
 export const bind = library.func("int bind(int fd, void *address, uint32_t length)") as (
   fd: number,
   address: Memory,
   length: number,
 ) => number;
+/** getsockname(2). `length` is an int that the kernel updates. */
 export const getsockname = library.func("int getsockname(int fd, void *address, void *length)") as (
   fd: number,
   address: Memory,
   length: Memory,
 ) => number;
+/** setsockopt(2); `setIntOption` for the common case. */
 export const setsockopt = library.func("int setsockopt(int fd, int level, int name, void *value, uint32_t length)") as (
   fd: number,
   level: number,
@@ -61,6 +65,7 @@ export const setsockopt = library.func("int setsockopt(int fd, int level, int na
   value: Memory,
   length: number,
 ) => number;
+/** getsockopt(2); `getIntOption` for the common case. */
 export const getsockopt = library.func("int getsockopt(int fd, int level, int name, void *value, void *length)") as (
   fd: number,
   level: number,
@@ -68,10 +73,13 @@ export const getsockopt = library.func("int getsockopt(int fd, int level, int na
   value: Memory,
   length: Memory,
 ) => number;
+/** recvmmsg(2): how many of the `count` struct mmsghdr were filled. */
 export const recvmmsg = library.func(
   "int recvmmsg(int fd, void *messages, uint32_t count, int flags, void *timeout)",
 ) as (fd: number, messages: Memory, count: number, flags: number, timeout: null) => number;
+/** close(2). Never while a thread still polls the descriptor: its number may be another's at once. */
 export const close = library.func("int close(int fd)") as (fd: number) => number;
+/** eventfd(2). */
 export const eventfd = library.func("int eventfd(uint32_t initial, int flags)") as (
   initial: number,
   flags: number,

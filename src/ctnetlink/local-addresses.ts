@@ -14,6 +14,7 @@ import { decodeError, errnoName } from "./decode.js";
 import { EAGAIN } from "./libc.js";
 import { NetlinkSocket } from "./netlink-socket.js";
 
+/** Whom to tell, deadlines and sizes. */
 export interface LocalAddressesOptions {
   /** Called after the set of addresses has changed, never for what it held when `open` resolved. */
   onChange?: () => void;

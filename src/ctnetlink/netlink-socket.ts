@@ -14,6 +14,7 @@ import { RawNetlinkSocket } from "netlink";
 import { ConntrailError, errorText } from "../errors.js";
 import * as libc from "./libc.js";
 
+/** Protocol, sizes, groups, and where datagrams go. */
 export interface NetlinkSocketOptions {
   /** NETLINK_NETFILTER or NETLINK_ROUTE. */
   protocol: number;
@@ -86,7 +87,11 @@ export class NetlinkSocket {
    * `bytes` must stay as they are until `done` runs; `done` gets null or why they could not be sent.
    */
   send(bytes: Uint8Array, done: (error: ConntrailError | null) => void): void {
-    this.#raw.send(bytes, undefined, (error) => outside(() => done(error === undefined ? null : failure(error))));
+    try {
+      this.#raw.send(bytes, undefined, (error) => outside(() => done(error === undefined ? null : failure(error))));
+    } catch (error) {
+      done(failure(error));
+    }
   }
 
   /** How many datagrams the kernel could not put into the receive buffer since the last call. */

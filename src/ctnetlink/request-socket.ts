@@ -28,6 +28,7 @@ import { NetlinkSocket } from "./netlink-socket.js";
 /** Messages per batch at which creating is fastest; larger ones only hold up the event loop for longer. */
 export const BATCH_MESSAGES = 256;
 
+/** Which flows, and until when. */
 export interface DumpOptions {
   /** 0 or left out: both families. */
   family?: 0 | typeof AF_INET | typeof AF_INET6;
@@ -35,6 +36,7 @@ export interface DumpOptions {
   signal?: AbortSignal;
 }
 
+/** How a dump went. */
 export interface DumpResult {
   /** Flows visited. */
   count: number;
@@ -44,6 +46,7 @@ export interface DumpResult {
   interrupted: boolean;
 }
 
+/** What became of a batch. Requests neither in `errors` nor possibly `unknown` were carried out. */
 export interface BatchResult {
   /** Requests in the batch. */
   sent: number;
@@ -53,17 +56,21 @@ export interface BatchResult {
   unknown: number;
 }
 
+/** Deadlines and sizes. */
 export interface RequestSocketOptions {
   /** How long an answer may take. Default 5000. */
   timeoutMs?: number;
   /** Receive buffer of the batch socket, as SO_RCVBUF reads; each failed request takes 768 bytes of it. Default 4 MiB. */
   bufferBytes?: number;
-  /** Batches and lookups that may wait for the one under way. Default 64. */
+  /** Batches and lookups that may wait for the one under way, and dumps likewise. Default 64. */
   queueMax?: number;
 }
 
-/** The kernel fills a datagram of a dump up to this size and not beyond. */
-const DUMP_DATAGRAM_BYTES = 32 << 10;
+/**
+ * The kernel fills a datagram of a dump up to this size and not beyond. The package reads 32 of them in one turn of the
+ * event loop: some 1500 flows, 3 ms. Larger ones (the kernel's limit is 32 KiB) save little: the table walk is the cost.
+ */
+const DUMP_DATAGRAM_BYTES = 8 << 10;
 /** One answer: an error with the header of its request, or one flow. */
 const ANSWER_BYTES = 4096;
 const DUMP_BUFFER_BYTES = 1 << 20;
@@ -107,6 +114,7 @@ export class RequestSocket {
   #dump: Dump | null = null;
   #sequence = 1;
   #queued = 0;
+  #dumpsQueued = 0;
   #sendTail: Promise<unknown> = Promise.resolve();
   #dumpTail: Promise<unknown> = Promise.resolve();
 
@@ -143,15 +151,18 @@ export class RequestSocket {
    * Throws ConntrailError `PERMISSION`, `KERNEL`, or `TIMEOUT` when the kernel falls silent.
    */
   dump(options: DumpOptions, visit: (flow: DecodedFlow) => void): Promise<DumpResult> {
+    assert.ok(this.#dumpsQueued <= this.#queueMax, "more dumps wait than the request socket's queue holds");
+    this.#dumpsQueued++;
     const turn = this.#dumpTail;
-    const result = new Promise<DumpResult>((resolve, reject) => {
-      this.#dumpTail = turn.then(() => this.#runDump(options, visit, resolve, reject));
+    return new Promise<DumpResult>((resolve, reject) => {
+      this.#dumpTail = turn
+        .then(() => this.#runDump(options, visit, resolve, reject))
+        .then(() => void this.#dumpsQueued--);
     });
-    return result;
   }
 
   /**
-   * Sends all requests of the batch at once. The batch must not be touched until this resolves.
+   * Sends all requests of the batch, up to 1 MiB, at once. The batch must not be touched until this resolves.
    * What the kernel refuses is a value; throws ConntrailError `TIMEOUT` when the acknowledgement does not come.
    */
   async send(batch: RequestBatch): Promise<BatchResult> {
@@ -269,6 +280,8 @@ export class RequestSocket {
     } else if (type === TYPE_FLOW && index >= 0 && index < exchange.count) {
       const flow = new DecodedFlow();
       if (decodeConntrack(bytes, at + NLMSG_HDRLEN, end, flow) === 0) exchange.flow = flow;
+      else
+        exchange.done(new ConntrailError("MALFORMED", "the kernel's answer to a conntrack lookup cannot be decoded"));
     }
   }
 

@@ -1,5 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+// biome-ignore lint/style/noRestrictedImports: datagrams that the kernel would never send
+import { RawNetlinkSocket } from "netlink";
+import { NETLINK_NETFILTER } from "../../src/ctnetlink/constants.js";
 import { RequestBatch } from "../../src/ctnetlink/encode.js";
 import {
   EVENT_DESTROY,
@@ -8,6 +11,8 @@ import {
   type EventKind,
   EventSocket,
   type EventSocketOptions,
+  MALFORMED_HEADER,
+  MALFORMED_TRUNCATED,
 } from "../../src/ctnetlink/event-socket.js";
 import { RequestSocket } from "../../src/ctnetlink/request-socket.js";
 import { formatAddress } from "../../src/flow/address.js";
@@ -134,6 +139,42 @@ test("an event that a request of ours caused carries its port id", { skip }, asy
     assert.notEqual(requests.portId, listener.socket.portId);
   } finally {
     requests.close();
+  }
+});
+
+test("several messages in a datagram, foreign types, bad headers and truncation are told apart", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  await using listener = new Listener(namespace);
+  const sender = namespace.run(
+    () => new RawNetlinkSocket(NETLINK_NETFILTER, { recvBufferSize: 65_536, sendBufferSize: 65_536 }),
+  );
+  try {
+    const batch = new RequestBatch();
+    for (const i of [1, 2, 3]) batch.create(udpRecord(i), 0, null, { timeoutSeconds: 60, liberal: false });
+    const three = Uint8Array.from(batch.bytes(4711, 1));
+    const headers = new Uint32Array(three.buffer);
+    const { counters, portId } = listener.socket;
+
+    sender.send(three, { port: portId });
+    await waitUntil(() => listener.events.length === 3, "three events of one datagram");
+    assert.ok(listener.events.every((event) => event.kind === EVENT_NEW && event.portId === 4711));
+    assert.equal(counters.datagrams, 1);
+
+    headers[1] = 0x0999;
+    sender.send(three, { port: portId });
+    await waitUntil(() => counters.unknownType === 1, "the foreign type");
+    assert.equal(listener.events.length, 5, "the messages behind it are read");
+
+    headers[0] = 1 << 20;
+    sender.send(three, { port: portId });
+    sender.send(three.subarray(0, 8), { port: portId });
+    sender.send(new Uint8Array(5000), { port: portId });
+    await waitUntil(() => listener.malformed.length === 3, "the malformed datagrams");
+    assert.deepEqual(listener.malformed, [MALFORMED_HEADER, MALFORMED_HEADER, MALFORMED_TRUNCATED]);
+    assert.equal(counters.malformed, 3);
+    assert.equal(listener.events.length, 5);
+  } finally {
+    sender.close();
   }
 });
 
