@@ -157,26 +157,14 @@ export function decodeConntrack(bytes: Uint8Array, start: number, end: number, o
         if (!decodeProtoinfo(bytes, at + 4, stop, words)) return DecodeFailure.badAttributeLength;
         has |= HAS_PROTOINFO;
         break;
-      case CTA_COUNTERS_ORIG:
-      case CTA_COUNTERS_REPLY:
-        if ((has & HAS_COUNTERS) === 0) out.counters.fill(0);
-        if (!decodeCounters(bytes, at + 4, stop, out.counters, type === CTA_COUNTERS_ORIG ? 0 : 2)) {
-          return DecodeFailure.badAttributeLength;
-        }
-        has |= HAS_COUNTERS;
-        break;
       case CTA_ZONE:
         if (length < 6) return DecodeFailure.badAttributeLength;
         words[W_ZONE] = readNet16(bytes, at + 4) * 0x10001;
         break;
-      case CTA_TIMESTAMP:
-        out.timesMicros.fill(0);
-        if (!decodeTimestamp(bytes, at + 4, stop, out.timesMicros)) return DecodeFailure.badAttributeLength;
-        has |= HAS_TIMES;
-        break;
       default: {
-        const failure = decodeRare(bytes, at + 4, stop, type, family, out);
-        if (failure !== 0) return failure;
+        const result = decodeLess(bytes, at + 4, stop, type, family, has, out);
+        if (result < 0) return -result as DecodeFailure;
+        has |= result;
       }
     }
     at += (length + 3) & ~3;
@@ -186,6 +174,31 @@ export function decodeConntrack(bytes: Uint8Array, start: number, end: number, o
   if (out.rare !== null) has |= HAS_RARE;
   words[W_HAS] = has & ~HAS_ORIG;
   return 0;
+}
+
+/** The attributes of destroyed flows and dumps, and the rare ones: their HAS_* bit, or a failure made negative. */
+function decodeLess(
+  bytes: Uint8Array,
+  at: number,
+  end: number,
+  type: number,
+  family: number,
+  has: number,
+  out: DecodedFlow,
+): number {
+  switch (type) {
+    case CTA_COUNTERS_ORIG:
+    case CTA_COUNTERS_REPLY: {
+      if ((has & HAS_COUNTERS) === 0) out.counters.fill(0);
+      const to = type === CTA_COUNTERS_ORIG ? 0 : 2;
+      return decodeCounters(bytes, at, end, out.counters, to) ? HAS_COUNTERS : -DecodeFailure.badAttributeLength;
+    }
+    case CTA_TIMESTAMP:
+      out.timesMicros.fill(0);
+      return decodeTimestamp(bytes, at, end, out.timesMicros) ? HAS_TIMES : -DecodeFailure.badAttributeLength;
+    default:
+      return -decodeRare(bytes, at, end, type, family, out);
+  }
 }
 
 function decodeRare(
