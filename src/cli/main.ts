@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { ConntrailError, errorText } from "../errors.js";
 import { CommandContext, type CommandModule } from "./command.js";
@@ -17,12 +17,13 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   purge: () => import("./purge.js"),
   hook: () => import("./hook.js"),
   init: () => import("./init.js"),
+  demo: () => import("./demo-command.js"),
 };
 
 /** Runs the command line and sets the exit code: 0 done, 1 failed, 2 usage or configuration. */
 export async function main(argv: readonly string[]): Promise<void> {
   const terminal = new Terminal(process.stdout, process.stderr);
-  const program = newProgram(terminal);
+  const program = newProgram(terminal, argv);
   const context = new CommandContext(program, terminal);
   try {
     await register(program, context, argv);
@@ -34,10 +35,10 @@ export async function main(argv: readonly string[]): Promise<void> {
   process.exitCode = terminal.exitCode;
 }
 
-function newProgram(terminal: Terminal): Command {
+function newProgram(terminal: Terminal, argv: readonly string[]): Command {
   return new Command("conntrail")
     .description("replicates the kernel's connection tracking table between firewalls")
-    .version(version(), "-V, --version", "print the version")
+    .version(argv.some((word) => word === "-V" || word === "--version") ? version() : "", "-V, --version")
     .option("-c, --config <file>", "configuration file (default: /etc/conntrail/conntrail.yaml)")
     .option("--json", "print JSON")
     .configureHelp({ showGlobalOptions: true })
@@ -71,7 +72,12 @@ function exitCodeOf(error: unknown): number {
   return error instanceof ConntrailError && (error.code === "CONFIG" || error.code === "USAGE") ? 2 : 1;
 }
 
+/** From the package that this build belongs to; the build may lie at any depth in it. */
 function version(): string {
-  const text = readFileSync(new URL("../../../package.json", import.meta.url), "utf8");
+  let directory = new URL(".", import.meta.url);
+  while (!existsSync(new URL("package.json", directory)) && directory.pathname !== "/") {
+    directory = new URL("..", directory);
+  }
+  const text = readFileSync(new URL("package.json", directory), "utf8");
   return (JSON.parse(text) as { version: string }).version;
 }

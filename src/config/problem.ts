@@ -34,7 +34,9 @@ export class SourceFile {
     }
     let value: unknown = null;
     if (problems.length === 0) {
-      this.#findTwins(this.#document.contents, [], problems);
+      this.#checkKeys(this.#document.contents, [], problems);
+    }
+    if (problems.length === 0) {
       try {
         value = this.#document.toJS({ maxAliasCount: 100 });
       } catch (error) {
@@ -54,7 +56,7 @@ export class SourceFile {
       if (isMap(node)) {
         const pair = node.items.find((item) => keyText(item.key) === String(step));
         if (pair === undefined) return line;
-        line = this.#lineAt((pair.key as Node).range?.[0] ?? 0);
+        line = this.#lineAt((pair.key as Node | null)?.range?.[0] ?? 0);
         node = pair.value;
       } else if (isSeq(node)) {
         node = node.items[Number(step)];
@@ -70,10 +72,10 @@ export class SourceFile {
     return Math.max(1, this.#lines.linePos(offset).line);
   }
 
-  #findTwins(node: unknown, path: KeyPath, problems: ConfigProblem[]): void {
+  #checkKeys(node: unknown, path: KeyPath, problems: ConfigProblem[]): void {
     if (isSeq(node)) {
       node.items.forEach((item, index) => {
-        this.#findTwins(item, [...path, index], problems);
+        this.#checkKeys(item, [...path, index], problems);
       });
     }
     if (!isMap(node)) return;
@@ -81,13 +83,21 @@ export class SourceFile {
     for (const item of node.items) {
       if (!isPair(item)) continue;
       const key = keyText(item.key);
-      const line = this.#lineAt((item.key as Node).range?.[0] ?? 0);
+      const line = this.#lineAt((item.key as Node | null)?.range?.[0] ?? node.range?.[0] ?? 0);
+      if (!isScalar(item.key)) {
+        problems.push({
+          line,
+          key: pathText(path),
+          text: "found a key that is a map, a list or empty, allowed is a word",
+        });
+        continue;
+      }
       const earlier = lines.get(key);
       if (earlier !== undefined) {
         problems.push({ line, key: pathText([...path, key]), text: `stands in line ${earlier} already, allowed once` });
       }
       lines.set(key, line);
-      this.#findTwins(item.value, [...path, key], problems);
+      this.#checkKeys(item.value, [...path, key], problems);
     }
   }
 }

@@ -20,10 +20,17 @@ import { type RareAttributes, RECORD_WORDS } from "../flow/record.js";
  *   X  JSON     {"code":…,"message":…}: it failed; the last frame
  *   E  empty    it is done; the last frame
  */
+
+/** Changes when a daemon and a command line of different releases would misunderstand each other. */
 export const PROTOCOL_VERSION = 1;
 
+/** The longest request line. */
 export const REQUEST_BYTES_MAX = 64 * 1024;
+
+/** The longest payload of a frame. */
 export const FRAME_BYTES_MAX = 1024 * 1024;
+
+/** Length and type. */
 export const FRAME_HEADER_BYTES = 5;
 
 /** Bytes of one flow in an R frame. */
@@ -31,6 +38,8 @@ export const RECORD_BYTES = RECORD_WORDS * 4;
 
 /** The types of frame, by their letter on the wire. */
 export const FRAME_TYPES = ["J", "P", "R", "A", "X", "E"] as const;
+
+/** One of FRAME_TYPES. */
 export type FrameType = (typeof FRAME_TYPES)[number];
 
 /** A frame as read from the wire. The payload is its reader's to keep, and begins at a multiple of 8 in its buffer. */
@@ -52,6 +61,7 @@ export interface CommandArgs {
   hook: { role: HookRole };
 }
 
+/** What may be asked. */
 export type CommandName = keyof CommandArgs;
 
 /** Every command with the report in its J frame; `dump` answers with records instead. */
@@ -67,17 +77,28 @@ export interface CommandReports {
   hook: HookReport;
 }
 
+/** What can be dumped and flushed. */
 export const FLOW_TABLES = ["internal", "external", "kernel"] as const;
+
+/** One of FLOW_TABLES. */
 export type FlowTableName = (typeof FLOW_TABLES)[number];
 
 /** `caches` is both caches, what `flush` without an argument means. */
 export const FLUSH_TARGETS = ["internal", "external", "kernel", "caches"] as const;
+
+/** One of FLUSH_TARGETS. */
 export type FlushTarget = (typeof FLUSH_TARGETS)[number];
 
+/** The internal cache is put right from the kernel, the external one from the peers. */
 export const RESYNC_SOURCES = ["kernel", "peers"] as const;
+
+/** One of RESYNC_SOURCES. */
 export type ResyncSource = (typeof RESYNC_SOURCES)[number];
 
+/** What keepalived can say this node is. */
 export const HOOK_ROLES = ["primary", "backup", "fault"] as const;
+
+/** One of HOOK_ROLES. */
 export type HookRole = (typeof HOOK_ROLES)[number];
 
 /** What `status --json` prints. Null where there is nothing to measure yet. */
@@ -99,6 +120,7 @@ export interface StatusReport {
   readonly peers: readonly PeerStatus[];
 }
 
+/** How the broker beside this node, or the shared one, stands. */
 export interface BrokerStatus {
   readonly mode: "embedded" | "external" | "shared";
   /** `up`, or what is wrong in a word or two. */
@@ -109,6 +131,7 @@ export interface BrokerStatus {
   readonly restarts: number;
 }
 
+/** How far this node's own stream has come. */
 export interface PublisherStatus {
   /** `live`, or what is wrong in a word or two. */
   readonly state: string;
@@ -118,6 +141,7 @@ export interface PublisherStatus {
   readonly unconfirmed: number;
 }
 
+/** How far this node has followed a peer. */
 export interface PeerStatus {
   readonly node: string;
   readonly address: string;
@@ -158,7 +182,7 @@ export interface CommitReport {
   readonly skipped: number;
   /** Entries that the kernel refused, by reason (`ENOENT`, `EOPNOTSUPP`, …). */
   readonly failed: Readonly<Record<string, number>>;
-  /** Entries left out because nobody owns them any more. */
+  /** Entries of this kernel that were removed, because the node that carried them last saw them end. */
   readonly stale: number;
   readonly durationMs: number;
 }
@@ -298,6 +322,7 @@ export interface RareJson extends Omit<RareAttributes, "labels" | "master"> {
   master?: readonly number[];
 }
 
+/** As JSON, for an A frame. */
 export function encodeRare(rare: RareAttributes): RareJson {
   const { labels, master, ...same } = rare;
   const json: RareJson = { ...same };
@@ -306,6 +331,7 @@ export function encodeRare(rare: RareAttributes): RareJson {
   return json;
 }
 
+/** Back from JSON. */
 export function decodeRare(json: RareJson): RareAttributes {
   const { labels, master, ...same } = json;
   const rare: RareAttributes = { ...same };

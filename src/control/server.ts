@@ -56,6 +56,7 @@ export interface ControlLimits {
   readonly heartbeatMs: number;
 }
 
+/** The limits of a daemon. */
 export const CONTROL_LIMITS: ControlLimits = {
   connectionsMax: 32,
   dumpsMax: 8,
@@ -93,6 +94,7 @@ export interface ControlServer {
   close(graceMs?: number): Promise<void>;
 }
 
+/** What a server may be given besides its handlers; `limits` replaces those of CONTROL_LIMITS one by one. */
 export interface ControlServerOptions {
   readonly logger?: Logger;
   readonly limits?: Partial<ControlLimits>;

@@ -19,7 +19,7 @@ export interface SocketFile {
  *
  * The server binds to a name of its own first, and that is then linked to `path`: link(2) never replaces a name, so of
  * several daemons that start together one wins. A file that nobody answers on is what a killed daemon left behind: it is
- * moved aside, asked once more there (it may have been replaced between question and move), and only then removed.
+ * moved aside, looked at once more there, for it may have been replaced meanwhile, and only then removed.
  * Throws ConntrailError ALREADY_RUNNING when a daemon answers, PERMISSION or CONTROL when the place cannot be used.
  */
 export async function listenAt(server: Server, path: string): Promise<SocketFile> {
@@ -33,8 +33,13 @@ export async function listenAt(server: Server, path: string): Promise<SocketFile
   }
   try {
     await takeName(own, path);
-    const { ino, dev } = lstatSync(own);
-    return { path, remove: () => removeOwn(path, ino, dev) };
+    const mine = identity(own);
+    return {
+      path,
+      remove: () => {
+        if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() && identity(path) === mine) unlinkQuietly(path);
+      },
+    };
   } catch (error) {
     server.close();
     throw error instanceof ConntrailError ? error : placeError(path, error);
@@ -64,26 +69,25 @@ function listen(server: Server, path: string): Promise<void> {
 async function takeName(own: string, path: string): Promise<void> {
   for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
     if (linkUnlessThere(own, path)) return;
-    if (!isSocket(path)) {
-      throw new ConntrailError(
-        "CONTROL",
-        `${path} exists and is not a socket: remove it or set control to another path`,
-      );
-    }
+    const asked = identity(path);
+    if (asked === null) continue;
     if (await answers(path)) throw alreadyRunning(path);
+    // No await from here on: another daemon may just now do the same, and its new socket must not be lost.
+    if (identity(path) !== asked) continue;
     const aside = `${own}-`;
-    try {
-      renameSync(path, aside);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === "ENOENT") continue;
-      throw error;
-    }
-    const lives = await answers(aside);
-    if (lives) linkUnlessThere(aside, path);
+    if (!renameIfThere(path, aside)) continue;
+    if (identity(aside) !== asked) linkUnlessThere(aside, path);
     unlinkQuietly(aside);
-    if (lives) throw alreadyRunning(path);
   }
   throw new ConntrailError("CONTROL", `${path}: others keep taking this name: look for daemons that restart in a loop`);
+}
+
+/** Tells one socket file from another of the same name; null when none is there. Throws for a file of another kind. */
+function identity(path: string): string | null {
+  const stat = lstatSync(path, { throwIfNoEntry: false, bigint: true });
+  if (stat === undefined) return null;
+  if (stat.isSocket()) return `${stat.dev} ${stat.ino} ${stat.birthtimeNs}`;
+  throw new ConntrailError("CONTROL", `${path} exists and is not a socket: remove it or set control to another path`);
 }
 
 function linkUnlessThere(from: string, to: string): boolean {
@@ -112,13 +116,14 @@ function answers(path: string): Promise<boolean> {
   });
 }
 
-function isSocket(path: string): boolean {
-  return lstatSync(path, { throwIfNoEntry: false })?.isSocket() ?? true;
-}
-
-function removeOwn(path: string, ino: number, dev: number): void {
-  const now = lstatSync(path, { throwIfNoEntry: false });
-  if (now?.ino === ino && now.dev === dev) unlinkQuietly(path);
+function renameIfThere(from: string, to: string): boolean {
+  try {
+    renameSync(from, to);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
+    throw error;
+  }
 }
 
 function unlinkQuietly(path: string): void {

@@ -1,0 +1,179 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type { CommitReport, StatsReport, StatusReport } from "../../src/control/protocol.js";
+import type { ControlHandlers } from "../../src/control/server.js";
+import {
+  AF_INET,
+  HAS_ID,
+  HAS_MARK,
+  HAS_PROTOINFO,
+  HAS_REPLY,
+  HAS_STATUS,
+  HAS_TIMEOUT,
+  RECORD_WORDS,
+  W_CREATED,
+  W_HAS,
+  W_MARK,
+  W_ORIG_DST,
+  W_ORIG_L4,
+  W_ORIG_SRC,
+  W_PROTO,
+  W_PROTOINFO,
+  W_REPLY_DST,
+  W_REPLY_L4,
+  W_REPLY_SRC,
+  W_STATUS,
+  W_TIMEOUT,
+} from "../../src/flow/record.js";
+
+/** A status with a peer that is there and one that is not. */
+export const STATUS: StatusReport = {
+  node: "fw1",
+  cluster: "edge",
+  role: "primary",
+  epoch: 12,
+  inSync: false,
+  kernel: { entries: 3, max: 262_144 },
+  internal: { flows: 3 },
+  external: { flows: 2 },
+  broker: { mode: "embedded", state: "up", url: "nats://10.77.0.1:4222", version: "2.9.10", restarts: 2 },
+  publisher: { state: "live", confirmedNumber: 7, unconfirmed: 1 },
+  peers: [
+    {
+      node: "fw2",
+      address: "10.77.0.2",
+      connected: true,
+      inSync: true,
+      lagEvents: 0,
+      lagMs: 1.2,
+      lastHeardMs: 300,
+      epoch: 5,
+      flows: 2,
+    },
+    {
+      node: "fw3",
+      address: "10.77.0.3",
+      connected: false,
+      inSync: false,
+      lagEvents: null,
+      lagMs: null,
+      lastHeardMs: null,
+      epoch: null,
+      flows: 0,
+    },
+  ],
+};
+
+export const STATS: StatsReport = {
+  internal: { active: 3, created: 10, createFailed: 1, updated: 20, updateFailed: 0, destroyed: 7, destroyFailed: 0 },
+  external: { active: 2 },
+  link: { bytesSent: 100, bytesReceived: 200 },
+  messages: { lost: 4 },
+};
+
+export const COMMIT: CommitReport = {
+  committed: 5,
+  updated: 1,
+  skipped: 0,
+  failed: { ENOENT: 2 },
+  stale: 1,
+  durationMs: 12.3,
+};
+
+/** An established TCP flow behind source NAT whose mark is `mark`; the one of conntrackd's manual. */
+export function sampleRecord(mark: number, ageSeconds = 46): Uint32Array {
+  const words = new Uint32Array(RECORD_WORDS);
+  words[W_ORIG_SRC] = 0x0a00000a;
+  words[W_ORIG_DST] = 0xc0a8ff21;
+  words[W_REPLY_SRC] = 0xc0a8ff21;
+  words[W_REPLY_DST] = 0xc0a8fffa;
+  words[W_ORIG_L4] = (48070 << 16) | 22;
+  words[W_REPLY_L4] = (22 << 16) | 48070;
+  words[W_PROTO] = (AF_INET << 8) | 6;
+  words[W_STATUS] = 0x0e;
+  words[W_TIMEOUT] = 100;
+  words[W_MARK] = mark;
+  words[W_PROTOINFO] = 3;
+  words[W_CREATED] = Math.floor(Date.now() / 1000) - ageSeconds;
+  words[W_HAS] = HAS_STATUS | HAS_TIMEOUT | HAS_MARK | HAS_ID | HAS_PROTOINFO | HAS_REPLY;
+  return words;
+}
+
+/** A daemon that has nothing behind it: it knows `flows` flows, and answers everything else from the constants above. */
+export class FakeHandlers implements ControlHandlers {
+  readonly calls: string[] = [];
+  flows = 3;
+  /** Flows handed out by dumps so far. */
+  dumped = 0;
+  dumpsStopped = 0;
+  commitMs = 0;
+  failure: Error | null = null;
+
+  status(): StatusReport {
+    this.#call("status");
+    return STATUS;
+  }
+
+  stats(): StatsReport {
+    this.#call("stats");
+    return STATS;
+  }
+
+  async dump(...[table, sink, signal]: Parameters<ControlHandlers["dump"]>): Promise<void> {
+    this.#call(`dump ${table}`);
+    const words = sampleRecord(0);
+    try {
+      for (let i = 0; i < this.flows; i++) {
+        words[W_MARK] = i;
+        this.dumped++;
+        if (!sink.write(words, 0, i === 1 ? { helper: "ftp" } : null)) await sink.drain();
+        signal.throwIfAborted();
+      }
+    } catch (error) {
+      this.dumpsStopped++;
+      throw error;
+    }
+  }
+
+  async commit(progress: (text: string) => void): Promise<CommitReport> {
+    this.#call("commit");
+    progress("half done");
+    await delay(this.commitMs);
+    this.calls.push("committed");
+    return COMMIT;
+  }
+
+  async flush(table: Parameters<ControlHandlers["flush"]>[0]): ReturnType<ControlHandlers["flush"]> {
+    this.#call(`flush ${table}`);
+    const caches = table === "caches";
+    return {
+      internal: caches || table === "internal" ? 3 : null,
+      external: caches || table === "external" ? 2 : null,
+      kernel: table === "kernel" ? 9 : null,
+    };
+  }
+
+  async resync(source: Parameters<ControlHandlers["resync"]>[0]): ReturnType<ControlHandlers["resync"]> {
+    this.#call(`resync ${source}`);
+    return { source, flows: 4, changed: 1, durationMs: 3 };
+  }
+
+  async bulk(): ReturnType<ControlHandlers["bulk"]> {
+    this.#call("bulk");
+    return { flows: 4, durationMs: 2 };
+  }
+
+  purge(): { afterSeconds: number } {
+    this.#call("purge");
+    return { afterSeconds: 60 };
+  }
+
+  async hook(role: Parameters<ControlHandlers["hook"]>[0]): ReturnType<ControlHandlers["hook"]> {
+    this.#call(`hook ${role}`);
+    return { role, previous: "backup", commit: role === "primary" ? COMMIT : null, durationMs: 4 };
+  }
+
+  #call(what: string): void {
+    this.calls.push(what);
+    if (this.failure !== null) throw this.failure;
+  }
+}

@@ -1,0 +1,113 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { formatCommit } from "../../src/cli/commit.js";
+import { formatConntrackdStats } from "../../src/cli/conntrackd-stats.js";
+import { formatFlush } from "../../src/cli/flush.js";
+import { formatHook } from "../../src/cli/hook.js";
+import { formatLogLine } from "../../src/cli/log-line.js";
+import { formatStats } from "../../src/cli/stats.js";
+import { formatStatus } from "../../src/cli/status.js";
+import { formatColumns, formatMs } from "../../src/cli/terminal.js";
+import { COMMIT, STATS, STATUS } from "../support/control-handlers.js";
+
+test("status is a table", () => {
+  assert.equal(
+    formatStatus(STATUS),
+    `node       fw1 of cluster edge, epoch 12
+role       primary
+in sync    no
+kernel     3 of 262144 entries
+internal   3 flows
+external   2 flows
+broker     embedded, up, nats://10.77.0.1:4222 (nats-server 2.9.10), restarted 2 times
+publisher  live, confirmed 7, unconfirmed 1
+
+PEER  ADDRESS    CONNECTED  IN SYNC  LAG EVENTS  LAG   LAST HEARD  EPOCH  FLOWS
+fw2   10.77.0.2  yes        yes      0           1 ms  300 ms ago  5      2
+fw3   10.77.0.3  no         no       -           -     never       -      0
+`,
+  );
+  assert.match(formatStatus({ ...STATUS, peers: [] }), /\nno peers\n$/);
+});
+
+test("stats prints any group", () => {
+  assert.equal(
+    formatStats({ internal: { active: 3, created: 10 }, "reader.fw2": { gaps: 1 } }),
+    "internal\n  active              3\n  created            10\n\nreader.fw2\n  gaps                1\n",
+  );
+  assert.equal(formatStats({}), "");
+});
+
+test("stats in conntrackd's form", () => {
+  assert.equal(
+    formatConntrackdStats(STATS),
+    [
+      "cache internal:",
+      "current active connections:\t           3",
+      "connections created:\t\t          10\tfailed:\t           1",
+      "connections updated:\t\t          20\tfailed:\t           0",
+      "connections destroyed:\t\t           7\tfailed:\t           0",
+      "",
+      "cache external:",
+      "current active connections:\t           2",
+      "connections created:\t\t           0\tfailed:\t           0",
+      "connections updated:\t\t           0\tfailed:\t           0",
+      "connections destroyed:\t\t           0\tfailed:\t           0",
+      "",
+      "traffic processed:",
+      "                   0 Bytes                         0 Pckts",
+      "",
+      "UDP traffic (active device=nats):",
+      "                 100 Bytes sent                  200 Bytes recv",
+      "                   0 Pckts sent                    0 Pckts recv",
+      "                   0 Error send                    0 Error recv",
+      "",
+      "message tracking:",
+      "                   0 Malformed msgs                    4 Lost msgs",
+      "",
+      "",
+    ].join("\n"),
+  );
+});
+
+test("reports are one line", () => {
+  assert.equal(formatCommit(COMMIT), "5 committed, 1 updated, 0 skipped, 2 failed (ENOENT 2), 1 stale in 12 ms");
+  assert.equal(
+    formatCommit({ ...COMMIT, failed: { ENOENT: 0 } }),
+    "5 committed, 1 updated, 0 skipped, 0 failed, 1 stale in 12 ms",
+  );
+  assert.equal(formatFlush({ internal: 3, external: null, kernel: 9 }), "flushed 3 from internal, 9 from kernel");
+  assert.equal(
+    formatHook({ role: "fault", previous: "unknown", commit: null, durationMs: 4 }),
+    "unknown -> fault in 4 ms",
+  );
+});
+
+test("times are short", () => {
+  assert.deepEqual([null, 0, 999, 1500, 119_999, 600_000, 7_200_000].map(formatMs), [
+    "-",
+    "0 ms",
+    "999 ms",
+    "1.5 s",
+    "120.0 s",
+    "10 min",
+    "2.0 h",
+  ]);
+});
+
+test("columns are as wide as their widest cell", () => {
+  assert.equal(
+    formatColumns([
+      ["A", "B"],
+      ["long", "x"],
+    ]),
+    "A     B\nlong  x\n",
+  );
+  assert.equal(formatColumns([]), "");
+});
+
+test("log lines for people", () => {
+  const entry = { level: 30, time: 1_700_000_000_123, node: "fw1", peers: 2, why: "two words", msg: "ready" };
+  assert.equal(formatLogLine(`${JSON.stringify(entry)}\n`), '22:13:20.123 INFO  ready peers=2 why="two words"\n');
+  assert.equal(formatLogLine("not JSON\n"), "not JSON\n");
+});
