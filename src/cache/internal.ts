@@ -37,6 +37,8 @@ const ROW_QUEUED = 0x8_0000;
 const ROW_GENERATION = 0x10_0000;
 /** A newer owner holds the flow elsewhere. */
 const ROW_SUPERSEDED = 0x20_0000;
+/** That owner has seen the flow end; this kernel still has it. */
+const ROW_ENDED_ELSEWHERE = 0x40_0000;
 
 export interface InternalCounters {
   created: number;
@@ -201,7 +203,7 @@ export class InternalCache {
         this.table.free(slot);
         continue;
       }
-      slab[base + W_HAS]! &= ~(ROW_NEW | ROW_QUEUED | ROW_SUPERSEDED);
+      slab[base + W_HAS]! &= ~(ROW_NEW | ROW_QUEUED);
       writeStamp(slab, base, stamp);
     }
     this.#pending.copyWithin(0, count, this.#pendingCount);
@@ -217,7 +219,18 @@ export class InternalCache {
 
   /** A newer owner holds this flow: the next local change of it goes out whole again. */
   supersede(slot: number): void {
-    this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= ROW_SUPERSEDED;
+    const slab = this.table.slab(slot);
+    const at = this.table.base(slot) + W_HAS;
+    slab[at] = (slab[at]! & ~ROW_ENDED_ELSEWHERE) | ROW_SUPERSEDED;
+  }
+
+  /** The newer owner of this flow has seen it end: what this kernel has of it must not come back to life. */
+  endElsewhere(slot: number): void {
+    this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= ROW_ENDED_ELSEWHERE;
+  }
+
+  hasEndedElsewhere(slot: number): boolean {
+    return (this.rowBits(slot) & ROW_ENDED_ELSEWHERE) !== 0;
   }
 
   isSuperseded(slot: number): boolean {
@@ -226,7 +239,9 @@ export class InternalCache {
 
   /** Tells the peers of this flow again, as a `new` row. */
   announce(slot: number): void {
-    this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= ROW_NEW;
+    const slab = this.table.slab(slot);
+    const at = this.table.base(slot) + W_HAS;
+    slab[at] = (slab[at]! & ~(ROW_SUPERSEDED | ROW_ENDED_ELSEWHERE)) | ROW_NEW;
     this.#queue(slot);
   }
 

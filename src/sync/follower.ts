@@ -1,3 +1,4 @@
+import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache } from "../cache/internal.js";
@@ -43,6 +44,8 @@ export interface FollowerState {
   /** Wall clock of the last message; null when none was heard yet. */
   readonly lastHeardMs: number | null;
   readonly epoch: number | null;
+  /** Stream sequence of the last message read; 0 before the first. */
+  readonly sequence: number;
 }
 
 /**
@@ -76,6 +79,7 @@ export class Follower {
   readonly #decoder = new BatchDecoder();
   readonly #marks = new MarkCodec();
   readonly #record = new Uint32Array(RECORD_WORDS);
+  #sequence = 0;
   #epoch = 0;
   #number = 0;
   /** The furthest place ever read: what comes before it is a repetition. */
@@ -127,6 +131,7 @@ export class Follower {
       lagMs: behind ? Math.max(0, this.#clock.wallMs() - this.#appliedWallMs) : 0,
       lastHeardMs: this.#lastHeardMs,
       epoch: this.#epoch === 0 ? null : this.#epoch,
+      sequence: this.#sequence,
     };
   }
 
@@ -147,7 +152,7 @@ export class Follower {
         if (!either.aborted) this.#log.warn({ err: error, peer: this.node }, "reading the peer's stream failed; again");
       }
       this.#exact = false;
-      if (!either.aborted) await pause(RETRY_MS, either);
+      if (!either.aborted) await delay(RETRY_MS, undefined, { signal: either }).catch(() => undefined);
     }
     this.#connected = false;
   }
@@ -160,12 +165,11 @@ export class Follower {
 
   /** Resolves when the peer's state is held exactly, or with the signal. */
   async exact(signal: AbortSignal): Promise<void> {
-    while (!this.#exact && !signal.aborted) {
-      await new Promise<void>((resolve) => {
-        this.#waiters.add(resolve);
-        signal.addEventListener("abort", () => resolve(), { once: true });
-      });
-    }
+    if (this.#exact || signal.aborted) return;
+    await new Promise<void>((resolve) => {
+      this.#waiters.add(resolve);
+      signal.addEventListener("abort", () => resolve(), { once: true });
+    });
   }
 
   /** Reads again from the last complete snapshot if messages are missing (`hook backup`). */
@@ -207,6 +211,7 @@ export class Follower {
   }
 
   #message(message: StreamMessage): void {
+    this.#sequence = message.sequence;
     this.counters.messages++;
     this.counters.bytes += message.payload.length;
     this.#lastHeardMs = this.#clock.wallMs();
@@ -297,7 +302,7 @@ export class Follower {
     this.#applyNew(new4, 0, envelope);
     this.#applyNew(new6, 1, envelope);
     this.#applyUpdates(envelope);
-    for (let row = 0; row < destroys.rows; row++) this.#external.destroy(this.#origin, destroys.flowId[row]!);
+    for (let row = 0; row < destroys.rows; row++) this.#applyDestroy(destroys.flowId[row]!);
     if (range !== null) this.#external.sweepRange(this.#origin, range.from, range.to, statedIn(new4, new6));
     this.counters.rows += new4.rows + new6.rows + updates.rows + destroys.rows;
     return true;
@@ -327,6 +332,16 @@ export class Follower {
     }
   }
 
+  #applyDestroy(flowId: number): void {
+    const { table } = this.#external;
+    const slot = this.#external.slotOf(this.#origin, flowId);
+    if (slot >= 0 && this.#internal.table.size > 0) {
+      const local = this.#internal.table.find(table.slab(slot), table.base(slot));
+      if (local >= 0 && this.#internal.isSuperseded(local)) this.#internal.endElsewhere(local);
+    }
+    this.#external.destroy(this.#origin, flowId);
+  }
+
   #applyUpdates(envelope: Envelope): void {
     const { updates } = this.#decoder;
     const { table } = this.#external;
@@ -347,21 +362,6 @@ export class Follower {
 }
 
 const RETRY_MS = 200;
-
-/** Resolves after `ms` or when the signal fires. */
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    signal.addEventListener(
-      "abort",
-      () => {
-        clearTimeout(timer);
-        resolve();
-      },
-      { once: true },
-    );
-  });
-}
 
 /** A test for "this chunk states the flow id", asked in ascending order: both sections are sorted by flow id. */
 function statedIn(new4: NewSection, new6: NewSection): (flowId: number) => boolean {

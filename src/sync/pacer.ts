@@ -25,11 +25,9 @@ export class Pacer {
 
   /** Something waits; `full`: enough for a whole message. */
   poke(full: boolean): void {
-    if (full || this.#intervalMsMin === 0) return this.flushNow();
-    if (this.#timer !== null) return;
-    const waitMs = this.#lastFlushMs + this.#intervalMs - this.#nowMs();
-    if (waitMs <= 0) return this.flushNow();
-    this.#timer = setTimeout(() => this.flushNow(), waitMs);
+    const waitMs = full ? 0 : this.#lastFlushMs + this.#intervalMs - this.#nowMs();
+    if (waitMs <= 0 || this.#intervalMsMin === 0) this.flushNow();
+    else this.#timer ??= setTimeout(() => this.flushNow(), waitMs);
   }
 
   /** Publishes now, whatever the pace. */

@@ -104,6 +104,9 @@ export class Roles {
       liberal: true,
       nowSeconds: Math.floor(this.#clock.wallMs() / 1000),
     };
+    const stale = await removeFromKernel(this.#internal, this.#kernel, (slot) =>
+      this.#internal.hasEndedElsewhere(slot),
+    );
     const report = await commitExternal(this.#external, this.#kernel, sameTuples, options, (done, total) =>
       progress(`committed ${done} of ${total}`),
     );
@@ -112,10 +115,10 @@ export class Roles {
     this.counters.committed += report.committed;
     this.counters.commitUpdated += report.updated;
     this.counters.commitFailed += failed;
-    const { committed, updated, stale, durationMs } = report;
+    const { committed, updated, durationMs } = report;
     this.#journal.writeMark({ type: "commit", committed, updated, failed, stale, durationMs });
-    this.#log.info({ ...report }, "commit");
-    return report;
+    this.#log.info({ ...report, stale }, "commit");
+    return { ...report, stale };
   }
 
   /** Schedules the removal of the flows that a newer owner holds elsewhere. A purge that is due already is put off. */

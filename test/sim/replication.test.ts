@@ -1,0 +1,156 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { W_STATUS } from "../../src/flow/record.js";
+import { Random, tcpRecord } from "../support/records.js";
+import { keyOf, SimNode, settled } from "../support/sim-node.js";
+
+const clock = { wallMs: () => 1_800_000_000_000 };
+
+/** `count` nodes that follow each other, each with a wall clock of its own. */
+async function cluster(count: number, skewMs: (index: number) => number = () => 0): Promise<SimNode[]> {
+  const nodes = Array.from({ length: count }, (_, i) => new SimNode(`fw${i + 1}`, i + 1, clock, skewMs(i)));
+  for (const node of nodes) await node.start();
+  for (const node of nodes) for (const peer of nodes) if (peer !== node) node.follow(peer);
+  await settled(nodes);
+  return nodes;
+}
+
+function record(index: number): Uint32Array {
+  const words = tcpRecord(index);
+  words[W_STATUS] = 0x18a;
+  return words;
+}
+
+/** Creates, changes and ends flows on one node, as traffic does. */
+function traffic(node: SimNode, random: Random, steps: number, tuples: number): void {
+  for (let i = 0; i < steps; i++) {
+    const words = record(random.below(tuples));
+    const key = keyOf(words, 0);
+    const choice = random.below(4);
+    if (choice <= 1) node.kernel.create(words);
+    else if (choice === 2) node.kernel.update(key, 0x18a | (random.below(2) << 2));
+    else node.kernel.destroy(key);
+  }
+}
+
+function truth(node: SimNode): Map<string, number> {
+  return new Map([...node.kernel.flows].map(([key, words]) => [key, words[W_STATUS]!]));
+}
+
+async function end(nodes: readonly SimNode[]): Promise<void> {
+  for (const node of nodes) await node.stop();
+}
+
+describe("replication between nodes, kernel and broker simulated", () => {
+  it("external caches of all backups become equal to the primary's table", async () => {
+    const nodes = await cluster(3);
+    for (let round = 0; round < 20; round++) {
+      traffic(nodes[0]!, new Random(round), 500, 200);
+      await settled(nodes);
+      assert.deepEqual(nodes[0]!.view("internal"), truth(nodes[0]!));
+      for (const backup of nodes.slice(1)) assert.deepEqual(backup.view("external"), truth(nodes[0]!));
+    }
+    await end(nodes);
+  });
+
+  for (const seed of [1, 2, 3, 4, 5, 6, 7, 8])
+    it(`fail over 1 → 2 → 3 → 1 … with connections ending in between: none comes back, none is lost (seed ${seed})`, async () => {
+      // Clocks that are an hour off must not matter.
+      const nodes = await cluster(3, (index) => (index - 1) * 3_600_000);
+      const random = new Random(seed);
+      let active = nodes[0]!;
+      traffic(active, random, 1000, 300);
+      for (let turn = 1; turn <= 9; turn++) {
+        await settled(nodes);
+        const expected = truth(active);
+        const next = nodes[turn % nodes.length]!;
+        const report = await next.roles.hook("primary", () => undefined);
+        assert.deepEqual(report.commit?.failed, {});
+        await settled(nodes);
+        assert.deepEqual(truth(next), expected, `what ${next.name} took over`);
+        // The one that stepped down purges what the next one carries now.
+        await active.roles.hook("backup", () => undefined);
+        active = next;
+        traffic(active, random, 1000, 300);
+        await settled(nodes);
+        for (const other of nodes) {
+          if (other === active) continue;
+          assert.deepEqual(other.view("external"), truth(active), other.name);
+        }
+      }
+      await end(nodes);
+    });
+
+  it("events lost in an overrun are made good by the dump", async () => {
+    const nodes = await cluster(2);
+    const [primary, backup] = nodes as [SimNode, SimNode];
+    const random = new Random(3);
+    traffic(primary, random, 500, 200);
+    primary.kernel.deaf = true;
+    traffic(primary, random, 500, 200);
+    primary.kernel.deaf = false;
+    primary.replicator.onOverrun();
+    await primary.replicator.resyncKernel();
+    await settled(nodes);
+    assert.deepEqual(primary.view("internal"), truth(primary));
+    assert.deepEqual(backup.view("external"), truth(primary));
+    assert.equal(backup.followers[0]!.counters.gapMarks, 1);
+    await end(nodes);
+  });
+
+  it("a node that joins late starts at the last complete snapshot and agrees", async () => {
+    const nodes = await cluster(2);
+    const [primary] = nodes as [SimNode, SimNode];
+    const random = new Random(5);
+    traffic(primary, random, 3000, 500);
+    await primary.journal.writeSnapshot(new AbortController().signal);
+    traffic(primary, random, 300, 500);
+    const late = new SimNode("fw9", 9, clock, 0);
+    await late.start();
+    late.follow(primary);
+    await late.followers[0]!.exact(AbortSignal.timeout(5000));
+    await settled([...nodes, late]);
+    assert.deepEqual(late.view("external"), truth(primary));
+    assert.ok(late.followers[0]!.counters.messages < primary.stream.messages.length, "read from the snapshot on");
+    await end([...nodes, late]);
+  });
+
+  it("resync peers reads the same state again, also when a snapshot was cut short", async () => {
+    const nodes = await cluster(2);
+    const [primary, backup] = nodes as [SimNode, SimNode];
+    const random = new Random(11);
+    traffic(primary, random, 1000, 300);
+    primary.stream.dropsAcked = true;
+    assert.equal(await primary.journal.writeSnapshot(new AbortController().signal), false);
+    primary.stream.dropsAcked = false;
+    traffic(primary, random, 100, 300);
+    await settled(nodes);
+    assert.equal(backup.followers[0]!.counters.holes, 1);
+    assert.equal(backup.followers[0]!.state.inSync, false);
+    assert.equal(await primary.journal.writeSnapshot(new AbortController().signal), true);
+    traffic(primary, random, 1000, 300);
+    await settled(nodes);
+    const follower = backup.followers[0]!;
+    follower.resync();
+    await follower.exact(AbortSignal.timeout(5000));
+    await settled(nodes);
+    assert.deepEqual(backup.view("external"), truth(primary));
+    await end(nodes);
+  });
+
+  it("damaged messages are counted and skipped, and the hole is noticed", async () => {
+    const nodes = await cluster(2);
+    const [primary, backup] = nodes as [SimNode, SimNode];
+    traffic(primary, new Random(13), 10, 100);
+    await settled(nodes);
+    primary.stream.publish("ev", 0, Uint8Array.of(0x93, 1, 2, 3));
+    primary.stream.publish("mark", 0, Uint8Array.of());
+    traffic(primary, new Random(17), 10, 100);
+    await settled(nodes);
+    const follower = backup.followers[0]!;
+    assert.equal(follower.counters.malformed, 2);
+    assert.equal(follower.counters.holes, 0);
+    assert.deepEqual(backup.view("external"), truth(primary));
+    await end(nodes);
+  });
+});
