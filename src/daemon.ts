@@ -20,6 +20,7 @@ import { EmbeddedBroker } from "./stream/broker.js";
 import { hostPort } from "./stream/broker-config.js";
 import { type BrokerConnection, connectBroker } from "./stream/connection.js";
 import { createNumberReader, MarkCodec } from "./stream/mark.js";
+import { readLastOf } from "./stream/own-stream.js";
 import { Publisher } from "./stream/publisher.js";
 import { StreamReader } from "./stream/reader.js";
 import { Follower } from "./sync/follower.js";
@@ -51,10 +52,12 @@ const FLOWS_MAX_FACTOR = 2;
 export async function runDaemon(config: Config, log: Logger, controls: DaemonControls): Promise<void> {
   refuseUnsupported(config);
   const down: (() => Promise<void> | void)[] = [];
+  const stopping = new AbortController();
   try {
-    await startNode(config, log, controls, down);
+    await startNode(config, log, controls, down, stopping.signal);
     await aborted(controls.signal);
   } finally {
+    stopping.abort();
     for (const stop of down.reverse()) {
       try {
         await stop();
@@ -88,8 +91,8 @@ async function startNode(
   log: Logger,
   controls: DaemonControls,
   down: (() => Promise<void> | void)[],
+  stopping: AbortSignal,
 ): Promise<void> {
-  const { signal } = controls;
   const clock = systemClock;
   const kernelState = checkKernel();
   if (kernelState.events === 2 && !enableEvents()) {
@@ -107,10 +110,8 @@ async function startNode(
   const broker = await startBroker(config, log, down);
   const connection = connectOwn(config, broker, log);
   down.push(() => connection.close());
-  await connection.ready(CONNECT_TIMEOUT_MS);
-
   const hybridClock = new HybridClock(clock);
-  const { epoch, previousEpoch } = await nextEpoch(config, connection, clock, hybridClock, log);
+  const { epoch, previousEpoch } = await nextEpoch(config, connection, clock, hybridClock);
   const onLost: { handle: (first: number, last: number) => void } = { handle: () => undefined };
   const publisher = new Publisher({
     node: config.node,
@@ -130,7 +131,6 @@ async function startNode(
   const kernel = new RequestSocket();
   down.push(() => kernel.close());
 
-  const stopping = new AbortController();
   const replicator = new Replicator({
     internal,
     external,
@@ -144,7 +144,7 @@ async function startNode(
     publishIntervalMs: config.publishIntervalMs,
     clock,
     log,
-    signal: stopping.signal,
+    signal: stopping,
   });
   const events = new EventSocket(replicator, {
     bufferBytes: config.netlink.bufferBytes,
@@ -153,19 +153,13 @@ async function startNode(
     gatherMs: config.publishIntervalMs === 0 ? 0 : 10,
   });
   down.push(async () => {
-    stopping.abort();
     await events.close();
     replicator.stop();
     journal.writeMark({ type: "stop" });
     if (!(await publisher.flush(FLUSH_TIMEOUT_MS))) log.warn("the broker did not confirm the last messages in time");
   });
 
-  const peers = startFollowers(
-    config,
-    { internal, external, hybridClock, clock, log, replicator },
-    stopping.signal,
-    down,
-  );
+  const peers = startFollowers(config, { internal, external, hybridClock, clock, log, replicator }, stopping, down);
   const followers = peers.map((peer) => peer.follower);
   const roles = new Roles({
     internal,
@@ -211,12 +205,12 @@ async function startNode(
     followers,
     roles,
     reports,
-    signal: stopping.signal,
+    signal: stopping,
   });
   onLost.handle = (first, last) => {
     log.warn({ first, last }, "messages were dropped while the broker was away; a snapshot follows");
     journal.writeMark({ type: "gap", reason: "messages dropped while the broker was away" });
-    void journal.writeSnapshot(stopping.signal);
+    void journal.writeSnapshot(stopping);
   };
   controls.onReload(async (next) => {
     replicator.setFilter(compileFilterConfig(next.filter, addresses));
@@ -224,10 +218,10 @@ async function startNode(
   });
 
   journal.writeMark({ type: "epoch", reason: previousEpoch === 0 ? "first start" : "start", previousEpoch });
-  if (!(await replicator.resyncKernel()) && !signal.aborted) {
+  if (!(await replicator.resyncKernel()) && !stopping.aborted) {
     throw new ConntrailError("KERNEL", "the kernel's conntrack table could not be read; the log has the reason");
   }
-  void journal.writeSnapshot(stopping.signal);
+  void journal.writeSnapshot(stopping);
   log.info({ epoch, flows: internal.table.size, peers: followers.map((follower) => follower.node) }, "ready");
   notifySystemd(log);
 }
@@ -288,10 +282,9 @@ async function nextEpoch(
   connection: BrokerConnection,
   clock: Clock,
   hybridClock: HybridClock,
-  log: Logger,
 ): Promise<{ epoch: number; previousEpoch: number }> {
-  const reader = new StreamReader({ connection, node: config.node, log });
-  const last = await reader.readLast("mark");
+  const client = await connection.ready(CONNECT_TIMEOUT_MS);
+  const last = await readLastOf(await client.jetstreamManager({ checkAPI: false }), config.node, "mark");
   const mark = last === null ? null : new MarkCodec().decode(last.payload);
   if (mark === null) return { epoch: clock.wallMs(), previousEpoch: 0 };
   hybridClock.observe(mark.envelope.stamp);

@@ -64,7 +64,9 @@ export class Replicator implements EventSink {
   readonly #signal: AbortSignal;
   readonly #pacer: Pacer;
   #keeps: (words: Uint32Array, base: number) => boolean;
+  /** Taken once for all events of a turn. */
   #nowSeconds: number;
+  #inTurn = false;
   #resyncRunning: Promise<boolean> | null = null;
   #resyncAgain = false;
 
@@ -100,6 +102,10 @@ export class Replicator implements EventSink {
 
   onEvent(kind: EventKind, flow: DecodedFlow, portId: number): void {
     const { counters } = this;
+    if (!this.#inTurn) {
+      this.#inTurn = true;
+      this.#nowSeconds = this.#seconds();
+    }
     if (!this.#keeps(flow.words, 0)) {
       counters.filtered++;
       return;
@@ -129,7 +135,7 @@ export class Replicator implements EventSink {
   }
 
   onDrained(): void {
-    this.#nowSeconds = this.#seconds();
+    this.#inTurn = false;
     if (this.#internal.pendingCount > 0) this.#pacer.poke(this.#internal.pendingCount >= BATCH_ROWS_MAX);
   }
 
@@ -178,6 +184,7 @@ export class Replicator implements EventSink {
   async #resyncOnce(): Promise<boolean> {
     const internal = this.#internal;
     internal.beginDump();
+    this.#nowSeconds = this.#seconds();
     let result: DumpResult;
     try {
       result = await this.#kernel.dump((flow) => {
