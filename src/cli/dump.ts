@@ -6,7 +6,6 @@ import { flowFromRecord } from "../flow/flow.js";
 import { formatConntrack, formatConntrackTool, formatXml } from "../flow/format.js";
 import { type RareAttributes, RECORD_WORDS } from "../flow/record.js";
 import type { CommandContext } from "./command.js";
-import { OutputClosed } from "./terminal.js";
 
 const FORMATS = ["conntrack", "json", "xml"] as const;
 type Format = (typeof FORMATS)[number];
@@ -51,7 +50,7 @@ async function dump(table: FlowTableName, format: Format, query: FlowQuery, cont
       if (text !== "") await terminal.write(text);
     }
   } catch (error) {
-    if (terminal.closed.aborted) throw new OutputClosed();
+    terminal.throwIfClosed();
     // What was printed ends with a whole line; JSON stays open, so that nobody takes half a table for a whole one.
     if (printed > 0) await terminal.write("\n");
     throw error;

@@ -1,3 +1,5 @@
+import { ConntrailError } from "../errors.js";
+
 /** Thrown where output has nowhere to go any more; ends a command quietly. */
 export class OutputClosed extends Error {
   override readonly name = "OutputClosed";
@@ -10,12 +12,18 @@ export class Terminal {
   readonly #stdout: NodeJS.WriteStream;
   readonly #stderr: NodeJS.WriteStream;
   readonly #closed = new AbortController();
+  #failure: Error = new OutputClosed();
 
   constructor(stdout: NodeJS.WriteStream, stderr: NodeJS.WriteStream) {
     this.#stdout = stdout;
     this.#stderr = stderr;
     // `conntrail dump internal | head` closes the pipe early, which is no fault.
-    stdout.on("error", () => this.#closed.abort());
+    stdout.on("error", (cause: NodeJS.ErrnoException) => {
+      if (cause.code !== "EPIPE") {
+        this.#failure = new ConntrailError("CONTROL", `the output cannot be written: ${cause.message}`, { cause });
+      }
+      this.#closed.abort();
+    });
     stderr.on("error", () => {});
   }
 
@@ -24,20 +32,18 @@ export class Terminal {
     return this.#closed.signal;
   }
 
-  /** Writes to standard output and waits until there is room. Throws OutputClosed when nobody reads it. */
+  /** Throws what became of the output when it takes no more: OutputClosed when its reader went, which is no fault. */
+  throwIfClosed(): void {
+    if (this.closed.aborted) throw this.#failure;
+  }
+
+  /** Writes to standard output and waits until it is written. Throws as `throwIfClosed`. */
   async write(text: string): Promise<void> {
-    if (this.closed.aborted) throw new OutputClosed();
-    if (this.#stdout.write(text)) return;
+    this.throwIfClosed();
     await new Promise<void>((resolve) => {
-      const done = (): void => {
-        this.#stdout.off("drain", done);
-        this.closed.removeEventListener("abort", done);
-        resolve();
-      };
-      this.#stdout.on("drain", done);
-      this.closed.addEventListener("abort", done);
+      this.#stdout.write(text, () => resolve());
     });
-    if (this.closed.aborted) throw new OutputClosed();
+    this.throwIfClosed();
   }
 
   /** A line on standard output. */
