@@ -17,12 +17,13 @@ export interface LabState {
 const STATE_DIRECTORY = "/run/conntrail-lab";
 const KILL_ROUNDS_MAX = 50;
 
-/** Field 22 of /proc/PID/stat (proc(5)), or undefined when there is no such process. */
+/** Field 22 of /proc/PID/stat (proc(5)), or undefined when there is no such process or it has ended and only waits for its parent. */
 export function processStart(pid: number): string | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
     // The command name (field 2) may hold blanks and brackets: count from its closing one.
-    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return fields[0] === "Z" || fields[0] === "X" ? undefined : fields[19];
   } catch {
     return undefined;
   }

@@ -1,9 +1,12 @@
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, it } from "node:test";
 import { type LabState, processStart, recordLab, removeLeftovers } from "../../src/lab/leftover.js";
+import { waitFor } from "../../src/lab/process.js";
 
 describe("leftovers of a laboratory", () => {
   let base: string;
@@ -66,5 +69,17 @@ describe("processStart", () => {
   it("tells a living process from one that is not", () => {
     assert.match(processStart(process.pid) ?? "", /^\d+$/);
     assert.equal(processStart(4_194_305), undefined);
+  });
+
+  it("takes one that has ended, and that nobody has waited for, as gone", async () => {
+    // The shell's child ends at once; the sleep that the shell becomes never waits for it.
+    const parent = spawn("sh", ["-c", "true & echo $!; exec sleep 60"], { stdio: ["ignore", "pipe", "inherit"] });
+    try {
+      const [pid] = (await once(parent.stdout, "data")) as [Buffer];
+      await waitFor("a zombie", 5_000, () => / Z /.test(readFileSync(`/proc/${Number(pid)}/stat`, "utf8")));
+      assert.equal(processStart(Number(pid)), undefined);
+    } finally {
+      parent.kill("SIGKILL");
+    }
   });
 });
