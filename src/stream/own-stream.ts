@@ -1,6 +1,16 @@
-import { DiscardPolicy, type JetStreamManager, NatsError, RetentionPolicy, StorageType, type StreamConfig } from "nats";
+import {
+  DiscardPolicy,
+  type JetStreamManager,
+  type Msg,
+  type NatsConnection,
+  NatsError,
+  RetentionPolicy,
+  StorageType,
+  type StreamConfig,
+  type StreamInfo,
+} from "nats";
 import { ConntrailError, errorText } from "../errors.js";
-import { type MessageKind, streamName, streamSubjects, subject } from "./subjects.js";
+import { kindOfSubject, type MessageKind, streamName, streamSubjects, subject } from "./subjects.js";
 
 /** How long and how much a stream keeps. */
 export interface Retention {
@@ -37,7 +47,7 @@ export function apiErrorCode(error: unknown): number {
 }
 
 /** True when the error says that there is no such stream. */
-export function isStreamMissing(error: unknown): boolean {
+function isStreamMissing(error: unknown): boolean {
   return apiErrorCode(error) === ERR_STREAM_NOT_FOUND;
 }
 
@@ -50,7 +60,7 @@ export async function ensureStream(jsm: JetStreamManager, node: string, retentio
   const name = streamName(node);
   const wanted = streamConfig(node, retention);
   try {
-    const found = await findStream(jsm, name);
+    const found = (await findStream(jsm, name))?.config ?? null;
     if (found === null) await jsm.streams.add(wanted);
     else if (!agrees(found, wanted)) await jsm.streams.update(name, { ...found, ...wanted });
   } catch (error) {
@@ -61,19 +71,56 @@ export async function ensureStream(jsm: JetStreamManager, node: string, retentio
 /** Last sequence and last message of a stream, or null when there is no such stream. */
 export async function readTip(jsm: JetStreamManager, node: string): Promise<StreamTip | null> {
   const name = streamName(node);
-  try {
-    const { state } = await jsm.streams.info(name);
-    if (state.messages === 0) return { lastSequence: state.last_seq, last: null };
-    return { lastSequence: state.last_seq, last: await getMessage(jsm, name, { seq: state.last_seq }) };
-  } catch (error) {
-    if (isStreamMissing(error)) return null;
-    throw error;
-  }
+  const state = (await findStream(jsm, name))?.state;
+  if (state === undefined) return null;
+  if (state.messages === 0) return { lastSequence: state.last_seq, last: null };
+  return { lastSequence: state.last_seq, last: await getMessage(jsm, name, { seq: state.last_seq }) };
 }
 
 /** The last message of one subject, or null. Asks the stream's leader, so it is never an old answer. */
 export function readLastOf(jsm: JetStreamManager, node: string, kind: MessageKind): Promise<StoredMessage | null> {
   return getMessage(jsm, streamName(node), { last_by_subj: subject(node, kind) });
+}
+
+/**
+ * The last message of one subject, asked of any server that holds the stream; null when there is none, or no stream.
+ * Needs no more than DIRECT.GET and STREAM.INFO of that stream.
+ */
+export async function directLastOf(
+  client: NatsConnection,
+  node: string,
+  kind: MessageKind,
+  timeoutMs: number,
+): Promise<StoredMessage | null> {
+  // Asked for a stream that does not exist, a standalone broker does not answer at all.
+  const jsm = await client.jetstreamManager({ checkAPI: false, timeout: timeoutMs });
+  if ((await findStream(jsm, streamName(node))) === null) return null;
+  const api = `$JS.API.DIRECT.GET.${streamName(node)}.${subject(node, kind)}`;
+  return parseDirect(await client.request(api, "", { timeout: timeoutMs }));
+}
+
+/** The message at a place of the stream, or null when there is none. */
+export async function directGet(
+  client: NatsConnection,
+  node: string,
+  sequence: number,
+  timeoutMs: number,
+): Promise<StoredMessage | null> {
+  const api = `$JS.API.DIRECT.GET.${streamName(node)}`;
+  return parseDirect(await client.request(api, JSON.stringify({ seq: sequence }), { timeout: timeoutMs }));
+}
+
+/** A direct answer is the message itself, its place in headers. */
+function parseDirect(msg: Msg): StoredMessage | null {
+  const code = msg.headers?.code ?? 0;
+  if (code === 404) return null;
+  const sequence = Number(msg.headers?.get("Nats-Sequence"));
+  const timeMs = Date.parse(msg.headers?.get("Nats-Time-Stamp") ?? "");
+  if (!(sequence > 0) || Number.isNaN(timeMs)) {
+    throw new ConntrailError("BROKER", `the broker's answer is no message: ${code} ${msg.headers?.description ?? ""}`);
+  }
+  const kind = kindOfSubject(msg.headers?.get("Nats-Subject") ?? "");
+  return { kind, sequence, timeMs, payload: msg.data };
 }
 
 async function getMessage(
@@ -83,9 +130,8 @@ async function getMessage(
 ): Promise<StoredMessage | null> {
   try {
     const message = await jsm.streams.getMessage(name, query);
-    const kind = message.subject.slice(message.subject.lastIndexOf(".") + 1);
     return {
-      kind: kind === "ev" || kind === "snap" || kind === "mark" ? kind : null,
+      kind: kindOfSubject(message.subject),
       sequence: message.seq,
       timeMs: message.time.getTime(),
       payload: message.data,
@@ -97,9 +143,10 @@ async function getMessage(
   }
 }
 
-async function findStream(jsm: JetStreamManager, name: string): Promise<StreamConfig | null> {
+/** The stream as it stands, or null when there is none. */
+export async function findStream(jsm: JetStreamManager, name: string): Promise<StreamInfo | null> {
   try {
-    return (await jsm.streams.info(name)).config;
+    return await jsm.streams.info(name);
   } catch (error) {
     if (isStreamMissing(error)) return null;
     throw error;

@@ -103,7 +103,7 @@ export class Publisher {
   }
 
   /** Number of the last confirmed message, 0 before there is one. */
-  get lastNumber(): number {
+  get confirmedNumber(): number {
     return this.#confirmedNumber;
   }
 
@@ -127,12 +127,17 @@ export class Publisher {
   }
 
   /**
-   * Hands a message over. The payload is kept until it is confirmed and must not be changed. Numbers grow by one.
+   * Hands a message over. The payload is kept until it is confirmed and must not be changed. Numbers start above 0 and grow
+   * by one. After `close` it is dropped and counted.
    */
   publish(kind: MessageKind, number: number, payload: Uint8Array): PublishOutcome {
     if (this.#lastNumber === 0) this.#firstNumber = number;
     else if (number <= this.#lastNumber) throw new Error(`batch number ${number} after ${this.#lastNumber}`);
-    if (this.#closed) throw new Error("the publisher is closed");
+    if (this.#closed) {
+      this.counters.droppedMessages++;
+      this.counters.droppedBytes += payload.length;
+      return "overflow";
+    }
     if (payload.length > this.#payloadBytesMax) {
       const message = `a message of ${payload.length} bytes is above max_payload of the nats-server: raise it to 2MB or more`;
       throw new ConntrailError("BROKER", message);
@@ -153,6 +158,7 @@ export class Publisher {
    */
   publishAcked(kind: MessageKind, number: number, payload: Uint8Array): Promise<number | null> {
     return new Promise((resolve) => {
+      if (this.#closed) return resolve(null);
       this.#acked.set(number, resolve);
       this.#askNext = true;
       this.publish(kind, number, payload);

@@ -88,7 +88,7 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     assert.equal(publisher.publish("ev", 3, payload(3)), "sent");
     assert.equal(await publisher.flush(2000), true);
     assert.equal(publisher.lastSequence, 3);
-    assert.equal(publisher.lastNumber, 3);
+    assert.equal(publisher.confirmedNumber, 3);
     assert.deepEqual(publisher.backlog, { messages: 0, bytes: 0 });
     const mark = await publisher.lastOwnMark();
     assert.equal(mark?.sequence, 2);
@@ -106,7 +106,7 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     await connection.ready(5000);
     await publisher.start();
     for (let n = 1; n <= 5000; n++) publisher.publish("ev", n, payload(n));
-    await until("the confirmation of all", () => publisher.lastNumber === 5000);
+    await until("the confirmation of all", () => publisher.confirmedNumber === 5000);
     assert.ok(publisher.counters.confirms < 20, `${publisher.counters.confirms} confirms`);
     assert.deepEqual(await numbersIn(server), upTo(5000));
   });
@@ -129,8 +129,8 @@ describe("publisher", { skip: natsServerMissing() }, () => {
       }
     })();
     for (let round = 0; round < 3; round++) {
-      const seen = publisher.lastNumber;
-      await until("progress", () => publisher.lastNumber > seen + 500);
+      const seen = publisher.confirmedNumber;
+      await until("progress", () => publisher.confirmedNumber > seen + 500);
       await server.kill();
       const killedAt = number;
       await until("messages while it is away", () => number > killedAt + 200);

@@ -1,0 +1,233 @@
+import {
+  AckPolicy,
+  createInbox,
+  DeliverPolicy,
+  type JetStreamManager,
+  type Msg,
+  type NatsConnection,
+  nuid,
+  type Subscription,
+} from "nats";
+import { inboxPrefix, streamName } from "./subjects.js";
+
+/** Why a consumer is of no more use. */
+export type ConsumerFailure = "missedHeartbeats" | "deliveryGaps" | "sequenceHoles" | "refusals";
+
+/** Where a message stands, as its reply subject tells. */
+export interface Delivery {
+  stream: string;
+  consumer: string;
+  sequence: number;
+  /** Consumer sequence, 1, 2, 3 … without holes. */
+  delivered: number;
+  timeMs: number;
+  pending: number;
+}
+
+export interface PullConsumerOptions {
+  client: NatsConnection;
+  jsm: JetStreamManager;
+  /** Who reads. */
+  reader: string;
+  /** Whose stream. */
+  node: string;
+  /** Stream sequence to begin with; 0 for the first there is. */
+  startSequence: number;
+  /** How much there is room for. */
+  room: () => { messages: number; bytes: number };
+  /** Room below which it is not worth to ask. */
+  roomMin: { messages: number; bytes: number };
+  /** Each message once and in order. False makes the consumer go deaf. Must not throw. */
+  onMessage: (msg: Msg, delivery: Delivery) => boolean;
+  /** Called once. Must not throw. */
+  onFailure: (failure: ConsumerFailure) => void;
+  /** A message that is not of this consumer came to its inbox. */
+  onStray: () => void;
+}
+
+const NANOS_PER_MS = 1_000_000;
+const PULL_EXPIRES_MS = 5000;
+const HEARTBEAT_MS = 1000;
+const HEARTBEATS_MISSED_MAX = 3;
+/** A reader that was killed leaves its consumer behind for so long; one that is only slow makes a new one. */
+const INACTIVE_THRESHOLD_MS = 10_000;
+const DELETE_TIMEOUT_MS = 250;
+
+/**
+ * A named, ephemeral consumer without acks, in the broker's memory. One request at a time is out, for as much as there
+ * is room for, so that a slow caller holds up the broker instead of filling the memory. It mends nothing: at the first
+ * doubt it goes deaf and says so, and its owner makes another one.
+ */
+export class PullConsumer {
+  readonly name: string;
+  readonly #options: PullConsumerOptions;
+  readonly #inbox: string;
+  readonly #subscription: Subscription;
+  readonly #heartbeats: NodeJS.Timeout;
+  #ready = false;
+  #deaf = false;
+  #heard = true;
+  #missed = 0;
+  #delivered = 0;
+  /** What is still to come of the request that is out; 0 when none is. */
+  #asked = 0;
+  /** What has come of it. */
+  #received = 0;
+  /** The next message does not fit into the whole window: it is fetched alone. */
+  #oversize = false;
+  /** Counts requests, so that the end of an old one is not taken for the end of this one. */
+  #request = 0;
+
+  constructor(options: PullConsumerOptions) {
+    this.#options = options;
+    this.name = `conntrail_${options.reader}_${nuid.next()}`;
+    this.#inbox = createInbox(inboxPrefix(options.reader));
+    this.#subscription = options.client.subscribe(`${this.#inbox}.*`, {
+      callback: (error, msg) => {
+        if (error === null && !this.#deaf) this.#onMessage(msg);
+      },
+    });
+    this.#heartbeats = setInterval(() => this.#onHeartbeatTime(), HEARTBEAT_MS);
+    this.#heartbeats.unref();
+  }
+
+  /** Makes the consumer on the broker and asks for messages. @throws NatsError */
+  async start(): Promise<void> {
+    const { jsm, node, startSequence } = this.#options;
+    await jsm.consumers.add(streamName(node), {
+      name: this.name,
+      ack_policy: AckPolicy.None,
+      mem_storage: true,
+      num_replicas: 1,
+      inactive_threshold: INACTIVE_THRESHOLD_MS * NANOS_PER_MS,
+      ...(startSequence === 0
+        ? { deliver_policy: DeliverPolicy.All }
+        : { deliver_policy: DeliverPolicy.StartSequence, opt_start_seq: startSequence }),
+    });
+    this.#ready = true;
+    this.pull();
+  }
+
+  /** What comes from now on is not looked at. */
+  deafen(): void {
+    this.#deaf = true;
+    clearInterval(this.#heartbeats);
+  }
+
+  /** Ends the subscription and, if `reachable`, deletes the consumer on the broker. Never rejects, bounded. */
+  async delete(reachable: boolean): Promise<void> {
+    this.deafen();
+    const { client, jsm, node } = this.#options;
+    if (client.isClosed()) return;
+    this.#subscription.unsubscribe();
+    if (!reachable) return;
+    const deleted = jsm.consumers.delete(streamName(node), this.name).catch(() => false);
+    let timer: NodeJS.Timeout | undefined;
+    const timeout = new Promise((resolve) => {
+      timer = setTimeout(resolve, DELETE_TIMEOUT_MS);
+    });
+    await Promise.race([deleted, timeout]);
+    clearTimeout(timer);
+  }
+
+  /** Asks for as much as there is room for, when nothing is asked for and there is room worth a request. */
+  pull(): void {
+    if (this.#deaf || !this.#ready || this.#asked > 0) return;
+    const { client, node, room, roomMin } = this.#options;
+    const { messages, bytes } = room();
+    if (messages < roomMin.messages || bytes < roomMin.bytes) return;
+    const batch = this.#oversize ? 1 : messages;
+    const request = {
+      batch,
+      ...(this.#oversize ? {} : { max_bytes: Math.floor(bytes) }),
+      expires: PULL_EXPIRES_MS * NANOS_PER_MS,
+      idle_heartbeat: HEARTBEAT_MS * NANOS_PER_MS,
+    };
+    this.#oversize = false;
+    this.#asked = batch;
+    this.#received = 0;
+    this.#heard = true;
+    this.#request++;
+    const api = `$JS.API.CONSUMER.MSG.NEXT.${streamName(node)}.${this.name}`;
+    try {
+      client.publish(api, JSON.stringify(request), { reply: `${this.#inbox}.${this.#request}` });
+    } catch {
+      this.#fail("refusals");
+    }
+  }
+
+  /** Must not throw: the client's reader would end. */
+  #onMessage(msg: Msg): void {
+    this.#heard = true;
+    if (!msg.reply?.startsWith("$JS.ACK.")) {
+      this.#onStatus(msg);
+      return;
+    }
+    const delivery = parseDelivery(msg.reply);
+    // Whoever may make consumers could point one at our inbox: its name is not ours.
+    if (delivery === null || delivery.consumer !== this.name) {
+      this.#options.onStray();
+      return;
+    }
+    if (delivery.delivered !== this.#delivered + 1) {
+      this.#fail("deliveryGaps");
+      return;
+    }
+    this.#delivered++;
+    this.#asked--;
+    this.#received++;
+    if (!this.#options.onMessage(msg, delivery)) {
+      this.#fail("sequenceHoles");
+      return;
+    }
+    if (this.#asked <= 0) this.pull();
+  }
+
+  /** What the broker says about a request: a heartbeat, or its end. */
+  #onStatus(msg: Msg): void {
+    const code = msg.headers?.code ?? 0;
+    if (code === 100) {
+      const delivered = msg.headers?.get("Nats-Last-Consumer") ?? "";
+      if (delivered !== "" && Number(delivered) !== this.#delivered) this.#fail("deliveryGaps");
+      return;
+    }
+    if (!msg.subject.endsWith(`.${this.#request}`)) return;
+    // "Message Size Exceeds MaxBytes": the next one does not fit into what is left of the request.
+    const tooLarge = code === 409 && /max_?bytes/i.test(msg.headers?.description ?? "");
+    if (code !== 404 && code !== 408 && !tooLarge) {
+      this.#fail("refusals");
+      return;
+    }
+    this.#asked = 0;
+    this.#oversize = tooLarge && this.#received === 0;
+    this.pull();
+  }
+
+  #onHeartbeatTime(): void {
+    this.#missed = this.#heard || this.#asked <= 0 ? 0 : this.#missed + 1;
+    this.#heard = false;
+    if (this.#missed >= HEARTBEATS_MISSED_MAX) this.#fail("missedHeartbeats");
+  }
+
+  #fail(failure: ConsumerFailure): void {
+    if (this.#deaf) return;
+    this.deafen();
+    this.#options.onFailure(failure);
+  }
+}
+
+/**
+ * `$JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>.<nanoseconds>.<pending>`; with 11 words
+ * or more, domain and account stand before the stream. Null when it is something else.
+ */
+export function parseDelivery(reply: string): Delivery | null {
+  const words = reply.split(".");
+  if (words.length !== 9 && words.length < 11) return null;
+  const at = words.length === 9 ? 2 : 4;
+  const sequence = Number(words[at + 3]);
+  const delivered = Number(words[at + 4]);
+  const timeMs = Number(words[at + 5]) / NANOS_PER_MS;
+  const pending = Number(words[at + 6]);
+  if (!(sequence > 0 && delivered > 0 && timeMs > 0 && pending >= 0)) return null;
+  return { stream: words[at]!, consumer: words[at + 1]!, sequence, delivered, timeMs, pending };
+}
