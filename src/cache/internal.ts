@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from "node:util";
 import {
   type DecodedFlow,
   type FlowEnd,
@@ -14,6 +15,7 @@ import {
   W_HAS,
   W_ID,
   W_MARK,
+  W_PROTO,
   W_PROTOINFO,
   W_PROTOINFO_B,
   W_PROTOINFO_C,
@@ -127,8 +129,9 @@ export class InternalCache {
     }
   }
 
-  /** A dump begins. Between here and `sweep`, events may go on. */
+  /** A dump begins; one that was not swept to its end is abandoned. Between here and `sweep`, events may go on. */
   beginDump(): void {
+    if (this.#sweepAt >= 0) this.abandonDump();
     this.#generation ^= ROW_GENERATION;
     this.#sweepAt = 0;
     this.#endedDuringDump = new Set();
@@ -139,12 +142,18 @@ export class InternalCache {
     const { words } = flow;
     const slot = this.table.find(words, 0);
     if (slot >= 0 && this.#touched(slot)) return slot;
-    if (slot < 0 && (words[W_HAS]! & HAS_ID) !== 0 && this.#endedDuringDump?.has(words[W_ID]!)) return -1;
-    if (slot >= 0 && !this.#isOtherFlow(slot, flow) && !this.#differs(slot, flow)) {
-      this.#copyChanges(slot, flow, nowSeconds);
-      return slot;
+    // Also where its tuple has a row: that of an older flow, whose end was missed and which the sweep will find.
+    if ((words[W_HAS]! & HAS_ID) !== 0 && this.#endedDuringDump?.has(words[W_ID]!)) return -1;
+    if (slot < 0 || this.#isOtherFlow(slot, flow)) return this.upsert(flow, nowSeconds);
+    if (this.#rareDiffers(slot, flow)) {
+      // A dump lists a flow whole: what it does not name is gone, and an update row could not say so.
+      this.table.rare.delete(slot);
+      this.announce(slot);
+      return this.upsert(flow, nowSeconds);
     }
-    return this.upsert(flow, nowSeconds);
+    if (this.#differs(slot, flow)) return this.upsert(flow, nowSeconds);
+    this.#copyChanges(slot, flow, nowSeconds);
+    return slot;
   }
 
   /** After a dump: ends the rows that neither dump nor events have seen, at most `slotsMax` slots a call. True when done. */
@@ -314,18 +323,27 @@ export class InternalCache {
     return slab[base + W_REPLY_L4] !== words[W_REPLY_L4];
   }
 
-  /** True when a dumped flow is not as the row has it; its timeout aside, which runs down by itself. */
+  /** True when a dumped flow is not as the row has it; timeout and TCP flags aside, which change without events. */
   #differs(slot: number, flow: DecodedFlow): boolean {
     const { words } = flow;
     const slab = this.table.slab(slot);
     const base = this.table.base(slot);
     const protocolInfo = (words[W_HAS]! & HAS_PROTOINFO) !== 0;
+    const isTcp = (words[W_PROTO]! & 0xff) === 6;
     return (
       slab[base + W_STATUS] !== words[W_STATUS] ||
       slab[base + W_MARK] !== words[W_MARK] ||
       (protocolInfo && slab[base + W_PROTOINFO] !== words[W_PROTOINFO]) ||
+      (protocolInfo && !isTcp && slab[base + W_PROTOINFO_B] !== words[W_PROTOINFO_B]) ||
+      (protocolInfo && !isTcp && slab[base + W_PROTOINFO_C] !== words[W_PROTOINFO_C]) ||
       this.#replyDiffers(slot, flow)
     );
+  }
+
+  #rareDiffers(slot: number, flow: DecodedFlow): boolean {
+    const rare = this.table.rare.get(slot);
+    if (rare === undefined || flow.rare === null) return (rare === undefined) !== (flow.rare === null);
+    return !isDeepStrictEqual(rare, flow.rare);
   }
 
   /** True when the row's CTA_ID is known to be another than the message's. */
