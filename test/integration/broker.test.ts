@@ -1,0 +1,205 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { chmod, mkdir, readFile, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { describe, it } from "node:test";
+import { ConntrailError, type ErrorCode } from "../../src/errors.js";
+import { EmbeddedBroker, type EmbeddedBrokerOptions } from "../../src/stream/broker.js";
+import { findProgram, programDirectories } from "../../src/stream/broker-host.js";
+import { connectBroker } from "../../src/stream/connection.js";
+import { freePort, natsServerMissing, silentLogger, temporaryDirectory, until } from "../support/nats-server.js";
+
+async function setUp(options: Partial<EmbeddedBrokerOptions> = {}) {
+  const directory = await temporaryDirectory();
+  const storeDir = join(directory.path, "store");
+  const broker = new EmbeddedBroker({
+    node: "fw1",
+    listen: { host: "127.0.0.1", port: await freePort() },
+    storeDir,
+    storeBytesMax: 1024 ** 3,
+    log: silentLogger(),
+    ...options,
+  });
+  return {
+    broker,
+    directory: directory.path,
+    storeDir,
+    async [Symbol.asyncDispose]() {
+      await broker.stop();
+      await directory[Symbol.asyncDispose]();
+    },
+  };
+}
+
+function isAlive(pid: number): boolean {
+  return existsSync(`/proc/${pid}`);
+}
+
+async function refuses(starting: Promise<void>, code: ErrorCode, text: RegExp): Promise<void> {
+  await assert.rejects(starting, (error: unknown) => {
+    assert.ok(error instanceof ConntrailError, String(error));
+    assert.equal(error.code, code);
+    assert.match(error.message, text);
+    assert.doesNotMatch(error.message, /\n/);
+    return true;
+  });
+}
+
+describe("embedded broker", { skip: natsServerMissing() }, () => {
+  it("starts a server whose JetStream answers and leaves no child when it stops", async () => {
+    const states: string[] = [];
+    await using edge = await setUp({ onStateChange: (state) => states.push(state) });
+    const { broker } = edge;
+    await broker.start();
+    const pid = broker.pid!;
+    assert.equal(broker.state, "running");
+    const connection = connectBroker({ servers: [broker.address], node: "fw1", purpose: "test", log: silentLogger() });
+    const client = await connection.ready(2000);
+    assert.equal((await client.jetstreamManager()) !== null, true);
+    await connection.close();
+    await broker.stop();
+    assert.equal(isAlive(pid), false);
+    assert.equal(broker.pid, null);
+    assert.deepEqual(states, ["starting", "running", "stopping", "stopped"]);
+    await broker.stop();
+  });
+
+  it("starts it again when it dies, with its streams", async () => {
+    await using edge = await setUp();
+    const { broker } = edge;
+    await broker.start();
+    const connection = connectBroker({ servers: [broker.address], node: "fw1", purpose: "test", log: silentLogger() });
+    const jsm = await (await connection.ready(2000)).jetstreamManager();
+    await jsm.streams.add({ name: "CT_fw1", subjects: ["ct.fw1.>"] });
+    const first = broker.pid!;
+    process.kill(first, "SIGKILL");
+    await until("a new server", () => broker.state === "running" && broker.pid !== first);
+    assert.equal(broker.restarts, 1);
+    await until("the connection", () => connection.connected);
+    assert.equal((await jsm.streams.info("CT_fw1")).config.name, "CT_fw1");
+    await connection.close();
+  });
+
+  it("kills a server that does not end by itself", async () => {
+    await using edge = await setUp({ stopTimeoutMs: 200 });
+    await edge.broker.start();
+    const pid = edge.broker.pid!;
+    process.kill(pid, "SIGSTOP");
+    await edge.broker.stop();
+    assert.equal(isAlive(pid), false);
+  });
+
+  it("names a missing nats-server", async () => {
+    await using edge = await setUp({ programDirectories: [] });
+    await refuses(edge.broker.start(), "BROKER_MISSING", /apt-get install nats-server \(2\.9\.10 or newer\)/);
+  });
+
+  it("refuses a nats-server that is too old", async () => {
+    await using directory = await temporaryDirectory();
+    const file = join(directory.path, "nats-server");
+    await writeFile(file, "#!/bin/sh\necho nats-server: v2.8.4\n");
+    await chmod(file, 0o755);
+    await using edge = await setUp({ programDirectories: [directory.path] });
+    await refuses(edge.broker.start(), "BROKER", /is 2\.8\.4, conntrail needs 2\.9\.10/);
+  });
+
+  it("names the address when the port is taken", async () => {
+    const other = createServer();
+    const port = await freePort();
+    await new Promise<void>((resolve) => other.listen(port, "127.0.0.1", resolve));
+    try {
+      await using edge = await setUp({ listen: { host: "127.0.0.1", port } });
+      await refuses(edge.broker.start(), "PORT_TAKEN", new RegExp(`127\\.0\\.0\\.1:${port} is taken`));
+      assert.equal(edge.broker.pid, null);
+    } finally {
+      other.close();
+    }
+  });
+
+  it("names an address that is none of this machine", async () => {
+    await using edge = await setUp({ listen: { host: "192.0.2.1", port: 4222 } });
+    await refuses(edge.broker.start(), "BROKER", /192\.0\.2\.1 is no address of this machine/);
+  });
+
+  it("names a store that cannot be written", async () => {
+    await using directory = await temporaryDirectory();
+    const file = join(directory.path, "store");
+    await writeFile(file, "in the way");
+    await using edge = await setUp({ storeDir: file });
+    await refuses(edge.broker.start(), "STORE", /broker\.store must be a directory/);
+  });
+
+  it("says why when the server refuses its configuration", async () => {
+    const tls = { ca: "/nonexistent/ca.pem", cert: "/nonexistent/cert.pem", key: "/nonexistent/key.pem" };
+    await using edge = await setUp({ tls });
+    await refuses(edge.broker.start(), "BROKER", /did not start: .*nonexistent/);
+    assert.equal(edge.broker.pid, null);
+  });
+
+  it("does not share a store with a broker of a living daemon", async () => {
+    await using edge = await setUp();
+    await edge.broker.start();
+    await using second = await setUp({ storeDir: edge.storeDir });
+    await refuses(second.broker.start(), "ALREADY_RUNNING", /in use by the conntrail with process id \d+/);
+    assert.equal(edge.broker.state, "running");
+  });
+
+  it("stops the broker that a killed daemon left over", async () => {
+    await using edge = await setUp();
+    await mkdir(join(edge.storeDir, "jetstream"), { recursive: true });
+    const config = join(edge.storeDir, "nats.conf");
+    const { port } = new URL(`nats://${edge.broker.address}`);
+    await writeFile(config, `listen: "127.0.0.1:${port}"\njetstream { store_dir: "${edge.storeDir}" }\n`);
+    const file = await findProgram("nats-server", programDirectories());
+    // The daemon it names is not its parent, as after that daemon's death.
+    const orphan = spawn(file!, ["-c", config], { stdio: "ignore", env: { CONNTRAIL_DAEMON_PID: "1" } });
+    const ended = new Promise((resolve) => orphan.once("exit", resolve));
+    try {
+      await until("the orphan to hold the port", () => portIsTaken(Number(port)));
+      await edge.broker.start();
+      await ended;
+      assert.equal(edge.broker.state, "running");
+    } finally {
+      orphan.kill("SIGKILL");
+    }
+  });
+
+  it("dies with a daemon that is killed", { skip: existsSync("/usr/bin/setpriv") ? false : "no setpriv" }, async () => {
+    await using directory = await temporaryDirectory();
+    const options = {
+      node: "fw1",
+      listen: { host: "127.0.0.1", port: await freePort() },
+      storeDir: join(directory.path, "store"),
+      storeBytesMax: 1024 ** 3,
+    };
+    const source = `
+      import { pino } from "pino";
+      import { EmbeddedBroker } from ${JSON.stringify(new URL("../../src/stream/broker.js", import.meta.url).href)};
+      const broker = new EmbeddedBroker({ ...${JSON.stringify(options)}, log: pino({ level: "silent" }) });
+      await broker.start();
+      process.stdout.write(String(broker.pid));
+      setInterval(() => undefined, 1000);`;
+    const daemon = spawn(process.execPath, ["--input-type=module", "-e", source], {
+      cwd: new URL(".", import.meta.url),
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    try {
+      const pid = Number(await new Promise((resolve) => daemon.stdout.once("data", resolve)));
+      assert.match(await readFile(`/proc/${pid}/cmdline`, "utf8"), /nats-server/);
+      daemon.kill("SIGKILL");
+      await until("the end of the server", () => !isAlive(pid), 3000);
+    } finally {
+      daemon.kill("SIGKILL");
+    }
+  });
+});
+
+async function portIsTaken(port: number): Promise<boolean> {
+  const server = createServer();
+  return new Promise((resolve) => {
+    server.once("error", () => resolve(true));
+    server.listen({ port, host: "127.0.0.1", exclusive: true }, () => server.close(() => resolve(false)));
+  });
+}
