@@ -12,6 +12,8 @@ export interface FailoverResult {
   readonly to: Firewall;
   /** From the cut, or from the order to hand over, until another firewall held the virtual addresses. */
   readonly takeoverMs: number;
+  /** From the same moment until the new primary's kernel had all entries; undefined without a commit. */
+  readonly stateMs: number | undefined;
   /** The longest time that any session was without an echo. */
   readonly longestGapMs: number;
   readonly report: SessionReport;
@@ -34,6 +36,7 @@ export async function failOver(
   const commitsBefore = new Map(lab.firewalls.map((firewall) => [firewall, firewall.commits().length]));
   await sessions.mark();
   const start = performance.now();
+  const startWallMs = Date.now();
   const done = kind === "cut" ? primary.cut() : primary.handOver();
   const to = await lab.waitPrimary(TAKEOVER_TIMEOUT_MS, primary);
   const takeoverMs = performance.now() - start;
@@ -41,13 +44,15 @@ export async function failOver(
   const during = await sessions.mark();
   const report = await sessions.settle(settleTimeoutMs);
   await done;
+  const commit = to.daemon === undefined ? undefined : await nextCommit(to, commitsBefore.get(to) ?? 0);
   return {
     from: primary,
     to,
     takeoverMs: Math.round(takeoverMs),
+    stateMs: commit === undefined ? undefined : commit.timeMs - startWallMs,
     longestGapMs: Math.max(during.longestGapMs, report.longestGapMs),
     report,
-    commit: to.daemon === undefined ? undefined : await nextCommit(to, commitsBefore.get(to) ?? 0),
+    commit,
   };
 }
 

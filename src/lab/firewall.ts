@@ -15,6 +15,8 @@ export interface CommitLine {
   /** Entries that it refused, for whatever reason. */
   readonly failed: number;
   readonly durationMs: number;
+  /** When it was done, milliseconds since the Unix epoch. */
+  readonly timeMs: number;
 }
 
 const BROKER_PORT = 4222;
@@ -70,6 +72,13 @@ export class Firewall {
     this.keepalived = startKeepalived(this.namespace, this.number, this.directory, hooks);
   }
 
+  /** Waits until keepalived has heard the primary, or at least listens to it. */
+  async waitBackup(timeoutMs: number): Promise<void> {
+    await this.keepalived?.waitForLine("it is a backup", timeoutMs, (line) =>
+      /BACKUP STATE/.test(line) ? true : undefined,
+    );
+  }
+
   /** What keepalived is to call for this firewall's daemon. */
   conntrailHooks(): HookCommands {
     const hook = (state: string): string => `${conntrailBinary()} hook ${state} -c ${this.configFile}`;
@@ -104,6 +113,7 @@ export class Firewall {
         updated: Number(entry.updated ?? 0),
         failed: Object.values(entry.failed ?? {}).reduce((sum: number, count) => sum + Number(count), 0),
         durationMs: Number(entry.durationMs ?? 0),
+        timeMs: Number(entry.time ?? Number.NaN),
       });
     }
     return commits;

@@ -13,8 +13,9 @@ export interface HookCommands {
 
 /** Seconds between adverts. A dead primary is noticed after three of them and a skew below one. */
 const ADVERT_SECONDS = 0.2;
-const PRIORITY_FIRST = 150;
-const PRIORITY_STEP = 10;
+const PRIORITY_FIRST = 250;
+/** Far apart, so that two backups of a dead primary do not both step forward; nine firewalls fit. */
+const PRIORITY_STEP = 28;
 
 /** The keepalived.conf of firewall `number` (from 1): one group of a LAN and a WAN instance, VRRPv3, no preemption. */
 export function keepalivedConfig(number: number, hooks: HookCommands | undefined): string {

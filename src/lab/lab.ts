@@ -41,6 +41,8 @@ const TOOLS: readonly LabTool[] = [
   { tool: "ssh-keygen", debianPackage: "openssh-client" },
 ];
 
+const ELECTION_TIMEOUT_MS = 15_000;
+
 /** Why this machine cannot run a laboratory, as one line with what to do about it; undefined when it can. */
 export function labObstacle(): string | undefined {
   if (process.getuid?.() !== 0) return "network namespaces need root: run it as root";
@@ -127,10 +129,14 @@ export class Lab {
     await Promise.all(this.firewalls.map((firewall) => firewall.waitReady(timeoutMs)));
   }
 
-  /** Starts keepalived everywhere with the hooks that `hooksOf` gives, and waits for a primary. */
+  /** Starts keepalived with the hooks that `hooksOf` gives, on the first firewall until it is primary, then on the others. */
   async startKeepalived(hooksOf: (firewall: Firewall) => HookCommands | undefined): Promise<Firewall> {
-    for (const firewall of this.firewalls) firewall.startKeepalived(hooksOf(firewall));
-    return this.waitPrimary(15_000);
+    const [first, ...others] = this.firewalls;
+    first!.startKeepalived(hooksOf(first!));
+    await this.waitPrimary(ELECTION_TIMEOUT_MS);
+    for (const firewall of others) firewall.startKeepalived(hooksOf(firewall));
+    await Promise.all(others.map((firewall) => firewall.waitBackup(ELECTION_TIMEOUT_MS)));
+    return this.waitPrimary(ELECTION_TIMEOUT_MS);
   }
 
   /** Waits until one firewall, and only one, holds the virtual address. `except` may not be it. */

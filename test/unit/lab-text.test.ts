@@ -20,9 +20,10 @@ describe("laboratory", () => {
 
   it("ranks the firewalls by priority and calls the hooks on a change of state", () => {
     const hooks = { primary: "/p", backup: "/b", fault: "/f" };
-    assert.match(keepalivedConfig(1, hooks), /priority 150[\s\S]*priority 150/);
-    assert.match(keepalivedConfig(2, hooks), /priority 140/);
+    assert.match(keepalivedConfig(1, hooks), /priority 250[\s\S]*priority 250/);
+    assert.match(keepalivedConfig(2, hooks), /priority 222/);
     assert.match(keepalivedConfig(1, hooks), /notify_master "\/p"\n {2}notify_backup "\/b"\n {2}notify_fault "\/f"/);
+    assert.match(keepalivedConfig(9, hooks), /priority 26/);
     assert.doesNotMatch(keepalivedConfig(1, undefined), /notify/);
   });
 
