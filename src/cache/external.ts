@@ -23,6 +23,8 @@ export interface ExternalCounters {
   /** Updates and destroys of flow ids that this node does not know, or whose flow another node owns now. */
   unknown: number;
   createFailedFull: number;
+  /** Rows whose flow id came again with another tuple, their end never reported. */
+  replaced: number;
   /** Rows that ended here because a local event was newer. */
   retired: number;
   /** Rows that a complete snapshot of their owner no longer held. */
@@ -50,6 +52,7 @@ export class ExternalCache {
     stale: 0,
     unknown: 0,
     createFailedFull: 0,
+    replaced: 0,
     retired: 0,
     sweptBySnapshot: 0,
   };
@@ -87,7 +90,10 @@ export class ExternalCache {
     const owner = this.#origins[origin]!;
     let slot = this.table.find(words, 0);
     const before = owner.slots.get(flowId);
-    if (before >= 0 && before !== slot) this.#remove(before);
+    if (before >= 0 && before !== slot) {
+      this.#remove(before);
+      this.counters.replaced++;
+    }
     if (slot < 0) {
       slot = this.table.insert(words, 0);
       if (slot < 0) {
