@@ -1,6 +1,5 @@
 import { cpSync } from "node:fs";
-import { type Command, InvalidArgumentError } from "commander";
-import { errorText } from "../errors.js";
+import { ConntrailError, errorText } from "../errors.js";
 import { type FailoverResult, failOver } from "../lab/failover.js";
 import type { CommitLine, Firewall } from "../lab/firewall.js";
 import { cachedFlows, establishedTo, isNated } from "../lab/flow-view.js";
@@ -9,7 +8,6 @@ import { waitFor } from "../lab/process.js";
 import { ECHO_PORT, sessionTargets } from "../lab/sessions.js";
 import { SSH_PORT } from "../lab/ssh.js";
 import { FIREWALLS_MAX } from "../lab/topology.js";
-import type { CommandContext } from "./command.js";
 
 /** How the demonstration is run; all of it may be left out. */
 export interface DemoOptions {
@@ -32,32 +30,14 @@ const ANSWER_TIMEOUT_MS = 20_000;
 const FAILOVERS_MAX = 2;
 const STILL_WAITING_MS = 2_000;
 
-/** `demo`: the cluster in network namespaces; exit 1 when a session was lost. */
-export function register(program: Command, context: CommandContext): void {
-  program
-    .command("demo")
-    .description("build firewalls in network namespaces and cut the primary off; exit 1 when a session is lost")
-    .option("--firewalls <number>", "how many", numberBetween(2, FIREWALLS_MAX), FIREWALLS_DEFAULT)
-    .option("--sessions <number>", "TCP sessions, one of them by ssh", numberBetween(1, SESSIONS_MAX), SESSIONS_DEFAULT)
-    .option("--logs <directory>", "keep the logs of daemons and keepalived there")
-    .action(async (options: Omit<DemoOptions, "json">) => {
-      context.terminal.exitCode = await runDemo({ ...options, json: context.json });
-    });
-}
-
-function numberBetween(min: number, max: number): (text: string) => number {
-  return (text) => {
-    const value = Number(text);
-    if (Number.isInteger(value) && value >= min && value <= max) return value;
-    throw new InvalidArgumentError(`allowed is a number from ${min} to ${max}.`);
-  };
-}
-
 /**
  * The main job where one can watch it: firewalls in network namespaces, sessions through them, the primary cut off
  * without warning, then the next one. Gives the exit code: 0 when every session lived on, 1 when not.
+ * @throws ConntrailError USAGE for an option out of its range
  */
 export async function runDemo(options: DemoOptions = {}): Promise<number> {
+  requireRange("--firewalls", options.firewalls, 2, FIREWALLS_MAX);
+  requireRange("--sessions", options.sessions, 1, SESSIONS_MAX);
   const show = new Progress(options.json === true ? process.stderr : process.stdout);
   const obstacle = labObstacle();
   if (obstacle !== undefined) {
@@ -81,6 +61,11 @@ export async function runDemo(options: DemoOptions = {}): Promise<number> {
     show.step("everything is taken down");
     release();
   }
+}
+
+function requireRange(option: string, value: number | undefined, min: number, max: number): void {
+  if (value === undefined || (Number.isInteger(value) && value >= min && value <= max)) return;
+  throw new ConntrailError("USAGE", `${option} ${value}: allowed is a number from ${min} to ${max}`);
 }
 
 async function demonstrate(lab: Lab, options: DemoOptions, show: Progress): Promise<number> {
@@ -107,6 +92,7 @@ async function demonstrate(lab: Lab, options: DemoOptions, show: Progress): Prom
     results.push(result);
     primary = result.to;
     show.failover(result);
+    if (result.report.answering < count) show.complaints(lab.firewalls);
     await showInternal(primary, count, show);
   }
   const alive = results.at(-1)?.report.answering ?? 0;
@@ -129,7 +115,7 @@ async function waitReplicated(lab: Lab, primary: Firewall, count: number, show: 
       },
       { intervalMs: 200 },
     ).catch((error: unknown) => {
-      throw new Error(`${errorText(error)}; it holds ${held}`);
+      throw new ConntrailError("TIMEOUT", `${errorText(error)}; it holds ${held}`);
     });
     await show.during(`${backup.name} to hold them`, holding);
     show.result(`${backup.name} holds ${held} of them in its external cache, in sync with ${primary.name}`);
