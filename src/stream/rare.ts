@@ -4,7 +4,8 @@ import { type RareAttributes, RECORD_WORDS, type SequenceAdjustment } from "../f
 /** [section, row, attributes]. */
 export type RareRow = [section: 0 | 1 | 2, row: number, attributes: Record<string, unknown>];
 
-const NAME_CHARS_MAX = 256;
+/** A netlink attribute is no longer, so that a reader takes whatever a writer had from its kernel. */
+const NAME_CHARS_MAX = 65_535;
 const LABEL_BYTES_MAX = 16;
 
 /** The map of the attributes that are there. */
@@ -22,7 +23,7 @@ export function packRare(rare: RareAttributes): Record<string, unknown> {
 
 /** The pair of packRare; null when the map is malformed. Unknown keys are passed over, for newer writers. */
 export function unpackRare(value: unknown): RareAttributes | null {
-  if (typeof value !== "object" || value === null) return null;
+  if (typeof value !== "object" || value === null || Array.isArray(value) || ArrayBuffer.isView(value)) return null;
   const map = value as Record<string, unknown>;
   const rare: RareAttributes = {};
   if (map.helper !== undefined) {
