@@ -1,0 +1,103 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { BatchDecoder, BatchEncoder } from "../../src/stream/batch.js";
+import { createNumberReader, type Mark, MarkCodec } from "../../src/stream/mark.js";
+import { type Plain, readPlain, writePlain } from "../support/msgpack.js";
+
+const ENVELOPE = { node: "fw-1", epoch: 3, number: 4, stamp: 2 ** 52 + 1, wallMs: 1_800_000_000_123 };
+
+const MARKS: readonly Mark[] = [
+  { type: "epoch", reason: "daemon started", previousEpoch: 0 },
+  { type: "snapshot-begin", id: 1_800_000_000_123, flows: 1_000_000 },
+  { type: "snapshot-end", id: 0, flows: 0 },
+  { type: "gap", reason: "event socket overrun" },
+  { type: "gap", reason: "", events: 2 ** 40 },
+  { type: "role", role: "primary" },
+  { type: "role", role: "backup" },
+  { type: "role", role: "fault" },
+  { type: "commit", committed: 1, updated: 2, failed: 3, stale: 4, durationMs: 5.25 },
+  { type: "stop" },
+];
+
+describe("MarkCodec", () => {
+  const codec = new MarkCodec();
+
+  for (const mark of MARKS) {
+    it(`carries ${JSON.stringify(mark)}`, () => {
+      const payload = codec.encode(ENVELOPE, mark, 2 ** 40);
+      assert.deepEqual(codec.decode(payload), { envelope: ENVELOPE, mark, snapshotSequence: 2 ** 40 });
+      const keys = Object.keys(readPlain(payload) as object);
+      assert.deepEqual(keys, ["v", "o", "e", "n", "h", "w", "k", "m", "s"], "plain msgpack, version first");
+    });
+
+    it(`refuses ${JSON.stringify(mark)} cut off at any byte`, () => {
+      const payload = codec.encode(ENVELOPE, mark, 1);
+      for (let end = 0; end < payload.length; end++) assert.equal(codec.decode(payload.subarray(0, end)), null);
+    });
+  }
+
+  const commit = { committed: 1, updated: 2, failed: 3, stale: 4, durationMs: 5 };
+  const malformed: Plain[] = [
+    null,
+    [],
+    "stop",
+    {},
+    { type: "unknown" },
+    { type: 5 },
+    { type: "epoch", reason: "x" },
+    { type: "epoch", reason: "x", previousEpoch: -1 },
+    { type: "epoch", reason: "x".repeat(257), previousEpoch: 1 },
+    { type: "snapshot-begin", id: 1 },
+    { type: "snapshot-end", id: 1.5, flows: 1 },
+    { type: "gap" },
+    { type: "gap", reason: "x", events: "1" },
+    { type: "gap", reason: "x", events: null },
+    { type: "role", role: "king" },
+    { type: "commit", ...commit, stale: -1 },
+    { type: "commit", ...commit, durationMs: -1 },
+    { type: "commit", ...commit, durationMs: Number.NaN },
+  ];
+  for (const mark of malformed) {
+    it(`refuses ${JSON.stringify(mark)?.slice(0, 60)}`, () => {
+      const map = readPlain(codec.encode(ENVELOPE, { type: "stop" }, 0)) as { [key: string]: Plain };
+      assert.notEqual(codec.decode(writePlain(map)), null);
+      assert.equal(codec.decode(writePlain({ ...map, m: mark })), null);
+    });
+  }
+
+  it("refuses a malformed envelope, sequence, kind or version", () => {
+    const map = readPlain(codec.encode(ENVELOPE, { type: "stop" }, 0)) as { [key: string]: Plain };
+    const wrong: Record<string, Plain> = { v: 2, o: 1, e: -1, n: "1", h: 0.5, w: null, k: "ev", s: -1 };
+    for (const [key, value] of Object.entries(wrong)) {
+      assert.equal(codec.decode(writePlain({ ...map, [key]: value })), null, key);
+      const { [key]: _, ...without } = map;
+      assert.equal(codec.decode(writePlain(without)), null, `without ${key}`);
+    }
+  });
+
+  it("passes over keys of newer writers", () => {
+    const map = readPlain(codec.encode(ENVELOPE, { type: "stop" }, 0)) as { [key: string]: Plain };
+    const newer = writePlain({ ...map, zz: 1, m: { type: "stop", zz: [1] } });
+    assert.deepEqual(codec.decode(newer)?.mark, { type: "stop" });
+  });
+
+  it("takes no batch for a mark, nor a mark for a batch", () => {
+    assert.equal(codec.decode(new BatchEncoder().encode(ENVELOPE, null)), null);
+    assert.equal(new BatchDecoder().decode(codec.encode(ENVELOPE, { type: "stop" }, 0)), null);
+  });
+});
+
+describe("createNumberReader", () => {
+  it("reads epoch and number of batches, chunks and marks, and null of anything else", () => {
+    const read = createNumberReader();
+    const expected = { epoch: 3, number: 4 };
+    assert.deepEqual(read(new BatchEncoder().encode(ENVELOPE, null)), expected);
+    assert.deepEqual(read(new BatchEncoder().encode(ENVELOPE, { from: 0, to: 5 })), expected);
+    const mark = new MarkCodec().encode(ENVELOPE, { type: "stop" }, 0);
+    assert.deepEqual(read(mark), expected);
+    assert.equal(read(mark.subarray(1)), null);
+    assert.equal(read(new Uint8Array(0)), null);
+    assert.equal(read(writePlain({ v: 1 })), null);
+    assert.equal(read(writePlain([1])), null);
+  });
+});
