@@ -12,6 +12,7 @@ export const ORIGINS_MAX = 255;
 /** What became of a row. */
 export type Outcome = "created" | "updated" | "taken" | "stale" | "unknown" | "destroyed" | "full";
 
+/** What an external cache counts; the group `external` of `stats`. */
 export interface ExternalCounters {
   created: number;
   updated: number;

@@ -42,6 +42,7 @@ const ROW_SUPERSEDED = 0x20_0000;
 /** That owner has seen the flow end; this kernel still has it. */
 const ROW_ENDED_ELSEWHERE = 0x40_0000;
 
+/** What an internal cache counts; the group `internal` of `stats`. */
 export interface InternalCounters {
   created: number;
   createFailedFull: number;

@@ -4,6 +4,7 @@ export interface Clock {
   wallMs(): number;
 }
 
+/** The machine's own wall clock. */
 export const systemClock: Clock = { wallMs: () => Date.now() };
 
 /** Stamps count from here (2020-01-01), so that they stay exact integers until 2089. */

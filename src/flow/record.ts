@@ -85,6 +85,7 @@ export interface RareAttributes {
   master?: Uint32Array;
 }
 
+/** CTA_SEQADJ_*: what a helper's changes of length add to the sequence numbers of one direction. */
 export interface SequenceAdjustment {
   correctionPos: number;
   offsetBefore: number;

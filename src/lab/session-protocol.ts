@@ -13,6 +13,7 @@ export interface SessionTarget {
   readonly local?: { readonly address: string; readonly port: number };
 }
 
+/** What the session client is told on its standard input, a JSON line each. */
 export type SessionCommand =
   /** Opens the sessions; answered by "open" when each has had its first echo. */
   | {
@@ -51,6 +52,7 @@ export interface SessionReport {
   readonly reasons: readonly string[];
 }
 
+/** What the session client says on its standard output, a JSON line each. */
 export type SessionAnswer =
   | { readonly type: "done" }
   | { readonly type: "report"; readonly report: SessionReport }

@@ -16,7 +16,9 @@ export const ROUTED: Network = { ipv4: "198.51.100", ipv6: "fd00:30:" };
 /** The dedicated link between the firewalls. */
 export const SYNC: Network = { ipv4: "10.77.0", ipv6: "fd00:77:" };
 
+/** Host number of the virtual addresses in their networks. */
 export const VIRTUAL_HOST = 1;
+/** Host number of client and server in their networks. */
 export const END_HOST = 100;
 /** A second IPv4 address of the client: two sources with one port make the source NAT translate a port. */
 export const SECOND_CLIENT_HOST = 101;

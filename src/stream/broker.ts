@@ -16,6 +16,7 @@ import {
 } from "./broker-host.js";
 import { type BrokerConnection, connectBroker } from "./connection.js";
 
+/** What an embedded broker needs: its configuration, a logger, and bounds that tests may change. */
 export interface EmbeddedBrokerOptions extends BrokerConfigOptions {
   log: Logger;
   /** Where nats-server and setpriv are looked for; by default the PATH and Debian's directories. */

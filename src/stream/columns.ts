@@ -157,5 +157,7 @@ export class DestroySection extends Section {
   ];
 }
 
+/** In `measured` of a destroy row: its counters hold. */
 export const MEASURED_COUNTERS = 1;
+/** In `measured` of a destroy row: its times hold. */
 export const MEASURED_TIMES = 2;

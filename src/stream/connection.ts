@@ -13,6 +13,7 @@ export interface TlsFiles {
   key: string;
 }
 
+/** Where to connect, as whom, and what for. */
 export interface BrokerConnectionOptions {
   /** `host:port` or `[host]:port`; more than one only for a shared cluster. */
   servers: readonly string[];

@@ -17,6 +17,7 @@ export interface Envelope {
   wallMs: number;
 }
 
+/** `v` of every message; readers refuse others. */
 export const FORMAT_VERSION = 1;
 
 /** Packs plain maps that any msgpack reader understands: no records, no extensions. */

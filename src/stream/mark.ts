@@ -30,8 +30,10 @@ const markSchema = z.discriminatedUnion("type", [
   z.object({ type: z.literal("stop") }),
 ]);
 
+/** What a mark says; FORMAT.md has the table. */
 export type Mark = z.infer<typeof markSchema>;
 
+/** A mark with its place in the stream. */
 export interface DecodedMark {
   readonly envelope: Envelope;
   readonly mark: Mark;

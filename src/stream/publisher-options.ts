@@ -18,6 +18,7 @@ export interface PublisherLimits {
   ackTimeoutMs: number;
 }
 
+/** The limits where nothing else is said. */
 export const PUBLISHER_LIMITS: PublisherLimits = {
   ringMessagesMax: 16_384,
   ringBytesMax: 64 * 1024 * 1024,
@@ -29,6 +30,7 @@ export const PUBLISHER_LIMITS: PublisherLimits = {
   ackTimeoutMs: 2000,
 };
 
+/** What a publisher needs. */
 export interface PublisherOptions {
   node: string;
   /** This daemon's epoch: messages of another one in the stream are never taken for ours. */
@@ -45,11 +47,13 @@ export interface PublisherOptions {
   onLost?: (firstNumber: number, lastNumber: number) => void;
 }
 
+/** Whether what is published goes out. */
 export type PublisherState = "up" | "down";
 
 /** `sent`: on its way. `held`: kept until it can be sent. `overflow`: kept, and the oldest one kept was dropped for it. */
 export type PublishOutcome = "sent" | "held" | "overflow";
 
+/** What a publisher counts; the group `publisher` of `stats`. */
 export interface PublisherCounters {
   messages: number;
   bytes: number;

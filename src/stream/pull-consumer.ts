@@ -24,6 +24,7 @@ export interface Delivery {
   pending: number;
 }
 
+/** Where a consumer starts, and how much it fetches at a time. */
 export interface PullConsumerOptions {
   client: NatsConnection;
   jsm: JetStreamManager;

@@ -33,6 +33,7 @@ export type ReaderItem = StreamMessage | { type: "state"; connected: boolean } |
  */
 export type ResetReason = "trimmed" | "truncated" | "recreated";
 
+/** What a reader counts. */
 export interface ReaderCounters {
   messages: number;
   bytes: number;
@@ -49,6 +50,7 @@ export interface ReaderCounters {
   resets: number;
 }
 
+/** Which stream to read, over which connection. */
 export interface StreamReaderOptions {
   connection: BrokerConnection;
   /** Whose stream. */

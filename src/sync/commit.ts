@@ -11,6 +11,7 @@ export interface KernelRequests {
   send(batch: RequestBatch): Promise<BatchResult>;
 }
 
+/** What a commit decides for all entries. */
 export interface CommitOptions {
   /** Kernel timeout of every entry; null: what was left of the owner's, never below a floor. */
   readonly timeoutSeconds: number | null;

@@ -19,6 +19,7 @@ export interface PeerStream {
   read(startSequence: number, signal: AbortSignal): AsyncIterable<readonly ReaderItem[]>;
 }
 
+/** What a follower counts; the group `reader.<peer>` of `stats`. */
 export interface FollowerCounters {
   messages: number;
   bytes: number;

@@ -17,6 +17,7 @@ export interface JournalSink {
   readonly backlog: { readonly bytes: number };
 }
 
+/** What a journal counts; the group `journal` of `stats`. */
 export interface JournalCounters {
   batches: number;
   rows: number;

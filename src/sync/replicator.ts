@@ -22,6 +22,7 @@ export interface KernelSource {
   growBuffer(): boolean;
 }
 
+/** What a replicator counts; the group `replicator` of `stats`. */
 export interface ReplicatorCounters {
   eventsNew: number;
   eventsUpdate: number;

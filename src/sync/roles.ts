@@ -9,6 +9,7 @@ import type { Follower } from "./follower.js";
 import type { Journal } from "./journal.js";
 import { removeFromKernel } from "./kernel-flush.js";
 
+/** What the roles count; the group `commit` of `stats`. */
 export interface RoleCounters {
   commits: number;
   committed: number;

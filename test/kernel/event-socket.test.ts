@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-// biome-ignore lint/style/noRestrictedImports: datagrams that the kernel would never send
 import { RawNetlinkSocket } from "netlink";
 import { NETLINK_NETFILTER } from "../../src/ctnetlink/constants.js";
 import { RequestBatch } from "../../src/ctnetlink/encode.js";

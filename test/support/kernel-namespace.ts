@@ -5,7 +5,6 @@ import { type ChildProcess, execFile, execFileSync, type SpawnOptions, spawn } f
 import { accessSync, closeSync, constants, existsSync, openSync, writeFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { promisify } from "node:util";
-// biome-ignore lint/style/noRestrictedImports: setns(2), which nothing else offers
 import koffi from "koffi";
 import {
   AF_INET,

@@ -99,7 +99,6 @@ export function splitMessages(datagram: Uint8Array): NetlinkMessage[] {
 
 /** The child: a line of hex is sent as it is; the answers go back as one line, events as they come. */
 async function serve(groups: number[]): Promise<void> {
-  // biome-ignore lint/style/noRestrictedImports: a way to the kernel of the tests' own, beside the one under test
   const { RawNetlinkSocket } = await import("netlink");
   const socket = new RawNetlinkSocket(NETLINK_NETFILTER, { recvBufferSize: 4 << 20, sendBufferSize: 1 << 20 });
   for (const group of groups) socket.addMembership(group);
