@@ -151,6 +151,7 @@ describe("reader", { skip: natsServerMissing() }, () => {
     edge.stop.abort();
     await done;
     assert.equal(edge.reader.counters.resets, 0);
+    assert.equal(edge.reader.counters.missedHeartbeats, 0);
   });
 
   it("makes a new consumer when its own is deleted", async () => {
