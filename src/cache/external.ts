@@ -28,12 +28,32 @@ export interface ExternalCounters {
   replaced: number;
   /** Rows that ended here because a local event was newer. */
   retired: number;
+  /** Rows that their owner gave up because another node carries the flow. */
+  moved: number;
   /** Rows that a complete snapshot of their owner no longer held. */
   sweptBySnapshot: number;
 }
 
+/** Hears what becomes of rows, while they can still be read. */
+export interface ExternalListener {
+  /** A row is new, or its owner changed it. */
+  changed(slot: number): void;
+  /** The flow has ended, as far as its owner says. */
+  ended(slot: number): void;
+  /** The row goes, but nothing is said of the flow: it is this node's own now, or another row takes its place. */
+  forgotten(slot: number): void;
+}
+
+/** A row that its owner gave up in favour of another node, of which nothing was heard yet. */
+interface Departure {
+  readonly to: number;
+  readonly stamp: number;
+}
+
 interface Origin {
   readonly node: string;
+  /** Stamp of the last message applied. */
+  heard: number;
   /** Flow id of the origin to slot. */
   readonly slots: SlotMap;
   flows: number;
@@ -55,12 +75,16 @@ export class ExternalCache {
     createFailedFull: 0,
     replaced: 0,
     retired: 0,
+    moved: 0,
     sweptBySnapshot: 0,
   };
   readonly #origins: Origin[] = [];
+  readonly #departures = new Map<number, Departure>();
+  readonly #listener: ExternalListener | null;
 
-  constructor(flowsMax: number) {
+  constructor(flowsMax: number, listener: ExternalListener | null = null) {
     this.table = new FlowTable(flowsMax);
+    this.#listener = listener;
   }
 
   /** The index of a peer, made when it is new. */
@@ -68,7 +92,7 @@ export class ExternalCache {
     const known = this.#origins.findIndex((origin) => origin.node === node);
     if (known >= 0) return known;
     if (this.#origins.length >= ORIGINS_MAX) throw new RangeError(`more than ${ORIGINS_MAX} peers`);
-    return this.#origins.push({ node, slots: new SlotMap(), flows: 0 }) - 1;
+    return this.#origins.push({ node, heard: 0, slots: new SlotMap(), flows: 0 }) - 1;
   }
 
   /** Flows that a peer owns. */
@@ -92,7 +116,7 @@ export class ExternalCache {
     let slot = this.table.find(words, 0);
     const before = owner.slots.get(flowId);
     if (before >= 0 && before !== slot) {
-      this.#remove(before);
+      this.#end(before);
       this.counters.replaced++;
     }
     if (slot < 0) {
@@ -106,7 +130,7 @@ export class ExternalCache {
       return "created";
     }
     const previous = this.#ownerOf(slot);
-    if (previous !== origin && stamp <= this.stamp(slot)) {
+    if (previous !== origin && !this.#isNewer(origin, stamp, slot)) {
       this.counters.stale++;
       return "stale";
     }
@@ -127,6 +151,7 @@ export class ExternalCache {
     writeStamp(this.table.slab(slot), this.table.base(slot), stamp);
     if (rare !== null) this.table.rare.set(slot, { ...this.table.rare.get(slot), ...rare });
     this.counters.updated++;
+    this.#listener?.changed(slot);
   }
 
   /** A peer says that its flow ended. */
@@ -136,7 +161,7 @@ export class ExternalCache {
       this.counters.unknown++;
       return "unknown";
     }
-    this.#remove(slot);
+    this.#end(slot);
     this.counters.destroyed++;
     return "destroyed";
   }
@@ -149,6 +174,50 @@ export class ExternalCache {
     this.#remove(slot);
     this.counters.retired++;
     return true;
+  }
+
+  /** Of equal stamps the one of the lesser name is newer, so that all nodes agree. */
+  #isNewer(origin: number, stamp: number, slot: number): boolean {
+    const held = this.stamp(slot);
+    if (stamp !== held) return stamp > held;
+    return this.#origins[origin]!.node < this.#origins[this.#ownerOf(slot)]!.node;
+  }
+
+  /** A flow id of a peer now stands for a flow that this node does not take from it: what it stood for before is gone. */
+  disclaim(origin: number, flowId: number): void {
+    const slot = this.slotOf(origin, flowId);
+    if (slot < 0) return;
+    this.#end(slot);
+    this.counters.replaced++;
+  }
+
+  /** Messages of a peer up to this stamp were applied. */
+  heard(origin: number, stamp: number): void {
+    this.#origins[origin]!.heard = stamp;
+  }
+
+  /**
+   * A peer gives a flow up because `owner` carries it, by a claim of that stamp. Where that claim was read already, or
+   * `owner` is this node (null), the row has no owner any more and goes; else it stays until the claim comes, or until a
+   * complete snapshot of `owner` shows that the flow has ended meanwhile.
+   */
+  moved(origin: number, flowId: number, owner: string | null, stamp: number): void {
+    const slot = this.slotOf(origin, flowId);
+    if (slot < 0) return;
+    const to = this.#origins.findIndex(({ node }) => node === owner);
+    if (owner === null || (to >= 0 && this.#origins[to]!.heard >= stamp)) {
+      this.#remove(slot);
+      this.counters.moved++;
+      return;
+    }
+    this.#origins[origin]!.slots.delete(flowId);
+    if (to >= 0) this.#departures.set(slot, { to, stamp });
+  }
+
+  /** Who carries the flow with this original tuple, and the stamp of the claim; null when no peer does. */
+  claim(words: Uint32Array, base: number): { node: string; stamp: number } | null {
+    const slot = this.table.size === 0 ? -1 : this.table.find(words, base);
+    return slot < 0 ? null : { node: this.ownerName(slot), stamp: this.stamp(slot) };
   }
 
   /** Stamp of a row. */
@@ -166,9 +235,14 @@ export class ExternalCache {
     const { slots } = this.#origins[origin]!;
     for (let slot = 0; slot < this.table.slotsUsed; slot++) {
       if (!this.table.isLive(slot) || this.#ownerOf(slot) !== origin) continue;
-      if (slots.get(this.#flowId(slot)) === slot) continue;
-      this.#remove(slot);
+      if (slots.get(this.#flowId(slot)) === slot || this.#departures.has(slot)) continue;
+      this.#end(slot);
       this.counters.sweptBySnapshot++;
+    }
+    for (const [slot, { to, stamp }] of this.#departures) {
+      if (to !== origin || stamp > this.#origins[to]!.heard) continue;
+      this.#end(slot);
+      this.counters.moved++;
     }
   }
 
@@ -179,7 +253,7 @@ export class ExternalCache {
     for (let flowId = from; flowId < end; flowId++) {
       const slot = slots.get(flowId);
       if (slot < 0 || isStated(flowId)) continue;
-      this.#remove(slot);
+      this.#end(slot);
       this.counters.sweptBySnapshot++;
     }
   }
@@ -197,11 +271,13 @@ export class ExternalCache {
     slab[base + W_HAS] = (slab[base + W_HAS]! & 0xff_ffff) | (origin << OWNER_SHIFT);
     slab[base + W_ID] = flowId;
     writeStamp(slab, base, stamp);
+    this.#departures.delete(slot);
     if (rare !== null) this.table.rare.set(slot, rare);
     else this.table.rare.delete(slot);
     const owner = this.#origins[origin]!;
     owner.slots.set(flowId, slot);
     owner.flows++;
+    this.#listener?.changed(slot);
   }
 
   #disown(slot: number): void {
@@ -212,8 +288,15 @@ export class ExternalCache {
     owner.flows--;
   }
 
+  #end(slot: number): void {
+    this.#listener?.ended(slot);
+    this.#remove(slot);
+  }
+
   #remove(slot: number): void {
+    this.#listener?.forgotten(slot);
     this.#disown(slot);
+    this.#departures.delete(slot);
     this.table.unlink(slot);
     this.table.free(slot);
   }

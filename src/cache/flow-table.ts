@@ -94,6 +94,27 @@ export class FlowTable {
   insert(words: Uint32Array, base: number): number {
     if (this.#slotsUsed - this.#freeCount >= this.flowsMax) return -1;
     const slot = this.#takeSlot();
+    this.#fill(slot, words, base);
+    return slot;
+  }
+
+  /**
+   * Puts a flow that is not in the table into a slot of the caller's choice, unused so far: for a table that is rebuilt
+   * with the handles it had. Ends with `sealAdopted`; no `insert` in between. False when the slot is out of bounds.
+   */
+  adopt(slot: number, words: Uint32Array, base: number): boolean {
+    if (slot >= this.flowsMax || this.isLive(slot)) return false;
+    for (; this.#slotsUsed <= slot; this.#slotsUsed++) this.#growTo(this.#slotsUsed);
+    this.#fill(slot, words, base);
+    return true;
+  }
+
+  /** Makes the slots that adoption passed over available. */
+  sealAdopted(): void {
+    for (let slot = this.#slotsUsed - 1; slot >= 0; slot--) if (!this.isLive(slot)) this.free(slot);
+  }
+
+  #fill(slot: number, words: Uint32Array, base: number): void {
     const slab = this.slab(slot);
     const at = this.base(slot);
     for (let i = 0; i < RECORD_WORDS; i++) slab[at + i] = words[base + i]!;
@@ -102,7 +123,6 @@ export class FlowTable {
     slab[at + RECORD_WORDS - 1] = 0;
     this.#link(this.#hash(words, base), slot);
     this.#size++;
-    return slot;
   }
 
   /** Takes a flow out of the index; its record stays readable and its slot reserved until `free`. */
@@ -130,8 +150,12 @@ export class FlowTable {
   #takeSlot(): number {
     if (this.#freeCount > 0) return this.#freeSlots[--this.#freeCount]!;
     const slot = this.#slotsUsed++;
-    if ((slot & SLAB_MASK) === 0) this.#slabs.push(new Uint32Array(RECORD_WORDS << SLAB_BITS));
+    this.#growTo(slot);
     return slot;
+  }
+
+  #growTo(slot: number): void {
+    if ((slot & SLAB_MASK) === 0) this.#slabs.push(new Uint32Array(RECORD_WORDS << SLAB_BITS));
   }
 
   #link(hash: number, slot: number): void {

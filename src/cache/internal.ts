@@ -11,6 +11,7 @@ import {
   HAS_STATUS,
   HAS_TIMEOUT,
   HAS_TIMES,
+  type RareAttributes,
   W_CREATED,
   W_HAS,
   W_ID,
@@ -29,10 +30,10 @@ import {
 import { FlowTable } from "./flow-table.js";
 import { readStamp, writeStamp } from "./stamp.js";
 
-/** Peers have not been told of the flow: it goes out as a `new` row. */
-export const ROW_NEW = 0x2_0000;
+/** The flow goes out whole, as a `new` row. */
+const ROW_NEW = 0x2_0000;
 /** The flow has ended; its record waits to be published, then the slot is freed. */
-export const ROW_DEAD = 0x4_0000;
+const ROW_DEAD = 0x4_0000;
 /** In the list of pending rows. */
 const ROW_QUEUED = 0x8_0000;
 /** Compared with the current generation: touched since the last dump began. */
@@ -41,6 +42,20 @@ const ROW_GENERATION = 0x10_0000;
 const ROW_SUPERSEDED = 0x20_0000;
 /** That owner has seen the flow end; this kernel still has it. */
 const ROW_ENDED_ELSEWHERE = 0x40_0000;
+/** This node's stream says that the flow is here. */
+const ROW_TOLD = 0x80_0000;
+
+/** What a pending row says to the peers, as bits: the flow whole, its changed state, its end, or that it is elsewhere now. */
+export const PUBLISH_NEW = 1;
+export const PUBLISH_UPDATE = 2;
+export const PUBLISH_DESTROY = 4;
+export const PUBLISH_MOVED = 8;
+
+/** Which node carries a flow now, and the stamp of its claim. */
+export interface NewerOwner {
+  readonly node: string;
+  readonly stamp: number;
+}
 
 /** What an internal cache counts; the group `internal` of `stats`. */
 export interface InternalCounters {
@@ -76,6 +91,8 @@ export class InternalCache {
   #pending = new Uint32Array(1024);
   #pendingCount = 0;
   readonly #endings = new Map<number, FlowEnd>();
+  /** Rows of which peers have yet to be told that they moved. */
+  readonly #moved = new Map<number, NewerOwner>();
   #generation = 0;
   #sweepAt = -1;
   /** CTA_IDs that ended while a dump runs: the dump may still list them. */
@@ -138,14 +155,28 @@ export class InternalCache {
     this.#endedDuringDump = new Set();
   }
 
-  /** A flow as the dump lists it. What an event told since the dump began is newer and stays. */
-  dumped(flow: DecodedFlow, nowSeconds: number): number {
+  /**
+   * A flow as the dump lists it. What an event told since the dump began is newer and stays. A dump does not say since when
+   * a flow is as it is. So one that was not known here and that a peer carries (`claimed`) is taken in as superseded,
+   * and one that is superseded stays so, unless this node is the one that carries traffic now (`carries`).
+   */
+  dumped(flow: DecodedFlow, nowSeconds: number, claimed: NewerOwner | null, carries: boolean): number {
     const { words } = flow;
     const slot = this.table.find(words, 0);
     if (slot >= 0 && this.#touched(slot)) return slot;
     // Also where its tuple has a row: that of an older flow, whose end was missed and which the sweep will find.
     if ((words[W_HAS]! & HAS_ID) !== 0 && this.#endedDuringDump?.has(words[W_ID]!)) return -1;
+    if (slot < 0 && claimed !== null && !carries) {
+      const taken = this.#insert(flow, nowSeconds);
+      if (taken >= 0) this.supersede(taken, claimed);
+      return taken;
+    }
     if (slot < 0 || this.#isOtherFlow(slot, flow)) return this.upsert(flow, nowSeconds);
+    if (this.isSuperseded(slot)) {
+      this.#copyChanges(slot, flow, nowSeconds);
+      if (carries) this.announce(slot);
+      return slot;
+    }
     if (this.#rareDiffers(slot, flow)) {
       // A dump lists a flow whole: what it does not name is gone, and an update row could not say so.
       this.table.rare.delete(slot);
@@ -192,12 +223,26 @@ export class InternalCache {
     return this.#pending[index]!;
   }
 
-  /** Table bits of a row: ROW_NEW, ROW_DEAD. */
-  rowBits(slot: number): number {
+  /** What the pending row at `slot` says to the peers: PUBLISH_* bits. */
+  publication(slot: number): number {
+    const bits = this.#bits(slot);
+    const told = (bits & ROW_TOLD) !== 0;
+    if ((bits & ROW_SUPERSEDED) !== 0) return told ? PUBLISH_MOVED : 0;
+    const whole = (bits & ROW_NEW) !== 0;
+    if ((bits & ROW_DEAD) !== 0) return whole ? PUBLISH_NEW | PUBLISH_DESTROY : PUBLISH_DESTROY;
+    return whole || !told ? PUBLISH_NEW : PUBLISH_UPDATE;
+  }
+
+  /** Who carries the flow of a row that is to be published as moved. */
+  newerOwner(slot: number): NewerOwner | undefined {
+    return this.#moved.get(slot);
+  }
+
+  #bits(slot: number): number {
     return this.table.slab(slot)[this.table.base(slot) + W_HAS]!;
   }
 
-  /** What the kernel reported of the end of a ROW_DEAD row, when it did. */
+  /** What the kernel reported of the end of an ended row, when it did. */
   ending(slot: number): FlowEnd | undefined {
     return this.#endings.get(slot);
   }
@@ -210,28 +255,40 @@ export class InternalCache {
       const base = this.table.base(slot);
       if ((slab[base + W_HAS]! & ROW_DEAD) !== 0) {
         this.#endings.delete(slot);
+        this.#moved.delete(slot);
         this.table.free(slot);
         continue;
       }
-      slab[base + W_HAS]! &= ~(ROW_NEW | ROW_QUEUED);
+      const superseded = (slab[base + W_HAS]! & ROW_SUPERSEDED) !== 0;
+      slab[base + W_HAS]! &= ~(ROW_NEW | ROW_QUEUED | ROW_TOLD);
+      this.#moved.delete(slot);
+      if (superseded) continue;
+      slab[base + W_HAS]! |= ROW_TOLD;
       writeStamp(slab, base, stamp);
     }
     this.#pending.copyWithin(0, count, this.#pendingCount);
     this.#pendingCount -= count;
   }
 
-  /** Stamp of the row's last publication; Infinity while a change of it waits. */
+  /** Stamp of this node's last claim to the flow; Infinity while a newer one waits to be published. */
   stamp(slot: number): number {
     const slab = this.table.slab(slot);
     const base = this.table.base(slot);
-    return (slab[base + W_HAS]! & ROW_QUEUED) !== 0 ? Number.POSITIVE_INFINITY : readStamp(slab, base);
+    const waits = (slab[base + W_HAS]! & (ROW_QUEUED | ROW_SUPERSEDED)) === ROW_QUEUED;
+    return waits ? Number.POSITIVE_INFINITY : readStamp(slab, base);
   }
 
-  /** A newer owner holds this flow: the next local change of it goes out whole again. */
-  supersede(slot: number): void {
+  /**
+   * A newer owner holds this flow: this node's stream gives it up, and the next local change of it goes out whole again.
+   * The kernel keeps it until it is purged.
+   */
+  supersede(slot: number, owner: NewerOwner): void {
     const slab = this.table.slab(slot);
     const at = this.table.base(slot) + W_HAS;
-    slab[at] = (slab[at]! & ~ROW_ENDED_ELSEWHERE) | ROW_SUPERSEDED;
+    slab[at] = (slab[at]! & ~(ROW_ENDED_ELSEWHERE | ROW_NEW)) | ROW_SUPERSEDED;
+    if ((slab[at]! & ROW_TOLD) === 0) return;
+    this.#moved.set(slot, owner);
+    this.#queue(slot);
   }
 
   /** The newer owner of this flow has seen it end: what this kernel has of it must not come back to life. */
@@ -240,11 +297,11 @@ export class InternalCache {
   }
 
   hasEndedElsewhere(slot: number): boolean {
-    return (this.rowBits(slot) & ROW_ENDED_ELSEWHERE) !== 0;
+    return (this.#bits(slot) & ROW_ENDED_ELSEWHERE) !== 0;
   }
 
   isSuperseded(slot: number): boolean {
-    return (this.rowBits(slot) & ROW_SUPERSEDED) !== 0;
+    return (this.#bits(slot) & ROW_SUPERSEDED) !== 0;
   }
 
   /** Tells the peers of this flow again, as a `new` row. */
@@ -252,12 +309,33 @@ export class InternalCache {
     const slab = this.table.slab(slot);
     const at = this.table.base(slot) + W_HAS;
     slab[at] = (slab[at]! & ~(ROW_SUPERSEDED | ROW_ENDED_ELSEWHERE)) | ROW_NEW;
+    this.#moved.delete(slot);
     this.#queue(slot);
+  }
+
+  /**
+   * Takes a flow over that this node's own stream says was here, with its handle. For a daemon that starts, before anything
+   * else; ends with `sealAdopted`. Nothing of it is pending. False when the slot is out of bounds.
+   */
+  adopt(slot: number, words: Uint32Array, base: number, rare: RareAttributes | null, stamp: number): boolean {
+    if (!this.table.adopt(slot, words, base)) return false;
+    const slab = this.table.slab(slot);
+    const at = this.table.base(slot);
+    slab[at + W_HAS] = (slab[at + W_HAS]! & ~HAS_ID) | ROW_TOLD;
+    writeStamp(slab, at, stamp);
+    if (rare !== null) this.table.rare.set(slot, rare);
+    this.#touch(slot);
+    return true;
+  }
+
+  /** The flows that were here are taken over. */
+  sealAdopted(): void {
+    this.table.sealAdopted();
   }
 
   /** True while the flow lives: not freed, not ended. */
   #isIndexed(slot: number): boolean {
-    return this.table.isLive(slot) && (this.rowBits(slot) & ROW_DEAD) === 0;
+    return this.table.isLive(slot) && (this.#bits(slot) & ROW_DEAD) === 0;
   }
 
   /** True for slots of living flows. */
@@ -383,7 +461,7 @@ export class InternalCache {
   }
 
   #touched(slot: number): boolean {
-    return (this.rowBits(slot) & ROW_GENERATION) === this.#generation;
+    return (this.#bits(slot) & ROW_GENERATION) === this.#generation;
   }
 }
 

@@ -17,8 +17,11 @@ export interface Config {
   readonly listen: string;
   /** The other nodes; no name and no address twice, this node not among them. */
   readonly peers: readonly PeerConfig[];
-  /** `inject`: events of peers go straight into the kernel, there is no external cache. */
-  readonly mode: "cache" | "inject";
+  /**
+   * `inject`: events of peers go straight into the kernel, nothing waits for a commit. `observer`: no kernel side at all, the
+   * streams of all peers are followed and kept.
+   */
+  readonly mode: "cache" | "inject" | "observer";
   readonly broker: BrokerConfig;
   /** Absolute path of the control socket. */
   readonly control: string;

@@ -164,7 +164,7 @@ const top = {
   node: checked(NAME_ALLOWED, parseName),
   listen: checked("the IPv4 or IPv6 address of this node on the dedicated link", hostAddress),
   peers: peers.default([]),
-  mode: oneOf("cache", "inject").default("cache"),
+  mode: oneOf("cache", "inject", "observer").default("cache"),
   broker: z.strictObject(shapes.broker, map).prefault({}),
   control: absolutePath(CONTROL_BYTES_MAX).default(DEFAULT_CONTROL),
   publish: z.strictObject(shapes.publish, map).prefault({}),

@@ -47,6 +47,10 @@ export const IPCTNL_MSG_CT_NEW = 0;
 export const IPCTNL_MSG_CT_GET = 1;
 export const IPCTNL_MSG_CT_DELETE = 2;
 
+export const IPCTNL_MSG_EXP_NEW = 0;
+export const IPCTNL_MSG_EXP_GET = 1;
+export const IPCTNL_MSG_EXP_DELETE = 2;
+
 /** enum ctattr_type. */
 export const CTA_TUPLE_ORIG = 1;
 export const CTA_TUPLE_REPLY = 2;
@@ -126,6 +130,21 @@ export const CTA_SEQADJ_OFFSET_AFTER = 3;
 export const CTA_SYNPROXY_ISN = 1;
 export const CTA_SYNPROXY_ITS = 2;
 export const CTA_SYNPROXY_TSOFF = 3;
+
+/** enum ctattr_expect and ctattr_expect_nat. */
+export const CTA_EXPECT_MASTER = 1;
+export const CTA_EXPECT_TUPLE = 2;
+export const CTA_EXPECT_MASK = 3;
+export const CTA_EXPECT_TIMEOUT = 4;
+export const CTA_EXPECT_ID = 5;
+export const CTA_EXPECT_HELP_NAME = 6;
+export const CTA_EXPECT_ZONE = 7;
+export const CTA_EXPECT_FLAGS = 8;
+export const CTA_EXPECT_CLASS = 9;
+export const CTA_EXPECT_NAT = 10;
+export const CTA_EXPECT_FN = 11;
+export const CTA_EXPECT_NAT_DIR = 1;
+export const CTA_EXPECT_NAT_TUPLE = 2;
 
 /** nf_conntrack_tcp.h, per direction. */
 export const IP_CT_TCP_FLAG_WINDOW_SCALE = 0x01;

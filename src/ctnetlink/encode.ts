@@ -8,8 +8,10 @@
  *     get      IPCTNL_MSG_CT_GET                  TUPLE_ORIG, ZONE?
  *     dump     IPCTNL_MSG_CT_GET, DUMP            (nothing)
  *     flush    IPCTNL_MSG_CT_DELETE               (nothing)
+ *
+ * And to its expectations (NFNL_SUBSYS_CTNETLINK_EXP), encoded in expectation.ts.
  */
-
+import type { Expectation } from "../flow/expectation.js";
 import {
   HAS_STATUS,
   type RareAttributes,
@@ -43,13 +45,18 @@ import {
   IPCTNL_MSG_CT_DELETE,
   IPCTNL_MSG_CT_GET,
   IPCTNL_MSG_CT_NEW,
+  IPCTNL_MSG_EXP_DELETE,
+  IPCTNL_MSG_EXP_GET,
+  IPCTNL_MSG_EXP_NEW,
   NFNL_SUBSYS_CTNETLINK,
+  NFNL_SUBSYS_CTNETLINK_EXP,
   NLM_F_ACK,
   NLM_F_CREATE,
   NLM_F_DUMP,
   NLM_F_EXCL,
   NLM_F_REQUEST,
 } from "./constants.js";
+import { encodeExpectation, encodeExpectationName, encodeExpectationTimeout } from "./expectation.js";
 import { encodeProtoinfo } from "./protoinfo.js";
 import { encodeRareForCreate, encodeRareForUpdate } from "./rare-attributes.js";
 import { encodeNat, encodeReply, encodeTuple } from "./tuple.js";
@@ -184,6 +191,49 @@ export class RequestBatch {
   }
 
   /**
+   * Asks for the expectation to be created; its helper's own timeout applies (`expectationTimeout` changes it). EEXIST when its
+   * tuple is expected already, EBUSY when it overlaps another, ENOENT for an unknown master, EOPNOTSUPP for a helper that is
+   * unknown or a master without one, EINVAL for an unknown class or function.
+   */
+  createExpectation(expectation: Expectation): boolean {
+    const flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL;
+    if (!this.#beginExpectation(IPCTNL_MSG_EXP_NEW, flags, expectation.tuple[W_PROTO]! >>> 8)) return false;
+    encodeExpectation(this.#out, expectation);
+    this.#end();
+    return true;
+  }
+
+  /** Asks for the time that is left of an expectation to be set; ENOENT when there is none with its tuple. */
+  expectationTimeout(expectation: Expectation, timeoutSeconds: number): boolean {
+    if (!this.#beginExpectation(IPCTNL_MSG_EXP_NEW, NLM_F_REQUEST, expectation.tuple[W_PROTO]! >>> 8)) return false;
+    encodeExpectationTimeout(this.#out, expectation, timeoutSeconds);
+    this.#end();
+    return true;
+  }
+
+  /** Asks for the expectation to be removed, with `matchId` only if it has its id still; ENOENT when there is none. */
+  deleteExpectation(expectation: Expectation, matchId = false): boolean {
+    if (!this.#beginExpectation(IPCTNL_MSG_EXP_DELETE, NLM_F_REQUEST, expectation.tuple[W_PROTO]! >>> 8)) return false;
+    encodeExpectationName(this.#out, expectation, matchId);
+    this.#end();
+    return true;
+  }
+
+  /** Asks for all expectations of a family, or of both when it is 0: messages with NLM_F_MULTI, then NLMSG_DONE. */
+  dumpExpectations(family: number): boolean {
+    if (!this.#beginExpectation(IPCTNL_MSG_EXP_GET, NLM_F_REQUEST | NLM_F_DUMP, family)) return false;
+    this.#end();
+    return true;
+  }
+
+  /** Asks for all expectations to be removed. */
+  flushExpectations(): boolean {
+    if (!this.#beginExpectation(IPCTNL_MSG_EXP_DELETE, NLM_F_REQUEST, 0)) return false;
+    this.#end();
+    return true;
+  }
+
+  /**
    * The requests, ready to be sent, with sequence numbers from `firstSequence` on. The last asks for an
    * acknowledgement, which so stands for the end of the batch; with `ackAll` each does. The kernel reports a request
    * that fails in either case. A view of the batch's own buffer: valid until the next `reset` or request.
@@ -211,6 +261,12 @@ export class RequestBatch {
     out.host32(0);
     out.host32(0);
     out.host32((family & 0xff) | (version << 8));
+    return true;
+  }
+
+  #beginExpectation(type: number, flags: number, family: number): boolean {
+    if (!this.#begin(type, flags, family)) return false;
+    this.#out.words[this.#message + 1] = (NFNL_SUBSYS_CTNETLINK_EXP << 8) | type | (flags << 16);
     return true;
   }
 

@@ -1,5 +1,6 @@
 /**
- * The kernel's conntrack events: a netlink socket subscribed to NFNLGRP_CONNTRACK_NEW, _UPDATE and _DESTROY.
+ * The kernel's conntrack events: a netlink socket subscribed to NFNLGRP_CONNTRACK_NEW, _UPDATE and _DESTROY, and to the
+ * same of expectations when wanted. One socket for both, so an expectation never overtakes its master.
  *
  * One buffer of fixed slots, allocated once, takes up to SLOTS datagrams per recvmmsg and is decoded in place:
  *
@@ -11,13 +12,20 @@
  * it at once; draining happens on the main thread and never blocks.
  */
 import { ConntrailError } from "../errors.js";
+import type { Expectation } from "../flow/expectation.js";
 import { DecodedFlow } from "../flow/record.js";
 import {
   IPCTNL_MSG_CT_DELETE,
   IPCTNL_MSG_CT_NEW,
+  IPCTNL_MSG_EXP_DELETE,
+  IPCTNL_MSG_EXP_NEW,
   NETLINK_NETFILTER,
   NFNL_SUBSYS_CTNETLINK,
+  NFNL_SUBSYS_CTNETLINK_EXP,
   NFNLGRP_CONNTRACK_DESTROY,
+  NFNLGRP_CONNTRACK_EXP_DESTROY,
+  NFNLGRP_CONNTRACK_EXP_NEW,
+  NFNLGRP_CONNTRACK_EXP_UPDATE,
   NFNLGRP_CONNTRACK_NEW,
   NFNLGRP_CONNTRACK_UPDATE,
   NLM_F_CREATE,
@@ -25,6 +33,7 @@ import {
   NLMSG_HDRLEN,
 } from "./constants.js";
 import { decodeConntrack, errnoName } from "./decode.js";
+import { decodeExpectation } from "./expectation.js";
 import * as libc from "./libc.js";
 
 export const EVENT_NEW = 0;
@@ -44,12 +53,14 @@ export interface EventSink {
    * event, 0 when packets or timeouts did.
    */
   onEvent(kind: EventKind, flow: DecodedFlow, portId: number): void;
+  /** One event of an expectation, where the socket was asked for them. It is the sink's to keep. */
+  onExpectation?(kind: EventKind, expectation: Expectation, portId: number): void;
   /** A message was skipped: a code of `decodeError`, MALFORMED_TRUNCATED or MALFORMED_HEADER. */
   onMalformed(code: number): void;
   /** The kernel dropped events (ENOBUFS): dump and compare. Messages that were queued before are still delivered. */
   onOverrun(): void;
-  /** A turn of reading is over; `eventsSinceLast` events came in it. */
-  onDrained(eventsSinceLast: number): void;
+  /** A turn of reading is over; `eventsSinceLast` events came in it; `more`: the socket was not read empty. */
+  onDrained(eventsSinceLast: number, more: boolean): void;
 }
 
 /** Sizes and pace. */
@@ -60,6 +71,8 @@ export interface EventSocketOptions {
   bufferBytesMax?: number;
   /** NETLINK_BROADCAST_ERROR and NETLINK_NO_ENOBUFS: the kernel repeats destroy events that did not fit. */
   reliable?: boolean;
+  /** Subscribes to expectations too: NFNLGRP_CONNTRACK_EXP_NEW, _UPDATE and _DESTROY. Default false. */
+  expectations?: boolean;
   /** Longest time the socket buffer may gather before it is read under load, 0 to read at once always. Default 10. */
   gatherMs?: number;
   /** Datagrams read in one turn of the event loop. Default 1024. */
@@ -70,6 +83,7 @@ export interface EventSocketOptions {
 
 /** What the socket has counted since it was opened. */
 export interface EventCounters {
+  /** Of flows and of expectations. */
   eventsReceived: number;
   datagrams: number;
   overruns: number;
@@ -107,6 +121,11 @@ const EVENT_TRUESIZE = 1280;
 
 const TYPE_NEW = (NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_NEW;
 const TYPE_DELETE = (NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_DELETE;
+const TYPE_EXP_NEW = (NFNL_SUBSYS_CTNETLINK_EXP << 8) | IPCTNL_MSG_EXP_NEW;
+const TYPE_EXP_DELETE = (NFNL_SUBSYS_CTNETLINK_EXP << 8) | IPCTNL_MSG_EXP_DELETE;
+
+const FLOW_GROUPS = [NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE, NFNLGRP_CONNTRACK_DESTROY];
+const EXPECTATION_GROUPS = [NFNLGRP_CONNTRACK_EXP_NEW, NFNLGRP_CONNTRACK_EXP_UPDATE, NFNLGRP_CONNTRACK_EXP_DESTROY];
 
 /** Reads conntrack events from the kernel from the moment it is constructed until close(). */
 export class EventSocket {
@@ -141,7 +160,7 @@ export class EventSocket {
         setOption(this.#fd, libc.NETLINK_NO_ENOBUFS, 1);
       }
       this.portId = bindSocket(this.#fd);
-      for (const group of [NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE, NFNLGRP_CONNTRACK_DESTROY]) {
+      for (const group of options.expectations === true ? [...FLOW_GROUPS, ...EXPECTATION_GROUPS] : FLOW_GROUPS) {
         setOption(this.#fd, libc.NETLINK_ADD_MEMBERSHIP, group);
       }
       this.#waiter = new Waiter(this.#fd, () => this.#wake());
@@ -198,7 +217,7 @@ export class EventSocket {
     const more = this.#readTurn();
     const events = this.#counters.eventsReceived - eventsBefore;
     if (this.#closed !== null) return;
-    this.#sink.onDrained(events);
+    this.#sink.onDrained(events, more);
     if (this.#closed !== null) return;
     const gatherMs = this.#pace.after(events, this.#counters.bufferBytes);
     if (more) {
@@ -265,7 +284,7 @@ export class EventSocket {
     const type = LITTLE_ENDIAN ? typeAndFlags & 0xffff : typeAndFlags >>> 16;
     const flags = LITTLE_ENDIAN ? typeAndFlags >>> 16 : typeAndFlags & 0xffff;
     if (type !== TYPE_NEW && type !== TYPE_DELETE) {
-      this.#counters.unknownType++;
+      this.#decodeExpectation(type, flags, at, end);
       return;
     }
     const failure = decodeConntrack(this.#receive.bytes, at + NLMSG_HDRLEN, end, this.#flow);
@@ -275,6 +294,20 @@ export class EventSocket {
     }
     this.#counters.eventsReceived++;
     this.#sink.onEvent(eventKind(type, flags), this.#flow, words[(at + 12) >> 2]!);
+  }
+
+  #decodeExpectation(type: number, flags: number, at: number, end: number): void {
+    if (type !== TYPE_EXP_NEW && type !== TYPE_EXP_DELETE) {
+      this.#counters.unknownType++;
+      return;
+    }
+    const decoded = decodeExpectation(this.#receive.bytes, at + NLMSG_HDRLEN, end);
+    if (typeof decoded === "number") {
+      this.#malformed(decoded);
+      return;
+    }
+    this.#counters.eventsReceived++;
+    this.#sink.onExpectation?.(eventKind(type, flags), decoded, this.#receive.words[(at + 12) >> 2]!);
   }
 
   #malformed(code: number): void {
@@ -287,7 +320,7 @@ export class EventSocket {
 const LITTLE_ENDIAN = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1;
 
 function eventKind(type: number, flags: number): EventKind {
-  if (type === TYPE_DELETE) return EVENT_DESTROY;
+  if (type === TYPE_DELETE || type === TYPE_EXP_DELETE) return EVENT_DESTROY;
   return (flags & (NLM_F_CREATE | NLM_F_EXCL)) === 0 ? EVENT_UPDATE : EVENT_NEW;
 }
 

@@ -1,17 +1,20 @@
 /**
- * Requests to the kernel's conntrack table: dumps, lookups, and batches of create, update and delete.
+ * Requests to the kernel's conntrack table and its expectations: dumps, lookups, and batches of create, update and delete.
  *
  * A batch is one sendmsg. The kernel works through it before sendmsg returns and answers each request that failed with
  * NLMSG_ERROR, and the last one (NLM_F_ACK) in any case; answers are matched by sequence number.
  */
 import assert from "node:assert/strict";
 import { ConntrailError } from "../errors.js";
+import type { Expectation } from "../flow/expectation.js";
 import { type AF_INET, type AF_INET6, DecodedFlow } from "../flow/record.js";
 import { readHost16, readHost32 } from "./attributes.js";
 import {
   IPCTNL_MSG_CT_NEW,
+  IPCTNL_MSG_EXP_NEW,
   NETLINK_NETFILTER,
   NFNL_SUBSYS_CTNETLINK,
+  NFNL_SUBSYS_CTNETLINK_EXP,
   NLM_F_ACK,
   NLM_F_DUMP_INTR,
   NLM_F_REQUEST,
@@ -22,6 +25,7 @@ import {
 } from "./constants.js";
 import { decodeConntrack, decodeError, errnoName } from "./decode.js";
 import { RequestBatch } from "./encode.js";
+import { decodeExpectation } from "./expectation.js";
 import { EAGAIN, ENOENT, EPERM } from "./libc.js";
 import { NetlinkSocket } from "./netlink-socket.js";
 
@@ -38,7 +42,7 @@ export interface DumpOptions {
 
 /** How a dump went. */
 export interface DumpResult {
-  /** Flows visited. */
+  /** Flows, or expectations, visited. */
   count: number;
   /** Messages or datagrams that could not be decoded and were skipped. */
   malformed: number;
@@ -75,6 +79,7 @@ const DUMP_DATAGRAM_BYTES = 8 << 10;
 const ANSWER_BYTES = 4096;
 const DUMP_BUFFER_BYTES = 1 << 20;
 const TYPE_FLOW = (NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_NEW;
+const TYPE_EXPECTATION = (NFNL_SUBSYS_CTNETLINK_EXP << 8) | IPCTNL_MSG_EXP_NEW;
 /** Sequence numbers start again before they could wrap within a batch. */
 const SEQUENCE_MAX = 0xf0000000;
 
@@ -90,11 +95,18 @@ interface Exchange {
   done: (error: ConntrailError | null) => void;
 }
 
-/** A dump on its way. `visit` is null once nobody listens any more; it still has to be read to its end. */
+/** What kind of message a dump is made of, and what takes one apart; gives 0 or why it could not. */
+interface DumpKind {
+  readonly type: number;
+  readonly request: RequestBatch;
+  readonly take: (bytes: Uint8Array, start: number, end: number) => number;
+}
+
+/** A dump on its way. `kind` is null once nobody listens any more; it still has to be read to its end. */
 interface Dump {
   sequence: number;
   result: DumpResult;
-  visit: ((flow: DecodedFlow) => void) | null;
+  kind: DumpKind | null;
   settle: (error: unknown) => void;
   finished: () => void;
   timer: NodeJS.Timeout;
@@ -151,12 +163,36 @@ export class RequestSocket {
    * Throws ConntrailError `PERMISSION`, `KERNEL`, or `TIMEOUT` when the kernel falls silent.
    */
   dump(options: DumpOptions, visit: (flow: DecodedFlow) => void): Promise<DumpResult> {
+    const request = new RequestBatch(0);
+    assert.ok(request.dump(options.family ?? 0), "a dump fits an empty batch");
+    const take = (bytes: Uint8Array, start: number, end: number): number => {
+      const failure = decodeConntrack(bytes, start, end, this.#flow);
+      if (failure === 0) visit(this.#flow);
+      return failure;
+    };
+    return this.#enqueueDump(options, { type: TYPE_FLOW, request, take });
+  }
+
+  /** Visits every expectation, as `dump` does flows. */
+  dumpExpectations(options: DumpOptions, visit: (expectation: Expectation) => void): Promise<DumpResult> {
+    const request = new RequestBatch(0);
+    assert.ok(request.dumpExpectations(options.family ?? 0), "a dump fits an empty batch");
+    const take = (bytes: Uint8Array, start: number, end: number): number => {
+      const decoded = decodeExpectation(bytes, start, end);
+      if (typeof decoded === "number") return decoded;
+      visit(decoded);
+      return 0;
+    };
+    return this.#enqueueDump(options, { type: TYPE_EXPECTATION, request, take });
+  }
+
+  #enqueueDump(options: DumpOptions, kind: DumpKind): Promise<DumpResult> {
     assert.ok(this.#dumpsQueued <= this.#queueMax, "more dumps wait than the request socket's queue holds");
     this.#dumpsQueued++;
     const turn = this.#dumpTail;
     return new Promise<DumpResult>((resolve, reject) => {
       this.#dumpTail = turn
-        .then(() => this.#runDump(options, visit, resolve, reject))
+        .then(() => this.#runDump(options, kind, resolve, reject))
         .then(() => void this.#dumpsQueued--);
     });
   }
@@ -288,7 +324,7 @@ export class RequestSocket {
   /** Resolves, always, when the kernel has nothing more to say about this dump. */
   #runDump(
     options: DumpOptions,
-    visit: (flow: DecodedFlow) => void,
+    kind: DumpKind,
     resolve: (result: DumpResult) => void,
     reject: (error: unknown) => void,
   ): Promise<void> {
@@ -300,9 +336,9 @@ export class RequestSocket {
       const dump: Dump = {
         sequence,
         result,
-        visit,
+        kind,
         settle: (error) => {
-          dump.visit = null;
+          dump.kind = null;
           signal?.removeEventListener("abort", onAbort);
           if (error === null) resolve(result);
           else reject(error);
@@ -317,9 +353,7 @@ export class RequestSocket {
       }
       signal?.addEventListener("abort", onAbort);
       this.#dumpSocket.keepAlive(true);
-      const request = new RequestBatch(0);
-      assert.ok(request.dump(options.family ?? 0), "a dump fits an empty batch");
-      this.#dumpSocket.send(request.bytes(this.#dumpSocket.portId, sequence), (error) => {
+      this.#dumpSocket.send(kind.request.bytes(this.#dumpSocket.portId, sequence), (error) => {
         if (error !== null && this.#dump === dump) this.#endDump(error);
       });
     });
@@ -335,15 +369,11 @@ export class RequestSocket {
     const dump = this.#dump;
     if (dump === null || readHost32(bytes, at + 8) !== dump.sequence) return;
     if ((readHost16(bytes, at + 6) & NLM_F_DUMP_INTR) !== 0) dump.result.interrupted = true;
-    if (type === TYPE_FLOW) {
-      if (dump.visit === null) return;
-      if (decodeConntrack(bytes, at + NLMSG_HDRLEN, end, this.#flow) !== 0) {
-        dump.result.malformed++;
-        return;
-      }
-      dump.result.count++;
+    if (type === TYPE_FLOW || type === TYPE_EXPECTATION) {
+      if (dump.kind === null || dump.kind.type !== type) return;
       try {
-        dump.visit(this.#flow);
+        if (dump.kind.take(bytes, at + NLMSG_HDRLEN, end) === 0) dump.result.count++;
+        else dump.result.malformed++;
       } catch (error) {
         dump.settle(error);
       }
@@ -363,7 +393,7 @@ export class RequestSocket {
     this.#dump = null;
     clearTimeout(dump.timer);
     this.#dumpSocket.keepAlive(false);
-    if (dump.visit !== null) dump.settle(error);
+    if (dump.kind !== null) dump.settle(error);
     dump.finished();
   }
 

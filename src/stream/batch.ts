@@ -5,6 +5,7 @@
  *     k: "ev" | "snap",  a, b,             snap: the slots [a, b) that this chunk states whole
  *     n4, n6: new rows by family,          applied in the order new, update, destroy
  *     u: update rows, d: destroy rows,
+ *     mv: rows of flows that moved, mo: the names of the nodes that they moved to,
  *     r: [[section, row, attributes], …] } rare attributes of new (0: n4, 1: n6) and update (2) rows
  */
 import type { Packr } from "msgpackr";
@@ -43,6 +44,7 @@ import {
   DestroySection,
   MEASURED_COUNTERS,
   MEASURED_TIMES,
+  MovedSection,
   NewSection,
   type StateColumns,
   UpdateSection,
@@ -51,6 +53,9 @@ import { createPackr, type Envelope, envelopeFields, envelopeOf, unpackMessage }
 import { packRare, type RareRow, unpackRare } from "./rare.js";
 
 const TCP = 6;
+/** Rare attributes are large: so many of them make a batch full. */
+const RARE_ROWS_MAX = 512;
+const NODE_NAMES_MAX = 256;
 const HAS_BASE = HAS_STATUS | HAS_TIMEOUT | HAS_MARK;
 
 /** The slots [from, to) that a snapshot chunk states whole. */
@@ -66,15 +71,17 @@ export class BatchEncoder {
   readonly #new6 = new NewSection(4);
   readonly #updates = new UpdateSection();
   readonly #destroys = new DestroySection();
+  readonly #moved = new MovedSection();
+  readonly #movedTo: string[] = [];
   #rare: RareRow[] = [];
 
   /** Rows in it. */
   get rows(): number {
-    return this.#new4.rows + this.#new6.rows + this.#updates.rows + this.#destroys.rows;
+    return this.#new4.rows + this.#new6.rows + this.#updates.rows + this.#destroys.rows + this.#moved.rows;
   }
 
   get full(): boolean {
-    return this.rows >= BATCH_ROWS_MAX;
+    return this.rows >= BATCH_ROWS_MAX || this.#rare.length >= RARE_ROWS_MAX;
   }
 
   /** Adds a flow with its tuples. `withAge` adds the time it was first seen (snapshots). */
@@ -128,6 +135,16 @@ export class BatchEncoder {
     section.stopMicros[row] = timed ? end.timesMicros[1]! : 0;
   }
 
+  /** Adds a flow that `owner` carries now, by a claim of that stamp. */
+  addMoved(flowId: number, owner: string, stamp: number): void {
+    const row = this.#moved.rows++;
+    let index = this.#movedTo.indexOf(owner);
+    if (index < 0) index = this.#movedTo.push(owner) - 1;
+    this.#moved.flowId[row] = flowId;
+    this.#moved.stamp[row] = stamp;
+    this.#moved.owner[row] = index;
+  }
+
   /** Packs what was added, as events or, with a range, as a snapshot chunk; the encoder is empty afterwards. */
   encode(envelope: Envelope, range: SlotRange | null): Uint8Array {
     const map = envelopeFields(envelope);
@@ -140,6 +157,10 @@ export class BatchEncoder {
     if (this.#new6.rows > 0) map.n6 = this.#new6.encode();
     if (this.#updates.rows > 0) map.u = this.#updates.encode();
     if (this.#destroys.rows > 0) map.d = this.#destroys.encode();
+    if (this.#moved.rows > 0) {
+      map.mv = this.#moved.encode();
+      map.mo = this.#movedTo;
+    }
     if (this.#rare.length > 0) map.r = this.#rare;
     const payload = this.#packr.pack(map);
     this.reset();
@@ -151,6 +172,8 @@ export class BatchEncoder {
     this.#new6.rows = 0;
     this.#updates.rows = 0;
     this.#destroys.rows = 0;
+    this.#moved.rows = 0;
+    this.#movedTo.length = 0;
     this.#rare = [];
   }
 }
@@ -204,6 +227,9 @@ export class BatchDecoder {
   readonly new6 = new NewSection(4);
   readonly updates = new UpdateSection();
   readonly destroys = new DestroySection();
+  readonly moved = new MovedSection();
+  /** Names of the nodes that the moved rows index. */
+  movedTo: readonly string[] = [];
   /** Snapshot chunks: the slots stated whole. */
   range: SlotRange | null = null;
   /** Rare attributes by section (0: new4, 1: new6, 2: updates) and row. */
@@ -221,6 +247,7 @@ export class BatchDecoder {
       this.new6.decode(map.n6) &&
       this.updates.decode(map.u) &&
       this.destroys.decode(map.d) &&
+      this.#decodeMoved(map) &&
       this.#decodeRange(map) &&
       this.#decodeRare(map.r);
     if (!sound) this.#clear();
@@ -228,9 +255,21 @@ export class BatchDecoder {
   }
 
   #clear(): void {
-    for (const section of [this.new4, this.new6, this.updates, this.destroys]) section.rows = 0;
+    for (const section of [this.new4, this.new6, this.updates, this.destroys, this.moved]) section.rows = 0;
+    this.movedTo = [];
     for (const rows of this.rare) rows.clear();
     this.range = null;
+  }
+
+  #decodeMoved(map: Record<string, unknown>): boolean {
+    if (!this.moved.decode(map.mv)) return false;
+    if (this.moved.rows === 0) return true;
+    const names = map.mo;
+    if (!Array.isArray(names) || names.length > NODE_NAMES_MAX) return false;
+    if (!names.every((name): name is string => typeof name === "string")) return false;
+    this.movedTo = names;
+    for (let row = 0; row < this.moved.rows; row++) if (this.moved.owner[row]! >= names.length) return false;
+    return true;
   }
 
   #decodeRange(map: Record<string, unknown>): boolean {

@@ -161,3 +161,17 @@ export class DestroySection extends Section {
 export const MEASURED_COUNTERS = 1;
 /** In `measured` of a destroy row: its times hold. */
 export const MEASURED_TIMES = 2;
+
+/** Flows that another node carries now: this one gives them up without having seen them end. */
+export class MovedSection extends Section {
+  readonly flowId = new Uint32Array(BATCH_ROWS_MAX);
+  /** Stamp of the other node's claim. */
+  readonly stamp = new Float64Array(BATCH_ROWS_MAX);
+  /** Which node, as an index into the batch's list of names. */
+  readonly owner = new Uint8Array(BATCH_ROWS_MAX);
+  readonly columns: readonly ColumnSpec[] = [
+    { key: "f", values: this.flowId, perRow: 1 },
+    { key: "h", values: this.stamp, perRow: 1 },
+    { key: "o", values: this.owner, perRow: 1 },
+  ];
+}

@@ -20,6 +20,9 @@ export interface Envelope {
 /** `v` of every message; readers refuse others. */
 export const FORMAT_VERSION = 1;
 
+/** Stamps beyond this (the year 2087) come from a broken clock; taking one over would use up the numbers for all. */
+const STAMP_MAX = Number.MAX_SAFE_INTEGER - 2 ** 48;
+
 /** Packs plain maps that any msgpack reader understands: no records, no extensions. */
 export function createPackr(): Packr {
   return new Packr({ useRecords: false, mapsAsObjects: true, moreTypes: false, int64AsType: "number" });
@@ -54,9 +57,21 @@ export function unpackMessage(packr: Packr, payload: Uint8Array): Record<string,
 export function envelopeOf(map: Record<string, unknown>): Envelope | null {
   const { o, e, n, h, w } = map;
   if (typeof o !== "string" || !isCount(e) || !isCount(n) || !isCount(h) || !isCount(w)) return null;
+  if (h > STAMP_MAX) return null;
   return { node: o, epoch: e, number: n, stamp: h, wallMs: w };
 }
 
 function isCount(value: unknown): value is number {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
+}
+
+/** A place in a node's stream: epoch and number. (0, 0) is before the first message. */
+export interface Position {
+  readonly epoch: number;
+  readonly number: number;
+}
+
+/** True when `a` comes after `b` in a stream. */
+export function isAfter(a: Position, b: Position): boolean {
+  return a.epoch > b.epoch || (a.epoch === b.epoch && a.number > b.number);
 }

@@ -10,8 +10,11 @@ import { createPackr, type Envelope, envelopeFields, envelopeOf, unpackMessage }
 const count = z.number().int().nonnegative();
 
 const markSchema = z.discriminatedUnion("type", [
-  /** A daemon started; its first message. */
-  z.object({ type: z.literal("epoch"), reason: z.string().max(256), previousEpoch: count }),
+  /**
+   * A daemon started; its first message. Where it took its own stream over whole, that ended at (previousEpoch,
+   * previousNumber) and its flow ids go on; else previousNumber is 0.
+   */
+  z.object({ type: z.literal("epoch"), reason: z.string().max(256), previousEpoch: count, previousNumber: count }),
   /** From here to the end mark, chunks state the whole table. `flows` is its size at the begin. */
   z.object({ type: z.literal("snapshot-begin"), id: count, flows: count }),
   z.object({ type: z.literal("snapshot-end"), id: count, flows: count }),
@@ -61,12 +64,11 @@ export class MarkCodec {
   }
 }
 
-/** Where a payload stands in its stream; null when it is no message of ours. */
-export function createNumberReader(): (payload: Uint8Array) => { epoch: number; number: number } | null {
+/** Reads where a payload stands in its node's stream; null when it is no message of ours. */
+export function createEnvelopeReader(): (payload: Uint8Array) => Envelope | null {
   const packr = createPackr();
   return (payload) => {
     const map = unpackMessage(packr, payload);
-    const envelope = map === null ? null : envelopeOf(map);
-    return envelope === null ? null : { epoch: envelope.epoch, number: envelope.number };
+    return map === null ? null : envelopeOf(map);
   };
 }

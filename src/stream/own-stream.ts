@@ -2,6 +2,7 @@ import {
   DiscardPolicy,
   type JetStreamManager,
   type Msg,
+  type MsgHdrs,
   type NatsConnection,
   NatsError,
   RetentionPolicy,
@@ -26,7 +27,15 @@ export interface StoredMessage {
   sequence: number;
   timeMs: number;
   payload: Uint8Array;
+  /** In a copy of a peer's stream: where the message stands in the peer's; 0 elsewhere. */
+  origin: number;
+  /** In a copy, of marks: where the last complete snapshot before it begins in the copy; 0 for none. */
+  snapshot: number;
 }
+
+/** Headers of a message in a copy. */
+export const ORIGIN_HEADER = "Ct-Origin";
+export const SNAPSHOT_HEADER = "Ct-Snapshot";
 
 /** Where a stream stands. Without a message there is no `last`, though sequences go on counting. */
 export interface StreamTip {
@@ -120,7 +129,16 @@ function parseDirect(msg: Msg): StoredMessage | null {
     throw new ConntrailError("BROKER", `the broker's answer is no message: ${code} ${msg.headers?.description ?? ""}`);
   }
   const kind = kindOfSubject(msg.headers?.get("Nats-Subject") ?? "");
-  return { kind, sequence, timeMs, payload: msg.data };
+  return { kind, sequence, timeMs, payload: msg.data, ...copyHeaders(msg.headers) };
+}
+
+function copyHeaders(headers: MsgHdrs | undefined): { origin: number; snapshot: number } {
+  return { origin: count(headers?.get(ORIGIN_HEADER)), snapshot: count(headers?.get(SNAPSHOT_HEADER)) };
+}
+
+function count(text: string | undefined): number {
+  const value = Number(text ?? "");
+  return Number.isSafeInteger(value) && value > 0 ? value : 0;
 }
 
 async function getMessage(
@@ -135,6 +153,7 @@ async function getMessage(
       sequence: message.seq,
       timeMs: message.time.getTime(),
       payload: message.data,
+      ...copyHeaders(message.header),
     };
   } catch (error) {
     const code = apiErrorCode(error);

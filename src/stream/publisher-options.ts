@@ -1,6 +1,6 @@
 import type { Logger } from "pino";
 import type { BrokerConnection } from "./connection.js";
-import type { Retention } from "./own-stream.js";
+import type { Retention, StoredMessage } from "./own-stream.js";
 
 /** Bounds and pace. Bytes are of payloads. */
 export interface PublisherLimits {
@@ -37,8 +37,8 @@ export interface PublisherOptions {
   epoch: number;
   connection: BrokerConnection;
   retention: Retention;
-  /** Epoch and batch number of a payload, or null when it is none of ours. */
-  readNumber: (payload: Uint8Array) => { epoch: number; number: number } | null;
+  /** Epoch and number of a message that the stream holds, or null when it is none of ours. */
+  readNumber: (message: StoredMessage) => { epoch: number; number: number } | null;
   log: Logger;
   limits?: Partial<PublisherLimits>;
   /** `up`: what is published goes out. `down`: it is held. Must not throw. */

@@ -1,7 +1,16 @@
 import { createInbox, headers, type Msg, type MsgHdrs, type NatsConnection, type Subscription } from "nats";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../errors.js";
-import { ensureStream, readLastOf, readTip, type StoredMessage, type StreamTip } from "./own-stream.js";
+import {
+  ensureStream,
+  ORIGIN_HEADER,
+  readLastOf,
+  readTip,
+  SNAPSHOT_HEADER,
+  type StoredMessage,
+  type StreamTip,
+} from "./own-stream.js";
+import { parseAnswer } from "./publish-answer.js";
 import {
   noCounters,
   PUBLISHER_LIMITS,
@@ -12,7 +21,7 @@ import {
   type PublishOutcome,
 } from "./publisher-options.js";
 import { inboxPrefix, type MessageKind, streamName, subject } from "./subjects.js";
-import { UnconfirmedRing } from "./unconfirmed.js";
+import { type CopyOrigin, type Unconfirmed, UnconfirmedRing } from "./unconfirmed.js";
 
 const API_TIMEOUT_MS = 2000;
 const RECOVER_DELAY_MS_MIN = 100;
@@ -130,7 +139,7 @@ export class Publisher {
    * Hands a message over. The payload is kept until it is confirmed and must not be changed. Numbers start above 0 and grow
    * by one. After `close` it is dropped and counted.
    */
-  publish(kind: MessageKind, number: number, payload: Uint8Array): PublishOutcome {
+  publish(kind: MessageKind, number: number, payload: Uint8Array, origin: CopyOrigin | null = null): PublishOutcome {
     if (this.#lastNumber === 0) this.#firstNumber = number;
     else if (number <= this.#lastNumber) throw new Error(`batch number ${number} after ${this.#lastNumber}`);
     if (this.#closed) {
@@ -146,7 +155,7 @@ export class Publisher {
     this.#lastNumber = number;
     this.counters.messages++;
     this.counters.bytes += payload.length;
-    this.#ring.push({ kind, number, payload });
+    this.#ring.push({ kind, number, payload, origin });
     this.#pump();
     if (overflow) return "overflow";
     return this.#sentNumber >= number ? "sent" : "held";
@@ -313,7 +322,7 @@ export class Publisher {
     // Purged: what was confirmed has been there, and the sequences go on.
     const confirmed = tip.lastSequence === this.#confirmedSequence && this.#confirmedNumber > 0;
     if (tip.last === null) return confirmed ? this.#confirmedNumber : none;
-    const last = this.#options.readNumber(tip.last.payload);
+    const last = this.#options.readNumber(tip.last);
     if (last !== null && last.epoch === this.#options.epoch) return last.number;
     if (this.#confirmedNumber > 0 && tip.lastSequence > this.#confirmedSequence) {
       this.#log.error({ epoch: last?.epoch, sequence: tip.lastSequence }, "another writer is in this node's stream");
@@ -344,12 +353,16 @@ export class Publisher {
       const next = ring.get(ring.sent);
       if (next === null || (ring.sent > 0 && ring.sentBytes + next.payload.length > windowBytesMax)) return;
       ring.sendNext();
-      this.#send(next.kind, next.number, next.payload, this.#headSequence + ring.sent - 1);
+      this.#send(next, this.#headSequence + ring.sent - 1);
     }
   }
 
-  #send(kind: MessageKind, number: number, payload: Uint8Array, sequence: number): void {
+  #send({ kind, number, payload, origin }: Unconfirmed, sequence: number): void {
     this.#headers.set(EXPECTED_LAST_SEQUENCE, String(sequence - 1));
+    if (origin !== null) {
+      this.#headers.set(ORIGIN_HEADER, String(origin.sequence));
+      this.#headers.set(SNAPSHOT_HEADER, String(origin.snapshot));
+    }
     if (number <= this.#sentNumber) this.counters.resent++;
     else this.#sentNumber = number;
     this.#sinceAskMessages++;
@@ -490,23 +503,5 @@ export class Publisher {
     if (this.#state === state) return;
     this.#state = state;
     this.#options.onStateChange?.(state);
-  }
-}
-
-interface PublishAnswer {
-  /** 0 when it was refused. */
-  sequence: number;
-  code: number;
-  text: string;
-}
-
-function parseAnswer(msg: Msg): PublishAnswer {
-  if (msg.headers?.code === 503) return { sequence: 0, code: 503, text: "no stream takes the subject" };
-  try {
-    const { seq, error } = msg.json<{ seq?: number; error?: { err_code?: number; description?: string } }>();
-    if (error === undefined && typeof seq === "number" && seq > 0) return { sequence: seq, code: 0, text: "" };
-    return { sequence: 0, code: error?.err_code ?? 0, text: error?.description ?? "no sequence in the answer" };
-  } catch {
-    return { sequence: 0, code: 0, text: "the answer is not JSON" };
   }
 }

@@ -5,6 +5,14 @@ export interface Unconfirmed {
   kind: MessageKind;
   number: number;
   payload: Uint8Array;
+  /** Where it came from, when the stream is a copy. */
+  origin: CopyOrigin | null;
+}
+
+/** Headers of a message in a copy: its place in the peer's stream, and where the copy's last complete snapshot begins. */
+export interface CopyOrigin {
+  readonly sequence: number;
+  readonly snapshot: number;
 }
 
 /**

@@ -36,10 +36,11 @@ const TCP_ESTABLISHED = 3;
 const SLOTS_PER_TURN = 16_384;
 
 /** The flows of one batch, copied: while the kernel works on them, events may change or end the rows. */
-class Staging {
+export class Staging {
   readonly words = new Uint32Array(BATCH_MESSAGES * RECORD_WORDS);
   readonly rare: (RareAttributes | null)[] = [];
 
+  /** Takes a flow as it stands. */
   add(table: FlowTable, slot: number): void {
     const slab = table.slab(slot);
     const base = table.base(slot);
@@ -52,10 +53,16 @@ class Staging {
   }
 }
 
-interface Tally {
+/** What became of the entries. */
+export interface Tally {
   committed: number;
   updated: number;
   failed: Record<string, number>;
+}
+
+/** All at zero. */
+export function newTally(): Tally {
+  return { committed: 0, updated: 0, failed: {} };
 }
 
 /**
@@ -71,13 +78,13 @@ export async function commitExternal(
   progress: (done: number, total: number) => void,
 ): Promise<CommitReport> {
   const startedMs = performance.now();
-  const tally: Tally = { committed: 0, updated: 0, failed: {} };
+  const tally = newTally();
   const total = external.table.size;
   const batch = new RequestBatch();
   let done = 0;
   for (const related of [false, true]) {
     for await (const staging of stagings(external.table, related)) {
-      await commitBatch(staging, batch, kernel, sameTuples, options, tally);
+      await commitStaging(staging, batch, kernel, sameTuples, options, tally);
       done += staging.count;
       progress(done, total);
     }
@@ -101,7 +108,8 @@ async function* stagings(table: FlowTable, related: boolean): AsyncGenerator<Sta
   if (staging.count > 0) yield staging;
 }
 
-async function commitBatch(
+/** Creates the flows of a staging in the kernel, or updates or replaces what is there already. */
+export async function commitStaging(
   staging: Staging,
   batch: RequestBatch,
   kernel: KernelRequests,

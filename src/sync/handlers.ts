@@ -60,6 +60,39 @@ export function createHandlers(parts: NodeParts): ControlHandlers {
   };
 }
 
+/** The parts of an observer. */
+export interface ObserverParts {
+  readonly external: ExternalCache;
+  readonly followers: readonly Follower[];
+  readonly reports: Reports;
+  readonly signal: AbortSignal;
+}
+
+/** What the control socket can ask of an observer: what it knows, and to read it again. */
+export function createObserverHandlers(parts: ObserverParts): ControlHandlers {
+  const { external, reports } = parts;
+  const refuse = (): never => {
+    throw new ConntrailError("USAGE", "this node is an observer: it has no kernel side; ask one of the firewalls");
+  };
+  return {
+    status: () => reports.status(),
+    stats: () => reports.stats(),
+    dump: async (table, sink, signal) =>
+      table === "external" ? dumpTable(external.table, () => true, sink, signal) : refuse(),
+    commit: async () => refuse(),
+    flush: async (table) => {
+      if (table !== "external" && table !== "caches") return refuse();
+      const flows = external.table.size;
+      external.flush();
+      return { internal: null, external: flows, kernel: null };
+    },
+    resync: async (source, progress) => (source === "peers" ? resyncPeers(parts, progress) : refuse()),
+    bulk: async () => refuse(),
+    purge: async () => refuse(),
+    hook: async () => refuse(),
+  };
+}
+
 async function dumpTable(
   table: FlowTable,
   isShown: (slot: number) => boolean,
@@ -108,27 +141,38 @@ async function flush(parts: NodeParts, target: FlushTarget): Promise<FlushReport
 }
 
 async function resync(parts: NodeParts, source: ResyncSource, progress: ProgressListener): Promise<ResyncReport> {
+  if (source === "peers") return resyncPeers(parts, progress);
   const startedMs = performance.now();
-  const { internal, external, replicator, followers } = parts;
-  const took = (): number => Math.round(performance.now() - startedMs);
-  if (source === "kernel") {
-    const { created, updated, sweptByDump } = internal.counters;
-    if (!(await replicator.resyncKernel())) {
-      throw new ConntrailError("KERNEL", "the kernel table could not be read; the log has the reason");
-    }
-    const { counters } = internal;
-    const changed = counters.created - created + counters.updated - updated + counters.sweptByDump - sweptByDump;
-    return { source, flows: internal.table.size, changed, durationMs: took() };
+  const { internal, replicator } = parts;
+  const { created, updated, sweptByDump } = internal.counters;
+  if (!(await replicator.resyncKernel())) {
+    throw new ConntrailError("KERNEL", "the kernel table could not be read; the log has the reason");
   }
+  const { counters } = internal;
+  const changed = counters.created - created + counters.updated - updated + counters.sweptByDump - sweptByDump;
+  return { source, flows: internal.table.size, changed, durationMs: Math.round(performance.now() - startedMs) };
+}
+
+async function resyncPeers(
+  { external, followers, signal }: Pick<NodeParts, "external" | "followers" | "signal">,
+  progress: ProgressListener,
+): Promise<ResyncReport> {
+  const startedMs = performance.now();
   const before = changesOf(external);
   const waits = followers.map(async (follower) => {
     if (!follower.state.connected) return;
     follower.resync();
-    await follower.exact(parts.signal);
+    await follower.exact(signal);
     progress(`${follower.node}: in sync`);
   });
   await Promise.all(waits);
-  return { source, flows: external.table.size, changed: changesOf(external) - before, durationMs: took() };
+  const changed = changesOf(external) - before;
+  return {
+    source: "peers",
+    flows: external.table.size,
+    changed,
+    durationMs: Math.round(performance.now() - startedMs),
+  };
 }
 
 function changesOf({ counters }: ExternalCache): number {

@@ -1,6 +1,7 @@
+import assert from "node:assert/strict";
 import type { Logger } from "pino";
 import type { InternalCache } from "../cache/internal.js";
-import { ROW_DEAD, ROW_NEW } from "../cache/internal.js";
+import { PUBLISH_DESTROY, PUBLISH_MOVED, PUBLISH_NEW, PUBLISH_UPDATE } from "../cache/internal.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
 import { BatchEncoder } from "../stream/batch.js";
 import type { Envelope } from "../stream/envelope.js";
@@ -26,6 +27,7 @@ export interface JournalCounters {
   snapshots: number;
   snapshotsAbandoned: number;
   snapshotChunks: number;
+  snapshotBytes: number;
 }
 
 /** Rows of a snapshot chunk at the most, and slots looked at for one: what bounds a step of a snapshot. */
@@ -34,6 +36,16 @@ const CHUNK_SLOTS_MAX = 16_384;
 /** A snapshot waits while so much is unconfirmed, so that it never pushes events out of the publisher's ring. */
 const SNAPSHOT_BACKLOG_BYTES_MAX = 8 * 1024 * 1024;
 const SNAPSHOT_WAIT_MS = 5;
+/** A snapshot is due when the events since the last one outweigh it so many times, and this many bytes at the least. */
+const SNAPSHOT_DUE_FACTOR = 2;
+const SNAPSHOT_DUE_BYTES_MIN = 4 * 1024 * 1024;
+
+/** What a restarted daemon took over from its own stream: where that ended, and its last complete snapshot. */
+export interface Continuation {
+  readonly epoch: number;
+  readonly number: number;
+  readonly snapshotSequence: number;
+}
 
 /**
  * Writes this node's stream: numbers and stamps every message of the epoch, turns pending rows of the internal cache into
@@ -50,6 +62,7 @@ export class Journal {
     snapshots: 0,
     snapshotsAbandoned: 0,
     snapshotChunks: 0,
+    snapshotBytes: 0,
   };
   readonly #node: string;
   readonly #internal: InternalCache;
@@ -60,12 +73,17 @@ export class Journal {
   readonly #encoder = new BatchEncoder();
   readonly #marks = new MarkCodec();
   #number = 0;
-  #snapshotSequence = 0;
+  #snapshotSequence: number;
+  /** Bytes of the last snapshot, and of the events since it began. */
+  #snapshotBytes = 0;
+  #eventBytes = 0;
   #snapshotRunning: Promise<boolean> | null = null;
 
   constructor(options: {
     node: string;
     epoch: number;
+    /** Null: this epoch goes on from nothing, and begins with a snapshot. */
+    continues: Continuation | null;
     internal: InternalCache;
     sink: JournalSink;
     clock: Clock;
@@ -73,6 +91,7 @@ export class Journal {
     log: Logger;
   }) {
     this.#node = options.node;
+    this.#snapshotSequence = options.continues?.snapshotSequence ?? 0;
     this.epoch = options.epoch;
     this.#internal = options.internal;
     this.#sink = options.sink;
@@ -99,13 +118,11 @@ export class Journal {
     let taken = 0;
     while (taken < internal.pendingCount && !encoder.full) {
       const slot = internal.pendingSlot(taken++);
-      const slab = internal.table.slab(slot);
-      const base = internal.table.base(slot);
-      const bits = internal.rowBits(slot);
-      const dead = (bits & ROW_DEAD) !== 0;
-      if ((bits & ROW_NEW) !== 0) encoder.addNew(slot, slab, base, internal.table.rare.get(slot) ?? null, false);
-      else if (!dead) encoder.addUpdate(slot, slab, base, internal.table.rare.get(slot) ?? null);
-      if (dead) encoder.addDestroy(slot, slab, base, internal.ending(slot));
+      this.#addRow(slot, internal.publication(slot));
+    }
+    if (encoder.rows === 0) {
+      internal.settle(taken, this.#hybridClock.next());
+      return 0;
     }
     const envelope = this.#nextEnvelope();
     const rows = encoder.rows;
@@ -114,8 +131,29 @@ export class Journal {
     this.counters.batches++;
     this.counters.rows += rows;
     this.counters.bytes += payload.length;
+    this.#eventBytes += payload.length;
     this.#sink.publish("ev", envelope.number, payload);
     return rows;
+  }
+
+  #addRow(slot: number, publication: number): void {
+    const { table } = this.#internal;
+    const slab = table.slab(slot);
+    const base = table.base(slot);
+    const rare = table.rare.get(slot) ?? null;
+    if ((publication & PUBLISH_NEW) !== 0) this.#encoder.addNew(slot, slab, base, rare, false);
+    if ((publication & PUBLISH_UPDATE) !== 0) this.#encoder.addUpdate(slot, slab, base, rare);
+    if ((publication & PUBLISH_DESTROY) !== 0) this.#encoder.addDestroy(slot, slab, base, this.#internal.ending(slot));
+    if ((publication & PUBLISH_MOVED) !== 0) {
+      const owner = this.#internal.newerOwner(slot);
+      assert(owner !== undefined, "a moved row has a newer owner");
+      this.#encoder.addMoved(slot, owner.node, owner.stamp);
+    }
+  }
+
+  /** True when a snapshot would spare readers more than it costs. */
+  get snapshotDue(): boolean {
+    return this.#eventBytes > Math.max(SNAPSHOT_DUE_BYTES_MIN, SNAPSHOT_DUE_FACTOR * this.#snapshotBytes);
   }
 
   /** Publishes a mark, after the rows that wait. */
@@ -140,11 +178,14 @@ export class Journal {
   async #snapshot(signal: AbortSignal): Promise<boolean> {
     const startedMs = this.#clock.wallMs();
     const id = startedMs;
+    const bytesBefore = this.counters.snapshotBytes;
+    this.#eventBytes = 0;
     const beginSequence = await this.#markAcked({ type: "snapshot-begin", id, flows: this.#internal.table.size });
     if (beginSequence === null || !(await this.#writeChunks(signal))) return this.#abandoned();
     const end: Mark = { type: "snapshot-end", id, flows: this.#internal.table.size };
     if ((await this.#markAcked(end, beginSequence)) === null) return this.#abandoned();
     this.#snapshotSequence = beginSequence;
+    this.#snapshotBytes = this.counters.snapshotBytes - bytesBefore;
     this.counters.snapshots++;
     const durationMs = this.#clock.wallMs() - startedMs;
     this.#log.info({ flows: this.#internal.table.size, beginSequence, durationMs }, "snapshot written");
@@ -177,14 +218,14 @@ export class Journal {
     const end = Math.min(from + CHUNK_SLOTS_MAX, table.slotsUsed);
     let slot = from;
     for (; slot < end && this.#encoder.rows < CHUNK_ROWS_MAX; slot++) {
-      if (!this.#internal.isFlow(slot)) continue;
+      if (!this.#internal.isFlow(slot) || this.#internal.isSuperseded(slot)) continue;
       this.#encoder.addNew(slot, table.slab(slot), table.base(slot), table.rare.get(slot) ?? null, true);
     }
     const last = slot >= table.slotsUsed;
     const envelope = this.#nextEnvelope();
     const payload = this.#encoder.encode(envelope, { from, to: last ? 0xffffffff : slot });
     this.counters.snapshotChunks++;
-    this.counters.bytes += payload.length;
+    this.counters.snapshotBytes += payload.length;
     this.#sink.publish("snap", envelope.number, payload);
     return last ? null : slot;
   }

@@ -13,6 +13,8 @@ import { Pacer } from "./pacer.js";
 const SWEEP_SLOTS = 16_384;
 /** Dumps that failed or were interrupted are repeated this often. */
 const DUMP_ATTEMPTS_MAX = 5;
+/** Turns that the resync after an overrun waits for the socket to be read empty. */
+const OVERRUN_TURNS_MAX = 256;
 
 /** The kernel as the replicator needs it. */
 export interface KernelSource {
@@ -64,10 +66,14 @@ export class Replicator implements EventSink {
   readonly #log: Logger;
   readonly #signal: AbortSignal;
   readonly #pacer: Pacer;
+  readonly #carries: () => boolean;
+  readonly #ignoresOwn: boolean;
   #keeps: (words: Uint32Array, base: number) => boolean;
   /** Taken once for all events of a turn. */
   #nowSeconds: number;
   #inTurn = false;
+  /** Above 0: an overrun waits for its resync. */
+  #turnsToResync = 0;
   #resyncRunning: Promise<boolean> | null = null;
   #resyncAgain = false;
 
@@ -79,6 +85,10 @@ export class Replicator implements EventSink {
     /** Port ids of this daemon's request sockets. */
     ownPorts: ReadonlySet<number>;
     filter: (words: Uint32Array, base: number) => boolean;
+    /** True where peers' flows are injected: events that our own requests caused then say nothing new. */
+    ignoresOwn: boolean;
+    /** True while this node is the one that carries traffic: then what its kernel has is its own. */
+    carries: () => boolean;
     publishIntervalMs: number;
     clock: Clock;
     log: Logger;
@@ -90,6 +100,8 @@ export class Replicator implements EventSink {
     this.#kernel = options.kernel;
     this.#ownPorts = options.ownPorts;
     this.#keeps = options.filter;
+    this.#carries = options.carries;
+    this.#ignoresOwn = options.ignoresOwn;
     this.#clock = options.clock;
     this.#log = options.log;
     this.#signal = options.signal;
@@ -111,7 +123,10 @@ export class Replicator implements EventSink {
       counters.filtered++;
       return;
     }
-    if (portId !== 0 && this.#ownPorts.has(portId)) counters.eventsOwn++;
+    if (portId !== 0 && this.#ownPorts.has(portId)) {
+      counters.eventsOwn++;
+      if (this.#ignoresOwn) return;
+    }
     if (kind === EVENT_DESTROY) {
       counters.eventsDestroy++;
       this.#internal.destroy(flow, this.#nowSeconds);
@@ -127,16 +142,23 @@ export class Replicator implements EventSink {
     this.counters.malformed++;
   }
 
-  /** The kernel dropped events: a larger buffer from now on, and the table is compared as a whole. */
+  /**
+   * The kernel dropped events: a larger buffer from now on, and the table is compared as a whole. Not before the events
+   * that were queued when it happened are read, or one of them could revive a flow whose end was dropped.
+   */
   onOverrun(): void {
     this.counters.overruns++;
     this.#kernel.growBuffer();
     this.#journal.writeMark({ type: "gap", reason: "event socket overrun" });
-    void this.resyncKernel();
+    this.#turnsToResync = OVERRUN_TURNS_MAX;
   }
 
-  onDrained(): void {
+  onDrained(_events: number, more: boolean): void {
     this.#inTurn = false;
+    if (this.#turnsToResync > 0) {
+      this.#turnsToResync = more ? this.#turnsToResync - 1 : 0;
+      if (this.#turnsToResync === 0) void this.resyncKernel();
+    }
     if (this.#internal.pendingCount > 0) this.#pacer.poke(this.#internal.pendingCount >= BATCH_ROWS_MAX);
   }
 
@@ -189,7 +211,7 @@ export class Replicator implements EventSink {
     let result: DumpResult;
     try {
       result = await this.#kernel.dump((flow) => {
-        if (this.#keeps(flow.words, 0)) internal.dumped(flow, this.#nowSeconds);
+        if (this.#keeps(flow.words, 0)) this.#dumped(flow);
         if (internal.pendingCount >= BATCH_ROWS_MAX) this.#pacer.flushNow();
       }, this.#signal);
     } catch (error) {
@@ -208,6 +230,14 @@ export class Replicator implements EventSink {
     this.counters.kernelResyncs++;
     this.#pacer.flushNow();
     return true;
+  }
+
+  #dumped(flow: DecodedFlow): void {
+    const carries = this.#carries();
+    if (carries) this.#external.retire(flow.words, 0);
+    const claimed = carries ? null : this.#external.claim(flow.words, 0);
+    if (claimed !== null && this.#ignoresOwn) return;
+    this.#internal.dumped(flow, this.#nowSeconds, claimed, carries);
   }
 
   /** Stops the pace; what waits is published first. */

@@ -1,30 +1,35 @@
 import type { ExternalCache } from "../cache/external.js";
-import type { InternalCache } from "../cache/internal.js";
-import type { BrokerStatus, PeerStatus, PublisherStatus, StatsReport, StatusReport } from "../control/protocol.js";
-import type { EventCounters } from "../ctnetlink/event-socket.js";
+import type {
+  BrokerStatus,
+  HookRole,
+  PeerStatus,
+  PublisherStatus,
+  StatsReport,
+  StatusReport,
+} from "../control/protocol.js";
 import type { KernelState } from "../ctnetlink/sysctl.js";
 import type { Clock } from "../flow/clock.js";
-import type { PublisherCounters } from "../stream/publisher-options.js";
 import type { Follower } from "./follower.js";
-import type { Journal } from "./journal.js";
-import type { Replicator } from "./replicator.js";
-import type { Roles } from "./roles.js";
+
+type Counters = Readonly<Record<string, number>>;
 
 /** Where the numbers come from. */
 export interface ReportSources {
   readonly node: string;
   readonly cluster: string;
-  readonly internal: InternalCache;
+  /** Flows of the internal cache. */
+  readonly internal: () => number;
   readonly external: ExternalCache;
-  readonly journal: Journal;
-  readonly replicator: Replicator;
-  readonly roles: Roles;
+  readonly role: () => HookRole | "unknown";
+  readonly epoch: number;
   readonly peers: readonly { readonly follower: Follower; readonly address: string }[];
-  readonly kernelState: () => KernelState;
-  readonly events: () => Readonly<EventCounters>;
-  readonly publisher: () => { status: PublisherStatus; counters: Readonly<PublisherCounters> };
+  /** Null where no kernel is. */
+  readonly kernelState: () => KernelState | null;
+  readonly publisher: () => PublisherStatus;
   readonly broker: () => BrokerStatus;
-  readonly control: () => Readonly<Record<string, number>>;
+  readonly control: () => Counters;
+  /** Counters of the parts that this kind of node has, by their name. */
+  readonly groups: () => Readonly<Record<string, Counters>>;
   readonly clock: Clock;
 }
 
@@ -39,20 +44,20 @@ export class Reports {
   }
 
   status(): StatusReport {
-    const { node, cluster, internal, external, journal, roles } = this.#sources;
+    const { node, cluster, external, role, epoch, broker } = this.#sources;
     const peers = this.#sources.peers.map((peer) => this.#peer(peer.follower, peer.address));
-    const publisher = this.#sources.publisher().status;
-    const { count, max } = this.#sources.kernelState();
+    const publisher = this.#sources.publisher();
+    const kernel = this.#sources.kernelState();
     return {
       node,
       cluster,
-      role: roles.role,
-      epoch: journal.epoch,
-      inSync: publisher.state === "up" && peers.every((peer) => peer.inSync),
-      kernel: { entries: count, max },
-      internal: { flows: internal.table.size },
+      role: role(),
+      epoch,
+      inSync: publisher.state !== "down" && peers.every((peer) => peer.inSync),
+      kernel: { entries: kernel?.count ?? 0, max: kernel?.max ?? 0 },
+      internal: { flows: this.#sources.internal() },
       external: { flows: external.table.size },
-      broker: this.#sources.broker(),
+      broker: broker(),
       publisher,
       peers,
     };
@@ -74,19 +79,19 @@ export class Reports {
   }
 
   stats(): StatsReport {
-    const { internal, external, journal, replicator, roles, clock } = this.#sources;
-    const publisher = this.#sources.publisher().counters;
+    const { external, clock } = this.#sources;
+    const { internal = {}, ...groups } = this.#sources.groups();
     const followers = this.#sources.peers.map((peer) => peer.follower);
     const sum = (pick: (follower: Follower) => number): number =>
       followers.reduce((total, follower) => total + pick(follower), 0);
     return {
       runtime: { uptimeSeconds: Math.floor((clock.wallMs() - this.#startedMs) / 1000) },
       internal: {
-        active: internal.table.size,
-        ...internal.counters,
-        createFailed: internal.counters.createFailedFull,
+        active: this.#sources.internal(),
+        ...internal,
+        createFailed: internal.createFailedFull ?? 0,
         updateFailed: 0,
-        destroyFailed: internal.counters.destroyUnknown + internal.counters.destroyStale,
+        destroyFailed: (internal.destroyUnknown ?? 0) + (internal.destroyStale ?? 0),
       },
       external: {
         active: external.table.size,
@@ -97,23 +102,19 @@ export class Reports {
       },
       traffic: { bytes: 0, packets: 0 },
       link: {
-        bytesSent: publisher.bytes,
-        packetsSent: publisher.messages,
+        bytesSent: groups.publisher?.bytes ?? 0,
+        packetsSent: groups.publisher?.messages ?? 0,
         bytesReceived: sum((follower) => follower.counters.bytes),
         packetsReceived: sum((follower) => follower.counters.messages),
-        sendErrors: publisher.droppedMessages,
+        sendErrors: groups.publisher?.droppedMessages ?? 0,
         receiveErrors: sum((follower) => follower.counters.malformed),
       },
       messages: {
-        malformed: replicator.counters.malformed + sum((follower) => follower.counters.malformed),
+        malformed: (groups.replicator?.malformed ?? 0) + sum((follower) => follower.counters.malformed),
         lost: sum((follower) => follower.counters.holes),
       },
-      events: { ...this.#sources.events() },
-      replicator: { ...replicator.counters },
-      journal: { ...journal.counters },
-      publisher: { ...publisher },
-      commit: { ...roles.counters },
-      control: { ...this.#sources.control() },
+      ...groups,
+      control: this.#sources.control(),
       ...Object.fromEntries(followers.map((follower) => [`reader.${follower.node}`, { ...follower.counters }])),
     };
   }

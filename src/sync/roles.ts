@@ -37,11 +37,13 @@ export class Roles {
   readonly #kernel: KernelRequests;
   readonly #journal: Journal;
   readonly #followers: readonly Follower[];
+  readonly #injects: boolean;
   readonly #commitTimeoutSeconds: number | null;
   readonly #purgeAfterSeconds: number;
   readonly #clock: Clock;
   readonly #log: Logger;
   #role: HookRole | "unknown" = "unknown";
+  #carries = false;
   #commitRunning: Promise<CommitReport> | null = null;
   #purgeTimer: NodeJS.Timeout | null = null;
 
@@ -51,6 +53,8 @@ export class Roles {
     kernel: KernelRequests;
     journal: Journal;
     followers: readonly Follower[];
+    /** Mode `inject`: the kernel has what peers say already, so there is nothing to commit. */
+    injects: boolean;
     commitTimeoutSeconds: number | null;
     purgeAfterSeconds: number;
     clock: Clock;
@@ -61,6 +65,7 @@ export class Roles {
     this.#kernel = options.kernel;
     this.#journal = options.journal;
     this.#followers = options.followers;
+    this.#injects = options.injects;
     this.#commitTimeoutSeconds = options.commitTimeoutSeconds;
     this.#purgeAfterSeconds = options.purgeAfterSeconds;
     this.#clock = options.clock;
@@ -72,6 +77,11 @@ export class Roles {
     return this.#role;
   }
 
+  /** True from a commit on until this node steps down: what its kernel has is its own. */
+  get carries(): boolean {
+    return this.#carries;
+  }
+
   /** What keepalived calls. Resolves when the role is taken; for `primary`, when the commit is done. */
   async hook(role: HookRole, progress: (text: string) => void): Promise<HookReport> {
     const startedMs = performance.now();
@@ -80,7 +90,10 @@ export class Roles {
     this.#journal.writeMark({ type: "role", role });
     this.#log.info({ role, previous }, "role");
     const commit = role === "primary" ? await this.commit(progress) : null;
-    if (role !== "primary") this.purge();
+    if (role !== "primary") {
+      this.#carries = false;
+      this.purge();
+    }
     if (role === "backup") for (const follower of this.#followers) follower.catchUp();
     return { role, previous, commit, durationMs: Math.round((performance.now() - startedMs) * 10) / 10 };
   }
@@ -95,6 +108,9 @@ export class Roles {
   }
 
   async #commit(progress: (text: string) => void): Promise<CommitReport> {
+    if (this.#injects)
+      return { committed: 0, updated: 0, skipped: this.#external.table.size, failed: {}, stale: 0, durationMs: 0 };
+    this.#carries = true;
     const { table } = this.#internal;
     const sameTuples = (words: Uint32Array, base: number): boolean => {
       const slot = table.find(words, base);

@@ -1,7 +1,7 @@
 import type { ReaderItem, StreamMessage } from "../../src/stream/reader.js";
 import type { MessageKind } from "../../src/stream/subjects.js";
-import type { PeerStream } from "../../src/sync/follower.js";
 import type { JournalSink } from "../../src/sync/journal.js";
+import type { PeerStream } from "../../src/sync/peer-stream.js";
 
 /**
  * A node's stream in memory, for tests of what stands on both of its sides. `messages` may be cut, reordered or damaged
@@ -24,7 +24,7 @@ export class MemoryStream implements JournalSink, PeerStream {
     return this.messages.length;
   }
 
-  async readLast(kind: "mark"): Promise<StreamMessage | null> {
+  async readLast(kind: MessageKind): Promise<StreamMessage | null> {
     return this.messages.findLast((message) => message.kind === kind) ?? null;
   }
 

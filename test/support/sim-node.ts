@@ -7,6 +7,7 @@ import { EVENT_DESTROY, EVENT_NEW, EVENT_UPDATE } from "../../src/ctnetlink/even
 import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket.js";
 import { type Clock, HybridClock } from "../../src/flow/clock.js";
 import { DecodedFlow, W_ID, W_ORIG_L4, W_ORIG_SRC, W_STATUS } from "../../src/flow/record.js";
+import { Applier } from "../../src/sync/applier.js";
 import { Follower } from "../../src/sync/follower.js";
 import { Journal } from "../../src/sync/journal.js";
 import type { KernelSource } from "../../src/sync/replicator.js";
@@ -115,7 +116,7 @@ export class SimKernel implements KernelSource {
     if (this.deaf) return;
     const sink = this.#sink();
     sink.onEvent(kind, decoded(words), portId);
-    sink.onDrained();
+    sink.onDrained(1, false);
   }
 }
 
@@ -154,6 +155,7 @@ export class SimNode {
     this.journal = new Journal({
       node: name,
       epoch: 1,
+      continues: null,
       internal: this.internal,
       sink: this.stream,
       clock: this.#clock,
@@ -167,6 +169,8 @@ export class SimNode {
       kernel: this.kernel,
       ownPorts: new Set([OWN_PORT]),
       filter: () => true,
+      carries: () => this.roles.carries,
+      ignoresOwn: false,
       publishIntervalMs: 0,
       clock: this.#clock,
       log,
@@ -178,6 +182,7 @@ export class SimNode {
       kernel: this.kernel,
       journal: this.journal,
       followers: this.followers,
+      injects: false,
       commitTimeoutSeconds: null,
       purgeAfterSeconds: 60,
       clock: this.#clock,
@@ -187,23 +192,30 @@ export class SimNode {
 
   /** Writes the epoch mark and the first snapshot. */
   async start(): Promise<void> {
-    this.journal.writeMark({ type: "epoch", reason: "test", previousEpoch: 0 });
+    this.journal.writeMark({ type: "epoch", reason: "test", previousEpoch: 0, previousNumber: 0 });
     await this.replicator.resyncKernel();
     await this.journal.writeSnapshot(this.#end.signal);
   }
 
   /** Follows another node from now on. */
   follow(peer: SimNode): void {
-    const follower = new Follower({
-      node: peer.name,
-      stream: peer.stream,
-      external: this.external,
+    const local = {
+      node: this.name,
       internal: this.internal,
-      hybridClock: this.#hybridClock,
+      reassert: (slot: number) => this.replicator.reassert(slot),
+      sinceStamp: 0,
+    };
+    const { external } = this;
+    const follower = new Follower({
+      stream: peer.stream,
+      copy: null,
+      applier: new Applier({ node: peer.name, external, local, hybridClock: this.#hybridClock, log }),
+      ask: () => {
+        void peer.journal.writeSnapshot(new AbortController().signal);
+        return true;
+      },
       clock: this.#clock,
       log,
-      reassert: (slot) => this.replicator.reassert(slot),
-      sinceStamp: 0,
     });
     this.followers.push(follower);
     void follower.run(this.#end.signal);

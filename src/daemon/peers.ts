@@ -1,0 +1,86 @@
+import type { Logger } from "pino";
+import type { ExternalCache } from "../cache/external.js";
+import type { Config, PeerConfig } from "../config/config.js";
+import type { Clock, HybridClock } from "../flow/clock.js";
+import { hostPort } from "../stream/broker-config.js";
+import { type BrokerConnection, connectBroker } from "../stream/connection.js";
+import { StreamReader } from "../stream/reader.js";
+import { Replica } from "../stream/replica.js";
+import { askSnapshot } from "../stream/snapshot-request.js";
+import { Applier, type LocalFlows } from "../sync/applier.js";
+import { Follower } from "../sync/follower.js";
+import type { CopySource } from "../sync/peer-stream.js";
+import type { OwnBroker, TakeDown } from "./streams.js";
+
+/** A follower and where its peer is. */
+export interface Peer {
+  readonly follower: Follower;
+  readonly address: string;
+}
+
+/** What all followers of a node share. */
+export interface PeerParts {
+  readonly external: ExternalCache;
+  /** Null on an observer, which has no kernel. */
+  readonly local: LocalFlows | null;
+  readonly hybridClock: HybridClock;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+/** A follower for each peer, not running yet. */
+export function createPeers(config: Config, broker: OwnBroker, parts: PeerParts, down: TakeDown): Peer[] {
+  return config.peers.map((peer) => createPeer(config, peer, broker, parts, down));
+}
+
+function createPeer(config: Config, peer: PeerConfig, broker: OwnBroker, parts: PeerParts, down: TakeDown): Peer {
+  const { node, address } = peer;
+  const { clock } = parts;
+  const log = parts.log.child({ peer: node });
+  const shared = config.broker.mode === "shared";
+  const connection = shared ? broker.connection : connectPeer(config, peer, log);
+  if (!shared) down.push(() => connection.close());
+  const applier = new Applier({ ...parts, node, log });
+  const follower = new Follower({
+    stream: new StreamReader({ connection, node, log }),
+    copy: shared ? null : copySource(node, broker, log),
+    applier,
+    ask: () => askSnapshot(connection, node),
+    clock,
+    log,
+  });
+  if (!shared) {
+    const unwatch = broker.connection.watch((connected) => {
+      if (connected) follower.resumeCopy();
+    });
+    down.push(unwatch);
+  }
+  return { follower, address };
+}
+
+function connectPeer(config: Config, peer: PeerConfig, log: Logger): BrokerConnection {
+  return connectBroker({
+    servers: [hostPort(peer.address, config.broker.port)],
+    node: config.node,
+    purpose: `follows ${peer.node}`,
+    serverName: peer.node,
+    ...(config.tls === null ? {} : { tls: config.tls }),
+    log,
+  });
+}
+
+function copySource(node: string, broker: OwnBroker, log: Logger): CopySource {
+  const { connection, retention } = broker;
+  return {
+    open: (onLost) => Replica.open({ node, connection, retention, log, onLost }),
+    stream: new StreamReader({ connection, node, log }),
+  };
+}
+
+/** Lets the followers run until the signal, and waits for them at the end. */
+export function runPeers(peers: readonly Peer[], stopping: AbortSignal, down: TakeDown): void {
+  const running = peers.map(({ follower }) => follower.run(stopping));
+  down.push(async () => {
+    await Promise.all(running);
+  });
+}

@@ -1,0 +1,134 @@
+import type { Logger } from "pino";
+import type { InternalCache } from "../cache/internal.js";
+import type { Config } from "../config/config.js";
+import type { BrokerStatus } from "../control/protocol.js";
+import type { Clock, HybridClock } from "../flow/clock.js";
+import { EmbeddedBroker } from "../stream/broker.js";
+import { type BrokerConnection, connectBroker } from "../stream/connection.js";
+import { createEnvelopeReader, MarkCodec } from "../stream/mark.js";
+import { type Retention, readLastOf } from "../stream/own-stream.js";
+import { Publisher } from "../stream/publisher.js";
+import { StreamReader } from "../stream/reader.js";
+import { onSnapshotAsked } from "../stream/snapshot-request.js";
+import { Journal } from "../sync/journal.js";
+import { restoreInternal } from "../sync/restore.js";
+
+/** What takes a part down again; run last first. */
+export type TakeDown = (() => Promise<void> | void)[];
+
+/** How long the own broker may take to answer at the start; a large store is read through first. */
+const CONNECT_TIMEOUT_MS = 60_000;
+/** How often it is looked whether a snapshot is due. */
+const SNAPSHOT_CHECK_MS = 1000;
+/** Servers of a shared cluster keep so many copies. */
+const SHARED_REPLICAS = 3;
+
+/** This node's way to its own streams: the broker, when it is a child of ours, and a connection to it. */
+export interface OwnBroker {
+  readonly embedded: EmbeddedBroker | null;
+  readonly connection: BrokerConnection;
+  readonly retention: Retention;
+  status(): BrokerStatus;
+}
+
+/** Starts the embedded broker, where it is ours to start, and connects. Throws ConntrailError for what it cannot start without. */
+export async function openBroker(config: Config, log: Logger, down: TakeDown): Promise<OwnBroker> {
+  const { mode, port, store, maxBytes, maxAgeSeconds, servers } = config.broker;
+  const tls = config.tls === null ? {} : { tls: config.tls };
+  let embedded: EmbeddedBroker | null = null;
+  if (mode === "embedded") {
+    embedded = new EmbeddedBroker({
+      node: config.node,
+      listen: { host: config.listen, port },
+      storeDir: store,
+      // One stream for each node of the cluster: its own, and a copy of each peer's.
+      storeBytesMax: maxBytes * (config.peers.length + 1),
+      ...tls,
+      log: log.child({ part: "broker" }),
+    });
+    down.push(() => embedded?.stop());
+    await embedded.start();
+  }
+  const own = embedded === null ? servers : [embedded.address];
+  const connection = connectBroker({
+    servers: own,
+    node: config.node,
+    purpose: "own streams",
+    serverName: config.node,
+    ...tls,
+    log,
+  });
+  down.push(() => connection.close());
+  await connection.ready(CONNECT_TIMEOUT_MS);
+  const replicas = mode === "shared" ? { replicas: SHARED_REPLICAS } : {};
+  return {
+    embedded,
+    connection,
+    retention: { maxAgeMs: maxAgeSeconds * 1000, bytesMax: maxBytes, ...replicas },
+    status: () => ({
+      mode,
+      state: connection.connected ? "up" : (embedded?.state ?? "unreachable"),
+      url: own.join(","),
+      version: connection.client?.info?.version ?? null,
+      restarts: embedded?.restarts ?? 0,
+    }),
+  };
+}
+
+/** This node's own stream, open for writing. */
+export interface OwnStream {
+  readonly journal: Journal;
+  readonly publisher: Publisher;
+  /** True when the table of the last epoch was taken over: no snapshot is needed. */
+  readonly goesOn: boolean;
+  /** Writes the first mark of the epoch, and from now on snapshots when they are due, asked for, or needed after a loss. */
+  begin(): void;
+}
+
+/** Rebuilds the internal cache from the own stream, and opens that for a new epoch. */
+export async function openOwnStream(
+  config: Config,
+  broker: OwnBroker,
+  parts: { internal: InternalCache; clock: Clock; hybridClock: HybridClock; log: Logger },
+  stopping: AbortSignal,
+  down: TakeDown,
+): Promise<OwnStream> {
+  const { node } = config;
+  const { connection, retention } = broker;
+  const { internal, clock, hybridClock, log } = parts;
+  const client = await connection.ready(CONNECT_TIMEOUT_MS);
+  const lastMark = await readLastOf(await client.jetstreamManager({ checkAPI: false }), node, "mark");
+  const last = lastMark === null ? null : new MarkCodec().decode(lastMark.payload);
+  if (last !== null) hybridClock.observe(last.envelope.stamp);
+  const reader = new StreamReader({ connection, node, log });
+  const continues = await restoreInternal(reader, node, internal, hybridClock, log, stopping);
+  const previousEpoch = continues?.epoch ?? last?.envelope.epoch ?? 0;
+  const readEnvelope = createEnvelopeReader();
+  const epoch = Math.max(clock.wallMs(), previousEpoch + 1);
+  const publisher = new Publisher({
+    node,
+    epoch,
+    connection,
+    retention,
+    readNumber: (message) => readEnvelope(message.payload),
+    log,
+    onLost: (first, lost) => {
+      log.warn({ first, last: lost }, "messages were dropped while the broker was away; a snapshot follows");
+      journal.writeMark({ type: "gap", reason: "messages dropped while the broker was away" });
+      void journal.writeSnapshot(stopping);
+    },
+  });
+  const journal = new Journal({ node, epoch, continues, internal, sink: publisher, clock, hybridClock, log });
+  await publisher.start();
+  down.push(() => publisher.close());
+  const begin = (): void => {
+    const reason = last === null ? "first start" : continues === null ? "start without the last table" : "start";
+    journal.writeMark({ type: "epoch", reason, previousEpoch, previousNumber: continues?.number ?? 0 });
+    const due = setInterval(() => {
+      if (journal.snapshotDue) void journal.writeSnapshot(stopping);
+    }, SNAPSHOT_CHECK_MS);
+    down.push(() => clearInterval(due));
+    down.push(onSnapshotAsked(connection, node, () => void journal.writeSnapshot(stopping)));
+  };
+  return { journal, publisher, goesOn: continues !== null, begin };
+}

@@ -1,0 +1,151 @@
+import type { Logger } from "pino";
+import type { BrokerConnection } from "./connection.js";
+import { isAfter, type Position } from "./envelope.js";
+import { createEnvelopeReader, MarkCodec } from "./mark.js";
+import { ensureStream, type Retention, readLastOf, readTip } from "./own-stream.js";
+import { Publisher } from "./publisher.js";
+import type { PublisherCounters } from "./publisher-options.js";
+import type { StreamMessage } from "./reader.js";
+
+/** What a replica needs. */
+export interface ReplicaOptions {
+  /** The peer whose stream is copied. */
+  node: string;
+  /** The own broker, which holds the copy. */
+  connection: BrokerConnection;
+  retention: Retention;
+  log: Logger;
+  /** Messages fell out of the ring while the own broker was away: open the replica anew and read from its tail. */
+  onLost: () => void;
+}
+
+const API_TIMEOUT_MS = 2000;
+/** The copier has no epoch of its own: its messages are told apart by their place in the copy. */
+const EPOCH = 0;
+
+/**
+ * The copy of a peer's stream on the own broker, `CT_<peer>` there too: each message once and in the peer's order, so that
+ * this node can rebuild the peer's table after the peer has died. This daemon is the one writer. A message's header says
+ * where it stands in the peer's stream, which is where copying goes on after any crash.
+ */
+export class Replica {
+  readonly #publisher: Publisher;
+  readonly #envelopeOf = createEnvelopeReader();
+  readonly #marks = new MarkCodec();
+  /** Stream sequence of the copy's last message: messages are numbered by their place in the copy. */
+  #number: number;
+  #tail: Position;
+  #originSequence: number;
+  #snapshotSequence: number;
+  #begun: { id: number; sequence: number } | null = null;
+  /** Messages that were in the copy already. */
+  known = 0;
+  malformed = 0;
+
+  private constructor(
+    publisher: Publisher,
+    state: { number: number; tail: Position; originSequence: number; snapshotSequence: number },
+  ) {
+    this.#publisher = publisher;
+    this.#number = state.number;
+    this.#tail = state.tail;
+    this.#originSequence = state.originSequence;
+    this.#snapshotSequence = state.snapshotSequence;
+  }
+
+  /**
+   * Creates the copy where there is none, and sees how far it is.
+   * @throws ConntrailError STORE or BROKER when the broker refuses the stream; BROKER when it is away
+   */
+  static async open(options: ReplicaOptions): Promise<Replica> {
+    const { node, connection, retention, log } = options;
+    const client = await connection.ready(API_TIMEOUT_MS);
+    const jsm = await client.jetstreamManager({ checkAPI: false, timeout: API_TIMEOUT_MS });
+    await ensureStream(jsm, node, retention);
+    const tip = await readTip(jsm, node);
+    const mark = await readLastOf(jsm, node, "mark");
+    const envelope = tip?.last === null || tip === null ? null : createEnvelopeReader()(tip.last.payload);
+    const publisher = new Publisher({
+      node,
+      epoch: EPOCH,
+      connection,
+      retention,
+      readNumber: (message) => ({ epoch: EPOCH, number: message.sequence }),
+      log,
+      onLost: options.onLost,
+    });
+    await publisher.start();
+    return new Replica(publisher, {
+      number: tip?.lastSequence ?? 0,
+      tail: envelope ?? { epoch: 0, number: 0 },
+      originSequence: tip?.last?.origin ?? 0,
+      snapshotSequence: mark?.snapshot ?? 0,
+    });
+  }
+
+  /** Epoch and number of the last message of the copy; (0, 0) when it is empty. */
+  get tail(): Position {
+    return this.#tail;
+  }
+
+  /** Where the last message of the copy stands in the peer's stream; 0 when it is empty. */
+  get originSequence(): number {
+    return this.#originSequence;
+  }
+
+  /** Where the last complete snapshot begins in the copy; 0 when there is none. */
+  get snapshotSequence(): number {
+    return this.#snapshotSequence;
+  }
+
+  /** Stream sequence of the copy's last message. */
+  get lastSequence(): number {
+    return this.#number;
+  }
+
+  /** Bytes that the own broker has yet to confirm. Who appends more than it takes loses messages: wait above a bound. */
+  get backlogBytes(): number {
+    return this.#publisher.backlog.bytes;
+  }
+
+  get counters(): Readonly<PublisherCounters> {
+    return this.#publisher.counters;
+  }
+
+  /** Appends a message of the peer's stream, if it comes after all that are there. */
+  append(message: StreamMessage): void {
+    const envelope = this.#envelopeOf(message.payload);
+    if (envelope === null) {
+      this.malformed++;
+      return;
+    }
+    if (!isAfter(envelope, this.#tail)) {
+      this.known++;
+      return;
+    }
+    this.#tail = { epoch: envelope.epoch, number: envelope.number };
+    this.#originSequence = message.sequence;
+    this.#number++;
+    if (message.kind === "mark") this.#noteMark(message.payload);
+    // The payload is a view into the client's buffer.
+    const payload = Uint8Array.from(message.payload);
+    const origin = { sequence: message.sequence, snapshot: this.#snapshotSequence };
+    this.#publisher.publish(message.kind, this.#number, payload, origin);
+  }
+
+  #noteMark(payload: Uint8Array): void {
+    const mark = this.#marks.decode(payload)?.mark;
+    if (mark?.type === "snapshot-begin") this.#begun = { id: mark.id, sequence: this.#number };
+    if (mark?.type === "snapshot-end" && mark.id === this.#begun?.id) this.#snapshotSequence = this.#begun.sequence;
+  }
+
+  /** True when everything appended is confirmed, false when the deadline came first. */
+  flush(deadlineMs: number): Promise<boolean> {
+    return this.#publisher.flush(deadlineMs);
+  }
+
+  /** Ends at once; `flush` first. */
+  close(): void {
+    this.#publisher.close();
+  }
+}

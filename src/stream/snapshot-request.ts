@@ -1,0 +1,32 @@
+import type { Subscription } from "nats";
+import type { BrokerConnection } from "./connection.js";
+
+/** Not below `ct.<node>.`, or the stream would keep the requests. */
+function requestSubject(node: string): string {
+  return `ctreq.${node}.snapshot`;
+}
+
+/** Asks a node for a snapshot, on a broker that it listens on. False when the broker is away; there is no answer. */
+export function askSnapshot(connection: BrokerConnection, node: string): boolean {
+  const client = connection.client;
+  if (client === null) return false;
+  client.publish(requestSubject(node));
+  return true;
+}
+
+/** Listens for others that ask this node for a snapshot, also after reconnects. Returns what ends it. */
+export function onSnapshotAsked(connection: BrokerConnection, node: string, asked: () => void): () => void {
+  let subscription: Subscription | null = null;
+  const subscribe = (connected: boolean): void => {
+    subscription?.unsubscribe();
+    subscription = connected
+      ? (connection.client?.subscribe(requestSubject(node), { callback: (error) => error === null && asked() }) ?? null)
+      : null;
+  };
+  const unwatch = connection.watch(subscribe);
+  if (connection.connected) subscribe(true);
+  return () => {
+    unwatch();
+    subscription?.unsubscribe();
+  };
+}
