@@ -1,0 +1,79 @@
+/** What a test asks of the agent in a node's network namespace, over node's own channel between parent and child. */
+
+/** A load that goes on until it is stopped. The same seed makes the same choices, whatever the pace. */
+export interface LoadOptions {
+  readonly seed: number;
+  /** Which flows: see `writeTestFlow`. */
+  readonly range: number;
+  /** Flows that it chooses from; about half of them live at a time. */
+  readonly flowsMax: number;
+  readonly operationsPerSecond: number;
+}
+
+/** What the kernel must hold of a load's range: the flows alive, and their marks in the same order. */
+export interface LoadTruth {
+  readonly operations: number;
+  /** Requests that the kernel refused, by errno's name; none, unless something else touches the range. */
+  readonly refused: Readonly<Record<string, number>>;
+  readonly alive: Uint32Array;
+  readonly marks: Uint32Array;
+}
+
+/** The same request for the flows `from` … `from + count - 1` of a range. */
+export interface BulkOperation {
+  readonly type: "create" | "update" | "destroy";
+  readonly range: number;
+  readonly from: number;
+  readonly count: number;
+  /** Mark of created and updated flows. */
+  readonly mark?: number;
+}
+
+/** A stream as its broker describes it. */
+export interface StreamView {
+  readonly name: string;
+  readonly messages: number;
+  readonly firstSequence: number;
+  readonly lastSequence: number;
+  readonly consumers: readonly string[];
+}
+
+/** A mark as it stands in a stream. */
+export interface MarkView {
+  readonly sequence: number;
+  readonly epoch: number;
+  readonly number: number;
+  readonly type: string;
+  readonly reason: string;
+}
+
+/** Each question with its arguments and its answer. */
+export interface AgentQuestions {
+  startLoad: { args: LoadOptions; answer: null };
+  progress: { args: null; answer: number };
+  stopLoad: { args: null; answer: LoadTruth };
+  /** Works through the operations as fast as the kernel takes them. Answers with what was refused. */
+  apply: { args: readonly BulkOperation[]; answer: Readonly<Record<string, number>> };
+  /** The kernel's table, 32 words a flow. */
+  dump: { args: null; answer: Uint32Array };
+  streams: { args: { server: string }; answer: readonly StreamView[] };
+  marks: { args: { server: string; node: string }; answer: readonly MarkView[] };
+  deleteStream: { args: { server: string; name: string }; answer: null };
+}
+
+/** The name of a question. */
+export type AgentQuestion = keyof AgentQuestions;
+
+/** A question on its way. */
+export interface AgentRequest<Q extends AgentQuestion = AgentQuestion> {
+  readonly id: number;
+  readonly question: Q;
+  readonly args: AgentQuestions[Q]["args"];
+}
+
+/** Its answer, or why there is none. */
+export interface AgentResponse {
+  readonly id: number;
+  readonly answer?: unknown;
+  readonly error?: string;
+}
