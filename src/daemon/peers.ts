@@ -35,15 +35,14 @@ export function createPeers(config: Config, broker: OwnBroker, parts: PeerParts,
 
 function createPeer(config: Config, peer: PeerConfig, broker: OwnBroker, parts: PeerParts, down: TakeDown): Peer {
   const { node, address } = peer;
-  const { clock } = parts;
-  const log = parts.log.child({ peer: node });
+  const { clock, log } = parts;
   const shared = config.broker.mode === "shared";
-  const connection = shared ? broker.connection : connectPeer(config, peer, log);
+  const connection = shared ? broker.connection : connectPeer(config, peer, log.child({ peer: node }));
   if (!shared) down.push(() => connection.close());
-  const applier = new Applier({ ...parts, node, log });
+  const applier = new Applier({ ...parts, node });
   const follower = new Follower({
-    stream: new StreamReader({ connection, node, log }),
-    copy: shared ? null : copySource(node, broker, log),
+    stream: new StreamReader({ connection, node, log: log.child({ peer: node }) }),
+    copy: shared ? null : copySource(node, broker, log.child({ copyOf: node })),
     applier,
     ask: () => askSnapshot(connection, node),
     clock,

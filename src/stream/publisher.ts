@@ -296,7 +296,7 @@ export class Publisher {
     while ((this.#ring.get(held)?.number ?? Number.POSITIVE_INFINITY) <= stored) held++;
     for (let sequence = tip.lastSequence - held + 1; sequence <= tip.lastSequence; sequence++)
       this.#confirmOne(sequence);
-    const truncated = stored < this.#confirmedNumber;
+    const truncated = this.#confirmedNumber > 0 && stored < this.#confirmedNumber;
     const lostFirst = Math.max(stored + 1, truncated ? 0 : this.#lostThrough + 1);
     const lostLast = (this.#ring.get(0)?.number ?? this.#lastNumber + 1) - 1;
     this.#confirmedNumber = stored;

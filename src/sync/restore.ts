@@ -42,7 +42,9 @@ export async function restoreInternal(
   const last = await stream.readLast("mark", signal);
   if (last === null) return null;
   const external = new ExternalCache(internal.table.flowsMax);
-  const applier = new Applier({ node, external, local: null, hybridClock, log });
+  // What it once said of itself is no news.
+  const quiet = log.child({}, { level: "warn" });
+  const applier = new Applier({ node, external, local: null, hybridClock, log: quiet });
   const snapshotSequence = applier.snapshotSequenceOf(last.payload);
   if (snapshotSequence === 0) return null;
   await replay(stream, snapshotSequence, applier, log, signal);
