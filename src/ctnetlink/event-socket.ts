@@ -2,11 +2,7 @@
  * The kernel's conntrack events: a netlink socket subscribed to NFNLGRP_CONNTRACK_NEW, _UPDATE and _DESTROY, and to the
  * same of expectations when wanted. One socket for both, so an expectation never overtakes its master.
  *
- * One buffer of fixed slots, allocated once, takes up to SLOTS datagrams per recvmmsg and is decoded in place:
- *
- *   headers   SLOTS × struct mmsghdr (64 bytes), each pointing at its iovec
- *   iovecs    SLOTS × struct iovec (16 bytes), each pointing at its slot
- *   slots     SLOTS × SLOT_STRIDE bytes
+ * Up to SLOTS datagrams are read per recvmmsg and decoded in place (receive-buffer.ts).
  *
  * Waiting is a poll(2) on a thread of the pool with an eventfd beside the socket, so that close() and process exit end
  * it at once; draining happens on the main thread and never blocks.
@@ -35,6 +31,7 @@ import {
 import { decodeConntrack, errnoName } from "./decode.js";
 import { decodeExpectation } from "./expectation.js";
 import * as libc from "./libc.js";
+import { ReceiveBuffer, SLOTS } from "./receive-buffer.js";
 
 export const EVENT_NEW = 0;
 export const EVENT_UPDATE = 1;
@@ -97,15 +94,6 @@ export interface EventCounters {
   wakeups: number;
 }
 
-const SLOTS = 128;
-/** A conntrack message stays below 1 KB; room for long security contexts. */
-const SLOT_BYTES = 4096;
-/** Not a power of two, so that the slots do not share the sets of the CPU's cache. */
-const SLOT_STRIDE = SLOT_BYTES + 64;
-const MMSGHDR_BYTES = 64;
-const MMSGHDR_FLAGS = 48;
-const MMSGHDR_LENGTH = 56;
-const IOVEC_BYTES = 16;
 const SOCKADDR_NL_BYTES = 12;
 
 /** Bounds the life of a waiting thread whose eventfd could not be signalled. */
@@ -322,46 +310,6 @@ const LITTLE_ENDIAN = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1;
 function eventKind(type: number, flags: number): EventKind {
   if (type === TYPE_DELETE || type === TYPE_EXP_DELETE) return EVENT_DESTROY;
   return (flags & (NLM_F_CREATE | NLM_F_EXCL)) === 0 ? EVENT_UPDATE : EVENT_NEW;
-}
-
-/** The memory that the kernel writes into. Its addresses stand in the iovecs, so the owner keeps the object. */
-class ReceiveBuffer {
-  readonly bytes = libc.allocateStable(SLOTS * SLOT_STRIDE);
-  readonly words = new Uint32Array(this.bytes.buffer);
-  readonly #headers = libc.allocateStable(SLOTS * MMSGHDR_BYTES);
-  readonly #headerWords = new Uint32Array(this.#headers.buffer);
-  readonly #iovecs = libc.allocateStable(SLOTS * IOVEC_BYTES);
-
-  constructor() {
-    const headers = new BigUint64Array(this.#headers.buffer);
-    const iovecs = new BigUint64Array(this.#iovecs.buffer);
-    const bytesAddress = libc.addressOf(this.bytes);
-    const iovecsAddress = libc.addressOf(this.#iovecs);
-    for (let slot = 0; slot < SLOTS; slot++) {
-      iovecs[slot * 2] = bytesAddress + BigInt(slot * SLOT_STRIDE);
-      iovecs[slot * 2 + 1] = BigInt(SLOT_BYTES);
-      // msg_iov and msg_iovlen: the third and fourth word of struct msghdr.
-      headers[slot * 8 + 2] = iovecsAddress + BigInt(slot * IOVEC_BYTES);
-      headers[slot * 8 + 3] = 1n;
-    }
-  }
-
-  /** Reads without blocking: the number of datagrams, or -1 with errno set. */
-  read(fd: number): number {
-    return libc.recvmmsg(fd, this.#headers, SLOTS, libc.MSG_DONTWAIT, null);
-  }
-
-  start(slot: number): number {
-    return slot * SLOT_STRIDE;
-  }
-
-  length(slot: number): number {
-    return Math.min(this.#headerWords[(slot * MMSGHDR_BYTES + MMSGHDR_LENGTH) >> 2]!, SLOT_BYTES);
-  }
-
-  isTruncated(slot: number): boolean {
-    return (this.#headerWords[(slot * MMSGHDR_BYTES + MMSGHDR_FLAGS) >> 2]! & libc.MSG_TRUNC) !== 0;
-  }
 }
 
 /**
