@@ -8,6 +8,8 @@ export interface LoadOptions {
   /** Flows that it chooses from; about half of them live at a time. */
   readonly flowsMax: number;
   readonly operationsPerSecond: number;
+  /** Requests in one send to the kernel, 256 unless said; fewer make more events of their own. */
+  readonly batchMax?: number;
 }
 
 /** What the kernel must hold of a load's range: the flows alive, and their marks in the same order. */

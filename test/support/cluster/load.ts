@@ -21,12 +21,15 @@ class FlowWriter {
   readonly #batch = new RequestBatch();
   readonly #words = new Uint32Array(RECORD_WORDS);
 
-  constructor(socket: RequestSocket) {
+  readonly #batchMax: number;
+
+  constructor(socket: RequestSocket, batchMax = BATCH_MESSAGES) {
     this.#socket = socket;
+    this.#batchMax = batchMax;
   }
 
   get full(): boolean {
-    return this.#batch.count >= BATCH_MESSAGES;
+    return this.#batch.count >= this.#batchMax;
   }
 
   add(operation: Operation, range: number, index: number, mark: number): void {
@@ -72,7 +75,7 @@ export class Load {
   constructor(socket: RequestSocket, options: LoadOptions) {
     this.#options = options;
     this.#random = new Random(options.seed);
-    this.#writer = new FlowWriter(socket);
+    this.#writer = new FlowWriter(socket, options.batchMax);
     this.#marks = new Uint32Array(options.flowsMax);
     this.#running = this.#run();
     // Told to whoever stops it.
