@@ -7,6 +7,7 @@ import type { Logger } from "pino";
 import { ExternalCache } from "./cache/external.js";
 import { InternalCache } from "./cache/internal.js";
 import type { Config } from "./config/config.js";
+import { formatMetrics, serveMetrics } from "./control/metrics.js";
 import { type ControlHandlers, type ControlServer, serveControl } from "./control/server.js";
 import { RequestSocket } from "./ctnetlink/request-socket.js";
 import { checkKernel, enableEvents, type KernelState } from "./ctnetlink/sysctl.js";
@@ -17,7 +18,7 @@ import { ConntrailError } from "./errors.js";
 import { HybridClock, systemClock } from "./flow/clock.js";
 import { createHandlers, createObserverHandlers } from "./sync/handlers.js";
 import { Injector } from "./sync/injector.js";
-import { Reports } from "./sync/reports.js";
+import { prefixed, Reports } from "./sync/reports.js";
 import { Roles } from "./sync/roles.js";
 
 /** How the daemon hears from the process that it lives in. */
@@ -45,8 +46,8 @@ interface Ground {
   readonly hybridClock: HybridClock;
   readonly control: ControlServer;
   readonly broker: OwnBroker;
-  /** From now on requests are answered by these. */
-  answerWith(handlers: ControlHandlers): void;
+  /** From now on requests are answered by these, and metrics are served from the reports. */
+  answerWith(handlers: ControlHandlers, reports: Reports): Promise<void>;
 }
 
 /**
@@ -54,10 +55,6 @@ interface Ground {
  * Whatever was started is taken down again in either case, last first.
  */
 export async function runDaemon(config: Config, log: Logger, controls: DaemonControls): Promise<void> {
-  if (config.metrics !== null) {
-    const instead = "leave it out; `conntrail stats --json` has the counters";
-    throw new ConntrailError("CONFIG", `${config.path}: metrics is not supported yet, ${instead}`);
-  }
   const down: TakeDown = [];
   const stopping = new AbortController();
   try {
@@ -91,8 +88,10 @@ async function layGround(
   down.push(() => control.close());
   const broker = await openBroker(config, log, down);
   const hybridClock = new HybridClock(systemClock);
-  const answerWith = (started: ControlHandlers): void => {
+  const answerWith = async (started: ControlHandlers, reports: Reports): Promise<void> => {
     handlers = started;
+    if (config.metrics === null) return;
+    down.push(await serveMetrics(config.metrics, () => formatMetrics(reports.status(), reports.stats())));
   };
   return { config, log, controls, stopping, down, hybridClock, control, broker, answerWith };
 }
@@ -176,11 +175,16 @@ async function startNode(
       journal: { ...journal.counters },
       publisher: { ...publisher.counters },
       commit: { ...roles.counters },
+      expectations: {
+        internalActive: internal.expectations.size,
+        ...prefixed("internal", internal.expectations.counters),
+        ...roles.expectationCounters,
+      },
       ...(injector === null ? {} : { inject: { ...injector.counters } }),
     }),
   });
   const parts = { internal, external, kernel, journal, replicator, followers, roles, reports, signal: stopping };
-  ground.answerWith(createHandlers(parts));
+  await ground.answerWith(createHandlers(parts), reports);
   controls.onReload(async (next) => {
     kernelSide.setFilter(next.filter);
     await replicator.resyncKernel();
@@ -206,7 +210,7 @@ async function startObserver(ground: Ground): Promise<void> {
     groups: () => ({}),
   });
   const followers = peers.map(({ follower }) => follower);
-  ground.answerWith(createObserverHandlers({ external, followers, reports, signal: stopping }));
+  await ground.answerWith(createObserverHandlers({ external, followers, reports, signal: stopping }), reports);
   ready(log, { external: external.table.size });
 }
 
@@ -257,6 +261,7 @@ function whenStarted(current: () => ControlHandlers | null): ControlHandlers {
     status: () => handlers().status(),
     stats: () => handlers().stats(),
     dump: async (table, sink, signal) => handlers().dump(table, sink, signal),
+    expectations: async (table) => handlers().expectations(table),
     commit: async (progress) => handlers().commit(progress),
     flush: async (table) => handlers().flush(table),
     resync: async (source, progress) => handlers().resync(source, progress),

@@ -1,4 +1,5 @@
 import { type RareAttributes, RECORD_WORDS, W_HAS, W_ID } from "../flow/record.js";
+import { ExternalExpectations } from "./expectations.js";
 import { FlowTable } from "./flow-table.js";
 import { SlotMap } from "./slot-map.js";
 import { readStamp, writeStamp } from "./stamp.js";
@@ -65,6 +66,8 @@ interface Origin {
  */
 export class ExternalCache {
   readonly table: FlowTable;
+  /** What the helpers of the peers' flows expect. */
+  readonly expectations = new ExternalExpectations();
   readonly counters: ExternalCounters = {
     created: 0,
     updated: 0,
@@ -260,6 +263,7 @@ export class ExternalCache {
 
   /** Forgets all rows, of one peer or of all. */
   flush(origin?: number): void {
+    this.expectations.flush(origin === undefined ? undefined : this.#origins[origin]!.node);
     for (let slot = 0; slot < this.table.slotsUsed; slot++) {
       if (this.table.isLive(slot) && (origin === undefined || this.#ownerOf(slot) === origin)) this.#remove(slot);
     }

@@ -27,6 +27,7 @@ import {
   W_TIMEOUT,
   W_UPDATED,
 } from "../flow/record.js";
+import { InternalExpectations } from "./expectations.js";
 import { FlowTable } from "./flow-table.js";
 import { readStamp, writeStamp } from "./stamp.js";
 
@@ -78,6 +79,8 @@ export interface InternalCounters {
  */
 export class InternalCache {
   readonly table: FlowTable;
+  /** What the helpers of this kernel's flows expect. */
+  readonly expectations = new InternalExpectations();
   readonly counters: InternalCounters = {
     created: 0,
     createFailedFull: 0,
@@ -140,8 +143,9 @@ export class InternalCache {
     return slot;
   }
 
-  /** Forgets every flow, telling the peers so. The kernel is not asked again. */
+  /** Forgets every flow and expectation, telling the peers so. The kernel is not asked again. */
   flush(): void {
+    this.expectations.flush();
     for (let slot = 0; slot < this.table.slotsUsed; slot++) {
       if (this.#isIndexed(slot)) this.#end(slot, undefined);
     }

@@ -1,6 +1,13 @@
 import { Argument, type Command, Option } from "commander";
-import { requestDump } from "../control/client.js";
-import { FLOW_TABLES, type FlowTableName } from "../control/protocol.js";
+import { requestDump, requestExpectations } from "../control/client.js";
+import { type ExpectationView, FLOW_TABLES, type FlowTableName } from "../control/protocol.js";
+import { ConntrailError } from "../errors.js";
+import {
+  expectationFromJson,
+  formatExpectation,
+  formatExpectationTool,
+  formatExpectationXml,
+} from "../flow/expectation.js";
 import { compileFlowQuery, type FlowQuery } from "../flow/filter.js";
 import { flowFromRecord } from "../flow/flow.js";
 import { formatConntrack, formatConntrackTool, formatXml } from "../flow/format.js";
@@ -27,10 +34,38 @@ export function register(program: Command, context: CommandContext): void {
     .option("--proto <protocol>", "protocol by name or number")
     .option("--nat", "only flows with a translated address or port")
     .option("--mark <value>", "VALUE or VALUE/MASK")
-    .action(async (table: FlowTableName, options: FlowQuery & { format?: Format }) => {
-      const { format = context.json ? "json" : "conntrack", ...query } = options;
-      await dump(table, format, query, context);
+    .option("--expect", "the expectations of helpers instead of flows (conntrackd -i expect)")
+    .action(async (table: FlowTableName, options: FlowQuery & { format?: Format; expect?: boolean }) => {
+      const { format = context.json ? "json" : "conntrack", expect = false, ...query } = options;
+      if (!expect) return dump(table, format, query, context);
+      const [filter] = Object.keys(query);
+      if (filter !== undefined)
+        throw new ConntrailError("USAGE", `--${filter} chooses flows: leave it out with --expect`);
+      return dumpExpectations(table, format, context);
     });
+}
+
+async function dumpExpectations(table: FlowTableName, format: Format, context: CommandContext): Promise<void> {
+  const { terminal } = context;
+  const views = await requestExpectations(await context.controlPath(), table, { signal: terminal.closed });
+  const lines = views.map((view) => formatView(view, table, format));
+  if (format === "json") await terminal.write(`[${lines.length === 0 ? "" : `\n${lines.join(",\n")}\n`}]\n`);
+  else if (lines.length > 0) await terminal.write(`${lines.join("\n")}\n`);
+}
+
+function formatView(view: ExpectationView, table: FlowTableName, format: Format): string {
+  const expectation = expectationFromJson(view);
+  switch (format) {
+    case "conntrack":
+      if (table === "kernel") return formatExpectationTool(expectation);
+      return formatExpectation(expectation, view.activeSeconds ?? 0);
+    case "xml":
+      return formatExpectationXml(expectation, { timeout: table === "kernel" });
+    case "json":
+      return JSON.stringify(view);
+    default:
+      return format satisfies never;
+  }
 }
 
 async function dump(table: FlowTableName, format: Format, query: FlowQuery, context: CommandContext): Promise<void> {

@@ -87,7 +87,7 @@ publish:
 #commit:
 #  timeout: 180s
 
-# How long after conntrail purge the tables are emptied.
+# How long after a purge or a step down the flows that another node carries leave the kernel.
 purge:
   after: 60s
 

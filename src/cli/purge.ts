@@ -5,7 +5,7 @@ import type { CommandContext } from "./command.js";
 export function register(program: Command, context: CommandContext): void {
   program
     .command("purge")
-    .description("empty the kernel table and the internal cache after purge.after (conntrackd -t)")
+    .description("remove flows that another node carries now from the kernel, after purge.after (conntrackd -t)")
     .action(async () => {
       const report = await context.ask("purge", {});
       await context.print(report, ({ afterSeconds }) => `purge in ${afterSeconds} s, unless a commit comes first\n`);

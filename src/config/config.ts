@@ -31,6 +31,8 @@ export interface Config {
   readonly commitTimeoutSeconds: number | null;
   /** How long after the request `purge` waits. */
   readonly purgeAfterSeconds: number;
+  /** Whose expectations are replicated: of all helpers, of none, or of these. */
+  readonly expectations: boolean | readonly string[];
   readonly filter: FilterConfig;
   readonly netlink: NetlinkConfig;
   readonly tls: TlsConfig | null;
@@ -183,6 +185,7 @@ function toConfig(content: FileContent, path: string): Config {
     publishIntervalMs: content.publish.interval,
     commitTimeoutSeconds: content.commit.timeout ?? null,
     purgeAfterSeconds: content.purge.after,
+    expectations: content.expectations,
     filter: {
       protocols: filterList(filter.protocols, filter.protocols_ignore),
       addresses: filterList(filter.accept, filter.ignore),

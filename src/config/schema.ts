@@ -104,6 +104,15 @@ function parseName(value: unknown): string | undefined {
   return typeof value === "string" && NAME.test(value) ? value : undefined;
 }
 
+const HELPER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$/;
+
+/** True: of all helpers. */
+function parseExpectations(value: unknown): boolean | readonly string[] | undefined {
+  if (typeof value === "boolean") return value;
+  if (!Array.isArray(value) || value.length === 0) return undefined;
+  return value.every((name) => typeof name === "string" && HELPER.test(name)) ? (value as string[]) : undefined;
+}
+
 const bool = () => checked("true or false", (value) => (typeof value === "boolean" ? value : undefined));
 const map = { error: "a map" } as const;
 const filePath = () =>
@@ -170,6 +179,7 @@ const top = {
   publish: z.strictObject(shapes.publish, map).prefault({}),
   commit: z.strictObject(shapes.commit, map).prefault({}),
   purge: z.strictObject(shapes.purge, map).prefault({}),
+  expectations: checked("true, false or a list of helpers such as [ftp, sip]", parseExpectations).default(true),
   filter: z.strictObject(shapes.filter, map).prefault({}),
   netlink: z.strictObject(shapes.netlink, map).prefault({}),
   tls: z.strictObject(shapes.tls, map).optional(),

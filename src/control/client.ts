@@ -9,6 +9,7 @@ import {
   decodeRare,
   decodeRecords,
   type ErrorReport,
+  type ExpectationView,
   type FlowTableName,
   type Frame,
   FrameDecoder,
@@ -105,6 +106,20 @@ export async function* requestDump(
     }
   }
   if (words !== null) yield { words, rare: none };
+}
+
+/** The expectations of a table, in no order. Throws like `request`. */
+export async function requestExpectations(
+  path: string,
+  table: FlowTableName,
+  options: RequestOptions = {},
+): Promise<ExpectationView[]> {
+  const all: ExpectationView[] = [];
+  for (;;) {
+    const report = await requestReport(path, "expectations", { table, offset: all.length }, options);
+    all.push(...report.expectations);
+    if (report.expectations.length === 0 || all.length >= report.total) return all;
+  }
 }
 
 function decodeRareFrame(frame: Frame): ReadonlyMap<number, RareAttributes> {

@@ -1,5 +1,6 @@
 import { endianness } from "node:os";
 import { ConntrailError } from "../errors.js";
+import type { ExpectationJson } from "../flow/expectation.js";
 import { type RareAttributes, RECORD_WORDS } from "../flow/record.js";
 
 /**
@@ -53,6 +54,7 @@ export interface CommandArgs {
   status: Record<string, never>;
   stats: Record<string, never>;
   dump: { table: FlowTableName };
+  expectations: { table: FlowTableName; offset: number };
   commit: Record<string, never>;
   flush: { table: FlushTarget };
   resync: { source: ResyncSource };
@@ -69,6 +71,7 @@ export interface CommandReports {
   status: StatusReport;
   stats: StatsReport;
   dump: never;
+  expectations: ExpectationsReport;
   commit: CommitReport;
   flush: FlushReport;
   resync: ResyncReport;
@@ -162,7 +165,7 @@ export interface PeerStatus {
 /**
  * What `stats --json` prints: group, counter, number. Counters only grow, but for those called `active`, `flows`,
  * `…Bytes` of buffers and `uptimeSeconds`. Groups are `internal`, `external`, `traffic`, `link`, `messages`, `events`,
- * `publisher`, `reader.<peer>`, `commit`, `control`, `filter` and whatever else the daemon counts.
+ * `publisher`, `reader.<peer>`, `commit`, `expectations`, `control`, `filter` and whatever else the daemon counts.
  * conntrackd's own text needs these:
  *
  *   internal, external   active created createFailed updated updateFailed destroyed destroyFailed
@@ -171,6 +174,21 @@ export interface PeerStatus {
  *   messages             malformed lost
  */
 export type StatsReport = Readonly<Record<string, Readonly<Record<string, number>>>>;
+
+/** Expectations of a table from an offset on, as many as fit a frame. */
+export interface ExpectationsReport {
+  /** All that the table holds. */
+  readonly total: number;
+  readonly expectations: readonly ExpectationView[];
+}
+
+/** One expectation, as `dump --expect --json` prints it. */
+export interface ExpectationView extends ExpectationJson {
+  /** Seconds since it was first seen; left out of a kernel's table, which does not tell. */
+  readonly activeSeconds?: number;
+  /** The node that has it; of an external cache only. */
+  readonly node?: string;
+}
 
 /** What `commit --json` prints. */
 export interface CommitReport {
@@ -184,7 +202,19 @@ export interface CommitReport {
   readonly failed: Readonly<Record<string, number>>;
   /** Entries of this kernel that were removed, because the node that carried them last saw them end. */
   readonly stale: number;
+  /** Entries of `committed` and `updated` that went in without their master, or without their helper, which this kernel lacks. */
+  readonly withoutMaster?: number;
+  readonly withoutHelper?: number;
+  /** Expectations; left out where there were none. */
+  readonly expectations?: ExpectationCommit;
   readonly durationMs: number;
+}
+
+/** What became of the expectations in a commit. */
+export interface ExpectationCommit {
+  readonly committed: number;
+  /** Those that the kernel refused, by reason (`ENOENT`: the master is not there). */
+  readonly failed: Readonly<Record<string, number>>;
 }
 
 /** What `flush --json` prints: how many entries each table lost, null for a table that was not asked for. */

@@ -15,10 +15,13 @@ export type ControlRequest = { [C in CommandName]: { command: C; args: CommandAr
 
 const none = z.strictObject({}).default({});
 
+const expectationsArgs = z.strictObject({ table: z.enum(FLOW_TABLES), offset: z.int().min(0) });
+
 const requestSchema = z.discriminatedUnion("command", [
   z.strictObject({ command: z.literal("status"), args: none }),
   z.strictObject({ command: z.literal("stats"), args: none }),
   z.strictObject({ command: z.literal("dump"), args: z.strictObject({ table: z.enum(FLOW_TABLES) }) }),
+  z.strictObject({ command: z.literal("expectations"), args: expectationsArgs }),
   z.strictObject({ command: z.literal("commit"), args: none }),
   z.strictObject({ command: z.literal("flush"), args: z.strictObject({ table: z.enum(FLUSH_TARGETS) }) }),
   z.strictObject({ command: z.literal("resync"), args: z.strictObject({ source: z.enum(RESYNC_SOURCES) }) }),

@@ -5,6 +5,8 @@ import { ConntrailError, errorText } from "../errors.js";
 import {
   type BulkReport,
   type CommitReport,
+  type ExpectationsReport,
+  type ExpectationView,
   encodeFrame,
   type FlowTableName,
   type FlushReport,
@@ -34,6 +36,7 @@ export interface ControlHandlers {
   status(): StatusReport | Promise<StatusReport>;
   stats(): StatsReport | Promise<StatsReport>;
   dump(table: FlowTableName, sink: RecordSink, signal: AbortSignal): Promise<void>;
+  expectations(table: FlowTableName): Promise<readonly ExpectationView[]>;
   commit(progress: ProgressListener): Promise<CommitReport>;
   flush(table: FlushTarget): Promise<FlushReport>;
   resync(source: ResyncSource, progress: ProgressListener): Promise<ResyncReport>;
@@ -64,6 +67,9 @@ export const CONTROL_LIMITS: ControlLimits = {
   stallTimeoutMs: 600_000,
   heartbeatMs: 1000,
 };
+
+/** So many fit a frame. */
+const EXPECTATIONS_PER_FRAME = 500;
 
 /** What happened on the socket since the start; the group `control` of `stats`. */
 export interface ControlCounters {
@@ -212,12 +218,19 @@ class Control implements ControlServer {
     }
   }
 
+  async #expectations(table: FlowTableName, offset: number): Promise<ExpectationsReport> {
+    const views = await this.#handlers.expectations(table);
+    return { total: views.length, expectations: views.slice(offset, offset + EXPECTATIONS_PER_FRAME) };
+  }
+
   #report(request: Exclude<ControlRequest, { command: "dump" }>, progress: ProgressListener): unknown {
     switch (request.command) {
       case "status":
         return this.#handlers.status();
       case "stats":
         return this.#handlers.stats();
+      case "expectations":
+        return this.#expectations(request.args.table, request.args.offset);
       case "commit":
         return this.#handlers.commit(progress);
       case "flush":

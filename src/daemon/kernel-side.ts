@@ -36,6 +36,8 @@ export async function openKernelSide(
   down: TakeDown,
 ): Promise<KernelSide> {
   const { kernel } = parts;
+  // Mode `inject` has no commit that could bring them in after their masters.
+  const replicated = config.expectations === false || config.mode === "inject" ? null : config.expectations;
   const addresses = config.filter.local ? await LocalAddresses.open() : null;
   if (addresses !== null) down.push(() => addresses.close());
   const replicator = new Replicator({
@@ -43,7 +45,11 @@ export async function openKernelSide(
     kernel: {
       dump: (visit, signal) => kernel.dump({ signal }, visit),
       growBuffer: () => events.growBuffer(),
+      ...(replicated === null
+        ? {}
+        : { dumpExpectations: (visit, signal) => kernel.dumpExpectations({ signal }, visit) }),
     },
+    ...(replicated === null ? {} : { helpers: replicated }),
     ownPorts: new Set([kernel.portId]),
     ignoresOwn: config.mode === "inject",
     filter: compileFilterConfig(config.filter, addresses),
@@ -54,6 +60,7 @@ export async function openKernelSide(
     bufferBytes: config.netlink.bufferBytes,
     bufferBytesMax: config.netlink.bufferBytesMax,
     reliable: config.netlink.reliable,
+    expectations: replicated !== null,
     ...(config.publishIntervalMs === 0 ? { gatherMs: 0 } : {}),
   });
   down.push(async () => {

@@ -6,9 +6,11 @@
  *     n4, n6: new rows by family,          applied in the order new, update, destroy
  *     u: update rows, d: destroy rows,
  *     mv: rows of flows that moved, mo: the names of the nodes that they moved to,
- *     r: [[section, row, attributes], …] } rare attributes of new (0: n4, 1: n6) and update (2) rows
+ *     r: [[section, row, attributes], …]   rare attributes of new (0: n4, 1: n6) and update (2) rows
+ *     x: [expectation, …] }                expectations that are there or have ended (expectation.ts)
  */
 import type { Packr } from "msgpackr";
+import type { Expectation } from "../flow/expectation.js";
 import {
   AF_INET,
   AF_INET6,
@@ -50,6 +52,13 @@ import {
   UpdateSection,
 } from "./columns.js";
 import { createPackr, type Envelope, envelopeFields, envelopeOf, unpackMessage } from "./envelope.js";
+import {
+  BATCH_EXPECTATIONS_MAX,
+  packExpectation,
+  packExpectationEnd,
+  type StreamExpectation,
+  unpackExpectation,
+} from "./expectation.js";
 import { packRare, type RareRow, unpackRare } from "./rare.js";
 
 const TCP = 6;
@@ -74,14 +83,20 @@ export class BatchEncoder {
   readonly #moved = new MovedSection();
   readonly #movedTo: string[] = [];
   #rare: RareRow[] = [];
+  #expectations: Record<string, unknown>[] = [];
 
-  /** Rows in it. */
+  /** Rows in it, expectations not counted. */
   get rows(): number {
     return this.#new4.rows + this.#new6.rows + this.#updates.rows + this.#destroys.rows + this.#moved.rows;
   }
 
   get full(): boolean {
     return this.rows >= BATCH_ROWS_MAX || this.#rare.length >= RARE_ROWS_MAX;
+  }
+
+  /** Expectations in it, BATCH_EXPECTATIONS_MAX at the most. */
+  get expectations(): number {
+    return this.#expectations.length;
   }
 
   /** Adds a flow with its tuples. `withAge` adds the time it was first seen (snapshots). */
@@ -145,6 +160,16 @@ export class BatchEncoder {
     this.#moved.owner[row] = index;
   }
 
+  /** Adds an expectation with the time that is left of it, and when it was first seen (seconds since 1970). */
+  addExpectation(expectation: Expectation, leftSeconds: number, createdSeconds: number): void {
+    this.#expectations.push(packExpectation(expectation, leftSeconds, createdSeconds));
+  }
+
+  /** Adds the end of an expectation. */
+  addExpectationEnd(expectation: Expectation): void {
+    this.#expectations.push(packExpectationEnd(expectation));
+  }
+
   /** Packs what was added, as events or, with a range, as a snapshot chunk; the encoder is empty afterwards. */
   encode(envelope: Envelope, range: SlotRange | null): Uint8Array {
     const map = envelopeFields(envelope);
@@ -162,6 +187,7 @@ export class BatchEncoder {
       map.mo = this.#movedTo;
     }
     if (this.#rare.length > 0) map.r = this.#rare;
+    if (this.#expectations.length > 0) map.x = this.#expectations;
     const payload = this.#packr.pack(map);
     this.reset();
     return payload;
@@ -175,6 +201,7 @@ export class BatchEncoder {
     this.#moved.rows = 0;
     this.#movedTo.length = 0;
     this.#rare = [];
+    this.#expectations = [];
   }
 }
 
@@ -230,6 +257,8 @@ export class BatchDecoder {
   readonly moved = new MovedSection();
   /** Names of the nodes that the moved rows index. */
   movedTo: readonly string[] = [];
+  /** Expectations that are there or have ended, in the order of the message. */
+  expectations: readonly StreamExpectation[] = [];
   /** Snapshot chunks: the slots stated whole. */
   range: SlotRange | null = null;
   /** Rare attributes by section (0: new4, 1: new6, 2: updates) and row. */
@@ -249,7 +278,8 @@ export class BatchDecoder {
       this.destroys.decode(map.d) &&
       this.#decodeMoved(map) &&
       this.#decodeRange(map) &&
-      this.#decodeRare(map.r);
+      this.#decodeRare(map.r) &&
+      this.#decodeExpectations(map.x);
     if (!sound) this.#clear();
     return sound ? envelope : null;
   }
@@ -257,6 +287,7 @@ export class BatchDecoder {
   #clear(): void {
     for (const section of [this.new4, this.new6, this.updates, this.destroys, this.moved]) section.rows = 0;
     this.movedTo = [];
+    this.expectations = [];
     for (const rows of this.rare) rows.clear();
     this.range = null;
   }
@@ -269,6 +300,19 @@ export class BatchDecoder {
     if (!names.every((name): name is string => typeof name === "string")) return false;
     this.movedTo = names;
     for (let row = 0; row < this.moved.rows; row++) if (this.moved.owner[row]! >= names.length) return false;
+    return true;
+  }
+
+  #decodeExpectations(list: unknown): boolean {
+    if (list === undefined) return true;
+    if (!Array.isArray(list) || list.length > BATCH_EXPECTATIONS_MAX) return false;
+    const decoded: StreamExpectation[] = [];
+    for (const entry of list) {
+      const expectation = unpackExpectation(entry);
+      if (expectation === null) return false;
+      decoded.push(expectation);
+    }
+    this.expectations = decoded;
     return true;
   }
 

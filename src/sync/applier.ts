@@ -3,10 +3,12 @@ import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache } from "../cache/internal.js";
 import { FLOW_ID_MAX } from "../cache/slot-map.js";
 import type { HybridClock } from "../flow/clock.js";
+import { expectationKey } from "../flow/expectation.js";
 import { RECORD_WORDS, W_CREATED, W_UPDATED } from "../flow/record.js";
 import { BatchDecoder, readNewRow, readUpdateRow } from "../stream/batch.js";
 import type { NewSection } from "../stream/columns.js";
 import { type Envelope, isAfter, type Position } from "../stream/envelope.js";
+import type { StreamExpectation } from "../stream/expectation.js";
 import { type DecodedMark, type Mark, MarkCodec } from "../stream/mark.js";
 import type { MessageKind } from "../stream/subjects.js";
 
@@ -196,12 +198,14 @@ export class Applier {
     switch (mark.type) {
       case "snapshot-begin":
         this.#snapshotId = mark.id;
+        this.#external.expectations.beginSnapshot(this.node);
         break;
       case "snapshot-end":
         if (mark.id !== this.#snapshotId) break;
         this.#snapshotId = 0;
         this.counters.snapshots++;
         this.#external.sweepOrphans(this.#origin);
+        this.#external.expectations.endSnapshot(this.node);
         if (!this.#exact) this.#log.info({ peer: this.node, flows: this.flows }, "in sync with the peer");
         this.#exact = true;
         break;
@@ -229,9 +233,11 @@ export class Applier {
     this.#applyUpdates(envelope, localSeconds);
     for (let row = 0; row < destroys.rows; row++) this.#applyDestroy(destroys.flowId[row]!);
     this.#applyMoved();
+    for (const stated of this.#decoder.expectations) this.#applyExpectation(stated, envelope, localSeconds);
     this.#external.heard(this.#origin, envelope.stamp);
     if (range !== null) this.#external.sweepRange(this.#origin, range.from, range.to, statedIn(new4, new6));
     this.counters.rows += new4.rows + new6.rows + updates.rows + destroys.rows;
+    this.counters.rows += this.#decoder.expectations.length;
     return true;
   }
 
@@ -294,6 +300,28 @@ export class Applier {
       const elsewhere = owner === this.#local?.node ? null : owner;
       this.#external.moved(this.#origin, moved.flowId[row]!, elsewhere, moved.stamp[row]!);
     }
+  }
+
+  #applyExpectation(stated: StreamExpectation, envelope: Envelope, localSeconds: number): void {
+    const { expectation, ended, createdSeconds } = stated;
+    const external = this.#external.expectations;
+    const internal = this.#local?.internal.expectations;
+    const key = internal === undefined || internal.size === 0 ? "" : expectationKey(expectation);
+    const ownStamp = internal?.stamp(key) ?? null;
+    if (ended) {
+      if (ownStamp !== null) internal?.endElsewhere(key);
+      external.destroy(this.node, expectation);
+      return;
+    }
+    if (ownStamp !== null && ownStamp >= envelope.stamp) {
+      external.counters.stale++;
+      if (this.#fresh && envelope.stamp > (this.#local?.sinceStamp ?? 0)) internal?.announce(key);
+      return;
+    }
+    if (ownStamp !== null) internal?.supersede(key);
+    const age = Math.max(0, Math.floor(envelope.wallMs / 1000) - createdSeconds);
+    const row = { expectation, createdSeconds: localSeconds - age, updatedSeconds: localSeconds };
+    external.upsert(this.node, row, envelope.stamp);
   }
 
   #applyDestroy(flowId: number): void {

@@ -58,11 +58,13 @@ export interface Tally {
   committed: number;
   updated: number;
   failed: Record<string, number>;
+  withoutMaster: number;
+  withoutHelper: number;
 }
 
 /** All at zero. */
 export function newTally(): Tally {
-  return { committed: 0, updated: 0, failed: {} };
+  return { committed: 0, updated: 0, failed: {}, withoutMaster: 0, withoutHelper: 0 };
 }
 
 /**
@@ -89,7 +91,15 @@ export async function commitExternal(
       progress(done, total);
     }
   }
-  return { ...tally, skipped: 0, stale: 0, durationMs: Math.round((performance.now() - startedMs) * 10) / 10 };
+  const { withoutMaster, withoutHelper, ...counts } = tally;
+  return {
+    ...counts,
+    ...(withoutMaster > 0 ? { withoutMaster } : {}),
+    ...(withoutHelper > 0 ? { withoutHelper } : {}),
+    skipped: 0,
+    stale: 0,
+    durationMs: Math.round((performance.now() - startedMs) * 10) / 10,
+  };
 }
 
 /** The table's flows with (`related`) or without a master, batch by batch, as they stand when the batch is made. */
@@ -118,7 +128,7 @@ export async function commitStaging(
   tally: Tally,
 ): Promise<void> {
   const all = Array.from({ length: staging.count }, (_, index) => index);
-  const refused = await send(staging, all, batch, kernel, "create", options);
+  const refused = await create(staging, all, batch, kernel, options, tally);
   tally.committed += staging.count - refused.length;
   const existing: number[] = [];
   for (const { index, errno } of refused) {
@@ -132,9 +142,51 @@ export async function commitStaging(
   const updated = new Set(same.filter((index) => !notUpdated.has(index)));
   const replaced = existing.filter((index) => !updated.has(index));
   await send(staging, replaced, batch, kernel, "delete", options);
-  const failed = await send(staging, replaced, batch, kernel, "create", options);
+  const failed = await create(staging, replaced, batch, kernel, options, tally);
   tally.updated += existing.length - failed.length;
   for (const { errno } of failed) countFailure(tally, errno);
+}
+
+/**
+ * Creates the given flows; which of them the kernel refused. A related flow whose master this kernel lacks goes in without it,
+ * and a flow whose helper it lacks without that: what is open now lives on, though nothing more will be expected of it.
+ */
+async function create(
+  staging: Staging,
+  indexes: readonly number[],
+  batch: RequestBatch,
+  kernel: KernelRequests,
+  options: CommitOptions,
+  tally: Tally,
+): Promise<Refusal[]> {
+  const refused = await send(staging, indexes, batch, kernel, "create", options);
+  const reduced = refused.filter(({ index, errno }) => reduce(staging, index, errno, tally)).map(({ index }) => index);
+  if (reduced.length === 0) return refused;
+  const others = refused.filter(({ index }) => !reduced.includes(index));
+  // Without its master a flow may still lack its helper, and then nothing is left to take away.
+  return [...others, ...(await create(staging, reduced, batch, kernel, options, tally))];
+}
+
+/** Takes away of a refused flow what the kernel lacks; false when that is not why it was refused. */
+function reduce(staging: Staging, index: number, errno: number, tally: Tally): boolean {
+  const { master, helper, ...rest } = staging.rare[index] ?? {};
+  const reason = errnoName(errno);
+  if (reason === "ENOENT" && master !== undefined) {
+    staging.rare[index] = helper === undefined ? rest : { ...rest, helper };
+    tally.withoutMaster++;
+    return true;
+  }
+  if (reason === "EOPNOTSUPP" && helper !== undefined) {
+    staging.rare[index] = master === undefined ? rest : { ...rest, master };
+    tally.withoutHelper++;
+    return true;
+  }
+  return false;
+}
+
+interface Refusal {
+  index: number;
+  errno: number;
 }
 
 /** Sends one kind of request for the given flows; which of them the kernel refused, by their index in the staging. */
@@ -145,8 +197,8 @@ async function send(
   kernel: KernelRequests,
   request: "create" | "update" | "delete",
   options: CommitOptions,
-): Promise<{ index: number; errno: number }[]> {
-  const refused: { index: number; errno: number }[] = [];
+): Promise<Refusal[]> {
+  const refused: Refusal[] = [];
   const encode: EncodeOptions = { timeoutSeconds: 0, liberal: options.liberal };
   let sent = 0;
   while (sent < indexes.length) {

@@ -1,11 +1,20 @@
+import { type ExpectationRow, secondsLeft } from "../cache/expectations.js";
 import type { ExternalCache } from "../cache/external.js";
 import type { FlowTable } from "../cache/flow-table.js";
 import type { InternalCache } from "../cache/internal.js";
-import type { BulkReport, FlushReport, FlushTarget, ResyncReport, ResyncSource } from "../control/protocol.js";
+import type {
+  BulkReport,
+  ExpectationView,
+  FlushReport,
+  FlushTarget,
+  ResyncReport,
+  ResyncSource,
+} from "../control/protocol.js";
 import type { RecordSink } from "../control/record-writer.js";
 import type { ControlHandlers, ProgressListener } from "../control/server.js";
 import type { DumpResult } from "../ctnetlink/request-socket.js";
 import { ConntrailError } from "../errors.js";
+import { type Expectation, expectationToJson } from "../flow/expectation.js";
 import { type DecodedFlow, RECORD_WORDS } from "../flow/record.js";
 import type { KernelRequests } from "./commit.js";
 import type { Follower } from "./follower.js";
@@ -23,11 +32,16 @@ export interface KernelDump {
   dump(options: { signal?: AbortSignal }, visit: (flow: DecodedFlow) => void): Promise<DumpResult>;
 }
 
+/** The kernel's expectations, listed. */
+export interface KernelExpectations {
+  dumpExpectations(options: { signal?: AbortSignal }, visit: (expectation: Expectation) => void): Promise<DumpResult>;
+}
+
 /** The parts of a running node that commands act on. */
 export interface NodeParts {
   readonly internal: InternalCache;
   readonly external: ExternalCache;
-  readonly kernel: KernelRequests & KernelDump;
+  readonly kernel: KernelRequests & KernelDump & KernelExpectations;
   readonly journal: Journal;
   readonly replicator: Replicator;
   readonly followers: readonly Follower[];
@@ -39,14 +53,18 @@ export interface NodeParts {
 
 /** What the control socket can ask of a node. */
 export function createHandlers(parts: NodeParts): ControlHandlers {
-  const { internal, external, journal, replicator, roles, reports } = parts;
+  const { internal, external, kernel, journal, replicator, roles, reports } = parts;
   return {
     status: () => reports.status(),
     stats: () => reports.stats(),
     dump: (table, sink, signal) => {
-      if (table === "kernel") return dumpKernel(parts.kernel, sink, signal);
+      if (table === "kernel") return dumpKernel(kernel, sink, signal);
       if (table === "external") return dumpTable(external.table, () => true, sink, signal);
       return dumpTable(internal.table, (slot) => internal.isFlow(slot), sink, signal);
+    },
+    expectations: async (table) => {
+      if (table === "kernel") return listKernel(kernel, parts.signal);
+      return listExpectations(table === "external" ? external.expectations.rows() : internal.expectations.rows());
     },
     commit: (progress) => roles.commit(progress),
     flush: (table) => flush(parts, table),
@@ -79,6 +97,7 @@ export function createObserverHandlers(parts: ObserverParts): ControlHandlers {
     stats: () => reports.stats(),
     dump: async (table, sink, signal) =>
       table === "external" ? dumpTable(external.table, () => true, sink, signal) : refuse(),
+    expectations: async (table) => (table === "external" ? listExpectations(external.expectations.rows()) : refuse()),
     commit: async () => refuse(),
     flush: async (table) => {
       if (table !== "external" && table !== "caches") return refuse();
@@ -91,6 +110,24 @@ export function createObserverHandlers(parts: ObserverParts): ControlHandlers {
     purge: async () => refuse(),
     hook: async () => refuse(),
   };
+}
+
+function listExpectations(rows: Iterable<ExpectationRow & { readonly owner?: string }>): ExpectationView[] {
+  const nowSeconds = Math.floor(Date.now() / 1000);
+  const views: ExpectationView[] = [];
+  for (const row of rows) {
+    const activeSeconds = Math.max(0, nowSeconds - row.createdSeconds);
+    const timeoutSeconds = Math.max(0, secondsLeft(row, nowSeconds));
+    const view = { ...expectationToJson(row.expectation), timeoutSeconds, activeSeconds };
+    views.push(row.owner === undefined ? view : { ...view, node: row.owner });
+  }
+  return views;
+}
+
+async function listKernel(kernel: KernelExpectations, signal: AbortSignal): Promise<ExpectationView[]> {
+  const views: ExpectationView[] = [];
+  await kernel.dumpExpectations({ signal }, (expectation) => views.push(expectationToJson(expectation)));
+  return views;
 }
 
 async function dumpTable(

@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 import type { Logger } from "pino";
+import { type ExpectationRow, secondsLeft } from "../cache/expectations.js";
 import type { InternalCache } from "../cache/internal.js";
 import { PUBLISH_DESTROY, PUBLISH_MOVED, PUBLISH_NEW, PUBLISH_UPDATE } from "../cache/internal.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
 import { BatchEncoder } from "../stream/batch.js";
 import type { Envelope } from "../stream/envelope.js";
+import { BATCH_EXPECTATIONS_MAX } from "../stream/expectation.js";
 import { type Mark, MarkCodec } from "../stream/mark.js";
 import type { MessageKind } from "../stream/subjects.js";
 
@@ -33,6 +35,8 @@ export interface JournalCounters {
 /** Rows of a snapshot chunk at the most, and slots looked at for one: what bounds a step of a snapshot. */
 const CHUNK_ROWS_MAX = 1024;
 const CHUNK_SLOTS_MAX = 16_384;
+/** Beyond the last slot. */
+const SLOTS_END = 0xffffffff;
 /** A snapshot waits while so much is unconfirmed, so that it never pushes events out of the publisher's ring. */
 const SNAPSHOT_BACKLOG_BYTES_MAX = 8 * 1024 * 1024;
 const SNAPSHOT_WAIT_MS = 5;
@@ -108,7 +112,8 @@ export class Journal {
   /** Publishes everything that waits in the internal cache; returns how many rows went out. */
   writePending(): number {
     let rows = 0;
-    while (this.#internal.pendingCount > 0) rows += this.#writeBatch();
+    const { expectations } = this.#internal;
+    while (this.#internal.pendingCount > 0 || expectations.pendingCount > 0) rows += this.#writeBatch();
     return rows;
   }
 
@@ -120,14 +125,18 @@ export class Journal {
       const slot = internal.pendingSlot(taken++);
       this.#addRow(slot, internal.publication(slot));
     }
-    if (encoder.rows === 0) {
+    const expectations = internal.expectations.pending(BATCH_EXPECTATIONS_MAX);
+    this.#addExpectations(expectations.rows);
+    for (const expectation of expectations.ended) encoder.addExpectationEnd(expectation);
+    const rows = encoder.rows + encoder.expectations;
+    if (rows === 0) {
       internal.settle(taken, this.#hybridClock.next());
       return 0;
     }
     const envelope = this.#nextEnvelope();
-    const rows = encoder.rows;
     const payload = encoder.encode(envelope, null);
     internal.settle(taken, envelope.stamp);
+    internal.expectations.settle(expectations, envelope.stamp);
     this.counters.batches++;
     this.counters.rows += rows;
     this.counters.bytes += payload.length;
@@ -148,6 +157,13 @@ export class Journal {
       const owner = this.#internal.newerOwner(slot);
       assert(owner !== undefined, "a moved row has a newer owner");
       this.#encoder.addMoved(slot, owner.node, owner.stamp);
+    }
+  }
+
+  #addExpectations(rows: Iterable<ExpectationRow>): void {
+    const nowSeconds = Math.floor(this.#clock.wallMs() / 1000);
+    for (const row of rows) {
+      this.#encoder.addExpectation(row.expectation, secondsLeft(row, nowSeconds), row.createdSeconds);
     }
   }
 
@@ -221,13 +237,31 @@ export class Journal {
       if (!this.#internal.isFlow(slot) || this.#internal.isSuperseded(slot)) continue;
       this.#encoder.addNew(slot, table.slab(slot), table.base(slot), table.rare.get(slot) ?? null, true);
     }
-    const last = slot >= table.slotsUsed;
+    if (slot < table.slotsUsed) {
+      this.#publishChunk(from, slot);
+      return slot;
+    }
+    this.#writeLastChunk(from);
+    return null;
+  }
+
+  /** The last chunk holds the expectations, and is followed by more when they are many: all of them at one place in the order. */
+  #writeLastChunk(from: number): void {
+    const rows = [...this.#internal.expectations.claimed()];
+    this.#addExpectations(rows.splice(0, BATCH_EXPECTATIONS_MAX));
+    this.#publishChunk(from, SLOTS_END);
+    while (rows.length > 0) {
+      this.#addExpectations(rows.splice(0, BATCH_EXPECTATIONS_MAX));
+      this.#publishChunk(SLOTS_END, SLOTS_END);
+    }
+  }
+
+  #publishChunk(from: number, to: number): void {
     const envelope = this.#nextEnvelope();
-    const payload = this.#encoder.encode(envelope, { from, to: last ? 0xffffffff : slot });
+    const payload = this.#encoder.encode(envelope, { from, to });
     this.counters.snapshotChunks++;
     this.counters.snapshotBytes += payload.length;
     this.#sink.publish("snap", envelope.number, payload);
-    return last ? null : slot;
   }
 
   async #markAcked(mark: Mark, snapshotSequence = this.#snapshotSequence): Promise<number | null> {

@@ -4,9 +4,11 @@ import type { InternalCache } from "../cache/internal.js";
 import { EVENT_DESTROY, EVENT_NEW, type EventKind, type EventSink } from "../ctnetlink/event-socket.js";
 import type { DumpResult } from "../ctnetlink/request-socket.js";
 import type { Clock } from "../flow/clock.js";
+import { type Expectation, expectationKey, setExpectationZone } from "../flow/expectation.js";
 import type { DecodedFlow } from "../flow/record.js";
 import { BATCH_ROWS_MAX } from "../stream/columns.js";
 import type { Journal } from "./journal.js";
+import { findMasterZone } from "./master.js";
 import { Pacer } from "./pacer.js";
 
 /** Slots swept in one turn of the event loop after a dump. */
@@ -16,10 +18,15 @@ const DUMP_ATTEMPTS_MAX = 5;
 /** Turns that the resync after an overrun waits for the socket to be read empty. */
 const OVERRUN_TURNS_MAX = 256;
 
+/** Helpers whose expectations are replicated: all, or these. */
+export type HelperNames = true | readonly string[];
+
 /** The kernel as the replicator needs it. */
 export interface KernelSource {
   /** Lists the table. */
   dump(visit: (flow: DecodedFlow) => void, signal: AbortSignal): Promise<DumpResult>;
+  /** Lists the expectations; left out where they are not replicated. */
+  dumpExpectations?(visit: (expectation: Expectation) => void, signal: AbortSignal): Promise<DumpResult>;
   /** Doubles the event socket's buffer within its limit; false when it is there already. */
   growBuffer(): boolean;
 }
@@ -32,6 +39,9 @@ export interface ReplicatorCounters {
   /** Events that our own requests (commit, purge) caused. */
   eventsOwn: number;
   filtered: number;
+  /** Events and dumped entries of expectations that are replicated; those of other helpers and of unknown masters. */
+  expectations: number;
+  expectationsFiltered: number;
   malformed: number;
   overruns: number;
   kernelResyncs: number;
@@ -51,6 +61,8 @@ export class Replicator implements EventSink {
     eventsDestroy: 0,
     eventsOwn: 0,
     filtered: 0,
+    expectations: 0,
+    expectationsFiltered: 0,
     malformed: 0,
     overruns: 0,
     kernelResyncs: 0,
@@ -68,6 +80,7 @@ export class Replicator implements EventSink {
   readonly #pacer: Pacer;
   readonly #carries: () => boolean;
   readonly #ignoresOwn: boolean;
+  readonly #helpers: HelperNames;
   #keeps: (words: Uint32Array, base: number) => boolean;
   /** Taken once for all events of a turn. */
   #nowSeconds: number;
@@ -87,6 +100,8 @@ export class Replicator implements EventSink {
     filter: (words: Uint32Array, base: number) => boolean;
     /** True where peers' flows are injected: events that our own requests caused then say nothing new. */
     ignoresOwn: boolean;
+    /** Whose expectations are replicated; by default everybody's. */
+    helpers?: HelperNames;
     /** True while this node is the one that carries traffic: then what its kernel has is its own. */
     carries: () => boolean;
     publishIntervalMs: number;
@@ -102,6 +117,7 @@ export class Replicator implements EventSink {
     this.#keeps = options.filter;
     this.#carries = options.carries;
     this.#ignoresOwn = options.ignoresOwn;
+    this.#helpers = options.helpers ?? true;
     this.#clock = options.clock;
     this.#log = options.log;
     this.#signal = options.signal;
@@ -138,6 +154,32 @@ export class Replicator implements EventSink {
     this.#external.retire(flow.words, 0);
   }
 
+  onExpectation(kind: EventKind, expectation: Expectation, portId: number): void {
+    if (this.#ignoresOwn && portId !== 0 && this.#ownPorts.has(portId)) return;
+    const internal = this.#internal.expectations;
+    if (kind === EVENT_DESTROY) {
+      internal.destroy(expectation);
+      return;
+    }
+    if (!this.#placeExpectation(expectation)) return;
+    internal.upsert(expectation, this.#seconds());
+    this.#external.expectations.retire(expectationKey(expectation));
+  }
+
+  /** True when it is one to replicate: of a chosen helper, its master being one that the filter keeps. Its zone is set then. */
+  #placeExpectation(expectation: Expectation): boolean {
+    const { helper } = expectation;
+    const chosen = this.#helpers === true || (helper !== undefined && this.#helpers.includes(helper));
+    const zone = chosen ? findMasterZone(this.#internal.table, expectation.master) : null;
+    if (zone === null) {
+      this.counters.expectationsFiltered++;
+      return false;
+    }
+    setExpectationZone(expectation, zone);
+    this.counters.expectations++;
+    return true;
+  }
+
   onMalformed(): void {
     this.counters.malformed++;
   }
@@ -159,7 +201,8 @@ export class Replicator implements EventSink {
       this.#turnsToResync = more ? this.#turnsToResync - 1 : 0;
       if (this.#turnsToResync === 0) void this.resyncKernel();
     }
-    if (this.#internal.pendingCount > 0) this.#pacer.poke(this.#internal.pendingCount >= BATCH_ROWS_MAX);
+    const pending = this.#internal.pendingCount + this.#internal.expectations.pendingCount;
+    if (pending > 0) this.#pacer.poke(this.#internal.pendingCount >= BATCH_ROWS_MAX);
   }
 
   /** Another filter from now on (SIGHUP); flows that it no longer keeps leave with the next kernel resync. */
@@ -227,9 +270,47 @@ export class Replicator implements EventSink {
       return false;
     }
     while (!internal.sweep(SWEEP_SLOTS)) await new Promise(setImmediate);
+    if (!(await this.#resyncExpectations())) {
+      this.counters.kernelResyncsFailed++;
+      return false;
+    }
     this.counters.kernelResyncs++;
     this.#pacer.flushNow();
     return true;
+  }
+
+  async #resyncExpectations(): Promise<boolean> {
+    const { expectations } = this.#internal;
+    if (this.#kernel.dumpExpectations === undefined) {
+      // A daemon that replicated them before it was told not to.
+      expectations.flush();
+      return true;
+    }
+    expectations.beginDump();
+    try {
+      const result = await this.#kernel.dumpExpectations((expectation) => {
+        if (this.#placeExpectation(expectation)) this.#dumpedExpectation(expectation);
+      }, this.#signal);
+      this.counters.malformed += result.malformed;
+      if (!result.interrupted) {
+        expectations.endDump();
+        return true;
+      }
+    } catch (error) {
+      if (!this.#signal.aborted) this.#log.warn({ err: error }, "kernel resync: the dump of expectations failed");
+    }
+    expectations.abandonDump();
+    return false;
+  }
+
+  #dumpedExpectation(expectation: Expectation): void {
+    const carries = this.#carries();
+    const external = this.#external.expectations;
+    const key = expectationKey(expectation);
+    if (carries) external.retire(key);
+    const claim = carries ? null : external.claim(key);
+    if (claim !== null && this.#ignoresOwn) return;
+    this.#internal.expectations.dumped(expectation, this.#seconds(), claim, carries);
   }
 
   #dumped(flow: DecodedFlow): void {

@@ -114,8 +114,21 @@ export class Reports {
         lost: sum((follower) => follower.counters.holes),
       },
       ...groups,
+      expectations: {
+        internalActive: 0,
+        ...groups.expectations,
+        externalActive: external.expectations.size,
+        ...prefixed("external", external.expectations.counters),
+      },
       control: this.#sources.control(),
       ...Object.fromEntries(followers.map((follower) => [`reader.${follower.node}`, { ...follower.counters }])),
     };
   }
+}
+
+/** Counters of several tables in one group: `created` of the external one is `externalCreated`. */
+export function prefixed(prefix: string, counters: Readonly<object>): Record<string, number> {
+  return Object.fromEntries(
+    Object.entries(counters).map(([name, value]) => [`${prefix}${name[0]!.toUpperCase()}${name.slice(1)}`, value]),
+  );
 }

@@ -60,6 +60,7 @@ export async function restoreInternal(
     internal.adopt(slab[base + W_ID]!, slab, base, table.rare.get(slot) ?? null, external.stamp(slot));
   }
   internal.sealAdopted();
+  for (const row of external.expectations.rows()) internal.expectations.adopt(row, row.stamp);
   const durationMs = Math.round(performance.now() - startedMs);
   log.info({ flows: internal.table.size, durationMs }, "rebuilt this node's own flows from its stream");
   return { ...applier.position, snapshotSequence: applier.lastSnapshotSequence };

@@ -5,6 +5,7 @@ import type { CommitReport, HookReport, HookRole, PurgeReport } from "../control
 import type { Clock } from "../flow/clock.js";
 import { W_REPLY_DST, W_REPLY_L4, W_REPLY_SRC } from "../flow/record.js";
 import { commitExternal, type KernelRequests } from "./commit.js";
+import { commitExpectations, removeExpectations } from "./expectation-commit.js";
 import type { Follower } from "./follower.js";
 import type { Journal } from "./journal.js";
 import { removeFromKernel } from "./kernel-flush.js";
@@ -16,6 +17,17 @@ export interface RoleCounters {
   commitUpdated: number;
   commitFailed: number;
   purges: number;
+  purged: number;
+  /** Flows that went into the kernel without their master, or without their helper, which it lacks. */
+  commitWithoutMaster: number;
+  commitWithoutHelper: number;
+}
+
+/** What the roles did to expectations; part of the group `expectations` of `stats`. */
+export interface RoleExpectationCounters {
+  committed: number;
+  commitFailed: number;
+  /** Removed before a commit, because they ended elsewhere, and by a purge. */
   purged: number;
 }
 
@@ -31,7 +43,10 @@ export class Roles {
     commitFailed: 0,
     purges: 0,
     purged: 0,
+    commitWithoutMaster: 0,
+    commitWithoutHelper: 0,
   };
+  readonly expectationCounters: RoleExpectationCounters = { committed: 0, commitFailed: 0, purged: 0 };
   readonly #internal: InternalCache;
   readonly #external: ExternalCache;
   readonly #kernel: KernelRequests;
@@ -124,18 +139,31 @@ export class Roles {
     const stale = await removeFromKernel(this.#internal, this.#kernel, (slot) =>
       this.#internal.hasEndedElsewhere(slot),
     );
-    const report = await commitExternal(this.#external, this.#kernel, sameTuples, options, (done, total) =>
+    const flows = await commitExternal(this.#external, this.#kernel, sameTuples, options, (done, total) =>
       progress(`committed ${done} of ${total}`),
     );
+    const report = { ...flows, ...(await this.#commitExpectations(options.nowSeconds)) };
     const failed = Object.values(report.failed).reduce((sum, count) => sum + count, 0);
     this.counters.commits++;
     this.counters.committed += report.committed;
     this.counters.commitUpdated += report.updated;
     this.counters.commitFailed += failed;
+    this.counters.commitWithoutMaster += report.withoutMaster ?? 0;
+    this.counters.commitWithoutHelper += report.withoutHelper ?? 0;
     const { committed, updated, durationMs } = report;
     this.#journal.writeMark({ type: "commit", committed, updated, failed, stale, durationMs });
     this.#log.info({ ...report, stale }, "commit");
     return { ...report, stale };
+  }
+
+  async #commitExpectations(nowSeconds: number): Promise<Pick<CommitReport, "expectations">> {
+    const counters = this.expectationCounters;
+    counters.purged += await removeExpectations(this.#internal.expectations.superseded(true), this.#kernel);
+    if (this.#external.expectations.size === 0) return {};
+    const expectations = await commitExpectations(this.#external.expectations, this.#kernel, nowSeconds);
+    counters.committed += expectations.committed;
+    for (const count of Object.values(expectations.failed)) counters.commitFailed += count;
+    return { expectations };
   }
 
   /** Schedules the removal of the flows that a newer owner holds elsewhere. A purge that is due already is put off. */
@@ -151,6 +179,9 @@ export class Roles {
   async #purgeNow(): Promise<void> {
     const internal = this.#internal;
     const removed = await removeFromKernel(internal, this.#kernel, (slot) => internal.isSuperseded(slot));
+    // Those of purged flows have gone with their masters.
+    const left = this.#internal.expectations.superseded(false);
+    this.expectationCounters.purged += await removeExpectations(left, this.#kernel);
     this.counters.purges++;
     this.counters.purged += removed;
     this.#log.info({ removed }, "purged flows that another node carries now");
