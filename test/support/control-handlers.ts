@@ -1,5 +1,11 @@
 import { setTimeout as delay } from "node:timers/promises";
-import type { CommitReport, StatsReport, StatusReport } from "../../src/control/protocol.js";
+import type {
+  CommitReport,
+  ExpectationView,
+  FlowTableName,
+  StatsReport,
+  StatusReport,
+} from "../../src/control/protocol.js";
 import type { ControlHandlers } from "../../src/control/server.js";
 import {
   AF_INET,
@@ -98,10 +104,27 @@ export function sampleRecord(mark: number, ageSeconds = 46): Uint32Array {
   return words;
 }
 
+/** One that a helper made: an active FTP transfer through a source NAT. */
+export function sampleExpectation(table: FlowTableName, number: number): ExpectationView {
+  return {
+    family: "ipv4",
+    protocol: "tcp",
+    tuple: { src: "198.51.100.7", dst: "203.0.113.1", sport: 0, dport: 50_000 + number },
+    mask: { src: "255.255.255.255", dst: "255.255.255.255", sport: 0, dport: 65_535 },
+    master: { family: "ipv4", protocol: "tcp", src: "10.0.0.12", dst: "198.51.100.7", sport: 40_000, dport: 21 },
+    timeoutSeconds: 300,
+    class: 0,
+    helper: "ftp",
+    ...(table === "kernel" ? {} : { activeSeconds: 5 }),
+    ...(table === "external" ? { node: "fw2" } : {}),
+  };
+}
+
 /** A daemon that has nothing behind it: it knows `flows` flows, and answers everything else from the constants above. */
 export class FakeHandlers implements ControlHandlers {
   readonly calls: string[] = [];
   flows = 3;
+  expected = 2;
   /** Flows handed out by dumps so far. */
   dumped = 0;
   dumpsStopped = 0;
@@ -132,6 +155,11 @@ export class FakeHandlers implements ControlHandlers {
       this.dumpsStopped++;
       throw error;
     }
+  }
+
+  async expectations(table: Parameters<ControlHandlers["expectations"]>[0]): Promise<ExpectationView[]> {
+    this.#call(`expectations ${table}`);
+    return Array.from({ length: this.expected }, (_, i) => sampleExpectation(table, i));
   }
 
   async commit(progress: (text: string) => void): Promise<CommitReport> {

@@ -16,7 +16,9 @@ const DURATION = "a duration with its unit, such as 5ms 10s 3m 2h 7d";
 const PROTOCOLS = "icmp igmp tcp udp dccp gre esp ah icmpv6 ipv6-icmp sctp udplite or a number from 0 to 255";
 const STATES = "SYN_SENT SYN_RECV ESTABLISHED FIN_WAIT CLOSE_WAIT LAST_ACK TIME_WAIT CLOSE SYN_SENT2";
 const NETWORK = "an IPv4 or IPv6 address or network, such as 192.0.2.0/24 or 2001:db8::1";
-const TOP_KEYS = "cluster node listen peers mode broker control publish commit purge filter netlink tls metrics log";
+const HELPERS = "true, false or a list of helpers such as [ftp, sip]";
+const TOP_KEYS =
+  "cluster node listen peers mode broker control publish commit purge expectations filter netlink tls metrics log";
 
 const directory = mkdtempSync(join(tmpdir(), `conntrail-config-${process.pid}-`));
 after(() => rmSync(directory, { recursive: true, force: true }));
@@ -32,6 +34,7 @@ control: /run/conntrail/control.sock
 publish: { interval: 5ms }
 commit: { timeout: 180s }
 purge: { after: 60s }
+expectations: [ftp, sip]
 filter: { protocols: [tcp, udp, icmp, icmpv6, sctp, dccp], ignore: [192.0.2.0/24], states: [], where: userspace, local: true }
 tls: { ca: ca.pem, cert: fw1.pem, key: /keys/fw1.key }
 metrics: { listen: 127.0.0.1:9469 }
@@ -61,6 +64,7 @@ test("every key of the contract is understood", () => {
     publishIntervalMs: 5,
     commitTimeoutSeconds: 180,
     purgeAfterSeconds: 60,
+    expectations: ["ftp", "sip"],
     filter: {
       protocols: { logic: "accept", values: [6, 17, 1, 58, 132, 33] },
       addresses: { logic: "ignore", values: ["192.0.2.0/24"] },
@@ -90,6 +94,7 @@ test("what is left out has the defaults of the contract", () => {
   assert.equal(config.publishIntervalMs, 5);
   assert.equal(config.commitTimeoutSeconds, null);
   assert.equal(config.purgeAfterSeconds, 60);
+  assert.equal(config.expectations, true);
   assert.deepEqual(config.filter, { protocols: null, addresses: null, states: null, where: "userspace", local: false });
   assert.equal(config.tls, null);
   assert.equal(config.metrics, null);
@@ -101,6 +106,7 @@ test("values have more than one spelling", () => {
   const config = parseConfig(
     `${BASE}peers: { fw2: "FD00:0::2" }
 publish: { interval: 0 }
+expectations: false
 broker: { mode: external, servers: ["nats://[fd00::1]:4222", "10.0.0.1:4223"] }
 filter: { protocols_ignore: [TCP, 47, ipv6-icmp, 58], accept: ["2001:DB8:0::/32", 10.1.2.3], states_ignore: [time_wait, LISTEN] }
 metrics: { listen: "[::1]:9469" }
@@ -109,6 +115,7 @@ metrics: { listen: "[::1]:9469" }
   );
   assert.deepEqual(config.peers, [{ node: "fw2", address: "fd00::2" }]);
   assert.equal(config.publishIntervalMs, 0);
+  assert.equal(config.expectations, false);
   assert.deepEqual(config.broker.servers, ["nats://[fd00::1]:4222", "10.0.0.1:4223"]);
   assert.deepEqual(config.filter.protocols, { logic: "ignore", values: [6, 47, 58] });
   assert.deepEqual(config.filter.addresses, { logic: "accept", values: ["2001:db8::/32", "10.1.2.3"] });
@@ -142,7 +149,10 @@ const REFUSED: readonly (readonly [string, string])[] = [
   ["peers: { fw2: 224.0.0.1 }\n", '4: peers.fw2: found "224.0.0.1", allowed is the IPv4 or IPv6 address of one host'],
   ["peers: { a.b: 10.77.0.2 }\n", `4: peers.a.b: found "a.b", allowed is ${NAME}`],
   ["peers: [fw2]\n", `4: peers: found a list, allowed is ${PEERS}`],
-  ["mode: direct\n", '4: mode: found "direct", allowed is cache, inject'],
+  ["mode: direct\n", '4: mode: found "direct", allowed is cache, inject, observer'],
+  ["expectations: ftp\n", `4: expectations: found "ftp", allowed is ${HELPERS}`],
+  ["expectations: []\n", `4: expectations: found a list, allowed is ${HELPERS}`],
+  ["expectations: [ftp, a-name-too-long-for-it]\n", `4: expectations: found a list, allowed is ${HELPERS}`],
   ["publish: { interval: 5 }\n", `4: publish.interval: found 5, allowed is ${DURATION}, from 0 to 1s`],
   ["publish: { interval: 2s }\n", `4: publish.interval: found "2s", allowed is ${DURATION}, from 0 to 1s`],
   ["commit: { timeout: 0 }\n", `4: commit.timeout: found 0, allowed is ${DURATION}, from 1s to 30d`],
