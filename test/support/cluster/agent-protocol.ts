@@ -10,6 +10,8 @@ export interface LoadOptions {
   readonly operationsPerSecond: number;
   /** Requests in one send to the kernel, 256 unless said; fewer make more events of their own. */
   readonly batchMax?: number;
+  /** What is there already of the range. */
+  readonly goesOnFrom?: LoadTruth;
 }
 
 /** What the kernel must hold of a load's range: the flows alive, and their marks in the same order. */
@@ -19,6 +21,8 @@ export interface LoadTruth {
   readonly refused: Readonly<Record<string, number>>;
   readonly alive: Uint32Array;
   readonly marks: Uint32Array;
+  /** The flows that it created or changed, some of which have ended since. */
+  readonly touched: Uint32Array;
 }
 
 /** The same request for the flows `from` … `from + count - 1` of a range. */

@@ -10,8 +10,8 @@ const AGREE_TIMEOUT_MS = 30_000;
 export interface Agreement {
   /** What nodes that are gone for good had in their internal caches. */
   readonly gone?: ReadonlyMap<string, FlowMap>;
-  /** Who owns a flow that is in more than one kernel: the name of the node that touched it last. */
-  readonly owner?: (key: string) => string | undefined;
+  /** Who owns a flow that is in more than one kernel: the name of the node that touched it last. Asked anew for each look. */
+  readonly owners?: () => Promise<ReadonlyMap<string, string>>;
   readonly timeoutMs?: number;
 }
 
@@ -21,7 +21,7 @@ export interface Agreement {
  */
 export async function disagreement(
   nodes: readonly ClusterNode[],
-  { gone = new Map(), owner = () => undefined }: Agreement,
+  { gone = new Map(), owners = async () => new Map() }: Agreement,
 ): Promise<string | null> {
   const views = await Promise.all(
     nodes.map(async (node) => {
@@ -37,6 +37,7 @@ export async function disagreement(
     const differs = difference(`internal cache of ${node.name} against its kernel`, kernel, internal);
     if (differs !== null) return differs;
   }
+  const owner = await owners();
   const internals = [...gone, ...views.map(({ node, internal }) => [node.name, internal] as const)];
   for (const { node, external } of views) {
     const expected = expectedExternal(node.name, internals, owner);
@@ -49,12 +50,12 @@ export async function disagreement(
 function expectedExternal(
   node: string,
   internals: readonly (readonly [string, FlowMap])[],
-  owner: (key: string) => string | undefined,
+  owner: ReadonlyMap<string, string>,
 ): FlowMap {
   const expected: FlowMap = new Map();
   for (const [name, internal] of internals) {
     for (const [key, value] of internal) {
-      if ((owner(key) ?? name) !== name || name === node) continue;
+      if ((owner.get(key) ?? name) !== name || name === node) continue;
       assert.ok(!expected.has(key), `nobody says who owns ${flowText(key, value)}`);
       expected.set(key, value);
     }

@@ -68,6 +68,7 @@ export class Load {
   readonly #writer: FlowWriter;
   /** The mark of each flow; 0: it is not there. */
   readonly #marks: Uint32Array;
+  readonly #touched = new Set<number>();
   readonly #running: Promise<void>;
   #stopped = false;
   #mark = 0;
@@ -77,6 +78,9 @@ export class Load {
     this.#random = new Random(options.seed);
     this.#writer = new FlowWriter(socket, options.batchMax);
     this.#marks = new Uint32Array(options.flowsMax);
+    const { alive = [], marks = [] } = options.goesOnFrom ?? {};
+    for (const [at, index] of alive.entries()) this.#marks[index] = marks[at]!;
+    this.#mark = Math.max(0, ...marks);
     this.#running = this.#run();
     // Told to whoever stops it.
     this.#running.catch(() => undefined);
@@ -91,6 +95,7 @@ export class Load {
       refused: this.#writer.refused,
       alive,
       marks: alive.map((index) => this.#marks[index]!),
+      touched: Uint32Array.from(this.#touched),
     };
   }
 
@@ -119,6 +124,7 @@ export class Load {
     const operation = !isThere ? "create" : this.#random.oneIn(2) ? "update" : "destroy";
     const mark = operation === "destroy" ? 0 : ++this.#mark;
     this.#marks[index] = mark;
+    if (mark !== 0) this.#touched.add(index);
     this.#writer.add(operation, range, index, mark);
   }
 }
