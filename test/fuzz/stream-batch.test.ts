@@ -5,7 +5,7 @@ import { RECORD_WORDS } from "../../src/flow/record.js";
 import { BatchDecoder, BatchEncoder, readNewRow, readUpdateRow } from "../../src/stream/batch.js";
 import { BATCH_ROWS_MAX } from "../../src/stream/columns.js";
 import { createPackr } from "../../src/stream/envelope.js";
-import { createNumberReader, MarkCodec } from "../../src/stream/mark.js";
+import { createEnvelopeReader, MarkCodec } from "../../src/stream/mark.js";
 import { type Plain, readPlain, writePlain } from "../support/msgpack.js";
 import { anyRecord, Random, randomRare, tcpRecord } from "../support/records.js";
 
@@ -41,7 +41,7 @@ function section(map: Fields, key: string): Fields {
 class Target {
   readonly #decoder = new BatchDecoder();
   readonly #marks = new MarkCodec();
-  readonly #number = createNumberReader();
+  readonly #envelope = createEnvelopeReader();
   readonly #words = new Uint32Array(RECORD_WORDS);
   readonly #good = fullMessage(77, 3);
 
@@ -49,7 +49,7 @@ class Target {
   takes(payload: Uint8Array): boolean {
     const decoder = this.#decoder;
     this.#marks.decode(payload);
-    this.#number(payload);
+    this.#envelope(payload);
     const envelope = decoder.decode(payload);
     const { new4, new6, updates, destroys } = decoder;
     const sections = [new4, new6, updates, destroys];
@@ -67,7 +67,7 @@ class Target {
   /** A sound message is decoded as ever after whatever came before. */
   assertUnharmed(): void {
     assert.deepEqual(this.#decoder.decode(this.#good), ENVELOPE);
-    assert.deepEqual(this.#number(this.#good), { epoch: 3, number: 4 });
+    assert.deepEqual(this.#envelope(this.#good), ENVELOPE);
     assert.equal(this.#decoder.updates.rows, 3);
     assert.deepEqual([...this.#decoder.updates.flowId.subarray(0, 3)], [0, 1, 2]);
   }

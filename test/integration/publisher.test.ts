@@ -37,7 +37,7 @@ function setUp(server: TestNatsServer, options: Partial<PublisherOptions> = {}) 
     epoch: EPOCH,
     connection,
     retention: { maxAgeMs: 3_600_000, bytesMax: 1024 ** 3 },
-    readNumber,
+    readNumber: (message) => readNumber(message.payload),
     log,
     ...options,
   });

@@ -1,7 +1,7 @@
 /** InternalCache between a kernel that changes, a dump that walks it and a peer that is told, in any order. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { InternalCache, ROW_DEAD, ROW_NEW } from "../../src/cache/internal.js";
+import { InternalCache, PUBLISH_DESTROY, PUBLISH_NEW } from "../../src/cache/internal.js";
 import {
   type DecodedFlow,
   HAS_ID,
@@ -31,11 +31,11 @@ function row(cache: InternalCache, slot: number): Uint32Array {
 }
 
 function isNew(cache: InternalCache, slot: number): boolean {
-  return (cache.rowBits(slot) & ROW_NEW) !== 0;
+  return (cache.publication(slot) & PUBLISH_NEW) !== 0;
 }
 
 function isDead(cache: InternalCache, slot: number): boolean {
-  return (cache.rowBits(slot) & ROW_DEAD) !== 0;
+  return (cache.publication(slot) & PUBLISH_DESTROY) !== 0;
 }
 
 interface KernelFlow {
@@ -181,7 +181,7 @@ class Simulation {
       return;
     }
     const listed = this.#dumped.shift();
-    if (listed !== undefined) this.cache.dumped(listed, NOW);
+    if (listed !== undefined) this.cache.dumped(listed, NOW, null, false);
     else if (this.#dumpAt >= this.#tuples) {
       this.#dumpAt = -1;
       this.#sweeping = true;

@@ -1,6 +1,12 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { InternalCache, ROW_DEAD, ROW_NEW } from "../../src/cache/internal.js";
+import {
+  InternalCache,
+  type NewerOwner,
+  PUBLISH_DESTROY,
+  PUBLISH_NEW,
+  PUBLISH_UPDATE,
+} from "../../src/cache/internal.js";
 import {
   type DecodedFlow,
   HAS_COUNTERS,
@@ -29,6 +35,9 @@ import { decodedFlow, tcpRecord } from "../support/records.js";
 
 const NOW = 1_800_000_000;
 
+/** Who carries a flow in place of this node. */
+const FW2: NewerOwner = { node: "fw2", stamp: 500 };
+
 /** A message of tuple `index` with this CTA_ID. */
 function message(index: number, id: number, status = 1, mark = 0): DecodedFlow {
   const flow = decodedFlow(tcpRecord(index));
@@ -54,11 +63,11 @@ function row(cache: InternalCache, slot: number): Uint32Array {
 }
 
 function isNew(cache: InternalCache, slot: number): boolean {
-  return (cache.rowBits(slot) & ROW_NEW) !== 0;
+  return (cache.publication(slot) & PUBLISH_NEW) !== 0;
 }
 
 function isDead(cache: InternalCache, slot: number): boolean {
-  return (cache.rowBits(slot) & ROW_DEAD) !== 0;
+  return (cache.publication(slot) & PUBLISH_DESTROY) !== 0;
 }
 
 function settleAll(cache: InternalCache, stamp = 1): void {
@@ -68,7 +77,7 @@ function settleAll(cache: InternalCache, stamp = 1): void {
 /** A whole dump that lists these flows and finds nothing else. */
 function dump(cache: InternalCache, flows: readonly DecodedFlow[]): void {
   cache.beginDump();
-  for (const flow of flows) cache.dumped(flow, NOW);
+  for (const flow of flows) cache.dumped(flow, NOW, null, false);
   while (!cache.sweep(3));
 }
 
@@ -288,15 +297,16 @@ describe("InternalCache events", () => {
     const cache = new InternalCache(10);
     const slot = cache.upsert(message(1, 1), NOW);
     settleAll(cache);
-    cache.supersede(slot);
+    cache.supersede(slot, FW2);
+    settleAll(cache);
     assert.ok(cache.isSuperseded(slot));
     assert.equal(cache.pendingCount, 0);
     cache.upsert(message(1, 1, 2), NOW);
-    assert.ok(isNew(cache, slot));
+    assert.equal(cache.publication(slot), PUBLISH_NEW);
     settleAll(cache);
     assert.ok(!cache.isSuperseded(slot));
     cache.upsert(message(1, 1, 3), NOW);
-    assert.ok(!isNew(cache, slot));
+    assert.equal(cache.publication(slot), PUBLISH_UPDATE);
   });
 
   it("announces a flow again when told to", () => {
@@ -355,9 +365,9 @@ describe("InternalCache dumps", () => {
     cache.upsert(message(1, 1), NOW);
     cache.beginDump();
     cache.destroy(message(1, 1), NOW);
-    assert.equal(cache.dumped(message(1, 1), NOW), -1);
+    assert.equal(cache.dumped(message(1, 1), NOW, null, false), -1);
     cache.destroy(message(2, 2), NOW);
-    assert.equal(cache.dumped(message(2, 2), NOW), -1, "nor one that the events had never told of");
+    assert.equal(cache.dumped(message(2, 2), NOW, null, false), -1, "nor one that the events had never told of");
     while (!cache.sweep(10));
     assert.equal(cache.table.size, 0);
     dump(cache, [message(2, 2)]);
@@ -371,7 +381,7 @@ describe("InternalCache dumps", () => {
     settleAll(cache);
     cache.beginDump();
     cache.destroy(message(1, 2), NOW);
-    cache.dumped(message(1, 2), NOW);
+    cache.dumped(message(1, 2), NOW, null, false);
     while (!cache.sweep(10));
     assert.equal(cache.table.size, 0);
   });
@@ -381,10 +391,14 @@ describe("InternalCache dumps", () => {
     const slot = cache.upsert(message(1, 1, 1), NOW);
     cache.beginDump();
     cache.upsert(message(1, 1, 2), NOW);
-    assert.equal(cache.dumped(message(1, 1, 1), NOW), slot);
+    assert.equal(cache.dumped(message(1, 1, 1), NOW, null, false), slot);
     assert.equal(row(cache, slot)[W_STATUS], 2);
     const young = cache.upsert(message(1, 9, 3), NOW);
-    assert.equal(cache.dumped(message(1, 1, 1), NOW), young, "nor does the old flow of a tuple displace the young one");
+    assert.equal(
+      cache.dumped(message(1, 1, 1), NOW, null, false),
+      young,
+      "nor does the old flow of a tuple displace the young one",
+    );
     assert.equal(row(cache, young)[W_ID], 9);
   });
 
@@ -455,7 +469,7 @@ describe("InternalCache dumps", () => {
     const cache = new InternalCache(10);
     for (let i = 0; i < 5; i++) cache.upsert(message(i, i), NOW);
     cache.beginDump();
-    cache.dumped(message(1, 1), NOW);
+    cache.dumped(message(1, 1), NOW, null, false);
     cache.abandonDump();
     assert.equal(cache.sweep(100), true);
     assert.equal(cache.table.size, 5);
@@ -467,7 +481,7 @@ describe("InternalCache dumps", () => {
     const cache = new InternalCache(10);
     for (let i = 0; i < 5; i++) cache.upsert(message(i, i), NOW);
     cache.beginDump();
-    cache.dumped(message(1, 1), NOW);
+    cache.dumped(message(1, 1), NOW, null, false);
     dump(cache, [message(2, 2)]);
     assert.equal(cache.table.size, 1);
   });

@@ -1,13 +1,15 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { BatchDecoder, BatchEncoder } from "../../src/stream/batch.js";
-import { createNumberReader, type Mark, MarkCodec } from "../../src/stream/mark.js";
+import { isAfter } from "../../src/stream/envelope.js";
+import { createEnvelopeReader, type Mark, MarkCodec } from "../../src/stream/mark.js";
 import { type Plain, readPlain, writePlain } from "../support/msgpack.js";
 
 const ENVELOPE = { node: "fw-1", epoch: 3, number: 4, stamp: 2 ** 52 + 1, wallMs: 1_800_000_000_123 };
 
 const MARKS: readonly Mark[] = [
-  { type: "epoch", reason: "daemon started", previousEpoch: 0 },
+  { type: "epoch", reason: "daemon started", previousEpoch: 0, previousNumber: 0 },
+  { type: "epoch", reason: "daemon started", previousEpoch: 1_800_000_000_000, previousNumber: 2 ** 40 },
   { type: "snapshot-begin", id: 1_800_000_000_123, flows: 1_000_000 },
   { type: "snapshot-end", id: 0, flows: 0 },
   { type: "gap", reason: "event socket overrun" },
@@ -45,8 +47,11 @@ describe("MarkCodec", () => {
     { type: "unknown" },
     { type: 5 },
     { type: "epoch", reason: "x" },
-    { type: "epoch", reason: "x", previousEpoch: -1 },
-    { type: "epoch", reason: "x".repeat(257), previousEpoch: 1 },
+    { type: "epoch", reason: "x", previousEpoch: 1 },
+    { type: "epoch", reason: "x", previousNumber: 1 },
+    { type: "epoch", reason: "x", previousEpoch: -1, previousNumber: 1 },
+    { type: "epoch", reason: "x", previousEpoch: 1, previousNumber: 0.5 },
+    { type: "epoch", reason: "x".repeat(257), previousEpoch: 1, previousNumber: 1 },
     { type: "snapshot-begin", id: 1 },
     { type: "snapshot-end", id: 1.5, flows: 1 },
     { type: "gap" },
@@ -87,17 +92,40 @@ describe("MarkCodec", () => {
   });
 });
 
-describe("createNumberReader", () => {
-  it("reads epoch and number of batches, chunks and marks, and null of anything else", () => {
-    const read = createNumberReader();
-    const expected = { epoch: 3, number: 4 };
-    assert.deepEqual(read(new BatchEncoder().encode(ENVELOPE, null)), expected);
-    assert.deepEqual(read(new BatchEncoder().encode(ENVELOPE, { from: 0, to: 5 })), expected);
+describe("createEnvelopeReader", () => {
+  it("reads the envelope of batches, chunks and marks, and null of anything else", () => {
+    const read = createEnvelopeReader();
+    assert.deepEqual(read(new BatchEncoder().encode(ENVELOPE, null)), ENVELOPE);
+    assert.deepEqual(read(new BatchEncoder().encode(ENVELOPE, { from: 0, to: 5 })), ENVELOPE);
     const mark = new MarkCodec().encode(ENVELOPE, { type: "stop" }, 0);
-    assert.deepEqual(read(mark), expected);
+    assert.deepEqual(read(mark), ENVELOPE);
     assert.equal(read(mark.subarray(1)), null);
     assert.equal(read(new Uint8Array(0)), null);
     assert.equal(read(writePlain({ v: 1 })), null);
     assert.equal(read(writePlain([1])), null);
+  });
+
+  it("refuses a stamp that would use up the numbers for all", () => {
+    const read = createEnvelopeReader();
+    const map = readPlain(new MarkCodec().encode(ENVELOPE, { type: "stop" }, 0)) as { [key: string]: Plain };
+    const last = Number.MAX_SAFE_INTEGER - 2 ** 48;
+    assert.equal(read(writePlain({ ...map, h: last }))?.stamp, last);
+    for (const h of [last + 1, Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER + 1]) {
+      assert.equal(read(writePlain({ ...map, h })), null, String(h));
+    }
+  });
+});
+
+describe("isAfter", () => {
+  it("orders places by epoch, then by number", () => {
+    const places = [
+      { epoch: 0, number: 0 },
+      { epoch: 1, number: 5 },
+      { epoch: 1, number: 6 },
+      { epoch: 2, number: 1 },
+    ];
+    for (const [i, a] of places.entries()) {
+      for (const [k, b] of places.entries()) assert.equal(isAfter(a, b), i > k, `${i} after ${k}`);
+    }
   });
 });

@@ -21,7 +21,7 @@ describe("unconfirmed ring", () => {
               assert.equal(ring.shift()?.number, model.shift()?.number);
               sent = Math.max(0, sent - 1);
             }
-            ring.push({ kind: "ev", number: ++number, payload: new Uint8Array(bytes) });
+            ring.push({ kind: "ev", number: ++number, payload: new Uint8Array(bytes), origin: null });
             model.push({ number, bytes });
           } else if (what === "shift") {
             assert.equal(ring.shift()?.number, model.shift()?.number);
