@@ -108,11 +108,7 @@ export class InternalCache {
   /** A flow was created or changed. Returns its slot; -1 when the table is full. */
   upsert(flow: DecodedFlow, nowSeconds: number): number {
     let slot = this.table.find(flow.words, 0);
-    if (slot >= 0 && this.#isOtherFlow(slot, flow)) {
-      this.counters.replaced++;
-      this.#end(slot, undefined);
-      slot = -1;
-    }
+    if (slot >= 0 && this.#isOtherFlow(slot, flow)) slot = this.#replace(slot);
     if (slot < 0) return this.#insert(flow, nowSeconds);
     this.counters.updated++;
     this.#merge(slot, flow, nowSeconds);
@@ -166,16 +162,17 @@ export class InternalCache {
    */
   dumped(flow: DecodedFlow, nowSeconds: number, claimed: NewerOwner | null, carries: boolean): number {
     const { words } = flow;
-    const slot = this.table.find(words, 0);
+    let slot = this.table.find(words, 0);
     if (slot >= 0 && this.#touched(slot)) return slot;
     // Also where its tuple has a row: that of an older flow, whose end was missed and which the sweep will find.
     if ((words[W_HAS]! & HAS_ID) !== 0 && this.#endedDuringDump?.has(words[W_ID]!)) return -1;
+    if (slot >= 0 && this.#isOtherFlow(slot, flow)) slot = this.#replace(slot);
     if (slot < 0 && claimed !== null && !carries) {
       const taken = this.#insert(flow, nowSeconds);
       if (taken >= 0) this.supersede(taken, claimed);
       return taken;
     }
-    if (slot < 0 || this.#isOtherFlow(slot, flow)) return this.upsert(flow, nowSeconds);
+    if (slot < 0) return this.upsert(flow, nowSeconds);
     if (this.isSuperseded(slot)) {
       this.#copyChanges(slot, flow, nowSeconds);
       if (carries) this.announce(slot);
@@ -287,6 +284,9 @@ export class InternalCache {
    * The kernel keeps it until it is purged.
    */
   supersede(slot: number, owner: NewerOwner): void {
+    // Peers' streams come in any order: an older claim says nothing that the newer one has not.
+    const known = this.#moved.get(slot);
+    if (known !== undefined && known.stamp > owner.stamp) return;
     const slab = this.table.slab(slot);
     const at = this.table.base(slot) + W_HAS;
     slab[at] = (slab[at]! & ~(ROW_ENDED_ELSEWHERE | ROW_NEW)) | ROW_SUPERSEDED;
@@ -345,6 +345,13 @@ export class InternalCache {
   /** True for slots of living flows. */
   isFlow(slot: number): boolean {
     return this.#isIndexed(slot);
+  }
+
+  /** Another flow has taken this one's tuple, so it has ended. Returns -1, the slot of the other one so far. */
+  #replace(slot: number): number {
+    this.counters.replaced++;
+    this.#end(slot, undefined);
+    return -1;
   }
 
   #insert(flow: DecodedFlow, nowSeconds: number): number {
