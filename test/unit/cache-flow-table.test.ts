@@ -251,6 +251,66 @@ describe("FlowTable", () => {
   });
 });
 
+describe("FlowTable, adopted flows", () => {
+  it("have the slots they are given, and the slots in between are the next that are taken", () => {
+    const table = new FlowTable(10_000, SEED);
+    const slots = [4097, 3, 0, 8200, 5];
+    for (const slot of slots) assert.ok(table.adopt(slot, tcpRecord(slot), 0));
+    table.sealAdopted();
+    assert.deepEqual([table.size, table.slotsUsed], [5, 8201]);
+    for (const slot of slots) assert.equal(table.find(tcpRecord(slot), 0), slot);
+    const taken = new Set(slots);
+    for (let i = 0; i < 9995; i++) {
+      const slot = table.insert(tcpRecord(20_000 + i), 0);
+      if (slot < 0 || slot >= 10_000 || taken.has(slot)) assert.fail(`slot ${slot} at ${i}`);
+      if (i === 0) assert.equal(slot, 1, "the lowest first: peers keep dense maps of them");
+      taken.add(slot);
+    }
+    assert.equal(table.insert(tcpRecord(1), 0), -1, "full");
+    for (const slot of slots) assert.equal(table.find(tcpRecord(slot), 0), slot);
+  });
+
+  it("are refused in a slot that is taken and beyond the bounds", () => {
+    const table = new FlowTable(10, SEED);
+    assert.ok(table.adopt(9, tcpRecord(1), 0));
+    assert.equal(table.adopt(9, tcpRecord(2), 0), false);
+    for (const slot of [10, 2 ** 26, 0xffff_ffff]) assert.equal(table.adopt(slot, tcpRecord(2), 0), false);
+    table.sealAdopted();
+    assert.deepEqual([table.size, table.slotsUsed], [1, 10]);
+    assert.equal(table.find(tcpRecord(2), 0), -1);
+  });
+
+  it("begin as ROW_LIVE with empty table words, from any base", () => {
+    const table = new FlowTable(10, SEED);
+    const two = new Uint32Array(2 * RECORD_WORDS).fill(0xffff_ffff);
+    two.set(tcpRecord(1), RECORD_WORDS);
+    two[RECORD_WORDS + W_HAS] = 0xffff_01ff;
+    two[RECORD_WORDS + 30] = 5;
+    two[RECORD_WORDS + 31] = 6;
+    table.adopt(2, two, RECORD_WORDS);
+    table.sealAdopted();
+    const row = table.slab(2).subarray(table.base(2), table.base(2) + RECORD_WORDS);
+    assert.deepEqual([row[W_HAS], row[30], row[31]], [ROW_LIVE | 0x1ff, 0, 0]);
+    assert.deepEqual([table.isLive(1), table.isLive(2)], [false, true]);
+  });
+
+  it("are unlinked and freed as any other", () => {
+    const table = new FlowTable(10, SEED);
+    table.adopt(6, tcpRecord(1), 0);
+    table.sealAdopted();
+    table.unlink(6);
+    assert.equal(table.find(tcpRecord(1), 0), -1);
+    table.free(6);
+    assert.equal(table.insert(tcpRecord(2), 0), 6);
+  });
+
+  it("may be none", () => {
+    const table = new FlowTable(10, SEED);
+    table.sealAdopted();
+    assert.deepEqual([table.slotsUsed, table.insert(tcpRecord(1), 0)], [0, 0]);
+  });
+});
+
 describe("SlotMap", () => {
   it("does as a Map does", () => {
     const random = new Random(11);
