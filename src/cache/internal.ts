@@ -45,6 +45,8 @@ const ROW_SUPERSEDED = 0x20_0000;
 const ROW_ENDED_ELSEWHERE = 0x40_0000;
 /** This node's stream says that the flow is here. */
 const ROW_TOLD = 0x80_0000;
+/** Goes out whole, but nothing happened to it: the stamp of its claim stays. */
+const ROW_RESTATED = 0x100_0000;
 
 /** What a pending row says to the peers, as bits: the flow whole, its changed state, its end, or that it is elsewhere now. */
 export const PUBLISH_NEW = 1;
@@ -113,6 +115,20 @@ export class InternalCache {
     this.counters.updated++;
     this.#merge(slot, flow, nowSeconds);
     return slot;
+  }
+
+  /**
+   * A flow as a lookup shows it, taken only where it is the very flow that is here and this node's; true when that is news. Its
+   * timeout is not: it is that of the packet on its way, and what the flow has without packets was told by an event.
+   */
+  refresh(flow: DecodedFlow, nowSeconds: number): boolean {
+    const slot = this.table.find(flow.words, 0);
+    if (slot < 0 || this.#isOtherFlow(slot, flow) || this.isSuperseded(slot)) return false;
+    if (!this.#differs(slot, flow) && !this.#rareDiffers(slot, flow)) return false;
+    this.counters.updated++;
+    flow.words[W_HAS]! &= ~HAS_TIMEOUT;
+    this.#merge(slot, flow, nowSeconds);
+    return true;
   }
 
   /** A flow ended. Returns its slot, which stays readable until settled; -1 when it is not in the table. */
@@ -261,11 +277,12 @@ export class InternalCache {
         continue;
       }
       const superseded = (slab[base + W_HAS]! & ROW_SUPERSEDED) !== 0;
-      slab[base + W_HAS]! &= ~(ROW_NEW | ROW_QUEUED | ROW_TOLD);
+      const restated = (slab[base + W_HAS]! & ROW_RESTATED) !== 0;
+      slab[base + W_HAS]! &= ~(ROW_NEW | ROW_QUEUED | ROW_TOLD | ROW_RESTATED);
       this.#moved.delete(slot);
       if (superseded) continue;
       slab[base + W_HAS]! |= ROW_TOLD;
-      writeStamp(slab, base, stamp);
+      if (!restated) writeStamp(slab, base, stamp);
     }
     this.#pending.copyWithin(0, count, this.#pendingCount);
     this.#pendingCount -= count;
@@ -275,7 +292,7 @@ export class InternalCache {
   stamp(slot: number): number {
     const slab = this.table.slab(slot);
     const base = this.table.base(slot);
-    const waits = (slab[base + W_HAS]! & (ROW_QUEUED | ROW_SUPERSEDED)) === ROW_QUEUED;
+    const waits = (slab[base + W_HAS]! & (ROW_QUEUED | ROW_SUPERSEDED | ROW_RESTATED)) === ROW_QUEUED;
     return waits ? Number.POSITIVE_INFINITY : readStamp(slab, base);
   }
 
@@ -289,7 +306,7 @@ export class InternalCache {
     if (known !== undefined && known.stamp > owner.stamp) return;
     const slab = this.table.slab(slot);
     const at = this.table.base(slot) + W_HAS;
-    slab[at] = (slab[at]! & ~(ROW_ENDED_ELSEWHERE | ROW_NEW)) | ROW_SUPERSEDED;
+    slab[at] = (slab[at]! & ~(ROW_ENDED_ELSEWHERE | ROW_NEW | ROW_RESTATED)) | ROW_SUPERSEDED;
     if ((slab[at]! & ROW_TOLD) === 0) return;
     this.#moved.set(slot, owner);
     this.#queue(slot);
@@ -308,13 +325,28 @@ export class InternalCache {
     return (this.#bits(slot) & ROW_SUPERSEDED) !== 0;
   }
 
-  /** Tells the peers of this flow again, as a `new` row. */
+  /** This node claims the flow: it goes out as a `new` row, by the stamp of the message. */
   announce(slot: number): void {
     const slab = this.table.slab(slot);
     const at = this.table.base(slot) + W_HAS;
-    slab[at] = (slab[at]! & ~(ROW_SUPERSEDED | ROW_ENDED_ELSEWHERE)) | ROW_NEW;
+    slab[at] = (slab[at]! & ~(ROW_SUPERSEDED | ROW_ENDED_ELSEWHERE | ROW_RESTATED)) | ROW_NEW;
     this.#moved.delete(slot);
     this.#queue(slot);
+  }
+
+  /** Tells the peers once more what was claimed before, as a `new` row by the stamp of that claim. */
+  restate(slot: number): void {
+    const slab = this.table.slab(slot);
+    const at = this.table.base(slot) + W_HAS;
+    // What waits already is newer than the claim, and a flow that moved is no claim of ours any more.
+    if ((slab[at]! & (ROW_QUEUED | ROW_SUPERSEDED | ROW_DEAD)) !== 0) return;
+    slab[at]! |= ROW_NEW | ROW_RESTATED;
+    this.#queue(slot);
+  }
+
+  /** Whether a pending row is a claim told once more. */
+  isRestated(slot: number): boolean {
+    return (this.#bits(slot) & ROW_RESTATED) !== 0;
   }
 
   /**
@@ -374,7 +406,7 @@ export class InternalCache {
     const retold = this.#replyDiffers(slot, flow) || this.isSuperseded(slot);
     this.#copyChanges(slot, flow, nowSeconds);
     if (retold) this.announce(slot);
-    else this.#queue(slot);
+    else this.#changed(slot);
   }
 
   /** Copies what the message carries; an event names only what changed. */
@@ -448,6 +480,14 @@ export class InternalCache {
     this.table.unlink(slot);
     this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= ROW_DEAD;
     if (ending !== undefined) this.#endings.set(slot, ending);
+    this.#queue(slot);
+  }
+
+  /** Something happened to the flow: the peers hear of it by a stamp of its own. */
+  #changed(slot: number): void {
+    const slab = this.table.slab(slot);
+    const at = this.table.base(slot) + W_HAS;
+    slab[at]! &= ~ROW_RESTATED;
     this.#queue(slot);
   }
 

@@ -99,8 +99,17 @@ export class BatchEncoder {
     return this.#expectations.length;
   }
 
-  /** Adds a flow with its tuples. `withAge` adds the time it was first seen (snapshots). */
-  addNew(flowId: number, words: Uint32Array, base: number, rare: RareAttributes | null, withAge: boolean): void {
+  /**
+   * Adds a flow with its tuples. `stated` says that nothing new happened to it (snapshots, a claim told again): then the
+   * row carries the stamp of the claim, and when the flow was first seen.
+   */
+  addNew(
+    flowId: number,
+    words: Uint32Array,
+    base: number,
+    rare: RareAttributes | null,
+    stated: { readonly stamp: number } | null,
+  ): void {
     const isV6 = words[base + W_PROTO]! >>> 8 === AF_INET6;
     const section = isV6 ? this.#new6 : this.#new4;
     const row = section.rows++;
@@ -120,7 +129,8 @@ export class BatchEncoder {
     section.replyLayer4[row] = words[base + W_REPLY_L4]! ^ mirrorL4(protocol, layer4);
     section.protocol[row] = protocol;
     section.zone[row] = words[base + W_ZONE]!;
-    section.created[row] = withAge ? words[base + W_CREATED]! : 0;
+    section.created[row] = stated === null ? 0 : words[base + W_CREATED]!;
+    section.stamp[row] = stated?.stamp ?? 0;
     writeState(section.state, row, words, base);
     if (rare !== null) this.#rare.push([isV6 ? 1 : 0, row, packRare(rare)]);
   }

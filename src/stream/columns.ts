@@ -73,6 +73,8 @@ export class NewSection extends Section {
   readonly replyDestination: Uint32Array;
   readonly replyLayer4 = new Uint32Array(BATCH_ROWS_MAX);
   readonly created = new Uint32Array(BATCH_ROWS_MAX);
+  /** Stamp of the node's claim to the flow, where it is not the message's own. */
+  readonly stamp = new Float64Array(BATCH_ROWS_MAX);
   readonly state = new StateColumns();
   readonly columns: readonly ColumnSpec[];
 
@@ -94,6 +96,7 @@ export class NewSection extends Section {
       { key: "rd", values: this.replyDestination, perRow: width },
       { key: "rl", values: this.replyLayer4, perRow: 1 },
       { key: "c", values: this.created, perRow: 1 },
+      { key: "h", values: this.stamp, perRow: 1 },
       ...this.state.columns,
     ];
   }

@@ -252,26 +252,27 @@ export class Applier {
       words[W_UPDATED] = localSeconds;
       // The age counts, not the time: the peer's clock is not ours.
       words[W_CREATED] = words[W_CREATED] === 0 ? localSeconds : localSeconds - (wallSeconds - words[W_CREATED]!);
-      if (this.#local !== null && this.#localIsNewer(this.#local, words, envelope)) {
+      const stamp = section.stamp[row] === 0 ? envelope.stamp : section.stamp[row]!;
+      if (this.#local !== null && this.#localIsNewer(this.#local, words, stamp)) {
         this.#external.disclaim(this.#origin, flowId);
         continue;
       }
-      this.#external.upsert(this.#origin, flowId, words, rare.get(row) ?? null, envelope.stamp);
+      this.#external.upsert(this.#origin, flowId, words, rare.get(row) ?? null, stamp);
     }
   }
 
   /** True when this node's own kernel has newer news of the flow; else that is marked as superseded. */
-  #localIsNewer(local: LocalFlows, words: Uint32Array, envelope: Envelope): boolean {
+  #localIsNewer(local: LocalFlows, words: Uint32Array, stamp: number): boolean {
     const { internal } = local;
     const slot = internal.table.size === 0 ? -1 : internal.table.find(words, 0);
     if (slot < 0) return false;
-    if (internal.stamp(slot) < envelope.stamp) {
-      internal.supersede(slot, { node: this.node, stamp: envelope.stamp });
+    if (internal.stamp(slot) < stamp) {
+      internal.supersede(slot, { node: this.node, stamp });
       return false;
     }
     this.#external.counters.stale++;
     // What was told before this epoch, or read before, has long been answered by our own snapshot.
-    if (this.#fresh && envelope.stamp > local.sinceStamp) local.reassert(slot);
+    if (this.#fresh && stamp > local.sinceStamp) local.reassert(slot);
     return true;
   }
 

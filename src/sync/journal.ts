@@ -150,7 +150,10 @@ export class Journal {
     const slab = table.slab(slot);
     const base = table.base(slot);
     const rare = table.rare.get(slot) ?? null;
-    if ((publication & PUBLISH_NEW) !== 0) this.#encoder.addNew(slot, slab, base, rare, false);
+    if ((publication & PUBLISH_NEW) !== 0) {
+      const stated = this.#internal.isRestated(slot) ? { stamp: this.#internal.stamp(slot) } : null;
+      this.#encoder.addNew(slot, slab, base, rare, stated);
+    }
     if ((publication & PUBLISH_UPDATE) !== 0) this.#encoder.addUpdate(slot, slab, base, rare);
     if ((publication & PUBLISH_DESTROY) !== 0) this.#encoder.addDestroy(slot, slab, base, this.#internal.ending(slot));
     if ((publication & PUBLISH_MOVED) !== 0) {
@@ -235,7 +238,8 @@ export class Journal {
     let slot = from;
     for (; slot < end && this.#encoder.rows < CHUNK_ROWS_MAX; slot++) {
       if (!this.#internal.isFlow(slot) || this.#internal.isSuperseded(slot)) continue;
-      this.#encoder.addNew(slot, table.slab(slot), table.base(slot), table.rare.get(slot) ?? null, true);
+      const stated = { stamp: this.#internal.stamp(slot) };
+      this.#encoder.addNew(slot, table.slab(slot), table.base(slot), table.rare.get(slot) ?? null, stated);
     }
     if (slot < table.slotsUsed) {
       this.#publishChunk(from, slot);
