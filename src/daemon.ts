@@ -11,13 +11,13 @@ import { formatMetrics, serveMetrics } from "./control/metrics.js";
 import { type ControlHandlers, type ControlServer, serveControl } from "./control/server.js";
 import { RequestSocket } from "./ctnetlink/request-socket.js";
 import { checkKernel, enableEvents, type KernelState } from "./ctnetlink/sysctl.js";
+import { followersCaughtUp, openInjection } from "./daemon/injection.js";
 import { openKernelSide } from "./daemon/kernel-side.js";
 import { createPeers, type Peer, runPeers } from "./daemon/peers.js";
 import { type OwnBroker, openBroker, openOwnStream, type TakeDown } from "./daemon/streams.js";
 import { ConntrailError } from "./errors.js";
 import { HybridClock, systemClock } from "./flow/clock.js";
 import { createHandlers, createObserverHandlers } from "./sync/handlers.js";
-import { Injector } from "./sync/injector.js";
 import { prefixed, Reports } from "./sync/reports.js";
 import { Roles } from "./sync/roles.js";
 
@@ -112,9 +112,23 @@ async function startNode(
   const internal = new InternalCache(flowsMax);
   const kernel = new RequestSocket();
   down.push(() => kernel.close());
-  const injector = config.mode === "inject" ? createInjector(config, kernel, () => external, log) : null;
+  const injection =
+    config.mode !== "inject"
+      ? null
+      : openInjection(
+          config,
+          {
+            internal,
+            external: () => external,
+            followers: () => followers,
+            claim: (flow) => kernelSide.replicator.claim(flow),
+            resync: () => void kernelSide.replicator.resyncKernel(),
+            log,
+          },
+          down,
+        );
+  const injector = injection?.injector ?? null;
   const external = new ExternalCache(flowsMax * Math.max(1, config.peers.length), injector);
-  if (injector !== null) down.push(() => injector.stop());
 
   const base = { internal, clock, hybridClock, log };
   const ownStream = await openOwnStream(config, broker, base, stopping, down);
@@ -137,6 +151,7 @@ async function startNode(
     journal,
     followers,
     injects: injector !== null,
+    readKernel: () => kernelSide.replicator.resyncKernel(),
     commitTimeoutSeconds: config.commitTimeoutSeconds,
     purgeAfterSeconds: config.purgeAfterSeconds,
     clock,
@@ -147,15 +162,21 @@ async function startNode(
     if (!(await publisher.flush(FLUSH_TIMEOUT_MS))) log.warn("the broker did not confirm the last messages in time");
   });
   const carries = (): boolean => roles.carries;
-  const kernelSide = await openKernelSide(config, { ...base, external, journal, kernel, carries }, stopping, down);
+  const kernelParts = { ...base, external, journal, kernel, injection, carries };
+  const kernelSide = await openKernelSide(config, kernelParts, stopping, down);
   const { replicator, events } = kernelSide;
   ownStream.begin();
+  if (injector !== null) {
+    runPeers(peers, stopping, down);
+    await followersCaughtUp(followers, stopping, log);
+  }
   if (!(await replicator.resyncKernel()) && !stopping.aborted) {
     throw new ConntrailError("KERNEL", "the kernel's conntrack table could not be read; the log has the reason");
   }
   if (!ownStream.goesOn) void journal.writeSnapshot(stopping);
+  injector?.start();
   down.push(() => roles.stop());
-  runPeers(peers, stopping, down);
+  if (injector === null) runPeers(peers, stopping, down);
 
   const reports = new Reports({
     ...reportSources(ground, peers, external),
@@ -183,7 +204,19 @@ async function startNode(
       ...(injector === null ? {} : { inject: { ...injector.counters } }),
     }),
   });
-  const parts = { internal, external, kernel, journal, replicator, followers, roles, reports, signal: stopping };
+  const injects = injector !== null;
+  const parts = {
+    internal,
+    external,
+    kernel,
+    journal,
+    replicator,
+    followers,
+    roles,
+    reports,
+    injects,
+    signal: stopping,
+  };
   await ground.answerWith(createHandlers(parts), reports);
   controls.onReload(async (next) => {
     kernelSide.setFilter(next.filter);
@@ -225,20 +258,6 @@ function reportSources(ground: Ground, peers: readonly Peer[], external: Externa
     control: () => ({ ...control.counters }),
     clock: systemClock,
   };
-}
-
-function createInjector(config: Config, kernel: RequestSocket, external: () => ExternalCache, log: Logger): Injector {
-  return new Injector({
-    external,
-    kernel,
-    options: () => ({
-      timeoutSeconds: config.commitTimeoutSeconds,
-      liberal: true,
-      nowSeconds: Math.floor(systemClock.wallMs() / 1000),
-    }),
-    intervalMs: config.publishIntervalMs,
-    log,
-  });
 }
 
 /** Throws ConntrailError KERNEL when this kernel tells nothing of its connections. */

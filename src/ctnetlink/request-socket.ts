@@ -91,7 +91,7 @@ interface Exchange {
   last: number;
   errors: BatchResult["errors"];
   unknown: number;
-  flow: DecodedFlow | null;
+  visit: ((index: number, flow: DecodedFlow) => void) | null;
   done: (error: ConntrailError | null) => void;
 }
 
@@ -210,10 +210,22 @@ export class RequestSocket {
   async get(words: Uint32Array, base: number): Promise<DecodedFlow | null> {
     const batch = new RequestBatch(0);
     assert.ok(batch.get(words, base), "a lookup fits an empty batch");
-    const exchange = await this.#enqueue(batch);
-    const error = exchange.errors[0];
+    let found: DecodedFlow | null = null;
+    const { errors } = await this.getAll(batch, (_index, flow) => {
+      found = flow;
+    });
+    const error = errors[0];
     if (error !== undefined && error.errno !== ENOENT) throw refused("lookup", error.errno);
-    return exchange.flow;
+    return found;
+  }
+
+  /**
+   * Sends a batch of lookups, as `send` does; `visit` gets each flow that the kernel has, with the number of its request. ENOENT
+   * in the result stands for a flow that it has not.
+   */
+  async getAll(batch: RequestBatch, visit: (index: number, flow: DecodedFlow) => void): Promise<BatchResult> {
+    const exchange = await this.#enqueue(batch, visit);
+    return { sent: batch.count, errors: exchange.errors, unknown: exchange.unknown };
   }
 
   /** Removes every flow from the table. */
@@ -234,16 +246,16 @@ export class RequestSocket {
     this.#endDump(closed);
   }
 
-  #enqueue(batch: RequestBatch): Promise<Exchange> {
+  #enqueue(batch: RequestBatch, visit: Exchange["visit"] = null): Promise<Exchange> {
     assert.ok(this.#queued <= this.#queueMax, "more batches wait than the request socket's queue holds");
     this.#queued++;
-    const exchange = this.#sendTail.then(() => this.#runExchange(batch));
+    const exchange = this.#sendTail.then(() => this.#runExchange(batch, visit));
     const release = (): void => void this.#queued--;
     this.#sendTail = exchange.then(release, release);
     return exchange;
   }
 
-  #runExchange(batch: RequestBatch): Promise<Exchange> {
+  #runExchange(batch: RequestBatch, visit: Exchange["visit"]): Promise<Exchange> {
     return new Promise((resolve, reject) => {
       const first = this.#takeSequence(batch.count);
       const exchange: Exchange = {
@@ -252,7 +264,7 @@ export class RequestSocket {
         last: first + batch.count - 1,
         errors: [],
         unknown: 0,
-        flow: null,
+        visit,
         done: (error) => {
           clearTimeout(timer);
           this.#exchange = null;
@@ -315,7 +327,7 @@ export class RequestSocket {
       if (sequence === exchange.last) exchange.done(null);
     } else if (type === TYPE_FLOW && index >= 0 && index < exchange.count) {
       const flow = new DecodedFlow();
-      if (decodeConntrack(bytes, at + NLMSG_HDRLEN, end, flow) === 0) exchange.flow = flow;
+      if (decodeConntrack(bytes, at + NLMSG_HDRLEN, end, flow) === 0) exchange.visit?.(index, flow);
       else
         exchange.done(new ConntrailError("MALFORMED", "the kernel's answer to a conntrack lookup cannot be decoded"));
     }

@@ -9,7 +9,7 @@ import { parseCidr } from "../flow/address.js";
 import type { Clock } from "../flow/clock.js";
 import { compileFilter, type FilterRules, type FlowPredicate } from "../flow/filter.js";
 import type { Journal } from "../sync/journal.js";
-import { Replicator } from "../sync/replicator.js";
+import { type Injection, Replicator } from "../sync/replicator.js";
 import type { TakeDown } from "./streams.js";
 
 /** This node's own kernel, listened to. */
@@ -28,6 +28,8 @@ export async function openKernelSide(
     external: ExternalCache;
     journal: Journal;
     kernel: RequestSocket;
+    /** Mode `inject`, and the port id of its requests: the events that those cause say nothing new. */
+    injection: { readonly injector: Injection; readonly portId: number } | null;
     carries: () => boolean;
     clock: Clock;
     log: Logger;
@@ -35,7 +37,7 @@ export async function openKernelSide(
   stopping: AbortSignal,
   down: TakeDown,
 ): Promise<KernelSide> {
-  const { kernel } = parts;
+  const { kernel, injection } = parts;
   // Mode `inject` has no commit that could bring them in after their masters.
   const replicated = config.expectations === false || config.mode === "inject" ? null : config.expectations;
   const addresses = config.filter.local ? await LocalAddresses.open() : null;
@@ -50,8 +52,9 @@ export async function openKernelSide(
         : { dumpExpectations: (visit, signal) => kernel.dumpExpectations({ signal }, visit) }),
     },
     ...(replicated === null ? {} : { helpers: replicated }),
-    ownPorts: new Set([kernel.portId]),
-    ignoresOwn: config.mode === "inject",
+    ownPorts: new Set([injection?.portId ?? kernel.portId]),
+    ignoresOwn: injection !== null,
+    injection: injection?.injector ?? null,
     filter: compileFilterConfig(config.filter, addresses),
     publishIntervalMs: config.publishIntervalMs,
     signal: stopping,

@@ -6,7 +6,7 @@ import type { Clock, HybridClock } from "../flow/clock.js";
 import { EmbeddedBroker } from "../stream/broker.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
 import { createEnvelopeReader, MarkCodec } from "../stream/mark.js";
-import { type Retention, readLastOf } from "../stream/own-stream.js";
+import { type Retention, readLastOf, readTip } from "../stream/own-stream.js";
 import { Publisher } from "../stream/publisher.js";
 import { StreamReader } from "../stream/reader.js";
 import { onSnapshotAsked } from "../stream/snapshot-request.js";
@@ -97,11 +97,15 @@ export async function openOwnStream(
   const { connection, retention } = broker;
   const { internal, clock, hybridClock, log } = parts;
   const client = await connection.ready(CONNECT_TIMEOUT_MS);
-  const lastMark = await readLastOf(await client.jetstreamManager({ checkAPI: false }), node, "mark");
+  const jsm = await client.jetstreamManager({ checkAPI: false });
+  // Both are asked of the stream's leader: another server of a shared cluster may not have the last of it yet.
+  const lastMark = await readLastOf(jsm, node, "mark");
+  const lastSequence = (await readTip(jsm, node))?.lastSequence ?? 0;
   const last = lastMark === null ? null : new MarkCodec().decode(lastMark.payload);
   if (last !== null) hybridClock.observe(last.envelope.stamp);
   const reader = new StreamReader({ connection, node, log });
-  const continues = await restoreInternal(reader, node, internal, hybridClock, log, stopping);
+  const tail = { lastMark: lastMark?.payload ?? null, lastSequence };
+  const continues = await restoreInternal(reader, tail, node, internal, hybridClock, log, stopping);
   const previousEpoch = continues?.epoch ?? last?.envelope.epoch ?? 0;
   const readEnvelope = createEnvelopeReader();
   const epoch = Math.max(clock.wallMs(), previousEpoch + 1);

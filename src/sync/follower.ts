@@ -6,7 +6,7 @@ import type { ReaderItem, StreamMessage } from "../stream/reader.js";
 import type { Replica } from "../stream/replica.js";
 import type { Applier, ApplierCounters } from "./applier.js";
 import type { CopySource, PeerStream } from "./peer-stream.js";
-import { replayCopy } from "./restore.js";
+import { replayCopy, replayShared } from "./restore.js";
 
 /** What a follower counts; the group `reader.<peer>` of `stats`. */
 export interface FollowerCounters {
@@ -39,6 +39,7 @@ const ASK_INTERVAL_MS = 1000;
 /** Reading waits while so much of the copy is unconfirmed. */
 const COPY_BACKLOG_BYTES_MAX = 16 * 1024 * 1024;
 const COPY_WAIT_MS = 5;
+const CAUGHT_UP_POLL_MS = 5;
 /** How long the end waits for the own broker to confirm the copy. */
 const COPY_FLUSH_MS = 2000;
 
@@ -70,6 +71,11 @@ export class Follower {
   #fromFirst = false;
   #connected = false;
   #sequence = 0;
+  /** Where the stream ended when reading began: until then this node cannot say that it is in sync. */
+  #target = 0;
+  #started = false;
+  /** Sequence of the last message that is applied. */
+  #at = 0;
   #pending = 0;
   #lastHeardMs: number | null = null;
   #newestMs = 0;
@@ -108,7 +114,7 @@ export class Follower {
   }
 
   get state(): FollowerState {
-    const behind = this.#pending > 0;
+    const behind = this.#pending > 0 || this.#at < this.#target;
     const { epoch } = this.#applier.position;
     return {
       connected: this.#connected,
@@ -121,10 +127,13 @@ export class Follower {
     };
   }
 
-  /** Rebuilds the peer's table from the copy on the own broker, as far as that goes. Before `run`. */
+  /** Rebuilds the peer's table from the copy on the own broker, or the shared one's stream, as far as that goes. Before `run`. */
   async restore(signal: AbortSignal): Promise<void> {
-    if (this.#copy === null) return;
     try {
+      if (this.#copy === null) {
+        this.#at = await replayShared(this.#stream, this.#applier, this.#log, signal);
+        return;
+      }
       this.#replica = await this.#openCopy(this.#copy);
       await replayCopy(this.#copy.stream, this.#replica, this.#applier, this.#log, signal);
     } catch (error) {
@@ -171,6 +180,13 @@ export class Follower {
     });
   }
 
+  /** Resolves when all that the peer's stream held when reading began is applied, or with the signal. */
+  async caughtUp(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted && !(this.#started && this.#at >= this.#target)) {
+      await delay(CAUGHT_UP_POLL_MS, undefined, { signal }).catch(() => undefined);
+    }
+  }
+
   /** Asks for what is missing, at once (`hook backup`). */
   catchUp(): void {
     this.#askedMs = Number.NEGATIVE_INFINITY;
@@ -198,9 +214,12 @@ export class Follower {
     const last = await this.#stream.readLast("mark", signal);
     const lastEvent = await this.#stream.readLast("ev", signal);
     this.#newestMs = Math.max(last?.timeMs ?? 0, lastEvent?.timeMs ?? 0);
-    const copied = this.#replica?.originSequence ?? 0;
+    const copied = this.#copy === null ? this.#at : (this.#replica?.originSequence ?? 0);
     const start = this.#fromFirst ? 1 : this.#fromSnapshot || copied === 0 ? this.#snapshotStart(last) : copied + 1;
     this.#fromSnapshot = false;
+    this.#at = start - 1;
+    this.#started = !signal.aborted;
+    this.#target = Math.max(last?.sequence ?? 0, lastEvent?.sequence ?? 0);
     this.#log.debug({ peer: this.node, start }, "following the peer");
     return start;
   }
@@ -240,6 +259,7 @@ export class Follower {
     this.#connected = true;
     this.#fromFirst = false;
     this.#sequence = message.sequence;
+    this.#at = message.sequence;
     this.#pending = message.pending;
     this.#lastHeardMs = nowMs;
     this.#counters.messages++;

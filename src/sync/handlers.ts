@@ -47,6 +47,8 @@ export interface NodeParts {
   readonly followers: readonly Follower[];
   readonly roles: Roles;
   readonly reports: Reports;
+  /** Mode `inject`: what peers say is in the kernel, and the external cache only keeps the books. */
+  readonly injects: boolean;
   /** Aborted when the daemon ends. */
   readonly signal: AbortSignal;
 }
@@ -170,7 +172,11 @@ async function flush(parts: NodeParts, target: FlushTarget): Promise<FlushReport
     internal.flush();
     replicator.flush();
   }
-  if (target === "external" || target === "caches") {
+  if (target === "external" && parts.injects) {
+    const instead = "`resync peers` compares it with the peers";
+    throw new ConntrailError("USAGE", `in mode inject the kernel holds what peers say: ${instead}`);
+  }
+  if (target === "external" || (target === "caches" && !parts.injects)) {
     report.external = external.table.size;
     external.flush();
   }

@@ -1,52 +1,137 @@
 import type { Logger } from "pino";
 import type { ExternalCache, ExternalListener } from "../cache/external.js";
-import { RequestBatch } from "../ctnetlink/encode.js";
+import { FlowTable } from "../cache/flow-table.js";
+import { errnoName } from "../ctnetlink/decode.js";
 import { BATCH_MESSAGES } from "../ctnetlink/request-socket.js";
 import { errorText } from "../errors.js";
-import { RECORD_WORDS } from "../flow/record.js";
-import { type CommitOptions, commitStaging, type KernelRequests, newTally, Staging } from "./commit.js";
+import {
+  type DecodedFlow,
+  RECORD_WORDS,
+  W_PROTOINFO,
+  W_STATUS,
+  W_TABLE_A,
+  W_TIMEOUT,
+  W_UPDATED,
+} from "../flow/record.js";
+import { TIMEOUT_FLOOR_SECONDS } from "./commit.js";
+import { isAhead, isClosing, isOlder, MONOTONIC_STATUS, replyHash, sameReply, sameState } from "./injected-flow.js";
+import { type InjectorItem, type InjectorKernel, InjectorRequests, withoutHelp } from "./injector-requests.js";
 
 /** What an injector counts; the group `inject` of `stats`. */
 export interface InjectorCounters {
+  /** Flows of peers that were created in this kernel. */
   injected: number;
   updated: number;
+  /** Entries of another translation, or older ones of the same tuple, that a peer's flow took the place of. */
+  replaced: number;
   removed: number;
   failed: number;
+  /** Flows that this kernel let expire while their owner still had them, written again. */
+  renewed: number;
+  /** Flows of peers that became this node's own, because its kernel knew more, or its packets kept them alive. */
+  claimed: number;
+  /** Ends of flows that were not remembered for want of room; their entries stay until they expire. */
+  endingsDropped: number;
+}
+
+/** What an injector asks of the rest of the node. */
+export interface InjectorNode {
+  /** True when this node carries the flow with this original tuple. */
+  owns(words: Uint32Array, base: number): boolean;
+  /** Makes a flow of this kernel this node's own and tells the peers so. */
+  claim(flow: DecodedFlow): void;
+  /** True while the stream of a peer is followed. */
+  hears(node: string): boolean;
+  /** Compares the kernel's table with what is known of it: what became of some requests is not. */
+  resync(): void;
+}
+
+/** Room for this many ended flows between two writes, or until the first. */
+const ENDINGS_MAX = 1 << 20;
+/** So much longer than its owner's an injected entry lives: the owner, not this kernel, is to end it. */
+const GRACE_SECONDS = 5;
+/** Seconds by which the kernel's idea of a timeout and ours differ without a packet having come. */
+const TOLERANCE_SECONDS = 2;
+
+/** A flow that its owner ended. */
+interface Ending {
+  /** Where it stands in the table of those that are being removed. */
+  readonly at: number;
+  readonly words: Uint32Array;
+  readonly expires: number;
 }
 
 /**
  * Mode `inject`: what peers say goes into this kernel at once, without a commit, for active-active and asymmetric paths. The
  * external cache keeps the books (which flow is whose); this listens to it and writes what changed, in batches.
+ *
+ * Packets of one flow may pass both nodes, and one that passes changes timeouts without an event. So an entry that expired
+ * here while its owner has it is written again, and one that its owner ended but that packets kept alive here is claimed.
  */
 export class Injector implements ExternalListener {
-  readonly counters: InjectorCounters = { injected: 0, updated: 0, removed: 0, failed: 0 };
+  readonly counters: InjectorCounters = {
+    injected: 0,
+    updated: 0,
+    replaced: 0,
+    removed: 0,
+    failed: 0,
+    renewed: 0,
+    claimed: 0,
+    endingsDropped: 0,
+  };
   readonly #external: () => ExternalCache;
-  readonly #kernel: KernelRequests;
-  readonly #options: () => CommitOptions;
+  readonly #requests: InjectorRequests;
+  readonly #node: InjectorNode;
+  readonly #timeoutSeconds: number | null;
+  readonly #wallSeconds: () => number;
   readonly #intervalMs: number;
   readonly #log: Logger;
+  /** Rows to write. Bounded by the rows of the external cache. */
   readonly #changed = new Set<number>();
-  #ended = new Uint32Array(BATCH_MESSAGES * RECORD_WORDS);
-  #endedCount = 0;
+  /** Rows that this kernel let expire while their owner was away. Bounded likewise. */
+  readonly #missed = new Set<number>();
+  #ended = new FlowTable(ENDINGS_MAX);
+  /** The other one of the two, empty while nothing is written. */
+  #ending = new FlowTable(ENDINGS_MAX);
+  /** By slot of the external cache: when the entry runs out if no packet comes, in seconds of `#now`; 0: not written yet. */
+  #expires = new Float64Array(4096);
+  /** By slot: the reply tuple that the kernel has, hashed. */
+  #replies = new Uint32Array(4096);
+  /** By slot: 1 where the last dump has listed the flow, or it was written since. */
+  #dumped = new Uint8Array(4096);
+  #held = true;
   /** Cancels the write that is due; null when none is. */
   #cancel: (() => void) | null = null;
   #writing: Promise<void> | null = null;
+  #writtenMs = Number.NEGATIVE_INFINITY;
+  #stopped = false;
 
   constructor(options: {
     external: () => ExternalCache;
-    kernel: KernelRequests;
-    options: () => CommitOptions;
+    kernel: InjectorKernel;
+    node: InjectorNode;
+    /** Timeout of every entry; null: what was left of the owner's, never below a floor. */
+    timeoutSeconds: number | null;
+    wallSeconds: () => number;
+    /** Least time between two writes. */
     intervalMs: number;
     log: Logger;
   }) {
     this.#external = options.external;
-    this.#kernel = options.kernel;
-    this.#options = options.options;
+    this.#requests = new InjectorRequests(options.kernel);
+    this.#node = options.node;
+    this.#timeoutSeconds = options.timeoutSeconds;
+    this.#wallSeconds = options.wallSeconds;
     this.#intervalMs = options.intervalMs;
     this.#log = options.log;
   }
 
-  /** Bounded by the rows of the external cache: a row waits once. */
+  /** From now on it writes; before, the external cache is being rebuilt and the kernel has yet to be listed. */
+  start(): void {
+    this.#held = false;
+    this.#poke();
+  }
+
   changed(slot: number): void {
     this.#changed.add(slot);
     this.#poke();
@@ -54,36 +139,110 @@ export class Injector implements ExternalListener {
 
   ended(slot: number): void {
     const { table } = this.#external();
-    this.#changed.delete(slot);
-    if ((this.#endedCount + 1) * RECORD_WORDS > this.#ended.length) {
-      // Bounded by the rows of the external cache as well: it can end no more than it holds before this is written.
-      const larger = new Uint32Array(this.#ended.length * 2);
-      larger.set(this.#ended);
-      this.#ended = larger;
-    }
+    const slab = table.slab(slot);
     const base = table.base(slot);
-    this.#ended.set(table.slab(slot).subarray(base, base + RECORD_WORDS), this.#endedCount++ * RECORD_WORDS);
+    let at = this.#ended.find(slab, base);
+    if (at < 0) at = this.#ended.insert(slab, base);
+    if (at < 0) {
+      this.counters.endingsDropped++;
+      return;
+    }
+    const words = this.#ended.slab(at);
+    words[this.#ended.base(at) + W_PROTOINFO] = slab[base + W_PROTOINFO]!;
+    words[this.#ended.base(at) + W_TABLE_A] = Math.round(this.#expires[slot] ?? 0);
     this.#poke();
   }
 
   forgotten(slot: number): void {
     this.#changed.delete(slot);
+    this.#missed.delete(slot);
+    if (slot < this.#expires.length) this.#expires[slot] = 0;
   }
 
+  /** This kernel has ended a flow by itself. When a peer has it still, it is written again. */
+  expired(words: Uint32Array, base: number): void {
+    const external = this.#external();
+    const slot = external.table.size === 0 ? -1 : external.table.find(words, base);
+    if (slot < 0) return;
+    if (slot < this.#expires.length) this.#expires[slot] = 0;
+    // One that is closing is about to end at its owner as well.
+    if (isClosing(external.table.slab(slot), external.table.base(slot))) return;
+    this.#renew(slot);
+  }
+
+  #renew(slot: number): void {
+    if (!this.#node.hears(this.#external().ownerName(slot))) {
+      this.#missed.add(slot);
+      return;
+    }
+    this.counters.renewed++;
+    this.changed(slot);
+  }
+
+  /** Writes again what expired while its owner was away, and the owner is back. To be called now and then. */
+  renewMissed(): void {
+    if (this.#missed.size === 0) return;
+    const missed = [...this.#missed];
+    this.#missed.clear();
+    for (const slot of missed) this.#renew(slot);
+  }
+
+  /** A dump of the kernel begins. */
+  beginDump(): void {
+    this.#dumped.fill(0);
+  }
+
+  /**
+   * A dump lists a flow. True when a peer carries it, so that it is none of this node's own; false when nobody else does, or
+   * when this kernel knows more of it than the peer has said.
+   */
+  present(flow: DecodedFlow): boolean {
+    const { words } = flow;
+    const { table } = this.#external();
+    const slot = table.size === 0 ? -1 : table.find(words, 0);
+    // One that its owner ended, and that waits to be removed, is nobody's.
+    if (slot < 0) return this.#ended.find(words, 0) >= 0 || this.#ending.find(words, 0) >= 0;
+    const slab = table.slab(slot);
+    const base = table.base(slot);
+    const same = sameReply(slab, base, words);
+    if (same && isAhead(words, slab, base)) return false;
+    this.#reserve(slot);
+    this.#dumped[slot] = 1;
+    this.#expires[slot] = this.#now() + words[W_TIMEOUT]!;
+    this.#replies[slot] = replyHash(words, 0);
+    if (same && sameState(words, slab, base)) this.#changed.delete(slot);
+    else this.changed(slot);
+    return true;
+  }
+
+  /** The dump is complete: what peers carry and it did not list is written. */
+  endDump(): void {
+    const { table } = this.#external();
+    for (let slot = 0; slot < table.slotsUsed; slot++) {
+      if (!table.isLive(slot) || this.#dumped[slot] === 1 || this.#changed.has(slot)) continue;
+      if (slot < this.#expires.length) this.#expires[slot] = 0;
+      if (!isClosing(table.slab(slot), table.base(slot))) this.#renew(slot);
+    }
+  }
+
+  /** At once after a pause, then at intervals; one write at a time. */
   #poke(): void {
-    if (this.#cancel !== null || this.#writing !== null) return;
+    if (this.#held || this.#stopped || this.#cancel !== null || this.#writing !== null) return;
+    if (this.#changed.size === 0 && this.#ended.size === 0) return;
     const write = (): void => {
       this.#cancel = null;
+      this.#writtenMs = performance.now();
       this.#writing = this.#write().finally(() => {
         this.#writing = null;
-        if (this.#changed.size > 0 || this.#endedCount > 0) this.#poke();
+        this.#poke();
       });
     };
-    if (this.#intervalMs === 0) {
+    const waitMs = this.#writtenMs + this.#intervalMs - performance.now();
+    if (waitMs <= 0) {
       const due = setImmediate(write);
       this.#cancel = () => clearImmediate(due);
     } else {
-      const due = setTimeout(write, this.#intervalMs);
+      const due = setTimeout(write, waitMs);
       this.#cancel = () => clearTimeout(due);
     }
   }
@@ -91,45 +250,228 @@ export class Injector implements ExternalListener {
   /** Ends first: a tuple that ended and came again within a turn is a new flow. Never rejects. */
   async #write(): Promise<void> {
     try {
-      await this.#remove();
-      const { table } = this.#external();
-      const batch = new RequestBatch();
-      while (this.#changed.size > 0) {
-        const staging = new Staging();
-        for (const slot of this.#changed) {
-          this.#changed.delete(slot);
-          if (table.isLive(slot)) staging.add(table, slot);
-          if (staging.count >= BATCH_MESSAGES) break;
-        }
-        const tally = newTally();
-        await commitStaging(staging, batch, this.#kernel, () => true, this.#options(), tally);
-        this.counters.injected += tally.committed;
-        this.counters.updated += tally.updated;
-        for (const count of Object.values(tally.failed)) this.counters.failed += count;
+      while (this.#ended.size + this.#changed.size > 0 && !this.#stopped) {
+        if (this.#ended.size > 0) await this.#removeEnded();
+        // Not while one waits that ended meanwhile.
+        if (this.#ended.size === 0) await this.#inject(this.#takeChanged());
       }
     } catch (error) {
-      this.#log.error({ error: errorText(error) }, "flows of peers could not be written into the kernel");
+      this.#log.error(
+        { error: errorText(error) },
+        "flows of peers could not be written into the kernel: comparing with it",
+      );
+      this.#node.resync();
     }
   }
 
-  async #remove(): Promise<void> {
-    const words = this.#ended;
-    const count = this.#endedCount;
-    if (count === 0) return;
-    this.#ended = new Uint32Array(BATCH_MESSAGES * RECORD_WORDS);
-    this.#endedCount = 0;
-    const batch = new RequestBatch();
-    for (let first = 0; first < count; first += BATCH_MESSAGES) {
-      batch.reset();
-      const end = Math.min(first + BATCH_MESSAGES, count);
-      for (let i = first; i < end; i++) batch.delete(words, i * RECORD_WORDS);
-      const { errors } = await this.#kernel.send(batch);
-      this.counters.removed += end - first - errors.length;
+  #takeChanged(): InjectorItem[] {
+    const { table } = this.#external();
+    const items: InjectorItem[] = [];
+    for (const slot of this.#changed) {
+      this.#changed.delete(slot);
+      if (!table.isLive(slot)) continue;
+      const base = table.base(slot);
+      const words = table.slab(slot).slice(base, base + RECORD_WORDS);
+      const rare = table.rare.get(slot) ?? null;
+      items.push({ slot, words, rare, timeoutSeconds: this.#timeoutOf(words) });
+      if (items.length >= BATCH_MESSAGES) break;
     }
+    return items;
+  }
+
+  /** What this kernel has of a flow is updated, or replaced where it is another one; else the flow is created. */
+  async #inject(items: readonly InjectorItem[]): Promise<void> {
+    const fresh: InjectorItem[] = [];
+    const known: InjectorItem[] = [];
+    const stale: InjectorItem[] = [];
+    for (const item of items) {
+      this.#reserve(item.slot);
+      if (this.#expires[item.slot] === 0) fresh.push(item);
+      else if (this.#replies[item.slot] === replyHash(item.words, 0)) known.push(item);
+      else stale.push(item);
+      // Before the request, not after: the row may go while that is on its way.
+      this.#expires[item.slot] = this.#now() + item.timeoutSeconds;
+      this.#replies[item.slot] = replyHash(item.words, 0);
+      this.#dumped[item.slot] = 1;
+    }
+    await this.#update(known, fresh);
+    const existing = await this.#create(fresh);
+    if (existing.length > 0) await this.#settle(existing, stale);
+    if (stale.length > 0) await this.#replace(stale);
+  }
+
+  /** Updates entries that are there; those that are not join `missing`, those that know more than the peer are claimed. */
+  async #update(items: readonly InjectorItem[], missing: InjectorItem[]): Promise<void> {
+    const richer: InjectorItem[] = [];
+    const refused = await this.#requests.send("update", items);
+    for (const [item, errno] of refused) {
+      const name = errnoName(errno);
+      if (name === "ENOENT") missing.push(item);
+      else if (name === "EBUSY") richer.push(item);
+      // No rule here uses labels; all else is done by then.
+      else if (name === "ENOSPC") this.counters.updated++;
+      else this.#fail(item);
+    }
+    this.counters.updated += items.length - refused.size;
+    if (richer.length > 0) await this.#merge(richer);
+  }
+
+  /** Masters before the flows that they expected. Gives the flows that exist already. */
+  async #create(items: readonly InjectorItem[]): Promise<InjectorItem[]> {
+    const isRelated = ({ rare }: InjectorItem): boolean => rare?.master !== undefined;
+    const ordered = items.some(isRelated)
+      ? [...items.filter((item) => !isRelated(item)), ...items.filter(isRelated)]
+      : items;
+    const existing: InjectorItem[] = [];
+    const lacking: InjectorItem[] = [];
+    const refused = await this.#requests.send("create", ordered);
+    for (const [item, errno] of refused) {
+      const name = errnoName(errno);
+      if (name === "EEXIST") existing.push(item);
+      // No such master, no such helper here: the flow is let through without.
+      else if (name === "ENOENT" || name === "EOPNOTSUPP") lacking.push(withoutHelp(item));
+      else this.#fail(item);
+    }
+    const failed = await this.#requests.send("create", lacking);
+    for (const item of failed.keys()) this.#fail(item);
+    this.counters.injected += items.length - refused.size + lacking.length - failed.size;
+    return existing;
+  }
+
+  /** Flows that were there before this daemon wrote them: the same are updated, others join `stale`. */
+  async #settle(existing: readonly InjectorItem[], stale: InjectorItem[]): Promise<void> {
+    const found = await this.#requests.read(existing);
+    const same: InjectorItem[] = [];
+    for (const item of existing) {
+      const flow = found.get(item);
+      // Its original tuple is free: the reply tuple is another flow's, translated to the same port by this node.
+      if (flow === undefined) this.#fail(item);
+      else if (sameReply(item.words, 0, flow.words)) same.push(item);
+      else stale.push(item);
+    }
+    const missing: InjectorItem[] = [];
+    await this.#update(same, missing);
+    for (const item of missing) this.#fail(item);
+  }
+
+  async #replace(items: readonly InjectorItem[]): Promise<void> {
+    await this.#requests.send("delete", items);
+    const refused = await this.#requests.send("create", items);
+    for (const item of refused.keys()) this.#fail(item);
+    this.counters.replaced += items.length - refused.size;
+  }
+
+  /**
+   * The kernel takes no status back: it has seen a reply that the peer has not. What both know is one flow, this node's
+   * own now. Only one that the peer has just seen begin is another: the old one of that tuple goes.
+   */
+  async #merge(items: readonly InjectorItem[]): Promise<void> {
+    const found = await this.#requests.read(items);
+    const replaced: InjectorItem[] = [];
+    const merged: InjectorItem[] = [];
+    for (const item of items) {
+      const flow = found.get(item);
+      if (flow === undefined || isOlder(flow.words, item.words[W_STATUS]!)) {
+        replaced.push(item);
+        continue;
+      }
+      item.words[W_STATUS]! |= flow.words[W_STATUS]! & MONOTONIC_STATUS;
+      merged.push(item);
+    }
+    if (replaced.length > 0) await this.#replace(replaced);
+    if (merged.length === 0) return;
+    const refused = await this.#requests.send("update", merged);
+    for (const [item, flow] of await this.#requests.read(merged)) {
+      if (refused.has(item)) this.#fail(item);
+      else this.#claim(flow);
+    }
+  }
+
+  #claim(flow: DecodedFlow): void {
+    this.counters.claimed++;
+    this.#node.claim(flow);
+  }
+
+  #fail({ slot }: InjectorItem): void {
+    this.counters.failed++;
+    this.#expires[slot] = 0;
+  }
+
+  async #removeEnded(): Promise<void> {
+    const ended = this.#ended;
+    this.#ended = this.#ending;
+    this.#ending = ended;
+    let endings: Ending[] = [];
+    for (let at = 0; at < ended.slotsUsed; at++) {
+      if (!ended.isLive(at)) continue;
+      endings.push(this.#endingAt(at));
+      if (endings.length < BATCH_MESSAGES) continue;
+      await this.#remove(endings);
+      endings = [];
+    }
+    await this.#remove(endings);
+  }
+
+  #endingAt(at: number): Ending {
+    const base = this.#ending.base(at);
+    const words = this.#ending.slab(at).slice(base, base + RECORD_WORDS);
+    const { table } = this.#external();
+    const again = table.find(words, 0);
+    if (again < 0) return { at, words, expires: words[W_TABLE_A]! };
+    // The entry is of the flow that ended: what came again under its tuple is created anew.
+    if (again < this.#expires.length) this.#expires[again] = 0;
+    this.#changed.add(again);
+    return { at, words, expires: 0 };
+  }
+
+  /** Removes entries, but those that packets have kept alive here are claimed. */
+  async #remove(endings: readonly Ending[]): Promise<void> {
+    const asked = endings.filter(({ words, expires }) => expires > 0 && !isClosing(words, 0));
+    const kept = new Set<Ending>();
+    for (const [ending, flow] of await this.#requests.read(asked)) {
+      const expires = this.#now() + flow.words[W_TIMEOUT]!;
+      if (Math.abs(expires - ending.expires) <= TOLERANCE_SECONDS) continue;
+      kept.add(ending);
+      this.#claim(flow);
+    }
+    const removed = endings.filter((ending) => !kept.has(ending) && !this.#node.owns(ending.words, 0));
+    const refused = await this.#requests.send("delete", removed);
+    this.counters.removed += removed.length - refused.size;
+    for (const { at } of endings) {
+      this.#ending.unlink(at);
+      this.#ending.free(at);
+    }
+  }
+
+  /** A flow that its owner's packets keep alive beyond what was said last gets the whole of its owner's timeout. */
+  #timeoutOf(words: Uint32Array): number {
+    if (this.#timeoutSeconds !== null) return this.#timeoutSeconds;
+    const left = words[W_TIMEOUT]! - Math.max(0, this.#wallSeconds() - words[W_UPDATED]!);
+    const seconds = (left > 0 ? left : words[W_TIMEOUT]!) + GRACE_SECONDS;
+    return isClosing(words, 0) ? seconds : Math.max(seconds, TIMEOUT_FLOOR_SECONDS);
+  }
+
+  #now(): number {
+    return performance.now() / 1000;
+  }
+
+  #reserve(slot: number): void {
+    if (slot < this.#expires.length) return;
+    const length = Math.max(slot + 1, this.#expires.length * 2);
+    const expires = new Float64Array(length);
+    const replies = new Uint32Array(length);
+    const dumped = new Uint8Array(length);
+    expires.set(this.#expires);
+    replies.set(this.#replies);
+    dumped.set(this.#dumped);
+    this.#expires = expires;
+    this.#replies = replies;
+    this.#dumped = dumped;
   }
 
   /** Cancels what is due and waits for what is being written. */
   async stop(): Promise<void> {
+    this.#stopped = true;
     this.#cancel?.();
     await this.#writing;
   }

@@ -5,7 +5,7 @@ import { EVENT_DESTROY, EVENT_NEW, type EventKind, type EventSink } from "../ctn
 import type { DumpResult } from "../ctnetlink/request-socket.js";
 import type { Clock } from "../flow/clock.js";
 import { type Expectation, expectationKey, setExpectationZone } from "../flow/expectation.js";
-import type { DecodedFlow } from "../flow/record.js";
+import { type DecodedFlow, HAS_PROTOINFO, W_HAS, W_PROTOINFO } from "../flow/record.js";
 import { BATCH_ROWS_MAX } from "../stream/columns.js";
 import type { Journal } from "./journal.js";
 import { findMasterZone } from "./master.js";
@@ -29,6 +29,18 @@ export interface KernelSource {
   dumpExpectations?(visit: (expectation: Expectation) => void, signal: AbortSignal): Promise<DumpResult>;
   /** Doubles the event socket's buffer within its limit; false when it is there already. */
   growBuffer(): boolean;
+}
+
+/** Mode `inject`: what writes the peers' flows into this kernel, as the replicator tells it of that kernel. */
+export interface Injection {
+  /** The kernel has ended a flow that none of this daemon's requests removed. */
+  expired(words: Uint32Array, base: number): void;
+  /** A dump of the kernel begins. */
+  beginDump(): void;
+  /** A dump lists a flow: true when it is a peer's, and none of this node's own. */
+  present(flow: DecodedFlow): boolean;
+  /** The dump was complete. */
+  endDump(): void;
 }
 
 /** What a replicator counts; the group `replicator` of `stats`. */
@@ -81,6 +93,7 @@ export class Replicator implements EventSink {
   readonly #carries: () => boolean;
   readonly #ignoresOwn: boolean;
   readonly #helpers: HelperNames;
+  readonly #injection: Injection | null;
   #keeps: (words: Uint32Array, base: number) => boolean;
   /** Taken once for all events of a turn. */
   #nowSeconds: number;
@@ -102,6 +115,8 @@ export class Replicator implements EventSink {
     ignoresOwn: boolean;
     /** Whose expectations are replicated; by default everybody's. */
     helpers?: HelperNames;
+    /** What writes peers' flows into this kernel; left out where nothing does. */
+    injection?: Injection | null;
     /** True while this node is the one that carries traffic: then what its kernel has is its own. */
     carries: () => boolean;
     publishIntervalMs: number;
@@ -118,6 +133,7 @@ export class Replicator implements EventSink {
     this.#carries = options.carries;
     this.#ignoresOwn = options.ignoresOwn;
     this.#helpers = options.helpers ?? true;
+    this.#injection = options.injection ?? null;
     this.#clock = options.clock;
     this.#log = options.log;
     this.#signal = options.signal;
@@ -141,15 +157,32 @@ export class Replicator implements EventSink {
     }
     if (portId !== 0 && this.#ownPorts.has(portId)) {
       counters.eventsOwn++;
-      if (this.#ignoresOwn) return;
+      if (this.#ignoresOwn) {
+        if (kind === EVENT_DESTROY) this.#removed(flow);
+        return;
+      }
     }
     if (kind === EVENT_DESTROY) {
       counters.eventsDestroy++;
       this.#internal.destroy(flow, this.#nowSeconds);
+      this.#injection?.expired(flow.words, 0);
       return;
     }
     if (kind === EVENT_NEW) counters.eventsNew++;
     else counters.eventsUpdate++;
+    this.#take(flow);
+  }
+
+  /** An injected flow is gone, as its owner wanted. A dump that is under way may have listed it before. */
+  #removed(flow: DecodedFlow): void {
+    const internal = this.#internal;
+    if (this.#resyncRunning === null && internal.table.find(flow.words, 0) < 0) return;
+    internal.destroy(flow, this.#nowSeconds);
+  }
+
+  /** The kernel's flow is this node's own. */
+  #take(flow: DecodedFlow): void {
+    if (this.#injection !== null) this.#inherit(flow);
     this.#internal.upsert(flow, this.#nowSeconds);
     this.#external.retire(flow.words, 0);
   }
@@ -178,6 +211,31 @@ export class Replicator implements EventSink {
     setExpectationZone(expectation, zone);
     this.counters.expectations++;
     return true;
+  }
+
+  /**
+   * An event names what changed. Of a flow that a peer has carried, this kernel has the rest from the peer; what an internal
+   * row may still have of it is older.
+   */
+  #inherit(flow: DecodedFlow): void {
+    const { table } = this.#external;
+    const slot = table.size === 0 ? -1 : table.find(flow.words, 0);
+    if (slot < 0) return;
+    const slab = table.slab(slot);
+    const base = table.base(slot);
+    if ((flow.words[W_HAS]! & HAS_PROTOINFO) === 0 && (slab[base + W_HAS]! & HAS_PROTOINFO) !== 0) {
+      for (let i = 0; i < 3; i++) flow.words[W_PROTOINFO + i] = slab[base + W_PROTOINFO + i]!;
+      flow.words[W_HAS]! |= HAS_PROTOINFO;
+    }
+    const rare = table.rare.get(slot);
+    if (rare !== undefined) flow.rare = { ...rare, ...flow.rare };
+  }
+
+  /** Makes a peer's flow this node's own, as this kernel has it, and tells everybody. */
+  claim(flow: DecodedFlow): void {
+    this.#nowSeconds = this.#seconds();
+    this.#take(flow);
+    this.#pacer.poke(false);
   }
 
   onMalformed(): void {
@@ -250,6 +308,7 @@ export class Replicator implements EventSink {
   async #resyncOnce(): Promise<boolean> {
     const internal = this.#internal;
     internal.beginDump();
+    this.#injection?.beginDump();
     this.#nowSeconds = this.#seconds();
     let result: DumpResult;
     try {
@@ -274,6 +333,7 @@ export class Replicator implements EventSink {
       this.counters.kernelResyncsFailed++;
       return false;
     }
+    this.#injection?.endDump();
     this.counters.kernelResyncs++;
     this.#pacer.flushNow();
     return true;
@@ -315,9 +375,12 @@ export class Replicator implements EventSink {
 
   #dumped(flow: DecodedFlow): void {
     const carries = this.#carries();
+    if (this.#injection !== null && !carries) {
+      if (this.#injection.present(flow)) return;
+      this.#external.retire(flow.words, 0);
+    }
     if (carries) this.#external.retire(flow.words, 0);
     const claimed = carries ? null : this.#external.claim(flow.words, 0);
-    if (claimed !== null && this.#ignoresOwn) return;
     this.#internal.dumped(flow, this.#nowSeconds, claimed, carries);
   }
 

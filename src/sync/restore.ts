@@ -19,11 +19,41 @@ export async function replayCopy(
   log: Logger,
   signal: AbortSignal,
 ): Promise<void> {
-  if (replica.lastSequence === 0) return;
+  // Also when all of it has been removed by age: nothing would ever come.
+  if (replica.tail.epoch === 0) return;
   const startedMs = performance.now();
-  await replay(stream, Math.max(1, replica.snapshotSequence), applier, log, signal);
+  await replay(stream, Math.max(1, replica.snapshotSequence), replica.lastSequence, applier, log, signal);
   const durationMs = Math.round(performance.now() - startedMs);
   log.info({ peer: applier.node, flows: applier.flows, durationMs }, "rebuilt the peer's flows from the own broker");
+}
+
+/**
+ * Applies a peer's stream on a shared broker from its last complete snapshot to about its end; gives the sequence of the last
+ * message that was applied, 0 for none.
+ */
+export async function replayShared(
+  stream: PeerStream,
+  applier: Applier,
+  log: Logger,
+  signal: AbortSignal,
+): Promise<number> {
+  const startedMs = performance.now();
+  const mark = await stream.readLast("mark", signal);
+  if (mark === null) return 0;
+  const event = await stream.readLast("ev", signal);
+  const end = Math.max(mark.sequence, event?.sequence ?? 0);
+  const start = Math.max(1, applier.snapshotSequenceOf(mark.payload));
+  const applied = await replay(stream, start, end, applier, log, signal);
+  const durationMs = Math.round(performance.now() - startedMs);
+  log.info({ peer: applier.node, flows: applier.flows, durationMs }, "rebuilt the peer's flows from the shared broker");
+  return applied;
+}
+
+/** This node's own stream, as the server says that has the last word on it. */
+export interface OwnTail {
+  /** The last mark; null when there is none. */
+  readonly lastMark: Uint8Array | null;
+  readonly lastSequence: number;
 }
 
 /**
@@ -32,6 +62,7 @@ export async function replayCopy(
  */
 export async function restoreInternal(
   stream: PeerStream,
+  tail: OwnTail,
   node: string,
   internal: InternalCache,
   hybridClock: HybridClock,
@@ -39,15 +70,14 @@ export async function restoreInternal(
   signal: AbortSignal,
 ): Promise<Continuation | null> {
   const startedMs = performance.now();
-  const last = await stream.readLast("mark", signal);
-  if (last === null) return null;
+  if (tail.lastMark === null) return null;
   const external = new ExternalCache(internal.table.flowsMax);
   // What it once said of itself is no news.
   const quiet = log.child({}, { level: "warn" });
   const applier = new Applier({ node, external, local: null, hybridClock, log: quiet });
-  const snapshotSequence = applier.snapshotSequenceOf(last.payload);
+  const snapshotSequence = applier.snapshotSequenceOf(tail.lastMark);
   if (snapshotSequence === 0) return null;
-  await replay(stream, snapshotSequence, applier, log, signal);
+  await replay(stream, snapshotSequence, tail.lastSequence, applier, log, signal);
   if (!applier.exact) {
     log.warn("this node's own stream does not hold its whole table any more: beginning with a snapshot");
     return null;
@@ -66,26 +96,34 @@ export async function restoreInternal(
   return { ...applier.position, snapshotSequence: applier.lastSnapshotSequence };
 }
 
-/** Applies a stream from a sequence to its end, as it stands when that is reached. */
+/**
+ * Applies a stream from a sequence to `endSequence` at the least, and to its end as it stands when that is reached. In a
+ * cluster the server that is read from may be behind: nothing more to come is then not the end. Gives the sequence of the last
+ * message applied; 0 when the stream does not hold the start any more.
+ */
 async function replay(
   stream: PeerStream,
   start: number,
+  endSequence: number,
   applier: Applier,
   log: Logger,
   signal: AbortSignal,
-): Promise<void> {
+): Promise<number> {
   const end = new AbortController();
   let toldMs = performance.now();
+  let applied = 0;
   for await (const items of stream.read(start, AbortSignal.any([signal, end.signal]))) {
     for (const item of items) {
-      if (item.type === "reset") return;
+      if (item.type === "reset") return 0;
       if (item.type !== "message") continue;
       applier.apply(item, item.timeMs);
-      if (item.pending === 0) end.abort();
+      applied = item.sequence;
+      if (item.pending === 0 && item.sequence >= endSequence) end.abort();
       if (performance.now() - toldMs < PROGRESS_MS) continue;
       toldMs = performance.now();
       log.info({ stream: applier.node, flows: applier.flows, messagesLeft: item.pending }, "replaying");
     }
-    if (end.signal.aborted) return;
+    if (end.signal.aborted) break;
   }
+  return applied;
 }

@@ -53,6 +53,7 @@ export class Roles {
   readonly #journal: Journal;
   readonly #followers: readonly Follower[];
   readonly #injects: boolean;
+  readonly #readKernel: () => Promise<unknown>;
   readonly #commitTimeoutSeconds: number | null;
   readonly #purgeAfterSeconds: number;
   readonly #clock: Clock;
@@ -70,6 +71,8 @@ export class Roles {
     followers: readonly Follower[];
     /** Mode `inject`: the kernel has what peers say already, so there is nothing to commit. */
     injects: boolean;
+    /** Compares the kernel's table with the internal cache. Needed where `injects`. */
+    readKernel?: () => Promise<unknown>;
     commitTimeoutSeconds: number | null;
     purgeAfterSeconds: number;
     clock: Clock;
@@ -81,6 +84,7 @@ export class Roles {
     this.#journal = options.journal;
     this.#followers = options.followers;
     this.#injects = options.injects;
+    this.#readKernel = options.readKernel ?? (() => Promise.resolve());
     this.#commitTimeoutSeconds = options.commitTimeoutSeconds;
     this.#purgeAfterSeconds = options.purgeAfterSeconds;
     this.#clock = options.clock;
@@ -92,7 +96,7 @@ export class Roles {
     return this.#role;
   }
 
-  /** True from a commit on until this node steps down: what its kernel has is its own. */
+  /** True from a commit on until this node steps down (mode `inject`: while one runs): what its kernel has is its own. */
   get carries(): boolean {
     return this.#carries;
   }
@@ -123,9 +127,8 @@ export class Roles {
   }
 
   async #commit(progress: (text: string) => void): Promise<CommitReport> {
-    if (this.#injects)
-      return { committed: 0, updated: 0, skipped: this.#external.table.size, failed: {}, stale: 0, durationMs: 0 };
     this.#carries = true;
+    if (this.#injects) return this.#claimAll();
     const { table } = this.#internal;
     const sameTuples = (words: Uint32Array, base: number): boolean => {
       const slot = table.find(words, base);
@@ -166,9 +169,35 @@ export class Roles {
     return { expectations };
   }
 
-  /** Schedules the removal of the flows that a newer owner holds elsewhere. A purge that is due already is put off. */
+  /**
+   * Mode `inject`: the kernel has what peers carried. It becomes this node's own, so that the old primary's return, with an
+   * empty kernel, does not end it.
+   */
+  async #claimAll(): Promise<CommitReport> {
+    const startedMs = performance.now();
+    const before = this.#external.table.size;
+    try {
+      await this.#readKernel();
+    } finally {
+      this.#carries = false;
+    }
+    const skipped = this.#external.table.size;
+    const updated = Math.max(0, before - skipped);
+    const durationMs = Math.round((performance.now() - startedMs) * 10) / 10;
+    this.counters.commits++;
+    this.counters.commitUpdated += updated;
+    this.#journal.writeMark({ type: "commit", committed: 0, updated, failed: 0, stale: 0, durationMs });
+    this.#log.info({ committed: 0, updated, skipped, durationMs }, "commit");
+    return { committed: 0, updated, skipped, failed: {}, stale: 0, durationMs };
+  }
+
+  /**
+   * Schedules the removal of the flows that a newer owner holds elsewhere. A purge that is due already is put off. In mode
+   * `inject` those are to be in every kernel, so none is removed.
+   */
   purge(): PurgeReport {
     this.#cancelPurge();
+    if (this.#injects) return { afterSeconds: this.#purgeAfterSeconds };
     this.#purgeTimer = setTimeout(() => {
       this.#purgeTimer = null;
       this.#purgeNow().catch((error: unknown) => this.#log.error({ err: error }, "purge failed"));

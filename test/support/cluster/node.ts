@@ -35,6 +35,8 @@ export interface NodeOptions {
   readonly netlinkBuffer?: readonly [string, string];
   /** How far each node's wall clock is off, by node number, in milliseconds. */
   readonly clockOffsetMs?: (number: number) => number;
+  /** Lines of a node's configuration, by node number, that take the place of those of the same key, or are added. */
+  readonly configure?: (number: number) => readonly string[];
 }
 
 interface Parts {
@@ -114,7 +116,26 @@ export class ClusterNode {
     if (netlinkBuffer !== undefined) {
       lines.push(`netlink: { buffer: ${netlinkBuffer[0]}, buffer_max: ${netlinkBuffer[1]} }`);
     }
-    return `${lines.join("\n")}\n`;
+    const keyOf = (line: string): string => line.slice(0, line.indexOf(":"));
+    const more = options.configure?.(this.number) ?? [];
+    const replaced = new Set(more.map(keyOf));
+    return `${[...lines.filter((line) => !replaced.has(keyOf(line))), ...more].join("\n")}\n`;
+  }
+
+  /** Starts a process of the test's own in its namespace; it ends with the cluster. */
+  spawn(title: string, file: string, ...args: string[]): LineProcess {
+    const { namespace, directory } = this.#parts;
+    return namespace.spawn(title, file, args, join(directory, `${title}.log`));
+  }
+
+  /** Runs a command in its namespace and gives what it printed. */
+  exec(file: string, ...args: string[]): Promise<string> {
+    return this.#parts.namespace.exec(file, args);
+  }
+
+  /** Where its files are. */
+  get directory(): string {
+    return this.#parts.directory;
   }
 
   // The daemon.
