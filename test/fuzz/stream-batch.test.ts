@@ -16,13 +16,14 @@ function fullMessage(seed: number, rows: number): Uint8Array {
   const random = new Random(seed);
   const encoder = new BatchEncoder();
   for (let i = 0; i < rows; i++) {
-    encoder.addNew(i, anyRecord(random), 0, randomRare(random), true);
+    encoder.addNew(i, anyRecord(random), 0, randomRare(random), { stamp: 2 ** 52 });
     encoder.addUpdate(i, anyRecord(random), 0, randomRare(random));
     encoder.addDestroy(i, anyRecord(random), 0, {
       has: 0x60,
       counters: Float64Array.of(1, 2, 3, 4),
       timesMicros: Float64Array.of(5, 6),
     });
+    encoder.addMoved(i, `fw-${2 + (i % 3)}`, 2 ** 52 + i);
   }
   return Uint8Array.from(encoder.encode(ENVELOPE, { from: 0, to: 100 }));
 }
@@ -51,16 +52,17 @@ class Target {
     this.#marks.decode(payload);
     this.#envelope(payload);
     const envelope = decoder.decode(payload);
-    const { new4, new6, updates, destroys } = decoder;
-    const sections = [new4, new6, updates, destroys];
+    const { new4, new6, updates, destroys, moved, movedTo } = decoder;
+    const sections = [new4, new6, updates, destroys, moved];
     if (envelope === null) {
       assert.ok(sections.every(({ rows }) => rows === 0) && decoder.rare.every(({ size }) => size === 0));
-      assert.equal(decoder.range, null);
+      assert.deepEqual([decoder.range, movedTo, decoder.expectations], [null, [], []]);
       return false;
     }
     for (const { rows } of sections) assert.ok(Number.isInteger(rows) && rows >= 0 && rows <= BATCH_ROWS_MAX);
     for (const part of [new4, new6]) for (let row = 0; row < part.rows; row++) readNewRow(part, row, this.#words);
     for (let row = 0; row < updates.rows; row++) readUpdateRow(updates, row, this.#words, 0);
+    for (let row = 0; row < moved.rows; row++) assert.equal(typeof movedTo[moved.owner[row]!], "string");
     return true;
   }
 
@@ -157,7 +159,7 @@ describe("batch decoder on malformed payloads", () => {
   it("refuses wrong types, lengths and row counts in every section", () => {
     const target = new Target();
     const map = plainMap(fullMessage(5, 4));
-    for (const key of ["n4", "n6", "u", "d"]) {
+    for (const key of ["n4", "n6", "u", "d", "mv"]) {
       for (const value of [null, 1, "x", [], new Uint8Array(8), {}] as Plain[]) {
         assert.equal(target.takes(writePlain({ ...map, r: [], [key]: value })), false, `${key}: ${String(value)}`);
       }
@@ -189,7 +191,7 @@ describe("batch decoder on malformed payloads", () => {
   it("takes a text of a column's length for what it is: no column", () => {
     const target = new Target();
     const encoder = new BatchEncoder();
-    encoder.addNew(0x61616161, tcpRecord(1), 0, null, false);
+    encoder.addNew(0x61616161, tcpRecord(1), 0, null, null);
     const map = plainMap(encoder.encode(ENVELOPE, null));
     assert.ok(target.takes(writePlain(map)));
     assert.equal(target.takes(writePlain({ ...map, n4: { ...section(map, "n4"), f: "aaaa" } })), false);
@@ -201,6 +203,29 @@ describe("batch decoder on malformed payloads", () => {
     const newer = { ...map, u: { ...section(map, "u"), zz: new Uint8Array(3) }, future: [1, 2, { x: "y" }] };
     assert.ok(target.takes(writePlain(newer)));
     assert.ok(target.takes(writePlain({ ...map, r: [[2, 0, { helper: "ftp", zz: 1 }]] })));
+  });
+
+  it("refuses moved rows without their owners' names", () => {
+    const target = new Target();
+    const map = plainMap(fullMessage(5, 4));
+    assert.deepEqual(map.mo, ["fw-2", "fw-3", "fw-4"]);
+    const { mo: _, ...without } = map;
+    assert.equal(target.takes(writePlain(without)), false);
+    const names = (count: number): Plain[] => new Array<Plain>(count).fill("fw-2");
+    const wrong: Plain[] = [null, 1, "fw-2", {}, [], names(1), names(2), ["fw-2", "fw-3", 4], ["fw-2", "fw-3", null]];
+    for (const mo of [...wrong, names(257), [["fw-2"], "fw-3", "fw-4"]]) {
+      assert.equal(target.takes(writePlain({ ...map, mo })), false, JSON.stringify(mo));
+    }
+    for (const count of [3, 4, 256]) assert.ok(target.takes(writePlain({ ...map, mo: names(count) })));
+    const owner = Uint8Array.of(0, 1, 2, 3);
+    assert.equal(
+      target.takes(writePlain({ ...map, mv: { ...section(map, "mv"), o: owner } })),
+      false,
+      "beyond the list",
+    );
+    const { mv: __, ...unmoved } = map;
+    assert.ok(target.takes(writePlain({ ...unmoved, mo: 5 })), "names that no row asks for say nothing");
+    target.assertUnharmed();
   });
 
   it("refuses malformed rare attributes", () => {

@@ -235,9 +235,9 @@ describe("format version 1, events", () => {
 
   it("is written as these bytes", () => {
     const encoder = new BatchEncoder();
-    encoder.addNew(5, TCP, 0, RARE, false);
-    encoder.addNew(0x10006, UDP, 0, null, false);
-    encoder.addNew(7, SCTP, 0, { helper: "sip" }, false);
+    encoder.addNew(5, TCP, 0, RARE, null);
+    encoder.addNew(0x10006, UDP, 0, null, null);
+    encoder.addNew(7, SCTP, 0, { helper: "sip" }, null);
     encoder.addUpdate(5, TCP, 0, null);
     encoder.addUpdate(7, SCTP, 0, { labels: bytes("ff000000000000000000000000000000") });
     encoder.addDestroy(8, TCP, 0, end);
@@ -264,8 +264,8 @@ describe("format version 1, a snapshot chunk", () => {
       k: "snap",
       a: 4,
       b: 0xffffffff,
-      n4: { ...COLUMNS4, c: bytes("00d2496b 00d2496b"), ...STATE4 },
-      n6: { ...COLUMNS6, c: bytes("00d2496b"), ...STATE6 },
+      n4: { ...COLUMNS4, c: bytes("00d2496b 00d2496b"), h: bytes("f8fff6151fdd0943 000000000000f03f"), ...STATE4 },
+      n6: { ...COLUMNS6, c: bytes("00d2496b"), h: bytes("0800f7151fdd0943"), ...STATE6 },
     };
     const map = readPlain(golden("snapshot"));
     assert.deepEqual(map, expected);
@@ -279,15 +279,59 @@ describe("format version 1, a snapshot chunk", () => {
     assert.deepEqual(newRow(decoder, "new4", 0), TCP);
     assert.deepEqual(newRow(decoder, "new4", 1), UDP);
     assert.deepEqual(newRow(decoder, "new6", 0), SCTP);
+    assert.deepEqual([...decoder.new4.stamp.subarray(0, 2)], [909_999_999_999_999, 1]);
+    assert.equal(decoder.new6.stamp[0], 910_000_000_000_001);
     assert.deepEqual([decoder.updates.rows, decoder.destroys.rows], [0, 0]);
   });
 
   it("is written as these bytes", () => {
     const encoder = new BatchEncoder();
-    encoder.addNew(5, TCP, 0, null, true);
-    encoder.addNew(0x10006, UDP, 0, null, true);
-    encoder.addNew(7, SCTP, 0, null, true);
+    encoder.addNew(5, TCP, 0, null, { stamp: 909_999_999_999_999 });
+    encoder.addNew(0x10006, UDP, 0, null, { stamp: 1 });
+    encoder.addNew(7, SCTP, 0, null, { stamp: 910_000_000_000_001 });
     assert.equal(hexOf(encoder.encode(ENVELOPE, { from: 4, to: 0xffffffff })), hexOf(golden("snapshot")));
+  });
+});
+
+describe("format version 1, flows that moved", () => {
+  it("holds these bytes", () => {
+    const expected = {
+      ...ENVELOPE_MAP,
+      k: "ev",
+      d: { n: 1, f: bytes("08000000"), i: bytes("03") },
+      mv: {
+        n: 3,
+        f: bytes("05000000 06000100 07000000"),
+        // 909999999999999, 910000000000001 and 1 as float64.
+        h: bytes("f8fff6151fdd0943 0800f7151fdd0943 000000000000f03f"),
+        o: bytes("00 01 00"),
+      },
+      mo: ["fw-b", "fw-c"],
+    };
+    const map = readPlain(golden("moved"));
+    assert.deepEqual(map, expected);
+    assert.deepEqual(Object.keys(map as object), Object.keys(expected));
+  });
+
+  it("is read as these rows", () => {
+    const decoder = new BatchDecoder();
+    assert.deepEqual(decoder.decode(golden("moved")), ENVELOPE);
+    const { moved, movedTo } = decoder;
+    assert.equal(moved.rows, 3);
+    assert.deepEqual([...moved.flowId.subarray(0, 3)], [5, 0x10006, 7]);
+    assert.deepEqual([...moved.stamp.subarray(0, 3)], [909_999_999_999_999, 910_000_000_000_001, 1]);
+    assert.deepEqual([...moved.owner.subarray(0, 3)], [0, 1, 0]);
+    assert.deepEqual(movedTo, ["fw-b", "fw-c"]);
+    assert.deepEqual([decoder.new4.rows, decoder.new6.rows, decoder.updates.rows, decoder.destroys.rows], [0, 0, 0, 1]);
+  });
+
+  it("is written as these bytes", () => {
+    const encoder = new BatchEncoder();
+    encoder.addDestroy(8, TCP, 0, undefined);
+    encoder.addMoved(5, "fw-b", 909_999_999_999_999);
+    encoder.addMoved(0x10006, "fw-c", 910_000_000_000_001);
+    encoder.addMoved(7, "fw-b", 1);
+    assert.equal(hexOf(encoder.encode(ENVELOPE, null)), hexOf(golden("moved")));
   });
 });
 

@@ -35,6 +35,9 @@ import {
 
 const ENVELOPE = { node: "fw-1", epoch: 3, number: 4, stamp: 2 ** 52 + 1, wallMs: 1_800_000_000_123 };
 
+/** A row that states what was claimed before. */
+const STATED = { stamp: 2 ** 52 - 1 };
+
 /** A record of rubbish, so that a word which the reader forgets to write is seen. */
 function rubbish(): Uint32Array {
   return new Uint32Array(RECORD_WORDS).fill(0xdeadbeef);
@@ -65,7 +68,8 @@ describe("batch codec, new rows", () => {
         const random = new Random(family * 1000 + protocol);
         const encoder = new BatchEncoder();
         const records = Array.from({ length: 100 }, () => randomRecord(random, family, protocol));
-        for (const [i, words] of records.entries()) encoder.addNew(1000 + i, words, 0, null, i % 2 === 0);
+        for (const [i, words] of records.entries())
+          encoder.addNew(1000 + i, words, 0, null, i % 2 === 0 ? STATED : null);
         const decoder = decoded(encoder.encode(ENVELOPE, null));
         const section = family === AF_INET ? decoder.new4 : decoder.new6;
         assert.equal(section.rows, 100);
@@ -91,7 +95,7 @@ describe("batch codec, new rows", () => {
         if (protocol === 6 && word === W_PROTOINFO_C) continue;
         words[word] = mask;
         const encoder = new BatchEncoder();
-        encoder.addNew(0, words, 0, null, true);
+        encoder.addNew(0, words, 0, null, STATED);
         assertNewRow(decoded(encoder.encode(ENVELOPE, null)), family, 0, carriedByNew(words, true));
       }
     }
@@ -102,17 +106,23 @@ describe("batch codec, new rows", () => {
     const record = anyRecord(new Random(5));
     words.set(record, RECORD_WORDS);
     const encoder = new BatchEncoder();
-    encoder.addNew(1, words, RECORD_WORDS, null, true);
+    encoder.addNew(1, words, RECORD_WORDS, null, STATED);
     assertNewRow(decoded(encoder.encode(ENVELOPE, null)), record[W_PROTO]! >>> 8, 0, carriedByNew(record, true));
   });
 
-  it("carries the age of a flow only when asked", () => {
+  it("carries the age of a flow and the stamp of its claim where it states what was claimed before", () => {
     const words = tcpRecord(1);
     words[W_CREATED] = 77;
     const encoder = new BatchEncoder();
-    encoder.addNew(1, words, 0, null, false);
-    encoder.addNew(2, words, 0, null, true);
-    assert.deepEqual([...decoded(encoder.encode(ENVELOPE, null)).new4.created.subarray(0, 2)], [0, 77]);
+    encoder.addNew(1, words, 0, null, null);
+    encoder.addNew(2, words, 0, null, STATED);
+    encoder.addNew(3, words, 0, null, { stamp: Number.MAX_SAFE_INTEGER });
+    const { new4 } = decoded(encoder.encode(ENVELOPE, null));
+    assert.deepEqual([...new4.created.subarray(0, 3)], [0, 77, 77]);
+    assert.deepEqual([...new4.stamp.subarray(0, 3)], [0, STATED.stamp, Number.MAX_SAFE_INTEGER]);
+    encoder.addNew(1, words, 0, null, null);
+    const { n4 } = readPlain(encoder.encode(ENVELOPE, null)) as { n4: object };
+    assert.ok(!("h" in n4) && !("c" in n4), "an event's claim is the message's own");
   });
 });
 
@@ -181,7 +191,91 @@ describe("batch codec, destroy rows", () => {
   });
 });
 
+describe("batch codec, moved rows", () => {
+  it("carries flow id, owner and the whole stamp of its claim, each owner's name once", () => {
+    const random = new Random(21);
+    const encoder = new BatchEncoder();
+    const rows = Array.from({ length: 700 }, (_, i) => ({
+      flowId: i === 0 ? 0xffffffff : random.word(),
+      owner: random.pick(["fw-2", "fw-3", "a-node-with-a-long-name", "ü"]),
+      stamp: i === 1 ? Number.MAX_SAFE_INTEGER : random.word() * 2 ** 21 + random.below(2 ** 21),
+    }));
+    for (const { flowId, owner, stamp } of rows) encoder.addMoved(flowId, owner, stamp);
+    assert.equal(encoder.rows, 700);
+    const payload = Uint8Array.from(encoder.encode(ENVELOPE, null));
+    const { moved, movedTo } = decoded(payload);
+    assert.equal(moved.rows, 700);
+    const read = rows.map((_, row) => ({
+      flowId: moved.flowId[row],
+      owner: movedTo[moved.owner[row]!],
+      stamp: moved.stamp[row],
+    }));
+    assert.deepEqual(read, rows);
+    const plain = readPlain(payload) as { mo: string[] };
+    assert.deepEqual(plain.mo.toSorted(), [...new Set(rows.map(({ owner }) => owner))].toSorted());
+  });
+
+  it("stands behind the ended flows, its names behind it, and is absent where nothing moved", () => {
+    const encoder = new BatchEncoder();
+    encoder.addMoved(5, "fw-2", 7);
+    encoder.addDestroy(6, tcpRecord(1), 0, undefined);
+    encoder.addUpdate(7, tcpRecord(1), 0, { helper: "ftp" });
+    const keys = Object.keys(readPlain(encoder.encode(ENVELOPE, null)) as object);
+    assert.deepEqual(keys, ["v", "o", "e", "n", "h", "w", "k", "u", "d", "mv", "mo", "r"]);
+    encoder.addDestroy(6, tcpRecord(1), 0, undefined);
+    const without = readPlain(encoder.encode(ENVELOPE, null)) as object;
+    assert.ok(!("mv" in without) && !("mo" in without));
+  });
+
+  it("leaves no name behind for the next message, on either side", () => {
+    const encoder = new BatchEncoder();
+    const decoder = new BatchDecoder();
+    encoder.addMoved(5, "fw-2", 7);
+    const first = Uint8Array.from(encoder.encode(ENVELOPE, null));
+    encoder.addMoved(6, "fw-3", 8);
+    const second = Uint8Array.from(encoder.encode(ENVELOPE, null));
+    encoder.addMoved(7, "fw-4", 9);
+    encoder.reset();
+    const third = Uint8Array.from(encoder.encode(ENVELOPE, null));
+    decoder.decode(first);
+    assert.deepEqual(decoder.movedTo, ["fw-2"]);
+    decoder.decode(second);
+    assert.deepEqual([decoder.moved.rows, decoder.moved.owner[0], decoder.movedTo], [1, 0, ["fw-3"]]);
+    decoder.decode(third);
+    assert.deepEqual([decoder.moved.rows, decoder.movedTo], [0, []]);
+  });
+
+  it("names as many owners as a table can have", () => {
+    const encoder = new BatchEncoder();
+    for (let i = 0; i < 255; i++) encoder.addMoved(i, `fw-${i}`, 1);
+    const { moved, movedTo } = decoded(encoder.encode(ENVELOPE, null));
+    assert.equal(movedTo[moved.owner[254]!], "fw-254");
+  });
+
+  it("counts towards a full message", () => {
+    const encoder = new BatchEncoder();
+    for (let i = 0; i < BATCH_ROWS_MAX; i++) {
+      assert.equal(encoder.full, false);
+      encoder.addMoved(i, "fw-2", 1);
+    }
+    assert.equal(encoder.full, true);
+    assert.equal(decoded(encoder.encode(ENVELOPE, null)).moved.rows, BATCH_ROWS_MAX);
+    assert.equal(encoder.full, false);
+  });
+});
+
 describe("batch codec, rare attributes", () => {
+  it("make a message full before its rows do: they are large", () => {
+    const encoder = new BatchEncoder();
+    for (let i = 0; i < 512; i++) {
+      assert.equal(encoder.full, false);
+      encoder.addUpdate(i, tcpRecord(i), 0, { helper: "ftp" });
+    }
+    assert.equal(encoder.full, true);
+    assert.equal(decoded(encoder.encode(ENVELOPE, null)).rare[2]!.size, 512);
+    assert.equal(encoder.full, false);
+  });
+
   it("carries those of new rows by family and of updates, row by row", () => {
     const random = new Random(12);
     const encoder = new BatchEncoder();
@@ -192,7 +286,7 @@ describe("batch codec, rare attributes", () => {
       const rare = random.oneIn(2) ? randomRare(random) : null;
       const words = randomRecord(random, section === 1 ? AF_INET6 : AF_INET, 6);
       if (section === 2) encoder.addUpdate(i, words, 0, rare);
-      else encoder.addNew(i, words, 0, rare, false);
+      else encoder.addNew(i, words, 0, rare, null);
       if (rare !== null) expected[section]!.set(rows[section]!, rare);
       rows[section]!++;
     }
@@ -202,13 +296,13 @@ describe("batch codec, rare attributes", () => {
   it("carries texts as long as a netlink attribute can be: what a writer writes, a reader takes", () => {
     const rare = { helper: "h".repeat(16), secctx: `u:r:t:s0:${"c1,".repeat(1300)}` };
     const encoder = new BatchEncoder();
-    encoder.addNew(1, tcpRecord(1), 0, rare, false);
+    encoder.addNew(1, tcpRecord(1), 0, rare, null);
     assert.deepEqual(decoded(encoder.encode(ENVELOPE, null)).rare[0]!.get(0), rare);
   });
 
   it("does not hand out views of the payload", () => {
     const encoder = new BatchEncoder();
-    encoder.addNew(1, tcpRecord(1), 0, { labels: new Uint8Array(16).fill(9) }, false);
+    encoder.addNew(1, tcpRecord(1), 0, { labels: new Uint8Array(16).fill(9) }, null);
     const payload = Uint8Array.from(encoder.encode(ENVELOPE, null));
     const decoder = decoded(payload);
     payload.fill(0);
@@ -220,7 +314,7 @@ describe("batch codec, rare attributes", () => {
 describe("batch codec, messages", () => {
   it("carries the envelope, and the slots of a snapshot chunk", () => {
     const encoder = new BatchEncoder();
-    encoder.addNew(70, tcpRecord(1), 0, null, true);
+    encoder.addNew(70, tcpRecord(1), 0, null, STATED);
     const decoder = decoded(encoder.encode(ENVELOPE, { from: 64, to: 0xffffffff }));
     assert.deepEqual(decoder.range, { from: 64, to: 0xffffffff });
     assert.equal(decoder.new4.rows, 1);
@@ -241,8 +335,8 @@ describe("batch codec, messages", () => {
     const six = randomRecord(new Random(1), AF_INET6, 17);
     encoder.addDestroy(1, six, 0, undefined);
     encoder.addUpdate(2, six, 0, { helper: "ftp" });
-    encoder.addNew(3, six, 0, null, false);
-    encoder.addNew(4, tcpRecord(1), 0, null, false);
+    encoder.addNew(3, six, 0, null, null);
+    encoder.addNew(4, tcpRecord(1), 0, null, null);
     const map = readPlain(encoder.encode(ENVELOPE, { from: 0, to: 9 }));
     const keys = ["v", "o", "e", "n", "h", "w", "k", "a", "b", "n4", "n6", "u", "d", "r"];
     assert.deepEqual(Object.keys(map as object), keys);
@@ -252,7 +346,7 @@ describe("batch codec, messages", () => {
     const random = new Random(3);
     const encoder = new BatchEncoder();
     for (let i = 0; i < 50; i++) {
-      for (let k = 0; k < 20; k++) encoder.addNew(k, anyRecord(random), 0, randomRare(random), true);
+      for (let k = 0; k < 20; k++) encoder.addNew(k, anyRecord(random), 0, randomRare(random), STATED);
       for (let k = 0; k < 20; k++) encoder.addUpdate(k, anyRecord(random), 0, randomRare(random));
       const map = readPlain(encoder.encode({ ...ENVELOPE, number: i }, null)) as Record<string, unknown>;
       assert.deepEqual([map.v, map.n, map.h], [1, i, ENVELOPE.stamp]);
@@ -262,22 +356,22 @@ describe("batch codec, messages", () => {
   it("leaves out columns of zeros", () => {
     const encoder = new BatchEncoder();
     const words = tcpRecord(1);
-    encoder.addNew(1, words, 0, null, false);
+    encoder.addNew(1, words, 0, null, null);
     const plain = readPlain(encoder.encode(ENVELOPE, null)) as { n4: object };
     assert.deepEqual(Object.keys(plain.n4), ["n", "f", "s", "d", "l", "p", "S", "t", "i", "ws", "fl"]);
     words[W_ZONE] = 1;
     words[W_REPLY_SRC] = words[W_REPLY_SRC]! ^ 1;
-    encoder.addNew(1, words, 0, null, false);
+    encoder.addNew(1, words, 0, null, null);
     const translated = readPlain(encoder.encode(ENVELOPE, null)) as { n4: Record<string, unknown> };
     assert.ok("rs" in translated.n4 && "z" in translated.n4 && !("rd" in translated.n4) && !("rl" in translated.n4));
-    encoder.addNew(0, new Uint32Array(RECORD_WORDS), 0, null, false);
+    encoder.addNew(0, new Uint32Array(RECORD_WORDS), 0, null, null);
     const empty = readPlain(encoder.encode(ENVELOPE, null)) as { n4: object };
     assert.deepEqual(empty.n4, { n: 1 });
   });
 
   it("spends 27 bytes on a plain IPv4 TCP row", () => {
     const encoder = new BatchEncoder();
-    for (let i = 0; i < BATCH_ROWS_MAX; i++) encoder.addNew(i, tcpRecord(i), 0, null, false);
+    for (let i = 0; i < BATCH_ROWS_MAX; i++) encoder.addNew(i, tcpRecord(i), 0, null, null);
     const bytes = encoder.encode(ENVELOPE, null).length / BATCH_ROWS_MAX;
     // Flow id, two addresses, ports: 16; protocol 1, status 2, timeout 4, state 1, window scales 1, flags 2: 11.
     assert.ok(bytes >= 27 && bytes < 27.2, `${bytes} bytes a row`);
@@ -287,8 +381,8 @@ describe("batch codec, messages", () => {
     const encoder = new BatchEncoder();
     const six = randomRecord(new Random(1), AF_INET6, 132);
     const fill = (): void => {
-      encoder.addNew(1, tcpRecord(1), 0, { helper: "ftp" }, true);
-      encoder.addNew(2, six, 0, null, true);
+      encoder.addNew(1, tcpRecord(1), 0, { helper: "ftp" }, STATED);
+      encoder.addNew(2, six, 0, null, STATED);
       encoder.addUpdate(3, six, 0, null);
       encoder.addDestroy(4, six, 0, undefined);
       assert.equal(encoder.rows, 4);
@@ -313,11 +407,11 @@ describe("batch codec, messages", () => {
     const encoder = new BatchEncoder();
     const decoder = new BatchDecoder();
     const full = new Random(4);
-    for (let i = 0; i < 100; i++) encoder.addNew(i, anyRecord(full), 0, { helper: "ftp" }, true);
+    for (let i = 0; i < 100; i++) encoder.addNew(i, anyRecord(full), 0, { helper: "ftp" }, STATED);
     decoder.decode(encoder.encode(ENVELOPE, { from: 0, to: 9 }));
     const words = new Uint32Array(RECORD_WORDS);
     words[W_PROTO] = (AF_INET << 8) | 17;
-    encoder.addNew(0, words, 0, null, false);
+    encoder.addNew(0, words, 0, null, null);
     decoder.decode(encoder.encode(ENVELOPE, null));
     assert.deepEqual(
       [decoder.new4.rows, decoder.new6.rows, decoder.rare[0]!.size, decoder.rare[1]!.size],
@@ -335,7 +429,7 @@ describe("batch codec, messages", () => {
         const section = only < 0 ? random.below(4) : only;
         const words = randomRecord(random, section === 1 ? AF_INET6 : AF_INET, 6);
         const id = records.push(words) - 1;
-        if (section < 2) encoder.addNew(id, words, 0, null, false);
+        if (section < 2) encoder.addNew(id, words, 0, null, null);
         else if (section === 2) encoder.addUpdate(id, words, 0, null);
         if (section === 3 || encoder.rows === BATCH_ROWS_MAX - 1) encoder.addDestroy(id, words, 0, undefined);
       }
