@@ -21,7 +21,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   sync: ["errors.ts", "flow", "config", "ctnetlink", "stream", "cache", "control"],
   history: ["errors.ts", "flow", "config", "stream"],
   lab: ["errors.ts", "flow", "config", "control"],
-  "daemon.ts": ["errors.ts", "flow", "config", "ctnetlink", "stream", "cache", "control", "sync", "history"],
+  daemon: ["errors.ts", "flow", "config", "ctnetlink", "stream", "cache", "control", "sync", "history"],
+  "daemon.ts": ["errors.ts", "flow", "config", "ctnetlink", "stream", "cache", "control", "sync", "history", "daemon"],
   cli: [
     "errors.ts",
     "flow",
