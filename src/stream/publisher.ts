@@ -1,15 +1,7 @@
 import { createInbox, headers, type Msg, type MsgHdrs, type NatsConnection, type Subscription } from "nats";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../errors.js";
-import {
-  ensureStream,
-  ORIGIN_HEADER,
-  readLastOf,
-  readTip,
-  SNAPSHOT_HEADER,
-  type StoredMessage,
-  type StreamTip,
-} from "./own-stream.js";
+import { ensureStream, ORIGIN_HEADER, readTip, SNAPSHOT_HEADER, type StreamTip } from "./own-stream.js";
 import { parseAnswer } from "./publish-answer.js";
 import {
   noCounters,
@@ -189,21 +181,6 @@ export class Publisher {
     clearTimeout(timer);
     this.#flushes.delete(done);
     return this.#ring.count === 0;
-  }
-
-  /** The last message of one subject of the own stream, for a daemon that starts again; null when there is none. */
-  async readLast(kind: MessageKind): Promise<StoredMessage | null> {
-    const client = await this.#options.connection.ready(API_TIMEOUT_MS);
-    return readLastOf(
-      await client.jetstreamManager({ checkAPI: false, timeout: API_TIMEOUT_MS }),
-      this.#options.node,
-      kind,
-    );
-  }
-
-  /** The last mark of the own stream. */
-  lastOwnMark(): Promise<StoredMessage | null> {
-    return this.readLast("mark");
   }
 
   /** Ends at once; what is unconfirmed is dropped. `flush` first. */

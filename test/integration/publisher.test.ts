@@ -3,6 +3,7 @@ import { describe, it } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import { ConntrailError } from "../../src/errors.js";
 import { connectBroker } from "../../src/stream/connection.js";
+import { readLastOf } from "../../src/stream/own-stream.js";
 import { Publisher } from "../../src/stream/publisher.js";
 import type { PublisherOptions } from "../../src/stream/publisher-options.js";
 import {
@@ -82,7 +83,7 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     await connection.ready(5000);
     await publisher.start();
     assert.equal(publisher.state, "up");
-    assert.equal(await publisher.lastOwnMark(), null);
+    assert.equal(await server.manage((jsm) => readLastOf(jsm, "fw1", "mark")), null);
     assert.equal(publisher.publish("ev", 1, payload(1)), "sent");
     assert.equal(await publisher.publishAcked("mark", 2, payload(2)), 2);
     assert.equal(publisher.publish("ev", 3, payload(3)), "sent");
@@ -90,7 +91,7 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     assert.equal(publisher.lastSequence, 3);
     assert.equal(publisher.confirmedNumber, 3);
     assert.deepEqual(publisher.backlog, { messages: 0, bytes: 0 });
-    const mark = await publisher.lastOwnMark();
+    const mark = await server.manage((jsm) => readLastOf(jsm, "fw1", "mark"));
     assert.equal(mark?.sequence, 2);
     assert.deepEqual(readNumber(mark!.payload), { epoch: EPOCH, number: 2 });
     const { config } = await server.manage((jsm) => jsm.streams.info("CT_fw1"));
