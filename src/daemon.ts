@@ -200,6 +200,7 @@ async function startNode(
         internalActive: internal.expectations.size,
         ...prefixed("internal", internal.expectations.counters),
         ...roles.expectationCounters,
+        ...replicator.sequenceWatch.counters,
       },
       ...(injector === null ? {} : { inject: { ...injector.counters } }),
     }),

@@ -50,6 +50,7 @@ export async function openKernelSide(
       ...(replicated === null
         ? {}
         : { dumpExpectations: (visit, signal) => kernel.dumpExpectations({ signal }, visit) }),
+      get: (words, base) => kernel.get(words, base),
     },
     ...(replicated === null ? {} : { helpers: replicated }),
     ownPorts: new Set([injection?.portId ?? kernel.portId]),

@@ -83,15 +83,15 @@ export class Lab {
   #removeAtExit: () => void;
   #processes: LineProcess[] = [];
 
-  /** Builds namespaces, links and rulesets; no daemon and no keepalived runs yet. Removes what killed runs have left first. */
-  static async create(options: { readonly firewalls?: number } = {}): Promise<Lab> {
+  /** Builds namespaces, links and rulesets (with `rules` as more tables of each firewall); no daemon and no keepalived runs yet. Removes what killed runs have left first. */
+  static async create(options: { readonly firewalls?: number; readonly rules?: string } = {}): Promise<Lab> {
     const obstacle = labObstacle();
     if (obstacle !== undefined) throw new ConntrailError("KERNEL", obstacle);
     removeLeftovers();
     const lab = new Lab(options.firewalls ?? 3);
     try {
       await buildTopology(lab.topology);
-      await Promise.all(lab.topology.firewalls.map(loadRuleset));
+      await Promise.all(lab.topology.firewalls.map((firewall) => loadRuleset(firewall, options.rules)));
       for (const firewall of lab.firewalls) firewall.writeConfig(lab.firewalls);
       return lab;
     } catch (error) {

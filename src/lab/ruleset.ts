@@ -49,9 +49,12 @@ table inet lab {
 `;
 }
 
-/** Loads the ruleset and sets connection tracking up so that a missing state is noticed. */
-export async function loadRuleset(firewall: Namespace): Promise<void> {
-  await firewall.exec("nft", ["-f", "-"], firewallRuleset());
+/**
+ * Loads the ruleset and sets connection tracking up so that a missing state is noticed. `more`: tables of a test's own, such as
+ * those that give connections a helper.
+ */
+export async function loadRuleset(firewall: Namespace, more = ""): Promise<void> {
+  await firewall.exec("nft", ["-f", "-"], firewallRuleset() + more);
   // After the ruleset: where conntrack is a module, loading a rule with "ct" brings it and its keys in.
   await firewall.sysctl({
     "net.netfilter.nf_conntrack_events": 1,

@@ -10,6 +10,7 @@ import { BATCH_ROWS_MAX } from "../stream/columns.js";
 import type { Journal } from "./journal.js";
 import { findMasterZone } from "./master.js";
 import { Pacer } from "./pacer.js";
+import { SequenceWatch } from "./sequence-watch.js";
 
 /** Slots swept in one turn of the event loop after a dump. */
 const SWEEP_SLOTS = 16_384;
@@ -27,6 +28,8 @@ export interface KernelSource {
   dump(visit: (flow: DecodedFlow) => void, signal: AbortSignal): Promise<DumpResult>;
   /** Lists the expectations; left out where they are not replicated. */
   dumpExpectations?(visit: (expectation: Expectation) => void, signal: AbortSignal): Promise<DumpResult>;
+  /** Looks a flow up by its original tuple; needed where `dumpExpectations` is. */
+  get?(words: Uint32Array, base: number): Promise<DecodedFlow | null>;
   /** Doubles the event socket's buffer within its limit; false when it is there already. */
   growBuffer(): boolean;
 }
@@ -94,6 +97,7 @@ export class Replicator implements EventSink {
   readonly #ignoresOwn: boolean;
   readonly #helpers: HelperNames;
   readonly #injection: Injection | null;
+  readonly sequenceWatch: SequenceWatch;
   #keeps: (words: Uint32Array, base: number) => boolean;
   /** Taken once for all events of a turn. */
   #nowSeconds: number;
@@ -134,6 +138,13 @@ export class Replicator implements EventSink {
     this.#ignoresOwn = options.ignoresOwn;
     this.#helpers = options.helpers ?? true;
     this.#injection = options.injection ?? null;
+    this.sequenceWatch = new SequenceWatch({
+      lookUp: async (words, base) => (await this.#kernel.get?.(words, base)) ?? null,
+      found: (flow) => {
+        if (this.#internal.refresh(flow, this.#seconds())) this.#pacer.poke(false);
+      },
+      log: options.log,
+    });
     this.#clock = options.clock;
     this.#log = options.log;
     this.#signal = options.signal;
@@ -196,6 +207,7 @@ export class Replicator implements EventSink {
     }
     if (!this.#placeExpectation(expectation)) return;
     internal.upsert(expectation, this.#seconds());
+    this.sequenceWatch.note(expectation.master);
     this.#external.expectations.retire(expectationKey(expectation));
   }
 
@@ -271,7 +283,7 @@ export class Replicator implements EventSink {
   /** A peer's message was older than what this node holds: tells everybody again that the flow is here. */
   reassert(slot: number): void {
     this.counters.reasserted++;
-    this.#internal.announce(slot);
+    this.#internal.restate(slot);
     this.#pacer.poke(false);
   }
 
@@ -386,6 +398,7 @@ export class Replicator implements EventSink {
 
   /** Stops the pace; what waits is published first. */
   stop(): void {
+    this.sequenceWatch.stop();
     this.#pacer.flushNow();
     this.#pacer.stop();
   }

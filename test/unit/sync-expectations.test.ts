@@ -17,13 +17,25 @@ import {
   expectationToJson,
 } from "../../src/flow/expectation.js";
 import { recordFromFlow } from "../../src/flow/flow.js";
-import { DecodedFlow, type RareAttributes, W_CREATED, W_ORIG_L4, W_UPDATED, W_ZONE } from "../../src/flow/record.js";
+import {
+  DecodedFlow,
+  HAS_ID,
+  type RareAttributes,
+  W_CREATED,
+  W_HAS,
+  W_ID,
+  W_ORIG_L4,
+  W_TIMEOUT,
+  W_UPDATED,
+  W_ZONE,
+} from "../../src/flow/record.js";
 import type { MessageKind } from "../../src/stream/subjects.js";
 import { Applier } from "../../src/sync/applier.js";
 import { commitExternal } from "../../src/sync/commit.js";
 import { commitExpectations } from "../../src/sync/expectation-commit.js";
 import { Journal } from "../../src/sync/journal.js";
 import { type HelperNames, Replicator } from "../../src/sync/replicator.js";
+import { SequenceWatch } from "../../src/sync/sequence-watch.js";
 import { sampleExpectation } from "../support/control-handlers.js";
 
 const log = pino({ level: "silent" });
@@ -197,6 +209,64 @@ test("a peer's newer claim supersedes the own one; the own event after that take
   a.journal.writePending();
   readA();
   assert.equal(b.external.expectations.size, 1);
+});
+
+test("a lookup of the master brings the sequence adjustment, which no event tells of", () => {
+  const a = new Node("a");
+  const flow = master();
+  flow.words[W_HAS]! |= HAS_ID;
+  flow.words[W_ID] = 77;
+  a.replicator.onEvent(EVENT_NEW, flow, 0);
+  a.journal.writePending();
+  const looked = master();
+  looked.words.set(flow.words);
+  looked.words[W_TIMEOUT] = 300;
+  assert.equal(a.internal.refresh(looked, nowSeconds()), false, "nothing new");
+  const seqadjOrig = { correctionPos: 5, offsetBefore: 0, offsetAfter: 2 };
+  looked.rare = { helper: "ftp", seqadjOrig };
+  looked.words[W_ID] = 78;
+  assert.equal(a.internal.refresh(looked, nowSeconds()), false, "another flow");
+  looked.words[W_ID] = 77;
+  assert.equal(a.internal.refresh(looked, nowSeconds()), true);
+  const slot = a.internal.table.find(flow.words, 0);
+  assert.deepEqual(a.internal.table.rare.get(slot), { helper: "ftp", seqadjOrig });
+  assert.equal(a.internal.table.slab(slot)[a.internal.table.base(slot) + W_TIMEOUT], 1000);
+  assert.equal(a.journal.writePending(), 1);
+  a.internal.supersede(slot, { node: "b", stamp: Number.MAX_SAFE_INTEGER });
+  assert.equal(a.internal.refresh(master(), nowSeconds()), false, "a peer's");
+});
+
+test("masters are looked up once each, a moment after their helper expected something", async () => {
+  const asked: Uint32Array[] = [];
+  const found: DecodedFlow[] = [];
+  let settle: () => void = () => undefined;
+  const done = new Promise<void>((resolve) => {
+    settle = resolve;
+  });
+  const watch = new SequenceWatch({
+    lookUp: async (words) => {
+      asked.push(words);
+      if (asked.length === 1) throw new Error("busy");
+      if (asked.length === 2) return null;
+      return master();
+    },
+    found: (flow) => {
+      found.push(flow);
+      settle();
+    },
+    log,
+  });
+  const masters = [1, 2, 3].map((port) => {
+    const { words } = master();
+    words[W_ORIG_L4] = port;
+    return words;
+  });
+  for (const words of [...masters, ...masters]) watch.note(words);
+  await done;
+  assert.deepEqual([asked.length, found.length], [3, 1]);
+  watch.stop();
+  watch.note(masters[0]!);
+  assert.deepEqual(watch.counters, { mastersLookedUp: 3, mastersDropped: 0 });
 });
 
 /** Answers as the kernel does to the requests of a commit. */
