@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { IPPROTO_TCP, PROTOCOL_NAMES, protocolNumber, stateNumber, TCP_STATES } from "../flow/protocol.js";
 import { canonicalNetwork, hostAddress, parseEndpoint, parseServer } from "./address.js";
 import { CONTROL_BYTES_MAX, DEFAULT_CONTROL } from "./config-text.js";
 import { DURATION_EXAMPLES, parseDuration, parseSize, SIZE_EXAMPLES } from "./units.js";
@@ -8,40 +9,10 @@ import { DURATION_EXAMPLES, parseDuration, parseSize, SIZE_EXAMPLES } from "./un
  * only what is allowed; what was found and where is added by `problem.ts`.
  */
 
-/** Protocols that may be written by name; any other by number. */
-const PROTOCOL_NUMBERS: ReadonlyMap<string, number> = new Map([
-  ["icmp", 1],
-  ["igmp", 2],
-  ["tcp", 6],
-  ["udp", 17],
-  ["dccp", 33],
-  ["gre", 47],
-  ["esp", 50],
-  ["ah", 51],
-  ["icmpv6", 58],
-  ["ipv6-icmp", 58],
-  ["sctp", 132],
-  ["udplite", 136],
-]);
-
-/** enum tcp_conntrack of nf_conntrack_tcp.h, the number being the place in the list. conntrackd calls SYN_SENT2 also LISTEN. */
-const TCP_STATES: readonly string[] = [
-  "NONE",
-  "SYN_SENT",
-  "SYN_RECV",
-  "ESTABLISHED",
-  "FIN_WAIT",
-  "CLOSE_WAIT",
-  "LAST_ACK",
-  "TIME_WAIT",
-  "CLOSE",
-  "SYN_SENT2",
-];
-
 const NAME_ALLOWED = "a name of 1 to 32 letters, digits, - or _ (it becomes part of subjects and stream names)";
 const NAME = /^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$/;
 const NETWORK_ALLOWED = "an IPv4 or IPv6 address or network, such as 192.0.2.0/24 or 2001:db8::1";
-const PROTOCOL_ALLOWED = `${[...PROTOCOL_NUMBERS.keys()].join(" ")} or a number from 0 to 255`;
+const PROTOCOL_ALLOWED = `${PROTOCOL_NAMES.join(" ")} or a number from 0 to 255`;
 const STATE_ALLOWED = `${TCP_STATES.slice(1).join(" ")}`;
 
 /** A value that `parse` turns into what the program uses; undefined from it is a refusal. */
@@ -90,14 +61,12 @@ function absolutePath(bytesMax: number) {
 }
 
 function parseProtocol(value: unknown): number | undefined {
-  if (typeof value === "string") return PROTOCOL_NUMBERS.get(value.toLowerCase());
-  return typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= 255 ? value : undefined;
+  return typeof value === "string" || typeof value === "number" ? protocolNumber(String(value)) : undefined;
 }
 
 function parseState(value: unknown): number | undefined {
-  const name = typeof value === "string" ? value.toUpperCase() : "";
-  const number = TCP_STATES.indexOf(name === "LISTEN" ? "SYN_SENT2" : name);
-  return number > 0 ? number : undefined;
+  const number = typeof value === "string" ? stateNumber(IPPROTO_TCP, value) : undefined;
+  return number === 0 ? undefined : number;
 }
 
 function parseName(value: unknown): string | undefined {

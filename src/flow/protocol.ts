@@ -42,9 +42,12 @@ const ALIASES: ReadonlyMap<string, number> = new Map([
 ]);
 
 const NUMBER_BY_NAME: ReadonlyMap<string, number> = new Map([
-  ...ALIASES,
   ...[...NAME_BY_NUMBER].map(([number, name]) => [name, number] as const),
+  ...ALIASES,
 ]);
+
+/** Every name that `protocolNumber` understands. */
+export const PROTOCOL_NAMES: readonly string[] = [...NUMBER_BY_NAME.keys()];
 
 /** The name conntrackd prints: "tcp", "udp", ..., "unknown" for every protocol it has no name for. */
 export function protocolName(protocol: number): string {

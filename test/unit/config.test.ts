@@ -13,7 +13,8 @@ const BASE = "cluster: edge\nnode: fw1\nlisten: 10.77.0.1\n";
 const NAME = "a name of 1 to 32 letters, digits, - or _ (it becomes part of subjects and stream names)";
 const PEERS = "a map of node names to addresses, such as { fw2: 10.77.0.2 }";
 const DURATION = "a duration with its unit, such as 5ms 10s 3m 2h 7d";
-const PROTOCOLS = "icmp igmp tcp udp dccp gre esp ah icmpv6 ipv6-icmp sctp udplite or a number from 0 to 255";
+const PROTOCOLS =
+  "icmp tcp udp dccp gre icmpv6 sctp udplite igmp ipencap ipip ipv6 esp ah ipv6-icmp icmp6 eigrp ospf pim vrrp l2tp or a number from 0 to 255";
 const STATES = "SYN_SENT SYN_RECV ESTABLISHED FIN_WAIT CLOSE_WAIT LAST_ACK TIME_WAIT CLOSE SYN_SENT2";
 const NETWORK = "an IPv4 or IPv6 address or network, such as 192.0.2.0/24 or 2001:db8::1";
 const HELPERS = "true, false or a list of helpers such as [ftp, sip]";
