@@ -38,12 +38,20 @@ export interface InternalExpectationCounters {
   sweptByDump: number;
 }
 
+/** One that this node claims. `stamp`: of a claim that is told once more; null when the message's own is the claim's. */
+export interface ClaimedExpectation extends ExpectationRow {
+  readonly stamp: number | null;
+}
+
 /** What one publication says: expectations that are here, and those that have ended. */
 export interface PendingExpectations {
   readonly keys: readonly string[];
-  readonly rows: readonly ExpectationRow[];
+  readonly rows: readonly ClaimedExpectation[];
   readonly ended: readonly Expectation[];
 }
+
+/** What waits to be told of one: a claim, a claim once more, or that it has ended. */
+type Change = "claim" | "restate" | Expectation;
 
 /**
  * The expectations of this node's own kernel and the list of those that the peers have yet to be told of. All that happens to
@@ -58,8 +66,7 @@ export class InternalExpectations {
     sweptByDump: 0,
   };
   readonly #rows = new Map<string, InternalRow>();
-  /** What to say, by key: true that it is here, or what has ended. */
-  readonly #pending = new Map<string, true | Expectation>();
+  readonly #pending = new Map<string, Change>();
   #generation = 0;
   /** CTA_EXPECT_IDs that ended while a dump runs: the dump may still list them. */
   #endedDuringDump: Set<number> | null = null;
@@ -79,8 +86,8 @@ export class InternalExpectations {
     return this.#rows.values();
   }
 
-  /** Those that this node's stream says are here, or is about to. */
-  *claimed(): Iterable<ExpectationRow> {
+  /** Those that this node's stream says are here, or is about to, by the stamps of their claims. */
+  *claimed(): Iterable<ExpectationRow & { readonly stamp: number }> {
     for (const row of this.#rows.values()) if (!row.superseded) yield row;
   }
 
@@ -103,7 +110,7 @@ export class InternalExpectations {
       endedElsewhere: false,
       generation: this.#generation,
     });
-    this.#pending.set(key, true);
+    this.#pending.set(key, "claim");
     return true;
   }
 
@@ -178,13 +185,14 @@ export class InternalExpectations {
   /** Up to `max` changes that wait. `settle` takes them off. */
   pending(max: number): PendingExpectations {
     const keys: string[] = [];
-    const rows: ExpectationRow[] = [];
+    const rows: ClaimedExpectation[] = [];
     const ended: Expectation[] = [];
     for (const [key, change] of this.#pending) {
       if (keys.length >= max) break;
       keys.push(key);
-      if (change === true) rows.push(this.#rows.get(key)!);
-      else ended.push(change);
+      if (typeof change === "object") ended.push(change);
+      else if (change === "restate") rows.push(this.#rows.get(key)!);
+      else rows.push({ ...this.#rows.get(key)!, stamp: null });
     }
     return { keys, rows, ended };
   }
@@ -192,11 +200,12 @@ export class InternalExpectations {
   /** They were published under `stamp`. */
   settle({ keys }: PendingExpectations, stamp: number): void {
     for (const key of keys) {
+      const restated = this.#pending.get(key) === "restate";
       this.#pending.delete(key);
       const row = this.#rows.get(key);
       if (row === undefined) continue;
-      row.stamp = stamp;
       row.told = true;
+      if (!restated) row.stamp = stamp;
     }
   }
 
@@ -204,7 +213,7 @@ export class InternalExpectations {
   stamp(key: string): number | null {
     const row = this.#rows.get(key);
     if (row === undefined) return null;
-    return this.#pending.has(key) ? Number.POSITIVE_INFINITY : row.stamp;
+    return this.#pending.get(key) === "claim" ? Number.POSITIVE_INFINITY : row.stamp;
   }
 
   /** A peer holds it by a newer claim: this node's stream says no more of it. The kernel keeps it until it is purged. */
@@ -223,9 +232,11 @@ export class InternalExpectations {
     if (row?.superseded) row.endedElsewhere = true;
   }
 
-  /** Tells the peers of it again. */
-  announce(key: string): void {
-    if (this.#rows.has(key)) this.#pending.set(key, true);
+  /** Tells the peers once more of a claim, by the stamp that it had. */
+  restate(key: string): void {
+    const row = this.#rows.get(key);
+    // What waits already is newer than the claim, and one that a peer holds is no claim of ours any more.
+    if (row !== undefined && !row.superseded && !this.#pending.has(key)) this.#pending.set(key, "restate");
   }
 
   /** What this kernel has and a peer holds: all of it, or only what has ended there. */

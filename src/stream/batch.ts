@@ -170,9 +170,12 @@ export class BatchEncoder {
     this.#moved.owner[row] = index;
   }
 
-  /** Adds an expectation with the time that is left of it, and when it was first seen (seconds since 1970). */
-  addExpectation(expectation: Expectation, leftSeconds: number, createdSeconds: number): void {
-    this.#expectations.push(packExpectation(expectation, leftSeconds, createdSeconds));
+  /**
+   * Adds an expectation with the time that is left of it, and when it was first seen (seconds since 1970). `stamp`: of a claim
+   * that is told once more, null when the message's own is the claim's.
+   */
+  addExpectation(expectation: Expectation, leftSeconds: number, createdSeconds: number, stamp: number | null): void {
+    this.#expectations.push(packExpectation(expectation, leftSeconds, createdSeconds, stamp));
   }
 
   /** Adds the end of an expectation. */

@@ -5,6 +5,7 @@
  *   t, k: tuple and mask        [source…, destination…, layer 4], an address being 1 word (IPv4) or 4
  *   m: master                   [protocol, source…, destination…, layer 4]
  *   n: CTA_EXPECT_NAT?          [direction, protocol, source…, destination…, layer 4]
+ *   a: stamp of a claim that is told once more?
  *   s: seconds left   c: created, seconds since 1970   g: flags?   y: class?   h: helper?   fn: function?
  */
 import { EXPECT_FN_MAX, type Expectation, HELPER_NAME_MAX, setExpectationZone } from "../flow/expectation.js";
@@ -18,20 +19,24 @@ export interface StreamExpectation {
   readonly ended: boolean;
   /** Its timeout is what was left of it when the message was written. */
   readonly expectation: Expectation;
+  /** Stamp of the claim; 0 when the message's own is the claim's. */
+  readonly stamp: number;
   /** When it was first seen, by the writer's clock; 0 for one that has ended. */
   readonly createdSeconds: number;
 }
 
-/** An expectation that is there, with what is left of its time. */
+/** An expectation that is there, with what is left of its time. `stamp`: of a claim that is told once more, else null. */
 export function packExpectation(
   expectation: Expectation,
   leftSeconds: number,
   createdSeconds: number,
+  stamp: number | null,
 ): Record<string, unknown> {
   const map = packName(expectation);
   map.m = [expectation.master[W_PROTO]! & 0xff, ...tupleWords(expectation.master)];
   map.s = Math.max(0, leftSeconds);
   map.c = createdSeconds;
+  if (stamp !== null) map.a = stamp;
   if (expectation.nat !== undefined) {
     const { direction, tuple } = expectation.nat;
     map.n = [direction, tuple[W_PROTO]! & 0xff, ...tupleWords(tuple)];
@@ -68,8 +73,9 @@ function tupleWords(words: Uint32Array): number[] {
 export function unpackExpectation(value: unknown): StreamExpectation | null {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return null;
   const map = value as Record<string, unknown>;
-  const { p, z = 0, s = 0, c = 0, g = 0, y = 0 } = map;
+  const { p, z = 0, s = 0, c = 0, g = 0, y = 0, a = 0 } = map;
   if (!isWord(p) || !isWord(z) || z > 0xffff || ![s, c, g, y].every(isWord)) return null;
+  if (typeof a !== "number" || !Number.isSafeInteger(a) || a < 0) return null;
   const family = p >>> 8;
   if (family !== AF_INET && family !== AF_INET6) return null;
   const tuple = readTuple(map.t, family, p & 0xff);
@@ -87,7 +93,7 @@ export function unpackExpectation(value: unknown): StreamExpectation | null {
     class: y as number,
   };
   setExpectationZone(expectation, z);
-  return readOptional(map, family, expectation) ? { ended, expectation, createdSeconds: c as number } : null;
+  return readOptional(map, family, expectation) ? { ended, expectation, stamp: a, createdSeconds: c as number } : null;
 }
 
 function readOptional(map: Record<string, unknown>, family: number, expectation: Expectation): boolean {

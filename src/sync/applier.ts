@@ -314,15 +314,16 @@ export class Applier {
       external.destroy(this.node, expectation);
       return;
     }
-    if (ownStamp !== null && ownStamp >= envelope.stamp) {
+    const stamp = stated.stamp === 0 ? envelope.stamp : stated.stamp;
+    if (ownStamp !== null && ownStamp >= stamp) {
       external.counters.stale++;
-      if (this.#fresh && envelope.stamp > (this.#local?.sinceStamp ?? 0)) internal?.announce(key);
+      if (this.#fresh && stamp > (this.#local?.sinceStamp ?? 0)) internal?.restate(key);
       return;
     }
     if (ownStamp !== null) internal?.supersede(key);
     const age = Math.max(0, Math.floor(envelope.wallMs / 1000) - createdSeconds);
     const row = { expectation, createdSeconds: localSeconds - age, updatedSeconds: localSeconds };
-    external.upsert(this.node, row, envelope.stamp);
+    external.upsert(this.node, row, stamp);
   }
 
   #applyDestroy(flowId: number): void {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import type { Logger } from "pino";
-import { type ExpectationRow, secondsLeft } from "../cache/expectations.js";
+import { type ClaimedExpectation, secondsLeft } from "../cache/expectations.js";
 import type { InternalCache } from "../cache/internal.js";
 import { PUBLISH_DESTROY, PUBLISH_MOVED, PUBLISH_NEW, PUBLISH_UPDATE } from "../cache/internal.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
@@ -163,10 +163,10 @@ export class Journal {
     }
   }
 
-  #addExpectations(rows: Iterable<ExpectationRow>): void {
+  #addExpectations(rows: Iterable<ClaimedExpectation>): void {
     const nowSeconds = Math.floor(this.#clock.wallMs() / 1000);
     for (const row of rows) {
-      this.#encoder.addExpectation(row.expectation, secondsLeft(row, nowSeconds), row.createdSeconds);
+      this.#encoder.addExpectation(row.expectation, secondsLeft(row, nowSeconds), row.createdSeconds, row.stamp);
     }
   }
 

@@ -12,12 +12,12 @@ test("what goes into a batch comes out, but for the id, which is the kernel's ow
   const decoder = new BatchDecoder();
   fc.assert(
     fc.property(fc.array(expectationArbitrary, { maxLength: 8 }), fc.boolean(), (list, snapshot) => {
-      for (const expectation of list) encoder.addExpectation(expectation, expectation.timeoutSeconds, 7);
+      for (const expectation of list)
+        encoder.addExpectation(expectation, expectation.timeoutSeconds, 7, snapshot ? 99 : null);
       const payload = encoder.encode(ENVELOPE, snapshot ? { from: 0, to: 1 } : null);
       assert.deepEqual(decoder.decode(payload), ENVELOPE);
       const wanted = list.map(({ id: _, ...expectation }) => {
-        // The zone of a NAT tuple says nothing.
-        return { ended: false, expectation, createdSeconds: 7 };
+        return { ended: false, expectation, stamp: snapshot ? 99 : 0, createdSeconds: 7 };
       });
       assert.deepEqual(decoder.expectations, wanted);
       for (const expectation of list) encoder.addExpectationEnd(expectation);
@@ -33,7 +33,7 @@ test("what goes into a batch comes out, but for the id, which is the kernel's ow
 
 test("whatever stands in its place is an expectation or null, never an error", () => {
   const maps = fc.dictionary(
-    fc.constantFrom("d", "p", "z", "t", "k", "m", "n", "s", "c", "g", "y", "h", "fn", "q"),
+    fc.constantFrom("d", "p", "z", "t", "k", "m", "n", "s", "c", "g", "y", "h", "fn", "a", "q"),
     fc.anything(),
   );
   fc.assert(

@@ -103,8 +103,25 @@ test("a dump of a node that does not carry traffic takes what a peer claims as t
   table.endDump();
   assert.equal(table.size, 1);
   assert.deepEqual(publish(table, 1), { news: [], ended: [] });
-  table.announce(key(1));
+  table.restate(key(1));
+  assert.equal(table.pendingCount, 0, "it is no claim of this node");
+});
+
+test("a claim that is told once more keeps its stamp", () => {
+  const table = new InternalExpectations();
+  table.upsert(expectation(1), NOW);
+  assert.equal(table.pending(9).rows[0]!.stamp, null);
   assert.equal(table.stamp(key(1)), Number.POSITIVE_INFINITY);
+  publish(table, 5);
+  table.restate(key(1));
+  assert.equal(table.pending(9).rows[0]!.stamp, 5);
+  assert.equal(table.stamp(key(1)), 5);
+  assert.deepEqual(publish(table, 9), { news: [1], ended: [] });
+  assert.equal(table.stamp(key(1)), 5);
+  table.restate(key(1));
+  table.upsert(expectation(1), NOW);
+  assert.deepEqual(publish(table, 10), { news: [1], ended: [] });
+  assert.equal(table.stamp(key(1)), 10);
 });
 
 test("what was taken over from the own stream ends when the kernel has it no more", () => {
