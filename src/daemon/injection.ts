@@ -17,7 +17,7 @@ export interface OpenInjection {
   readonly portId: number;
 }
 
-const RENEW_MISSED_MS = 1000;
+const TICK_MS = 1000;
 /** How long a start waits for peers; one that is away is not heard at all. */
 const CATCH_UP_MS = 3000;
 
@@ -54,7 +54,7 @@ export function openInjection(
     intervalMs: config.publishIntervalMs,
     log,
   });
-  const renewing = setInterval(() => injector.renewMissed(), RENEW_MISSED_MS);
+  const renewing = setInterval(() => injector.tick(), TICK_MS);
   down.push(async () => {
     clearInterval(renewing);
     await injector.stop();

@@ -26,7 +26,7 @@ export interface InjectorCounters {
   replaced: number;
   removed: number;
   failed: number;
-  /** Flows that this kernel let expire while their owner still had them, written again. */
+  /** Entries prolonged, or written again, because their owner still has the flow. */
   renewed: number;
   /** Flows of peers that became this node's own, because its kernel knew more, or its packets kept them alive. */
   claimed: number;
@@ -50,6 +50,8 @@ export interface InjectorNode {
 const ENDINGS_MAX = 1 << 20;
 /** So much longer than its owner's an injected entry lives: the owner, not this kernel, is to end it. */
 const GRACE_SECONDS = 5;
+/** An entry is prolonged when it has less left than this. */
+const RENEW_AHEAD_SECONDS = 3;
 /** Seconds by which the kernel's idea of a timeout and ours differ without a packet having come. */
 const TOLERANCE_SECONDS = 2;
 
@@ -179,8 +181,20 @@ export class Injector implements ExternalListener {
     this.changed(slot);
   }
 
-  /** Writes again what expired while its owner was away, and the owner is back. To be called now and then. */
-  renewMissed(): void {
+  /**
+   * To be called every second. Entries that are about to run out while their owner has them are prolonged: between their end
+   * and the kernel's word of it a minute may pass. So are those that ran out while their owner was away.
+   */
+  tick(): void {
+    if (this.#held) return;
+    const { table } = this.#external();
+    const end = Math.min(table.slotsUsed, this.#expires.length);
+    const due = this.#now() + RENEW_AHEAD_SECONDS;
+    for (let slot = 0; slot < end; slot++) {
+      const expires = this.#expires[slot]!;
+      if (expires === 0 || expires > due || this.#changed.has(slot)) continue;
+      if (table.isLive(slot) && !isClosing(table.slab(slot), table.base(slot))) this.#renew(slot);
+    }
     if (this.#missed.size === 0) return;
     const missed = [...this.#missed];
     this.#missed.clear();
