@@ -91,6 +91,9 @@ publish:
 purge:
   after: 60s
 
+# What helpers expect (FTP, SIP ...): true, false, or a list of helpers such as [ftp, sip].
+expectations: true
+
 # Which flows are replicated. local: not those of this machine's own addresses.
 filter:
   protocols: [tcp, udp, icmp, icmpv6, sctp, dccp]

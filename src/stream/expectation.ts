@@ -5,8 +5,8 @@
  *   t, k: tuple and mask        [source…, destination…, layer 4], an address being 1 word (IPv4) or 4
  *   m: master                   [protocol, source…, destination…, layer 4]
  *   n: CTA_EXPECT_NAT?          [direction, protocol, source…, destination…, layer 4]
- *   a: stamp of a claim that is told once more?
- *   s: seconds left   c: created, seconds since 1970   g: flags?   y: class?   h: helper?   fn: function?
+ *   h: stamp of a claim that is told once more?
+ *   s: seconds left   c: created, seconds since 1970   g: flags?   y: class?   helper?   fn: function?
  */
 import { EXPECT_FN_MAX, type Expectation, HELPER_NAME_MAX, setExpectationZone } from "../flow/expectation.js";
 import { AF_INET, AF_INET6, RECORD_WORDS, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_ZONE } from "../flow/record.js";
@@ -36,14 +36,14 @@ export function packExpectation(
   map.m = [expectation.master[W_PROTO]! & 0xff, ...tupleWords(expectation.master)];
   map.s = Math.max(0, leftSeconds);
   map.c = createdSeconds;
-  if (stamp !== null) map.a = stamp;
+  if (stamp !== null) map.h = stamp;
   if (expectation.nat !== undefined) {
     const { direction, tuple } = expectation.nat;
     map.n = [direction, tuple[W_PROTO]! & 0xff, ...tupleWords(tuple)];
   }
   if (expectation.flags !== 0) map.g = expectation.flags;
   if (expectation.class !== 0) map.y = expectation.class;
-  if (expectation.helper !== undefined) map.h = expectation.helper;
+  if (expectation.helper !== undefined) map.helper = expectation.helper;
   if (expectation.fn !== undefined) map.fn = expectation.fn;
   return map;
 }
@@ -73,9 +73,9 @@ function tupleWords(words: Uint32Array): number[] {
 export function unpackExpectation(value: unknown): StreamExpectation | null {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return null;
   const map = value as Record<string, unknown>;
-  const { p, z = 0, s = 0, c = 0, g = 0, y = 0, a = 0 } = map;
+  const { p, z = 0, s = 0, c = 0, g = 0, y = 0, h = 0 } = map;
   if (!isWord(p) || !isWord(z) || z > 0xffff || ![s, c, g, y].every(isWord)) return null;
-  if (typeof a !== "number" || !Number.isSafeInteger(a) || a < 0) return null;
+  if (typeof h !== "number" || !Number.isSafeInteger(h) || h < 0) return null;
   const family = p >>> 8;
   if (family !== AF_INET && family !== AF_INET6) return null;
   const tuple = readTuple(map.t, family, p & 0xff);
@@ -93,13 +93,13 @@ export function unpackExpectation(value: unknown): StreamExpectation | null {
     class: y as number,
   };
   setExpectationZone(expectation, z);
-  return readOptional(map, family, expectation) ? { ended, expectation, stamp: a, createdSeconds: c as number } : null;
+  return readOptional(map, family, expectation) ? { ended, expectation, stamp: h, createdSeconds: c as number } : null;
 }
 
 function readOptional(map: Record<string, unknown>, family: number, expectation: Expectation): boolean {
-  if (map.h !== undefined) {
-    if (!isName(map.h, HELPER_NAME_MAX)) return false;
-    expectation.helper = map.h;
+  if (map.helper !== undefined) {
+    if (!isName(map.helper, HELPER_NAME_MAX)) return false;
+    expectation.helper = map.helper;
   }
   if (map.fn !== undefined) {
     if (!isName(map.fn, EXPECT_FN_MAX)) return false;
