@@ -1,0 +1,391 @@
+/** The copy of a peer's stream on the own broker: a real nats-server each. */
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { setImmediate as turn } from "node:timers/promises";
+import { connectBroker } from "../../src/stream/connection.js";
+import { createEnvelopeReader, type Mark } from "../../src/stream/mark.js";
+import { PUBLISHER_LIMITS } from "../../src/stream/publisher-options.js";
+import type { StreamMessage } from "../../src/stream/reader.js";
+import { StreamReader } from "../../src/stream/reader.js";
+import { Replica } from "../../src/stream/replica.js";
+import {
+  natsServerMissing,
+  silentLogger,
+  startNatsServer,
+  type TestNatsServer,
+  until,
+} from "../support/nats-server.js";
+import { tcpRecord } from "../support/records.js";
+import { StreamWriter, type WrittenMessage } from "../support/stream-writer.js";
+
+const RETENTION = { maxAgeMs: 3_600_000, bytesMax: 1024 ** 3 };
+
+/** The peer's stream: messages with their places there, which need not begin at 1. */
+class Peer {
+  readonly writer = new StreamWriter("fw2");
+  readonly messages: StreamMessage[] = [];
+  /** Sequence of the last message. */
+  sequence = 5000;
+
+  events(count: number): void {
+    for (let i = 0; i < count; i++) {
+      this.#add(this.writer.events((batch) => batch.addNew(i, tcpRecord(i), 0, null, null)));
+    }
+  }
+
+  chunk(): void {
+    this.#add(this.writer.chunk(0, 0xffff_ffff, (batch) => batch.addNew(1, tcpRecord(1), 0, null, { stamp: 1 })));
+  }
+
+  mark(mark: Mark): void {
+    this.#add(this.writer.mark(mark));
+  }
+
+  snapshot(id: number): void {
+    this.mark({ type: "snapshot-begin", id, flows: 1 });
+    this.events(2);
+    this.chunk();
+    this.mark({ type: "snapshot-end", id, flows: 1 });
+  }
+
+  #add({ kind, payload }: WrittenMessage): void {
+    this.messages.push({ type: "message", kind, payload, sequence: ++this.sequence, timeMs: 0, pending: 0 });
+  }
+}
+
+/** This node's side: its connection to its broker. */
+function setUp(server: TestNatsServer) {
+  const log = silentLogger();
+  const connection = connectBroker({ servers: [server.address], node: "fw1", purpose: "test", log });
+  const lost: number[] = [];
+  const open = (): Promise<Replica> =>
+    Replica.open({ node: "fw2", connection, retention: RETENTION, log, onLost: () => lost.push(1) });
+  return { connection, open, lost, log, [Symbol.asyncDispose]: () => connection.close() };
+}
+
+interface Copied {
+  readonly sequence: number;
+  readonly kind: string;
+  readonly payload: string;
+  readonly origin: number;
+  readonly snapshot: number;
+}
+
+/** Every message of the copy, with its headers. */
+async function copyIn(server: TestNatsServer): Promise<Copied[]> {
+  const client = await server.client();
+  try {
+    const consumer = await client.jetstream().consumers.get("CT_fw2");
+    const copied: Copied[] = [];
+    let left = (await consumer.info(true)).num_pending;
+    while (left > 0) {
+      for await (const message of await consumer.fetch({ max_messages: Math.min(left, 1000), expires: 2000 })) {
+        copied.push({
+          sequence: message.seq,
+          kind: message.subject,
+          payload: Buffer.from(message.data).toString("hex"),
+          origin: Number(message.headers?.get("Ct-Origin")),
+          snapshot: Number(message.headers?.get("Ct-Snapshot")),
+        });
+        left--;
+      }
+    }
+    return copied;
+  } finally {
+    await client.close();
+  }
+}
+
+/** The copy holds these messages of the peer, each once and in order, and says where they stood there. */
+async function assertCopied(server: TestNatsServer, messages: readonly StreamMessage[]): Promise<void> {
+  const read = createEnvelopeReader();
+  const name = (payload: Uint8Array): string => `${read(payload)!.epoch}/${read(payload)!.number}`;
+  const copied = await copyIn(server);
+  assert.deepEqual(
+    copied.map(({ payload, origin }) => `${name(Buffer.from(payload, "hex"))} ${origin}`),
+    messages.map(({ payload, sequence }) => `${name(payload)} ${sequence}`),
+  );
+  for (const [i, { kind, payload }] of messages.entries()) {
+    if (copied[i]!.payload !== Buffer.from(payload).toString("hex")) assert.fail(`message ${i} is another`);
+    assert.equal(copied[i]!.kind, `ct.fw2.${kind}`);
+  }
+}
+
+describe("replica", { skip: natsServerMissing() }, () => {
+  it("copies each message once and in order, with its place in the peer's stream", async () => {
+    await using server = await startNatsServer();
+    await using edge = setUp(server);
+    const replica = await edge.open();
+    const peer = new Peer();
+    assert.deepEqual([replica.tail, replica.originSequence, replica.lastSequence], [{ epoch: 0, number: 0 }, 0, 0]);
+    peer.mark({ type: "epoch", reason: "test", previousEpoch: 0, previousNumber: 0 });
+    peer.snapshot(7);
+    peer.events(1000);
+    for (const message of peer.messages) replica.append(message);
+    assert.equal(await replica.flush(5000), true);
+    await assertCopied(server, peer.messages);
+    assert.deepEqual(replica.tail, { epoch: 10, number: peer.messages.length });
+    assert.deepEqual([replica.originSequence, replica.lastSequence], [peer.sequence, peer.messages.length]);
+    assert.equal(replica.backlogBytes, 0);
+    replica.close();
+  });
+
+  it("keeps a payload though the reader's buffer changes", async () => {
+    await using server = await startNatsServer();
+    await using edge = setUp(server);
+    const replica = await edge.open();
+    const peer = new Peer();
+    peer.events(50);
+    for (const message of peer.messages) {
+      const payload = Uint8Array.from(message.payload);
+      replica.append({ ...message, payload });
+      payload.fill(0);
+    }
+    assert.equal(await replica.flush(5000), true);
+    await assertCopied(server, peer.messages);
+    replica.close();
+  });
+
+  it("skips what it has, and what is no message, and counts both", async () => {
+    await using server = await startNatsServer();
+    await using edge = setUp(server);
+    const replica = await edge.open();
+    const peer = new Peer();
+    peer.events(10);
+    for (const message of peer.messages) replica.append(message);
+    for (const message of peer.messages.slice(3)) replica.append(message);
+    replica.append({ ...peer.messages[0]!, payload: Uint8Array.of(0x93, 1, 2, 3) });
+    assert.deepEqual([replica.known, replica.malformed], [7, 1]);
+    const first = peer.messages.length;
+    peer.writer.restart(false);
+    peer.events(3);
+    for (const message of peer.messages.slice(first)) replica.append(message);
+    for (const message of peer.messages) replica.append(message);
+    assert.equal(replica.known, 7 + 13, "those of an epoch that is over as well");
+    assert.equal(await replica.flush(5000), true);
+    await assertCopied(server, peer.messages);
+    replica.close();
+  });
+
+  it("knows after close and open how far it is, and goes on there", async () => {
+    await using server = await startNatsServer();
+    await using edge = setUp(server);
+    const peer = new Peer();
+    peer.events(5);
+    for (let round = 0; round < 4; round++) {
+      const replica = await edge.open();
+      for (const message of peer.messages) replica.append(message);
+      assert.equal(await replica.flush(5000), true);
+      replica.close();
+      const again = await edge.open();
+      assert.deepEqual([again.tail.epoch, again.tail.number], [peer.writer.epoch, peer.writer.number]);
+      assert.deepEqual([again.originSequence, again.lastSequence], [peer.sequence, peer.messages.length]);
+      again.close();
+      if (round === 1) peer.writer.restart(true);
+      peer.events(5);
+    }
+    await assertCopied(server, peer.messages.slice(0, -5));
+  });
+
+  it("knows after open where the last complete snapshot begins in the copy", async () => {
+    await using server = await startNatsServer();
+    await using edge = setUp(server);
+    const peer = new Peer();
+    const expected: number[] = [];
+    const reopened = async (): Promise<number> => {
+      const replica = await edge.open();
+      for (const message of peer.messages.slice(replica.lastSequence)) replica.append(message);
+      const before = replica.snapshotSequence;
+      assert.equal(await replica.flush(5000), true);
+      replica.close();
+      const again = await edge.open();
+      again.close();
+      assert.equal(again.snapshotSequence, before);
+      return again.snapshotSequence;
+    };
+    peer.mark({ type: "role", role: "backup" });
+    assert.equal(await reopened(), 0);
+    peer.events(3);
+    expected.push(peer.messages.length + 1);
+    peer.snapshot(1);
+    peer.events(3);
+    assert.equal(await reopened(), expected[0]);
+    peer.mark({ type: "snapshot-begin", id: 2, flows: 1 });
+    peer.chunk();
+    assert.equal(await reopened(), expected[0], "cut short so far");
+    peer.mark({ type: "snapshot-end", id: 3, flows: 1 });
+    assert.equal(await reopened(), expected[0], "the end of another one");
+    expected.push(peer.messages.length + 1);
+    peer.snapshot(4);
+    assert.equal(await reopened(), expected[1]);
+    const marks = (await copyIn(server)).filter(({ kind }) => kind === "ct.fw2.mark");
+    assert.deepEqual(
+      marks.map(({ snapshot }) => snapshot),
+      [0, 0, expected[0], expected[0], expected[0], expected[0], expected[1]],
+    );
+    const begin = (await copyIn(server))[expected[1]! - 1]!;
+    assert.equal(begin.kind, "ct.fw2.mark");
+  });
+
+  it("loses, repeats and swaps nothing when the own broker is killed in mid copy", async () => {
+    await using server = await startNatsServer();
+    await using edge = setUp(server);
+    const replica = await edge.open();
+    const peer = new Peer();
+    let appended = 0;
+    let running = true;
+    const copying = (async () => {
+      while (running) {
+        if (replica.counters.messages - replica.counters.confirmedMessages < 8000) {
+          peer.events(3);
+          for (; appended < peer.messages.length; appended++) replica.append(peer.messages[appended]!);
+        }
+        await turn();
+      }
+    })();
+    for (let round = 0; round < 3; round++) {
+      const seen = replica.counters.confirmedMessages;
+      await until("progress", () => replica.counters.confirmedMessages > seen + 500);
+      await server.kill();
+      const killedAt = appended;
+      await until("messages while it is away", () => appended > killedAt + 100);
+      await server.start();
+      await until("the connection", () => edge.connection.connected);
+    }
+    running = false;
+    await copying;
+    assert.equal(await replica.flush(10_000), true);
+    assert.ok(replica.counters.resent > 0);
+    assert.deepEqual(edge.lost, []);
+    await assertCopied(server, peer.messages);
+    replica.close();
+    const again = await edge.open();
+    assert.equal(again.originSequence, peer.sequence);
+    again.close();
+  });
+
+  it("goes on from what is confirmed when the daemon dies in mid copy, and its last messages may come late", async () => {
+    await using server = await startNatsServer();
+    const peer = new Peer();
+    peer.events(3000);
+    for (let round = 0; round < 3; round++) {
+      const edge = setUp(server);
+      const replica = await edge.open();
+      for (const message of peer.messages.slice(replica.lastSequence, 1000 * (round + 1))) replica.append(message);
+      // Neither flushed nor closed: what is on its way may arrive or not.
+      await edge.connection.close();
+      replica.close();
+    }
+    await using edge = setUp(server);
+    const replica = await edge.open();
+    assert.equal(replica.originSequence, replica.lastSequence === 0 ? 0 : 5000 + replica.lastSequence);
+    for (const message of peer.messages) replica.append(message);
+    assert.equal(await replica.flush(10_000), true);
+    await assertCopied(server, peer.messages);
+    replica.close();
+  });
+
+  it("is told when the broker has lost the copy's tail, and copies it again after open", async () => {
+    await using server = await startNatsServer();
+    await using edge = setUp(server);
+    const peer = new Peer();
+    peer.events(20);
+    const replica = await edge.open();
+    for (const message of peer.messages.slice(0, 15)) replica.append(message);
+    assert.equal(await replica.flush(5000), true);
+    await server.manage((jsm) => jsm.streams.delete("CT_fw2"));
+    for (const message of peer.messages.slice(15)) replica.append(message);
+    await until("the report", () => edge.lost.length > 0);
+    assert.equal(edge.lost.length, 1);
+    replica.close();
+    await server.manage((jsm) => jsm.streams.delete("CT_fw2"));
+    const again = await edge.open();
+    assert.deepEqual([again.tail, again.originSequence], [{ epoch: 0, number: 0 }, 0]);
+    for (const message of peer.messages) again.append(message);
+    assert.equal(await again.flush(5000), true);
+    await assertCopied(server, peer.messages);
+    again.close();
+  });
+
+  it("begins anew when all of it was removed by age, its places going on", async () => {
+    await using server = await startNatsServer();
+    await using edge = setUp(server);
+    const peer = new Peer();
+    peer.snapshot(1);
+    const replica = await edge.open();
+    for (const message of peer.messages) replica.append(message);
+    assert.equal(await replica.flush(5000), true);
+    replica.close();
+    await server.manage((jsm) => jsm.streams.purge("CT_fw2"));
+    const again = await edge.open();
+    assert.deepEqual(
+      [again.tail, again.originSequence, again.snapshotSequence, again.lastSequence],
+      [{ epoch: 0, number: 0 }, 0, 0, 5],
+    );
+    peer.snapshot(2);
+    for (const message of peer.messages) again.append(message);
+    assert.equal(await again.flush(5000), true);
+    assert.equal(again.snapshotSequence, 11);
+    await assertCopied(server, peer.messages);
+    again.close();
+  });
+
+  it("reports once that messages fell out of its ring, and keeps the order of the others", async () => {
+    await using server = await startNatsServer();
+    await using edge = setUp(server);
+    const replica = await edge.open();
+    const peer = new Peer();
+    peer.events(10);
+    for (const message of peer.messages) replica.append(message);
+    assert.equal(await replica.flush(5000), true);
+    await server.kill();
+    await until("the loss to be seen", () => !edge.connection.connected);
+    peer.events(PUBLISHER_LIMITS.ringMessagesMax + 5);
+    for (const message of peer.messages.slice(10)) replica.append(message);
+    assert.equal(replica.counters.droppedMessages, 5);
+    assert.deepEqual(edge.lost, [], "the broker may hold them: it is not there to be asked");
+    await server.start();
+    await until("the report", () => edge.lost.length > 0);
+    replica.close();
+    const again = await edge.open();
+    assert.equal(edge.lost.length, 1);
+    for (const message of peer.messages) again.append(message);
+    await until("the copy", async () => again.flush(1000), 20_000);
+    const read = createEnvelopeReader();
+    const numbers = (await copyIn(server)).map(({ payload }) => read(Buffer.from(payload, "hex"))!.number);
+    assert.ok(
+      numbers.every((number, i) => i === 0 || number > numbers[i - 1]!),
+      "in order, each once",
+    );
+    assert.equal(numbers.at(-1), peer.messages.length);
+    assert.ok(numbers.length >= peer.messages.length - 5, "no more is missing than what fell out");
+    again.close();
+  });
+
+  it("can be read as any stream, from the snapshot that it names", async () => {
+    await using server = await startNatsServer();
+    await using edge = setUp(server);
+    const replica = await edge.open();
+    const peer = new Peer();
+    peer.events(3);
+    peer.snapshot(1);
+    peer.events(3);
+    for (const message of peer.messages) replica.append(message);
+    assert.equal(await replica.flush(5000), true);
+    const reader = new StreamReader({ connection: edge.connection, node: "fw2", log: edge.log });
+    const read: string[] = [];
+    const stop = new AbortController();
+    for await (const items of reader.read(replica.snapshotSequence, stop.signal)) {
+      for (const item of items) {
+        if (item.type !== "message") continue;
+        read.push(Buffer.from(item.payload).toString("hex"));
+        if (item.pending === 0) stop.abort();
+      }
+    }
+    assert.deepEqual(
+      read,
+      peer.messages.slice(3).map(({ payload }) => Buffer.from(payload).toString("hex")),
+    );
+    replica.close();
+  });
+});
