@@ -1,4 +1,15 @@
-import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import { requestDump, requestReport } from "../../../src/control/client.js";
 import type {
@@ -33,6 +44,8 @@ export interface NodeOptions {
   readonly purgeAfter?: string;
   /** `netlink.buffer` and `netlink.buffer_max`. */
   readonly netlinkBuffer?: readonly [string, string];
+  /** The store lies on a file system of its own of so many bytes, gone with the daemon. */
+  readonly storeBytes?: number;
   /** How far each node's wall clock is off, by node number, in milliseconds. */
   readonly clockOffsetMs?: (number: number) => number;
   /** Lines of a node's configuration, by node number, that take the place of those of the same key, or are added. */
@@ -146,8 +159,32 @@ export class ClusterNode {
     const { namespace, program, directory, options } = this.#parts;
     const offsetMs = options.clockOffsetMs?.(this.number) ?? 0;
     const skew = [`NODE_OPTIONS=--import=${SKEWED_CLOCK}`, `CLOCK_OFFSET_MS=${offsetMs}`];
-    const command = [...(offsetMs === 0 ? [] : skew), program, "daemon", "-c", this.#configFile];
-    this.daemon = namespace.spawn(this.name, "env", command, join(directory, "daemon.log"));
+    const daemon = [...(offsetMs === 0 ? [] : skew), program, "daemon", "-c", this.#configFile];
+    const command =
+      options.storeBytes === undefined ? ["env", ...daemon] : this.#withOwnStore(options.storeBytes, daemon);
+    this.daemon = namespace.spawn(this.name, command[0]!, command.slice(1), join(directory, "daemon.log"));
+  }
+
+  /** A mount in a namespace of the daemon's own, so that nothing has to be unmounted. */
+  #withOwnStore(bytes: number, daemon: readonly string[]): string[] {
+    mkdirSync(this.store, { recursive: true, mode: 0o700 });
+    const script = `mount -t tmpfs -o size=${bytes} store "$0" && exec env "$@"`;
+    return ["unshare", "--mount", "sh", "-c", script, this.store, ...daemon];
+  }
+
+  /** Fills the store's own file system to the last byte; gives the file whose removal makes room again. */
+  fillStore(): string {
+    const file = `/proc/${this.#running.pid}/root${this.store}/filler`;
+    const descriptor = openSync(file, "w");
+    const block = Buffer.alloc(64 * 1024);
+    try {
+      for (;;) writeSync(descriptor, block);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ENOSPC") throw error;
+    } finally {
+      closeSync(descriptor);
+    }
+    return file;
   }
 
   /** Resolves when the daemon says that it is ready. */
