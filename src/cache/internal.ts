@@ -1,4 +1,3 @@
-import { isDeepStrictEqual } from "node:util";
 import {
   type DecodedFlow,
   type FlowEnd,
@@ -16,7 +15,6 @@ import {
   W_HAS,
   W_ID,
   W_MARK,
-  W_PROTO,
   W_PROTOINFO,
   W_PROTOINFO_B,
   W_PROTOINFO_C,
@@ -27,6 +25,7 @@ import {
   W_TIMEOUT,
   W_UPDATED,
 } from "../flow/record.js";
+import { rareDiffers, recordDiffers, replyDiffers } from "./difference.js";
 import { InternalExpectations } from "./expectations.js";
 import { FlowTable } from "./flow-table.js";
 import { readStamp, writeStamp } from "./stamp.js";
@@ -403,7 +402,7 @@ export class InternalCache {
   }
 
   #merge(slot: number, flow: DecodedFlow, nowSeconds: number): void {
-    const retold = this.#replyDiffers(slot, flow) || this.isSuperseded(slot);
+    const retold = replyDiffers(this.table.slab(slot), this.table.base(slot), flow.words) || this.isSuperseded(slot);
     this.#copyChanges(slot, flow, nowSeconds);
     if (retold) this.announce(slot);
     else this.#changed(slot);
@@ -436,36 +435,12 @@ export class InternalCache {
     this.#touch(slot);
   }
 
-  #replyDiffers(slot: number, flow: DecodedFlow): boolean {
-    const { words } = flow;
-    if ((words[W_HAS]! & HAS_REPLY) === 0) return false;
-    const slab = this.table.slab(slot);
-    const base = this.table.base(slot);
-    for (let i = W_REPLY_SRC; i < W_REPLY_DST + 4; i++) if (slab[base + i] !== words[i]) return true;
-    return slab[base + W_REPLY_L4] !== words[W_REPLY_L4];
-  }
-
-  /** True when a dumped flow is not as the row has it; timeout and TCP flags aside, which change without events. */
   #differs(slot: number, flow: DecodedFlow): boolean {
-    const { words } = flow;
-    const slab = this.table.slab(slot);
-    const base = this.table.base(slot);
-    const protocolInfo = (words[W_HAS]! & HAS_PROTOINFO) !== 0;
-    const isTcp = (words[W_PROTO]! & 0xff) === 6;
-    return (
-      slab[base + W_STATUS] !== words[W_STATUS] ||
-      slab[base + W_MARK] !== words[W_MARK] ||
-      (protocolInfo && slab[base + W_PROTOINFO] !== words[W_PROTOINFO]) ||
-      (protocolInfo && !isTcp && slab[base + W_PROTOINFO_B] !== words[W_PROTOINFO_B]) ||
-      (protocolInfo && !isTcp && slab[base + W_PROTOINFO_C] !== words[W_PROTOINFO_C]) ||
-      this.#replyDiffers(slot, flow)
-    );
+    return recordDiffers(this.table.slab(slot), this.table.base(slot), flow.words);
   }
 
   #rareDiffers(slot: number, flow: DecodedFlow): boolean {
-    const rare = this.table.rare.get(slot);
-    if (rare === undefined || flow.rare === null) return (rare === undefined) !== (flow.rare === null);
-    return !isDeepStrictEqual(rare, flow.rare);
+    return rareDiffers(this.table.rare.get(slot), flow.rare);
   }
 
   /** True when the row's CTA_ID is known to be another than the message's. */
