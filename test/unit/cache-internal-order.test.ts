@@ -1,7 +1,14 @@
 /** InternalCache between a kernel that changes, a dump that walks it and a peer that is told, in any order. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { InternalCache, PUBLISH_DESTROY, PUBLISH_NEW } from "../../src/cache/internal.js";
+import {
+  InternalCache,
+  type NewerOwner,
+  PUBLISH_DESTROY,
+  PUBLISH_MOVED,
+  PUBLISH_NEW,
+  PUBLISH_UPDATE,
+} from "../../src/cache/internal.js";
 import {
   type DecodedFlow,
   HAS_ID,
@@ -30,14 +37,6 @@ function row(cache: InternalCache, slot: number): Uint32Array {
   return cache.table.slab(slot).slice(base, base + RECORD_WORDS);
 }
 
-function isNew(cache: InternalCache, slot: number): boolean {
-  return (cache.publication(slot) & PUBLISH_NEW) !== 0;
-}
-
-function isDead(cache: InternalCache, slot: number): boolean {
-  return (cache.publication(slot) & PUBLISH_DESTROY) !== 0;
-}
-
 interface KernelFlow {
   id: number;
   status: number;
@@ -50,7 +49,8 @@ interface KernelFlow {
 type Event = { kind: "upsert" | "destroy"; flow: DecodedFlow };
 
 /**
- * A kernel table, its event socket, a dump on another socket and a peer, around one cache. Events come in their order,
+ * A kernel table, its event socket, a dump on another socket and a peer, around one cache. Other nodes claim flows of it at
+ * any time, and a dump may meet claims of flows that the cache does not know. Events come in their order,
  * the dump's flows in theirs, both at any time after they were sent. Events are lost only before a dump, and
  * what came before the loss is read before the dump begins.
  */
@@ -68,6 +68,9 @@ class Simulation {
   #ids = 0;
   readonly #lastIds = new Map<number, number>();
   #stamp = 0;
+  /** Tuples that another node claimed, and no event since: the last claim of each. */
+  readonly #claims = new Map<string, NewerOwner>();
+  readonly tally = { moved: 0, unsaid: 0, takenBack: 0, takenInSuperseded: 0 };
   /** Of the peer: flow id to row. */
   readonly #peer = new Map<number, string>();
   readonly #peerTuples = new Map<string, number>();
@@ -85,6 +88,7 @@ class Simulation {
     else if (what < 96) this.#publish(this.#random.below(this.cache.pendingCount + 1));
     else if (what === 96 && this.#dumpAt < 0 && !this.#sweeping) this.#loseAndDump();
     else if (what === 97 && this.#random.oneIn(20)) this.#abandon();
+    else if (what >= 98) this.#claim();
   }
 
   /** Reads all events, runs one undisturbed dump after losses, publishes; then cache, kernel and peer must agree. */
@@ -99,11 +103,16 @@ class Simulation {
     const expected = [...this.#kernel].map(([tuple, flow]) => describeRow(words(tuple, flow), flow.helper));
     const { table } = this.cache;
     const cached: string[] = [];
+    const own: string[] = [];
     for (let slot = 0; slot < table.slotsUsed; slot++) {
-      if (this.cache.isFlow(slot)) cached.push(describeRow(row(this.cache, slot), table.rare.get(slot)?.helper));
+      if (!this.cache.isFlow(slot)) continue;
+      cached.push(this.#describe(slot));
+      if (!this.cache.isSuperseded(slot)) own.push(this.#describe(slot));
+      const claimed = this.#claims.has(tupleOf(row(this.cache, slot)));
+      assert.ok(!claimed || this.cache.isSuperseded(slot), "a claim holds until something happens to the flow here");
     }
     assertSame(cached, expected, `cache ${when}`);
-    assertSame([...this.#peer.values()], expected, `peer ${when}`);
+    assertSame([...this.#peer.values()], own, `peer ${when}`);
     assert.equal(table.size, expected.length);
   }
 
@@ -145,8 +154,43 @@ class Simulation {
   #readEvent(): void {
     const event = this.#events.shift();
     if (event === undefined) return;
-    if (event.kind === "upsert") this.cache.upsert(event.flow, NOW);
-    else this.cache.destroy(event.flow, NOW);
+    if (event.kind === "upsert") {
+      const slot = this.cache.upsert(event.flow, NOW);
+      assert.ok(!this.cache.isSuperseded(slot), "a local event is a claim");
+      if (this.#claims.delete(tupleOf(event.flow.words))) this.tally.takenBack++;
+    } else if (this.cache.destroy(event.flow, NOW) >= 0) this.#claims.delete(tupleOf(event.flow.words));
+  }
+
+  /** Another node claims a flow that the cache has; claims come in any order. */
+  #claim(): void {
+    const { table } = this.cache;
+    if (table.slotsUsed === 0) return;
+    const slot = this.#random.below(table.slotsUsed);
+    if (!this.cache.isFlow(slot)) return;
+    const owner = this.#owner();
+    this.cache.supersede(slot, owner);
+    const tuple = tupleOf(row(this.cache, slot));
+    const known = this.#claims.get(tuple);
+    if (known === undefined || known.stamp < owner.stamp) this.#claims.set(tuple, owner);
+  }
+
+  #owner(): NewerOwner {
+    return { node: this.#random.pick(["fw2", "fw3"]), stamp: this.#random.word() };
+  }
+
+  #takeDumped(listed: DecodedFlow): void {
+    const claimed = this.#random.oneIn(4) ? this.#owner() : null;
+    const carries = this.#random.oneIn(20);
+    const tuple = tupleOf(listed.words);
+    const before = this.cache.table.find(listed.words, 0);
+    const slot = this.cache.dumped(listed, NOW, claimed, carries);
+    if (slot === before || slot < 0) {
+      if (slot >= 0 && !this.cache.isSuperseded(slot)) this.#claims.delete(tuple);
+      return;
+    }
+    assert.equal(this.cache.isSuperseded(slot), claimed !== null && !carries, "of a flow that was not known");
+    this.#claims.delete(tuple);
+    if (claimed !== null && !carries) this.tally.takenInSuperseded++;
   }
 
   #readAll(): void {
@@ -181,7 +225,7 @@ class Simulation {
       return;
     }
     const listed = this.#dumped.shift();
-    if (listed !== undefined) this.cache.dumped(listed, NOW, null, false);
+    if (listed !== undefined) this.#takeDumped(listed);
     else if (this.#dumpAt >= this.#tuples) {
       this.#dumpAt = -1;
       this.#sweeping = true;
@@ -203,9 +247,10 @@ class Simulation {
   #publish(count: number): void {
     const slots = Array.from({ length: count }, (_, i) => this.cache.pendingSlot(i));
     assert.equal(new Set(slots).size, count, "no row is pending twice");
-    const fresh = slots.filter((slot) => isNew(this.cache, slot));
-    const ended = slots.filter((slot) => isDead(this.cache, slot));
-    const changed = slots.filter((slot) => !isNew(this.cache, slot) && !isDead(this.cache, slot));
+    const having = (bit: number): number[] => slots.filter((slot) => (this.cache.publication(slot) & bit) !== 0);
+    const [fresh, changed, ended] = [having(PUBLISH_NEW), having(PUBLISH_UPDATE), having(PUBLISH_DESTROY)];
+    const moved = having(PUBLISH_MOVED);
+    const over = slots.filter((slot) => !this.cache.isFlow(slot));
     const displaced = new Set<number>();
     for (const slot of fresh) {
       const tuple = tupleOf(row(this.cache, slot));
@@ -226,10 +271,30 @@ class Simulation {
       assert.ok(known || displaced.has(slot), "an ended flow was announced before");
       if (known) this.#peerTuples.delete(tupleOf(row(this.cache, slot)));
     }
+    this.#publishMoved(moved, displaced);
+    for (const slot of slots) {
+      if (this.cache.publication(slot) !== 0) continue;
+      this.tally.unsaid++;
+      assert.ok(!this.#peer.has(slot), "nothing is left unsaid of a flow that the peer knows");
+    }
     this.cache.settle(count, ++this.#stamp);
-    for (const slot of ended) assert.equal(this.cache.table.isLive(slot), false);
+    for (const slot of over) assert.equal(this.cache.table.isLive(slot), false);
     for (const slot of [...fresh, ...changed]) {
       if (!ended.includes(slot)) assert.equal(this.cache.stamp(slot), this.#stamp);
+    }
+  }
+
+  /** The peer gives up what is another node's now. */
+  #publishMoved(moved: readonly number[], displaced: ReadonlySet<number>): void {
+    for (const slot of moved) {
+      this.tally.moved++;
+      assert.notEqual(this.cache.newerOwner(slot), undefined);
+      const known = this.#peer.delete(slot);
+      assert.ok(known || displaced.has(slot), "only what was told is given up");
+      const tuple = tupleOf(row(this.cache, slot));
+      if (known) this.#peerTuples.delete(tuple);
+      if (this.cache.isFlow(slot))
+        assert.deepEqual(this.cache.newerOwner(slot), this.#claims.get(tuple), "to the newest");
     }
   }
 
@@ -282,6 +347,7 @@ describe("InternalCache with events and dumps in any order", () => {
         for (let i = 0; i < 2000; i++) simulation.step();
         simulation.finish();
       }
+      for (const [what, count] of Object.entries(simulation.tally)) assert.ok(count > 0, `${what} took place`);
     });
   }
 });
