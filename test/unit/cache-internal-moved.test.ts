@@ -188,6 +188,55 @@ describe("InternalCache, flows that moved to another node", () => {
   });
 });
 
+describe("InternalCache, claims told once more", () => {
+  it("go out whole by the stamp that they were made by", () => {
+    const { cache, slot } = toldOfOne();
+    cache.restate(slot);
+    cache.restate(slot);
+    assert.deepEqual(pending(cache), [[slot, PUBLISH_NEW]]);
+    assert.deepEqual([cache.isRestated(slot), cache.stamp(slot)], [true, 100]);
+    settleAll(cache, 900);
+    assert.deepEqual([cache.isRestated(slot), cache.stamp(slot)], [false, 100]);
+  });
+
+  it("are claims anew when something happens to the flow before they go out", () => {
+    for (const happens of ["update", "announce"] as const) {
+      const { cache, slot } = toldOfOne();
+      cache.restate(slot);
+      if (happens === "update") cache.upsert(message(1, 1, 3), NOW);
+      else cache.announce(slot);
+      assert.deepEqual(pending(cache), [[slot, PUBLISH_NEW]]);
+      assert.deepEqual([cache.isRestated(slot), cache.stamp(slot)], [false, Number.POSITIVE_INFINITY]);
+      settleAll(cache, 900);
+      assert.equal(cache.stamp(slot), 900);
+    }
+  });
+
+  it("are none of a flow that waits already, that moved or that has ended", () => {
+    const { cache, slot } = toldOfOne();
+    cache.upsert(message(1, 1, 3), NOW);
+    cache.restate(slot);
+    assert.deepEqual([cache.publication(slot), cache.isRestated(slot)], [PUBLISH_UPDATE, false]);
+    settleAll(cache, 200);
+    cache.restate(slot);
+    cache.supersede(slot, FW2);
+    assert.deepEqual([pending(cache), cache.isRestated(slot)], [[[slot, PUBLISH_MOVED]], false]);
+    settleAll(cache, 300);
+    cache.restate(slot);
+    assert.deepEqual(pending(cache), []);
+    assert.equal(cache.stamp(slot), 200);
+  });
+
+  it("end as they would have", () => {
+    const { cache, slot } = toldOfOne();
+    cache.restate(slot);
+    cache.destroy(message(1, 1), NOW);
+    assert.deepEqual(pending(cache), [[slot, PUBLISH_NEW | PUBLISH_DESTROY]]);
+    settleAll(cache);
+    assert.equal(cache.table.isLive(slot), false);
+  });
+});
+
 describe("InternalCache, dumps of flows that a peer carries", () => {
   it("takes one that it did not know in as superseded, and tells nobody", () => {
     const cache = new InternalCache(10);
