@@ -42,6 +42,18 @@ describe("takeover", { skip: clusterObstacle(), timeout: 300_000 }, () => {
     });
   }
 
+  it("a node that nothing happens to still tells that its flows have moved", async () => {
+    await using cluster = await Cluster.start({ nodes: 2 });
+    const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];
+    await n1.apply({ type: "create", range: MOVING, from: 0, count: 10, mark: 1 });
+    await assertAgreement(cluster.nodes);
+    const rows = await n1.counter("journal", "rows");
+    assert.equal((await n2.request("commit", {})).committed, 10);
+    await waitFor("n1 tells that 10 flows have moved", WAIT_MS / 3, async () => {
+      return (await n1.counter("journal", "rows")) === rows + 10;
+    });
+  });
+
   it("1 → 2 → 3 → 1 with flows ending in between, each purged soon after it moved", async () => {
     await failOverInTurn("500ms", true);
   });
