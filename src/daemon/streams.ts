@@ -1,7 +1,9 @@
+import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { InternalCache } from "../cache/internal.js";
 import type { Config } from "../config/config.js";
 import type { BrokerStatus } from "../control/protocol.js";
+import { ConntrailError, errorText } from "../errors.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
 import { EmbeddedBroker } from "../stream/broker.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
@@ -11,13 +13,14 @@ import { Publisher } from "../stream/publisher.js";
 import { StreamReader } from "../stream/reader.js";
 import { onSnapshotAsked } from "../stream/snapshot-request.js";
 import { Journal } from "../sync/journal.js";
-import { restoreInternal } from "../sync/restore.js";
+import { type OwnTail, restoreInternal } from "../sync/restore.js";
 
 /** What takes a part down again; run last first. */
 export type TakeDown = (() => Promise<void> | void)[];
 
 /** How long the own broker may take to answer at the start; a large store is read through first. */
 const CONNECT_TIMEOUT_MS = 60_000;
+const TAIL_RETRY_MS = 500;
 /** How often it is looked whether a snapshot is due. */
 const SNAPSHOT_CHECK_MS = 1000;
 /** Servers of a shared cluster keep so many copies. */
@@ -85,6 +88,31 @@ export interface OwnStream {
   begin(): void;
 }
 
+/**
+ * Where the own stream ends. Asked of its leader: another server of a shared cluster may not have the last of it yet. Such a
+ * cluster may be without a leader for a while.
+ */
+async function readOwnTail(connection: BrokerConnection, node: string, stopping: AbortSignal): Promise<OwnTail> {
+  const deadlineMs = performance.now() + CONNECT_TIMEOUT_MS;
+  for (;;) {
+    const client = await connection.ready(CONNECT_TIMEOUT_MS);
+    try {
+      const jsm = await client.jetstreamManager({ checkAPI: false });
+      const lastMark = await readLastOf(jsm, node, "mark");
+      const tip = await readTip(jsm, node);
+      return { lastMark: lastMark?.payload ?? null, lastSequence: tip?.lastSequence ?? 0 };
+    } catch (error) {
+      if (stopping.aborted || performance.now() > deadlineMs) {
+        const why = `${errorText(error)}; does its JetStream run, and has a cluster enough of its servers up?`;
+        throw new ConntrailError("BROKER", `the broker does not tell of the stream of ${node}: ${why}`, {
+          cause: error,
+        });
+      }
+      await delay(TAIL_RETRY_MS, undefined, { signal: stopping }).catch(() => undefined);
+    }
+  }
+}
+
 /** Rebuilds the internal cache from the own stream, and opens that for a new epoch. */
 export async function openOwnStream(
   config: Config,
@@ -96,15 +124,10 @@ export async function openOwnStream(
   const { node } = config;
   const { connection, retention } = broker;
   const { internal, clock, hybridClock, log } = parts;
-  const client = await connection.ready(CONNECT_TIMEOUT_MS);
-  const jsm = await client.jetstreamManager({ checkAPI: false });
-  // Both are asked of the stream's leader: another server of a shared cluster may not have the last of it yet.
-  const lastMark = await readLastOf(jsm, node, "mark");
-  const lastSequence = (await readTip(jsm, node))?.lastSequence ?? 0;
-  const last = lastMark === null ? null : new MarkCodec().decode(lastMark.payload);
+  const tail = await readOwnTail(connection, node, stopping);
+  const last = tail.lastMark === null ? null : new MarkCodec().decode(tail.lastMark);
   if (last !== null) hybridClock.observe(last.envelope.stamp);
   const reader = new StreamReader({ connection, node, log });
-  const tail = { lastMark: lastMark?.payload ?? null, lastSequence };
   const continues = await restoreInternal(reader, tail, node, internal, hybridClock, log, stopping);
   const previousEpoch = continues?.epoch ?? last?.envelope.epoch ?? 0;
   const readEnvelope = createEnvelopeReader();

@@ -50,6 +50,12 @@ const ERR_NO_MESSAGE_FOUND = 10037;
 /** Insufficient storage, no limits for the account, tier and reservation limits, maximum bytes exceeded. */
 const ERR_STORE_LIMITS: readonly number[] = [10023, 10028, 10047, 10120, 10121];
 
+/**
+ * Cluster incomplete, no suitable peers, not active, not assigned, not available, not the leader: servers of a shared cluster that
+ * are starting or away.
+ */
+const ERR_CLUSTER_NOT_READY: readonly number[] = [10004, 10005, 10006, 10007, 10008, 10009];
+
 /** The number the JetStream API gives an error, or 0. */
 export function apiErrorCode(error: unknown): number {
   return error instanceof NatsError ? (error.api_error?.err_code ?? 0) : 0;
@@ -63,7 +69,7 @@ function isStreamMissing(error: unknown): boolean {
 /**
  * Creates the node's stream, or brings it to these settings. Single messages cannot be deleted from it: it is a record.
  * @throws ConntrailError STORE when the broker's store has no room for `bytesMax`, BROKER when it refuses otherwise;
- * a NatsError without an API code when the broker does not answer
+ * a NatsError when the broker does not answer, or a cluster has not enough of its servers up: to be tried again
  */
 export async function ensureStream(jsm: JetStreamManager, node: string, retention: Retention): Promise<void> {
   const name = streamName(node);
@@ -197,7 +203,7 @@ function agrees(found: StreamConfig, wanted: ReturnType<typeof streamConfig>): b
 
 function refusal(error: unknown, name: string, retention: Retention): unknown {
   const code = apiErrorCode(error);
-  if (code === 0) return error;
+  if (code === 0 || ERR_CLUSTER_NOT_READY.includes(code)) return error;
   if (ERR_STORE_LIMITS.includes(code)) {
     const message = `the broker's store has no room for ${name} of ${retention.bytesMax} bytes (${errorText(error)}): lower broker.max_bytes, or raise max_file_store of the nats-server`;
     return new ConntrailError("STORE", message, { cause: error });

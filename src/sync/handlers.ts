@@ -92,7 +92,7 @@ export interface ObserverParts {
 export function createObserverHandlers(parts: ObserverParts): ControlHandlers {
   const { external, reports } = parts;
   const refuse = (): never => {
-    throw new ConntrailError("USAGE", "this node is an observer: it has no kernel side; ask one of the firewalls");
+    throw new ConntrailError("CONTROL", "this node is an observer: it has no kernel side; ask one of the firewalls");
   };
   return {
     status: () => reports.status(),
@@ -174,7 +174,7 @@ async function flush(parts: NodeParts, target: FlushTarget): Promise<FlushReport
   }
   if (target === "external" && parts.injects) {
     const instead = "`resync peers` compares it with the peers";
-    throw new ConntrailError("USAGE", `in mode inject the kernel holds what peers say: ${instead}`);
+    throw new ConntrailError("CONTROL", `in mode inject the kernel holds what peers say: ${instead}`);
   }
   if (target === "external" || (target === "caches" && !parts.injects)) {
     report.external = external.table.size;

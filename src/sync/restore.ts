@@ -10,6 +10,8 @@ import type { PeerStream } from "./peer-stream.js";
 
 /** A replay that takes longer says how far it is, this often. */
 const PROGRESS_MS = 1000;
+/** A stream of a shared cluster that nobody leads at present is not waited for longer. */
+const SHARED_LOOK_MS = 5000;
 
 /** Applies the copy of a peer's stream from its last complete snapshot to its end. */
 export async function replayCopy(
@@ -38,9 +40,10 @@ export async function replayShared(
   signal: AbortSignal,
 ): Promise<number> {
   const startedMs = performance.now();
-  const mark = await stream.readLast("mark", signal);
+  const looking = AbortSignal.any([signal, AbortSignal.timeout(SHARED_LOOK_MS)]);
+  const mark = await stream.readLast("mark", looking);
   if (mark === null) return 0;
-  const event = await stream.readLast("ev", signal);
+  const event = await stream.readLast("ev", looking);
   const end = Math.max(mark.sequence, event?.sequence ?? 0);
   const start = Math.max(1, applier.snapshotSequenceOf(mark.payload));
   const applied = await replay(stream, start, end, applier, log, signal);

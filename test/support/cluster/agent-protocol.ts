@@ -42,6 +42,9 @@ export interface StreamView {
   readonly firstSequence: number;
   readonly lastSequence: number;
   readonly consumers: readonly string[];
+  readonly replicas: number;
+  /** Name of the server that leads it in a cluster of servers, else empty. */
+  readonly leader: string;
 }
 
 /** A mark as it stands in a stream. */

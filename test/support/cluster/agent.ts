@@ -68,7 +68,7 @@ async function dump(socket: RequestSocket): Promise<Uint32Array> {
 }
 
 async function withClient<T>(server: string, use: (client: NatsConnection) => Promise<T>): Promise<T> {
-  const client = await connect({ servers: server, timeout: CONNECT_TIMEOUT_MS, reconnect: false });
+  const client = await connect({ servers: server.split(","), timeout: CONNECT_TIMEOUT_MS, reconnect: false });
   try {
     return await use(client);
   } finally {
@@ -79,7 +79,7 @@ async function withClient<T>(server: string, use: (client: NatsConnection) => Pr
 async function streams(client: NatsConnection): Promise<StreamView[]> {
   const jsm = await client.jetstreamManager();
   const views: StreamView[] = [];
-  for (const { config, state } of await jsm.streams.list().next()) {
+  for (const { config, state, cluster } of await jsm.streams.list().next()) {
     const consumers = await jsm.consumers.list(config.name).next();
     views.push({
       name: config.name,
@@ -87,6 +87,8 @@ async function streams(client: NatsConnection): Promise<StreamView[]> {
       firstSequence: state.first_seq,
       lastSequence: state.last_seq,
       consumers: consumers.map((consumer) => consumer.name),
+      replicas: config.num_replicas,
+      leader: cluster?.leader ?? "",
     });
   }
   return views;
