@@ -287,7 +287,7 @@ function whenStarted(current: () => ControlHandlers | null): ControlHandlers {
     resync: async (source, progress) => handlers().resync(source, progress),
     bulk: async (progress) => handlers().bulk(progress),
     purge: () => handlers().purge(),
-    hook: async (role, progress) => handlers().hook(role, progress),
+    hook: async (role, progress, group) => handlers().hook(role, progress, group),
   };
 }
 

@@ -1,5 +1,5 @@
-import { Argument, type Command } from "commander";
-import { HOOK_ROLES, type HookReport, type HookRole } from "../control/protocol.js";
+import { Argument, type Command, InvalidArgumentError } from "commander";
+import { GROUP_NAME, HOOK_ROLES, type HookReport, type HookRole } from "../control/protocol.js";
 import type { CommandContext } from "./command.js";
 import { formatCommit } from "./commit.js";
 import { formatMs } from "./terminal.js";
@@ -10,9 +10,16 @@ export function register(program: Command, context: CommandContext): void {
     .command("hook")
     .description("tell the daemon its role; keepalived calls this")
     .addArgument(new Argument("<role>", "primary, backup or fault").choices(HOOK_ROLES))
-    .action(async (role: HookRole) => {
-      await context.print(await context.ask("hook", { role }), (report) => `${formatHook(report)}\n`);
+    .option("--group <name>", "which of several sync groups has changed its role", groupName)
+    .action(async (role: HookRole, { group }: { group?: string }) => {
+      const args = group === undefined ? { role } : { role, group };
+      await context.print(await context.ask("hook", args), (report) => `${formatHook(report)}\n`);
     });
+}
+
+function groupName(text: string): string {
+  if (GROUP_NAME.test(text)) return text;
+  throw new InvalidArgumentError("allowed are letters, digits, dots, hyphens and underscores, at most 64.");
 }
 
 /** A role change in one line. */

@@ -60,7 +60,8 @@ export interface CommandArgs {
   resync: { source: ResyncSource };
   bulk: Record<string, never>;
   purge: Record<string, never>;
-  hook: { role: HookRole };
+  /** `group`: which of several sync groups; left out where there is one. */
+  hook: { role: HookRole; group?: string | undefined };
 }
 
 /** What may be asked. */
@@ -100,6 +101,9 @@ export type ResyncSource = (typeof RESYNC_SOURCES)[number];
 
 /** What keepalived can say this node is. */
 export const HOOK_ROLES = ["primary", "backup", "fault"] as const;
+
+/** Name of a sync group. */
+export const GROUP_NAME = /^[A-Za-z0-9_.-]{1,64}$/;
 
 /** One of HOOK_ROLES. */
 export type HookRole = (typeof HOOK_ROLES)[number];

@@ -5,6 +5,7 @@ import {
   type CommandName,
   FLOW_TABLES,
   FLUSH_TARGETS,
+  GROUP_NAME,
   HOOK_ROLES,
   PROTOCOL_VERSION,
   RESYNC_SOURCES,
@@ -17,6 +18,8 @@ const none = z.strictObject({}).default({});
 
 const expectationsArgs = z.strictObject({ table: z.enum(FLOW_TABLES), offset: z.int().min(0) });
 
+const hookArgs = z.strictObject({ role: z.enum(HOOK_ROLES), group: z.string().regex(GROUP_NAME).optional() });
+
 const requestSchema = z.discriminatedUnion("command", [
   z.strictObject({ command: z.literal("status"), args: none }),
   z.strictObject({ command: z.literal("stats"), args: none }),
@@ -27,7 +30,7 @@ const requestSchema = z.discriminatedUnion("command", [
   z.strictObject({ command: z.literal("resync"), args: z.strictObject({ source: z.enum(RESYNC_SOURCES) }) }),
   z.strictObject({ command: z.literal("bulk"), args: none }),
   z.strictObject({ command: z.literal("purge"), args: none }),
-  z.strictObject({ command: z.literal("hook"), args: z.strictObject({ role: z.enum(HOOK_ROLES) }) }),
+  z.strictObject({ command: z.literal("hook"), args: hookArgs }),
 ]);
 
 const envelopeSchema = z.object({ version: z.number() });

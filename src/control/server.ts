@@ -42,7 +42,7 @@ export interface ControlHandlers {
   resync(source: ResyncSource, progress: ProgressListener): Promise<ResyncReport>;
   bulk(progress: ProgressListener): Promise<BulkReport>;
   purge(): PurgeReport | Promise<PurgeReport>;
-  hook(role: HookRole, progress: ProgressListener): Promise<HookReport>;
+  hook(role: HookRole, progress: ProgressListener, group?: string): Promise<HookReport>;
 }
 
 /** Limits of the server; each may be set for tests. */
@@ -242,7 +242,7 @@ class Control implements ControlServer {
       case "purge":
         return this.#handlers.purge();
       case "hook":
-        return this.#handlers.hook(request.args.role, progress);
+        return this.#handlers.hook(request.args.role, progress, request.args.group);
       default:
         return request satisfies never;
     }

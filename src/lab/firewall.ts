@@ -1,6 +1,6 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type HookCommands, startKeepalived } from "./keepalived.js";
+import { type HookCommands, type SyncGroups, startKeepalived } from "./keepalived.js";
 import { signal } from "./leftover.js";
 import type { Namespace } from "./namespace.js";
 import { type CommandResult, type LineProcess, projectRoot, runCommand } from "./process.js";
@@ -67,9 +67,9 @@ export class Firewall {
   }
 
   /** Starts keepalived; without hooks it moves the addresses and tells nobody. */
-  startKeepalived(hooks: HookCommands | undefined): void {
+  startKeepalived(hooks: HookCommands | undefined, several?: SyncGroups): void {
     mkdirSync(this.directory, { recursive: true, mode: 0o700 });
-    this.keepalived = startKeepalived(this.namespace, this.number, this.directory, hooks);
+    this.keepalived = startKeepalived(this.namespace, this.number, this.directory, hooks, several);
   }
 
   /** Waits until keepalived has heard the primary, or at least listens to it. */
@@ -95,11 +95,11 @@ export class Firewall {
     return runCommand("ip", this.namespace.execArguments(file, args));
   }
 
-  /** True when it holds the virtual address of the LAN. */
-  async isPrimary(): Promise<boolean> {
+  /** True when it holds the virtual address of the LAN, of the first sync group unless said. */
+  async isPrimary(group = 1): Promise<boolean> {
     if (this.dead) return false;
     const result = await runCommand("ip", ["-n", this.namespace.name, "-o", "-4", "addr", "show", "dev", "lan0"]);
-    return result.stdout.includes(` ${ipv4(LAN, VIRTUAL_HOST)}/32 `);
+    return result.stdout.includes(` ${ipv4(LAN, VIRTUAL_HOST + group - 1)}/32 `);
   }
 
   /** The commits in the daemon's log, oldest first. */

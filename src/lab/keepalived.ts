@@ -17,16 +17,18 @@ const PRIORITY_FIRST = 250;
 /** Far apart, so that two backups of a dead primary do not both step forward; nine firewalls fit. */
 const PRIORITY_STEP = 28;
 
-/** The keepalived.conf of firewall `number` (from 1): one group of a LAN and a WAN instance, VRRPv3, no preemption. */
-export function keepalivedConfig(number: number, hooks: HookCommands | undefined): string {
-  const priority = PRIORITY_FIRST - PRIORITY_STEP * (number - 1);
-  const notify =
-    hooks === undefined
-      ? ""
-      : `
-  notify_master "${hooks.primary}"
-  notify_backup "${hooks.backup}"
-  notify_fault "${hooks.fault}"`;
+/** Several sync groups, each at home on another firewall and moving back there when that returns. */
+export interface SyncGroups {
+  readonly groups: number;
+  readonly firewalls: number;
+}
+
+/**
+ * The keepalived.conf of firewall `number` (from 1): groups of a LAN and a WAN instance each, VRRPv3. One group does not
+ * preempt. Of several, the hooks are told by `--group`, and group g (from 1) has the virtual host number g.
+ */
+export function keepalivedConfig(number: number, hooks: HookCommands | undefined, several?: SyncGroups): string {
+  const { groups, firewalls } = several ?? { groups: 1, firewalls: 1 };
   return `
 global_defs {
   router_id fw${number}
@@ -37,14 +39,33 @@ global_defs {
   vrrp_priority -15
 }
 
-vrrp_sync_group firewall {
+${Array.from({ length: groups }, (_, group) => {
+  const rank = several === undefined ? number - 1 : (number - 1 - group + firewalls) % firewalls;
+  return syncGroup(group, PRIORITY_FIRST - PRIORITY_STEP * rank, hooks, several !== undefined);
+}).join("")}`;
+}
+
+function syncGroup(group: number, priority: number, hooks: HookCommands | undefined, several: boolean): string {
+  const suffix = group === 0 ? "" : String(group + 1);
+  const option = several ? ` --group ${group + 1}` : "";
+  const notify =
+    hooks === undefined
+      ? ""
+      : `
+  notify_master "${hooks.primary}${option}"
+  notify_backup "${hooks.backup}${option}"
+  notify_fault "${hooks.fault}${option}"`;
+  const host = VIRTUAL_HOST + group;
+  const moves = several ? "" : "\n  nopreempt";
+  return `
+vrrp_sync_group firewall${suffix} {
   group {
-    lan
-    wan
+    lan${suffix}
+    wan${suffix}
   }${notify}
 }
-${instance("lan", "lan0", 51, priority, ipv4(LAN, VIRTUAL_HOST), ipv6(LAN, VIRTUAL_HOST))}
-${instance("wan", "wan0", 52, priority, ipv4(WAN, VIRTUAL_HOST), ipv6(WAN, VIRTUAL_HOST))}
+${instance(`lan${suffix}`, "lan0", 51 + 10 * group, priority, moves, ipv4(LAN, host), ipv6(LAN, host))}
+${instance(`wan${suffix}`, "wan0", 52 + 10 * group, priority, moves, ipv4(WAN, host), ipv6(WAN, host))}
 `;
 }
 
@@ -57,6 +78,7 @@ function instance(
   device: string,
   routerId: number,
   priority: number,
+  moves: string,
   vip4: string,
   vip6: string,
 ): string {
@@ -66,8 +88,7 @@ vrrp_instance ${name} {
   interface ${device}
   virtual_router_id ${routerId}
   priority ${priority}
-  advert_int ${ADVERT_SECONDS}
-  nopreempt
+  advert_int ${ADVERT_SECONDS}${moves}
   garp_master_delay 1
   garp_master_repeat 3
   virtual_ipaddress {
@@ -85,9 +106,10 @@ export function startKeepalived(
   number: number,
   directory: string,
   hooks: HookCommands | undefined,
+  several?: SyncGroups,
 ): LineProcess {
   const config = join(directory, "keepalived.conf");
-  writeFileSync(config, keepalivedConfig(number, hooks), { mode: 0o600 });
+  writeFileSync(config, keepalivedConfig(number, hooks, several), { mode: 0o600 });
   const pidFiles = [
     "-p",
     join(directory, "keepalived.pid"),

@@ -73,9 +73,9 @@ export function createHandlers(parts: NodeParts): ControlHandlers {
     resync: (source, progress) => resync(parts, source, progress),
     bulk: () => bulk(journal, internal, parts.signal),
     purge: () => roles.purge(),
-    hook: async (role, progress) => {
+    hook: async (role, progress, group) => {
       replicator.flush();
-      return roles.hook(role, progress);
+      return roles.hook(role, progress, group);
     },
   };
 }

@@ -2,6 +2,7 @@ import type { Logger } from "pino";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache } from "../cache/internal.js";
 import type { CommitReport, HookReport, HookRole, PurgeReport } from "../control/protocol.js";
+import { ConntrailError } from "../errors.js";
 import type { Clock } from "../flow/clock.js";
 import { W_REPLY_DST, W_REPLY_L4, W_REPLY_SRC } from "../flow/record.js";
 import { commitExternal, type KernelRequests } from "./commit.js";
@@ -31,6 +32,9 @@ export interface RoleExpectationCounters {
   purged: number;
 }
 
+/** VRRP has 255 groups on an interface; nobody has so many. */
+const GROUPS_MAX = 64;
+
 /**
  * What keepalived's hooks make of this node. Primary: what peers were carrying goes into the kernel. Backup: the peers'
  * streams are read anew, and what others carry now leaves this kernel after a while. Fault: as backup, without reading.
@@ -58,7 +62,8 @@ export class Roles {
   readonly #purgeAfterSeconds: number;
   readonly #clock: Clock;
   readonly #log: Logger;
-  #role: HookRole | "unknown" = "unknown";
+  /** What keepalived said last, by sync group; the one group that most have is "". */
+  readonly #groups = new Map<string, HookRole>();
   #carries = false;
   #commitRunning: Promise<CommitReport> | null = null;
   #purgeTimer: NodeJS.Timeout | null = null;
@@ -91,9 +96,10 @@ export class Roles {
     this.#log = options.log;
   }
 
-  /** What keepalived said last. */
+  /** What keepalived said last. With several sync groups, primary while any of them is. */
   get role(): HookRole | "unknown" {
-    return this.#role;
+    const roles = [...this.#groups.values()];
+    return ["primary" as const, "backup" as const].find((role) => roles.includes(role)) ?? roles[0] ?? "unknown";
   }
 
   /** True from a commit on until this node steps down (mode `inject`: while one runs): what its kernel has is its own. */
@@ -101,15 +107,21 @@ export class Roles {
     return this.#carries;
   }
 
-  /** What keepalived calls. Resolves when the role is taken; for `primary`, when the commit is done. */
-  async hook(role: HookRole, progress: (text: string) => void): Promise<HookReport> {
+  /**
+   * What keepalived calls. Resolves when the role is taken; for `primary`, when the commit is done. A node that is primary for one
+   * sync group carries traffic whatever it is for another: it steps down when the last one does.
+   */
+  async hook(role: HookRole, progress: (text: string) => void, group = ""): Promise<HookReport> {
     const startedMs = performance.now();
-    const previous = this.#role;
-    this.#role = role;
-    this.#journal.writeMark({ type: "role", role });
-    this.#log.info({ role, previous }, "role");
+    const previous = this.#groups.get(group) ?? "unknown";
+    if (this.#groups.size >= GROUPS_MAX && !this.#groups.has(group)) {
+      throw new ConntrailError("CONTROL", `more than ${GROUPS_MAX} sync groups: is ${group} the name of one?`);
+    }
+    this.#groups.set(group, role);
+    this.#journal.writeMark({ type: "role", role: role === "primary" ? role : (this.role as HookRole) });
+    this.#log.info({ role, previous, ...(group === "" ? {} : { group }) }, "role");
     const commit = role === "primary" ? await this.commit(progress) : null;
-    if (role !== "primary") {
+    if (this.role !== "primary") {
       this.#carries = false;
       this.purge();
     }
@@ -127,6 +139,8 @@ export class Roles {
   }
 
   async #commit(progress: (text: string) => void): Promise<CommitReport> {
+    // What it carries for another sync group is alive here, whoever else has seen an end of it.
+    const carriesOther = this.#carries && this.#groups.size > 1;
     this.#carries = true;
     if (this.#injects) return this.#claimAll();
     const { table } = this.#internal;
@@ -139,8 +153,10 @@ export class Roles {
       liberal: true,
       nowSeconds: Math.floor(this.#clock.wallMs() / 1000),
     };
-    const stale = await removeFromKernel(this.#internal, this.#kernel, (slot) =>
-      this.#internal.hasEndedElsewhere(slot),
+    const stale = await removeFromKernel(
+      this.#internal,
+      this.#kernel,
+      (slot) => !carriesOther && this.#internal.hasEndedElsewhere(slot),
     );
     const flows = await commitExternal(this.#external, this.#kernel, sameTuples, options, (done, total) =>
       progress(`committed ${done} of ${total}`),
