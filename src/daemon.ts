@@ -139,6 +139,7 @@ async function startNode(
     internal,
     sinceStamp,
     reassert: (slot: number) => kernelSide.replicator.reassert(slot),
+    pending: () => kernelSide.replicator.poke(),
   };
   const peers = createPeers(config, broker, { external, local, hybridClock, clock, log }, down);
   await Promise.all(peers.map(({ follower }) => follower.restore(stopping)));

@@ -141,8 +141,7 @@ export async function openOwnStream(
     log,
     onLost: (first, lost) => {
       log.warn({ first, last: lost }, "messages were dropped while the broker was away; a snapshot follows");
-      journal.writeMark({ type: "gap", reason: "messages dropped while the broker was away" });
-      void journal.writeSnapshot(stopping);
+      void journal.lost("messages dropped while the broker was away", stopping);
     },
   });
   const journal = new Journal({ node, epoch, continues, internal, sink: publisher, clock, hybridClock, log });

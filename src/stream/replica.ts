@@ -2,7 +2,7 @@ import type { Logger } from "pino";
 import type { BrokerConnection } from "./connection.js";
 import { isAfter, type Position } from "./envelope.js";
 import { createEnvelopeReader, MarkCodec } from "./mark.js";
-import { ensureStream, type Retention, readLastOf, readTip } from "./own-stream.js";
+import { ensureStream, type Retention, readLastOf, readTip, type StoredMessage } from "./own-stream.js";
 import { Publisher } from "./publisher.js";
 import type { PublisherCounters } from "./publisher-options.js";
 import type { StreamMessage } from "./reader.js";
@@ -23,6 +23,18 @@ const API_TIMEOUT_MS = 2000;
 /** The copier has no epoch of its own: its messages are told apart by their place in the copy. */
 const EPOCH = 0;
 
+/** A snapshot whose end has not come yet: its id, and where it begins in the copy. */
+interface BegunSnapshot {
+  readonly id: number;
+  readonly sequence: number;
+}
+
+/** The snapshot that was being written when copying stopped; told by the copy's last mark. */
+function begunBy(last: StoredMessage): BegunSnapshot | null {
+  const mark = new MarkCodec().decode(last.payload)?.mark;
+  return mark?.type === "snapshot-begin" ? { id: mark.id, sequence: last.sequence } : null;
+}
+
 /**
  * The copy of a peer's stream on the own broker, `CT_<peer>` there too: each message once and in the peer's order, so that
  * this node can rebuild the peer's table after the peer has died. This daemon is the one writer. A message's header says
@@ -37,20 +49,31 @@ export class Replica {
   #tail: Position;
   #originSequence: number;
   #snapshotSequence: number;
-  #begun: { id: number; sequence: number } | null = null;
+  #begun: BegunSnapshot | null;
   /** Messages that were in the copy already. */
   known = 0;
   malformed = 0;
+  #lost = false;
+  readonly #onLost: () => void;
 
   private constructor(
     publisher: Publisher,
-    state: { number: number; tail: Position; originSequence: number; snapshotSequence: number },
+    onLost: () => void,
+    state: {
+      number: number;
+      tail: Position;
+      originSequence: number;
+      snapshotSequence: number;
+      begun: BegunSnapshot | null;
+    },
   ) {
     this.#publisher = publisher;
+    this.#onLost = onLost;
     this.#number = state.number;
     this.#tail = state.tail;
     this.#originSequence = state.originSequence;
     this.#snapshotSequence = state.snapshotSequence;
+    this.#begun = state.begun;
   }
 
   /**
@@ -65,6 +88,7 @@ export class Replica {
     const tip = await readTip(jsm, node);
     const mark = await readLastOf(jsm, node, "mark");
     const envelope = tip?.last === null || tip === null ? null : createEnvelopeReader()(tip.last.payload);
+    let replica: Replica | null = null;
     const publisher = new Publisher({
       node,
       epoch: EPOCH,
@@ -72,15 +96,22 @@ export class Replica {
       retention,
       readNumber: (message) => ({ epoch: EPOCH, number: message.sequence }),
       log,
-      onLost: options.onLost,
+      onLost: () => {
+        if (replica !== null) replica.#lose();
+      },
+      onStateChange: (state) => {
+        if (state === "up" && replica !== null) replica.#check();
+      },
     });
     await publisher.start();
-    return new Replica(publisher, {
+    replica = new Replica(publisher, options.onLost, {
       number: tip?.lastSequence ?? 0,
       tail: envelope ?? { epoch: 0, number: 0 },
       originSequence: tip?.last?.origin ?? 0,
       snapshotSequence: mark?.snapshot ?? 0,
+      begun: mark === null ? null : begunBy(mark),
     });
+    return replica;
   }
 
   /** Epoch and number of the last message of the copy; (0, 0) when it is empty. */
@@ -103,9 +134,9 @@ export class Replica {
     return this.#number;
   }
 
-  /** Bytes that the own broker has yet to confirm. Who appends more than it takes loses messages: wait above a bound. */
-  get backlogBytes(): number {
-    return this.#publisher.backlog.bytes;
+  /** What the own broker has yet to confirm. Who appends more than it takes loses messages: wait above a bound. */
+  get backlog(): { readonly messages: number; readonly bytes: number } {
+    return this.#publisher.backlog;
   }
 
   get counters(): Readonly<PublisherCounters> {
@@ -114,6 +145,7 @@ export class Replica {
 
   /** Appends a message of the peer's stream, if it comes after all that are there. */
   append(message: StreamMessage): void {
+    if (this.#lost) return;
     const envelope = this.#envelopeOf(message.payload);
     if (envelope === null) {
       this.malformed++;
@@ -123,6 +155,8 @@ export class Replica {
       this.known++;
       return;
     }
+    // A snapshot with a hole in it is none.
+    if (envelope.epoch !== this.#tail.epoch || envelope.number !== this.#tail.number + 1) this.#begun = null;
     this.#tail = { epoch: envelope.epoch, number: envelope.number };
     this.#originSequence = message.sequence;
     this.#number++;
@@ -130,7 +164,20 @@ export class Replica {
     // The payload is a view into the client's buffer.
     const payload = Uint8Array.from(message.payload);
     const origin = { sequence: message.sequence, snapshot: this.#snapshotSequence };
-    this.#publisher.publish(message.kind, this.#number, payload, origin);
+    // What does not fit any more would leave a hole in the copy for good: better end it here, and read anew from there.
+    if (this.#publisher.publish(message.kind, this.#number, payload, origin) === "overflow") this.#lose();
+  }
+
+  #lose(): void {
+    if (this.#lost) return;
+    this.#lost = true;
+    this.close();
+    this.#onLost();
+  }
+
+  /** The own broker is there (again): it must hold what was confirmed. */
+  #check(): void {
+    if (this.#publisher.lastSequence !== this.#number - this.#publisher.backlog.messages) this.#lose();
   }
 
   #noteMark(payload: Uint8Array): void {

@@ -38,6 +38,8 @@ export interface LocalFlows {
   readonly internal: InternalCache;
   /** Called with the slot of an internal row that a peer's message was older than. */
   readonly reassert: (slot: number) => void;
+  /** Called when a message has left something for the peers to be told: nothing else may wake this node's stream. */
+  readonly pending: () => void;
   /** This daemon's first stamp. */
   readonly sinceStamp: number;
 }
@@ -141,6 +143,9 @@ export class Applier {
   apply(message: StreamPayload, localMs: number): boolean {
     const sound = message.kind === "mark" ? this.#mark(message.payload) : this.#batch(message.payload, localMs);
     if (!sound) this.counters.malformed++;
+    const internal = this.#local?.internal;
+    if (internal !== undefined && internal.pendingCount + internal.expectations.pendingCount > 0)
+      this.#local?.pending();
     return sound;
   }
 
@@ -172,9 +177,10 @@ export class Applier {
       mark.previousNumber > 0 &&
       mark.previousEpoch === this.#epoch &&
       mark.previousNumber === this.#number;
+    // A snapshot that was being written then has no end.
+    this.#snapshotId = 0;
     if (goesOn) return;
     this.#exact = false;
-    this.#snapshotId = 0;
     this.#external.forgetFlowIds(this.#origin);
   }
 
@@ -266,7 +272,8 @@ export class Applier {
     const { internal } = local;
     const slot = internal.table.size === 0 ? -1 : internal.table.find(words, 0);
     if (slot < 0) return false;
-    if (internal.stamp(slot) < stamp) {
+    const held = internal.stamp(slot);
+    if (held < stamp || (held === stamp && this.node < local.node)) {
       internal.supersede(slot, { node: this.node, stamp });
       return false;
     }

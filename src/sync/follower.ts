@@ -38,6 +38,7 @@ const RETRY_MS = 200;
 const ASK_INTERVAL_MS = 1000;
 /** Reading waits while so much of the copy is unconfirmed. */
 const COPY_BACKLOG_BYTES_MAX = 16 * 1024 * 1024;
+const COPY_BACKLOG_MESSAGES_MAX = 8192;
 const COPY_WAIT_MS = 5;
 const CAUGHT_UP_POLL_MS = 5;
 /** How long the end waits for the own broker to confirm the copy. */
@@ -280,7 +281,9 @@ export class Follower {
   }
 
   async #copyDrained(signal: AbortSignal): Promise<void> {
-    while (!signal.aborted && (this.#replica?.backlogBytes ?? 0) > COPY_BACKLOG_BYTES_MAX) {
+    while (!signal.aborted) {
+      const { bytes, messages } = this.#replica?.backlog ?? { bytes: 0, messages: 0 };
+      if (bytes <= COPY_BACKLOG_BYTES_MAX && messages <= COPY_BACKLOG_MESSAGES_MAX) return;
       await delay(COPY_WAIT_MS, undefined, { signal }).catch(() => undefined);
     }
   }

@@ -82,6 +82,7 @@ export class Journal {
   #snapshotBytes = 0;
   #eventBytes = 0;
   #snapshotRunning: Promise<boolean> | null = null;
+  #spoiled = false;
 
   constructor(options: {
     node: string;
@@ -189,20 +190,33 @@ export class Journal {
    */
   writeSnapshot(signal: AbortSignal): Promise<boolean> {
     this.#snapshotRunning ??= this.#snapshot(signal).finally(() => {
+      this.#spoiled = false;
       this.#snapshotRunning = null;
     });
     return this.#snapshotRunning;
+  }
+
+  /**
+   * Messages did not get into the stream: says so in a gap mark and writes a snapshot, also where one is being written, which is
+   * not whole now.
+   */
+  async lost(reason: string, signal: AbortSignal): Promise<void> {
+    this.writeMark({ type: "gap", reason });
+    this.#spoiled = this.#snapshotRunning !== null;
+    await this.#snapshotRunning;
+    if (!signal.aborted) await this.writeSnapshot(signal);
   }
 
   async #snapshot(signal: AbortSignal): Promise<boolean> {
     const startedMs = this.#clock.wallMs();
     const id = startedMs;
     const bytesBefore = this.counters.snapshotBytes;
+    const eventBytes = this.#eventBytes;
     this.#eventBytes = 0;
     const beginSequence = await this.#markAcked({ type: "snapshot-begin", id, flows: this.#internal.table.size });
-    if (beginSequence === null || !(await this.#writeChunks(signal))) return this.#abandoned();
+    if (beginSequence === null || !(await this.#writeChunks(signal))) return this.#abandoned(eventBytes);
     const end: Mark = { type: "snapshot-end", id, flows: this.#internal.table.size };
-    if ((await this.#markAcked(end, beginSequence)) === null) return this.#abandoned();
+    if (this.#spoiled || (await this.#markAcked(end, beginSequence)) === null) return this.#abandoned(eventBytes);
     this.#snapshotSequence = beginSequence;
     this.#snapshotBytes = this.counters.snapshotBytes - bytesBefore;
     this.counters.snapshots++;
@@ -211,7 +225,8 @@ export class Journal {
     return true;
   }
 
-  #abandoned(): false {
+  #abandoned(eventBytes: number): false {
+    this.#eventBytes += eventBytes;
     this.counters.snapshotsAbandoned++;
     this.#log.warn("snapshot abandoned: the broker did not take all of it");
     return false;
@@ -236,7 +251,7 @@ export class Journal {
     const { table } = this.#internal;
     const end = Math.min(from + CHUNK_SLOTS_MAX, table.slotsUsed);
     let slot = from;
-    for (; slot < end && this.#encoder.rows < CHUNK_ROWS_MAX; slot++) {
+    for (; slot < end && this.#encoder.rows < CHUNK_ROWS_MAX && !this.#encoder.full; slot++) {
       if (!this.#internal.isFlow(slot) || this.#internal.isSuperseded(slot)) continue;
       const stated = { stamp: this.#internal.stamp(slot) };
       this.#encoder.addNew(slot, table.slab(slot), table.base(slot), table.rare.get(slot) ?? null, stated);

@@ -271,6 +271,11 @@ export class Replicator implements EventSink {
       this.#turnsToResync = more ? this.#turnsToResync - 1 : 0;
       if (this.#turnsToResync === 0) void this.resyncKernel();
     }
+    this.poke();
+  }
+
+  /** Something may wait to be published: it goes out at its pace. */
+  poke(): void {
     const pending = this.#internal.pendingCount + this.#internal.expectations.pendingCount;
     if (pending > 0) this.#pacer.poke(this.#internal.pendingCount >= BATCH_ROWS_MAX);
   }
@@ -284,7 +289,6 @@ export class Replicator implements EventSink {
   reassert(slot: number): void {
     this.counters.reasserted++;
     this.#internal.restate(slot);
-    this.#pacer.poke(false);
   }
 
   /** Publishes what waits, now. */

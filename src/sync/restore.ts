@@ -86,10 +86,13 @@ export async function restoreInternal(
     return null;
   }
   const { table } = external;
+  const origin = external.origin(node);
   for (let slot = 0; slot < table.slotsUsed; slot++) {
     if (!table.isLive(slot)) continue;
     const slab = table.slab(slot);
     const base = table.base(slot);
+    // A row that no flow id stands for has moved to another node.
+    if (external.slotOf(origin, slab[base + W_ID]!) !== slot) continue;
     internal.adopt(slab[base + W_ID]!, slab, base, table.rare.get(slot) ?? null, external.stamp(slot));
   }
   internal.sealAdopted();

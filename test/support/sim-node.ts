@@ -203,6 +203,7 @@ export class SimNode {
       node: this.name,
       internal: this.internal,
       reassert: (slot: number) => this.replicator.reassert(slot),
+      pending: () => this.replicator.poke(),
       sinceStamp: 0,
     };
     const { external } = this;

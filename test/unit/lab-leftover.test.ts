@@ -72,8 +72,9 @@ describe("processStart", () => {
   });
 
   it("takes one that has ended, and that nobody has waited for, as gone", async () => {
-    // The shell's child ends at once; the sleep that the shell becomes never waits for it.
-    const parent = spawn("sh", ["-c", "true & echo $!; exec sleep 60"], { stdio: ["ignore", "pipe", "inherit"] });
+    // The shell's child ends when the shell has become a sleep, which never waits for it; a shell might.
+    const script = 'until grep -q sleep "/proc/$$/comm"; do :; done & echo $!; exec sleep 60';
+    const parent = spawn("sh", ["-c", script], { stdio: ["ignore", "pipe", "inherit"] });
     try {
       const [pid] = (await once(parent.stdout, "data")) as [Buffer];
       await waitFor("a zombie", 5_000, () => / Z /.test(readFileSync(`/proc/${Number(pid)}/stat`, "utf8")));

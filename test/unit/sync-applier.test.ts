@@ -30,6 +30,7 @@ class Bench {
       node: "fw1",
       internal: this.internal,
       reassert: (slot: number) => this.reasserted.push(slot),
+      pending: () => undefined,
       sinceStamp,
     };
     const clock = new HybridClock({ wallMs: () => LOCAL_MS });

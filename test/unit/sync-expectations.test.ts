@@ -109,7 +109,13 @@ class Node {
 
   /** What this node applies of another; `seen` messages are passed over. */
   reader(of: Node, name: string): () => void {
-    const local = { node: "", internal: this.internal, sinceStamp: 0, reassert: () => undefined };
+    const local = {
+      node: "",
+      internal: this.internal,
+      sinceStamp: 0,
+      reassert: () => undefined,
+      pending: () => undefined,
+    };
     const applier = new Applier({ node: name, external: this.external, local, hybridClock: this.hybridClock, log });
     let seen = 0;
     return () => {
