@@ -152,6 +152,7 @@ async function startNode(
     journal,
     followers,
     injects: injector !== null,
+    before: ownStream.role,
     readKernel: () => kernelSide.replicator.resyncKernel(),
     commitTimeoutSeconds: config.commitTimeoutSeconds,
     purgeAfterSeconds: config.purgeAfterSeconds,
@@ -163,7 +164,8 @@ async function startNode(
     if (!(await publisher.flush(FLUSH_TIMEOUT_MS))) log.warn("the broker did not confirm the last messages in time");
   });
   const carries = (): boolean => roles.carries;
-  const kernelParts = { ...base, external, journal, kernel, injection, carries };
+  const standsBack = (): boolean => roles.standsBack;
+  const kernelParts = { ...base, external, journal, kernel, injection, carries, standsBack };
   const kernelSide = await openKernelSide(config, kernelParts, stopping, down);
   const { replicator, events } = kernelSide;
   ownStream.begin();

@@ -31,6 +31,7 @@ export async function openKernelSide(
     /** Mode `inject`, and the port id of its requests: the events that those cause say nothing new. */
     injection: { readonly injector: Injection; readonly portId: number } | null;
     carries: () => boolean;
+    standsBack: () => boolean;
     clock: Clock;
     log: Logger;
   },

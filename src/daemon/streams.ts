@@ -7,7 +7,7 @@ import { ConntrailError, errorText } from "../errors.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
 import { EmbeddedBroker } from "../stream/broker.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
-import { createEnvelopeReader, MarkCodec } from "../stream/mark.js";
+import { createEnvelopeReader, MarkCodec, type Role } from "../stream/mark.js";
 import { type Retention, readLastOf, readTip } from "../stream/own-stream.js";
 import { Publisher } from "../stream/publisher.js";
 import { StreamReader } from "../stream/reader.js";
@@ -84,6 +84,8 @@ export interface OwnStream {
   readonly publisher: Publisher;
   /** True when the table of the last epoch was taken over: no snapshot is needed. */
   readonly goesOn: boolean;
+  /** This node's role when the stream was last written. */
+  readonly role: Role;
   /** Writes the first mark of the epoch, and from now on snapshots when they are due, asked for, or needed after a loss. */
   begin(): void;
 }
@@ -156,5 +158,5 @@ export async function openOwnStream(
     down.push(() => clearInterval(due));
     down.push(onSnapshotAsked(connection, node, () => void journal.writeSnapshot(stopping)));
   };
-  return { journal, publisher, goesOn: continues !== null, begin };
+  return { journal, publisher, goesOn: continues !== null, role: last?.role ?? "unknown", begin };
 }

@@ -39,6 +39,10 @@ const STABLE_MS = 10_000;
 const LOG_LINE_MAX = 8192;
 const READY_TIMEOUT_MS = 500;
 const READY_PAUSE_MS = 20;
+/** How often JetStream is asked whether it is there, and how often in a row it may stay silent. */
+const WATCH_INTERVAL_MS = 2000;
+const WATCH_TIMEOUT_MS = 2000;
+const WATCH_FAILURES_MAX = 3;
 
 /**
  * A nats-server of the daemon's own: a child process, supervised, that does not outlive the daemon.
@@ -126,7 +130,7 @@ export class EmbeddedBroker {
     let startedMs = firstStartMs;
     let backoffMs = BACKOFF_MS_MIN;
     for (;;) {
-      await this.#exited;
+      await this.#lives();
       if (this.#stop.signal.aborted) return;
       if (performance.now() - startedMs >= STABLE_MS) backoffMs = BACKOFF_MS_MIN;
       this.#log.error({ said: this.#said, againInMs: backoffMs }, "the broker ended, it is started again");
@@ -141,6 +145,41 @@ export class EmbeddedBroker {
       // While it lives it may be reading a large store: only its exit ends this wait.
       if (await this.#answers(Number.POSITIVE_INFINITY)) this.#set("running");
     }
+  }
+
+  /**
+   * Returns when the child has ended. One that answers at its door while JetStream does not (a full disk switches that off for
+   * good) is ended, to be started again; one that does not answer at all may be frozen, and is left alone.
+   */
+  async #lives(): Promise<void> {
+    const ended = new AbortController();
+    const exited = this.#exited.then(() => ended.abort());
+    const either = AbortSignal.any([ended.signal, this.#stop.signal]);
+    const connection = this.#connect("watch");
+    let failures = 0;
+    while (!either.aborted) {
+      await delay(WATCH_INTERVAL_MS, undefined, { signal: either }).catch(() => undefined);
+      if (either.aborted || this.#state !== "running" || !connection.connected) continue;
+      failures = (await jetStreamAnswers(connection, WATCH_TIMEOUT_MS)) ? 0 : failures + 1;
+      if (failures < WATCH_FAILURES_MAX || either.aborted) continue;
+      this.#log.error({ said: this.#said }, "JetStream of the broker does not answer, the broker is started again");
+      this.#child?.kill("SIGKILL");
+      failures = 0;
+    }
+    await connection.close();
+    await exited;
+  }
+
+  #connect(purpose: string): BrokerConnection {
+    const { node, tls, log } = this.#options;
+    return connectBroker({
+      servers: [this.address],
+      node,
+      purpose,
+      serverName: node,
+      log: log.child({}, { level: "silent" }),
+      ...(tls === undefined ? {} : { tls }),
+    });
   }
 
   #spawn(): void {
@@ -168,24 +207,16 @@ export class EmbeddedBroker {
 
   /** True when JetStream answers; false when the child ended first, the time is over or we are stopping. */
   async #answers(timeoutMs: number): Promise<boolean> {
-    const { node, tls, log } = this.#options;
     let ended = false;
     const end = this.#exited.then(() => {
       ended = true;
       return false;
     });
-    const connection = connectBroker({
-      servers: [this.address],
-      node,
-      purpose: "start",
-      serverName: node,
-      log: log.child({}, { level: "silent" }),
-      ...(tls === undefined ? {} : { tls }),
-    });
+    const connection = this.#connect("start");
     const deadline = performance.now() + timeoutMs;
     try {
       while (!ended && !this.#stop.signal.aborted && performance.now() < deadline) {
-        if (await Promise.race([jetStreamAnswers(connection), end])) return !ended;
+        if (await Promise.race([jetStreamAnswers(connection, READY_TIMEOUT_MS), end])) return !ended;
       }
       if (!ended && this.#said === "") this.#said = connection.lastError;
       return false;
@@ -230,10 +261,10 @@ export class EmbeddedBroker {
   }
 }
 
-async function jetStreamAnswers(connection: BrokerConnection): Promise<boolean> {
+async function jetStreamAnswers(connection: BrokerConnection, timeoutMs: number): Promise<boolean> {
   try {
-    const client = await connection.ready(READY_TIMEOUT_MS);
-    const answer = await client.request("$JS.API.INFO", "", { timeout: READY_TIMEOUT_MS });
+    const client = await connection.ready(timeoutMs);
+    const answer = await client.request("$JS.API.INFO", "", { timeout: timeoutMs });
     return !("error" in answer.json<object>());
   } catch {
     await delay(READY_PAUSE_MS);

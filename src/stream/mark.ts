@@ -1,7 +1,7 @@
 /**
  * Marks: the small messages between batches. A msgpack map: the envelope, `k: "mark"`, `m`: the mark below,
  * and `s`: the stream sequence of the begin mark of the last complete snapshot (0: none), so that the stream's
- * last mark always says where a reader has to start.
+ * last mark always says where a reader has to start; `r` is the writer's role, so that a restart knows it.
  */
 import type { Packr } from "msgpackr";
 import { z } from "zod";
@@ -33,6 +33,11 @@ const markSchema = z.discriminatedUnion("type", [
   z.object({ type: z.literal("stop") }),
 ]);
 
+const rolesSchema = z.enum(["primary", "backup", "fault"]);
+
+/** What keepalived made of the node; `unknown` before it said anything. */
+export type Role = z.infer<typeof rolesSchema> | "unknown";
+
 /** What a mark says; FORMAT.md has the table. */
 export type Mark = z.infer<typeof markSchema>;
 
@@ -42,14 +47,17 @@ export interface DecodedMark {
   readonly mark: Mark;
   /** Stream sequence of the begin mark of the last complete snapshot, on the broker of the writer; 0 for none. */
   readonly snapshotSequence: number;
+  /** The writer's role when it wrote the mark. */
+  readonly role: Role;
 }
 
 /** Packs and unpacks marks. */
 export class MarkCodec {
   readonly #packr: Packr = createPackr();
 
-  encode(envelope: Envelope, mark: Mark, snapshotSequence: number): Uint8Array {
-    return this.#packr.pack({ ...envelopeFields(envelope), k: "mark", m: mark, s: snapshotSequence });
+  encode(envelope: Envelope, mark: Mark, snapshotSequence: number, role: Role = "unknown"): Uint8Array {
+    const known = role === "unknown" ? {} : { r: role };
+    return this.#packr.pack({ ...envelopeFields(envelope), k: "mark", m: mark, s: snapshotSequence, ...known });
   }
 
   /** Null when the payload is malformed or of a kind this version does not know. Never throws. */
@@ -60,7 +68,8 @@ export class MarkCodec {
     const mark = markSchema.safeParse(map.m);
     const sequence = count.safeParse(map.s);
     if (envelope === null || !mark.success || !sequence.success) return null;
-    return { envelope, mark: mark.data, snapshotSequence: sequence.data };
+    const role = rolesSchema.safeParse(map.r);
+    return { envelope, mark: mark.data, snapshotSequence: sequence.data, role: role.success ? role.data : "unknown" };
   }
 }
 

@@ -7,7 +7,7 @@ import type { Clock, HybridClock } from "../flow/clock.js";
 import { BatchEncoder } from "../stream/batch.js";
 import type { Envelope } from "../stream/envelope.js";
 import { BATCH_EXPECTATIONS_MAX } from "../stream/expectation.js";
-import { type Mark, MarkCodec } from "../stream/mark.js";
+import { type Mark, MarkCodec, type Role } from "../stream/mark.js";
 import type { MessageKind } from "../stream/subjects.js";
 
 /** What the journal writes to: the publisher of this node's stream. */
@@ -58,6 +58,8 @@ export interface Continuation {
  */
 export class Journal {
   readonly epoch: number;
+  /** What every mark says of this node's role. */
+  role: Role = "unknown";
   readonly counters: JournalCounters = {
     batches: 0,
     rows: 0,
@@ -181,7 +183,7 @@ export class Journal {
     this.writePending();
     const envelope = this.#nextEnvelope();
     this.counters.marks++;
-    this.#sink.publish("mark", envelope.number, this.#marks.encode(envelope, mark, this.#snapshotSequence));
+    this.#sink.publish("mark", envelope.number, this.#marks.encode(envelope, mark, this.#snapshotSequence, this.role));
   }
 
   /**
@@ -287,7 +289,11 @@ export class Journal {
     this.writePending();
     const envelope = this.#nextEnvelope();
     this.counters.marks++;
-    return this.#sink.publishAcked("mark", envelope.number, this.#marks.encode(envelope, mark, snapshotSequence));
+    return this.#sink.publishAcked(
+      "mark",
+      envelope.number,
+      this.#marks.encode(envelope, mark, snapshotSequence, this.role),
+    );
   }
 
   #nextEnvelope(): Envelope {

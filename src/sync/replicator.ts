@@ -1,6 +1,6 @@
 import type { Logger } from "pino";
 import type { ExternalCache } from "../cache/external.js";
-import type { InternalCache } from "../cache/internal.js";
+import type { InternalCache, NewerOwner } from "../cache/internal.js";
 import { EVENT_DESTROY, EVENT_NEW, type EventKind, type EventSink } from "../ctnetlink/event-socket.js";
 import type { DumpResult } from "../ctnetlink/request-socket.js";
 import type { Clock } from "../flow/clock.js";
@@ -14,6 +14,8 @@ import { SequenceWatch } from "./sequence-watch.js";
 
 /** Slots swept in one turn of the event loop after a dump. */
 const SWEEP_SLOTS = 16_384;
+/** Who carries a flow that a node which stepped down finds in its kernel, and that nobody ever told of. */
+const NOBODY: NewerOwner = { node: "", stamp: 0 };
 /** Dumps that failed or were interrupted are repeated this often. */
 const DUMP_ATTEMPTS_MAX = 5;
 /** Turns that the resync after an overrun waits for the socket to be read empty. */
@@ -94,6 +96,7 @@ export class Replicator implements EventSink {
   readonly #signal: AbortSignal;
   readonly #pacer: Pacer;
   readonly #carries: () => boolean;
+  readonly #standsBack: () => boolean;
   readonly #ignoresOwn: boolean;
   readonly #helpers: HelperNames;
   readonly #injection: Injection | null;
@@ -123,6 +126,8 @@ export class Replicator implements EventSink {
     injection?: Injection | null;
     /** True while this node is the one that carries traffic: then what its kernel has is its own. */
     carries: () => boolean;
+    /** True after this node stepped down: then what its kernel has and nobody told of is nobody's until an event comes. */
+    standsBack: () => boolean;
     publishIntervalMs: number;
     clock: Clock;
     log: Logger;
@@ -135,6 +140,7 @@ export class Replicator implements EventSink {
     this.#ownPorts = options.ownPorts;
     this.#keeps = options.filter;
     this.#carries = options.carries;
+    this.#standsBack = options.standsBack;
     this.#ignoresOwn = options.ignoresOwn;
     this.#helpers = options.helpers ?? true;
     this.#injection = options.injection ?? null;
@@ -396,7 +402,8 @@ export class Replicator implements EventSink {
       this.#external.retire(flow.words, 0);
     }
     if (carries) this.#external.retire(flow.words, 0);
-    const claimed = carries ? null : this.#external.claim(flow.words, 0);
+    const leftover = !carries && this.#standsBack() ? NOBODY : null;
+    const claimed = carries ? null : (this.#external.claim(flow.words, 0) ?? leftover);
     this.#internal.dumped(flow, this.#nowSeconds, claimed, carries);
   }
 

@@ -5,6 +5,7 @@ import type { CommitReport, HookReport, HookRole, PurgeReport } from "../control
 import { ConntrailError } from "../errors.js";
 import type { Clock } from "../flow/clock.js";
 import { W_REPLY_DST, W_REPLY_L4, W_REPLY_SRC } from "../flow/record.js";
+import type { Role } from "../stream/mark.js";
 import { commitExternal, type KernelRequests } from "./commit.js";
 import { commitExpectations, removeExpectations } from "./expectation-commit.js";
 import type { Follower } from "./follower.js";
@@ -64,7 +65,9 @@ export class Roles {
   readonly #log: Logger;
   /** What keepalived said last, by sync group; the one group that most have is "". */
   readonly #groups = new Map<string, HookRole>();
-  #carries = false;
+  /** The role of the daemon before this one; it counts until keepalived speaks. */
+  readonly #before: Role;
+  #carries: boolean;
   #commitRunning: Promise<CommitReport> | null = null;
   #purgeTimer: NodeJS.Timeout | null = null;
 
@@ -76,6 +79,8 @@ export class Roles {
     followers: readonly Follower[];
     /** Mode `inject`: the kernel has what peers say already, so there is nothing to commit. */
     injects: boolean;
+    /** What it was when this node's stream was last written. */
+    before: Role;
     /** Compares the kernel's table with the internal cache. Needed where `injects`. */
     readKernel?: () => Promise<unknown>;
     commitTimeoutSeconds: number | null;
@@ -89,6 +94,9 @@ export class Roles {
     this.#journal = options.journal;
     this.#followers = options.followers;
     this.#injects = options.injects;
+    this.#before = options.before;
+    this.#carries = options.before === "primary" && !options.injects;
+    options.journal.role = options.before;
     this.#readKernel = options.readKernel ?? (() => Promise.resolve());
     this.#commitTimeoutSeconds = options.commitTimeoutSeconds;
     this.#purgeAfterSeconds = options.purgeAfterSeconds;
@@ -97,7 +105,8 @@ export class Roles {
   }
 
   /** What keepalived said last. With several sync groups, primary while any of them is. */
-  get role(): HookRole | "unknown" {
+  get role(): Role {
+    if (this.#groups.size === 0) return this.#before;
     const roles = [...this.#groups.values()];
     return ["primary" as const, "backup" as const].find((role) => roles.includes(role)) ?? roles[0] ?? "unknown";
   }
@@ -105,6 +114,11 @@ export class Roles {
   /** True from a commit on until this node steps down (mode `inject`: while one runs): what its kernel has is its own. */
   get carries(): boolean {
     return this.#carries;
+  }
+
+  /** True after this node stepped down: what its kernel has and its stream never told of is left over from before. */
+  get standsBack(): boolean {
+    return this.role === "backup" || this.role === "fault";
   }
 
   /**
@@ -118,6 +132,7 @@ export class Roles {
       throw new ConntrailError("CONTROL", `more than ${GROUPS_MAX} sync groups: is ${group} the name of one?`);
     }
     this.#groups.set(group, role);
+    this.#journal.role = this.role;
     this.#journal.writeMark({ type: "role", role: role === "primary" ? role : (this.role as HookRole) });
     this.#log.info({ role, previous, ...(group === "" ? {} : { group }) }, "role");
     const commit = role === "primary" ? await this.commit(progress) : null;

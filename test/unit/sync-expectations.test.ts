@@ -99,6 +99,7 @@ class Node {
       filter: () => true,
       ignoresOwn: false,
       helpers,
+      standsBack: () => false,
       carries: () => false,
       publishIntervalMs: 0,
       clock,
