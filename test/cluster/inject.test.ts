@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { describe, it, type TestContext } from "node:test";
 import { waitFor } from "../../src/lab/process.js";
 import { Cluster, clusterObstacle } from "../support/cluster/cluster.js";
-import { difference, type FlowMap } from "../support/cluster/flow-map.js";
+import { difference, type FlowMap, markOf, rangeOf } from "../support/cluster/flow-map.js";
 import type { ClusterNode } from "../support/cluster/node.js";
 
 const WAIT_MS = 15_000;
@@ -52,14 +52,9 @@ describe("inject", { skip: clusterObstacle(), timeout: 180_000 }, () => {
     for (let round = 1; round <= 20; round++) {
       const [one, other] = round % 2 === 0 ? [a, b] : [b, a];
       await one.apply({ type: round === 1 ? "create" : "update", range: 3, from: 0, count: 50, mark: round * 2 });
-      await waitFor(
-        "the other kernel has them",
-        WAIT_MS,
-        async () => (await marksOf(other, 3)).every((mark) => mark === round * 2),
-        {
-          intervalMs: 2,
-        },
-      );
+      await waitFor("the other kernel has them", WAIT_MS, async () => (await countOf(other, 3, round * 2)) === 50, {
+        intervalMs: 2,
+      });
     }
     await b.loadGoesOn(1000);
     for (const node of pair) await node.stopLoad();
@@ -104,6 +99,22 @@ describe("inject", { skip: clusterObstacle(), timeout: 180_000 }, () => {
     });
   }
 
+  it("injected entries last while their owner is heard, run out while it is away, and come back with it", async () => {
+    const configure = (): readonly string[] => ["mode: inject", "commit: { timeout: 4s }"];
+    await using cluster = await Cluster.start({ nodes: 2, publishInterval: "0", configure });
+    const pair = cluster.nodes as unknown as Pair;
+    const [a, b] = pair;
+    await a.apply({ type: "create", range: 1, from: 0, count: 50, mark: 2 });
+    await assertSameKernels(pair, 50);
+    await waitFor("every entry prolonged twice", WAIT_MS, async () => (await b.counter("inject", "renewed")) >= 100);
+    assert.equal((await b.kernel()).size, 50);
+    await a.cutLink();
+    await waitFor("the entries gone", WAIT_MS, async () => (await b.kernel()).size === 0);
+    assert.equal((await b.table("external")).size, 50);
+    await a.healLink();
+    await assertSameKernels(pair, 50);
+  });
+
   it("the new primary claims what it carries: its old primary's return with an empty kernel ends nothing", async () => {
     await using cluster = await Cluster.start({ nodes: 2, ...INJECT });
     const pair = cluster.nodes as unknown as Pair;
@@ -139,7 +150,7 @@ async function messagesOf(node: ClusterNode): Promise<number> {
 async function assertSameKernels([a, b]: Pair, count?: number): Promise<void> {
   let seen: string | null = "nothing was compared";
   await waitFor("the kernels agree", WAIT_MS, async () => {
-    const [one, other] = [await tracked(a), await tracked(b)];
+    const [one, other] = [await a.kernel(), await b.kernel()];
     seen = difference(`kernel of ${b.name} against that of ${a.name}`, one, other);
     if (seen === null && count !== undefined && one.size !== count) seen = `${one.size} flows, expected ${count}`;
     return seen === null;
@@ -149,15 +160,10 @@ async function assertSameKernels([a, b]: Pair, count?: number): Promise<void> {
   });
 }
 
-/** The kernel's table; the nodes' own connections pass untracked, for no rule asks for tracking. */
-function tracked(node: ClusterNode): Promise<FlowMap> {
-  return node.kernel();
-}
-
-async function marksOf(node: ClusterNode, range: number): Promise<number[]> {
-  const { markOf, rangeOf } = await import("../support/cluster/flow-map.js");
+/** Flows of a range with a mark. */
+async function countOf(node: ClusterNode, range: number, mark: number): Promise<number> {
   const kernel = await node.kernel();
-  return [...kernel].filter(([key]) => rangeOf(key) === range).map(([, value]) => markOf(value));
+  return [...kernel].filter(([key, value]) => rangeOf(key) === range && markOf(value) === mark).length;
 }
 
 /** Waits until a number stays as it is for a while. */
