@@ -4,6 +4,7 @@ import { describe, it } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import { connectBroker } from "../../src/stream/connection.js";
 import { createEnvelopeReader, type Mark } from "../../src/stream/mark.js";
+import { PUBLISHER_LIMITS } from "../../src/stream/publisher-options.js";
 import type { StreamMessage } from "../../src/stream/reader.js";
 import { StreamReader } from "../../src/stream/reader.js";
 import { Replica } from "../../src/stream/replica.js";
@@ -354,5 +355,88 @@ describe("replica", { skip: natsServerMissing() }, () => {
       peer.messages.slice(3).map(({ payload }) => Buffer.from(payload).toString("hex")),
     );
     replica.close();
+  });
+
+  it("is told that the copy is gone, also when nothing was appended since it was opened", async () => {
+    await using server = await startNatsServer();
+    await using edge = setUp(server);
+    const peer = new Peer();
+    peer.snapshot(1);
+    const first = await edge.open();
+    for (const message of peer.messages) first.append(message);
+    assert.equal(await first.flush(5000), true);
+    first.close();
+    const replica = await edge.open();
+    await server.manage((jsm) => jsm.streams.delete("CT_fw2"));
+    await server.kill();
+    await until("the loss to be seen", () => !edge.connection.connected);
+    await server.start();
+    await until("the connection", () => edge.connection.connected);
+    peer.events(1);
+    replica.append(peer.messages.at(-1)!);
+    await replica.flush(5000);
+    assert.equal(edge.lost.length, 1);
+  });
+
+  it("has no hole after a report, when everything is appended again", async () => {
+    await using server = await startNatsServer();
+    await using edge = setUp(server);
+    const replica = await edge.open();
+    const peer = new Peer();
+    peer.events(10);
+    for (const message of peer.messages) replica.append(message);
+    assert.equal(await replica.flush(5000), true);
+    await server.kill();
+    await until("the loss to be seen", () => !edge.connection.connected);
+    peer.events(PUBLISHER_LIMITS.ringMessagesMax + 5);
+    for (const message of peer.messages.slice(10)) replica.append(message);
+    await server.start();
+    await until("the report", () => edge.lost.length > 0);
+    replica.close();
+    const again = await edge.open();
+    for (const [index, message] of peer.messages.entries()) {
+      again.append(message);
+      if (index % 4096 === 4095) await until("room", () => again.flush(1000), 20_000);
+    }
+    await until("the copy", () => again.flush(1000), 20_000);
+    const read = createEnvelopeReader();
+    const numbers = (await copyIn(server)).map(({ payload }) => read(Buffer.from(payload, "hex"))!.number);
+    assert.equal(numbers.length, peer.messages.length);
+    again.close();
+  });
+
+  it("knows a snapshot that began before it was opened and ended after", async () => {
+    await using server = await startNatsServer();
+    await using edge = setUp(server);
+    const peer = new Peer();
+    peer.mark({ type: "snapshot-begin", id: 1, flows: 1 });
+    peer.chunk();
+    const first = await edge.open();
+    for (const message of peer.messages) first.append(message);
+    await first.flush(5000);
+    first.close();
+    peer.mark({ type: "snapshot-end", id: 1, flows: 1 });
+    const again = await edge.open();
+    for (const message of peer.messages) again.append(message);
+    await again.flush(5000);
+    again.close();
+    assert.equal(again.snapshotSequence, 1);
+  });
+
+  it("does not take a snapshot with a hole for complete", async () => {
+    await using server = await startNatsServer();
+    await using edge = setUp(server);
+    const peer = new Peer();
+    peer.snapshot(1);
+    const begin = peer.messages.length + 1;
+    peer.mark({ type: "snapshot-begin", id: 2, flows: 1 });
+    peer.writer.number++;
+    peer.mark({ type: "snapshot-end", id: 2, flows: 1 });
+    const replica = await edge.open();
+    for (const message of peer.messages) replica.append(message);
+    await replica.flush(5000);
+    replica.close();
+    assert.notEqual(replica.snapshotSequence, begin);
+    assert.equal(replica.snapshotSequence, 1);
   });
 });
