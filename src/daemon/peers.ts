@@ -44,6 +44,7 @@ function createPeer(config: Config, peer: PeerConfig, broker: OwnBroker, parts: 
     stream: new StreamReader({ connection, node, log: log.child({ peer: node }) }),
     copy: shared ? null : copySource(node, broker, log.child({ copyOf: node })),
     applier,
+    whole: config.mode === "observer",
     ask: () => askSnapshot(connection, node),
     clock,
     log,

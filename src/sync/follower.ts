@@ -61,6 +61,7 @@ export class Follower {
   readonly #stream: PeerStream;
   readonly #copy: CopySource | null;
   readonly #applier: Applier;
+  readonly #whole: boolean;
   readonly #ask: () => boolean;
   readonly #clock: Clock;
   readonly #log: Logger;
@@ -88,6 +89,8 @@ export class Follower {
     /** Null where streams are not copied (a shared cluster keeps them). */
     copy: CopySource | null;
     applier: Applier;
+    /** A copy that is begun takes all that the peer's stream still holds, not only what is needed from its last snapshot on. */
+    whole: boolean;
     /** Asks the peer for a snapshot; false when it cannot be reached. */
     ask: () => boolean;
     clock: Clock;
@@ -96,6 +99,7 @@ export class Follower {
     this.#stream = options.stream;
     this.#copy = options.copy;
     this.#applier = options.applier;
+    this.#whole = options.whole;
     this.#ask = options.ask;
     this.#clock = options.clock;
     this.#log = options.log;
@@ -216,7 +220,9 @@ export class Follower {
     const lastEvent = await this.#stream.readLast("ev", signal);
     this.#newestMs = Math.max(last?.timeMs ?? 0, lastEvent?.timeMs ?? 0);
     const copied = this.#copy === null ? this.#at : (this.#replica?.originSequence ?? 0);
-    const start = this.#fromFirst ? 1 : this.#fromSnapshot || copied === 0 ? this.#snapshotStart(last) : copied + 1;
+    const fromSnapshot = this.#fromSnapshot || copied === 0;
+    const fromFirst = this.#fromFirst || (this.#whole && copied === 0);
+    const start = fromFirst ? 1 : fromSnapshot ? this.#snapshotStart(last) : copied + 1;
     this.#fromSnapshot = false;
     this.#at = start - 1;
     this.#started = !signal.aborted;

@@ -42,6 +42,7 @@ export async function benchReplay(flows: number, runs: number): Promise<void> {
         stream: new StreamReader({ connection, node, log }),
       },
       applier,
+      whole: false,
       ask: () => false,
       clock,
       log,

@@ -213,6 +213,7 @@ export class SimNode {
       stream: peer.stream,
       copy: null,
       applier: new Applier({ node: peer.name, external, local, hybridClock: this.#hybridClock, log }),
+      whole: false,
       ask: () => {
         void peer.journal.writeSnapshot(new AbortController().signal);
         return true;
