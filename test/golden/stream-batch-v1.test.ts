@@ -351,7 +351,7 @@ describe("format version 1, marks", () => {
       const codec = new MarkCodec();
       const payload = golden(`mark-${name}`);
       assert.deepEqual(readPlain(payload), { ...ENVELOPE_MAP, k: "mark", m: mark, s: 70_000 });
-      assert.deepEqual(codec.decode(payload), { envelope: ENVELOPE, mark, snapshotSequence: 70_000 });
+      assert.deepEqual(codec.decode(payload), { envelope: ENVELOPE, mark, snapshotSequence: 70_000, role: "unknown" });
       assert.equal(hexOf(codec.encode(ENVELOPE, mark, 70_000)), hexOf(payload));
     });
   }

@@ -27,9 +27,15 @@ describe("MarkCodec", () => {
   for (const mark of MARKS) {
     it(`carries ${JSON.stringify(mark)}`, () => {
       const payload = codec.encode(ENVELOPE, mark, 2 ** 40);
-      assert.deepEqual(codec.decode(payload), { envelope: ENVELOPE, mark, snapshotSequence: 2 ** 40 });
+      assert.deepEqual(codec.decode(payload), { envelope: ENVELOPE, mark, snapshotSequence: 2 ** 40, role: "unknown" });
       const keys = Object.keys(readPlain(payload) as object);
       assert.deepEqual(keys, ["v", "o", "e", "n", "h", "w", "k", "m", "s"], "plain msgpack, version first");
+    });
+
+    it(`carries the writer's role beside ${JSON.stringify(mark)}`, () => {
+      const payload = codec.encode(ENVELOPE, mark, 7, "backup");
+      assert.equal(codec.decode(payload)?.role, "backup");
+      assert.equal((readPlain(payload) as Record<string, unknown>).r, "backup");
     });
 
     it(`refuses ${JSON.stringify(mark)} cut off at any byte`, () => {
