@@ -134,8 +134,10 @@ function unknownKey(path: KeyPath, key: string, file: SourceFile): ConfigProblem
   };
 }
 
+/** On one line, whatever the keys are made of. */
 function pathText(path: KeyPath): string {
-  return path.map((step, i) => (typeof step === "number" ? `[${step}]` : i === 0 ? step : `.${step}`)).join("");
+  const text = path.map((step, i) => (typeof step === "number" ? `[${step}]` : i === 0 ? step : `.${step}`)).join("");
+  return text.replace(/\s+/g, " ");
 }
 
 function keyText(key: unknown): string {

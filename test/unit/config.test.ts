@@ -235,6 +235,13 @@ test("all problems are told, in the order of the file", () => {
   );
 });
 
+test("a key of several lines is refused in one", () => {
+  assert.throws(() => parseConfig(`${BASE}? two\n\n  lines\n: x\n`, "fw.yaml"), {
+    code: "CONFIG",
+    message: /^fw\.yaml:4: two lines: unknown key, allowed is cluster [^\n]*$/,
+  });
+});
+
 test("a file that cannot be read is named with the reason", () => {
   const path = join(directory, "none.yaml");
   assert.throws(() => loadConfig(path), {
