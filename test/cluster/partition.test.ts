@@ -39,10 +39,12 @@ describe("partition", { skip: clusterObstacle(), timeout: 120_000 + 4 * CUT_SECO
     await failOver(cluster);
   });
 
-  it("three nodes, one of them cut off, converge", async () => {
-    await using cluster = await Cluster.start({ nodes: 3 });
-    await cutAndHeal(cluster, 1);
-  });
+  for (const nodes of [3, 5]) {
+    it(`${nodes} nodes, one of them cut off, converge`, async () => {
+      await using cluster = await Cluster.start({ nodes });
+      await cutAndHeal(cluster, 1);
+    });
+  }
 
   it("flows that both sides made while they were apart belong to who touched them last", async () => {
     await using cluster = await Cluster.start({ nodes: 3 });

@@ -54,12 +54,14 @@ describe("takeover", { skip: clusterObstacle(), timeout: 300_000 }, () => {
     });
   });
 
-  it("1 → 2 → 3 → 1 with flows ending in between, each purged soon after it moved", async () => {
-    await failOverInTurn("500ms", true);
-  });
+  for (const nodes of [3, 5]) {
+    it(`${nodes} nodes: 1 → 2 → 3 → 1 with flows ending in between, each purged soon after it moved`, async () => {
+      await failOverInTurn(nodes, "500ms", true);
+    });
+  }
 
   it("1 → 2 → 3 → 1 with flows ending in between, none purged: old entries stay in the kernels of backups", async () => {
-    await failOverInTurn("1h", false);
+    await failOverInTurn(3, "1h", false);
   });
 });
 
@@ -77,13 +79,13 @@ async function settled(node: ClusterNode, table: "internal" | "external"): Promi
 /** What must be there, kept by the test: flow number to mark. */
 type Alive = Map<number, number>;
 
-async function failOverInTurn(purgeAfter: string, purged: boolean): Promise<void> {
-  await using cluster = await Cluster.start({ nodes: 3, purgeAfter });
+async function failOverInTurn(nodes: number, purgeAfter: string, purged: boolean): Promise<void> {
+  await using cluster = await Cluster.start({ nodes, purgeAfter });
   const [n1, n2, n3] = cluster.nodes as [ClusterNode, ClusterNode, ClusterNode];
   const alive: Alive = new Map();
   let primary = n1;
   await n1.hook("primary");
-  for (const node of [n2, n3]) await node.hook("backup");
+  for (const node of cluster.nodes.slice(1)) await node.hook("backup");
   await create(primary, alive, 0, 1000, 1);
   await assertMoved(cluster.nodes, primary, alive);
   let mark = 1;
