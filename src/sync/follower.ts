@@ -69,6 +69,8 @@ export class Follower {
   #replica: Replica | null = null;
   /** Start at the last complete snapshot of the peer, wherever the copy ends. */
   #fromSnapshot = false;
+  /** Reading began at the last complete snapshot, and nothing has come yet. */
+  #atSnapshot = false;
   /** The snapshot that the last mark names is gone: begin at what is there. */
   #fromFirst = false;
   #connected = false;
@@ -224,6 +226,7 @@ export class Follower {
     const fromFirst = this.#fromFirst || (this.#whole && copied === 0);
     const start = fromFirst ? 1 : fromSnapshot ? this.#snapshotStart(last) : copied + 1;
     this.#fromSnapshot = false;
+    this.#atSnapshot = fromSnapshot && !fromFirst;
     this.#at = start - 1;
     this.#started = !signal.aborted;
     this.#target = Math.max(last?.sequence ?? 0, lastEvent?.sequence ?? 0);
@@ -245,7 +248,7 @@ export class Follower {
         case "reset":
           this.#counters.resets++;
           // Once from the last snapshot; when that is gone as well, from what there is.
-          this.#fromFirst = this.#fromSnapshot;
+          this.#fromFirst = this.#atSnapshot;
           this.#fromSnapshot = true;
           this.#log.warn({ peer: this.node, reason: item.reason }, "the peer's stream was reset; reading it anew");
           break;
@@ -265,6 +268,7 @@ export class Follower {
     const nowMs = this.#clock.wallMs();
     this.#connected = true;
     this.#fromFirst = false;
+    this.#atSnapshot = false;
     this.#sequence = message.sequence;
     this.#at = message.sequence;
     this.#pending = message.pending;

@@ -1,0 +1,45 @@
+/** Where a follower begins to read, and what it does when that place is gone. */
+import assert from "node:assert/strict";
+import { it } from "node:test";
+import { pino } from "pino";
+import { ExternalCache } from "../../src/cache/external.js";
+import { HybridClock, systemClock } from "../../src/flow/clock.js";
+import { MarkCodec } from "../../src/stream/mark.js";
+import type { ReaderItem, StreamMessage } from "../../src/stream/reader.js";
+import { Applier } from "../../src/sync/applier.js";
+import { Follower } from "../../src/sync/follower.js";
+import type { PeerStream } from "../../src/sync/peer-stream.js";
+
+const log = pino({ level: "silent" });
+
+it("a snapshot that retention has cut off is not asked for again and again: reading begins with what is there", async () => {
+  const envelope = { node: "fw2", epoch: 1, number: 90, stamp: 1, wallMs: 1 };
+  const payload = new MarkCodec().encode(envelope, { type: "stop" }, 50);
+  const mark: StreamMessage = { type: "message", kind: "mark", sequence: 90, timeMs: 1, payload, pending: 0 };
+  const end = new AbortController();
+  const starts: number[] = [];
+  const stream: PeerStream = {
+    readLast: async (kind) => (kind === "mark" ? mark : null),
+    async *read(start): AsyncIterable<readonly ReaderItem[]> {
+      starts.push(start);
+      if (start > 1) yield [{ type: "reset", reason: "trimmed" }];
+      else end.abort();
+    },
+  };
+  const external = new ExternalCache(10);
+  const applier = new Applier({ node: "fw2", external, local: null, hybridClock: new HybridClock(systemClock), log });
+  const follower = new Follower({
+    stream,
+    copy: null,
+    applier,
+    whole: false,
+    ask: () => false,
+    clock: systemClock,
+    log,
+  });
+  const running = follower.run(end.signal);
+  const deadline = setTimeout(() => end.abort(), 3000);
+  await running;
+  clearTimeout(deadline);
+  assert.deepEqual(starts, [50, 1]);
+});
