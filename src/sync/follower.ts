@@ -178,13 +178,18 @@ export class Follower {
     this.#restart.abort();
   }
 
-  /** Resolves when the peer's state is held exactly, or with the signal. */
-  async exact(signal: AbortSignal): Promise<void> {
-    if (this.#applier.exact || signal.aborted) return;
+  /** Resolves with true when the peer's state is held exactly, with false when the signal came first. */
+  async exact(signal: AbortSignal): Promise<boolean> {
+    if (this.#applier.exact || signal.aborted) return this.#applier.exact;
+    let done: () => void = () => undefined;
     await new Promise<void>((resolve) => {
-      this.#waiters.add(resolve);
-      signal.addEventListener("abort", () => resolve(), { once: true });
+      done = resolve;
+      this.#waiters.add(done);
+      signal.addEventListener("abort", done, { once: true });
     });
+    this.#waiters.delete(done);
+    signal.removeEventListener("abort", done);
+    return this.#applier.exact;
   }
 
   /** Resolves when all that the peer's stream held when reading began is applied, or with the signal. */

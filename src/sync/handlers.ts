@@ -24,6 +24,9 @@ import type { Replicator } from "./replicator.js";
 import type { Reports } from "./reports.js";
 import type { Roles } from "./roles.js";
 
+/** How long `resync peers` waits; a table of a million flows takes about a second. */
+const RESYNC_TIMEOUT_MS = 60_000;
+
 /** Slots that a dump looks at before it lets the event loop turn. */
 const DUMP_SLOTS_PER_TURN = 8192;
 
@@ -196,19 +199,31 @@ async function resync(parts: NodeParts, source: ResyncSource, progress: Progress
   return { source, flows: internal.table.size, changed, durationMs: Math.round(performance.now() - startedMs) };
 }
 
-async function resyncPeers(
+/**
+ * Reads the peers that can be reached anew, and waits until they are held exactly. Throws ConntrailError TIMEOUT, naming those
+ * that were not in time: a peer's broker may answer while its daemon, which alone can write a snapshot, does not run.
+ */
+export async function resyncPeers(
   { external, followers, signal }: Pick<NodeParts, "external" | "followers" | "signal">,
   progress: ProgressListener,
+  timeoutMs = RESYNC_TIMEOUT_MS,
 ): Promise<ResyncReport> {
   const startedMs = performance.now();
+  const inTime = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]);
+  const late: string[] = [];
   const before = changesOf(external);
   const waits = followers.map(async (follower) => {
     if (!follower.state.connected) return;
     follower.resync();
-    await follower.exact(signal);
-    progress(`${follower.node}: in sync`);
+    if (await follower.exact(inTime)) progress(`${follower.node}: in sync`);
+    else late.push(follower.node);
   });
   await Promise.all(waits);
+  if (late.length > 0) {
+    const who = late.join(", ");
+    const waited = `within ${timeoutMs / 1000} s`;
+    throw new ConntrailError("TIMEOUT", `${who} not in sync ${waited}: does conntrail run there? see conntrail status`);
+  }
   const changed = changesOf(external) - before;
   return {
     source: "peers",

@@ -1,5 +1,6 @@
 /** Where a follower begins to read, and what it does when that place is gone. */
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { it } from "node:test";
 import { pino } from "pino";
 import { ExternalCache } from "../../src/cache/external.js";
@@ -8,6 +9,7 @@ import { MarkCodec } from "../../src/stream/mark.js";
 import type { ReaderItem, StreamMessage } from "../../src/stream/reader.js";
 import { Applier } from "../../src/sync/applier.js";
 import { Follower } from "../../src/sync/follower.js";
+import { resyncPeers } from "../../src/sync/handlers.js";
 import type { PeerStream } from "../../src/sync/peer-stream.js";
 
 const log = pino({ level: "silent" });
@@ -42,4 +44,36 @@ it("a snapshot that retention has cut off is not asked for again and again: read
   await running;
   clearTimeout(deadline);
   assert.deepEqual(starts, [50, 1]);
+});
+
+it("resync of a peer whose broker answers and whose daemon is gone ends after its time, and says who", async () => {
+  const end = new AbortController();
+  const stream: PeerStream = {
+    readLast: async () => null,
+    async *read(_start, signal): AsyncIterable<readonly ReaderItem[]> {
+      yield [{ type: "state", connected: true }];
+      await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+    },
+  };
+  const external = new ExternalCache(10);
+  const applier = new Applier({ node: "fw2", external, local: null, hybridClock: new HybridClock(systemClock), log });
+  const options = { stream, copy: null, applier, whole: false, ask: () => false, clock: systemClock, log };
+  const follower = new Follower(options);
+  const running = follower.run(end.signal);
+  while (!follower.state.connected) await new Promise(setImmediate);
+  const waiting = new AbortController();
+  for (let i = 0; i < 3; i++) {
+    await assert.rejects(
+      resyncPeers({ external, followers: [follower], signal: waiting.signal }, () => undefined, 20),
+      {
+        name: "ConntrailError",
+        code: "TIMEOUT",
+        message: /^fw2 .*conntrail status/,
+      },
+    );
+    while (!follower.state.connected) await new Promise(setImmediate);
+  }
+  assert.equal(getEventListeners(waiting.signal, "abort").length, 0);
+  end.abort();
+  await running;
 });
