@@ -24,6 +24,14 @@ export function hostAddress(value: unknown): string | undefined {
   return first === 0 || first >= 224 ? undefined : address;
 }
 
+/** A multicast group's address. Undefined when it is none. */
+export function multicastGroup(value: unknown): string | undefined {
+  const address = canonicalAddress(value);
+  if (address?.includes(":")) return address.startsWith("ff") ? address : undefined;
+  const first = Number(address?.split(".")[0]);
+  return first >= 224 && first <= 239 ? address : undefined;
+}
+
 /** `192.0.2.0/24`, `2001:db8::/32` or a single address, in one spelling; undefined when it is none. */
 export function canonicalNetwork(value: unknown): string | undefined {
   if (typeof value !== "string") return undefined;

@@ -25,20 +25,42 @@ export interface Config {
   readonly broker: BrokerConfig;
   /** Absolute path of the control socket. */
   readonly control: string;
+  /** A file that exists while the daemon runs; it refuses to start beside one. Null: none. */
+  readonly lock: string | null;
+  /** Scheduling priority of daemon and broker, setpriority(2); null: as it was started. */
+  readonly nice: number | null;
+  /** Flows that each cache holds at most; null: by nf_conntrack_max. */
+  readonly cacheLimit: number | null;
   /** Least time between messages under load. */
   readonly publishIntervalMs: number;
   /** The kernel timeout that committed entries get; null: the time that was left. */
   readonly commitTimeoutSeconds: number | null;
+  /** Committed TCP flows keep their window tracking; else the kernel takes any window (IP_CT_TCP_FLAG_BE_LIBERAL). */
+  readonly commitWindowTracking: boolean;
   /** How long after the request `purge` waits. */
   readonly purgeAfterSeconds: number;
   /** Whose expectations are replicated: of all helpers, of none, or of these. */
   readonly expectations: boolean | readonly string[];
   readonly filter: FilterConfig;
   readonly netlink: NetlinkConfig;
+  readonly discover: DiscoverConfig | null;
   readonly tls: TlsConfig | null;
   /** Where metrics are served; null: nowhere. */
   readonly metrics: Endpoint | null;
   readonly logLevel: "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";
+  /** Where the log goes instead of standard output; null: there. */
+  readonly logFile: string | null;
+  /** Facility of syslog that gets the log too; null: not. */
+  readonly logSyslog: string | null;
+}
+
+/** Peers that announce themselves on the dedicated link are followed beside those that are listed. */
+export interface DiscoverConfig {
+  /** Multicast group, IPv4 or IPv6. */
+  readonly group: string;
+  readonly port: number;
+  /** Null: the interface that has the address `listen`. */
+  readonly interface: string | null;
 }
 
 /** Another node of the cluster. */
@@ -88,6 +110,12 @@ export interface NetlinkConfig {
   readonly bufferBytesMax: number;
   /** NETLINK_BROADCAST_ERROR: the kernel drops packets rather than events. */
   readonly reliable: boolean;
+  /** How long after an overrun the kernel table is read anew; null: not at all. */
+  readonly overrunResyncMs: number | null;
+  /** How often the kernel table is read, instead of listening to events; null: events. */
+  readonly pollMs: number | null;
+  /** Messages read in one turn. */
+  readonly iterationLimit: number;
 }
 
 /** Files for mutual TLS, as absolute paths. */
@@ -157,6 +185,9 @@ function crossProblems(content: FileContent, file: SourceFile): ConfigProblem[] 
   if (mode !== "embedded" && servers.length === 0) {
     report(["broker", "servers"], `is missing, allowed is a list of broker addresses: mode ${mode} requires it`);
   }
+  if (content.discover !== undefined && mode === "shared") {
+    report(["discover"], "found beside broker.mode shared, allowed is to list the peers");
+  }
   if (content.netlink.buffer_max < content.netlink.buffer) {
     report(["netlink", "buffer_max"], `found less than netlink.buffer, allowed is at least ${content.netlink.buffer}B`);
   }
@@ -164,7 +195,7 @@ function crossProblems(content: FileContent, file: SourceFile): ConfigProblem[] 
 }
 
 function toConfig(content: FileContent, path: string): Config {
-  const { broker, filter, netlink, tls } = content;
+  const { broker, discover, filter, netlink, tls } = content;
   const directory = dirname(resolve(path));
   return {
     path,
@@ -182,7 +213,11 @@ function toConfig(content: FileContent, path: string): Config {
       servers: broker.servers ?? [],
     },
     control: content.control,
+    lock: content.lock ?? null,
+    nice: content.nice ?? null,
+    cacheLimit: content.cache.limit ?? null,
     publishIntervalMs: content.publish.interval,
+    commitWindowTracking: content.commit.window_tracking,
     commitTimeoutSeconds: content.commit.timeout ?? null,
     purgeAfterSeconds: content.purge.after,
     expectations: content.expectations,
@@ -193,13 +228,23 @@ function toConfig(content: FileContent, path: string): Config {
       where: filter.where,
       local: filter.local,
     },
-    netlink: { bufferBytes: netlink.buffer, bufferBytesMax: netlink.buffer_max, reliable: netlink.reliable },
+    netlink: {
+      bufferBytes: netlink.buffer,
+      bufferBytesMax: netlink.buffer_max,
+      reliable: netlink.reliable,
+      overrunResyncMs: netlink.overrun_resync,
+      pollMs: netlink.poll ?? null,
+      iterationLimit: netlink.iteration_limit,
+    },
+    discover: discover === undefined ? null : { ...discover, interface: discover.interface ?? null },
     tls:
       tls === undefined
         ? null
         : { ca: resolve(directory, tls.ca), cert: resolve(directory, tls.cert), key: resolve(directory, tls.key) },
     metrics: content.metrics?.listen ?? null,
     logLevel: content.log.level,
+    logFile: content.log.file ?? null,
+    logSyslog: content.log.syslog,
   };
 }
 

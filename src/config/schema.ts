@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { IPPROTO_TCP, PROTOCOL_NAMES, protocolNumber, stateNumber, TCP_STATES } from "../flow/protocol.js";
-import { canonicalNetwork, hostAddress, parseEndpoint, parseServer } from "./address.js";
+import { canonicalNetwork, hostAddress, multicastGroup, parseEndpoint, parseServer } from "./address.js";
 import { CONTROL_BYTES_MAX, DEFAULT_CONTROL } from "./config-text.js";
 import { DURATION_EXAMPLES, parseDuration, parseSize, SIZE_EXAMPLES } from "./units.js";
 
@@ -31,12 +31,24 @@ function oneOf<const T extends readonly string[]>(...names: T) {
 
 /** `min` and `max` in milliseconds; `unitMs` is what one of the result stands for, rounded up. */
 function duration(min: string, max: string, unitMs: number) {
+  return checked(`${DURATION_EXAMPLES}, from ${min} to ${max}`, durationWithin(min, max, unitMs));
+}
+
+/** Null for `false`: never. */
+function durationOrNever(min: string, max: string, unitMs: number) {
+  const within = durationWithin(min, max, unitMs);
+  return checked(`${DURATION_EXAMPLES}, from ${min} to ${max}, or false`, (value) =>
+    value === false ? null : within(value),
+  );
+}
+
+function durationWithin(min: string, max: string, unitMs: number): (value: unknown) => number | undefined {
   const minMs = parseDuration(min) ?? 0;
   const maxMs = parseDuration(max) ?? 0;
-  return checked(`${DURATION_EXAMPLES}, from ${min} to ${max}`, (value) => {
+  return (value) => {
     const ms = parseDuration(value);
     return ms !== undefined && ms >= minMs && ms <= maxMs ? Math.ceil(ms / unitMs) : undefined;
-  });
+  };
 }
 
 function size(min: string, max: string) {
@@ -68,6 +80,25 @@ function parseState(value: unknown): number | undefined {
   const number = typeof value === "string" ? stateNumber(IPPROTO_TCP, value) : undefined;
   return number === 0 ? undefined : number;
 }
+
+/** The facilities of syslog(3) that a daemon may write to. */
+const FACILITIES = ["daemon", "user", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"];
+
+function parseFacility(value: unknown): string | null | undefined {
+  if (value === false) return null;
+  return value === true ? "daemon" : FACILITIES.find((name) => name === value);
+}
+
+function wholeNumber(min: number, max: number) {
+  return checked(`a whole number from ${min} to ${max}`, (value) =>
+    Number.isInteger(value) && Number(value) >= min && Number(value) <= max ? Number(value) : undefined,
+  );
+}
+
+const port = () =>
+  checked("a port from 1 to 65535", (value) =>
+    Number.isInteger(value) && Number(value) >= 1 && Number(value) <= 65535 ? Number(value) : undefined,
+  );
 
 function parseName(value: unknown): string | undefined {
   return typeof value === "string" && NAME.test(value) ? value : undefined;
@@ -106,16 +137,15 @@ const peers = z.unknown().transform((value, context) => {
 const shapes = {
   broker: {
     mode: oneOf("embedded", "external", "shared").default("embedded"),
-    port: checked("a port from 1 to 65535", (value) =>
-      Number.isInteger(value) && Number(value) >= 1 && Number(value) <= 65535 ? Number(value) : undefined,
-    ).default(4222),
+    port: port().default(4222),
     store: absolutePath(1024).default("/var/lib/conntrail"),
     max_age: duration("1m", "3650d", 1000).default(7 * 86_400),
     max_bytes: size("16MiB", "1024TiB").default(2 * 1024 ** 3),
     servers: list("a broker's address, such as nats://10.77.0.1:4222", parseServer),
   },
   publish: { interval: duration("0", "1s", 1).default(5) },
-  commit: { timeout: duration("1s", "30d", 1000).optional() },
+  cache: { limit: wholeNumber(1, 64 * 1024 ** 2).optional() },
+  commit: { timeout: duration("1s", "30d", 1000).optional(), window_tracking: bool().default(false) },
   purge: { after: duration("0", "1d", 1000).default(60) },
   filter: {
     protocols: list(PROTOCOL_ALLOWED, parseProtocol),
@@ -131,10 +161,24 @@ const shapes = {
     buffer: size("64KiB", "1GiB").default(2 * 1024 ** 2),
     buffer_max: size("64KiB", "1GiB").default(64 * 1024 ** 2),
     reliable: bool().default(false),
+    overrun_resync: durationOrNever("0", "1h", 1).default(0),
+    poll: duration("100ms", "1h", 1).optional(),
+    iteration_limit: wholeNumber(1, 65_536).default(1024),
+  },
+  discover: {
+    group: checked("a multicast group, such as 225.0.0.50 or ff02::1:50", multicastGroup),
+    port: port().default(3780),
+    interface: checked("the name of a network interface", (value) =>
+      typeof value === "string" && /^[^\s/]{1,15}$/.test(value) ? value : undefined,
+    ).optional(),
   },
   tls: { ca: filePath(), cert: filePath(), key: filePath() },
   metrics: { listen: checked("an address and a port, such as 127.0.0.1:9469 or [::1]:9469", parseEndpoint) },
-  log: { level: oneOf("trace", "debug", "info", "warn", "error", "fatal", "silent").default("info") },
+  log: {
+    level: oneOf("trace", "debug", "info", "warn", "error", "fatal", "silent").default("info"),
+    file: absolutePath(1024).optional(),
+    syslog: checked(`true, false or a facility: ${FACILITIES.join(", ")}`, parseFacility).default(null),
+  },
 } as const;
 
 const top = {
@@ -146,11 +190,15 @@ const top = {
   broker: z.strictObject(shapes.broker, map).prefault({}),
   control: absolutePath(CONTROL_BYTES_MAX).default(DEFAULT_CONTROL),
   publish: z.strictObject(shapes.publish, map).prefault({}),
+  lock: absolutePath(1024).optional(),
+  nice: wholeNumber(-20, 19).optional(),
+  cache: z.strictObject(shapes.cache, map).prefault({}),
   commit: z.strictObject(shapes.commit, map).prefault({}),
   purge: z.strictObject(shapes.purge, map).prefault({}),
   expectations: checked("true, false or a list of helpers such as [ftp, sip]", parseExpectations).default(true),
   filter: z.strictObject(shapes.filter, map).prefault({}),
   netlink: z.strictObject(shapes.netlink, map).prefault({}),
+  discover: z.strictObject(shapes.discover, map).optional(),
   tls: z.strictObject(shapes.tls, map).optional(),
   metrics: z.strictObject(shapes.metrics, map).optional(),
   log: z.strictObject(shapes.log, map).prefault({}),

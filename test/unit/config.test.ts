@@ -19,7 +19,7 @@ const STATES = "SYN_SENT SYN_RECV ESTABLISHED FIN_WAIT CLOSE_WAIT LAST_ACK TIME_
 const NETWORK = "an IPv4 or IPv6 address or network, such as 192.0.2.0/24 or 2001:db8::1";
 const HELPERS = "true, false or a list of helpers such as [ftp, sip]";
 const TOP_KEYS =
-  "cluster node listen peers mode broker control publish commit purge expectations filter netlink tls metrics log";
+  "cluster node listen peers mode broker control publish lock nice cache commit purge expectations filter netlink discover tls metrics log";
 
 const directory = mkdtempSync(join(tmpdir(), `conntrail-config-${process.pid}-`));
 after(() => rmSync(directory, { recursive: true, force: true }));
@@ -33,13 +33,18 @@ mode: cache
 broker: { mode: embedded, port: 4222, store: /var/lib/conntrail, max_age: 7d, max_bytes: 2GiB }
 control: /run/conntrail/control.sock
 publish: { interval: 5ms }
-commit: { timeout: 180s }
+commit: { timeout: 180s, window_tracking: true }
+lock: /var/lock/conntrack.lock
+nice: -20
+cache: { limit: 131072 }
 purge: { after: 60s }
 expectations: [ftp, sip]
 filter: { protocols: [tcp, udp, icmp, icmpv6, sctp, dccp], ignore: [192.0.2.0/24], states: [], where: userspace, local: true }
+netlink: { overrun_resync: 5s, poll: 15s, iteration_limit: 200 }
+discover: { group: 225.0.0.50, port: 3780, interface: eth2 }
 tls: { ca: ca.pem, cert: fw1.pem, key: /keys/fw1.key }
 metrics: { listen: 127.0.0.1:9469 }
-log: { level: info }
+log: { level: info, file: /var/log/conntrail.log, syslog: true }
 `;
 
 test("every key of the contract is understood", () => {
@@ -62,7 +67,11 @@ test("every key of the contract is understood", () => {
       servers: [],
     },
     control: "/run/conntrail/control.sock",
+    lock: "/var/lock/conntrack.lock",
+    nice: -20,
+    cacheLimit: 131_072,
     publishIntervalMs: 5,
+    commitWindowTracking: true,
     commitTimeoutSeconds: 180,
     purgeAfterSeconds: 60,
     expectations: ["ftp", "sip"],
@@ -73,10 +82,20 @@ test("every key of the contract is understood", () => {
       where: "userspace",
       local: true,
     },
-    netlink: { bufferBytes: 2_097_152, bufferBytesMax: 67_108_864, reliable: false },
+    netlink: {
+      bufferBytes: 2_097_152,
+      bufferBytesMax: 67_108_864,
+      reliable: false,
+      overrunResyncMs: 5000,
+      pollMs: 15_000,
+      iterationLimit: 200,
+    },
+    discover: { group: "225.0.0.50", port: 3780, interface: "eth2" },
     tls: { ca: "/etc/conntrail/ca.pem", cert: "/etc/conntrail/fw1.pem", key: "/keys/fw1.key" },
     metrics: { host: "127.0.0.1", port: 9469 },
     logLevel: "info",
+    logFile: "/var/log/conntrail.log",
+    logSyslog: "daemon",
   });
 });
 
@@ -158,6 +177,26 @@ const REFUSED: readonly (readonly [string, string])[] = [
   ["publish: { interval: 2s }\n", `4: publish.interval: found "2s", allowed is ${DURATION}, from 0 to 1s`],
   ["commit: { timeout: 0 }\n", `4: commit.timeout: found 0, allowed is ${DURATION}, from 1s to 30d`],
   ["purge: { after: soon }\n", `4: purge.after: found "soon", allowed is ${DURATION}, from 0 to 1d`],
+  ["cache: { limit: 0 }\n", "4: cache.limit: found 0, allowed is a whole number from 1 to 67108864"],
+  ["nice: -21\n", "4: nice: found -21, allowed is a whole number from -20 to 19"],
+  ["lock: here\n", '4: lock: found "here", allowed is an absolute path of at most 1024 bytes'],
+  [
+    "netlink: { overrun_resync: 30 }\n",
+    `4: netlink.overrun_resync: found 30, allowed is ${DURATION}, from 0 to 1h, or false`,
+  ],
+  ["netlink: { poll: 0 }\n", `4: netlink.poll: found 0, allowed is ${DURATION}, from 100ms to 1h`],
+  [
+    "discover: { group: 10.0.0.1 }\n",
+    '4: discover.group: found "10.0.0.1", allowed is a multicast group, such as 225.0.0.50 or ff02::1:50',
+  ],
+  [
+    "discover: { group: ff02::1 }\nbroker: { mode: shared, servers: [10.0.0.1:4222] }\n",
+    "4: discover: found beside broker.mode shared, allowed is to list the peers",
+  ],
+  [
+    "log: { syslog: mail }\n",
+    '4: log.syslog: found "mail", allowed is true, false or a facility: daemon, user, local0, local1, local2, local3, local4, local5, local6, local7',
+  ],
   ["purge: 60s\n", '4: purge: found "60s", allowed is a map'],
   [
     "broker: { max_bytes: 2000000000 }\n",
