@@ -108,8 +108,8 @@ async function startNode(
   const ground = await layGround(config, log, controls, stopping, down);
   const { hybridClock, broker } = ground;
   const clock = systemClock;
-  const flowsMax = kernelState.max * FLOWS_MAX_FACTOR;
-  const internal = new InternalCache(flowsMax);
+  const flowsMax = (config.cacheLimit ?? kernelState.max) * FLOWS_MAX_FACTOR;
+  const internal = new InternalCache(flowsMax, config.cacheLimit ?? flowsMax);
   const kernel = new RequestSocket();
   down.push(() => kernel.close());
   const injection =
@@ -128,7 +128,7 @@ async function startNode(
           down,
         );
   const injector = injection?.injector ?? null;
-  const external = new ExternalCache(flowsMax * Math.max(1, config.peers.length), injector);
+  const external = new ExternalCache(config.cacheLimit ?? flowsMax * Math.max(1, config.peers.length), injector);
 
   const base = { internal, clock, hybridClock, log };
   const ownStream = await openOwnStream(config, broker, base, stopping, down);
@@ -155,6 +155,7 @@ async function startNode(
     before: ownStream.role,
     readKernel: () => kernelSide.replicator.resyncKernel(),
     commitTimeoutSeconds: config.commitTimeoutSeconds,
+    commitWindowTracking: config.commitWindowTracking,
     purgeAfterSeconds: config.purgeAfterSeconds,
     clock,
     log,
@@ -183,7 +184,7 @@ async function startNode(
 
   const reports = new Reports({
     ...reportSources(ground, peers, external),
-    internal: () => internal.table.size,
+    internal: () => internal.size,
     role: () => roles.role,
     epoch: journal.epoch,
     kernelState: checkKernel,
@@ -232,7 +233,7 @@ async function startNode(
 /** A host that follows all firewalls and keeps their streams; it has no kernel side. */
 async function startObserver(ground: Ground): Promise<void> {
   const { config, log, stopping, down, hybridClock, broker } = ground;
-  const external = new ExternalCache(OBSERVER_FLOWS_MAX * Math.max(1, config.peers.length));
+  const external = new ExternalCache(config.cacheLimit ?? OBSERVER_FLOWS_MAX * Math.max(1, config.peers.length));
   const parts = { external, local: null, hybridClock, clock: systemClock, log };
   const peers = createPeers(config, broker, parts, down);
   await Promise.all(peers.map(({ follower }) => follower.restore(stopping)));

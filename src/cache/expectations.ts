@@ -26,6 +26,8 @@ interface InternalRow extends ExpectationRow {
   endedElsewhere: boolean;
   /** The dump since whose begin it was touched. */
   generation: number;
+  /** The cache was flushed since anything told of it. */
+  hidden: boolean;
 }
 
 /** What internal expectations count. */
@@ -81,9 +83,9 @@ export class InternalExpectations {
     return this.#pending.size;
   }
 
-  /** All of them, with those that a peer holds by a newer claim. */
-  rows(): Iterable<ExpectationRow> {
-    return this.#rows.values();
+  /** All of them that no flush hides, with those that a peer holds by a newer claim. */
+  *rows(): Iterable<ExpectationRow> {
+    for (const row of this.#rows.values()) if (!row.hidden) yield row;
   }
 
   /** Those that this node's stream says are here, or is about to, by the stamps of their claims. */
@@ -109,6 +111,7 @@ export class InternalExpectations {
       superseded: false,
       endedElsewhere: false,
       generation: this.#generation,
+      hidden: false,
     });
     this.#pending.set(key, "claim");
     return true;
@@ -160,7 +163,8 @@ export class InternalExpectations {
     if (row?.generation === this.#generation) return;
     if (expectation.id !== undefined && this.#endedDuringDump?.has(expectation.id)) return;
     if (row !== undefined && sameId(row.expectation, expectation) && !(row.superseded && carries)) {
-      this.#rows.set(key, { ...row, expectation, updatedSeconds: nowSeconds, generation: this.#generation });
+      const seen = { updatedSeconds: nowSeconds, generation: this.#generation, hidden: false };
+      this.#rows.set(key, { ...row, expectation, ...seen });
       return;
     }
     if (!this.upsert(expectation, nowSeconds)) return;
@@ -250,12 +254,17 @@ export class InternalExpectations {
 
   /** Takes one over that this node's own stream says was here. For a daemon that starts; a dump of the kernel follows. */
   adopt(row: ExpectationRow, stamp: number): void {
-    const fate = { told: true, superseded: false, endedElsewhere: false, generation: this.#generation };
+    const fate = { told: true, superseded: false, endedElsewhere: false, generation: this.#generation, hidden: false };
     this.#rows.set(expectationKey(row.expectation), { ...row, stamp, ...fate });
   }
 
-  /** Forgets all, as if they had ended. */
+  /** Shows none of them until an event or a dump tells of them again; the peers are told nothing. */
   flush(): void {
+    for (const row of this.#rows.values()) row.hidden = true;
+  }
+
+  /** Forgets all, as if they had ended. */
+  endAll(): void {
     for (const key of [...this.#rows.keys()]) this.#end(key);
   }
 }

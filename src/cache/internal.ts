@@ -3,55 +3,34 @@ import {
   type FlowEnd,
   HAS_COUNTERS,
   HAS_ID,
-  HAS_MARK,
-  HAS_MASK,
-  HAS_PROTOINFO,
-  HAS_REPLY,
-  HAS_STATUS,
   HAS_TIMEOUT,
   HAS_TIMES,
   type RareAttributes,
   W_CREATED,
   W_HAS,
   W_ID,
-  W_MARK,
-  W_PROTOINFO,
-  W_PROTOINFO_B,
-  W_PROTOINFO_C,
-  W_REPLY_DST,
-  W_REPLY_L4,
-  W_REPLY_SRC,
-  W_STATUS,
-  W_TIMEOUT,
   W_UPDATED,
 } from "../flow/record.js";
 import { rareDiffers, recordDiffers, replyDiffers } from "./difference.js";
 import { InternalExpectations } from "./expectations.js";
 import { FlowTable } from "./flow-table.js";
+import {
+  PUBLISH_DESTROY,
+  PUBLISH_MOVED,
+  PUBLISH_NEW,
+  PUBLISH_UPDATE,
+  ROW_DEAD,
+  ROW_ENDED_ELSEWHERE,
+  ROW_GENERATION,
+  ROW_HIDDEN,
+  ROW_NEW,
+  ROW_QUEUED,
+  ROW_RESTATED,
+  ROW_SUPERSEDED,
+  ROW_TOLD,
+} from "./internal-row.js";
+import { createdSeconds, mergeRecord } from "./merge.js";
 import { readStamp, writeStamp } from "./stamp.js";
-
-/** The flow goes out whole, as a `new` row. */
-const ROW_NEW = 0x2_0000;
-/** The flow has ended; its record waits to be published, then the slot is freed. */
-const ROW_DEAD = 0x4_0000;
-/** In the list of pending rows. */
-const ROW_QUEUED = 0x8_0000;
-/** Compared with the current generation: touched since the last dump began. */
-const ROW_GENERATION = 0x10_0000;
-/** A newer owner holds the flow elsewhere. */
-const ROW_SUPERSEDED = 0x20_0000;
-/** That owner has seen the flow end; this kernel still has it. */
-const ROW_ENDED_ELSEWHERE = 0x40_0000;
-/** This node's stream says that the flow is here. */
-const ROW_TOLD = 0x80_0000;
-/** Goes out whole, but nothing happened to it: the stamp of its claim stays. */
-const ROW_RESTATED = 0x100_0000;
-
-/** What a pending row says to the peers, as bits: the flow whole, its changed state, its end, or that it is elsewhere now. */
-export const PUBLISH_NEW = 1;
-export const PUBLISH_UPDATE = 2;
-export const PUBLISH_DESTROY = 4;
-export const PUBLISH_MOVED = 8;
 
 /** Which node carries a flow now, and the stamp of its claim. */
 export interface NewerOwner {
@@ -101,9 +80,19 @@ export class InternalCache {
   #sweepAt = -1;
   /** CTA_IDs that ended while a dump runs: the dump may still list them. */
   #endedDuringDump: Set<number> | null = null;
+  /** Living flows that a flush hides. */
+  #hidden = 0;
+  readonly #limit: number;
 
-  constructor(flowsMax: number) {
+  /** `limit`: living flows at the most; `flowsMax` counts those too that have ended and wait to be published. */
+  constructor(flowsMax: number, limit = flowsMax) {
     this.table = new FlowTable(flowsMax);
+    this.#limit = limit;
+  }
+
+  /** Flows that live here and are shown. */
+  get size(): number {
+    return this.table.size - this.#hidden;
   }
 
   /** A flow was created or changed. Returns its slot; -1 when the table is full. */
@@ -154,11 +143,16 @@ export class InternalCache {
     return slot;
   }
 
-  /** Forgets every flow and expectation, telling the peers so. The kernel is not asked again. */
+  /**
+   * Shows none of its flows and expectations any more, until an event or a dump tells of them again. They are in the kernel
+   * still, so the peers are told nothing, and an end is told of as ever.
+   */
   flush(): void {
     this.expectations.flush();
     for (let slot = 0; slot < this.table.slotsUsed; slot++) {
-      if (this.#isIndexed(slot)) this.#end(slot, undefined);
+      if (!this.isShown(slot)) continue;
+      this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= ROW_HIDDEN;
+      this.#hidden++;
     }
   }
 
@@ -225,7 +219,7 @@ export class InternalCache {
     this.#sweepAt = -1;
     this.#endedDuringDump = null;
     for (let slot = 0; slot < this.table.slotsUsed; slot++) {
-      if (this.#isIndexed(slot)) this.#touch(slot);
+      if (this.#isIndexed(slot)) this.#setGeneration(slot);
     }
   }
 
@@ -378,6 +372,11 @@ export class InternalCache {
     return this.#isIndexed(slot);
   }
 
+  /** True for slots of living flows that no flush hides. */
+  isShown(slot: number): boolean {
+    return this.#isIndexed(slot) && (this.#bits(slot) & ROW_HIDDEN) === 0;
+  }
+
   /** Another flow has taken this one's tuple, so it has ended. Returns -1, the slot of the other one so far. */
   #replace(slot: number): number {
     this.counters.replaced++;
@@ -389,7 +388,7 @@ export class InternalCache {
     const { words } = flow;
     words[W_UPDATED] = nowSeconds;
     words[W_CREATED] = createdSeconds(flow, nowSeconds);
-    const slot = this.table.insert(words, 0);
+    const slot = this.table.size >= this.#limit ? -1 : this.table.insert(words, 0);
     if (slot < 0) {
       this.counters.createFailedFull++;
       return -1;
@@ -410,27 +409,7 @@ export class InternalCache {
 
   /** Copies what the message carries; an event names only what changed. */
   #copyChanges(slot: number, flow: DecodedFlow, nowSeconds: number): void {
-    const { words } = flow;
-    const has = words[W_HAS]! & HAS_MASK;
-    const slab = this.table.slab(slot);
-    const base = this.table.base(slot);
-    if ((has & HAS_STATUS) !== 0) slab[base + W_STATUS] = words[W_STATUS]!;
-    if ((has & HAS_MARK) !== 0) slab[base + W_MARK] = words[W_MARK]!;
-    if ((has & HAS_ID) !== 0) slab[base + W_ID] = words[W_ID]!;
-    if ((has & HAS_TIMEOUT) !== 0) {
-      slab[base + W_TIMEOUT] = words[W_TIMEOUT]!;
-      slab[base + W_UPDATED] = nowSeconds;
-    }
-    if ((has & HAS_PROTOINFO) !== 0) {
-      slab[base + W_PROTOINFO] = words[W_PROTOINFO]!;
-      slab[base + W_PROTOINFO_B] = words[W_PROTOINFO_B]!;
-      slab[base + W_PROTOINFO_C] = words[W_PROTOINFO_C]!;
-    }
-    if ((has & HAS_REPLY) !== 0) {
-      for (let i = W_REPLY_SRC; i < W_REPLY_DST + 4; i++) slab[base + i] = words[i]!;
-      slab[base + W_REPLY_L4] = words[W_REPLY_L4]!;
-    }
-    slab[base + W_HAS]! |= has;
+    mergeRecord(this.table.slab(slot), this.table.base(slot), flow.words, nowSeconds);
     if (flow.rare !== null) this.table.rare.set(slot, { ...this.table.rare.get(slot), ...flow.rare });
     this.#touch(slot);
   }
@@ -453,6 +432,7 @@ export class InternalCache {
 
   #end(slot: number, ending: FlowEnd | undefined): void {
     this.table.unlink(slot);
+    this.#show(slot);
     this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= ROW_DEAD;
     if (ending !== undefined) this.#endings.set(slot, ending);
     this.#queue(slot);
@@ -481,6 +461,19 @@ export class InternalCache {
   }
 
   #touch(slot: number): void {
+    this.#setGeneration(slot);
+    if (this.#hidden > 0) this.#show(slot);
+  }
+
+  #show(slot: number): void {
+    const slab = this.table.slab(slot);
+    const at = this.table.base(slot) + W_HAS;
+    if ((slab[at]! & ROW_HIDDEN) === 0) return;
+    slab[at]! &= ~ROW_HIDDEN;
+    this.#hidden--;
+  }
+
+  #setGeneration(slot: number): void {
     const slab = this.table.slab(slot);
     const at = this.table.base(slot) + W_HAS;
     slab[at] = (slab[at]! & ~ROW_GENERATION) | this.#generation;
@@ -489,9 +482,4 @@ export class InternalCache {
   #touched(slot: number): boolean {
     return (this.#bits(slot) & ROW_GENERATION) === this.#generation;
   }
-}
-
-function createdSeconds(flow: DecodedFlow, nowSeconds: number): number {
-  if ((flow.words[W_HAS]! & HAS_TIMES) === 0) return nowSeconds;
-  return Math.floor(flow.timesMicros[0]! / 1e6);
 }

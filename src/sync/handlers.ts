@@ -65,7 +65,7 @@ export function createHandlers(parts: NodeParts): ControlHandlers {
     dump: (table, sink, signal) => {
       if (table === "kernel") return dumpKernel(kernel, sink, signal);
       if (table === "external") return dumpTable(external.table, () => true, sink, signal);
-      return dumpTable(internal.table, (slot) => internal.isFlow(slot), sink, signal);
+      return dumpTable(internal.table, (slot) => internal.isShown(slot), sink, signal);
     },
     expectations: async (table) => {
       if (table === "kernel") return listKernel(kernel, parts.signal);
@@ -171,9 +171,8 @@ async function flush(parts: NodeParts, target: FlushTarget): Promise<FlushReport
     report.kernel = await removeFromKernel(internal, kernel, () => true);
   }
   if (target === "internal" || target === "caches") {
-    report.internal = internal.table.size;
+    report.internal = internal.size;
     internal.flush();
-    replicator.flush();
   }
   if (target === "external" && parts.injects) {
     const instead = "`resync peers` compares it with the peers";

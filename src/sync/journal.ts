@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import type { Logger } from "pino";
 import { type ClaimedExpectation, secondsLeft } from "../cache/expectations.js";
 import type { InternalCache } from "../cache/internal.js";
-import { PUBLISH_DESTROY, PUBLISH_MOVED, PUBLISH_NEW, PUBLISH_UPDATE } from "../cache/internal.js";
+import { PUBLISH_DESTROY, PUBLISH_MOVED, PUBLISH_NEW, PUBLISH_UPDATE } from "../cache/internal-row.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
 import { BatchEncoder } from "../stream/batch.js";
 import type { Envelope } from "../stream/envelope.js";

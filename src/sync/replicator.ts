@@ -365,7 +365,7 @@ export class Replicator implements EventSink {
     const { expectations } = this.#internal;
     if (this.#kernel.dumpExpectations === undefined) {
       // A daemon that replicated them before it was told not to.
-      expectations.flush();
+      expectations.endAll();
       return true;
     }
     expectations.beginDump();

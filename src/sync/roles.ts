@@ -60,6 +60,7 @@ export class Roles {
   readonly #injects: boolean;
   readonly #readKernel: () => Promise<unknown>;
   readonly #commitTimeoutSeconds: number | null;
+  readonly #commitWindowTracking: boolean;
   readonly #purgeAfterSeconds: number;
   readonly #clock: Clock;
   readonly #log: Logger;
@@ -84,6 +85,8 @@ export class Roles {
     /** Compares the kernel's table with the internal cache. Needed where `injects`. */
     readKernel?: () => Promise<unknown>;
     commitTimeoutSeconds: number | null;
+    /** Committed TCP flows keep their window tracking. */
+    commitWindowTracking: boolean;
     purgeAfterSeconds: number;
     clock: Clock;
     log: Logger;
@@ -99,6 +102,7 @@ export class Roles {
     options.journal.role = options.before;
     this.#readKernel = options.readKernel ?? (() => Promise.resolve());
     this.#commitTimeoutSeconds = options.commitTimeoutSeconds;
+    this.#commitWindowTracking = options.commitWindowTracking;
     this.#purgeAfterSeconds = options.purgeAfterSeconds;
     this.#clock = options.clock;
     this.#log = options.log;
@@ -165,7 +169,7 @@ export class Roles {
     };
     const options = {
       timeoutSeconds: this.#commitTimeoutSeconds,
-      liberal: true,
+      liberal: !this.#commitWindowTracking,
       nowSeconds: Math.floor(this.#clock.wallMs() / 1000),
     };
     const stale = await removeFromKernel(

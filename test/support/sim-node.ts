@@ -186,6 +186,7 @@ export class SimNode {
       injects: false,
       before: "unknown",
       commitTimeoutSeconds: null,
+      commitWindowTracking: false,
       purgeAfterSeconds: 60,
       clock: this.#clock,
       log,

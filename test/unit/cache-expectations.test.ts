@@ -133,8 +133,22 @@ test("what was taken over from the own stream ends when the kernel has it no mor
   table.dumped(expectation(1), NOW, null, false);
   table.endDump();
   assert.deepEqual(publish(table, 2), { news: [], ended: [2] });
-  table.flush();
+  table.endAll();
   assert.deepEqual(publish(table, 3), { news: [], ended: [1] });
+});
+
+test("a flush hides them until an event or a dump tells of them again, and tells the peers nothing", () => {
+  const table = new InternalExpectations();
+  for (const number of [1, 2, 3]) table.upsert(expectation(number), NOW);
+  publish(table, 1);
+  table.flush();
+  assert.deepEqual([[...table.rows()], table.pendingCount, table.size], [[], 0, 3]);
+  table.beginDump();
+  table.upsert(expectation(1), NOW);
+  table.dumped(expectation(2), NOW, null, false);
+  assert.equal([...table.rows()].length, 2);
+  table.endDump();
+  assert.deepEqual(publish(table, 2), { news: [1], ended: [3] });
 });
 
 function row(number: number, timeoutSeconds = 300, updatedSeconds = NOW) {

@@ -1,14 +1,8 @@
 /** InternalCache beside other owners: flows that moved away, that come back, and that a restart takes over. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import {
-  InternalCache,
-  type NewerOwner,
-  PUBLISH_DESTROY,
-  PUBLISH_MOVED,
-  PUBLISH_NEW,
-  PUBLISH_UPDATE,
-} from "../../src/cache/internal.js";
+import { InternalCache, type NewerOwner } from "../../src/cache/internal.js";
+import { PUBLISH_DESTROY, PUBLISH_MOVED, PUBLISH_NEW, PUBLISH_UPDATE } from "../../src/cache/internal-row.js";
 import { type DecodedFlow, HAS_ID, HAS_MASK, RECORD_WORDS, W_HAS, W_ID, W_STATUS } from "../../src/flow/record.js";
 import { decodedFlow, tcpRecord } from "../support/records.js";
 
@@ -172,19 +166,6 @@ describe("InternalCache, flows that moved to another node", () => {
     settleAll(cache);
     cache.upsert(message(2, 2), NOW);
     assert.equal(cache.hasEndedElsewhere(slot), false, "a slot starts clean");
-  });
-
-  it("flushes superseded flows without a word of their end", () => {
-    const { cache, slot } = toldOfOne();
-    cache.upsert(message(2, 2), NOW);
-    settleAll(cache, 101);
-    cache.supersede(slot, FW2);
-    settleAll(cache, 102);
-    cache.flush();
-    assert.deepEqual(
-      pending(cache).map(([, bits]) => bits),
-      [0, PUBLISH_DESTROY],
-    );
   });
 });
 

@@ -1,14 +1,8 @@
 /** InternalCache between a kernel that changes, a dump that walks it and a peer that is told, in any order. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import {
-  InternalCache,
-  type NewerOwner,
-  PUBLISH_DESTROY,
-  PUBLISH_MOVED,
-  PUBLISH_NEW,
-  PUBLISH_UPDATE,
-} from "../../src/cache/internal.js";
+import { InternalCache, type NewerOwner } from "../../src/cache/internal.js";
+import { PUBLISH_DESTROY, PUBLISH_MOVED, PUBLISH_NEW, PUBLISH_UPDATE } from "../../src/cache/internal-row.js";
 import {
   type DecodedFlow,
   HAS_ID,

@@ -1,12 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import {
-  InternalCache,
-  type NewerOwner,
-  PUBLISH_DESTROY,
-  PUBLISH_NEW,
-  PUBLISH_UPDATE,
-} from "../../src/cache/internal.js";
+import { InternalCache, type NewerOwner } from "../../src/cache/internal.js";
+import { PUBLISH_DESTROY, PUBLISH_NEW, PUBLISH_UPDATE } from "../../src/cache/internal-row.js";
 import {
   type DecodedFlow,
   HAS_COUNTERS,
@@ -276,21 +271,46 @@ describe("InternalCache events", () => {
     assert.equal(cache.table.size, 0);
   });
 
-  it("flushes every flow, telling the peers, and starts anew", () => {
+  it("refuses flows beyond its limit at once, whatever waits to be published", () => {
+    const cache = new InternalCache(10, 2);
+    for (const tuple of [1, 2, 3]) cache.upsert(message(tuple, tuple), NOW);
+    assert.deepEqual([cache.size, cache.counters.createFailedFull], [2, 1]);
+    cache.destroy(message(1, 1), NOW);
+    assert.notEqual(cache.upsert(message(3, 3), NOW), -1);
+    assert.equal(cache.upsert(message(4, 4), NOW), -1);
+    assert.equal(cache.size, 2);
+  });
+
+  it("hides what it has when it is flushed, and tells the peers nothing", () => {
     const cache = new InternalCache(10);
-    const slots = [1, 2, 3].map((i) => cache.upsert(message(i, i), NOW));
-    cache.destroy(message(3, 3), NOW);
+    const slots = [1, 2, 3, 4].map((i) => cache.upsert(message(i, i), NOW));
     settleAll(cache);
     cache.flush();
-    assert.equal(cache.table.size, 0);
-    assert.equal(cache.pendingCount, 2);
-    assert.ok(isDead(cache, slots[0]!) && isDead(cache, slots[1]!));
     cache.flush();
-    assert.equal(cache.pendingCount, 2, "twice is as once");
+    assert.deepEqual([cache.size, cache.table.size, cache.pendingCount], [0, 4, 0]);
+    assert.ok(slots.every((slot) => !cache.isShown(slot) && cache.isFlow(slot)));
     cache.upsert(message(1, 1, 2), NOW);
-    assert.equal(cache.pendingCount, 3);
+    assert.ok(cache.isShown(slots[0]!), "an event tells of it");
+    assert.equal(cache.publication(slots[0]!), PUBLISH_UPDATE, "the peers know it");
+    cache.destroy(message(2, 2), NOW);
+    assert.ok(isDead(cache, slots[1]!), "its end is told of as ever");
+    cache.beginDump();
+    for (const tuple of [1, 3]) cache.dumped(message(tuple, tuple), NOW, null, false);
+    assert.ok(cache.isShown(slots[2]!), "a dump tells of it");
+    assert.equal(cache.size, 2);
+    while (!cache.sweep(1));
+    assert.ok(isDead(cache, slots[3]!));
     settleAll(cache);
-    assert.equal(cache.table.size, 1);
+    assert.deepEqual([cache.size, cache.table.size], [2, 2]);
+  });
+
+  it("goes on hiding what a dump that failed did not reach", () => {
+    const cache = new InternalCache(10);
+    const slot = cache.upsert(message(1, 1), NOW);
+    cache.flush();
+    cache.beginDump();
+    cache.abandonDump();
+    assert.deepEqual([cache.isShown(slot), cache.isFlow(slot)], [false, true]);
   });
 
   it("announces a superseded flow whole with its next change, once", () => {

@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { pino } from "pino";
-import { InternalCache, PUBLISH_NEW } from "../../src/cache/internal.js";
+import { InternalCache } from "../../src/cache/internal.js";
+import { PUBLISH_NEW } from "../../src/cache/internal-row.js";
 import { HybridClock } from "../../src/flow/clock.js";
 import { RECORD_WORDS, W_STATUS } from "../../src/flow/record.js";
 import type { ReaderItem } from "../../src/stream/reader.js";
