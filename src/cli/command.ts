@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { DEFAULT_CONFIG_PATH } from "../config/config-text.js";
-import { controlPath } from "../config/control-path.js";
+import { anyControlPath } from "../conntrackd/control-path.js";
 import { requestReport } from "../control/client.js";
 import type { CommandArgs, CommandName, CommandReports } from "../control/protocol.js";
 import type { Terminal } from "./terminal.js";
@@ -21,7 +21,7 @@ export class CommandContext {
     this.terminal = terminal;
   }
 
-  /** The configuration file, `-c` or the default. */
+  /** The configuration file, `-c` or the default: conntrail's YAML or a conntrackd.conf. */
   get configPath(): string {
     return this.#program.opts<{ config?: string }>().config ?? DEFAULT_CONFIG_PATH;
   }
@@ -33,7 +33,7 @@ export class CommandContext {
 
   /** The control socket of the daemon that the configuration file describes. */
   controlPath(): Promise<string> {
-    return controlPath(this.configPath);
+    return anyControlPath(this.configPath);
   }
 
   /** Asks the daemon; what it says meanwhile goes to the terminal. */

@@ -1,8 +1,9 @@
 import type { Command } from "commander";
 import { type Logger, pino } from "pino";
-import { type Config, loadConfig } from "../config/config.js";
+import type { Config } from "../config/config.js";
 import { errorText } from "../errors.js";
 import type { CommandContext } from "./command.js";
+import { loadAnyConfig } from "./config-file.js";
 import { formatLogLine } from "./log-line.js";
 
 /** How long a clean end may take before the process is ended anyway. */
@@ -30,7 +31,7 @@ export function register(program: Command, context: CommandContext): void {
 }
 
 async function daemon(context: CommandContext): Promise<void> {
-  const config = loadConfig(context.configPath);
+  const config = loadAnyConfig(context.configPath);
   const logger = newLogger(config);
   const end = new AbortController();
   const reloads: ((config: Config) => void | Promise<void>)[] = [];
@@ -74,7 +75,7 @@ async function reload(
   logger: Logger,
   callbacks: readonly ((config: Config) => void | Promise<void>)[],
 ): Promise<void> {
-  const config = loadConfig(path);
+  const config = loadAnyConfig(path);
   logger.level = config.logLevel;
   for (const callback of callbacks) await callback(config);
   logger.info("reloaded");

@@ -18,6 +18,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   stream: ["errors.ts", "flow", "config"],
   cache: ["errors.ts", "flow", "config"],
   control: ["errors.ts", "flow", "config"],
+  conntrackd: ["errors.ts", "flow", "config"],
   sync: ["errors.ts", "flow", "config", "ctnetlink", "stream", "cache", "control"],
   history: ["errors.ts", "flow", "config", "stream"],
   lab: ["errors.ts", "flow", "config", "control"],
@@ -34,6 +35,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     "sync",
     "history",
     "lab",
+    "conntrackd",
     "daemon.ts",
   ],
 };
