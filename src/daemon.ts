@@ -11,6 +11,9 @@ import { formatMetrics, serveMetrics } from "./control/metrics.js";
 import { type ControlHandlers, type ControlServer, serveControl } from "./control/server.js";
 import { RequestSocket } from "./ctnetlink/request-socket.js";
 import { checkKernel, enableEvents, type KernelState } from "./ctnetlink/sysctl.js";
+import { peersMax } from "./daemon/announcement.js";
+import { withDiscovered } from "./daemon/discovered-peers.js";
+import { createDiscovery } from "./daemon/discovery.js";
 import { followersCaughtUp, openInjection } from "./daemon/injection.js";
 import { openKernelSide } from "./daemon/kernel-side.js";
 import { createPeers, type Peer, runPeers } from "./daemon/peers.js";
@@ -58,8 +61,9 @@ export async function runDaemon(config: Config, log: Logger, controls: DaemonCon
   const down: TakeDown = [];
   const stopping = new AbortController();
   try {
-    if (config.mode === "observer") await startObserver(await layGround(config, log, controls, stopping.signal, down));
-    else await startNode(config, log, controls, stopping.signal, down);
+    const known = await withDiscovered(config, log);
+    if (known.mode === "observer") await startObserver(await layGround(known, log, controls, stopping.signal, down));
+    else await startNode(known, log, controls, stopping.signal, down);
     await aborted(controls.signal);
   } finally {
     stopping.abort();
@@ -128,7 +132,7 @@ async function startNode(
           down,
         );
   const injector = injection?.injector ?? null;
-  const external = new ExternalCache(config.cacheLimit ?? flowsMax * Math.max(1, config.peers.length), injector);
+  const external = new ExternalCache(config.cacheLimit ?? flowsMax * Math.max(1, peersMax(config)), injector);
 
   const base = { internal, clock, hybridClock, log };
   const ownStream = await openOwnStream(config, broker, base, stopping, down);
@@ -141,9 +145,11 @@ async function startNode(
     reassert: (slot: number) => kernelSide.replicator.reassert(slot),
     pending: () => kernelSide.replicator.poke(),
   };
-  const peers = createPeers(config, broker, { external, local, hybridClock, clock, log }, down);
+  const peerParts = { external, local, hybridClock, clock, log };
+  const peers = createPeers(config, broker, peerParts, down);
   await Promise.all(peers.map(({ follower }) => follower.restore(stopping)));
   const followers = peers.map(({ follower }) => follower);
+  const discovery = createDiscovery(config, broker, peerParts, { peers, followers }, stopping, down);
 
   const roles = new Roles({
     internal,
@@ -207,6 +213,7 @@ async function startNode(
         ...replicator.sequenceWatch.counters,
       },
       ...(injector === null ? {} : { inject: { ...injector.counters } }),
+      ...(discovery === null ? {} : { discovery: { ...discovery.counters } }),
     }),
   });
   const injects = injector !== null;
@@ -227,17 +234,20 @@ async function startNode(
     kernelSide.setFilter(next.filter);
     await replicator.resyncKernel();
   });
+  discovery?.start(down);
   ready(log, { epoch: journal.epoch, flows: internal.table.size, external: external.table.size });
 }
 
 /** A host that follows all firewalls and keeps their streams; it has no kernel side. */
 async function startObserver(ground: Ground): Promise<void> {
   const { config, log, stopping, down, hybridClock, broker } = ground;
-  const external = new ExternalCache(config.cacheLimit ?? OBSERVER_FLOWS_MAX * Math.max(1, config.peers.length));
+  const external = new ExternalCache(config.cacheLimit ?? OBSERVER_FLOWS_MAX * Math.max(1, peersMax(config)));
   const parts = { external, local: null, hybridClock, clock: systemClock, log };
   const peers = createPeers(config, broker, parts, down);
   await Promise.all(peers.map(({ follower }) => follower.restore(stopping)));
   runPeers(peers, stopping, down);
+  const followers = peers.map(({ follower }) => follower);
+  const discovery = createDiscovery(config, broker, parts, { peers, followers }, stopping, down);
   const reports = new Reports({
     ...reportSources(ground, peers, external),
     internal: () => 0,
@@ -245,10 +255,10 @@ async function startObserver(ground: Ground): Promise<void> {
     epoch: 0,
     kernelState: () => null,
     publisher: () => ({ state: "none", confirmedNumber: 0, unconfirmed: 0 }),
-    groups: () => ({}),
+    groups: () => (discovery === null ? {} : { discovery: { ...discovery.counters } }),
   });
-  const followers = peers.map(({ follower }) => follower);
   await ground.answerWith(createObserverHandlers({ external, followers, reports, signal: stopping }), reports);
+  discovery?.start(down);
   ready(log, { external: external.table.size });
 }
 

@@ -152,6 +152,8 @@ export interface PublisherStatus {
 export interface PeerStatus {
   readonly node: string;
   readonly address: string;
+  /** True for one that announced itself; the configuration does not list it. */
+  readonly discovered: boolean;
   readonly connected: boolean;
   readonly inSync: boolean;
   /** Events that the peer has sent and this node has not applied. */

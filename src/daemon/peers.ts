@@ -16,6 +16,7 @@ import type { OwnBroker, TakeDown } from "./streams.js";
 export interface Peer {
   readonly follower: Follower;
   readonly address: string;
+  readonly discovered: boolean;
 }
 
 /** What all followers of a node share. */
@@ -33,7 +34,14 @@ export function createPeers(config: Config, broker: OwnBroker, parts: PeerParts,
   return config.peers.map((peer) => createPeer(config, peer, broker, parts, down));
 }
 
-function createPeer(config: Config, peer: PeerConfig, broker: OwnBroker, parts: PeerParts, down: TakeDown): Peer {
+/** A follower for a peer, not running yet. */
+export function createPeer(
+  config: Config,
+  peer: PeerConfig,
+  broker: OwnBroker,
+  parts: PeerParts,
+  down: TakeDown,
+): Peer {
   const { node, address } = peer;
   const { clock, log } = parts;
   const shared = config.broker.mode === "shared";
@@ -55,7 +63,7 @@ function createPeer(config: Config, peer: PeerConfig, broker: OwnBroker, parts: 
     });
     down.push(unwatch);
   }
-  return { follower, address };
+  return { follower, address, discovered: peer.discovered === true };
 }
 
 function connectPeer(config: Config, peer: PeerConfig, log: Logger): BrokerConnection {

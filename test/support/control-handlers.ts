@@ -47,6 +47,7 @@ export const STATUS: StatusReport = {
     {
       node: "fw2",
       address: "10.77.0.2",
+      discovered: false,
       connected: true,
       inSync: true,
       lagEvents: 0,
@@ -58,6 +59,7 @@ export const STATUS: StatusReport = {
     {
       node: "fw3",
       address: "10.77.0.3",
+      discovered: true,
       connected: false,
       inSync: false,
       lagEvents: null,
