@@ -1,11 +1,12 @@
 import type { Logger } from "pino";
+import { recordDiffers } from "../cache/difference.js";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache, NewerOwner } from "../cache/internal.js";
 import { EVENT_DESTROY, EVENT_NEW, type EventKind, type EventSink } from "../ctnetlink/event-socket.js";
 import type { DumpResult } from "../ctnetlink/request-socket.js";
 import type { Clock } from "../flow/clock.js";
 import { type Expectation, expectationKey, setExpectationZone } from "../flow/expectation.js";
-import { type DecodedFlow, HAS_PROTOINFO, W_HAS, W_PROTOINFO } from "../flow/record.js";
+import { type DecodedFlow, HAS_PROTOINFO, W_HAS, W_ID, W_PROTOINFO } from "../flow/record.js";
 import { BATCH_ROWS_MAX } from "../stream/columns.js";
 import type { Journal } from "./journal.js";
 import { findMasterZone } from "./master.js";
@@ -62,7 +63,12 @@ export interface ReplicatorCounters {
   malformed: number;
   overruns: number;
   kernelResyncs: number;
+  /** Times that somebody had the kernel's table emptied. */
+  kernelFlushes: number;
   kernelResyncsFailed: number;
+  /** Dumps in place of events. */
+  polls: number;
+  pollsFailed: number;
   /** Own flows that a message of a peer had wrong by its older stamp, told again. */
   reasserted: number;
 }
@@ -83,7 +89,10 @@ export class Replicator implements EventSink {
     malformed: 0,
     overruns: 0,
     kernelResyncs: 0,
+    kernelFlushes: 0,
     kernelResyncsFailed: 0,
+    polls: 0,
+    pollsFailed: 0,
     reasserted: 0,
   };
   readonly #internal: InternalCache;
@@ -100,6 +109,7 @@ export class Replicator implements EventSink {
   readonly #ignoresOwn: boolean;
   readonly #helpers: HelperNames;
   readonly #injection: Injection | null;
+  readonly #overrunResyncMs: number | null;
   readonly sequenceWatch: SequenceWatch;
   #keeps: (words: Uint32Array, base: number) => boolean;
   /** Taken once for all events of a turn. */
@@ -107,6 +117,7 @@ export class Replicator implements EventSink {
   #inTurn = false;
   /** Above 0: an overrun waits for its resync. */
   #turnsToResync = 0;
+  #overrunTimer: NodeJS.Timeout | null = null;
   #resyncRunning: Promise<boolean> | null = null;
   #resyncAgain = false;
 
@@ -124,6 +135,8 @@ export class Replicator implements EventSink {
     helpers?: HelperNames;
     /** What writes peers' flows into this kernel; left out where nothing does. */
     injection?: Injection | null;
+    /** How long after an overrun the table is compared; null: not at all. By default at once. */
+    overrunResyncMs?: number | null;
     /** True while this node is the one that carries traffic: then what its kernel has is its own. */
     carries: () => boolean;
     /** True after this node stepped down: then what its kernel has and nobody told of is nobody's until an event comes. */
@@ -144,6 +157,7 @@ export class Replicator implements EventSink {
     this.#ignoresOwn = options.ignoresOwn;
     this.#helpers = options.helpers ?? true;
     this.#injection = options.injection ?? null;
+    this.#overrunResyncMs = options.overrunResyncMs === undefined ? 0 : options.overrunResyncMs;
     this.sequenceWatch = new SequenceWatch({
       lookUp: async (words, base) => (await this.#kernel.get?.(words, base)) ?? null,
       found: (flow) => {
@@ -268,16 +282,28 @@ export class Replicator implements EventSink {
     this.counters.overruns++;
     this.#kernel.growBuffer();
     this.#journal.writeMark({ type: "gap", reason: "event socket overrun" });
-    this.#turnsToResync = OVERRUN_TURNS_MAX;
+    if (this.#overrunResyncMs !== null) this.#turnsToResync = OVERRUN_TURNS_MAX;
   }
 
   onDrained(_events: number, more: boolean): void {
     this.#inTurn = false;
     if (this.#turnsToResync > 0) {
       this.#turnsToResync = more ? this.#turnsToResync - 1 : 0;
-      if (this.#turnsToResync === 0) void this.resyncKernel();
+      if (this.#turnsToResync === 0) this.#resyncAfterOverrun();
     }
     this.poke();
+  }
+
+  /** One resync for all overruns until then. */
+  #resyncAfterOverrun(): void {
+    if (this.#overrunResyncMs === 0) {
+      void this.resyncKernel();
+      return;
+    }
+    this.#overrunTimer ??= setTimeout(() => {
+      this.#overrunTimer = null;
+      void this.resyncKernel();
+    }, this.#overrunResyncMs ?? 0);
   }
 
   /** Something may wait to be published: it goes out at its pace. */
@@ -311,23 +337,38 @@ export class Replicator implements EventSink {
       this.#resyncAgain = true;
       return this.#resyncRunning;
     }
-    this.#resyncRunning = this.#resyncLoop().finally(() => {
+    return this.#startResync(false);
+  }
+
+  /**
+   * In place of events: dumps the kernel table, and takes what differs from the last dump for what events would have told of.
+   * While another dump runs, that one stands for it. False when the kernel could not be dumped; the next one tries again.
+   */
+  pollKernel(): Promise<boolean> {
+    return this.#resyncRunning ?? this.#startResync(true);
+  }
+
+  #startResync(polled: boolean): Promise<boolean> {
+    this.#resyncRunning = this.#resyncLoop(polled).finally(() => {
       this.#resyncRunning = null;
     });
     return this.#resyncRunning;
   }
 
-  async #resyncLoop(): Promise<boolean> {
+  async #resyncLoop(polled: boolean): Promise<boolean> {
     for (let attempt = 1; attempt <= DUMP_ATTEMPTS_MAX && !this.#signal.aborted; attempt++) {
       this.#resyncAgain = false;
-      const whole = await this.#resyncOnce();
-      if (whole && !this.#resyncAgain) return true;
+      const whole = await this.#resyncOnce(polled);
+      if (polled) this.counters[whole ? "polls" : "pollsFailed"]++;
+      else this.counters[whole ? "kernelResyncs" : "kernelResyncsFailed"]++;
+      if (this.#resyncAgain) polled = false;
+      else if (whole || polled) return whole;
     }
     if (!this.#signal.aborted) this.#log.error("kernel resync gave up: the table changes faster than it can be read");
     return false;
   }
 
-  async #resyncOnce(): Promise<boolean> {
+  async #resyncOnce(polled: boolean): Promise<boolean> {
     const internal = this.#internal;
     internal.beginDump();
     this.#injection?.beginDump();
@@ -335,33 +376,30 @@ export class Replicator implements EventSink {
     let result: DumpResult;
     try {
       result = await this.#kernel.dump((flow) => {
-        if (this.#keeps(flow.words, 0)) this.#dumped(flow);
+        if (this.#keeps(flow.words, 0)) {
+          if (polled) this.#polled(flow);
+          else this.#dumped(flow);
+        }
         if (internal.pendingCount >= BATCH_ROWS_MAX) this.#pacer.flushNow();
       }, this.#signal);
     } catch (error) {
       internal.abandonDump();
-      this.counters.kernelResyncsFailed++;
       if (!this.#signal.aborted) this.#log.warn({ err: error }, "kernel resync: the dump failed; trying again");
       return false;
     }
     this.counters.malformed += result.malformed;
     if (result.interrupted) {
       internal.abandonDump();
-      this.counters.kernelResyncsFailed++;
       return false;
     }
     while (!internal.sweep(SWEEP_SLOTS)) await new Promise(setImmediate);
-    if (!(await this.#resyncExpectations())) {
-      this.counters.kernelResyncsFailed++;
-      return false;
-    }
+    if (!(await this.#resyncExpectations(polled))) return false;
     this.#injection?.endDump();
-    this.counters.kernelResyncs++;
     this.#pacer.flushNow();
     return true;
   }
 
-  async #resyncExpectations(): Promise<boolean> {
+  async #resyncExpectations(polled: boolean): Promise<boolean> {
     const { expectations } = this.#internal;
     if (this.#kernel.dumpExpectations === undefined) {
       // A daemon that replicated them before it was told not to.
@@ -371,7 +409,9 @@ export class Replicator implements EventSink {
     expectations.beginDump();
     try {
       const result = await this.#kernel.dumpExpectations((expectation) => {
-        if (this.#placeExpectation(expectation)) this.#dumpedExpectation(expectation);
+        if (!this.#placeExpectation(expectation)) return;
+        if (polled) this.#polledExpectation(expectation);
+        else this.#dumpedExpectation(expectation);
       }, this.#signal);
       this.counters.malformed += result.malformed;
       if (!result.interrupted) {
@@ -407,8 +447,37 @@ export class Replicator implements EventSink {
     this.#internal.dumped(flow, this.#nowSeconds, claimed, carries);
   }
 
+  /**
+   * A flow as a poll lists it. One that was not there, or that is another or in another state than a peer took over, would have
+   * come as an event: it is this node's own. What else has changed `dumped` finds.
+   */
+  #polled(flow: DecodedFlow): void {
+    const { words } = flow;
+    if (this.#injection?.present(flow) === true) return;
+    const { table } = this.#internal;
+    const slot = table.find(words, 0);
+    const slab = slot < 0 ? words : table.slab(slot);
+    const base = slot < 0 ? 0 : table.base(slot);
+    const superseded = slot >= 0 && this.#internal.isSuperseded(slot);
+    const differs = superseded && (slab[base + W_ID] !== words[W_ID] || recordDiffers(slab, base, words));
+    if (slot < 0 || differs) {
+      this.#take(flow);
+      return;
+    }
+    if (this.#injection !== null) this.#external.retire(words, 0);
+    this.#internal.dumped(flow, this.#nowSeconds, null, false);
+  }
+
+  #polledExpectation(expectation: Expectation): void {
+    const { expectations } = this.#internal;
+    const before = expectations.counters.created;
+    expectations.dumped(expectation, this.#seconds(), null, false);
+    if (expectations.counters.created > before) this.#external.expectations.retire(expectationKey(expectation));
+  }
+
   /** Stops the pace; what waits is published first. */
   stop(): void {
+    if (this.#overrunTimer !== null) clearTimeout(this.#overrunTimer);
     this.sequenceWatch.stop();
     this.#pacer.flushNow();
     this.#pacer.stop();
