@@ -5,7 +5,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { describe, it } from "node:test";
-import { waitFor } from "../../src/lab/process.js";
 import { Sessions } from "../../src/lab/sessions.js";
 import { startSsh } from "../../src/lab/ssh.js";
 import { lineLike, ruleCommands, seedFile, textForm } from "../support/seeds/files.js";
@@ -70,13 +69,9 @@ describe("seed 000, keepalived and conntrackd", { skip: seedsObstacle(), timeout
       network.adopt(sessions.process);
       await sessions.open([], ssh.clientArguments);
 
-      await waitFor("the session in -i of fw-1", REPLICATED_MS, async () =>
-        (await first.lines("-i")).some((line) => INTERNAL.test(line)),
-      );
+      await first.waitLine("-i", INTERNAL, REPLICATED_MS);
       assert.deepEqual((await second.lines("-i")).filter(isSsh), []);
-      await waitFor("the session in -e of fw-2", REPLICATED_MS, async () =>
-        (await second.lines("-e")).some((line) => EXTERNAL.test(line)),
-      );
+      await second.waitLine("-e", EXTERNAL, REPLICATED_MS);
       const [, ...text] = textForm(seedFile("000/statistics.txt"));
       assert.deepEqual(textForm((await first.conntrackd("-s")).stdout), text);
       assert.deepEqual(textForm((await second.conntrackd("-s")).stdout), text);
@@ -86,9 +81,7 @@ describe("seed 000, keepalived and conntrackd", { skip: seedsObstacle(), timeout
       await first.stopKeepalived();
       await second.waitHolds(OUTSIDE_VIP, ELECTION_MS);
       await second.waitHolds(INSIDE_VIP, ELECTION_MS);
-      await waitFor("the session in -i of fw-2", REPLICATED_MS, async () =>
-        (await second.lines("-i")).some((line) => INTERNAL.test(line)),
-      );
+      await second.waitLine("-i", INTERNAL, REPLICATED_MS);
       await sessions.resume();
       await sessions.mark();
       const { answering, reasons } = await sessions.settle(ALIVE_MS);

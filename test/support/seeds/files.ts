@@ -15,11 +15,15 @@ export function ruleCommands(rules: string, program = "iptables"): string[] {
     .map((line) => `${program} -w ${/^-\S+ POSTROUTING\b/.test(line) ? "-t nat " : ""}${line}`);
 }
 
-/** Matches lines that differ from `line` only in what follows a word of `variable` or stands before the s of seconds. */
+/**
+ * Matches lines that differ from `line` only where it has a word of `variable`, or in their age. A mark of 0 may be missing:
+ * the kernel's events leave it out, its dumps do not, and conntrackd prints what it was told.
+ */
 export function lineLike(line: string, ...variable: readonly string[]): RegExp {
   const literal = line.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
   const pattern = variable.reduce((text, value) => text.replaceAll(new RegExp(`\\b${value}\\b`, "g"), "\\d+"), literal);
-  return new RegExp(`^${pattern.replace(/active since \d+s/, "active since \\d+s")}$`);
+  const flexible = pattern.replace(" mark=0", "(?: mark=0)?").replace(/active since \d+s/, "active since \\d+s");
+  return new RegExp(`^${flexible}$`);
 }
 
 /** A text with every number reduced to one sign and every run of blanks to one blank: what is left is its form. */

@@ -4,8 +4,10 @@ import { signal } from "../../../src/lab/leftover.js";
 import type { Namespace } from "../../../src/lab/namespace.js";
 import { type CommandResult, LineProcess, projectRoot, runCommand, waitFor } from "../../../src/lab/process.js";
 
+/** Where the distribution's conntrackd has its examples. */
+export const EXAMPLES = "/usr/share/doc/conntrackd/examples/sync";
 /** The distribution's own script, which keepalived calls. */
-export const PRIMARY_BACKUP = "/usr/share/doc/conntrackd/examples/sync/primary-backup.sh";
+export const PRIMARY_BACKUP = join(EXAMPLES, "primary-backup.sh");
 
 /** What an administrator puts on a firewall. Files are copied as they are. */
 export interface FirewallFiles {
@@ -82,6 +84,18 @@ export class SeedFirewall {
   /** The lines of `conntrackd ARGS`, empty ones left out. Throws when that fails. */
   async lines(...args: string[]): Promise<string[]> {
     return (await this.#must("conntrackd", ...args)).split("\n").filter((line) => line !== "");
+  }
+
+  /** Waits until a line of `conntrackd OPTION` matches. */
+  async waitLine(option: "-i" | "-e", pattern: RegExp, timeoutMs: number): Promise<void> {
+    let lines: string[] = [];
+    const found = async (): Promise<boolean> => {
+      lines = await this.lines(option);
+      return lines.some((line) => pattern.test(line));
+    };
+    await waitFor(`${pattern} in ${option} of ${this.name}`, timeoutMs, found).catch((error: unknown) => {
+      throw new Error(`${this.name} ${option} says:\n${lines.join("\n")}`, { cause: error });
+    });
   }
 
   /** The kernel's own table, of one address family. */
