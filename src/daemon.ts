@@ -2,13 +2,12 @@
  * The composition root: builds a node from its configuration, starts the parts in order, and takes them down in the
  * opposite order. Everything else gets its clock, logger and sockets from here.
  */
-import { execFile } from "node:child_process";
 import type { Logger } from "pino";
 import { ExternalCache } from "./cache/external.js";
 import { InternalCache } from "./cache/internal.js";
 import type { Config } from "./config/config.js";
 import { formatMetrics, serveMetrics } from "./control/metrics.js";
-import { type ControlHandlers, type ControlServer, serveControl } from "./control/server.js";
+import { type ControlHandlers, type ControlServer, type NodeHandlers, serveControl } from "./control/server.js";
 import { RequestSocket } from "./ctnetlink/request-socket.js";
 import { checkKernel, enableEvents, type KernelState } from "./ctnetlink/sysctl.js";
 import { peersMax } from "./daemon/announcement.js";
@@ -18,6 +17,7 @@ import { followersCaughtUp, openInjection } from "./daemon/injection.js";
 import { openKernelSide } from "./daemon/kernel-side.js";
 import { createPeers, type Peer, runPeers } from "./daemon/peers.js";
 import { type OwnBroker, openBroker, openOwnStream, type TakeDown } from "./daemon/streams.js";
+import { Systemd } from "./daemon/systemd.js";
 import { ConntrailError } from "./errors.js";
 import { HybridClock, systemClock } from "./flow/clock.js";
 import { createHandlers, createObserverHandlers } from "./sync/handlers.js";
@@ -30,6 +30,10 @@ export interface DaemonControls {
   readonly signal: AbortSignal;
   /** `callback` gets the configuration as it is now, at each SIGHUP after which the file is sound. */
   onReload(callback: (config: Config) => void | Promise<void>): void;
+  /** Somebody asks for the end over the control socket: as SIGTERM. */
+  stop(): void;
+  /** Called when the node does its work. */
+  ready?(): void;
 }
 
 /** How long the end waits for the broker to confirm what was published. */
@@ -49,8 +53,10 @@ interface Ground {
   readonly hybridClock: HybridClock;
   readonly control: ControlServer;
   readonly broker: OwnBroker;
+  /** Null: no service manager listens. */
+  readonly systemd: Systemd | null;
   /** From now on requests are answered by these, and metrics are served from the reports. */
-  answerWith(handlers: ControlHandlers, reports: Reports): Promise<void>;
+  answerWith(handlers: NodeHandlers, reports: Reports): Promise<void>;
 }
 
 /**
@@ -85,19 +91,22 @@ async function layGround(
   stopping: AbortSignal,
   down: TakeDown,
 ): Promise<Ground> {
+  const systemd = Systemd.open(process.env, log);
+  down.push(() => systemd?.close());
+  controls.signal.addEventListener("abort", () => systemd?.stopping(), { once: true });
   // The control socket first: it is the lock that keeps a second daemon away from this one's broker and store.
-  let handlers: ControlHandlers | null = null;
-  const answering = whenStarted(() => handlers);
+  let handlers: NodeHandlers | null = null;
+  const answering = { ...whenStarted(() => handlers), stop: () => controls.stop() } satisfies ControlHandlers;
   const control = await serveControl(config.control, answering, { logger: log });
   down.push(() => control.close());
   const broker = await openBroker(config, log, down);
   const hybridClock = new HybridClock(systemClock);
-  const answerWith = async (started: ControlHandlers, reports: Reports): Promise<void> => {
+  const answerWith = async (started: NodeHandlers, reports: Reports): Promise<void> => {
     handlers = started;
     if (config.metrics === null) return;
     down.push(await serveMetrics(config.metrics, () => formatMetrics(reports.status(), reports.stats())));
   };
-  return { config, log, controls, stopping, down, hybridClock, control, broker, answerWith };
+  return { config, log, controls, stopping, down, hybridClock, control, broker, systemd, answerWith };
 }
 
 /** A firewall: its kernel's events out, its peers' streams in. */
@@ -228,6 +237,7 @@ async function startNode(
     reports,
     injects,
     signal: stopping,
+    log,
   };
   await ground.answerWith(createHandlers(parts), reports);
   controls.onReload(async (next) => {
@@ -235,7 +245,7 @@ async function startNode(
     await replicator.resyncKernel();
   });
   discovery?.start(down);
-  ready(log, { epoch: journal.epoch, flows: internal.table.size, external: external.table.size });
+  ready(ground, { epoch: journal.epoch, flows: internal.table.size, external: external.table.size });
 }
 
 /** A host that follows all firewalls and keeps their streams; it has no kernel side. */
@@ -257,9 +267,9 @@ async function startObserver(ground: Ground): Promise<void> {
     publisher: () => ({ state: "none", confirmedNumber: 0, unconfirmed: 0 }),
     groups: () => (discovery === null ? {} : { discovery: { ...discovery.counters } }),
   });
-  await ground.answerWith(createObserverHandlers({ external, followers, reports, signal: stopping }), reports);
+  await ground.answerWith(createObserverHandlers({ external, followers, reports, signal: stopping, log }), reports);
   discovery?.start(down);
-  ready(log, { external: external.table.size });
+  ready(ground, { external: external.table.size });
 }
 
 function reportSources(ground: Ground, peers: readonly Peer[], external: ExternalCache) {
@@ -285,8 +295,8 @@ function readyKernel(log: Logger): KernelState {
 }
 
 /** Until the node stands, every command is told so; the socket is there from the first moment on. */
-function whenStarted(current: () => ControlHandlers | null): ControlHandlers {
-  const handlers = (): ControlHandlers => {
+function whenStarted(current: () => NodeHandlers | null): NodeHandlers {
+  const handlers = (): NodeHandlers => {
     const started = current();
     if (started !== null) return started;
     throw new ConntrailError("CONTROL", "the daemon is starting; try again in a moment");
@@ -296,22 +306,20 @@ function whenStarted(current: () => ControlHandlers | null): ControlHandlers {
     stats: () => handlers().stats(),
     dump: async (table, sink, signal) => handlers().dump(table, sink, signal),
     expectations: async (table) => handlers().expectations(table),
-    commit: async (progress) => handlers().commit(progress),
-    flush: async (table) => handlers().flush(table),
-    resync: async (source, progress) => handlers().resync(source, progress),
-    bulk: async (progress) => handlers().bulk(progress),
+    commit: async (progress, only) => handlers().commit(progress, only),
+    flush: async (table, only) => handlers().flush(table, only),
+    resync: async (source, progress, wait) => handlers().resync(source, progress, wait),
+    bulk: async (progress, wait) => handlers().bulk(progress, wait),
     purge: () => handlers().purge(),
     hook: async (role, progress, group) => handlers().hook(role, progress, group),
   };
 }
 
-/** Says so in the log, and tells systemd; `Type=notify` waits for it. */
-function ready(log: Logger, fields: Record<string, number>): void {
-  log.info(fields, "ready");
-  if (process.env.NOTIFY_SOCKET === undefined) return;
-  execFile("systemd-notify", ["--ready"], (error) => {
-    if (error !== null) log.warn({ err: error }, "systemd could not be told that the daemon is ready");
-  });
+/** Says so in the log, and tells systemd and whoever started it. */
+function ready(ground: Ground, fields: Record<string, number>): void {
+  ground.log.info(fields, "ready");
+  ground.systemd?.ready();
+  ground.controls.ready?.();
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

@@ -1,7 +1,7 @@
 import type { Logger } from "pino";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache } from "../cache/internal.js";
-import type { CommitReport, HookReport, HookRole, PurgeReport } from "../control/protocol.js";
+import type { CommitReport, HookReport, HookRole, PurgeReport, RowKind } from "../control/protocol.js";
 import { ConntrailError } from "../errors.js";
 import type { Clock } from "../flow/clock.js";
 import { W_REPLY_DST, W_REPLY_L4, W_REPLY_SRC } from "../flow/record.js";
@@ -148,16 +148,29 @@ export class Roles {
     return { role, previous, commit, durationMs: Math.round((performance.now() - startedMs) * 10) / 10 };
   }
 
-  /** Commits the external cache; a call while one runs gets that one's report. Cancels a purge that is due. */
-  commit(progress: (text: string) => void): Promise<CommitReport> {
+  /**
+   * Commits the external cache, or its flows or expectations only; a call while one runs gets that one's report. Cancels a purge
+   * that is due.
+   */
+  commit(progress: (text: string) => void, only?: RowKind): Promise<CommitReport> {
     this.#cancelPurge();
-    this.#commitRunning ??= this.#commit(progress).finally(() => {
+    const begin = () => (only === "expect" ? this.#commitOnlyExpectations() : this.#commit(progress, only === "ct"));
+    this.#commitRunning ??= begin().finally(() => {
       this.#commitRunning = null;
     });
     return this.#commitRunning;
   }
 
-  async #commit(progress: (text: string) => void): Promise<CommitReport> {
+  async #commitOnlyExpectations(): Promise<CommitReport> {
+    const startedMs = performance.now();
+    const none = { committed: 0, updated: 0, skipped: 0, failed: {}, stale: 0 };
+    const expected = this.#injects ? {} : await this.#commitExpectations(Math.floor(this.#clock.wallMs() / 1000));
+    const report = { ...none, ...expected, durationMs: Math.round((performance.now() - startedMs) * 10) / 10 };
+    this.#log.info(report, "commit of expectations");
+    return report;
+  }
+
+  async #commit(progress: (text: string) => void, flowsOnly: boolean): Promise<CommitReport> {
     // What it carries for another sync group is alive here, whoever else has seen an end of it.
     const carriesOther = this.#carries && this.#groups.size > 1;
     this.#carries = true;
@@ -180,7 +193,8 @@ export class Roles {
     const flows = await commitExternal(this.#external, this.#kernel, sameTuples, options, (done, total) =>
       progress(`committed ${done} of ${total}`),
     );
-    const report = { ...flows, ...(await this.#commitExpectations(options.nowSeconds)) };
+    const expectations = flowsOnly ? {} : await this.#commitExpectations(options.nowSeconds);
+    const report = { ...flows, ...expectations };
     const failed = Object.values(report.failed).reduce((sum, count) => sum + count, 0);
     this.counters.commits++;
     this.counters.committed += report.committed;

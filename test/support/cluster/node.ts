@@ -14,11 +14,11 @@ import { join } from "node:path";
 import { requestDump, requestReport } from "../../../src/control/client.js";
 import type {
   CommandArgs,
-  CommandName,
   CommandReports,
   FlowTableName,
   HookReport,
   HookRole,
+  ReportCommand,
   StatsReport,
   StatusReport,
 } from "../../../src/control/protocol.js";
@@ -151,6 +151,10 @@ export class ClusterNode {
   /** Runs a command in its namespace and gives what it printed. */
   exec(file: string, ...args: string[]): Promise<string> {
     return this.#parts.namespace.exec(file, args);
+  }
+
+  get namespace(): Namespace {
+    return this.#parts.namespace;
   }
 
   /** Where its files are. */
@@ -305,7 +309,7 @@ export class ClusterNode {
 
   // What it says.
 
-  request<C extends Exclude<CommandName, "dump">>(command: C, args: CommandArgs[C]): Promise<CommandReports[C]> {
+  request<C extends ReportCommand>(command: C, args: CommandArgs[C]): Promise<CommandReports[C]> {
     return requestReport(this.control, command, args);
   }
 
