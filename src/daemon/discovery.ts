@@ -156,7 +156,8 @@ export class Discovery {
     }
     for (const socket of [receiver, sender]) socket.on("error", (error) => this.#complain(errorText(error)));
     receiver.on("message", (bytes, from) => this.#receive(bytes, from));
-    this.#log.info({ group, port, interface: name }, "announcing this node and listening for peers");
+    const level = this.counters.reopened === 0 ? "info" : "debug";
+    this.#log[level]({ group, port, interface: name }, "listening for peers");
     return sockets;
   }
 
@@ -203,7 +204,9 @@ export class Discovery {
         break;
     }
     this.#heardMs = performance.now();
+    if (this.#trouble === "") return;
     this.#trouble = "";
+    this.#log.info("peers can be discovered again");
   }
 
   #take(peer: PeerConfig): void {
