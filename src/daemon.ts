@@ -169,6 +169,7 @@ async function startNode(
     injects: injector !== null,
     before: ownStream.role,
     readKernel: () => kernelSide.replicator.resyncKernel(),
+    polls: config.netlink.pollMs !== null,
     commitTimeoutSeconds: config.commitTimeoutSeconds,
     commitWindowTracking: config.commitWindowTracking,
     purgeAfterSeconds: config.purgeAfterSeconds,

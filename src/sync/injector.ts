@@ -114,13 +114,15 @@ export class Injector implements ExternalListener {
     node: InjectorNode;
     /** Timeout of every entry; null: what was left of the owner's, never below a floor. */
     timeoutSeconds: number | null;
+    /** Sets BE_LIBERAL on TCP flows: packets of theirs pass other nodes, so this kernel sees their windows in part only. */
+    liberal: boolean;
     wallSeconds: () => number;
     /** Least time between two writes. */
     intervalMs: number;
     log: Logger;
   }) {
     this.#external = options.external;
-    this.#requests = new InjectorRequests(options.kernel);
+    this.#requests = new InjectorRequests(options.kernel, options.liberal);
     this.#node = options.node;
     this.#timeoutSeconds = options.timeoutSeconds;
     this.#wallSeconds = options.wallSeconds;
@@ -219,8 +221,11 @@ export class Injector implements ExternalListener {
     const slab = table.slab(slot);
     const base = table.base(slot);
     const same = sameReply(slab, base, words);
-    if (same && isAhead(words, slab, base)) return false;
     this.#reserve(slot);
+    // Packets have begun to close here what was open when it was last written or seen.
+    const settled = this.#expires[slot]! > 0 && !this.#changed.has(slot) && this.#writing === null;
+    const closed = settled && isClosing(words, 0) && !isClosing(slab, base);
+    if (same && (closed || isAhead(words, slab, base))) return false;
     this.#dumped[slot] = 1;
     this.#expires[slot] = this.#now() + words[W_TIMEOUT]!;
     this.#replies[slot] = replyHash(words, 0);

@@ -376,10 +376,10 @@ export class Replicator implements EventSink {
     let result: DumpResult;
     try {
       result = await this.#kernel.dump((flow) => {
-        if (this.#keeps(flow.words, 0)) {
-          if (polled) this.#polled(flow);
-          else this.#dumped(flow);
-        }
+        // What peers carry is in the kernel whatever this node's filter says.
+        if (!this.#keeps(flow.words, 0)) this.#injection?.present(flow);
+        else if (polled) this.#polled(flow);
+        else this.#dumped(flow);
         if (internal.pendingCount >= BATCH_ROWS_MAX) this.#pacer.flushNow();
       }, this.#signal);
     } catch (error) {

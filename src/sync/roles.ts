@@ -59,6 +59,7 @@ export class Roles {
   readonly #followers: readonly Follower[];
   readonly #injects: boolean;
   readonly #readKernel: () => Promise<unknown>;
+  readonly #polls: boolean;
   readonly #commitTimeoutSeconds: number | null;
   readonly #commitWindowTracking: boolean;
   readonly #purgeAfterSeconds: number;
@@ -82,8 +83,10 @@ export class Roles {
     injects: boolean;
     /** What it was when this node's stream was last written. */
     before: Role;
-    /** Compares the kernel's table with the internal cache. Needed where `injects`. */
+    /** Compares the kernel's table with the internal cache. Needed where `injects` or `polls`. */
     readKernel?: () => Promise<unknown>;
+    /** The kernel is polled: no event tells of what a commit has written. */
+    polls?: boolean;
     commitTimeoutSeconds: number | null;
     /** Committed TCP flows keep their window tracking. */
     commitWindowTracking: boolean;
@@ -101,6 +104,7 @@ export class Roles {
     this.#carries = options.before === "primary" && !options.injects;
     options.journal.role = options.before;
     this.#readKernel = options.readKernel ?? (() => Promise.resolve());
+    this.#polls = options.polls ?? false;
     this.#commitTimeoutSeconds = options.commitTimeoutSeconds;
     this.#commitWindowTracking = options.commitWindowTracking;
     this.#purgeAfterSeconds = options.purgeAfterSeconds;
@@ -195,6 +199,7 @@ export class Roles {
     );
     const expectations = flowsOnly ? {} : await this.#commitExpectations(options.nowSeconds);
     const report = { ...flows, ...expectations };
+    if (this.#polls) await this.#readKernel();
     const failed = Object.values(report.failed).reduce((sum, count) => sum + count, 0);
     this.counters.commits++;
     this.counters.committed += report.committed;
