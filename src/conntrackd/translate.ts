@@ -1,5 +1,6 @@
 import { ConntrailError } from "../errors.js";
-import type { ConfPlace, ConntrackdConf } from "./conf.js";
+import type { ConntrackdConf } from "./conf.js";
+import type { ConfPlace } from "./tree.js";
 
 /** What became of a directive. `not needed`: there is nothing in conntrail that it could set, or conntrackd ignores it too. */
 export type Verdict = "taken over" | "replaced" | "not needed" | "not supported";
