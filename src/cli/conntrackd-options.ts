@@ -10,7 +10,8 @@ export type ConntrackdRequest =
   | { readonly kind: "dump"; readonly table: "internal" | "external"; readonly part: Part; readonly xml: boolean }
   | { readonly kind: "flush"; readonly cache: "internal" | "external" | "caches" }
   | { readonly kind: "stats"; readonly part: StatsPart }
-  | { readonly kind: "bulk" | "resync-peers" | "purge" | "stop" };
+  | { readonly kind: "bulk" | "resync-peers" | "purge" }
+  | { readonly kind: "stop" };
 
 /** A message as conntrackd writes it to standard error. */
 export interface Complaint {
