@@ -7,9 +7,15 @@ import { canonicalAddress } from "../config/address.js";
 import type { Config, DiscoverConfig, PeerConfig } from "../config/config.js";
 import { ConntrailError, errorText } from "../errors.js";
 import type { Follower } from "../sync/follower.js";
-import { type Announcement, decodeAnnouncement, encodeAnnouncement, judgeAnnouncement } from "./announcement.js";
+import {
+  type Announcement,
+  decodeAnnouncement,
+  encodeAnnouncement,
+  judgeAnnouncement,
+  PEERS_MAX,
+} from "./announcement.js";
 import { saveDiscovered } from "./discovered-peers.js";
-import { createPeer, type Peer, type PeerParts, runPeers } from "./peers.js";
+import { createPeer, type Peer, type PeerParts, reachPeer, runPeers } from "./peers.js";
 import type { OwnBroker, TakeDown } from "./streams.js";
 
 /** What discovery counts; the group `discovery` of `stats`. */
@@ -22,7 +28,7 @@ export interface DiscoveryCounters {
   malformed: number;
   /** Announcements of other clusters. */
   foreign: number;
-  /** Announcements of this cluster that contradict what is known; the log says why, once for each reason. */
+  /** Those of this cluster that contradict what is known, or of nodes whose broker does not answer; the log says why, once. */
   refused: number;
   peersFound: number;
   /** Times that the sockets were made anew because nothing was heard, or could not be made. */
@@ -32,6 +38,8 @@ export interface DiscoveryCounters {
 const ANNOUNCE_INTERVAL_MS = 1000;
 /** This node hears itself every second: after such a silence the interface has gone, or is another one by that name. */
 const SILENCE_MS_MAX = 5000;
+/** Nodes at a time whose brokers are tried. */
+const TRIED_MAX = 16;
 /** Reasons that are remembered, so that each is logged once. */
 const REASONS_MAX = 64;
 
@@ -61,13 +69,15 @@ export class Discovery {
   readonly #discover: DiscoverConfig;
   readonly #own: Announcement;
   readonly #peers: PeerConfig[];
+  readonly #reach: (peer: PeerConfig) => Promise<string | null>;
   readonly #found: (peer: PeerConfig) => Promise<void>;
   readonly #log: Logger;
   readonly #reasons = new Set<string>();
   #sockets: Sockets | null = null;
   #timer: NodeJS.Timeout | null = null;
   #opening: Promise<void> | null = null;
-  #finding: Promise<void> = Promise.resolve();
+  readonly #tried = new Map<string, Promise<void>>();
+  #saving: Promise<void> = Promise.resolve();
   #heardMs = Number.NEGATIVE_INFINITY;
   #trouble = "";
   #closed = false;
@@ -76,6 +86,8 @@ export class Discovery {
     /** With the peers that are known already. */
     config: Config;
     discover: DiscoverConfig;
+    /** Null when the broker of a node answers; else why it does not. */
+    reach: (peer: PeerConfig) => Promise<string | null>;
     /** Follows a new peer from now on. */
     found: (peer: PeerConfig) => Promise<void>;
     log: Logger;
@@ -85,6 +97,7 @@ export class Discovery {
     this.#discover = options.discover;
     this.#own = { cluster: config.cluster, node: config.node, address: config.listen, port: config.broker.port };
     this.#peers = [...config.peers];
+    this.#reach = options.reach;
     this.#found = options.found;
     this.#log = options.log;
   }
@@ -102,7 +115,7 @@ export class Discovery {
     if (this.#timer !== null) clearInterval(this.#timer);
     await this.#opening;
     this.#drop();
-    await this.#finding;
+    await Promise.all(this.#tried.values());
   }
 
   #tick(): void {
@@ -193,11 +206,10 @@ export class Discovery {
         this.counters.foreign++;
         return;
       case "refused":
-        this.counters.refused++;
-        this.#sayOnce(verdict.reason);
+        this.#refuse(verdict.reason);
         return;
       case "found":
-        this.#take({ node: heard!.node, address: heard!.address, discovered: true });
+        this.#try({ node: heard!.node, address: heard!.address, discovered: true });
         break;
       case "own":
       case "known":
@@ -209,29 +221,44 @@ export class Discovery {
     this.#log.info("peers can be discovered again");
   }
 
-  #take(peer: PeerConfig): void {
+  #try(peer: PeerConfig): void {
+    if (this.#tried.size >= TRIED_MAX || this.#tried.has(peer.address)) return;
+    const tried = this.#take(peer).catch((error: unknown) => {
+      this.#log.error(
+        { err: error, peer: peer.node },
+        "the peer that was found cannot be followed; restart to try again",
+      );
+    });
+    this.#tried.set(peer.address, tried);
+    void tried.then(() => this.#tried.delete(peer.address));
+  }
+
+  /** Nothing is kept of a node whose broker does not answer, or with `tls` cannot prove its name: anybody may announce anything. */
+  async #take(peer: PeerConfig): Promise<void> {
+    const { node, address } = peer;
+    const trouble = await this.#reach(peer);
+    if (this.#closed) return;
+    if (trouble !== null) return this.#refuse(`${node} at ${address} announces itself, but ${trouble}`);
+    // Others were tried at the same time.
+    const taken = this.#peers.some((other) => other.node === node || other.address === address);
+    if (taken || this.#peers.length >= PEERS_MAX) return;
     this.#peers.push(peer);
     this.counters.peersFound++;
-    this.#log.info({ peer: peer.node, address: peer.address }, "peer found");
-    const peers = [...this.#peers];
-    this.#finding = this.#finding.then(async () => {
-      await saveDiscovered(this.#config, peers).catch((error: unknown) => {
-        this.#log.warn(
-          { error: errorText(error) },
-          "the discovered peers could not be saved: a restart has to find them again",
-        );
-      });
-      if (this.#closed) return;
-      await this.#found(peer).catch((error: unknown) => {
-        this.#log.error(
-          { err: error, peer: peer.node },
-          "the peer that was found cannot be followed; restart to try again",
-        );
-      });
+    this.#log.info({ peer: node, address }, "peer found");
+    this.#saving = this.#saving.then(() => this.#save());
+    await this.#saving;
+    if (!this.#closed) await this.#found(peer);
+  }
+
+  async #save(): Promise<void> {
+    await saveDiscovered(this.#config, this.#peers).catch((error: unknown) => {
+      const trouble = errorText(error);
+      this.#log.warn({ error: trouble }, "the discovered peers could not be saved: a restart has to find them again");
     });
   }
 
-  #sayOnce(reason: string): void {
+  #refuse(reason: string): void {
+    this.counters.refused++;
     if (this.#reasons.size >= REASONS_MAX || this.#reasons.has(reason)) return;
     this.#reasons.add(reason);
     this.#log.warn({ reason }, "an announcement was refused");
@@ -265,7 +292,8 @@ export function createDiscovery(
     known.followers.push(peer.follower);
     runPeers([peer], stopping, down);
   };
-  return new Discovery({ config, discover, found, log: parts.log });
+  const reach = (peer: PeerConfig): Promise<string | null> => reachPeer(config, peer, parts.log, stopping);
+  return new Discovery({ config, discover, reach, found, log: parts.log });
 }
 
 /** The interface that has an address. @throws ConntrailError KERNEL when none has */

@@ -5,22 +5,26 @@ import { join } from "node:path";
 import { describe, it } from "node:test";
 import type { PeerStatus } from "../../src/control/protocol.js";
 import { waitFor } from "../../src/lab/process.js";
+import { makeCertificate, opensslMissing } from "../support/certificate.js";
 import { Cluster, clusterObstacle } from "../support/cluster/cluster.js";
 import { assertAgreement } from "../support/cluster/compare.js";
 import { difference } from "../support/cluster/flow-map.js";
 import type { ClusterNode } from "../support/cluster/node.js";
+import { temporaryDirectory } from "../support/nats-server.js";
 
 const FOUND_MS = 15_000;
 const GROUP = "225.0.0.50";
 const PORT = 3780;
 const DISCOVER = ["peers: {}", `discover: { group: ${GROUP}, port: ${PORT}, interface: sync0 }`];
-/** Sends each argument from the third on, or a megabyte of noise in pieces, to a group at a port. */
+/** So many datagrams of noise, up to a kilobyte each: they fit a socket's buffer. */
+const NOISE = 60;
+/** Sends each argument from the third on, or noise where there is none, to a group at a port. */
 const SENDER = `
-const [group, port, listen, ...texts] = process.argv.slice(1);
+const [group, port, source, ...texts] = process.argv.slice(1);
 const socket = require("node:dgram").createSocket("udp4");
-socket.bind(0, listen, async () => {
-  socket.setMulticastInterface(listen);
-  const noise = Array.from({ length: 1000 }, (_, i) => require("node:crypto").randomBytes(i));
+socket.bind(0, source, async () => {
+  socket.setMulticastInterface(source);
+  const noise = Array.from({ length: ${NOISE} }, (_, i) => require("node:crypto").randomBytes(i * 17));
   for (const bytes of texts.length > 0 ? texts : noise) {
     await new Promise((resolve) => socket.send(bytes, Number(port), group, resolve));
   }
@@ -126,20 +130,54 @@ describe("discover", { skip: clusterObstacle(), timeout: 180_000 }, () => {
 
     const lie = (node: string, address: string, port = 4222): string =>
       JSON.stringify({ conntrail: 1, cluster: "chaos", node, address, port });
-    await send(foreign);
-    await send(foreign, lie("n9", "10.77.0.9"), lie("n2", foreign.address), lie("n1", foreign.address));
-    await send(foreign, lie("n3", foreign.address, 4333), "{", "{}", lie("n3", "10.77.0.3%sync0"));
+    await foreign.exec("ip", "addr", "add", "10.77.0.33/24", "dev", "sync0");
+    await send(foreign, foreign.address);
+    await send(
+      foreign,
+      foreign.address,
+      lie("n9", "10.77.0.9"),
+      lie("n2", foreign.address),
+      lie("n1", foreign.address),
+    );
+    await send(foreign, foreign.address, lie("n3", foreign.address, 4333), "{", "{}", lie("n3", "10.77.0.3%sync0"));
+    await send(foreign, "10.77.0.33", lie("n8", "10.77.0.33"));
     await waitFor("all of it is counted", FOUND_MS, async () => {
       const { malformed, refused } = (await first.stats()).discovery ?? {};
-      return malformed === 1003 && refused === 4;
+      return malformed === NOISE + 3 && refused === 5;
     });
     const peers = (await first.status()).peers.map(({ node, address }) => [node, address]);
     assert.deepEqual(peers, [["n2", "10.77.0.2"]]);
     const reasons = logged(first, "an announcement was refused").map(({ reason }) => String(reason));
-    assert.equal(reasons.length, 4);
+    assert.equal(reasons.length, 5);
+    assert.ok(reasons.some((reason) => reason.startsWith("n8 at 10.77.0.33 announces itself, but no connection")));
     assert.ok(reasons.some((reason) => reason.startsWith("n2 announces 10.77.0.3, known is n2 at 10.77.0.2: ")));
     await second.apply(create(second, 100));
     await assertAgreement([first, second]);
+  });
+
+  it("with tls, who has no certificate of the cluster's authority is no peer, whatever he announces", async (t) => {
+    const missing = opensslMissing();
+    if (missing !== false) return t.skip(missing);
+    await using directory = await temporaryDirectory();
+    await using cluster = await Cluster.start({
+      nodes: 3,
+      configure: (number) => {
+        const authority = number === 3 ? "another" : "authority";
+        const { ca, cert, key } = makeCertificate(directory.path, authority, `n${number}`, `DNS:n${number}`);
+        return [...DISCOVER, `tls: { ca: ${ca}, cert: ${cert}, key: ${key} }`];
+      },
+    });
+    const [first, second] = cluster.nodes as [ClusterNode, ClusterNode];
+    await assertFound([first, second]);
+    await waitFor("the third is refused", FOUND_MS, async () => (await first.counter("discovery", "refused")) > 1);
+    await first.apply(create(first, 100));
+    await assertAgreement([first, second]);
+    for (const node of cluster.nodes) assert.equal((await node.status()).peers.length, node.number === 3 ? 0 : 1);
+    const reasons = logged(first, "an announcement was refused").map(({ reason }) => String(reason));
+    assert.match(
+      reasons.join(),
+      /^n3 at 10\.77\.0\.3 announces itself, but no connection to the broker at .*certificate/,
+    );
   });
 
   it("peers are found when the link was down, or has been replaced by another", async () => {
@@ -238,9 +276,9 @@ async function followed(node: ClusterNode): Promise<boolean> {
   return (await node.status()).peers.some(({ inSync }) => inSync);
 }
 
-/** Datagrams to the group, from the node's own address. */
-async function send(from: ClusterNode, ...texts: string[]): Promise<void> {
-  await from.exec(process.execPath, "-e", SENDER, GROUP, String(PORT), from.address, ...texts);
+/** Datagrams to the group, from an address of the node. */
+async function send(from: ClusterNode, source: string, ...texts: string[]): Promise<void> {
+  await from.exec(process.execPath, "-e", SENDER, GROUP, String(PORT), source, ...texts);
 }
 
 function logged(node: ClusterNode, message: string): Record<string, unknown>[] {
