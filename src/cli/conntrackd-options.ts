@@ -102,7 +102,7 @@ class Reader {
 
   #option(word: string): void {
     const letter = word[1] ?? "";
-    if (REQUESTS.includes(letter)) {
+    if (letter !== "" && REQUESTS.includes(letter)) {
       this.#choose("request");
       this.#request = this.#requestOf(letter);
       return;
