@@ -6,7 +6,7 @@ import { EVENT_DESTROY, EVENT_NEW, type EventKind, type EventSink } from "../ctn
 import type { DumpResult } from "../ctnetlink/request-socket.js";
 import type { Clock } from "../flow/clock.js";
 import { type Expectation, expectationKey, setExpectationZone } from "../flow/expectation.js";
-import { type DecodedFlow, HAS_PROTOINFO, W_HAS, W_ID, W_PROTOINFO } from "../flow/record.js";
+import { type DecodedFlow, HAS_ID, HAS_PROTOINFO, W_HAS, W_ID, W_PROTOINFO } from "../flow/record.js";
 import { BATCH_ROWS_MAX } from "../stream/columns.js";
 import type { Journal } from "./journal.js";
 import { findMasterZone } from "./master.js";
@@ -459,7 +459,8 @@ export class Replicator implements EventSink {
     const slab = slot < 0 ? words : table.slab(slot);
     const base = slot < 0 ? 0 : table.base(slot);
     const superseded = slot >= 0 && this.#internal.isSuperseded(slot);
-    const differs = superseded && (slab[base + W_ID] !== words[W_ID] || recordDiffers(slab, base, words));
+    const isOther = (slab[base + W_HAS]! & words[W_HAS]! & HAS_ID) !== 0 && slab[base + W_ID] !== words[W_ID];
+    const differs = superseded && (isOther || recordDiffers(slab, base, words));
     if (slot < 0 || differs) {
       this.#take(flow);
       return;

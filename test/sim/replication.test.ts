@@ -7,8 +7,8 @@ import { keyOf, SimNode, settled } from "../support/sim-node.js";
 const clock = { wallMs: () => 1_800_000_000_000 };
 
 /** `count` nodes that follow each other, each with a wall clock of its own. */
-async function cluster(count: number, skewMs: (index: number) => number = () => 0): Promise<SimNode[]> {
-  const nodes = Array.from({ length: count }, (_, i) => new SimNode(`fw${i + 1}`, i + 1, clock, skewMs(i)));
+async function cluster(count: number, skewMs: (index: number) => number = () => 0, polls = false): Promise<SimNode[]> {
+  const nodes = Array.from({ length: count }, (_, i) => new SimNode(`fw${i + 1}`, i + 1, clock, skewMs(i), polls));
   for (const node of nodes) await node.start();
   for (const node of nodes) for (const peer of nodes) if (peer !== node) node.follow(peer);
   await settled(nodes);
@@ -53,14 +53,15 @@ describe("replication between nodes, kernel and broker simulated", () => {
     await end(nodes);
   });
 
-  for (const seed of [1, 2, 3, 4, 5, 6, 7, 8])
-    it(`fail over 1 → 2 → 3 → 1 … with connections ending in between: none comes back, none is lost (seed ${seed})`, async () => {
+  for (const [seed, polls] of [1, 2, 3, 4, 5, 6, 7, 8].flatMap((n) => [[n, false] as const, [n, true] as const]))
+    it(`fail over 1 → 2 → 3 → 1 … with connections ending in between: none comes back, none is lost (seed ${seed}${polls ? ", polled" : ""})`, async () => {
       // Clocks that are an hour off must not matter.
-      const nodes = await cluster(3, (index) => (index - 1) * 3_600_000);
+      const nodes = await cluster(3, (index) => (index - 1) * 3_600_000, polls);
       const random = new Random(seed);
       let active = nodes[0]!;
       traffic(active, random, 1000, 300);
       for (let turn = 1; turn <= 9; turn++) {
+        for (const node of nodes) await node.poll();
         await settled(nodes);
         const expected = truth(active);
         const next = nodes[turn % nodes.length]!;
@@ -72,6 +73,7 @@ describe("replication between nodes, kernel and broker simulated", () => {
         await active.roles.hook("backup", () => undefined);
         active = next;
         traffic(active, random, 1000, 300);
+        for (const node of nodes) await node.poll();
         await settled(nodes);
         for (const other of nodes) {
           if (other === active) continue;
@@ -80,6 +82,44 @@ describe("replication between nodes, kernel and broker simulated", () => {
       }
       await end(nodes);
     });
+
+  it("polls alone bring every change, and a second one without any says nothing", async () => {
+    const nodes = await cluster(2, () => 0, true);
+    const [primary, backup] = nodes as [SimNode, SimNode];
+    for (let round = 0; round < 20; round++) {
+      traffic(primary, new Random(round), 300, 200);
+      await primary.poll();
+      await settled(nodes);
+      assert.deepEqual(backup.view("external"), truth(primary));
+      const written = primary.stream.messages.length;
+      await primary.poll();
+      await settled(nodes);
+      assert.equal(primary.stream.messages.length, written);
+    }
+    assert.equal(primary.replicator.counters.polls, 40);
+    assert.equal(primary.replicator.counters.kernelResyncs, 1);
+    await end(nodes);
+  });
+
+  it("a node that polls owns what its packets make and change, without any hook", async () => {
+    const nodes = await cluster(2, () => 0, true);
+    const [one, two] = nodes as [SimNode, SimNode];
+    one.kernel.create(record(1));
+    await one.poll();
+    await settled(nodes);
+    two.kernel.create(record(1));
+    await two.poll();
+    await settled(nodes);
+    assert.deepEqual([one.view("external").size, two.view("external").size], [1, 0], "the newer one has it");
+    await one.poll();
+    await settled(nodes);
+    assert.equal(one.view("external").size, 1, "the same as before is no news");
+    one.kernel.update(keyOf(record(1), 0), 0x18e);
+    await one.poll();
+    await settled(nodes);
+    assert.deepEqual([one.view("external").size, two.view("external").size], [0, 1], "a change is");
+    await end(nodes);
+  });
 
   it("events lost in an overrun are made good by the dump", async () => {
     const nodes = await cluster(2);
