@@ -17,6 +17,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   purge: () => import("./purge.js"),
   hook: () => import("./hook.js"),
   init: () => import("./init.js"),
+  import: () => import("./import.js"),
   demo: () => import("./demo-command.js"),
 };
 

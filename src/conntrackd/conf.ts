@@ -1,8 +1,7 @@
 import { CONTROL_BYTES_MAX } from "../config/config-text.js";
-import { ConntrailError } from "../errors.js";
 import { linksOf } from "./link.js";
 import { type ConfProblem, parseConf } from "./parser.js";
-import { type ConfNode, directivesAt } from "./tree.js";
+import { type ConfNode, directivesAt, errorAt } from "./tree.js";
 
 /** A conntrackd.conf: the tree of its directives, and what clients need of it. */
 export interface ConntrackdConf {
@@ -45,12 +44,7 @@ export function isConntrackdConf(text: string): boolean {
 export function parseConntrackdConf(text: string, path: string): ConntrackdConf {
   const check = checkConntrackdConf(text, path);
   if (check.ok) return check.conf;
-  throw new ConntrailError("CONFIG", problemText(check.problems[0]!, path));
-}
-
-/** `path:line:column: text`. */
-export function problemText({ line, column, text }: ConfProblem, path: string): string {
-  return `${path}:${line}:${column}: ${text}`;
+  throw errorAt(path, check.problems[0]!, check.problems[0]!.text);
 }
 
 /** Reads a conntrackd.conf and returns all problems rather than throwing the first. */

@@ -1,3 +1,5 @@
+import { ConntrailError } from "../errors.js";
+
 /** A place in the file, both from 1. */
 export interface ConfPlace {
   readonly line: number;
@@ -25,7 +27,7 @@ export function directivesAt(nodes: readonly ConfNode[], path: readonly string[]
   return rest.length === 0 ? found : found.flatMap((node) => directivesAt(node.block ?? [], rest));
 }
 
-/** `yes` and `on`, in any case; conntrackd's other word is `no` or `off`. */
-export function isOn(word: ConfWord | undefined): boolean {
-  return /^(on|yes)$/i.test(word?.text ?? "");
+/** CONFIG, `path:line:column: text`. */
+export function errorAt(path: string, { line, column }: ConfPlace, text: string): ConntrailError {
+  return new ConntrailError("CONFIG", `${path}:${line}:${column}: ${text}`);
 }
