@@ -1,6 +1,7 @@
 import { readConfigText } from "../config/config-text.js";
 import { controlPath } from "../config/control-path.js";
 import { type ConntrackdConf, isConntrackdConf, parseConntrackdConf } from "../conntrackd/conf.js";
+import { linksOf } from "../conntrackd/link.js";
 import { ConntrailError, errorText } from "../errors.js";
 import { type Complaint, type ParsedOptions, parseOptions, usageText, versionText } from "./conntrackd-options.js";
 import { BROKER_LINK, type StatsLink } from "./conntrackd-stats.js";
@@ -90,15 +91,9 @@ async function readControl(path: string): Promise<{ control: string; link: Stats
   return { control: conf.unixPath, link: linkOf(conf) };
 }
 
-/** The block of the dedicated link that is used, by its name. */
 function linkOf({ nodes, device }: ConntrackdConf): StatsLink {
-  const blocks = nodes
-    .filter(({ name }) => name.text === "Sync")
-    .flatMap(({ block }) => block ?? [])
-    .filter(({ name }) => ["Multicast", "UDP", "TCP"].includes(name.text));
-  const used = blocks.find(({ values }) => values[0]?.text === "Default") ?? blocks[0];
-  const protocol = used?.name.text === "Multicast" ? "multicast" : used?.name.text === "TCP" ? "TCP" : "UDP";
-  return { protocol, device: device ?? BROKER_LINK.device };
+  const kind = linksOf(nodes).active?.kind ?? BROKER_LINK.protocol;
+  return { protocol: kind === "Multicast" ? "multicast" : kind, device: device ?? BROKER_LINK.device };
 }
 
 /** conntrackd's own words where scripts may look for them; the rest says more. */

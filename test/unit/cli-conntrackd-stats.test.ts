@@ -5,6 +5,7 @@ import { test } from "node:test";
 import type { StatsPart } from "../../src/cli/conntrackd-options.js";
 import { formatStatsPart, type StatsLink } from "../../src/cli/conntrackd-stats.js";
 import { STATS, STATUS } from "../support/control-handlers.js";
+import { printfForm } from "../support/printf-form.js";
 
 const captured = JSON.parse(readFileSync("test/golden/conntrackd/command-line.json", "utf8")) as {
   args: string;
@@ -19,19 +20,12 @@ function text(part: StatsPart, stats = STATS, unconfirmed = 1): string {
   return formatStatsPart(part, { stats, status, link });
 }
 
-/** Every number with the blanks before it, as so many marks: what printf made of it. */
-function form(printed: string): string {
-  return printed.replace(/(\d+ (day|h|min)s? ?)+|(?<=[=:])\d+| *\b\d+\b/g, (number) =>
-    / (day|h|min)/.test(number) ? "TIME" : "#".repeat(number.startsWith(" ") ? number.length : 1),
-  );
-}
-
 const PARTS = ["ct", "expect", "network", "cache", "runtime", "link", "rsqueue", "queue", "process"] as const;
 
 for (const part of PARTS) {
   test(`-s ${part}`, () => {
     const real = captured.find(({ args, daemon }) => daemon && args === `-C DIR/conf -s ${part}`);
-    assert.equal(form(text(part)), form(real?.stdout ?? assert.fail("not captured")));
+    assert.equal(printfForm(text(part)), printfForm(real?.stdout ?? assert.fail("not captured")));
   });
 }
 
