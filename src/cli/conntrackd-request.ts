@@ -1,19 +1,25 @@
 import { requestReport, requestStop } from "../control/client.js";
 import type { ConntrackdRequest } from "./conntrackd-options.js";
-import { formatStatsPart, type StatsLink } from "./conntrackd-stats.js";
+import { formatStatsPart, type StatsSources } from "./conntrackd-stats.js";
 import { dumpExpectations, dumpFlows } from "./table-dump.js";
 import type { Terminal } from "./terminal.js";
 
+/** What a request needs of the configuration. */
+export interface RequestConfig extends Pick<StatsSources, "link" | "expectations"> {
+  /** Path of the control socket. */
+  readonly control: string;
+}
+
 /**
- * Asks the daemon at `control` what conntrackd's options ask, and prints what conntrackd prints. A commit and a resync with the kernel
+ * Asks the daemon what conntrackd's options ask, and prints what conntrackd prints. A commit and a resync with the kernel
  * are waited for; a bulk and a resync with the peers have begun. Throws like `request`.
  */
 export async function sendRequest(
   request: ConntrackdRequest,
-  control: string,
-  link: StatsLink,
+  config: RequestConfig,
   terminal: Terminal,
 ): Promise<void> {
+  const { control, link, expectations } = config;
   switch (request.kind) {
     case "dump": {
       const format = request.xml ? "xml" : "conntrack";
@@ -23,7 +29,7 @@ export async function sendRequest(
     case "stats": {
       const stats = await requestReport(control, "stats", {});
       const status = await requestReport(control, "status", {});
-      return terminal.write(formatStatsPart(request.part, { stats, status, link }));
+      return terminal.write(formatStatsPart(request.part, { stats, status, link, expectations }));
     }
     case "stop":
       return requestStop(control);

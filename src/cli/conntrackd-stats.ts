@@ -17,6 +17,8 @@ export interface StatsSources {
   readonly stats: StatsReport;
   readonly status: StatusReport;
   readonly link: StatsLink;
+  /** conntrackd without ExpectationSync prints nothing of expectations. */
+  readonly expectations: boolean;
 }
 
 /** Where the configuration names no interface, the broker is named. */
@@ -34,6 +36,7 @@ export function formatStatsPart(part: StatsPart, sources: StatsSources): string 
     case "ct":
       return formatConntrackdStats(stats, link);
     case "expect":
+      if (!sources.expectations) return "";
       return generalText(stats, link, expectationCache(stats, "internal"), expectationCache(stats, "external"));
     case "network":
       return networkText(stats) + trafficText(stats, activeHead(stats, link));

@@ -2,8 +2,10 @@ import { readConfigText } from "../config/config-text.js";
 import { controlPath } from "../config/control-path.js";
 import { type ConntrackdConf, isConntrackdConf, parseConntrackdConf } from "../conntrackd/conf.js";
 import { linksOf } from "../conntrackd/link.js";
+import { directivesAt } from "../conntrackd/tree.js";
 import { ConntrailError, errorText } from "../errors.js";
 import { type Complaint, type ParsedOptions, parseOptions, usageText, versionText } from "./conntrackd-options.js";
+import type { RequestConfig } from "./conntrackd-request.js";
 import { BROKER_LINK, type StatsLink } from "./conntrackd-stats.js";
 import { OutputClosed, Terminal } from "./terminal.js";
 import { packageVersion } from "./version.js";
@@ -39,8 +41,7 @@ async function run({ does, configPath }: ParsedOptions, terminal: Terminal): Pro
       return 0;
     case "request": {
       const { sendRequest } = await import("./conntrackd-request.js");
-      const { control, link } = await readControl(path);
-      await sendRequest(does.request, control, link, terminal);
+      await sendRequest(does.request, await readRequestConfig(path), terminal);
       return terminal.exitCode;
     }
     case "daemon": {
@@ -84,11 +85,13 @@ async function runHere(path: string, terminal: Terminal): Promise<void> {
 }
 
 /** What a request needs of the configuration, read without the rest of it, so that a script's call is quick. */
-async function readControl(path: string): Promise<{ control: string; link: StatsLink }> {
+async function readRequestConfig(path: string): Promise<RequestConfig> {
   const text = readConfigText(path);
-  if (!isConntrackdConf(text)) return { control: await controlPath(path), link: BROKER_LINK };
+  if (!isConntrackdConf(text)) return { control: await controlPath(path), link: BROKER_LINK, expectations: true };
   const conf = parseConntrackdConf(text, path);
-  return { control: conf.unixPath, link: linkOf(conf) };
+  const sync = directivesAt(conf.nodes, ["Sync", "Options", "ExpectationSync"]).at(-1);
+  const expectations = sync !== undefined && (sync.block !== null || !/^(off|no)$/i.test(sync.values[0]?.text ?? ""));
+  return { control: conf.unixPath, link: linkOf(conf), expectations };
 }
 
 function linkOf({ nodes, device }: ConntrackdConf): StatsLink {

@@ -70,6 +70,8 @@ export async function runInForeground(host: DaemonHost): Promise<void> {
     const fields = { lock: config.lock, pid: lock.takenOverFrom };
     logger.warn(fields, "took over the lock file of a daemon that did not end cleanly");
   }
+  // Standard error, where Node tells of it, may be nobody's; the log is read later.
+  if (log.kept) process.on("uncaughtExceptionMonitor", (error) => logger.fatal({ err: error }, "crashed"));
   renice(config.nice, logger);
   const { controls, onHup } = createControls(host, logger);
   process.on("SIGHUP", () => {

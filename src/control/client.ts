@@ -95,15 +95,20 @@ const END_MS_MAX = 30_000;
 /** Asks the daemon to end; resolves when its process is gone. Throws like `request`. */
 export async function requestStop(path: string): Promise<void> {
   const socket = await connect(path);
+  let refusal: ConntrailError | null = null;
   try {
     socket.write(requestLine("stop", {}));
     const decoder = new FrameDecoder();
     for await (const chunk of chunks(socket, path, END_MS_MAX)) {
-      for (const frame of decoder.push(chunk)) if (frame.type === "X") throw reported(decodeJson(frame.payload));
+      for (const frame of decoder.push(chunk)) if (frame.type === "X") refusal = reported(decodeJson(frame.payload));
     }
+  } catch (error) {
+    // One that ends already breaks connections off.
+    if ((error as ConntrailError).code === "TIMEOUT") throw error;
   } finally {
     socket.destroy();
   }
+  if (refusal !== null) throw refusal;
 }
 
 /** The flows of a table, in no order. Throws like `request`. */

@@ -17,7 +17,7 @@ const link: StatsLink = { protocol: "UDP", device: "sync0" };
 
 function text(part: StatsPart, stats = STATS, unconfirmed = 1): string {
   const status = { ...STATUS, publisher: { ...STATUS.publisher, unconfirmed } };
-  return formatStatsPart(part, { stats, status, link });
+  return formatStatsPart(part, { stats, status, link, expectations: true });
 }
 
 const PARTS = ["ct", "expect", "network", "cache", "runtime", "link", "rsqueue", "queue", "process"] as const;
@@ -63,11 +63,12 @@ test("numbers come from the counters", () => {
 });
 
 test("the link is called what the configuration calls it", () => {
-  const sources = { stats: STATS, status: STATUS };
+  const sources = { stats: STATS, status: STATUS, expectations: false };
   const multicast = formatStatsPart("link", { ...sources, link: { protocol: "multicast", device: "eth2" } });
   assert.match(multicast, /^multicast traffic device=eth2 status=RUNNING role=ACTIVE:\n/);
   const tcp = formatStatsPart("network", { ...sources, link: { protocol: "TCP", device: "eth2" } });
   assert.match(tcp, /\nTCP traffic \(active device=eth2\) server=disconnected client=disconnected:\n/);
   const down = { ...STATUS, broker: { ...STATUS.broker, state: "unreachable" } };
-  assert.match(formatStatsPart("link", { stats: STATS, status: down, link }), /status=DOWN /);
+  assert.match(formatStatsPart("link", { ...sources, status: down, link }), /status=DOWN /);
+  assert.equal(formatStatsPart("expect", { ...sources, link }), "");
 });
