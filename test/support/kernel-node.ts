@@ -90,17 +90,12 @@ export class KernelNode implements AsyncDisposable {
     void follower.run(this.#end.signal);
   }
 
-  /** Writes what it has of its peers into its kernel. */
-  commit(liberal = false): Promise<CommitReport> {
+  /** Writes what it has of its peers into its kernel; `updates`: what is there already is updated in place, not replaced. */
+  commit({ liberal = false, updates = false } = {}): Promise<CommitReport> {
     const nowSeconds = Math.floor(systemClock.wallMs() / 1000);
     const options = { timeoutSeconds: null, liberal, nowSeconds };
-    return commitExternal(
-      this.external,
-      this.requests,
-      () => false,
-      options,
-      () => undefined,
-    );
+    const ignore = (): void => undefined;
+    return commitExternal(this.external, this.requests, () => updates, options, ignore);
   }
 
   /** The kernel's table, in an order that does not depend on it. */
