@@ -28,7 +28,7 @@ export function register(program: Command, context: CommandContext): void {
 
 async function importFile(path: string, { out, force }: ImportOptions, context: CommandContext): Promise<void> {
   const { terminal } = context;
-  const conf = readConf(path, context);
+  const conf = await readConf(path, context);
   if (conf === undefined) return;
   const { yaml, remarks } = translate(conf);
   if (out !== undefined) writeNewFile(out, yaml, force === true);
@@ -42,12 +42,16 @@ async function importFile(path: string, { out, force }: ImportOptions, context: 
 }
 
 /** Complains of everything that is wrong with the file, so that it can be put right in one go; undefined then. */
-function readConf(path: string, { terminal }: CommandContext): ConntrackdConf | undefined {
+async function readConf(path: string, { terminal }: CommandContext): Promise<ConntrackdConf | undefined> {
   if (!existsSync(path)) throw new ConntrailError("CONFIG", `${path}: no such file`);
   const text = readConfigText(path);
   if (!isConntrackdConf(text)) {
-    const found = "found no block of conntrackd's, allowed is a conntrackd.conf; conntrail's own YAML needs no import";
-    throw errorAt(path, { line: 1, column: 1 }, found);
+    const { checkConfig } = await import("../config/config.js");
+    if (checkConfig(text, path).ok) {
+      const found = "found conntrail's own configuration, allowed is a conntrackd.conf: there is nothing to import";
+      throw new ConntrailError("CONFIG", `${path}: ${found}`);
+    }
+    throw errorAt(path, { line: 1, column: 1 }, "found no block of conntrackd's, allowed is a conntrackd.conf");
   }
   const check = checkConntrackdConf(text, path);
   if (check.ok) return check.conf;

@@ -1,7 +1,7 @@
 import { canonicalNetwork } from "../config/address.js";
 import { IPPROTO_TCP, protocolText, stateName, stateNumber } from "../flow/protocol.js";
 import type { Machine } from "./machine.js";
-import { notSupported, type Remark, remarkOn, takenOver } from "./remark.js";
+import { notNeeded, notSupported, type Outcome, type Remark, remarkOn, takenOver } from "./remark.js";
 import type { Key, Settings } from "./settings.js";
 import type { ConfNode } from "./tree.js";
 
@@ -91,13 +91,11 @@ export function origin({ name, values }: ConfNode): string {
   return `${name.text}${policy === "Accept" || policy === "Ignore" ? ` ${policy}` : ""}, line ${name.line}`;
 }
 
-function outcomeOf(block: FilterBlock, last: FilterBlock, key: Key, count: number) {
+function outcomeOf(block: FilterBlock, last: FilterBlock, key: Key, count: number): Outcome {
   if (count === 0) {
-    return notSupported(
-      block.accept
-        ? "an empty list lets nothing pass in conntrackd; here it is left out, and all pass"
-        : "an empty list, left out",
-    );
+    return block.accept
+      ? notSupported("an empty list lets nothing pass in conntrackd; here it is left out, and all pass")
+      : notNeeded("an empty list");
   }
   const notes = [block.note];
   if (block.accept !== last.accept) {

@@ -59,7 +59,10 @@ export const LEAVES: Readonly<Record<string, (text: string) => Effect>> = {
   ErrorQueueLength: () => replaced("what could not be sent waits in the stream and in the publisher's ring"),
   TCPWindowTracking: (text) => set("commit.window_tracking", isYes(text)),
   ExpectationSync: (text) => set("expectations", isYes(text)),
-  Systemd: () => takenOver(null, "systemd is told when it started the daemon with Type=notify"),
+  Systemd: (text) => {
+    const note = "systemd is told when it started the daemon with Type=notify";
+    return isYes(text) ? takenOver(null, note) : notNeeded(note);
+  },
   Nice: (text) => number("nice", text, -20, 19, (value) => value, "conntrackd 1.4.7 ignores it"),
   HashSize: () => notNeeded("tables grow by themselves"),
   HashLimit: (text) =>

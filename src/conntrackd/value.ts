@@ -85,6 +85,7 @@ export const NAME: ValueRule = name(
   /^[a-z][a-z0-9._-]*$/i,
 );
 
+/** Of a link. */
 export const INTERFACE: ValueRule = name(
   "the name of a network interface, of at most 15 characters",
   /^[a-z][a-z0-9._-]{0,14}$/i,
