@@ -77,7 +77,11 @@ export function createHandlers(parts: NodeParts): NodeHandlers {
       return listExpectations(table === "external" ? external.expectations.rows() : internal.expectations.rows());
     },
     commit: (progress, only) => roles.commit(progress, only),
-    flush: (table, only) => flush(parts, table, only),
+    flush: async (table, only) => {
+      // A commit that runs takes from the external cache.
+      if (table === "external" || table === "caches") await roles.committed();
+      return flush(parts, table, only);
+    },
     resync: async (source, progress, wait = true) => {
       if (wait) return resync(parts, source, progress);
       const flows = source === "kernel" ? internal.size : external.table.size;

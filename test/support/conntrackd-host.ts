@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -14,7 +14,7 @@ const CONF = "/etc/conntrackd/conntrackd.conf";
 export const CONNTRACKD = programAbove(dirname(fileURLToPath(import.meta.url)), join("bin", "conntrackd"));
 
 /**
- * A machine as far as conntrackd can tell: network, processes, /run, /var/lib and /etc/conntrackd of its own, so that its default
+ * A machine as far as conntrackd can tell: network, processes, /run, /var/lib and /etc of its own, so that its default
  * files can be used as they are. Everything in it dies with it, also when the test is killed.
  */
 export class ConntrackdHost implements AsyncDisposable {
@@ -34,9 +34,18 @@ export class ConntrackdHost implements AsyncDisposable {
   /** One host with a dedicated link that leads nowhere yet. `number` is the last byte of its address on it. */
   static async create(number: number): Promise<ConntrackdHost> {
     const directory = mkdtempSync(join(tmpdir(), `conntrail-host-${process.pid}-${number}-`));
-    const mounts = ["/run", "/var/lib", "/etc/conntrackd"].map((path) => `mount -t tmpfs tmpfs ${path}`);
-    const script = `${mounts.join(" && ")} && mkdir -p /run/lock /run/netns && ip link set lo up && echo up && exec cat`;
-    mkdirSync("/etc/conntrackd", { recursive: true });
+    const script = [
+      "mount -t tmpfs tmpfs /run",
+      "mount -t tmpfs tmpfs /var/lib",
+      // A copy, so that the machine's own gets no directory for the sake of a test.
+      "mkdir -p /run/lock /run/netns /run/etc",
+      "cp -a /etc/. /run/etc",
+      "mkdir -p /run/etc/conntrackd",
+      "mount --bind /run/etc /etc",
+      "ip link set lo up",
+      "echo up",
+      "exec cat",
+    ].join(" && ");
     const separate = ["--mount", "--propagation=private", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"];
     const holder = spawn("unshare", [...separate, "sh", "-c", script], {
       env: toolEnvironment(),

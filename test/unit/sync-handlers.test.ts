@@ -26,6 +26,8 @@ class Node {
   readonly log = pino({ level: "info" }, { write: (line: string) => this.logged.push(JSON.parse(line).msg as string) });
   readonly counters = { kernelFlushes: 0 };
   snapshots = 0;
+  /** The kernel answers when this has resolved. */
+  answers: Promise<void> = Promise.resolve();
   /** Ends the snapshots that are being written. */
   written: ((confirmed: boolean) => void) | null = null;
   /** Of the one follower. */
@@ -96,6 +98,7 @@ class Node {
       const deletes = (type & 0xff) === (type >>> 8 === 2 ? IPCTNL_MSG_EXP_DELETE : IPCTNL_MSG_CT_DELETE);
       this.sent.push(`${type >>> 8 === 2 ? "exp" : "ct"} ${deletes ? "delete" : "new"}`);
     }
+    await this.answers;
     return { sent: batch.count, errors: [], unknown: 0 };
   }
 }
@@ -129,6 +132,23 @@ test("a flush of the kernel's flows, of its expectations, of both", async () => 
     assert.equal(report.kernel, sent.length);
     assert.equal(node.counters.kernelFlushes, 1);
   }
+});
+
+test("a flush of the external cache waits for a commit that takes from it", async () => {
+  const node = new Node();
+  const handlers = createHandlers(node.parts);
+  let answer = (): void => {};
+  node.answers = new Promise((resolve) => {
+    answer = resolve;
+  });
+  const commit = handlers.commit(quiet);
+  const flush = handlers.flush("caches");
+  await waitUntil(() => node.sent.length > 0, "the commit's request");
+  assert.equal(node.external.table.size, 1);
+  answer();
+  assert.equal((await commit).expectations?.committed, 1);
+  assert.deepEqual(await flush, { internal: 1, external: 1, kernel: null });
+  assert.equal(node.external.table.size, 0);
 });
 
 test("a bulk that is not waited for is answered at once, goes on once, and says in the log how it went", async () => {
