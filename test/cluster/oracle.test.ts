@@ -1,0 +1,93 @@
+/**
+ * The distribution's conntrackd as the oracle: both daemons listen to the same kernels, on the same traffic. What they say, what
+ * they have from each other, and what they commit must be the same but for the differences of known-differences.ts.
+ */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { after, before, describe, it } from "node:test";
+import { waitFor } from "../../src/lab/process.js";
+import { clusterObstacle } from "../support/cluster/cluster.js";
+import { openFtpClient, startFtpServer } from "../support/ftp-process.js";
+import {
+  commitDifference,
+  committedDifference,
+  externalDifference,
+  internalDifference,
+} from "../support/oracle/agreement.js";
+import { conntrackdMissing } from "../support/oracle/conntrackd.js";
+import { createFlows, destroyFlows, generatedFlows, updateFlows } from "../support/oracle/generated.js";
+import { PORTS, serverAddress, sourceAddress } from "../support/oracle/network.js";
+import { kernelFlows, Oracle } from "../support/oracle/oracle.js";
+
+const AGREE_TIMEOUT_MS = 10_000;
+const GENERATED = 2200;
+const CHURN_ROUNDS = 3;
+describe("oracle", { skip: clusterObstacle() || conntrackdMissing(), timeout: 120_000 }, () => {
+  let oracle: Oracle;
+  before(async () => {
+    oracle = await Oracle.start();
+  });
+  after(() => oracle?.[Symbol.asyncDispose]());
+
+  it("real traffic: caches, kernel table and the other node's view", async () => {
+    oracle.traffic.all();
+    await ftpDialogues(oracle);
+    await assertAgreement(oracle);
+  });
+
+  it("generated entries of every protocol, state and translation", async () => {
+    const { taken, refused } = await createFlows(oracle.a.kernel, generatedFlows(GENERATED, 1));
+    assert.deepEqual(refused, {});
+    assert.ok(taken.length >= 2000);
+    await assertAgreement(oracle);
+    for (let round = 1; round <= CHURN_ROUNDS; round++) {
+      await updateFlows(oracle.a.kernel, taken.slice(0, taken.length / 2), round);
+      await destroyFlows(oracle.a.kernel, taken.splice(-200));
+      const { taken: more } = await createFlows(oracle.a.kernel, generatedFlows(200, round + 1));
+      taken.unshift(...more);
+    }
+    await assertAgreement(oracle);
+  });
+
+  it("what a commit leaves in the other kernel", async () => {
+    const owned = await kernelFlows(oracle.a.kernel);
+    const byConntrackd = await oracle.committedByConntrackd();
+    const byConntrail = await oracle.committedByConntrail();
+    const differs = committedDifference(owned, byConntrail) ?? commitDifference(byConntrackd, byConntrail);
+    if (differs !== null) assert.fail(differs);
+  });
+});
+
+/** Expectations of each kind that wait, and data connections that came of one. */
+async function ftpDialogues(oracle: Oracle): Promise<void> {
+  await startFtpServer(
+    oracle.server,
+    join(oracle.directory, "ftp-server.log"),
+    [serverAddress(4), serverAddress(6)],
+    PORTS.ftp,
+  );
+  const dialogues = [
+    { family: 4, from: "plain", steps: ["pasv"] },
+    { family: 6, from: "plain", steps: ["epsv"] },
+    { family: 4, from: "masquerade", steps: ["port"] },
+    { family: 6, from: "masquerade", steps: ["eprt"] },
+    { family: 4, from: "snat", steps: ["port", "retr 1000 1000000"] },
+    { family: 6, from: "plain", steps: ["epsv", "retr 1000 1000000"] },
+  ] as const;
+  await Promise.all(
+    dialogues.map(async ({ family, from, steps }) => {
+      const target = { host: serverAddress(family), port: PORTS.ftp, source: sourceAddress(from, family) };
+      const client = await openFtpClient(oracle.client, join(oracle.directory, "ftp-client.log"), target);
+      for (const step of steps) assert.match((await client.step(step)).reply, /^2/);
+    }),
+  );
+}
+
+/** Waits until nothing differs; fails with what still does. */
+async function assertAgreement(oracle: Oracle): Promise<void> {
+  let seen: string | null = "nothing was compared";
+  await waitFor("both daemons agree", AGREE_TIMEOUT_MS, async () => {
+    seen = (await internalDifference(oracle.a)) ?? (await externalDifference(oracle.b));
+    return seen === null;
+  }).catch((error: unknown) => assert.fail(`${String(error)}\n${seen}`));
+}
