@@ -222,14 +222,14 @@ export class Injector implements ExternalListener {
     const base = table.base(slot);
     const same = sameReply(slab, base, words);
     this.#reserve(slot);
-    // Packets have begun to close here what was open when it was last written or seen.
-    const settled = this.#expires[slot]! > 0 && !this.#changed.has(slot) && this.#writing === null;
-    const closed = settled && isClosing(words, 0) && !isClosing(slab, base);
-    if (same && (closed || isAhead(words, slab, base))) return false;
+    const sameAll = same && sameState(words, slab, base);
+    // Written before the dump began, and not to be written: what differs was changed by packets here.
+    const settled = this.#expires[slot]! > 0 && this.#dumped[slot] === 0 && !this.#changed.has(slot);
+    if (same && ((settled && !sameAll) || isAhead(words, slab, base))) return false;
     this.#dumped[slot] = 1;
     this.#expires[slot] = this.#now() + words[W_TIMEOUT]!;
     this.#replies[slot] = replyHash(words, 0);
-    if (same && sameState(words, slab, base)) this.#changed.delete(slot);
+    if (sameAll) this.#changed.delete(slot);
     else this.changed(slot);
     return true;
   }
