@@ -130,7 +130,11 @@ class Parser {
       this.#take();
       this.#rowEnd(token, ending);
       frame.row = null;
-    } else if (word.looks(token.text) && !this.#belongsOutside(token) && this.#mayBe(word, token)) {
+    } else if (
+      word.looks(token.text) &&
+      !this.#belongsOutside(token) &&
+      (isProtocol(token.text) || mayBe(word, token))
+    ) {
       this.#take();
       if (!word.accepts(token.text)) this.#refuse(token, word);
       else frame.nodes.push({ name: wordOf(token), values: [], block: null });
@@ -198,7 +202,7 @@ class Parser {
     for (const wanted of rule.values) {
       const token = this.#next;
       const isWord = token.kind === "word";
-      if (isWord && wanted.looks(token.text) && this.#mayBe(wanted, token)) {
+      if (isWord && wanted.looks(token.text) && mayBe(wanted, token)) {
         this.#take();
         if (wanted.accepts(token.text)) values.push(wordOf(token));
         else this.#refuse(token, wanted, name.text);
@@ -214,11 +218,6 @@ class Parser {
       }
     }
     return values;
-  }
-
-  /** What people may name is nothing that has a meaning here; a missing value is found that way. */
-  #mayBe(wanted: ValueRule, { text }: Token): boolean {
-    return !wanted.free || isProtocol(text) || !(HOMES.has(text) || OTHER_WORDS.has(text));
   }
 
   #row({ word, ending }: NonNullable<DirectiveRule["row"]>, name: Token): ConfWord[] {
@@ -306,6 +305,11 @@ const OTHER_WORDS: ReadonlySet<string> = new Set(
   "Default From Userspace Kernelspace Accept Ignore for SYN_SENT SYN_RECV ESTABLISHED FIN_WAIT CLOSE_WAIT LAST_ACK \
 TIME_WAIT CLOSE CLOSED LISTEN".split(" "),
 );
+
+/** What people may name is nothing that has a meaning here; a missing value is found that way. */
+function mayBe(wanted: ValueRule, { text }: Token): boolean {
+  return !wanted.free || !(HOMES.has(text) || OTHER_WORDS.has(text));
+}
 
 /** Names of links and of protocols both. */
 function isProtocol(word: string): boolean {

@@ -21,7 +21,8 @@ const UNIX_PATH_BYTES_MAX = 107;
 const PATH_BYTES_MAX = 1024;
 
 function rule(allowed: string, looks: RegExp, accepts: (text: string) => boolean = () => true): ValueRule {
-  return { allowed, looks: (text) => looks.test(text), accepts, free: false };
+  // No value is as long; patterns would take their time with it.
+  return { allowed, looks: (text) => text.length <= 2 * PATH_BYTES_MAX && looks.test(text), accepts, free: false };
 }
 
 /** Letters first; not what conntrackd's scanner takes for another word. */
@@ -82,7 +83,7 @@ export const PORT: ValueRule = wholeNumber(1, 65_535);
 /** A name, such as that of a protocol, a helper or a facility. */
 export const NAME: ValueRule = name(
   "a name of letters, digits, dots, - and _ that begins with a letter",
-  /^[a-z][a-z0-9._-]*$/i,
+  /^[a-z][a-z0-9._-]{0,254}$/i,
 );
 
 /** Of a link. */
