@@ -8,7 +8,7 @@ const clock = { wallMs: () => 1_800_000_000_000 };
 
 /** `count` nodes that follow each other, each with a wall clock of its own. */
 async function cluster(count: number, skewMs: (index: number) => number = () => 0, polls = false): Promise<SimNode[]> {
-  const nodes = Array.from({ length: count }, (_, i) => new SimNode(`fw${i + 1}`, i + 1, clock, skewMs(i), polls));
+  const nodes = Array.from({ length: count }, (_, i) => new SimNode(`fw${i + 1}`, i + 1, clock, skewMs(i), { polls }));
   for (const node of nodes) await node.start();
   for (const node of nodes) for (const peer of nodes) if (peer !== node) node.follow(peer);
   await settled(nodes);
@@ -137,6 +137,38 @@ describe("replication between nodes, kernel and broker simulated", () => {
     assert.equal(backup.followers[0]!.counters.gapMarks, 1);
     await end(nodes);
   });
+
+  for (const overrunResyncMs of [0, 40, null]) {
+    it(`the dump after an overrun comes as configured: ${overrunResyncMs ?? "never"}`, async (t) => {
+      t.mock.timers.enable({ apis: ["setTimeout"] });
+      const node = new SimNode("fw1", 1, clock, 0, { overrunResyncMs });
+      await node.start();
+      const dumps = async (): Promise<number> => {
+        for (let turn = 0; turn < 5; turn++) await new Promise(setImmediate);
+        return node.replicator.counters.kernelResyncs - 1;
+      };
+      const overrun = (): void => {
+        node.replicator.onOverrun();
+        node.replicator.onDrained(0, false);
+      };
+      overrun();
+      assert.equal(await dumps(), overrunResyncMs === 0 ? 1 : 0);
+      t.mock.timers.tick(30);
+      overrun();
+      t.mock.timers.tick(9);
+      assert.equal(await dumps(), overrunResyncMs === 0 ? 2 : 0);
+      t.mock.timers.tick(1);
+      assert.equal(await dumps(), overrunResyncMs === null ? 0 : overrunResyncMs === 0 ? 2 : 1);
+      t.mock.timers.tick(1000);
+      assert.equal(
+        await dumps(),
+        overrunResyncMs === null ? 0 : overrunResyncMs === 0 ? 2 : 1,
+        "one for both overruns",
+      );
+      assert.equal(node.replicator.counters.overruns, 2);
+      await node.stop();
+    });
+  }
 
   it("a node that joins late starts at the last complete snapshot and agrees", async () => {
     const nodes = await cluster(2);

@@ -146,8 +146,17 @@ export class SimNode {
   readonly #clock: Clock;
   readonly #end = new AbortController();
 
-  /** `skewMs`: how far this node's wall clock is off. `polls`: the kernel sends no events; its table is read by `poll`. */
-  constructor(name: string, index: number, clock: Clock, skewMs: number, polls = false) {
+  /**
+   * `skewMs`: how far this node's wall clock is off. `polls`: the kernel sends no events; its table is read by `poll`.
+   * `overrunResyncMs` as in the replicator.
+   */
+  constructor(
+    name: string,
+    index: number,
+    clock: Clock,
+    skewMs: number,
+    { polls = false, overrunResyncMs = 0 as number | null } = {},
+  ) {
     this.name = name;
     this.#clock = { wallMs: () => clock.wallMs() + skewMs };
     this.#hybridClock = new HybridClock(this.#clock);
@@ -173,6 +182,7 @@ export class SimNode {
       carries: () => this.roles.carries,
       standsBack: () => this.roles.standsBack,
       ignoresOwn: false,
+      overrunResyncMs,
       publishIntervalMs: 0,
       clock: this.#clock,
       log,
