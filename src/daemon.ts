@@ -21,6 +21,7 @@ import { Systemd } from "./daemon/systemd.js";
 import { ConntrailError } from "./errors.js";
 import { HybridClock, systemClock } from "./flow/clock.js";
 import { createHandlers, createObserverHandlers } from "./sync/handlers.js";
+import { PassingTraffic } from "./sync/passing.js";
 import { prefixed, Reports } from "./sync/reports.js";
 import { Roles } from "./sync/roles.js";
 
@@ -169,6 +170,7 @@ async function startNode(
     injects: injector !== null,
     before: ownStream.role,
     readKernel: () => kernelSide.replicator.resyncKernel(),
+    passing: new PassingTraffic({ internal, list: (visit) => kernel.dump({}, visit) }),
     polls: config.netlink.pollMs !== null,
     commitTimeoutSeconds: config.commitTimeoutSeconds,
     commitWindowTracking: config.commitWindowTracking,
