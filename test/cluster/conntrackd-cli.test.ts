@@ -86,8 +86,12 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 180_000 }, () => 
     assert.deepEqual([missing.code, missing.stdout], [1, ""]);
     assert.match(missing.stderr, /\[ERROR\] can't open config file `\/none'\n$/);
 
-    await host.configure(host.conf("Nice -5"));
+    using syslog = host.syslog();
+    await host.configure(host.conf("Nice -5\n  Syslog local5"));
     assert.equal((await host.conntrackd("-d")).code, 0);
+    assert.ok(
+      syslog.read().some((line) => /^<174>\w{3} [ \d]\d [\d:]{8} conntrail\[\d+\]: ready epoch=\d+ /.test(line)),
+    );
     const pid = (await host.exec("cat", LOCK)).trim();
     assert.equal((await host.exec("ps", "-o", "ni=", "-p", pid)).trim(), "-5");
     assert.match(await host.exec("ps", "-o", "ni=,args=", "-e"), /^ *-5 \S*nats-server/m);
@@ -181,12 +185,13 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 180_000 }, () => 
     const script = readFileSync(SCRIPT, "utf8").replace(/^CONNTRACKD_BIN=.*$/m, `CONNTRACKD_BIN=${CONNTRACKD}`);
     const file = join(a.directory, "primary-backup.sh");
     writeFileSync(file, script, { mode: 0o755 });
+    using syslogA = a.syslog();
+    using syslogB = b.syslog();
     const becomes = async (host: ConntrackdHost, state: string) => {
       const { code, stderr } = await host.run("sh", file, state);
-      // logger(1) may find no syslog here; what it would say is what went wrong.
-      return { code, stderr: stderr.replace(/^logger: socket \/dev\/log:.*\n/gm, "") };
+      return { code, stderr, logged: [...syslogA.read(), ...syslogB.read()].map((line) => line.replace(/^.*?: /, "")) };
     };
-    const clean = { code: 0, stderr: "" };
+    const clean = { code: 0, stderr: "", logged: [] };
     assert.deepEqual(await a.conntrackd("-d"), QUIET);
     assert.deepEqual(await becomes(a, "primary"), clean);
     await insert(a, 1000);
@@ -195,6 +200,8 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 180_000 }, () => 
     const started = await becomes(b, "backup");
     assert.equal(started.code, 0, started.stderr);
     assert.match(started.stderr, /^\[.*\[ERROR\] can't connect: is conntrackd running\? appropriate permissions\?\n$/);
+    assert.equal(started.logged[0], "WARNING: conntrackd was not cleanly stopped.");
+    assert.doesNotMatch(started.logged.join("\n"), /ERROR/);
     await waitFor("the primary's flow", 20_000, async () => (await lines(b, "-e")).length === 1);
     assert.deepEqual(await becomes(b, "backup"), clean);
 

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type CommandResult, runCommand, runOrThrow, toolEnvironment, waitFor } from "../../src/lab/process.js";
+import { DatagramReader } from "./datagram-reader.js";
 
 const START_MS_MAX = 30_000;
 
@@ -14,7 +15,7 @@ const CONF = "/etc/conntrackd/conntrackd.conf";
 export const CONNTRACKD = programAbove(dirname(fileURLToPath(import.meta.url)), join("bin", "conntrackd"));
 
 /**
- * A machine as far as conntrackd can tell: network, processes, /run, /var/lib and /etc of its own, so that its default
+ * A machine as far as conntrackd can tell: network, processes, /run, /var/lib, /etc and /dev of its own, so that its default
  * files can be used as they are. Everything in it dies with it, also when the test is killed.
  */
 export class ConntrackdHost implements AsyncDisposable {
@@ -37,11 +38,14 @@ export class ConntrackdHost implements AsyncDisposable {
     const script = [
       "mount -t tmpfs tmpfs /run",
       "mount -t tmpfs tmpfs /var/lib",
-      // A copy, so that the machine's own gets no directory for the sake of a test.
+      // Copies, so that the machine's own get no file for the sake of a test.
       "mkdir -p /run/lock /run/netns /run/etc",
       "cp -a /etc/. /run/etc",
       "mkdir -p /run/etc/conntrackd",
       "mount --bind /run/etc /etc",
+      "mkdir /run/dev",
+      "cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty /run/dev",
+      "mount --bind /run/dev /dev",
       "ip link set lo up",
       "echo up",
       "exec cat",
@@ -74,6 +78,11 @@ export class ConntrackdHost implements AsyncDisposable {
       await host.configure(host.conf());
     }
     return [a, b];
+  }
+
+  /** Its /dev/log, read by the test. */
+  syslog(): DatagramReader {
+    return new DatagramReader(`/proc/${this.#pid}/root/dev/log`);
   }
 
   get logFile(): string {
