@@ -3,17 +3,16 @@ import { IP_CT_TCP_FLAG_BE_LIBERAL, IP_CT_TCP_FLAG_WINDOW_SCALE } from "../../..
 import { TCP_FLAGS_CARRIED } from "../../../src/ctnetlink/protoinfo.js";
 import type { Flow } from "../../../src/flow/flow.js";
 import type { ClusterNode } from "../cluster/node.js";
-import { dumpLines, expectationLines, flowLines, kernelLines, listDifference } from "./compare.js";
+import { dumpLines, flowLines, kernelLines, listDifference } from "./compare.js";
+import type { ConntrackdClient } from "./conntrackd.js";
 import {
   COMMIT_DIFFERENCES,
-  distinctPart,
+  type CommitDifference,
   EXTERNAL_DIFFERENCES,
-  hasLostMaster,
-  INDISTINCT_PROTOCOLS,
   type LineDifference,
   XML_DIFFERENCES,
 } from "./known-differences.js";
-import { kernelFlows, type OracleNode } from "./oracle.js";
+import { type KernelTables, kernelTables, type OracleNode } from "./oracle.js";
 
 /** What only says when something was looked at. */
 const WHEN = ["timeoutSeconds", "created", "updated"] as const;
@@ -24,68 +23,92 @@ const WORKED_OUT_BY_KERNEL = ["SRC_NAT_DONE", "DST_NAT_DONE"];
 
 /** The node that sees the traffic: what both say of it line for line, and what its kernel says. */
 export async function internalDifference({ node, conntrackd, dropIn, kernel }: OracleNode): Promise<string | null> {
-  const theirs = dumpLines(await conntrackd.client.ask("-i"));
-  const theirExpectations = dumpLines(await conntrackd.client.ask("-i", "exp"));
-  const xml = dumpLines(await dropIn.ask("-i", "-x"));
+  const { client } = conntrackd;
+  const theirs = dumpLines(await client.ask("-i"));
+  const theirExpectations = dumpLines(await client.ask("-i", "exp"));
+  const xml = common(dumpLines(await dropIn.ask("-i", "-x")), XML_DIFFERENCES);
   const differs =
     listDifference("-i", theirs, dumpLines(await dropIn.ask("-i"))) ??
     listDifference("dump internal", theirs, dumpLines(await dump(node))) ??
-    listDifference("-i -x", dumpLines(await conntrackd.client.ask("-i", "-x")), asConntrackd(xml, XML_DIFFERENCES)) ??
+    listDifference("-i -x", dumpLines(await client.ask("-i", "-x")), xml) ??
     listDifference("-i exp", theirExpectations, dumpLines(await dropIn.ask("-i", "exp")));
   if (differs !== null) return differs;
-  const expected: string[] = [];
-  for (const family of ["ipv4", "ipv6"]) {
-    expected.push(...expectationLines(await node.exec("conntrack", "-L", "expect", "-f", family)));
-  }
   const cached = JSON.parse(await dump(node, "--format", "json")) as Flow[];
+  const inKernel = await kernelTables(node, kernel);
   return (
-    listDifference("-i against conntrack -L", kernelLines(await node.exec("conntrack", "-L")), kernelLines(theirs)) ??
-    listDifference("-i exp against conntrack -L expect", expected, theirExpectations) ??
+    listDifference("-i against conntrack -L", inKernel.lines, kernelLines(theirs)) ??
+    listDifference("-i exp against conntrack -L expect", inKernel.expectations, theirExpectations) ??
     listDifference(
       "the internal cache against the kernel in every attribute",
-      flowLines(await kernelFlows(kernel), WHEN),
+      flowLines(inKernel.flows, WHEN),
       flowLines(cached, WHEN),
     )
   );
 }
 
-/** The other node: what both have there of the first, each line once, and of flows that conntrackd cannot tell apart what it can. */
-export async function externalDifference({ conntrackd, dropIn }: OracleNode): Promise<string | null> {
-  const distinct = (text: string, differences: readonly LineDifference[] = []): string[] => {
-    const lines = asConntrackd(dumpLines(text), [...EXTERNAL_DIFFERENCES, ...differences]);
-    return [...new Set(lines.map(distinctPart).filter((line) => line !== null))];
-  };
-  const { client } = conntrackd;
+/** What a node that has nothing of its own says of its peer: conntrackd, and conntrail in its place. */
+export interface ExternalDumps {
+  readonly theirs: Readonly<Record<"text" | "xml" | "expectations", string>>;
+  readonly ours: ExternalDumps["theirs"];
+}
+
+/** Asks both. */
+export async function externalDumps({ conntrackd, dropIn }: OracleNode): Promise<ExternalDumps> {
+  const askAll = async (client: ConntrackdClient): Promise<ExternalDumps["theirs"]> => ({
+    text: await client.ask("-e"),
+    xml: await client.ask("-e", "-x"),
+    expectations: await client.ask("-e", "exp"),
+  });
+  return { theirs: await askAll(conntrackd.client), ours: await askAll(dropIn) };
+}
+
+/** How they differ; each line counts once. */
+export function externalDifference(
+  { theirs, ours }: ExternalDumps,
+  differences: readonly LineDifference[] = EXTERNAL_DIFFERENCES,
+): string | null {
+  const once = (text: string, more: readonly LineDifference[] = []): string[] => [
+    ...new Set(common(dumpLines(text), [...differences, ...more])),
+  ];
   return (
-    listDifference("-e", distinct(await client.ask("-e")), distinct(await dropIn.ask("-e"))) ??
-    listDifference(
-      "-e -x",
-      distinct(await client.ask("-e", "-x")),
-      distinct(await dropIn.ask("-e", "-x"), XML_DIFFERENCES),
-    ) ??
-    listDifference("-e exp", dumpLines(await client.ask("-e", "exp")), dumpLines(await dropIn.ask("-e", "exp")))
+    listDifference("-e", once(theirs.text), once(ours.text)) ??
+    listDifference("-e -x", once(theirs.xml), once(ours.xml, XML_DIFFERENCES)) ??
+    listDifference("-e exp", dumpLines(theirs.expectations), dumpLines(ours.expectations))
   );
 }
 
-/** What a commit gave a kernel of the owner's flows: all, but for what a node cannot take over. */
-export function committedDifference(owned: readonly Flow[], committed: readonly Flow[]): string | null {
+/** What a commit by conntrail gave a kernel, against the owner's: all, but for what a node cannot take over. */
+export function takeoverDifference(owner: KernelTables, committed: KernelTables): string | null {
   const lines = (flows: readonly Flow[]): string[] => flowLines(flows.map(takenOver), OWN_TO_A_KERNEL);
-  return listDifference("committed by conntrail", lines(owned), lines(committed));
+  return (
+    listDifference("committed by conntrail", lines(owner.flows), lines(committed.flows)) ??
+    listDifference("committed by conntrail, conntrack -L", owner.lines, committed.lines) ??
+    listDifference("committed by conntrail, conntrack -L expect", owner.expectations, committed.expectations)
+  );
 }
 
 /** What conntrackd's commit gave a kernel, against conntrail's. */
-export function commitDifference(byConntrackd: readonly Flow[], byConntrail: readonly Flow[]): string | null {
-  const isComparable = (flow: Flow): boolean => !INDISTINCT_PROTOCOLS.includes(flow.protocol) && !hasLostMaster(flow);
-  const carried = (flows: readonly Flow[]): string[] =>
-    flowLines(
-      flows.map((flow) => COMMIT_DIFFERENCES.reduce((rest, difference) => difference.carried(rest), flow)),
-      OWN_TO_A_KERNEL,
-    );
-  return listDifference(
-    "committed by conntrail against conntrackd",
-    carried(byConntrackd.filter(isComparable)),
-    carried(byConntrail.filter(isComparable)),
+export function commitDifference(
+  byConntrackd: KernelTables,
+  byConntrail: KernelTables,
+  differences: readonly CommitDifference[] = COMMIT_DIFFERENCES,
+): string | null {
+  const left = (flows: readonly Flow[]): string[] => flowLines(common(flows, differences), OWN_TO_A_KERNEL);
+  const what = "committed by conntrail against conntrackd";
+  return (
+    listDifference(what, left(byConntrackd.flows), left(byConntrail.flows)) ??
+    listDifference(`${what}, expectations`, byConntrackd.expectations, byConntrail.expectations)
   );
+}
+
+/** Those of the differences without which all the others would not do: the rest describe nothing any more. */
+export function idle<T extends { readonly why: string }>(
+  differences: readonly T[],
+  differs: (others: readonly T[]) => string | null,
+): string[] {
+  return differences
+    .filter((difference) => differs(differences.filter((other) => other !== difference)) === null)
+    .map(({ why }) => why);
 }
 
 /** A flow as another node's commit makes it. */
@@ -107,6 +130,10 @@ async function dump(node: ClusterNode, ...args: readonly string[]): Promise<stri
   return stdout;
 }
 
-function asConntrackd(lines: readonly string[], differences: readonly LineDifference[]): string[] {
-  return lines.map((line) => differences.reduce((text, difference) => difference.asConntrackd(text), line));
+function common<T>(entries: readonly T[], differences: readonly { common: (entry: T) => T | null }[]): T[] {
+  return entries.flatMap((entry) => {
+    let left: T | null = entry;
+    for (const difference of differences) left = left === null ? null : difference.common(left);
+    return left === null ? [] : [left];
+  });
 }

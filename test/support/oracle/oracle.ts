@@ -5,6 +5,7 @@ import { Cluster } from "../cluster/cluster.js";
 import type { ClusterNode } from "../cluster/node.js";
 import { CONNTRACKD } from "../conntrackd-host.js";
 import { inNamespace } from "../kernel-namespace.js";
+import { expectationLines, kernelLines } from "./compare.js";
 import { Conntrackd, type ConntrackdClient } from "./conntrackd.js";
 import { HostSockets } from "./host-sockets.js";
 import { buildNetwork } from "./network.js";
@@ -77,23 +78,23 @@ export class Oracle implements AsyncDisposable {
   }
 
   /** conntrackd alone commits on B; what its kernel holds then. The kernel is empty afterwards, and conntrackd gone. */
-  async committedByConntrackd(): Promise<Flow[]> {
+  async committedByConntrackd(): Promise<KernelTables> {
     const { node, conntrackd, kernel } = this.b;
     await node.stop();
     await conntrackd.client.ask("-c");
-    const flows = await kernelFlows(kernel);
+    const tables = await kernelTables(node, kernel);
     await conntrackd.stop();
     await kernel.flush();
-    return flows;
+    return tables;
   }
 
   /** conntrail starts anew on B and commits what it has kept; what the kernel holds then. */
-  async committedByConntrail(): Promise<Flow[]> {
+  async committedByConntrail(): Promise<KernelTables> {
     const { node, dropIn, kernel } = this.b;
     node.start();
     await this.#cluster.ready([node]);
     await dropIn.ask("-c");
-    return kernelFlows(kernel);
+    return kernelTables(node, kernel);
   }
 
   get client(): Cluster["hosts"][number] {
@@ -116,13 +117,26 @@ export class Oracle implements AsyncDisposable {
   }
 }
 
-/** A kernel's whole table but what is of the dedicated link. */
-export async function kernelFlows(kernel: RequestSocket): Promise<Flow[]> {
+/** Everything that a kernel tells of its tables, but for what is of the dedicated link. */
+export interface KernelTables {
+  /** Over ctnetlink, with every attribute. */
+  readonly flows: readonly Flow[];
+  /** What conntrack(8) prints. */
+  readonly lines: readonly string[];
+  readonly expectations: readonly string[];
+}
+
+/** Reads the tables of a node's kernel. */
+export async function kernelTables(node: ClusterNode, kernel: RequestSocket): Promise<KernelTables> {
   const flows: Flow[] = [];
   const { malformed } = await kernel.dump({}, ({ words, rare }) => {
     const flow = flowFromRecord(words, 0, rare);
     if (!flow.orig.src.startsWith("10.77.0.")) flows.push(flow);
   });
   if (malformed > 0) throw new Error(`${malformed} messages of the kernel's dump could not be decoded`);
-  return flows;
+  const expectations: string[] = [];
+  for (const family of ["ipv4", "ipv6"]) {
+    expectations.push(...expectationLines(await node.exec("conntrack", "-L", "expect", "-f", family)));
+  }
+  return { flows, lines: kernelLines(await node.exec("conntrack", "-L")), expectations };
 }
