@@ -4,7 +4,7 @@ import type { Logger } from "pino";
 import type { Config } from "../config/config.js";
 import { errorText } from "../errors.js";
 import type { CommandContext } from "./command.js";
-import { loadAnyConfig } from "./config-file.js";
+import { loadAnyConfig, readAnyConfig } from "./config-file.js";
 import { type LockFile, takeLock } from "./lock-file.js";
 import { type DaemonLog, openLog } from "./log.js";
 
@@ -56,7 +56,7 @@ export function register(program: Command, context: CommandContext): void {
  * go on. Throws ConntrailError for what keeps it from beginning: configuration, log file, lock file.
  */
 export async function runInForeground(host: DaemonHost): Promise<void> {
-  const config = loadAnyConfig(host.configPath);
+  const { config, remarks } = readAnyConfig(host.configPath);
   const log = openLog(config);
   const { logger } = log;
   let lock: LockFile | null;
@@ -72,6 +72,9 @@ export async function runInForeground(host: DaemonHost): Promise<void> {
   }
   // Standard error, where Node tells of it, may be nobody's; the log is read later.
   if (log.kept) process.on("uncaughtExceptionMonitor", (error) => logger.fatal({ err: error }, "crashed"));
+  for (const { line, directive, verdict, note } of remarks) {
+    if (verdict === "not supported") logger.warn({ line, directive, note }, "directive not supported");
+  }
   renice(config.nice, logger);
   const { controls, onHup } = createControls(host, logger);
   process.on("SIGHUP", () => {

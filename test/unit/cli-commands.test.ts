@@ -413,6 +413,20 @@ test("daemon: ready, reload at SIGHUP, clean end at SIGTERM", async () => {
   assert.match(stdout, /"msg":"ended"}\n$/);
 });
 
+test("daemon: of a conntrackd.conf it runs with, it logs what it leaves out", async () => {
+  const path = join(directory, "conntrackd.conf");
+  const link = "UDP { IPv4_address 10.77.0.1 IPv4_Destination_Address 10.77.0.2 Port 3780 }";
+  const general = `LockFile ${join(directory, "lock")}\nUNIX { Path ${socket} }\nScheduler { Type RR }`;
+  writeFileSync(path, `Sync { ${link} }\nGeneral {\n${general}\n}\n`);
+  const child = start("daemon", "-c", path);
+  const result = finish(child);
+  const { level, line, directive } = await logged(child, "directive not supported");
+  assert.deepEqual({ level, line, directive }, { level: 40, line: 5, directive: "Scheduler" });
+  assert.equal((await logged(child, "ready")).node, "10-77-0-1");
+  child.kill("SIGTERM");
+  assert.equal((await result).code, 0);
+});
+
 test("daemon: what it cannot go on with is one line and 1", async () => {
   const path = join(directory, "broken.yaml");
   writeFileSync(path, configText("broken", "info"));
