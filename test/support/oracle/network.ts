@@ -17,7 +17,8 @@ import { inNamespace } from "../kernel-namespace.js";
 /** What the firewall makes of a source address. */
 export const SOURCES = {
   plain: END_HOST,
-  masquerade: 102,
+  /** Its text is shorter than that of the address that takes its place, so that FTP's lines grow. */
+  masquerade: 2,
   snat: 103,
   /** Two of them, which use the same ports and share the range. */
   portRange: 104,
