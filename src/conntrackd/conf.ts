@@ -1,4 +1,5 @@
 import { CONTROL_BYTES_MAX } from "../config/config-text.js";
+import { HOMES } from "./grammar.js";
 import { linksOf } from "./link.js";
 import { type ConfProblem, parseConf } from "./parser.js";
 import { type ConfNode, directivesAt, errorAt } from "./tree.js";
@@ -29,15 +30,16 @@ const DEFAULT_LOCK = "/var/lock/conntrackd.lock";
 const DEFAULT_UNIX_PATH = "/var/run/conntrackd.ctl";
 
 /**
- * Whether a configuration file is conntrackd's rather than conntrail's own YAML: its first word is followed by a brace or
- * is a line by itself, or is a block's name, however it is written. A key of YAML has a colon.
+ * Whether a configuration file is conntrackd's rather than conntrail's own YAML, whose keys have a colon: it begins with a
+ * brace that closes, with a word and a brace, or with one of conntrackd's words, however a block's name is written.
  */
 export function isConntrackdConf(text: string): boolean {
   const start = /^\uFEFF?(?:\s|#[^\n]*(?:\n|$))*/.exec(text)?.[0].length ?? 0;
   const head = text.slice(start, start + 200);
-  return /^(?:[A-Za-z]\w*\s*(?:#[^\n]*\s*)*\{|\}|(?:Sync|General|Stats|Helper|StripNAT|Ignore\w+)\b(?!\s*:))/i.test(
-    head,
-  );
+  const word = /^([A-Za-z]\w*)\b(?!\s*:)/.exec(head)?.[1];
+  if (word === undefined) return head.startsWith("}");
+  if (HOMES.has(word) || /^(sync|general|stats|helper)$/i.test(word)) return true;
+  return /^\w+\s*(?:#[^\n]*\s*)*\{/.test(head);
 }
 
 /** Reads a conntrackd.conf. Throws ConntrailError CONFIG `path:line:column: what was found, what is allowed`. */

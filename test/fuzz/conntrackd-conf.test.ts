@@ -20,8 +20,8 @@ const MACHINE: Machine = {
 const number = fc.oneof(fc.nat(100_000), fc.integer({ min: 0, max: 2_147_483_647 })).map(String);
 const flag = fc.constantFrom("on", "off", "Yes", "NO", "On");
 const name = fc.oneof(
-  fc.constantFrom("TCP", "UDP", "ICMP", "ftp", "q.931", "eth0", "local3", "daemon"),
-  fc.stringMatching(/^[a-z][a-z0-9._-]{3,14}$/),
+  fc.constantFrom("ICMP", "ftp", "q.931", "eth0", "local3", "daemon"),
+  fc.stringMatching(/^[a-z][a-z0-9._-]{3,14}$/).filter((text) => value.NAME.looks(text)),
 );
 const path = fc.stringMatching(/^(\/[!-z|~äß]{1,20}){1,3}$/).filter((text) => !/["{}]|\/$/.test(text));
 const ipv4 = fc.oneof(fc.ipV4(), fc.constantFrom("10.0.0.1", "10.0.0.2", "0.0.0.0", "255.255.255.255", "127.0.0.1"));
@@ -85,7 +85,9 @@ function directiveOf(word: string, rule: DirectiveRule): fc.Arbitrary<string> {
 
 function blockOf(rule: BlockRule): fc.Arbitrary<string> {
   if (rule.kind === "list") {
-    const words = fc.array(valueFor(rule.word), { maxLength: 4 });
+    // Of all names, these two may stand in lists only: elsewhere they are links.
+    const word = rule.word.free ? fc.oneof(valueFor(rule.word), fc.constantFrom("TCP", "UDP")) : valueFor(rule.word);
+    const words = fc.array(word, { maxLength: 4 });
     return words.map((list) => [...list, ...(list.length > 0 ? (rule.ending ?? []) : [])].join(" "));
   }
   const directives = [...rule.directives].map(([word, each]) => directiveOf(word, each));

@@ -237,6 +237,8 @@ test("conntrackd's files are told from conntrail's", () => {
     "}",
     "\uFEFFSync {",
     "General\n",
+    "CommitTimeout 180\n",
+    "general",
   ]) {
     assert.ok(isConntrackdConf(text), text);
   }
