@@ -4,11 +4,12 @@
  *
  *     of conntrack?       no → keep (expectations)
  *     protocol listed?    no → drop
- *     TCP with a state:   listed?   no → drop
+ *     TCP with a state, and no destroy event:   listed?   no → drop
  *     original source or reply source listed?   no → drop
  *
  * It keeps what it cannot read: the predicate of src/flow/filter.ts judges every event once more, so a program may keep
- * too much, and never drops what the predicate would keep. The machine's own addresses (`filter.local`) stay with the
+ * too much, and never drops what the predicate would keep. Nor the end of a flow that ends in another state than those that
+ * are listed: its beginning may have been told. The machine's own addresses (`filter.local`) stay with the
  * predicate: they change at any time, and what a program drops before it is exchanged does not come again.
  */
 import { type Cidr, maskWord } from "../flow/address.js";
@@ -44,6 +45,7 @@ import {
   CTA_TUPLE_ORIG,
   CTA_TUPLE_PROTO,
   CTA_TUPLE_REPLY,
+  IPCTNL_MSG_CT_DELETE,
   NFGENMSG_LEN,
   NFNL_SUBSYS_CTNETLINK,
   NLA_HDRLEN,
@@ -51,7 +53,8 @@ import {
 } from "./constants.js";
 import * as libc from "./libc.js";
 
-/** The high byte of nlmsg_type, which is in (little-endian) host order. */
+/** The two bytes of nlmsg_type, which is in (little-endian) host order. */
+const AT_TYPE = 4;
 const AT_SUBSYSTEM = 5;
 const AT_FAMILY = NLMSG_HDRLEN;
 const AT_ATTRIBUTES = NLMSG_HDRLEN + NFGENMSG_LEN;
@@ -125,8 +128,12 @@ function loadAttribute(program: BpfProgram, path: readonly number[], missing: La
 /** The protocol is in A. Other protocols, and a state that is not told, go on. */
 function writeStates(program: BpfProgram, ranges: readonly Range[], to: { next: Label; drop: Label }): void {
   const tcp = program.label();
+  const lives = program.label();
   program.branch(BPF_JEQ_K, IPPROTO_TCP, tcp, to.next);
   program.place(tcp);
+  program.statement(BPF_LD_B_ABS, AT_TYPE);
+  program.branch(BPF_JEQ_K, IPCTNL_MSG_CT_DELETE, to.next, lives);
+  program.place(lives);
   loadAttribute(program, [CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_STATE], to.next);
   program.statement(BPF_LD_B_IND, NLA_HDRLEN);
   search(program, ranges, to.next, to.drop);

@@ -182,7 +182,8 @@ export class Replicator implements EventSink {
       this.#inTurn = true;
       this.#nowSeconds = this.#seconds();
     }
-    if (!this.#keeps(flow.words, 0)) {
+    // The state in which a flow ends need not be one that is replicated: what was told of ends all the same.
+    if (!this.#keeps(flow.words, 0) && (kind !== EVENT_DESTROY || this.#internal.table.find(flow.words, 0) < 0)) {
       counters.filtered++;
       return;
     }

@@ -5,10 +5,15 @@ import * as fc from "fast-check";
 import { RawNetlinkSocket } from "netlink";
 import { NETLINK_NETFILTER } from "../../src/ctnetlink/constants.js";
 import { RequestBatch } from "../../src/ctnetlink/encode.js";
-import { type EventKind, EventSocket, type EventSocketOptions } from "../../src/ctnetlink/event-socket.js";
+import {
+  EVENT_DESTROY,
+  type EventKind,
+  EventSocket,
+  type EventSocketOptions,
+} from "../../src/ctnetlink/event-socket.js";
 import { RequestSocket } from "../../src/ctnetlink/request-socket.js";
 import { parseCidr } from "../../src/flow/address.js";
-import { compileFilter, type FilterRules } from "../../src/flow/filter.js";
+import { compileFilter, type FilterRules, type FlowPredicate } from "../../src/flow/filter.js";
 import { type Flow, flowFromRecord, recordFromFlow } from "../../src/flow/flow.js";
 import { AF_INET, type DecodedFlow } from "../../src/flow/record.js";
 import { type CaseEvent, eventArbitrary, eventFrame, network, rulesArbitrary } from "../support/filter-cases.js";
@@ -46,21 +51,27 @@ function flow(protocol: string, src: string, dst: string, sport: number, state?:
   };
 }
 
+function predicates({ tcpStates, ...others }: FilterRules): [FlowPredicate, FlowPredicate] {
+  return [compileFilter({ ...others, ...(tcpStates === undefined ? {} : { tcpStates }) }), compileFilter(others)];
+}
+
 /** What an event socket says, one line an event, and which of it the predicate keeps. */
 class Listener {
   readonly lines: string[] = [];
   readonly kept: string[] = [];
   readonly socket: EventSocket;
-  #keeps: (words: Uint32Array, base: number) => boolean;
+  #keeps: FlowPredicate;
+  /** A flow may end in any state. */
+  #keepsEnd: FlowPredicate;
 
   constructor(namespace: KernelNamespace, rules: FilterRules, options: EventSocketOptions = {}) {
-    this.#keeps = compileFilter(rules);
+    [this.#keeps, this.#keepsEnd] = predicates(rules);
     this.socket = namespace.run(() => new EventSocket(this, { gatherMs: 0, ...options }));
   }
 
   /** Begins anew, with another predicate. */
   judgeBy(rules: FilterRules): void {
-    this.#keeps = compileFilter(rules);
+    [this.#keeps, this.#keepsEnd] = predicates(rules);
     this.lines.length = 0;
     this.kept.length = 0;
   }
@@ -69,7 +80,7 @@ class Listener {
     const { orig, reply, state } = flowFromRecord(words, 0, rare);
     const line = JSON.stringify([kind, orig, reply, state]);
     this.lines.push(line);
-    if (this.#keeps(words, 0)) this.kept.push(line);
+    if ((kind === EVENT_DESTROY ? this.#keepsEnd : this.#keeps)(words, 0)) this.kept.push(line);
   }
 
   onMalformed(code: number): void {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { W_STATUS } from "../../src/flow/record.js";
+import { compileFilter } from "../../src/flow/filter.js";
+import { HAS_PROTOINFO, W_HAS, W_PROTOINFO, W_STATUS } from "../../src/flow/record.js";
 import { Random, tcpRecord } from "../support/records.js";
 import { keyOf, SimNode, settled } from "../support/sim-node.js";
 
@@ -135,6 +136,28 @@ describe("replication between nodes, kernel and broker simulated", () => {
     assert.deepEqual(primary.view("internal"), truth(primary));
     assert.deepEqual(backup.view("external"), truth(primary));
     assert.equal(backup.followers[0]!.counters.gapMarks, 1);
+    await end(nodes);
+  });
+
+  it("a flow that ends in a state that is not replicated ends at the peers too", async () => {
+    const nodes = await cluster(2);
+    const [primary, backup] = nodes as [SimNode, SimNode];
+    primary.replicator.setFilter(compileFilter({ tcpStates: { logic: "accept", values: [3] } }));
+    for (const [index, state] of [3, 1].entries()) {
+      const words = record(index);
+      words[W_PROTOINFO] = state;
+      words[W_HAS]! |= HAS_PROTOINFO;
+      primary.kernel.create(words);
+    }
+    await settled(nodes);
+    assert.equal(backup.view("external").size, 1);
+    for (const [key, words] of [...primary.kernel.flows]) {
+      words[W_PROTOINFO] = 7;
+      primary.kernel.destroy(key);
+    }
+    await settled(nodes);
+    assert.deepEqual([primary.view("internal").size, backup.view("external").size], [0, 0]);
+    assert.equal(primary.internal.counters.destroyUnknown, 0);
     await end(nodes);
   });
 
