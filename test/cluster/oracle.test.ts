@@ -21,7 +21,7 @@ import { missingKinds } from "../support/oracle/coverage.js";
 import { createFlows, destroyFlows, generatedFlows, updateFlows } from "../support/oracle/generated.js";
 import { COMMIT_DIFFERENCES, EXTERNAL_DIFFERENCES } from "../support/oracle/known-differences.js";
 import { PORTS, serverAddress, sourceAddress } from "../support/oracle/network.js";
-import { kernelTables, Oracle } from "../support/oracle/oracle.js";
+import { kernelTables, Oracle, type OracleNode } from "../support/oracle/oracle.js";
 
 const AGREE_TIMEOUT_MS = 10_000;
 const GENERATED = 2200;
@@ -66,15 +66,18 @@ describe("oracle", { skip: clusterObstacle() || conntrackdMissing(), timeout: 12
   });
 
   it("caches that were dumped anew, sent whole and asked for", async () => {
-    for (const [{ conntrackd, dropIn }, request] of [
-      [oracle.a, "-R"],
-      [oracle.a, "-B"],
-      [oracle.b, "-n"],
-    ] as const) {
-      await conntrackd.client.ask(request);
-      await dropIn.ask(request);
-      await assertAgreement(oracle);
-    }
+    const askBoth = async ({ conntrackd, dropIn }: OracleNode, ...request: string[]): Promise<void> => {
+      await conntrackd.client.ask(...request);
+      await dropIn.ask(...request);
+    };
+    await askBoth(oracle.a, "-R");
+    await assertAgreement(oracle);
+    await askBoth(oracle.b, "-f", "external");
+    await askBoth(oracle.a, "-B");
+    await assertAgreement(oracle);
+    await askBoth(oracle.b, "-f", "external");
+    await askBoth(oracle.b, "-n");
+    await assertAgreement(oracle);
     // What the dump has told is no difference any more: make it one again.
     await ftpDialogues(oracle);
     await assertAgreement(oracle);
