@@ -45,6 +45,8 @@ class Parser {
   readonly #frames: Frame[] = [{ label: "", rule: FILE_RULE, opened: 1, nodes: this.nodes, row: null }];
   /** The block that a brace closed last, and its line. */
   #closed: { readonly frame: Frame; readonly line: number } | null = null;
+  /** Braces that were said to be missing: they may stand further below. */
+  #owed = 0;
   /** The directive that was read last, and the line where it ends. */
   #last: { readonly text: string; readonly line: number } | null = null;
 
@@ -104,6 +106,10 @@ class Parser {
       this.#last = null;
       return;
     }
+    if (this.#owed > 0) {
+      this.#owed--;
+      return;
+    }
     const closed = this.#closed;
     const before = closed === null ? "" : `; ${named(closed.frame)} was the last, closed in line ${closed.line}`;
     this.#report(token, `found "}" where no block is open${before}`);
@@ -122,6 +128,11 @@ class Parser {
       if (kind === "open") depth++;
       if (kind === "close") depth--;
     } while (depth > 0 && this.#next.kind !== "end");
+  }
+
+  /** What is left of a line whose meaning is not known, up to the next directive in it. */
+  #skipLine(line: number): void {
+    while (this.#next.kind === "word" && this.#next.line === line && !isDirective(this.#next.text)) this.#take();
   }
 
   #listWord(frame: Frame, rule: BlockRule & { kind: "list" }, token: Token): void {
@@ -178,7 +189,8 @@ class Parser {
   #content(rule: DirectiveRule, token: Token): void {
     const values = rule.row === undefined ? this.#values(rule, token) : this.#row(rule.row, token);
     const label = [token.text, ...values.map(({ text }) => text)].join(" ");
-    const wantsBlock = rule.block !== undefined && !(rule.blockOrValues === true && values.length > 0);
+    const instead = rule.blockOrValues === true && this.#next.kind !== "open";
+    const wantsBlock = rule.block !== undefined && !instead;
     const block: ConfNode[] | null = wantsBlock ? [] : null;
     this.#frame.nodes.push({ name: wordOf(token), values, block });
     this.#last = { text: label, line: values.at(-1)?.line ?? token.line };
@@ -194,6 +206,7 @@ class Parser {
   #opensSilently(token: Token, label: string, rule: BlockRule): boolean {
     const { kind, text } = this.#next;
     this.#report(token, `found no "{" after ${label}, which begins a block`);
+    if (kind === "word" && rule.kind === "list") this.#skipLine(token.line);
     return rule.kind === "directives" && kind === "word" && rule.directives.has(text);
   }
 
@@ -211,9 +224,11 @@ class Parser {
       } else if (isWord && token.line === name.line && !HOMES.has(token.text)) {
         this.#take();
         this.#refuse(token, wanted, name.text);
+        this.#skipLine(token.line);
       } else {
         const found = values.length === 0 ? "nothing" : `"${values.map(({ text }) => text).join(" ")}" alone`;
-        this.#report(name, `found ${found} after "${name.text}", allowed is ${wanted.allowed}`);
+        const list = rule.blockOrValues ? ", or a list of names in braces" : "";
+        this.#report(name, `found ${found} after "${name.text}", allowed is ${wanted.allowed}${list}`);
         break;
       }
     }
@@ -261,7 +276,7 @@ class Parser {
       this.#content(rule.directives.get(meant)!, { ...token, text: meant });
       return;
     }
-    while (this.#next.kind === "word" && this.#next.line === token.line) this.#take();
+    this.#skipLine(token.line);
     if (this.#next.kind === "open") this.#skipBlock();
   }
 
@@ -273,6 +288,7 @@ class Parser {
   #unclosed(token: Token): void {
     const left: Frame[] = [];
     while (!takes(this.#frame.rule, token.text)) left.push(this.#frames.pop()!);
+    this.#owed += left.length;
     const where = left.map((frame) => named(frame)).join(", inside ");
     const missing = left.length === 1 ? `the "}" of ${left[0]!.label} is missing` : `${left.length} "}" are missing`;
     this.#report(token, `found "${token.text}" inside ${where}: ${missing} before it`);
@@ -309,6 +325,11 @@ TIME_WAIT CLOSE CLOSED LISTEN".split(" "),
 /** What people may name is nothing that has a meaning here; a missing value is found that way. */
 function mayBe(wanted: ValueRule, { text }: Token): boolean {
   return !wanted.free || !(HOMES.has(text) || OTHER_WORDS.has(text));
+}
+
+/** Not the links, which have the names of protocols. */
+function isDirective(word: string): boolean {
+  return HOMES.has(word) && !isProtocol(word);
 }
 
 /** Names of links and of protocols both. */

@@ -134,6 +134,23 @@ test("braces that are missing, lost or one too many", () => {
   ]);
 });
 
+test("one mistake is one complaint", () => {
+  const nested = "Sync {\n UDP {\n  Options {\n   TCPWindowTracking on\n  }\n }\n}\nGeneral {\n}\n";
+  assert.deepEqual(problems(nested), [
+    '3:3 found "Options" inside UDP (opened in line 2): the "}" of UDP is missing before it',
+  ]);
+  assert.deepEqual(general("HashSize = 5"), [`2:10 found "=" after "HashSize", ${NUMBER}`]);
+  assert.deepEqual(general("Filter {\nProtocol Accept TCP UDP\n}"), [
+    '3:1 found no "{" after Protocol Accept, which begins a block',
+  ]);
+  assert.deepEqual(problems("Sync { Options { ExpectationSync\nTCPWindowTracking on } }"), [
+    '1:18 found nothing after "ExpectationSync", allowed is on, yes, off or no, or a list of names in braces',
+  ]);
+  assert.deepEqual(problems("Sync {\n udp {\n Port 5\n }\n}"), [
+    '2:2 found "udp" in Sync (line 1), allowed is UDP: names are case-sensitive',
+  ]);
+});
+
 test("values that are missing, too many or wrong", () => {
   const on = "allowed is on, yes, off or no";
   assert.deepEqual(general("HashSize\nHashLimit 5"), [`2:1 found nothing after "HashSize", ${NUMBER}`]);
