@@ -221,6 +221,12 @@ export const MORE_KINDS: Record<string, Flow> = {
     status: [...TCP.status!, "DST_NAT", ...DONE],
     zoneReply: 65535,
   },
+  "a flow of a master in a zone": {
+    ...tcp(3203),
+    status: ["EXPECTED", ...TCP.status!],
+    zone: 9,
+    master: { family: "ipv4", protocol: "tcp", ...tcp(2006).orig },
+  },
   "the same tuple in another zone": { ...tcp(3201), zone: 10 },
   "the largest numbers": {
     ...tcp(65535),

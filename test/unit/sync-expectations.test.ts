@@ -8,7 +8,7 @@ import { decodeConntrack } from "../../src/ctnetlink/decode.js";
 import type { RequestBatch } from "../../src/ctnetlink/encode.js";
 import { EVENT_DESTROY, EVENT_NEW } from "../../src/ctnetlink/event-socket.js";
 import { decodeExpectation } from "../../src/ctnetlink/expectation.js";
-import type { BatchResult } from "../../src/ctnetlink/request-socket.js";
+import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket.js";
 import { HybridClock } from "../../src/flow/clock.js";
 import {
   type Expectation,
@@ -76,6 +76,14 @@ class Node {
   readonly hybridClock = new HybridClock(clock);
   readonly journal: Journal;
   readonly replicator: Replicator;
+  /** What a dump of its kernel lists. */
+  flows: DecodedFlow[] = [];
+  expected: Expectation[] = [];
+
+  #list<T>(items: readonly T[], visit: (item: T) => void): DumpResult {
+    for (const item of items) visit(item);
+    return { count: items.length, malformed: 0, interrupted: false };
+  }
 
   constructor(name: string, helpers: HelperNames = true) {
     const publish = (kind: MessageKind, _number: number, payload: Uint8Array): number =>
@@ -94,7 +102,11 @@ class Node {
       internal: this.internal,
       external: this.external,
       journal: this.journal,
-      kernel: { dump: async () => ({ count: 0, malformed: 0, interrupted: false }), growBuffer: () => false },
+      kernel: {
+        dump: async (visit) => this.#list(this.flows, visit),
+        dumpExpectations: async (visit) => this.#list(this.expected, visit),
+        growBuffer: () => false,
+      },
       ownPorts: new Set([7]),
       filter: () => true,
       ignoresOwn: false,
@@ -159,6 +171,35 @@ test("new, ended and snapshots arrive, with what is left of the time", async () 
   assert.equal(expectationKey(row!.expectation), expectationKey(sample(2)));
   assert.equal(row!.expectation.timeoutSeconds, 290);
   assert.equal(nowSeconds() - row!.createdSeconds, 10);
+});
+
+test("polls bring expectations as events would: new ones are this node's own, those that are gone have ended", async () => {
+  const a = new Node("a");
+  const b = new Node("b");
+  const [readA, readB] = [b.reader(a, "a"), a.reader(b, "b")];
+  const keys = (rows: Iterable<{ expectation: Expectation }>): string[] =>
+    [...rows].map(({ expectation }) => expectationKey(expectation)).sort();
+  const keysOf = (...numbers: number[]): string[] => numbers.map((number) => expectationKey(sample(number))).sort();
+  const poll = async (node: Node, ...numbers: number[]): Promise<void> => {
+    node.flows = [master()];
+    node.expected = numbers.map((number) => sample(number));
+    assert.equal(await node.replicator.pollKernel(), true);
+    readA();
+    readB();
+  };
+  await poll(a, 1, 2);
+  assert.deepEqual(keys(b.external.expectations.rows()), keysOf(1, 2));
+  const told = a.messages.length;
+  await poll(a, 1, 2);
+  assert.equal(a.messages.length, told, "the same as before is no news");
+  await poll(b, 2);
+  assert.deepEqual(
+    [keys(a.external.expectations.rows()), keys(b.external.expectations.rows())],
+    [keysOf(2), keysOf(1)],
+  );
+  await poll(a, 3);
+  assert.deepEqual(keys(b.external.expectations.rows()), keysOf(3));
+  assert.deepEqual(keys(a.external.expectations.rows()), keysOf(2));
 });
 
 test("more expectations than a message holds are told in several, as events and in a snapshot", async () => {
