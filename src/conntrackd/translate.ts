@@ -34,7 +34,7 @@ class Translator {
   readonly #settings = new Settings();
   readonly #filter: FilterLists;
   readonly #remarks: Remark[] = [];
-  /** The directive that set a key last: its line and the index of its remark. */
+  /** The index of the remark on the directive that set a key last. */
   readonly #setBy = new Map<Key, number>();
 
   constructor(conf: ConntrackdConf, machine: Machine) {
@@ -151,8 +151,7 @@ class Translator {
   #set(node: ConfNode, key: Key, value: Parameters<Settings["set"]>[1] | null, outcome: Outcome): void {
     const before = this.#setBy.get(key);
     if (before !== undefined) {
-      const note = `line ${node.name.line} says it again, and that holds`;
-      this.#remarks[before] = { ...this.#remarks[before]!, ...notNeeded(note) };
+      this.#revise(before, notNeeded(`line ${node.name.line} says it again, and that holds`));
     }
     this.#setBy.set(key, this.#remarks.length);
     if (value === null) this.#settings.unset(key);
@@ -182,7 +181,7 @@ class Translator {
       settings.set("netlink.buffer_max", sizeText(size), "no less than netlink.buffer");
       const at = this.#setBy.get("netlink.buffer_max");
       if (max !== undefined && at !== undefined) {
-        this.#remarks[at] = { ...this.#remarks[at]!, note: "less than the buffer, which will not grow" };
+        this.#revise(at, takenOver("netlink.buffer_max", "less than the buffer, which will not grow"));
       }
     }
     if (size === undefined && max !== undefined && max < 2 * MIB) {
@@ -190,14 +189,23 @@ class Translator {
     }
   }
 
-  /** conntrackd has no CommitTimeout where there is nothing to commit. */
+  /** What means nothing, or cannot be had, where entries go straight into the kernel. */
   #finishInject(): void {
-    const at = this.#setBy.get("commit.timeout");
-    if (at === undefined || this.#settings.get("mode") !== "inject") return;
-    this.#settings.unset("commit.timeout");
-    this.#remarks[at] = {
-      ...this.#remarks[at]!,
-      ...notNeeded("beside DisableExternalCache, conntrackd ignores it too"),
-    };
+    const settings = this.#settings;
+    if (settings.get("mode") !== "inject") return;
+    const commit = this.#setBy.get("commit.timeout");
+    if (commit !== undefined) {
+      settings.unset("commit.timeout");
+      this.#revise(commit, notNeeded("beside DisableExternalCache, conntrackd ignores it too"));
+    }
+    const expectations = this.#setBy.get("expectations");
+    if (expectations !== undefined && settings.get("expectations") !== false) {
+      settings.set("expectations", false, "mode inject has none");
+      this.#revise(expectations, notSupported("beside DisableExternalCache: expectations are not injected"));
+    }
+  }
+
+  #revise(index: number, outcome: Outcome): void {
+    this.#remarks[index] = { ...this.#remarks[index]!, ...outcome };
   }
 }
