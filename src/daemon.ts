@@ -118,7 +118,8 @@ async function startNode(
   stopping: AbortSignal,
   down: TakeDown,
 ): Promise<void> {
-  const kernelState = readyKernel(log);
+  const polls = config.netlink.pollMs !== null;
+  const kernelState = readyKernel(polls, log);
   const ground = await layGround(config, log, controls, stopping, down);
   const { hybridClock, broker } = ground;
   const clock = systemClock;
@@ -171,7 +172,7 @@ async function startNode(
     before: ownStream.role,
     readKernel: () => kernelSide.replicator.resyncKernel(),
     passing: new PassingTraffic({ internal, list: (visit) => kernel.dump({}, visit) }),
-    polls: config.netlink.pollMs !== null,
+    polls,
     commitTimeoutSeconds: config.commitTimeoutSeconds,
     commitWindowTracking: config.commitWindowTracking,
     purgeAfterSeconds: config.purgeAfterSeconds,
@@ -205,7 +206,7 @@ async function startNode(
     internal: () => internal.size,
     role: () => roles.role,
     epoch: journal.epoch,
-    kernelState: checkKernel,
+    kernelState: () => checkKernel(polls),
     publisher: () => ({
       state: publisher.state,
       confirmedNumber: publisher.confirmedNumber,
@@ -289,9 +290,9 @@ function reportSources(ground: Ground, peers: readonly Peer[], external: Externa
 }
 
 /** Throws ConntrailError KERNEL when this kernel tells nothing of its connections. */
-function readyKernel(log: Logger): KernelState {
-  const state = checkKernel();
-  if (state.events === 2 && !enableEvents()) {
+function readyKernel(polls: boolean, log: Logger): KernelState {
+  const state = checkKernel(polls);
+  if (!polls && state.events === 2 && !enableEvents()) {
     log.warn("nf_conntrack_events is 2: flows made while nobody listens stay silent; set it to 1 with sysctl");
   }
   return state;

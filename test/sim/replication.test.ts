@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { compileFilter } from "../../src/flow/filter.js";
 import { HAS_PROTOINFO, W_HAS, W_PROTOINFO, W_STATUS } from "../../src/flow/record.js";
-import { Random, tcpRecord } from "../support/records.js";
+import { decodedFlow, Random, tcpRecord } from "../support/records.js";
 import { keyOf, SimNode, settled } from "../support/sim-node.js";
 
 const clock = { wallMs: () => 1_800_000_000_000 };
@@ -99,6 +99,34 @@ describe("replication between nodes, kernel and broker simulated", () => {
     }
     assert.equal(primary.replicator.counters.polls, 40);
     assert.equal(primary.replicator.counters.kernelResyncs, 1);
+    await end(nodes);
+  });
+
+  it("a poll that fails changes nothing, and the next one makes up for it", async () => {
+    const nodes = await cluster(2, () => 0, true);
+    const [primary, backup] = nodes as [SimNode, SimNode];
+    traffic(primary, new Random(1), 300, 200);
+    await primary.poll();
+    await settled(nodes);
+    const before = truth(primary);
+    traffic(primary, new Random(2), 300, 200);
+    const { kernel, replicator } = primary;
+    const dump = kernel.dump.bind(kernel);
+    const half = [...kernel.flows].slice(0, 50);
+    kernel.dump = async (visit) => {
+      for (const [, words] of half) visit(decodedFlow(words));
+      throw new Error("the kernel falls silent");
+    };
+    assert.equal(await replicator.pollKernel(), false);
+    kernel.dump = async () => ({ count: 0, malformed: 0, interrupted: true });
+    assert.equal(await replicator.pollKernel(), false);
+    await settled(nodes);
+    for (const key of before.keys()) assert.ok(backup.view("external").has(key), "half a dump has ended a flow");
+    kernel.dump = dump;
+    assert.equal(await replicator.pollKernel(), true);
+    await settled(nodes);
+    assert.deepEqual(backup.view("external"), truth(primary));
+    assert.deepEqual([replicator.counters.polls, replicator.counters.pollsFailed], [2, 2]);
     await end(nodes);
   });
 
