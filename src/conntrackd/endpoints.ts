@@ -108,12 +108,11 @@ class Endpoints {
     return this.#error({ line, column }, `found ${text}, allowed is ${allowed}`);
   }
 
-  #discover({ group, device, port, line }: Link): void {
-    if (group === null)
-      throw this.#error(
-        { line, column: 1 },
-        "found Multicast without a group, allowed is IPv4_address or IPv6_address",
-      );
+  #discover(link: Link): void {
+    const { group, device, port } = link;
+    if (group === null) {
+      throw this.#error(link, "found Multicast without a group, allowed is IPv4_address or IPv6_address");
+    }
     const settings = this.#settings;
     settings.set("discover.group", canonicalAddress(group.text)!, `the group of Multicast, line ${group.line}`);
     settings.set(
