@@ -8,6 +8,7 @@ import type { Clock } from "../flow/clock.js";
 import { type Expectation, expectationKey, setExpectationZone } from "../flow/expectation.js";
 import { type DecodedFlow, HAS_ID, HAS_PROTOINFO, W_HAS, W_ID, W_PROTOINFO } from "../flow/record.js";
 import { BATCH_ROWS_MAX } from "../stream/columns.js";
+import { EarlyExpectations } from "./early-expectations.js";
 import type { Journal } from "./journal.js";
 import { findMasterZone } from "./master.js";
 import { Pacer } from "./pacer.js";
@@ -57,7 +58,7 @@ export interface ReplicatorCounters {
   /** Events that our own requests (commit, purge) caused. */
   eventsOwn: number;
   filtered: number;
-  /** Events and dumped entries of expectations that are replicated; those of other helpers and of unknown masters. */
+  /** Events and dumped entries of expectations that are replicated; those of other helpers, and those whose master is unknown or yet to come. */
   expectations: number;
   expectationsFiltered: number;
   malformed: number;
@@ -111,6 +112,7 @@ export class Replicator implements EventSink {
   readonly #injection: Injection | null;
   readonly #overrunResyncMs: number | null;
   readonly sequenceWatch: SequenceWatch;
+  readonly #early = new EarlyExpectations();
   #keeps: (words: Uint32Array, base: number) => boolean;
   /** Taken once for all events of a turn. */
   #nowSeconds: number;
@@ -203,6 +205,8 @@ export class Replicator implements EventSink {
     if (kind === EVENT_NEW) counters.eventsNew++;
     else counters.eventsUpdate++;
     this.#take(flow);
+    if (kind !== EVENT_NEW) return;
+    for (const expectation of this.#early.takeOf(flow)) this.onExpectation(EVENT_NEW, expectation, 0);
   }
 
   /** An injected flow is gone, as its owner wanted. A dump that is under way may have listed it before. */
@@ -223,6 +227,7 @@ export class Replicator implements EventSink {
     if (this.#ignoresOwn && portId !== 0 && this.#ownPorts.has(portId)) return;
     const internal = this.#internal.expectations;
     if (kind === EVENT_DESTROY) {
+      this.#early.drop(expectation);
       internal.destroy(expectation);
       return;
     }
@@ -234,16 +239,22 @@ export class Replicator implements EventSink {
 
   /** True when it is one to replicate: of a chosen helper, its master being one that the filter keeps. Its zone is set then. */
   #placeExpectation(expectation: Expectation): boolean {
-    const { helper } = expectation;
-    const chosen = this.#helpers === true || (helper !== undefined && this.#helpers.includes(helper));
-    const zone = chosen ? findMasterZone(this.#internal.table, expectation.master) : null;
+    const zone = this.#isChosen(expectation.helper) ? findMasterZone(this.#internal.table, expectation.master) : null;
     if (zone === null) {
       this.counters.expectationsFiltered++;
+      if (chosen) this.#early.hold(expectation);
       return false;
     }
     setExpectationZone(expectation, zone);
     this.counters.expectations++;
     return true;
+  }
+
+  /** A helper on another port has that in its name (`sip-5061`): the beginning counts, as in conntrackd. */
+  #isChosen(helper: string | undefined): boolean {
+    if (this.#helpers === true) return true;
+    const name = helper?.toLowerCase();
+    return name !== undefined && this.#helpers.some((chosen) => name.startsWith(chosen.toLowerCase()));
   }
 
   /**

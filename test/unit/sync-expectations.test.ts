@@ -226,9 +226,31 @@ test("only chosen helpers, and only expectations of flows that are replicated; t
   assert.equal(b.internal.expectations.size, 0);
   assert.equal(b.replicator.counters.expectationsFiltered, 1);
   b.replicator.onEvent(EVENT_NEW, master(3), 0);
-  b.replicator.onExpectation(EVENT_NEW, sample(1), 0);
   const [row] = b.internal.expectations.rows();
   assert.equal(row!.expectation.tuple[W_ZONE], 0x30003);
+});
+
+test("what a flow's first packet makes its helper expect is told before the flow, and waits for it", () => {
+  const a = new Node("a");
+  for (const number of [1, 2]) a.replicator.onExpectation(EVENT_NEW, sample(number), 0);
+  a.replicator.onExpectation(EVENT_DESTROY, sample(1), 0);
+  const other = master();
+  other.words[W_ORIG_L4]! ^= 0x10000;
+  a.replicator.onEvent(EVENT_NEW, other, 0);
+  assert.equal(a.internal.expectations.size, 0);
+  a.replicator.onEvent(EVENT_NEW, master(3), 0);
+  const [row, ...more] = a.internal.expectations.rows();
+  assert.deepEqual(more, []);
+  assert.equal(row!.expectation.id, 5002);
+  assert.equal(row!.expectation.tuple[W_ZONE], 0x30003);
+  // Once only, and as many as are kept.
+  a.replicator.onExpectation(EVENT_DESTROY, row!.expectation, 0);
+  a.replicator.onEvent(EVENT_NEW, master(3), 0);
+  assert.equal(a.internal.expectations.size, 0);
+  const b = new Node("b");
+  for (let number = 0; number < 300; number++) b.replicator.onExpectation(EVENT_NEW, sample(number), 0);
+  b.replicator.onEvent(EVENT_NEW, master(), 0);
+  assert.equal(b.internal.expectations.size, 256);
 });
 
 test("a peer's newer claim supersedes the own one; the own event after that takes it back", () => {
