@@ -16,6 +16,7 @@ import {
   internalDifference,
   takeoverDifference,
 } from "../support/oracle/agreement.js";
+import { dumpLines, listDifference } from "../support/oracle/compare.js";
 import { conntrackdMissing } from "../support/oracle/conntrackd.js";
 import { missingKinds } from "../support/oracle/coverage.js";
 import { createFlows, destroyFlows, generatedFlows, updateFlows } from "../support/oracle/generated.js";
@@ -70,8 +71,16 @@ describe("oracle", { skip: clusterObstacle() || conntrackdMissing(), timeout: 12
       await conntrackd.client.ask(...request);
       await dropIn.ask(...request);
     };
+    oracle.traffic.tftp("plain", 1);
+    await waitFor("conntrail has what a first packet made expect", AGREE_TIMEOUT_MS, async () => {
+      const { expectations } = await kernelTables(oracle.a.node, oracle.a.kernel);
+      return listDifference("", expectations, dumpLines(await oracle.a.dropIn.ask("-i", "exp"))) === null;
+    });
+    const theirs = dumpLines(await oracle.a.conntrackd.client.ask("-i", "exp"));
+    assert.equal(dumpLines(await oracle.a.dropIn.ask("-i", "exp")).length, theirs.length + 1);
     await askBoth(oracle.a, "-R");
-    await assertAgreement(oracle);
+    await askBoth(oracle.a, "-R", "exp");
+    await assertNone(() => internalDifference(oracle.a));
     await askBoth(oracle.b, "-f", "external");
     await askBoth(oracle.a, "-B");
     await assertAgreement(oracle);
@@ -119,11 +128,18 @@ async function ftpDialogues(oracle: Oracle): Promise<void> {
   );
 }
 
-/** Waits until nothing differs; fails with what still does. */
-async function assertAgreement(oracle: Oracle): Promise<void> {
+/** Waits until nothing differs on either node. */
+function assertAgreement(oracle: Oracle): Promise<void> {
+  return assertNone(
+    async () => (await internalDifference(oracle.a)) ?? externalDifference(await externalDumps(oracle.b)),
+  );
+}
+
+/** Waits until there is no difference; fails with the one that stays. */
+async function assertNone(look: () => Promise<string | null>): Promise<void> {
   let seen: string | null = "nothing was compared";
   await waitFor("both daemons agree", AGREE_TIMEOUT_MS, async () => {
-    seen = (await internalDifference(oracle.a)) ?? externalDifference(await externalDumps(oracle.b));
+    seen = await look();
     return seen === null;
   }).catch((error: unknown) => assert.fail(`${String(error)}\n${seen}`));
 }

@@ -124,7 +124,7 @@ export class Traffic implements Disposable {
     this.#server[Symbol.dispose]();
   }
 
-  /** All of it but the helpers' dialogues. */
+  /** All of it but FTP's dialogues. */
   all(): void {
     for (const family of FAMILIES) {
       for (const [from, to] of TRANSLATIONS) this.#translated(family, from, to);
@@ -135,7 +135,7 @@ export class Traffic implements Disposable {
       this.#ruled(family);
       this.#synproxy(family);
     }
-    this.#tftp();
+    for (const from of ["plain", "masquerade"] as const) this.tftp(from, 2);
   }
 
   /** Every protocol through one kind of translation, each answered. */
@@ -303,19 +303,17 @@ export class Traffic implements Disposable {
   }
 
   /**
-   * A TFTP request, after which the helper expects the file. Asked twice: what is expected by a flow's first packet is told
-   * before the flow itself, and neither daemon takes what it knows no master of.
+   * A TFTP request, after which the helper expects the file; sent so many times. What a flow's first packet makes expect the
+   * kernel tells before the flow: conntrackd, which knows no master then, takes it from the second packet only.
    */
-  #tftp(): void {
-    for (const from of ["plain", "masquerade"] as const) {
-      const service = this.#server.bound("::", PORTS.tftp, SOCK_DGRAM);
-      const socket = this.#client.bound(sourceAddress(from, 4), this.#port(), SOCK_DGRAM);
-      for (let time = 0; time < 2; time++) {
-        this.#client.send(socket, Buffer.from("\0\x01file\0octet\0"), sockaddr(serverAddress(4), PORTS.tftp));
-        this.#server.receive(service);
-      }
-      this.#server.close(service);
+  tftp(from: SourceKind, times: number): void {
+    const service = this.#server.bound("::", PORTS.tftp, SOCK_DGRAM);
+    const socket = this.#client.bound(sourceAddress(from, 4), this.#port(), SOCK_DGRAM);
+    for (let time = 0; time < times; time++) {
+      this.#client.send(socket, Buffer.from("\0\x01file\0octet\0"), sockaddr(serverAddress(4), PORTS.tftp));
+      this.#server.receive(service);
     }
+    this.#server.close(service);
   }
 }
 
