@@ -230,6 +230,20 @@ test("only chosen helpers, and only expectations of flows that are replicated; t
   assert.equal(row!.expectation.tuple[W_ZONE], 0x30003);
 });
 
+test("a helper is chosen by the beginning of its name, as in conntrackd: it has its port in it where that is another", () => {
+  for (const [chosen, helper, taken] of [
+    ["sip", "sip-5061", 1],
+    ["SIP", "sip", 1],
+    ["sip-5061", "sip", 0],
+    ["ftp", "tftp", 0],
+  ] as const) {
+    const node = new Node("a", [chosen]);
+    node.replicator.onEvent(EVENT_NEW, master(), 0);
+    node.replicator.onExpectation(EVENT_NEW, { ...sample(1), helper }, 0);
+    assert.equal(node.internal.expectations.size, taken, `${chosen} ${helper}`);
+  }
+});
+
 test("what a flow's first packet makes its helper expect is told before the flow, and waits for it", () => {
   const a = new Node("a");
   for (const number of [1, 2]) a.replicator.onExpectation(EVENT_NEW, sample(number), 0);
