@@ -239,7 +239,8 @@ export class Replicator implements EventSink {
 
   /** True when it is one to replicate: of a chosen helper, its master being one that the filter keeps. Its zone is set then. */
   #placeExpectation(expectation: Expectation): boolean {
-    const zone = this.#isChosen(expectation.helper) ? findMasterZone(this.#internal.table, expectation.master) : null;
+    const chosen = this.#isChosen(expectation.helper);
+    const zone = chosen ? findMasterZone(this.#internal.table, expectation.master) : null;
     if (zone === null) {
       this.counters.expectationsFiltered++;
       if (chosen) this.#early.hold(expectation);
