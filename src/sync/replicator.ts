@@ -12,6 +12,7 @@ import { EarlyExpectations } from "./early-expectations.js";
 import type { Journal } from "./journal.js";
 import { findMasterZone } from "./master.js";
 import { Pacer } from "./pacer.js";
+import { newReplicatorCounters } from "./replicator-counters.js";
 import { SequenceWatch } from "./sequence-watch.js";
 
 /** Slots swept in one turn of the event loop after a dump. */
@@ -50,52 +51,12 @@ export interface Injection {
   endDump(): void;
 }
 
-/** What a replicator counts; the group `replicator` of `stats`. */
-export interface ReplicatorCounters {
-  eventsNew: number;
-  eventsUpdate: number;
-  eventsDestroy: number;
-  /** Events that our own requests (commit, purge) caused. */
-  eventsOwn: number;
-  filtered: number;
-  /** Events and dumped entries of expectations that are replicated; those of other helpers, and those whose master is unknown or yet to come. */
-  expectations: number;
-  expectationsFiltered: number;
-  malformed: number;
-  overruns: number;
-  kernelResyncs: number;
-  /** Times that somebody had the kernel's table emptied. */
-  kernelFlushes: number;
-  kernelResyncsFailed: number;
-  /** Dumps in place of events. */
-  polls: number;
-  pollsFailed: number;
-  /** Own flows that a message of a peer had wrong by its older stamp, told again. */
-  reasserted: number;
-}
-
 /**
  * The way out: kernel events and dumps into the internal cache, and from there, paced, into this node's stream.
  * A local event is newer than whatever peers said of the flow, so it retires the flow's external row.
  */
 export class Replicator implements EventSink {
-  readonly counters: ReplicatorCounters = {
-    eventsNew: 0,
-    eventsUpdate: 0,
-    eventsDestroy: 0,
-    eventsOwn: 0,
-    filtered: 0,
-    expectations: 0,
-    expectationsFiltered: 0,
-    malformed: 0,
-    overruns: 0,
-    kernelResyncs: 0,
-    kernelFlushes: 0,
-    kernelResyncsFailed: 0,
-    polls: 0,
-    pollsFailed: 0,
-    reasserted: 0,
-  };
+  readonly counters = newReplicatorCounters();
   readonly #internal: InternalCache;
   readonly #external: ExternalCache;
   readonly #journal: Journal;
