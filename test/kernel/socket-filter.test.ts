@@ -1,5 +1,6 @@
 /** filter.where kernelspace: the kernel drops what the predicate would drop, and nothing else. */
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
 import { test } from "node:test";
 import * as fc from "fast-check";
 import { RawNetlinkSocket } from "netlink";
@@ -237,6 +238,19 @@ test("addresses that do not fit are left to the predicate, and the counters say 
   const { instructions, leftOut } = listener.socket.setFilter(some);
   assert.deepEqual(leftOut, []);
   assert.ok(instructions > 2000 && instructions <= 4096, `${instructions} instructions`);
+});
+
+test("what the kernel has no memory for is left to the predicate", { skip }, async (t) => {
+  await using namespace = await KernelNamespace.create();
+  const limited = namespace.run(() => existsSync("/proc/sys/net/core/optmem_max"));
+  if (!limited) return t.skip("namespaces have no optmem_max of their own before Linux 6.8");
+  namespace.sysctl("net/core/optmem_max", "4096");
+  const values = Array.from({ length: 400 }, (_, i) => network(AF_INET, [0x0a000000 + 2 * i, 0, 0, 0], 32));
+  const rules: FilterRules = { protocols: { logic: "ignore", values: [6] }, addresses: { logic: "ignore", values } };
+  await using listener = new Listener(namespace, {}, { filter: rules });
+  const { filterInstructions, filterLeftOut } = listener.socket.counters;
+  assert.equal(filterLeftOut, 1);
+  assert.ok(filterInstructions > 0 && filterInstructions < 100, `${filterInstructions} instructions`);
 });
 
 const END = message(0x0900, 0, 0, 0, payload(AF_INET));
