@@ -163,6 +163,9 @@ test("the outcomes that a commit has to expect", { skip: SKIP }, async () => {
   assert.equal(await update(exchange, tcp(4)), "ENOENT");
   assert.equal(await update(exchange, { ...tcp(3), mark: 8, labels: "20" }), "ENOSPC", "no rule uses labels");
   assert.equal((await get(exchange, tcp(3)))!.mark, 8, "all else is done by then");
+  const fixed: Flow = { ...tcp(5), status: ["SEEN_REPLY", "FIXED_TIMEOUT"] };
+  assert.equal(await create(exchange, fixed), OK);
+  assert.equal(await update(exchange, { ...fixed, mark: 9 }), OK, "without a timeout, which the kernel would refuse");
 });
 
 test("delete and flush take what is meant and no more", { skip: SKIP }, async () => {
