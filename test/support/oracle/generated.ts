@@ -14,7 +14,7 @@ import {
   W_STATUS,
   W_ZONE,
 } from "../../../src/flow/record.js";
-import { IPS_ASSURED, IPS_FIXED_TIMEOUT, IPS_SEEN_REPLY } from "../../../src/flow/status.js";
+import { IPS_ASSURED, IPS_SEEN_REPLY } from "../../../src/flow/status.js";
 import { type ArbitraryFlow, flowArbitrary } from "../flow-arbitrary.js";
 import { Random } from "../records.js";
 
@@ -62,19 +62,15 @@ export async function createFlows(
   return { taken: flows.filter((flow) => !gone.has(flow)), refused };
 }
 
-/**
- * Gives each flow another mark, and some of them what else may change: replied, assured. Those of a fixed timeout stay: the
- * kernel answers EPERM to a request that names another.
- */
+/** Gives each flow another mark, and some of them what else may change: replied, assured. Throws when the kernel refuses one. */
 export async function updateFlows(kernel: RequestSocket, flows: readonly ArbitraryFlow[], seed: number): Promise<void> {
   const random = new Random(seed);
-  const changing = flows.filter(({ words }) => (words[W_STATUS]! & IPS_FIXED_TIMEOUT) === 0);
-  for (const { words } of changing) {
+  for (const { words } of flows) {
     words[W_MARK] = random.oneIn(4) ? 0 : random.word();
     if (random.oneIn(2)) words[W_STATUS]! |= IPS_SEEN_REPLY;
     if (random.oneIn(3)) words[W_STATUS]! |= IPS_SEEN_REPLY | IPS_ASSURED;
   }
-  await inBatches(kernel, changing, (batch, { words, rare }) => batch.update(words, 0, rare, OPTIONS), refuse);
+  await inBatches(kernel, flows, (batch, { words, rare }) => batch.update(words, 0, rare, OPTIONS), refuse);
 }
 
 /** Ends the flows. */
