@@ -11,6 +11,12 @@ const PROTOCOLS = "tcp udp sctp udplite gre".split(" ");
 
 const isReplied = ({ status }: Flow): boolean => status?.includes("SEEN_REPLY") === true;
 const isIcmp = ({ protocol }: Flow): boolean => protocol.startsWith("icmp");
+const isCall = ({ protocol, master, orig, nat }: Flow, translated: boolean): boolean =>
+  protocol === "gre" &&
+  master !== undefined &&
+  orig.srcKey !== 0 &&
+  orig.dstKey !== 0 &&
+  (nat !== undefined) === translated;
 const dport = ({ orig }: Flow): number => orig.dport ?? 0;
 const port = ({ reply }: Flow): number => reply?.dport ?? 0;
 
@@ -45,6 +51,8 @@ const KINDS: readonly (readonly [string, (flow: Flow) => boolean])[] = [
   ["synproxy", ({ synproxy, seqadj }) => synproxy !== undefined && seqadj !== undefined],
   ["a helper", ({ helper }) => helper === "ftp"],
   ["sequence numbers adjusted by a helper", ({ helper, seqadj }) => helper === "ftp" && seqadj !== undefined],
+  ["GRE that PPTP's helper expected, IPv4 only", (flow) => flow.family === "ipv6" || isCall(flow, false)],
+  ["the same translated, IPv4 only", (flow) => flow.family === "ipv6" || isCall(flow, true)],
   ["a flow that a helper expected", ({ master }) => master !== undefined],
 ];
 

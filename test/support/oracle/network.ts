@@ -39,6 +39,7 @@ export const PORTS = {
   front: 80,
   ftp: 21,
   tftp: 69,
+  pptp: 1723,
   synproxy: 8080,
   zone: 6001,
   zoneOriginal: 6002,
@@ -94,6 +95,7 @@ export function oracleRuleset(): string {
   return `
 table inet oracle {
   ct helper ftp { type "ftp" protocol tcp; }
+  ct helper pptp { type "pptp" protocol tcp; l3proto ip; }
   ct helper tftp { type "tftp" protocol udp; }
 ${chain("raw", "filter hook prerouting priority raw", [
   `udp dport ${PORTS.zone} ct zone set 7`,
@@ -105,6 +107,7 @@ ${chain("raw", "filter hook prerouting priority raw", [
 ])}
 ${chain("forward", "filter hook forward priority filter", [
   `tcp dport ${PORTS.ftp} ct helper set "ftp"`,
+  `ip protocol tcp tcp dport ${PORTS.pptp} ct helper set "pptp"`,
   `udp dport ${PORTS.tftp} ct helper set "tftp"`,
   `tcp dport ${PORTS.synproxy} ct state invalid,untracked synproxy mss 1460 wscale 7 timestamp sack-perm`,
   `udp dport ${PORTS.label} ct label set 5`,

@@ -29,6 +29,21 @@ export const SCTP_COOKIE_ECHO = 10;
 export const SCTP_COOKIE_ACK = 11;
 export const SCTP_SHUTDOWN_COMPLETE = 14;
 
+/** Messages of PPTP's control connection. */
+export const PPTP_START_REQUEST = 1;
+export const PPTP_START_REPLY = 2;
+export const PPTP_CALL_REQUEST = 7;
+export const PPTP_CALL_REPLY = 8;
+
+const PPTP_BYTES: Readonly<Record<number, number>> = {
+  [PPTP_START_REQUEST]: 156,
+  [PPTP_START_REPLY]: 156,
+  [PPTP_CALL_REQUEST]: 168,
+  [PPTP_CALL_REPLY]: 32,
+};
+/** Result code: the session is there, the call is connected. */
+const PPTP_DONE = 1;
+
 const WINDOW = 29_200;
 
 /** Who sends to whom. */
@@ -118,6 +133,27 @@ export function greOfPptp(callId: number): Uint8Array {
 /** GRE of version 0 without a key. */
 export function grePlain(): Uint8Array {
   return Buffer.from([0, 0, 0x08, 0x00, 0, 0, 0, 0]);
+}
+
+/** A message of PPTP's control connection (RFC 2637), as far as conntrack's helper reads it. */
+export function pptpMessage(type: number, callId = 0, peersCallId = 0): Uint8Array {
+  const bytes = Buffer.alloc(PPTP_BYTES[type]!);
+  bytes.writeUInt16BE(bytes.length, 0);
+  bytes.writeUInt16BE(1, 2);
+  bytes.writeUInt32BE(0x1a2b3c4d, 4);
+  bytes.writeUInt16BE(type, 8);
+  if (type === PPTP_START_REPLY) bytes[14] = PPTP_DONE;
+  if (type === PPTP_CALL_REQUEST || type === PPTP_CALL_REPLY) bytes.writeUInt16BE(callId, 12);
+  if (type === PPTP_CALL_REPLY) {
+    bytes.writeUInt16BE(peersCallId, 14);
+    bytes[16] = PPTP_DONE;
+  }
+  return bytes;
+}
+
+/** The call id of a PPTP_CALL_REQUEST. */
+export function pptpCallId(message: Uint8Array): number {
+  return (message[12]! << 8) | message[13]!;
 }
 
 function pseudoHeader({ source, destination }: Way, protocol: number, length: number): Uint8Array {

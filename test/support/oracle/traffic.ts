@@ -1,4 +1,5 @@
 /** Real traffic through firewall A that leaves its table with every protocol, state and translation that packets can make. */
+
 import { type HostSockets, SOCK_DGRAM, SOCK_RAW, sockaddr } from "./host-sockets.js";
 import {
   type DestinationKind,
@@ -14,6 +15,10 @@ import {
   greOfPptp,
   grePlain,
   icmpMessage,
+  PPTP_CALL_REPLY,
+  PPTP_CALL_REQUEST,
+  PPTP_START_REPLY,
+  PPTP_START_REQUEST,
   PROTOCOL_GRE,
   PROTOCOL_ICMP,
   PROTOCOL_ICMPV6,
@@ -21,6 +26,8 @@ import {
   PROTOCOL_TCP,
   PROTOCOL_UDPLITE,
   PROTOCOL_UNASSIGNED,
+  pptpCallId,
+  pptpMessage,
   RST,
   SCTP_COOKIE_ACK,
   SCTP_COOKIE_ECHO,
@@ -39,12 +46,9 @@ import {
   udpLiteDatagram,
   type Way,
 } from "./packet.js";
-
-type Family = 4 | 6;
+import { type Family, RawPair } from "./raw-pair.js";
 
 const FAMILIES: readonly Family[] = [4, 6];
-/** Bytes before the layer 4 header in what a raw socket receives: of IPv6 the kernel cuts the header off. */
-const HEADER_BYTES = { 4: 20, 6: 0 } as const;
 const ECHO_REQUEST = { 4: 8, 6: 128 } as const;
 const TIMESTAMP_REQUEST = 13;
 
@@ -135,7 +139,10 @@ export class Traffic implements Disposable {
       this.#ruled(family);
       this.#synproxy(family);
     }
-    for (const from of ["plain", "masquerade"] as const) this.tftp(from, 2);
+    for (const from of ["plain", "masquerade"] as const) {
+      this.tftp(from, 2);
+      this.#pptp(from);
+    }
   }
 
   /** Every protocol through one kind of translation, each answered. */
@@ -302,6 +309,28 @@ export class Traffic implements Disposable {
     this.#server.close(listener);
   }
 
+  /** A call of PPTP: its helper expects a GRE connection whose keys both sides have agreed on, and this comes. */
+  #pptp(from: SourceKind): void {
+    const listener = this.#server.listen("::", PORTS.pptp);
+    const source = sourceAddress(from, 4);
+    const way: Way = { source, destination: serverAddress(4), sport: this.#port(), dport: PORTS.pptp };
+    const [client, server] = this.#tcp(way, listener);
+    const [callId, serverCallId] = [this.#port() & 0xfff, this.#port() & 0xfff];
+    this.#client.send(client, pptpMessage(PPTP_START_REQUEST));
+    this.#server.receive(server);
+    this.#server.send(server, pptpMessage(PPTP_START_REPLY));
+    this.#client.receive(client);
+    this.#client.send(client, pptpMessage(PPTP_CALL_REQUEST, callId));
+    // The firewall may have put another id in its place.
+    const seenCallId = pptpCallId(this.#server.receive(server).bytes);
+    this.#server.send(server, pptpMessage(PPTP_CALL_REPLY, serverCallId, seenCallId));
+    this.#client.receive(client);
+    this.#server.close(listener);
+    using raw = new RawPair(this.#client, this.#server, 4, way, PROTOCOL_GRE);
+    raw.request(greOfPptp(serverCallId));
+    raw.answer(raw.seenByServer(), greOfPptp(seenCallId));
+  }
+
   /**
    * A TFTP request, after which the helper expects the file; sent so many times. What a flow's first packet makes expect the
    * kernel tells before the flow: conntrackd, which knows no master then, takes it from the second packet only.
@@ -318,50 +347,3 @@ export class Traffic implements Disposable {
 }
 
 const TCP_FLAGS: Readonly<Record<string, number>> = { S: SYN, A: ACK, F: FIN, R: RST };
-
-/** Raw sockets of one protocol on both hosts; while they are open no kernel answers that it lacks the protocol. */
-class RawPair implements Disposable {
-  readonly #client: HostSockets;
-  readonly #server: HostSockets;
-  readonly #family: Family;
-  readonly #way: Way;
-  readonly #sockets: readonly [number, number];
-
-  constructor(client: HostSockets, server: HostSockets, family: Family, way: Way, protocol: number) {
-    this.#client = client;
-    this.#server = server;
-    this.#family = family;
-    this.#way = way;
-    const own = serverAddress(family);
-    this.#sockets = [client.bound(way.source, 0, SOCK_RAW, protocol), server.bound(own, 0, SOCK_RAW, protocol)];
-  }
-
-  request(bytes: Uint8Array): void {
-    this.#client.send(this.#sockets[0], bytes, sockaddr(this.#way.destination));
-  }
-
-  /** The request as it came out of the firewall. */
-  seenByServer(): Way {
-    const { bytes, from } = this.#server.receive(this.#sockets[1]);
-    const header = HEADER_BYTES[this.#family];
-    const view = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
-    const port = (at: number): number => (bytes.length >= header + 4 ? view.readUInt16BE(header + at) : 0);
-    const source = this.#family === 4 ? [...from.subarray(4, 8)].join(".") : ipv6Text(from.subarray(8, 24));
-    return { source, destination: serverAddress(this.#family), sport: port(0), dport: port(2) };
-  }
-
-  answer(seen: Way, bytes: Uint8Array): void {
-    this.#server.send(this.#sockets[1], bytes, sockaddr(seen.source));
-  }
-
-  [Symbol.dispose](): void {
-    this.#client.close(this.#sockets[0]);
-    this.#server.close(this.#sockets[1]);
-  }
-}
-
-function ipv6Text(bytes: Uint8Array): string {
-  return Buffer.from(bytes)
-    .toString("hex")
-    .replace(/(....)(?!$)/g, "$1:");
-}
