@@ -105,6 +105,19 @@ describe("oracle", { skip: clusterObstacle() || conntrackdMissing(), timeout: 12
   });
 });
 
+describe("oracle with window tracking", { skip: clusterObstacle() || conntrackdMissing(), timeout: 60_000 }, () => {
+  it("window scales are committed, and TCP is not made liberal", async () => {
+    await using oracle = await Oracle.start({ windowTracking: true });
+    oracle.traffic.all();
+    await assertAgreement(oracle);
+    const owner = await kernelTables(oracle.a.node, oracle.a.kernel);
+    const byConntrackd = await oracle.committedByConntrackd();
+    const byConntrail = await oracle.committedByConntrail();
+    none(takeoverDifference(owner, byConntrail, { windowTracking: true }));
+    none(commitDifference(byConntrackd, byConntrail));
+  });
+});
+
 function none(difference: string | null): void {
   if (difference !== null) assert.fail(difference);
 }

@@ -78,8 +78,16 @@ export function externalDifference(
 }
 
 /** What a commit by conntrail gave a kernel, against the owner's: all, but for what a node cannot take over. */
-export function takeoverDifference(owner: KernelTables, committed: KernelTables): string | null {
-  const lines = (flows: readonly Flow[]): string[] => flowLines(flows.map(takenOver), OWN_TO_A_KERNEL);
+export function takeoverDifference(
+  owner: KernelTables,
+  committed: KernelTables,
+  { windowTracking = false } = {},
+): string | null {
+  const lines = (flows: readonly Flow[]): string[] =>
+    flowLines(
+      flows.map((flow) => takenOver(flow, windowTracking)),
+      OWN_TO_A_KERNEL,
+    );
   return (
     listDifference("committed by conntrail", lines(owner.flows), lines(committed.flows)) ??
     listDifference("committed by conntrail, conntrack -L", owner.lines, committed.lines) ??
@@ -112,11 +120,12 @@ export function idle<T extends { readonly why: string }>(
 }
 
 /** A flow as another node's commit makes it. */
-function takenOver(flow: Flow): Flow {
+function takenOver(flow: Flow, windowTracking: boolean): Flow {
   const taken = { ...flow };
   if (flow.status !== undefined) taken.status = flow.status.filter((name) => !WORKED_OUT_BY_KERNEL.includes(name));
   if (flow.tcp !== undefined) {
-    const flags = (value: number): number => (value & TCP_FLAGS_CARRIED) | IP_CT_TCP_FLAG_BE_LIBERAL;
+    const liberal = windowTracking ? 0 : IP_CT_TCP_FLAG_BE_LIBERAL;
+    const flags = (value: number): number => (value & TCP_FLAGS_CARRIED) | liberal;
     taken.tcp = { ...flow.tcp, flagsOrig: flags(flow.tcp.flagsOrig), flagsReply: flags(flow.tcp.flagsReply) };
     // The kernel takes window scales of both directions or of none, and has one while a SYN waits for its answer.
     if (flow.state === "SYN_SENT") taken.tcp.flagsReply |= flow.tcp.flagsOrig & IP_CT_TCP_FLAG_WINDOW_SCALE;

@@ -20,6 +20,8 @@ export interface ConntrackdOptions {
   readonly own: string;
   readonly peer: string;
   readonly device: string;
+  /** `TCPWindowTracking`. */
+  readonly windowTracking: boolean;
   /** conntrackd ignores what has its source here, besides loopback. */
   readonly ignore: readonly string[];
 }
@@ -75,7 +77,7 @@ export class Conntrackd {
   }
 
   #config(socket: string): string {
-    const { directory, own, peer, device, ignore } = this.#options;
+    const { directory, own, peer, device, ignore, windowTracking } = this.#options;
     const addresses = ignore.map((address) => `IPv${address.includes(":") ? 6 : 4}_address ${address}`);
     return `
 Sync {
@@ -92,6 +94,7 @@ Sync {
 		Checksum on
 	}
 	Options {
+		TCPWindowTracking ${windowTracking ? "On" : "Off"}
 		ExpectationSync On
 	}
 }

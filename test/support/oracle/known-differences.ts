@@ -2,7 +2,8 @@
  * Where conntrackd and conntrail differ and are meant to: each entry leaves of what either says what both must say alike, and
  * says why. The oracle test takes no other difference, and fails when one of these has no effect any more.
  */
-import type { Flow } from "../../../src/flow/flow.js";
+import { IP_CT_TCP_FLAG_BE_LIBERAL } from "../../../src/ctnetlink/constants.js";
+import type { Flow, TcpInfo } from "../../../src/flow/flow.js";
 import { IPPROTO_SCTP, SCTP_STATES, stateNumber, TCP_STATES } from "../../../src/flow/protocol.js";
 
 /** A difference in a line of a dump. */
@@ -83,10 +84,17 @@ export const COMMIT_DIFFERENCES: readonly CommitDifference[] = [
     common: (flow) => (flow.helper === undefined ? flow : withoutSequenceAdjustment(flow)),
   },
   {
-    why: "conntrackd sends window scales only with TCPWindowTracking, and sets TCP's flags by itself",
-    common: ({ tcp: _, ...flow }) => flow,
+    why: "conntrackd leaves TCP's window scales and flags at 0 in the kernel, with TCPWindowTracking too; without it sets BE_LIBERAL",
+    common: ({ tcp, ...flow }) => (tcp === undefined ? flow : { ...flow, tcp: liberalOnly(tcp) }),
   },
 ];
+
+/** Of TCP's attributes whether its windows are watched. */
+function liberalOnly({ flagsOrig, flagsReply }: TcpInfo): TcpInfo {
+  const [orig, reply] = [flagsOrig & IP_CT_TCP_FLAG_BE_LIBERAL, flagsReply & IP_CT_TCP_FLAG_BE_LIBERAL];
+  const nothing = { windowScaleOrig: 0, windowScaleReply: 0, flagsOrigMask: 0, flagsReplyMask: 0 };
+  return { ...nothing, flagsOrig: orig, flagsReply: reply };
+}
 
 function addressesOf(line: string): string {
   return line.replace(/( dst=\S+).*$/, "$1").replace(/<layer4 .*$/, "");

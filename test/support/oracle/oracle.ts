@@ -35,7 +35,7 @@ export class Oracle implements AsyncDisposable {
   readonly traffic: Traffic;
   readonly #cluster: Cluster;
 
-  private constructor(cluster: Cluster) {
+  private constructor(cluster: Cluster, windowTracking: boolean) {
     this.#cluster = cluster;
     const [a, b] = cluster.nodes as [ClusterNode, ClusterNode];
     const [client, server] = cluster.hosts;
@@ -47,6 +47,7 @@ export class Oracle implements AsyncDisposable {
         peer: peer.address,
         device: LINK,
         ignore: IGNORED,
+        windowTracking,
       });
       const dropIn = conntrackd.clientOf(CONNTRACKD, node.control);
       return { node, conntrackd, dropIn, kernel: inNamespace(node.namespace.name, () => new RequestSocket()) };
@@ -56,18 +57,21 @@ export class Oracle implements AsyncDisposable {
     this.traffic = new Traffic(new HostSockets(client!), new HostSockets(server!));
   }
 
-  /** Builds the network and starts all four daemons. */
-  static async start(): Promise<Oracle> {
+  /** Builds the network and starts all four daemons. `windowTracking`: both commit TCP so that its windows are watched. */
+  static async start({ windowTracking = false } = {}): Promise<Oracle> {
     const cluster = await Cluster.create({
       nodes: 2,
       hosts: ["client", "server"],
       netlinkBuffer: ["8MiB", "32MiB"],
-      configure: () => [`filter: { ignore: ${JSON.stringify(IGNORED)} }`],
+      configure: () => [
+        `filter: { ignore: ${JSON.stringify(IGNORED)} }`,
+        `commit: { window_tracking: ${windowTracking} }`,
+      ],
     });
     try {
       const [a, b] = cluster.nodes as [ClusterNode, ClusterNode];
       await buildNetwork(cluster.hosts[0]!, cluster.hosts[1]!, a.namespace, b.namespace);
-      const oracle = new Oracle(cluster);
+      const oracle = new Oracle(cluster, windowTracking);
       for (const { node } of [oracle.a, oracle.b]) node.start();
       await Promise.all([oracle.a.conntrackd.start(), oracle.b.conntrackd.start(), cluster.ready()]);
       return oracle;
