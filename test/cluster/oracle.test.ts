@@ -27,6 +27,7 @@ import { kernelTables, Oracle, type OracleNode } from "../support/oracle/oracle.
 const AGREE_TIMEOUT_MS = 20_000;
 const GENERATED = 2200;
 const CHURN_ROUNDS = 3;
+
 describe("oracle", { skip: clusterObstacle() || conntrackdMissing(), timeout: 120_000 }, () => {
   let oracle: Oracle;
   before(async () => {
