@@ -2,6 +2,7 @@
  * The composition root: builds a node from its configuration, starts the parts in order, and takes them down in the
  * opposite order. Everything else gets its clock, logger and sockets from here.
  */
+import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import { ExternalCache } from "./cache/external.js";
 import { InternalCache } from "./cache/internal.js";
@@ -39,6 +40,8 @@ export interface DaemonControls {
 
 /** How long the end waits for the broker to confirm what was published. */
 const FLUSH_TIMEOUT_MS = 3000;
+/** How long a request waits for a node that starts: a large store is read through. */
+const START_WAIT_MS_MAX = 60_000;
 /** A table that this kernel allows, and room for what waits to be published. */
 const FLOWS_MAX_FACTOR = 2;
 /** Flows of each peer that an observer, which has no kernel to go by, holds at the most. */
@@ -97,13 +100,16 @@ async function layGround(
   controls.signal.addEventListener("abort", () => systemd?.stopping(), { once: true });
   // The control socket first: it is the lock that keeps a second daemon away from this one's broker and store.
   let handlers: NodeHandlers | null = null;
-  const answering = { ...whenStarted(() => handlers), stop: () => controls.stop() } satisfies ControlHandlers;
+  const stands = new AbortController();
+  const begun = AbortSignal.any([stands.signal, stopping]);
+  const answering = { ...whenStarted(() => handlers, begun), stop: () => controls.stop() } satisfies ControlHandlers;
   const control = await serveControl(config.control, answering, { logger: log });
   down.push(() => control.close());
   const broker = await openBroker(config, log, down);
   const hybridClock = new HybridClock(systemClock);
   const answerWith = async (started: NodeHandlers, reports: Reports): Promise<void> => {
     handlers = started;
+    stands.abort();
     if (config.metrics === null) return;
     down.push(await serveMetrics(config.metrics, () => formatMetrics(reports.status(), reports.stats())));
   };
@@ -298,24 +304,28 @@ function readyKernel(polls: boolean, log: Logger): KernelState {
   return state;
 }
 
-/** Until the node stands, every command is told so; the socket is there from the first moment on. */
-function whenStarted(current: () => NodeHandlers | null): NodeHandlers {
-  const handlers = (): NodeHandlers => {
+/**
+ * Until the node stands, requests wait for it: a hook that keepalived calls while both start must not be lost, and a script that
+ * asks whether a daemon runs (conntrackd's primary-backup.sh) must not start a second one. `begun` is aborted when it stands, or is not going to.
+ */
+function whenStarted(current: () => NodeHandlers | null, begun: AbortSignal): NodeHandlers {
+  const handlers = async (): Promise<NodeHandlers> => {
+    if (current() === null) await delay(START_WAIT_MS_MAX, undefined, { signal: begun }).catch(() => {});
     const started = current();
     if (started !== null) return started;
-    throw new ConntrailError("CONTROL", "the daemon is starting; try again in a moment");
+    throw new ConntrailError("CONTROL", "the daemon has not started: look at its log, or try again in a moment");
   };
   return {
-    status: () => handlers().status(),
-    stats: () => handlers().stats(),
-    dump: async (table, sink, signal) => handlers().dump(table, sink, signal),
-    expectations: async (table) => handlers().expectations(table),
-    commit: async (progress, only) => handlers().commit(progress, only),
-    flush: async (table, only) => handlers().flush(table, only),
-    resync: async (source, progress, wait) => handlers().resync(source, progress, wait),
-    bulk: async (progress, wait) => handlers().bulk(progress, wait),
-    purge: () => handlers().purge(),
-    hook: async (role, progress, group) => handlers().hook(role, progress, group),
+    status: async () => (await handlers()).status(),
+    stats: async () => (await handlers()).stats(),
+    dump: async (table, sink, signal) => (await handlers()).dump(table, sink, signal),
+    expectations: async (table) => (await handlers()).expectations(table),
+    commit: async (progress, only) => (await handlers()).commit(progress, only),
+    flush: async (table, only) => (await handlers()).flush(table, only),
+    resync: async (source, progress, wait) => (await handlers()).resync(source, progress, wait),
+    bulk: async (progress, wait) => (await handlers()).bulk(progress, wait),
+    purge: async () => (await handlers()).purge(),
+    hook: async (role, progress, group) => (await handlers()).hook(role, progress, group),
   };
 }
 

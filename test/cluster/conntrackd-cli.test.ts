@@ -182,9 +182,7 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 180_000 }, () => 
     const [a, b] = await ConntrackdHost.pair();
     await using _b = b;
     await using _a = a;
-    const script = readFileSync(SCRIPT, "utf8").replace(/^CONNTRACKD_BIN=.*$/m, `CONNTRACKD_BIN=${CONNTRACKD}`);
-    const file = join(a.directory, "primary-backup.sh");
-    writeFileSync(file, script, { mode: 0o755 });
+    const file = scriptIn(a);
     using syslogA = a.syslog();
     using syslogB = b.syslog();
     const becomes = async (host: ConntrackdHost, state: string) => {
@@ -217,6 +215,40 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 180_000 }, () => 
     assert.equal((await a.run("sh", file, "nonsense")).code, 1);
   });
 
+  it("a request waits for a daemon that starts, so the script starts no second one", {
+    skip: scriptMissing(),
+  }, async () => {
+    const [host, other] = await ConntrackdHost.pair();
+    await using _other = other;
+    await using _host = host;
+    using syslog = host.syslog();
+    const broker = (await host.exec("sh", "-c", "command -v nats-server")).trim();
+    const slow = `#!/bin/sh\ncase "$*" in *-c*) while [ ! -e /run/go ]; do sleep 0.05; done;; esac\nexec /run/nats-server "$@"\n`;
+    writeFileSync(join(host.directory, "slow"), slow, { mode: 0o755 });
+    await host.exec("touch", "/run/nats-server");
+    await host.exec("mount", "--bind", broker, "/run/nats-server");
+    await host.exec("mount", "--bind", join(host.directory, "slow"), broker);
+    const started = host.conntrackd("-d");
+    await waitFor("its control socket", WAIT_MS, () => host.has(SOCKET));
+    let answered = false;
+    const script = host.run("sh", scriptIn(host), "backup").then((result) => {
+      answered = true;
+      return result;
+    });
+    await waitFor("the script's request", WAIT_MS, async () =>
+      (await host.exec("ps", "-eo", "args")).includes(" -s\n"),
+    );
+    assert.equal(answered, false);
+    await host.exec("touch", "/run/go");
+    assert.deepEqual(await started, QUIET);
+    const { code, stderr } = await script;
+    assert.deepEqual({ code, stderr }, { code: 0, stderr: "" });
+    assert.deepEqual(
+      syslog.read().filter((line) => / (WARNING|ERROR): /.test(line)),
+      [],
+    );
+  });
+
   it("a unit of Type=notify is told of the start, of life and of the end; logrotate gets a new file", async () => {
     const [host, other] = await ConntrackdHost.pair();
     await using _other = other;
@@ -244,6 +276,14 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 180_000 }, () => 
     assert.ok(reader.read().includes("STOPPING=1"));
   });
 });
+
+/** The distribution's script with the path of another program in it. */
+function scriptIn({ directory }: ConntrackdHost): string {
+  const script = readFileSync(SCRIPT, "utf8").replace(/^CONNTRACKD_BIN=.*$/m, `CONNTRACKD_BIN=${CONNTRACKD}`);
+  const file = join(directory, "primary-backup.sh");
+  writeFileSync(file, script, { mode: 0o755 });
+  return file;
+}
 
 function scriptMissing(): string | false {
   return existsSync(SCRIPT) ? false : `needs ${SCRIPT}, of Debian's package conntrackd`;
