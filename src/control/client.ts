@@ -67,7 +67,7 @@ export async function* request<C extends CommandName>(
         else if (frame.payload.length > 0) options.onProgress?.(Buffer.from(frame.payload).toString("utf8"));
       }
     }
-    throw brokenOff(path);
+    throw brokenOff(path, socket);
   } finally {
     options.signal?.removeEventListener("abort", abort);
     socket.destroy();
@@ -92,7 +92,10 @@ export async function requestReport<C extends ReportCommand>(
 /** How long a daemon may take to end; it ends itself by force after 15 s. */
 const END_MS_MAX = 30_000;
 
-/** Asks the daemon to end; resolves when its process is gone. Throws like `request`. */
+/**
+ * Asks the daemon to end; resolves when its process is gone. Throws like `request`, and CONTROL when somebody still listens then:
+ * conntrackd itself hangs up on what it does not know, and goes on.
+ */
 export async function requestStop(path: string): Promise<void> {
   const socket = await connect(path);
   let refusal: ConntrailError | null = null;
@@ -109,6 +112,13 @@ export async function requestStop(path: string): Promise<void> {
     socket.destroy();
   }
   if (refusal !== null) throw refusal;
+  const other = await connect(path).catch(() => null);
+  if (other === null) return;
+  other.destroy();
+  throw new ConntrailError(
+    "CONTROL",
+    `what listens on ${path} has not ended: stop it with the program that started it`,
+  );
 }
 
 /** The flows of a table, in no order. Throws like `request`. */
@@ -190,15 +200,19 @@ async function* chunks(socket: Socket, path: string, silenceMs: number): AsyncGe
       clearTimeout(timer);
       yield next.value;
     } catch (error) {
-      throw error instanceof ConntrailError ? error : brokenOff(path, error);
+      throw error instanceof ConntrailError ? error : brokenOff(path, socket, error);
     } finally {
       clearTimeout(timer);
     }
   }
 }
 
-function brokenOff(path: string, cause?: unknown): ConntrailError {
-  return new ConntrailError("CONTROL", `the daemon on ${path} broke off its answer: look at its log`, { cause });
+function brokenOff(path: string, { bytesRead }: Socket, cause?: unknown): ConntrailError {
+  const text =
+    bytesRead > 0
+      ? `the daemon on ${path} broke off its answer: look at its log`
+      : `the daemon on ${path} hung up without an answer: it ends just now, or it is not conntrail's`;
+  return new ConntrailError("CONTROL", text, { cause });
 }
 
 function reported(value: unknown): ConntrailError {

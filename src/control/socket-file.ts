@@ -135,7 +135,7 @@ function unlinkQuietly(path: string): void {
 }
 
 function alreadyRunning(path: string): ConntrailError {
-  return new ConntrailError("ALREADY_RUNNING", `a conntrail daemon answers on ${path} already: stop it first`);
+  return new ConntrailError("ALREADY_RUNNING", `a daemon answers on ${path} already: stop it first`);
 }
 
 function placeError(path: string, error: unknown): ConntrailError {

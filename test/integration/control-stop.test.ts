@@ -3,11 +3,12 @@ import assert from "node:assert/strict";
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { requestStop } from "../../src/control/client.js";
+import { requestReport, requestStop } from "../../src/control/client.js";
 import { serveControl } from "../../src/control/server.js";
 import { FakeHandlers } from "../support/control-handlers.js";
 import { waitUntil } from "../support/kernel-namespace.js";
@@ -53,4 +54,21 @@ test("a stop that cannot be begun is an error", async () => {
   const server = await serveControl(path, handlers);
   await assert.rejects(requestStop(path), { code: "CONTROL", message: "not now" });
   await server.close(100);
+});
+
+test("a daemon of another kind, which hangs up and goes on, has not been stopped", async () => {
+  const other = createServer((socket) => socket.once("data", () => socket.end()));
+  await once(other.listen(path), "listening");
+  try {
+    await assert.rejects(requestStop(path), {
+      code: "CONTROL",
+      message: `what listens on ${path} has not ended: stop it with the program that started it`,
+    });
+    await assert.rejects(requestReport(path, "status", {}), {
+      code: "CONTROL",
+      message: `the daemon on ${path} hung up without an answer: it ends just now, or it is not conntrail's`,
+    });
+  } finally {
+    other.close();
+  }
 });

@@ -340,7 +340,7 @@ test("a second daemon is refused and does the first no harm", async () => {
   await using serving = await Serving.at(path);
   await assert.rejects(Serving.at(path), {
     code: "ALREADY_RUNNING",
-    message: `a conntrail daemon answers on ${path} already: stop it first`,
+    message: `a daemon answers on ${path} already: stop it first`,
   });
   assert.deepEqual(await requestReport(serving.path, "status", {}), STATUS);
   assert.deepEqual(readdirSync(join(path, "..")), ["control.sock"]);
