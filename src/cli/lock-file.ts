@@ -4,7 +4,7 @@ import {
   fstatSync,
   ftruncateSync,
   openSync,
-  readFileSync,
+  readSync,
   statSync,
   unlinkSync,
   writeSync,
@@ -21,6 +21,8 @@ export interface LockFile {
 }
 
 const CREATE = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
+/** Ten digits and a line feed. */
+const PID_BYTES_MAX = 11;
 /** /var/lock is anybody's to write to: what a link there leads to is not touched. */
 const EXISTING = constants.O_RDWR | constants.O_NOFOLLOW;
 
@@ -63,9 +65,12 @@ function open(path: string, flags: number): number | null {
   }
 }
 
-/** Null for a file that our daemon did not write. */
+/** Null for a file that our daemon did not write; one of another kind (a FIFO) is not even read. */
 function pidIn(fd: number): number | null {
-  const pid = /^([1-9]\d{0,9})\n$/.exec(readFileSync(fd, "utf8"))?.[1];
+  if (!fstatSync(fd).isFile()) return null;
+  const start = Buffer.alloc(PID_BYTES_MAX + 1);
+  const length = readSync(fd, start, 0, start.length, 0);
+  const pid = /^([1-9]\d{0,9})\n$/.exec(start.toString("latin1", 0, length))?.[1];
   return pid === undefined ? null : Number(pid);
 }
 

@@ -20,7 +20,8 @@ export class LogFile {
     try {
       if (this.#lost > 0) {
         const lost = { level: 40, time: Date.now(), lost: this.#lost, msg: "lines of the log could not be written" };
-        appendFileSync(this.#fd, `${JSON.stringify(lost)}\n`);
+        // Of the line for which there was no room, the file may have the beginning.
+        appendFileSync(this.#fd, `\n${JSON.stringify(lost)}\n`);
         this.#lost = 0;
       }
       appendFileSync(this.#fd, line);

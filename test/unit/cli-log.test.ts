@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import {
   existsSync,
   mkdtempSync,
@@ -55,6 +56,11 @@ test("one that a dead daemon left is taken over; an empty one and one of others 
   }
 });
 
+test("a lock that is no file is refused unread", () => {
+  execFileSync("mkfifo", [file("fifo")]);
+  assert.throws(() => takeLock(file("fifo")), refusal);
+});
+
 test("what a link in the lock's place leads to is not touched, and only the own file is removed", () => {
   const target = file("pid-of-another");
   writeFileSync(target, "123\n");
@@ -93,6 +99,19 @@ test("a log file that cannot be written is an error at the start, and lines lost
   const full = new LogFile("/dev/full");
   full.write("lost\n");
   full.write("lost, too\n");
+});
+
+test("lines that were lost are told of on a line of their own: the file may have the beginning of one", () => {
+  const path = file("filled");
+  symlinkSync("/dev/full", path);
+  const log = new LogFile(path);
+  log.write("lost\n");
+  rmSync(path);
+  log.reopen();
+  log.write("three\n");
+  const [begun, told, three] = readFileSync(path, "utf8").split("\n");
+  assert.deepEqual([begun, three], ["", "three"]);
+  assert.equal((JSON.parse(told ?? "") as { lost: number }).lost, 1);
 });
 
 test("syslog gets lines for people, with their priority", () => {
