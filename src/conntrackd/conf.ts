@@ -8,7 +8,6 @@ import { type ConfNode, directivesAt, errorAt } from "./tree.js";
 export interface ConntrackdConf {
   readonly path: string;
   readonly nodes: readonly ConfNode[];
-  readonly mode: "FTFW" | "ALARM" | "NOTRACK";
   /** `UNIX { Path }`, where the daemon listens for requests. */
   readonly unixPath: string;
   readonly lockFile: string;
@@ -64,18 +63,10 @@ function confOf(nodes: readonly ConfNode[], path: string): ConntrackdConf {
   return {
     path,
     nodes,
-    mode: modeOf(nodes),
     unixPath: unixPath !== undefined && Buffer.byteLength(unixPath) <= CONTROL_BYTES_MAX ? unixPath : DEFAULT_UNIX_PATH,
     lockFile: lastValue(nodes, ["General", "LockFile"]) ?? DEFAULT_LOCK,
     device: linksOf(nodes).active?.device?.text ?? null,
   };
-}
-
-/** conntrackd takes FTFW where no mode is named, and whichever of several its flags are asked for first. */
-function modeOf(nodes: readonly ConfNode[]): ConntrackdConf["mode"] {
-  const modes = directivesAt(nodes, ["Sync", "Mode"]).map((node) => node.values[0]?.text.toLowerCase());
-  if (modes.length === 0 || modes.includes("ftfw") || modes.includes("nack")) return "FTFW";
-  return modes.includes("alarm") || modes.includes("persistent") ? "ALARM" : "NOTRACK";
 }
 
 function lastValue(nodes: readonly ConfNode[], path: readonly string[]): string | undefined {

@@ -37,7 +37,7 @@ export async function withDiscovered(config: Config, log: Logger): Promise<Confi
 }
 
 /** Peers of the same cluster that do not contradict the configuration; null when the text is not such a file. */
-export function parseDiscovered(text: string, config: Config): PeerConfig[] | null {
+function parseDiscovered(text: string, config: Config): PeerConfig[] | null {
   let file: { cluster?: unknown; peers?: unknown } | null;
   try {
     file = JSON.parse(text) as typeof file;

@@ -2,6 +2,9 @@ import { type Expectation, expectationKey } from "../flow/expectation.js";
 import type { DecodedFlow } from "../flow/record.js";
 import { sameOriginalTuple } from "./master.js";
 
+/** Most flows are nobody's master: for those nothing is allocated. */
+const NONE: readonly Expectation[] = [];
+
 /** Expectations that wait at the most; then the oldest goes. */
 const WAITING_MAX = 256;
 
@@ -26,8 +29,8 @@ export class EarlyExpectations {
   }
 
   /** Those that a new flow is the master of, oldest first; they wait no longer. */
-  takeOf({ words, rare }: DecodedFlow): Expectation[] {
-    if (this.#waiting.length === 0 || rare?.helper === undefined) return [];
+  takeOf({ words, rare }: DecodedFlow): readonly Expectation[] {
+    if (this.#waiting.length === 0 || rare?.helper === undefined) return NONE;
     const taken = this.#waiting.filter(({ master }) => sameOriginalTuple(words, 0, master));
     for (const expectation of taken) this.#waiting.splice(this.#waiting.indexOf(expectation), 1);
     return taken;
