@@ -73,17 +73,17 @@ test("names are case-sensitive, words of choice are not", () => {
   ]);
 });
 
-test("what clients need: socket, lock, mode and device", () => {
+test("what clients need: socket, lock and device", () => {
   const conf = (text: string) => {
-    const { mode, unixPath, lockFile, device } = parseConntrackdConf(text, "c.conf");
-    return [mode, unixPath, lockFile, device];
+    const { unixPath, lockFile, device } = parseConntrackdConf(text, "c.conf");
+    return [unixPath, lockFile, device];
   };
-  assert.deepEqual(conf(""), ["FTFW", "/var/run/conntrackd.ctl", "/var/lock/conntrackd.lock", null]);
+  assert.deepEqual(conf(""), ["/var/run/conntrackd.ctl", "/var/lock/conntrackd.lock", null]);
   const text = `Sync { Mode ALARM { } UDP { Interface eth1 } UDP Default { Interface eth2 } }
 General { LockFile /a UNIX { Path /run/b#c } }`;
-  assert.deepEqual(conf(text), ["ALARM", "/run/b#c", "/a", "eth2"]);
+  assert.deepEqual(conf(text), ["/run/b#c", "/a", "eth2"]);
   const long = `/run/${"x".repeat(100)}`;
-  assert.equal(conf(`General { UNIX { Path ${long} } }`)[1], "/var/run/conntrackd.ctl");
+  assert.equal(conf(`General { UNIX { Path ${long} } }`)[0], "/var/run/conntrackd.ctl");
   assert.equal(problems(`General { UNIX { Path ${long}xxx } }`).length, 1);
 });
 
