@@ -75,8 +75,8 @@ export async function restoreInternal(
   const startedMs = performance.now();
   if (tail.lastMark === null) return null;
   const external = new ExternalCache(internal.table.flowsMax);
-  // What it once said of itself is no news.
-  const quiet = log.child({}, { level: "warn" });
+  // What it once said of itself, and what it missed, is no news, and it is no peer.
+  const quiet = log.child({}, { level: "error" });
   const applier = new Applier({ node, external, local: null, hybridClock, log: quiet });
   const snapshotSequence = applier.snapshotSequenceOf(tail.lastMark);
   if (snapshotSequence === 0) return null;

@@ -58,12 +58,12 @@ class Life {
   }
 
   /** What a restart finds. */
-  async restore(stream: PeerStream = this.stream, flowsMax = 10_000) {
+  async restore(stream: PeerStream = this.stream, flowsMax = 10_000, logger = log) {
     const internal = new InternalCache(flowsMax);
     const lastMark = (await this.stream.readLast("mark"))?.payload ?? null;
     const tail = { lastMark, lastSequence: this.stream.messages.length };
     const timeout = AbortSignal.timeout(10_000);
-    const continues = await restoreInternal(stream, tail, "fw1", internal, hybridClock, log, timeout);
+    const continues = await restoreInternal(stream, tail, "fw1", internal, hybridClock, logger, timeout);
     assert.equal(timeout.aborted, false, "the replay comes to its end");
     return { internal, continues };
   }
@@ -103,6 +103,19 @@ describe("restoreInternal", () => {
     assert.deepEqual([continues?.epoch, continues?.number], [10, life.journal.number]);
     const begin = life.stream.messages[continues!.snapshotSequence - 1]!;
     assert.equal(begin.kind, "mark");
+  });
+
+  it("does not tell again, as of a peer, that events were missed once", async () => {
+    const life = Life.first();
+    life.flow(1);
+    await life.snapshot();
+    life.journal.writeMark({ type: "gap", reason: "event socket overrun" });
+    const lines: string[] = [];
+    await life.restore(life.stream, 10_000, pino({}, { write: (line) => lines.push(line) }));
+    assert.deepEqual(
+      lines.map((line) => (JSON.parse(line) as { msg: string }).msg),
+      ["rebuilt this node's own flows from its stream"],
+    );
   });
 
   it("goes on through any number of lives without another snapshot", async () => {
