@@ -12,6 +12,8 @@ import { type Retention, readLastOf, readTip } from "../stream/own-stream.js";
 import { Publisher } from "../stream/publisher.js";
 import { StreamReader } from "../stream/reader.js";
 import { onSnapshotAsked } from "../stream/snapshot-request.js";
+import { storedStreams } from "../stream/stored-streams.js";
+import { streamName } from "../stream/subjects.js";
 import { Journal } from "../sync/journal.js";
 import { type OwnTail, restoreInternal } from "../sync/restore.js";
 import { peersMax } from "./announcement.js";
@@ -24,6 +26,8 @@ const CONNECT_TIMEOUT_MS = 60_000;
 const TAIL_RETRY_MS = 500;
 /** How often it is looked whether a snapshot is due. */
 const SNAPSHOT_CHECK_MS = 1000;
+/** Streams of other nodes that room is made for: whoever reaches the broker could make any number of them. */
+const LEFT_OVER_MAX = 16;
 /** Servers of a shared cluster keep so many copies. */
 const SHARED_REPLICAS = 3;
 
@@ -41,12 +45,13 @@ export async function openBroker(config: Config, log: Logger, down: TakeDown): P
   const tls = config.tls === null ? {} : { tls: config.tls };
   let embedded: EmbeddedBroker | null = null;
   if (mode === "embedded") {
+    const leftOver = await leftOverStreams(config, log);
     embedded = new EmbeddedBroker({
       node: config.node,
       listen: { host: config.listen, port },
       storeDir: store,
       // One stream for each node of the cluster: its own, and a copy of each peer's.
-      storeBytesMax: maxBytes * (peersMax(config) + 1),
+      storeBytesMax: maxBytes * (peersMax(config) + 1 + leftOver),
       ...tls,
       log: log.child({ part: "broker" }),
     });
@@ -77,6 +82,21 @@ export async function openBroker(config: Config, log: Logger, down: TakeDown): P
       restarts: embedded?.restarts ?? 0,
     }),
   };
+}
+
+/**
+ * How many streams are there of nodes that the configuration does not name any more: one that was replaced, or has another name or
+ * address now. They keep their room until somebody removes them, and must not keep this node from starting.
+ */
+async function leftOverStreams(config: Config, log: Logger): Promise<number> {
+  const known = new Set([config, ...config.peers].map(({ node }) => streamName(node)));
+  const streams = (await storedStreams(config.broker.store)).filter((name) => !known.has(name));
+  if (streams.length === 0) return 0;
+  log.warn(
+    { store: config.broker.store, streams },
+    "the store has streams of nodes that the configuration does not name",
+  );
+  return Math.min(streams.length, LEFT_OVER_MAX);
 }
 
 /** This node's own stream, open for writing. */

@@ -215,6 +215,20 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 180_000 }, () => 
     assert.equal((await a.run("sh", file, "nonsense")).code, 1);
   });
 
+  it("starts although the link, and so the nodes, have other addresses than before", async () => {
+    const [a, b] = await ConntrackdHost.pair();
+    await using _b = b;
+    await using _a = a;
+    assert.deepEqual([await a.conntrackd("-d"), await b.conntrackd("-d")], [QUIET, QUIET]);
+    const copy = "/var/lib/conntrail/jetstream/$G/streams/CT_10-9-8-2";
+    await waitFor("the copy of the peer's stream", 20_000, () => a.has(copy));
+    assert.deepEqual(await a.conntrackd("-k"), QUIET);
+    await a.exec("ip", "addr", "add", "10.9.7.1/24", "dev", "sync0");
+    await a.configure(a.conf().replaceAll("10.9.8.", "10.9.7."));
+    assert.deepEqual(await a.conntrackd("-d"), QUIET);
+    assert.ok(a.log().includes("the store has streams of nodes that the configuration does not name"));
+  });
+
   it("a request waits for a daemon that starts, so the script starts no second one", {
     skip: scriptMissing(),
   }, async () => {
