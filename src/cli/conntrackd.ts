@@ -1,6 +1,7 @@
 import { readConfigText } from "../config/config-text.js";
 import { controlPath } from "../config/control-path.js";
 import { type ConntrackdConf, isConntrackdConf, parseConntrackdConf } from "../conntrackd/conf.js";
+import { isYes } from "../conntrackd/leaf.js";
 import { linksOf } from "../conntrackd/link.js";
 import { directivesAt } from "../conntrackd/tree.js";
 import { ConntrailError, errorText } from "../errors.js";
@@ -90,7 +91,7 @@ async function readRequestConfig(path: string): Promise<RequestConfig> {
   if (!isConntrackdConf(text)) return { control: await controlPath(path), link: BROKER_LINK, expectations: true };
   const conf = parseConntrackdConf(text, path);
   const sync = directivesAt(conf.nodes, ["Sync", "Options", "ExpectationSync"]).at(-1);
-  const expectations = sync !== undefined && (sync.block !== null || !/^(off|no)$/i.test(sync.values[0]?.text ?? ""));
+  const expectations = sync !== undefined && (sync.block !== null || isYes(sync.values[0]?.text ?? ""));
   return { control: conf.unixPath, link: linkOf(conf), expectations };
 }
 

@@ -103,6 +103,8 @@ export async function runInForeground(host: DaemonHost): Promise<void> {
 function createControls(host: DaemonHost, logger: Logger) {
   const end = new AbortController();
   const reloads: ((config: Config) => void | Promise<void>)[] = [];
+  /** As the last SIGHUP found it; one may come before the node is ready. */
+  let reloaded: Config | null = null;
   const onEnd = (reason: string): void => {
     if (end.signal.aborted) return;
     logger.info({ signal: reason }, "ending");
@@ -117,6 +119,7 @@ function createControls(host: DaemonHost, logger: Logger) {
     signal: end.signal,
     onReload: (callback) => {
       reloads.push(callback);
+      if (reloaded !== null) void callback(reloaded);
     },
     stop: () => onEnd("stop"),
     ready: () => host.ready(),
@@ -126,6 +129,7 @@ function createControls(host: DaemonHost, logger: Logger) {
     log.reopen();
     const config = loadAnyConfig(host.configPath);
     logger.level = config.logLevel;
+    reloaded = config;
     for (const callback of reloads) await callback(config);
     logger.info("reloaded");
   };

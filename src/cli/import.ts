@@ -26,7 +26,9 @@ export function register(program: Command, context: CommandContext): void {
     .action((path: string, options: ImportOptions) => importFile(path, options, context));
 }
 
-async function importFile(path: string, { out, force }: ImportOptions, context: CommandContext): Promise<void> {
+async function importFile(path: string, options: ImportOptions, context: CommandContext): Promise<void> {
+  const { force } = options;
+  const out = options.out === "-" ? undefined : options.out;
   const { terminal } = context;
   const conf = await readConf(path, context);
   if (conf === undefined) return;

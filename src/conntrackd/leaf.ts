@@ -91,7 +91,8 @@ export const LEAVES: Readonly<Record<string, (text: string) => Effect>> = {
       : number("netlink.iteration_limit", text, 1, 65_536, (value) => value),
 };
 
-function isYes(text: string): boolean {
+/** The word of a switch that is on. */
+export function isYes(text: string): boolean {
   return /^(on|yes)$/i.test(text);
 }
 

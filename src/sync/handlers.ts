@@ -222,13 +222,10 @@ async function flush(parts: NodeParts, target: FlushTarget, only?: RowKind): Pro
     report.internal = internal.size;
     internal.flush();
   }
-  if (target === "external" && parts.injects) {
-    const instead = "`resync peers` compares it with the peers";
-    throw new ConntrailError("CONTROL", `in mode inject the kernel holds what peers say: ${instead}`);
-  }
-  if (target === "external" || (target === "caches" && !parts.injects)) {
-    report.external = external.table.size;
-    external.flush();
+  if (target === "external" || target === "caches") {
+    // In mode inject it holds no flows that wait for a commit, but the books of those in the kernel.
+    report.external = parts.injects ? 0 : external.table.size;
+    if (!parts.injects) external.flush();
   }
   return report;
 }

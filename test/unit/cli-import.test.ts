@@ -65,6 +65,10 @@ test("the configuration goes to standard output, the report to standard error", 
   assert.match(stderr, /^30 directives: 5 replaced, 22 taken over, 3 not needed\n$/m);
 });
 
+test("- is standard output", async () => {
+  assert.deepEqual(await run("import", CONF, "-o", "-"), await run("import", CONF));
+});
+
 test("a file is written, and not over another unless forced", async () => {
   const out = join(directory, "a", "conntrail.yaml");
   const { code, stdout } = await run("import", CONF, "-o", out);

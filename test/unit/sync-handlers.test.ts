@@ -120,6 +120,18 @@ test("a commit of both, of flows, of expectations", async () => {
   }
 });
 
+test("a flush of the external cache leaves the books of mode inject alone", async () => {
+  for (const injects of [false, true]) {
+    const { parts } = new Node();
+    const before = parts.external.table.size;
+    for (const table of ["external", "caches"] as const) {
+      const report = await createHandlers({ ...parts, injects }).flush(table);
+      assert.equal(report.external, injects || table === "caches" ? 0 : before);
+    }
+    assert.equal(parts.external.table.size, injects ? before : 0);
+  }
+});
+
 test("a flush of the kernel's flows, of its expectations, of both", async () => {
   for (const [only, sent] of [
     [undefined, ["ct delete", "exp delete"]],
