@@ -275,6 +275,7 @@ export class InternalCache {
       this.#moved.delete(slot);
       if (superseded) continue;
       slab[base + W_HAS]! |= ROW_TOLD;
+      if (this.table.birth(slot) === 0) this.table.setBirth(slot, stamp);
       if (!restated) writeStamp(slab, base, stamp);
     }
     this.#pending.copyWithin(0, count, this.#pendingCount);
@@ -346,8 +347,16 @@ export class InternalCache {
    * Takes a flow over that this node's own stream says was here, with its handle. For a daemon that starts, before anything
    * else; ends with `sealAdopted`. Nothing of it is pending. False when the slot is out of bounds.
    */
-  adopt(slot: number, words: Uint32Array, base: number, rare: RareAttributes | null, stamp: number): boolean {
+  adopt(
+    slot: number,
+    words: Uint32Array,
+    base: number,
+    rare: RareAttributes | null,
+    stamp: number,
+    birth = stamp,
+  ): boolean {
     if (!this.table.adopt(slot, words, base)) return false;
+    this.table.setBirth(slot, birth);
     const slab = this.table.slab(slot);
     const at = this.table.base(slot);
     slab[at + W_HAS] = (slab[at + W_HAS]! & ~HAS_ID) | ROW_TOLD;

@@ -75,6 +75,8 @@ export class NewSection extends Section {
   readonly created = new Uint32Array(BATCH_ROWS_MAX);
   /** Stamp of the node's claim to the flow, where it is not the message's own. */
   readonly stamp = new Float64Array(BATCH_ROWS_MAX);
+  /** Stamp of the first claim that any node made to the connection; 0: this row is it. */
+  readonly birth = new Float64Array(BATCH_ROWS_MAX);
   readonly state = new StateColumns();
   readonly columns: readonly ColumnSpec[];
 
@@ -97,6 +99,7 @@ export class NewSection extends Section {
       { key: "rl", values: this.replyLayer4, perRow: 1 },
       { key: "c", values: this.created, perRow: 1 },
       { key: "h", values: this.stamp, perRow: 1 },
+      { key: "q", values: this.birth, perRow: 1 },
       ...this.state.columns,
     ];
   }

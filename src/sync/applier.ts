@@ -263,7 +263,8 @@ export class Applier {
         this.#external.disclaim(this.#origin, flowId);
         continue;
       }
-      this.#external.upsert(this.#origin, flowId, words, rare.get(row) ?? null, stamp);
+      const birth = section.birth[row] === 0 ? stamp : section.birth[row]!;
+      this.#external.upsert(this.#origin, flowId, words, rare.get(row) ?? null, stamp, birth);
     }
   }
 
