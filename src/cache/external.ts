@@ -1,8 +1,8 @@
+import { FlowTable } from "../flow/flow-table.js";
 import { type RareAttributes, RECORD_WORDS, W_HAS, W_ID } from "../flow/record.js";
+import { SlotMap } from "../flow/slot-map.js";
+import { readStamp, writeStamp } from "../flow/stamp.js";
 import { ExternalExpectations } from "./expectations.js";
-import { FlowTable } from "./flow-table.js";
-import { SlotMap } from "./slot-map.js";
-import { readStamp, writeStamp } from "./stamp.js";
 
 /** In W_HAS of an external row: which origin owns it. */
 const OWNER_SHIFT = 24;

@@ -1,3 +1,4 @@
+import { FlowTable } from "../flow/flow-table.js";
 import {
   type DecodedFlow,
   type FlowEnd,
@@ -11,9 +12,9 @@ import {
   W_ID,
   W_UPDATED,
 } from "../flow/record.js";
+import { readStamp, writeStamp } from "../flow/stamp.js";
 import { rareDiffers, recordDiffers, replyDiffers } from "./difference.js";
 import { InternalExpectations } from "./expectations.js";
-import { FlowTable } from "./flow-table.js";
 import {
   PUBLISH_DESTROY,
   PUBLISH_MOVED,
@@ -30,7 +31,6 @@ import {
   ROW_TOLD,
 } from "./internal-row.js";
 import { createdSeconds, mergeRecord } from "./merge.js";
-import { readStamp, writeStamp } from "./stamp.js";
 
 /** Which node carries a flow now, and the stamp of its claim. */
 export interface NewerOwner {

@@ -1,6 +1,5 @@
 import { type ExpectationRow, secondsLeft } from "../cache/expectations.js";
 import type { ExternalCache } from "../cache/external.js";
-import type { FlowTable } from "../cache/flow-table.js";
 import type { InternalCache } from "../cache/internal.js";
 import type {
   BulkReport,
@@ -15,6 +14,7 @@ import type { ControlHandlers, ProgressListener } from "../control/server.js";
 import type { DumpResult } from "../ctnetlink/request-socket.js";
 import { ConntrailError } from "../errors.js";
 import { type Expectation, expectationToJson } from "../flow/expectation.js";
+import type { FlowTable } from "../flow/flow-table.js";
 import { type DecodedFlow, RECORD_WORDS } from "../flow/record.js";
 import type { KernelRequests } from "./commit.js";
 import type { Follower } from "./follower.js";

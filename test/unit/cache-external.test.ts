@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { ExternalCache, ORIGINS_MAX } from "../../src/cache/external.js";
-import { ROW_LIVE } from "../../src/cache/flow-table.js";
+import { ROW_LIVE } from "../../src/flow/flow-table.js";
 import {
   type RareAttributes,
   RECORD_WORDS,

@@ -9,7 +9,7 @@ import {
   W_ORIG_SRC,
   W_PROTO,
   W_ZONE,
-} from "../flow/record.js";
+} from "./record.js";
 
 /** Records per slab: 2^12 records of 128 bytes are 512 KiB. */
 const SLAB_BITS = 12;
