@@ -13,6 +13,7 @@ import { flowFromRecord } from "../flow/flow.js";
 import { formatConntrack, formatConntrackTool, formatXml } from "../flow/format.js";
 import { type RareAttributes, RECORD_WORDS } from "../flow/record.js";
 import type { CommandContext } from "./command.js";
+import { addFlowOptions, flowQuery } from "./flow-options.js";
 
 const FORMATS = ["conntrack", "json", "xml"] as const;
 type Format = (typeof FORMATS)[number];
@@ -22,21 +23,16 @@ type FlowFormatter = (words: Uint32Array, base: number, rare: RareAttributes | n
 
 /** `dump`: the flows of a cache or of the kernel. */
 export function register(program: Command, context: CommandContext): void {
-  program
+  const command = program
     .command("dump")
     .description("print the flows of a table (conntrackd -i, -e)")
     .addArgument(new Argument("<table>", "which table").choices(FLOW_TABLES))
-    .addOption(new Option("--format <format>", "how (default: conntrack, or json with --json)").choices(FORMATS))
-    .option("--host <address>", "any of the four addresses: ADDR or ADDR/BITS")
-    .option("--src <address>", "source of the original direction")
-    .option("--dst <address>", "destination of the original direction")
-    .option("--port <number>", "any of the four ports")
-    .option("--proto <protocol>", "protocol by name or number")
-    .option("--nat", "only flows with a translated address or port")
-    .option("--mark <value>", "VALUE or VALUE/MASK")
+    .addOption(new Option("--format <format>", "how (default: conntrack, or json with --json)").choices(FORMATS));
+  addFlowOptions(command)
     .option("--expect", "the expectations of helpers instead of flows (conntrackd -i expect)")
     .action(async (table: FlowTableName, options: FlowQuery & { format?: Format; expect?: boolean }) => {
-      const { format = context.json ? "json" : "conntrack", expect = false, ...query } = options;
+      const { format = context.json ? "json" : "conntrack", expect = false } = options;
+      const query = flowQuery(options);
       if (!expect) return dump(table, format, query, context);
       const [filter] = Object.keys(query);
       if (filter !== undefined)
