@@ -2,16 +2,15 @@
  * A connection as an object: what `--json` and `--format ndjson` print, and what the other formats read from.
  *
  * The shape is a contract: names stay, more may be added. What was not recorded is left out, never zero. Beside what stands
- * here are the keys of a flow (src/flow/flow.ts) that outlive it: family, protocol, orig, reply, nat, status, state, mark, zone …
+ * here are the keys of a flow (src/flow/flow.ts) that outlive it; what only a commit needs (windows, sequence numbers) is not.
  *
  *   {
- *     "uid": "C5pVnZ0r2LhK8xQdWm1", "communityId": "1:wCb3OG7yAFWelaUydu0D+125CLM=",
- *     "start": "2026-01-31T12:00:00.125Z", "end": "2026-01-31T12:00:05.25Z", "durationSeconds": 5.125,
- *     "timedByKernel": false, "outcome": "ended",
+ *     "uid": "C5pVnZ0r2LhK8xQdWm", "communityId": "1:wCb3OG7yAFWelaUydu0D+125CLM=",
+ *     "start": "2026-01-31T12:00:00.125Z", "end": "2026-01-31T12:00:05.250Z", "durationSeconds": 5.125, "outcome": "ended",
+ *     "family": "ipv4", "protocol": "tcp", "orig": { … }, "reply": { … }, "nat": { … }, "state": "TIME_WAIT", …
  *     "counters": { "orig": { "packets": 12, "bytes": 3456 }, "reply": { "packets": 10, "bytes": 78901 } },
  *     "path": [{ "node": "fw1", "since": "2026-01-31T12:00:00.125Z" }],
- *     "mayMiss": false,
- *     "family": "ipv4", "protocol": "tcp", "orig": { … }, "reply": { … }, "nat": { … }, "state": "TIME_WAIT", …
+ *     "timedByKernel": false, "mayMiss": false
  *   }
  */
 import { type Flow, flowFromRecord } from "../flow/flow.js";
@@ -25,8 +24,10 @@ export interface DirectionCounters {
   readonly bytes: number;
 }
 
+type OfTheTable = "timeoutSeconds" | "id" | "created" | "updated" | "tcp" | "seqadj" | "synproxy";
+
 /** The object form of a connection. */
-export interface ConnectionJson extends Omit<Flow, "timeoutSeconds" | "id" | "created" | "updated"> {
+export interface ConnectionJson extends Omit<Flow, OfTheTable> {
   readonly uid: string;
   readonly communityId: string;
   /** ISO 8601 in UTC. Left out: it began before what is kept. */
@@ -35,12 +36,13 @@ export interface ConnectionJson extends Omit<Flow, "timeoutSeconds" | "id" | "cr
   readonly end?: string;
   /** Where both ends are known. */
   readonly durationSeconds?: number;
-  readonly timedByKernel: boolean;
   readonly outcome: Connection["end"];
   /** Left out where the kernel did not count (nf_conntrack_acct). */
   readonly counters?: { readonly orig: DirectionCounters; readonly reply: DirectionCounters };
   /** The nodes that carried it, in order. */
   readonly path: readonly { readonly node: string; readonly since: string }[];
+  /** The end, and on a connection of one node the start, are the kernel's own (nf_conntrack_timestamp). */
+  readonly timedByKernel: boolean;
   /** True where events may be missing in what this rests on. */
   readonly mayMiss: boolean;
 }
@@ -60,7 +62,7 @@ export interface GapJson {
 /** The object form of a connection. */
 export function connectionToJson(connection: Connection): ConnectionJson {
   const { words, rare, startMs, endMs, counters } = connection;
-  const { timeoutSeconds, id, created, updated, ...flow } = flowFromRecord(words, 0, rare);
+  const { timeoutSeconds, id, created, updated, tcp, seqadj, synproxy, ...flow } = flowFromRecord(words, 0, rare);
   const duration = durationSeconds(connection);
   return {
     uid: connection.uid,
@@ -68,8 +70,8 @@ export function connectionToJson(connection: Connection): ConnectionJson {
     ...(startMs !== null && { start: formatTime(startMs) }),
     ...(endMs !== null && { end: formatTime(endMs) }),
     ...(duration !== null && { durationSeconds: duration }),
-    timedByKernel: connection.timedByKernel,
     outcome: connection.end,
+    ...flow,
     ...(counters !== null && {
       counters: {
         orig: { packets: counters.origPackets, bytes: counters.origBytes },
@@ -77,8 +79,8 @@ export function connectionToJson(connection: Connection): ConnectionJson {
       },
     }),
     path: connection.path.map(({ node, sinceMs }) => ({ node, since: formatTime(sinceMs) })),
+    timedByKernel: connection.timedByKernel,
     mayMiss: connection.mayMiss,
-    ...flow,
   };
 }
 

@@ -76,3 +76,26 @@ export function echoConnection(): Connection {
   };
   return connection(flow, { uid: "C111", end: "lost", counters: null, timedByKernel: false });
 }
+
+/** TCP over IPv6 with both addresses translated. */
+export function nat66Connection(): Connection {
+  return connection({
+    family: "ipv6",
+    protocol: "tcp",
+    orig: { src: "2001:db8::1", dst: "2001:db8::2", sport: 5000, dport: 53 },
+    reply: { src: "2001:db8:1::2", dst: "2001:db8:5::1", sport: 53, dport: 6000 },
+    status: ["SEEN_REPLY", "ASSURED", "CONFIRMED", "SRC_NAT", "DST_NAT"],
+    state: "CLOSE",
+  });
+}
+
+/** A protocol without ports. */
+export function greConnection(): Connection {
+  return connection({
+    family: "ipv4",
+    protocol: "gre",
+    orig: { src: "10.0.0.5", dst: "192.0.2.9", srcKey: 1, dstKey: 2 },
+    reply: { src: "192.0.2.9", dst: "203.0.113.1", srcKey: 2, dstKey: 1 },
+    status: ["CONFIRMED", "SRC_NAT"],
+  });
+}
