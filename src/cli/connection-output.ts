@@ -28,7 +28,11 @@ export interface OutputRow {
 
 /** Where an answer goes, piece by piece. */
 export interface ConnectionOutput {
+  /** Whether a mark stands at connections for which events may be missing, and wants to be explained. */
+  readonly marksDoubt: boolean;
   write(rows: readonly OutputRow[]): Promise<void>;
+  /** What was written goes out now; more may take a while. */
+  flush(): Promise<void>;
   /** The answer is whole. */
   end(gaps: readonly Gap[]): Promise<void>;
 }
@@ -55,7 +59,9 @@ export function textOutput(format: TextFormat, options: OutputOptions, terminal:
     if (head !== "" || lines !== "") await terminal.write(head + lines);
   };
   return {
+    marksDoubt: format === "table",
     write,
+    flush: async () => {},
     end: async (gaps) => {
       if (!begun) await write([]);
       const foot = text.foot(gaps);

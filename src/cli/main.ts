@@ -16,6 +16,9 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   bulk: () => import("./bulk.js"),
   purge: () => import("./purge.js"),
   hook: () => import("./hook.js"),
+  history: () => import("./history.js"),
+  at: () => import("./at.js"),
+  who: () => import("./who.js"),
   init: () => import("./init.js"),
   demo: () => import("./demo-command.js"),
 };
