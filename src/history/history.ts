@@ -208,20 +208,19 @@ export class History {
     const indexes = this.#nodes.map((node) => new StreamIndex(this.#streams.lookup(node), node));
     const plans = await planStreams(indexes, sinceMs, range === null);
     const from = sinceMs === null ? 0 : stampOfMs(sinceMs);
-    const sources = plans.map(({ node, segments, missing }) => {
+    const sources = plans.map(({ node, segments, messages, missing }) => {
       const state = projection.node(node);
       if (missing !== null) state.gaps.add({ from, until: missing.until, reason: missing.reason, events: null });
       return new StreamSource({
         node: state,
         read: (start, stop) => this.#streams.read(node, start, plans.length, stop),
         segments,
+        messages,
         untilStamp: untilStamp(range?.untilMs ?? null),
         onDamaged: () => projection.skip(),
       });
     });
-    const merge = new Merge(sources);
-    signal.addEventListener("abort", () => merge.close(), { once: true });
-    if (signal.aborted) merge.close();
+    const merge = new Merge(sources, signal);
     return { merge, messages: plans.reduce((sum, { messages }) => sum + messages, 0) };
   }
 }

@@ -6,12 +6,16 @@ import type { StreamSource } from "./source.js";
  */
 export class Merge {
   readonly #sources: readonly StreamSource[];
+  readonly #signal: AbortSignal;
   #woken = false;
   #wake: (() => void) | null = null;
 
-  /** `sources` in the order of their names. */
-  constructor(sources: readonly StreamSource[]) {
+  /** `sources` in the order of their names; the signal ends them all. */
+  constructor(sources: readonly StreamSource[], signal: AbortSignal) {
     this.#sources = sources;
+    this.#signal = signal;
+    signal.addEventListener("abort", this.#onAbort, { once: true });
+    if (signal.aborted) this.close();
   }
 
   /**
@@ -50,9 +54,12 @@ export class Merge {
 
   /** Ends all sources. */
   close(): void {
+    this.#signal.removeEventListener("abort", this.#onAbort);
     for (const source of this.#sources) source.close();
     this.#onWake();
   }
+
+  readonly #onAbort = (): void => this.close();
 
   readonly #onWake = (): void => {
     this.#woken = true;

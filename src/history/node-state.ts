@@ -88,6 +88,8 @@ export class NodeState {
   snapshotStamp = 0;
   /** Rows of the node that no flow id stands for: the next complete snapshot takes them up or ends them. */
   hasOrphans = false;
+  /** They are those of an earlier epoch: what the node tells of anew is the same connection, though it does not know that. */
+  bridges = false;
   /** Its last commit of other nodes' flows. */
   commitStamp = 0;
   /** Stamp of its clean stop, while nothing has come since; 0 else. */
@@ -101,6 +103,7 @@ export class NodeState {
   /** The next message is not the one behind the last: what lies between is not read. */
   jump(): void {
     this.forgetFlowIds();
+    this.bridges = false;
     this.epoch = 0;
     this.snapshotId = 0;
   }
@@ -132,7 +135,9 @@ export class NodeState {
       begin.previousNumber > 0 &&
       begin.previousEpoch === this.epoch &&
       begin.previousNumber === this.number;
-    if (!goesOn) this.forgetFlowIds();
+    if (goesOn) return;
+    this.forgetFlowIds();
+    this.bridges = true;
   }
 
   /** What a mark says of the stream; true when a complete snapshot ends with it. */

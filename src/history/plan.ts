@@ -27,8 +27,6 @@ interface Start {
   readonly missing: Missing | null;
 }
 
-/** A node that was heard so shortly before says itself what became of its flows. */
-const SILENCE_STAMPS = 2000 * 4096;
 /** What is read before and behind a commit: claims come about with it, not at it. */
 const CLAIM_STAMPS = 2000 * 4096;
 const COMMIT_MARKS_MAX = 8;
@@ -36,8 +34,8 @@ const CLAIM_MESSAGES_MAX = 4096;
 
 /**
  * Where to begin with each stream: at its last snapshot that was complete when the range began, so that however much is stored
- * only what the answer rests on is read. Where a stream begins later than that of a node which had fallen silent by then,
- * also what it said when it took that node's flows over: the flows would live for ever else. `live`: the streams have no end.
+ * only what the answer rests on is read. Of a stream that begins later than another's, also what it said when that other one was
+ * last heard: where that node died, its flows were taken over then, and would else live for ever. `live`: the streams have no end.
  */
 export async function planStreams(
   indexes: readonly StreamIndex[],
@@ -71,19 +69,15 @@ async function planOf(start: Start, all: readonly Start[], live: boolean): Promi
   const { index, bounds, sequence, missing } = start;
   if (bounds === null || sequence === 0) {
     // Followed all the same: it may come.
-    return {
-      node: index.node,
-      segments: live ? [{ from: 0, until: Number.POSITIVE_INFINITY }] : [],
-      reason,
-      messages: 0,
-    };
+    const segments = live ? [{ from: 0, until: Number.POSITIVE_INFINITY }] : [];
+    return { node: index.node, segments, missing, messages: 0 };
   }
   const until = live ? Number.POSITIVE_INFINITY : bounds.last;
   const windows: Segment[] = [];
   for (const other of all) {
     if (other !== start && other.stamp < start.stamp) windows.push(...(await takeover(other, start, bounds)));
   }
-  const segments = joined([...windows, { from: sequence, until }], sequence);
+  const segments = joined([...windows, { from: sequence, until }]);
   const messages = segments.reduce((sum, { from, until }) => sum + Math.min(until, bounds.last) - from + 1, 0);
   return { node: index.node, segments, missing, messages };
 }
@@ -93,22 +87,22 @@ async function takeover(silent: Start, start: Start, bounds: StreamBounds): Prom
   if (silent.bounds === null) return [];
   const behind = await silent.index.findStamp(start.stamp, silent.bounds);
   const last = await silent.index.stampAt(Math.max(silent.sequence, behind - 1));
-  if (last === null || start.stamp - last.stamp < SILENCE_STAMPS) return [];
+  if (last === null) return [];
   const from = await start.index.findStamp(last.stamp - CLAIM_STAMPS, bounds);
   if (from >= start.sequence) return [];
-  const commit = await start.index.commitBehind(from, COMMIT_MARKS_MAX);
+  const commit = await start.index.commitBehind(from, start.sequence, COMMIT_MARKS_MAX);
   const until =
     commit === null ? from + CLAIM_MESSAGES_MAX : await start.index.findStamp(commit.stamp + CLAIM_STAMPS, bounds);
   return [{ from, until: Math.min(until, start.sequence - 1) }];
 }
 
 /** In order, and those that touch as one. */
-function joined(segments: Segment[], mainFrom: number): Segment[] {
+function joined(segments: Segment[]): Segment[] {
   segments.sort((a, b) => a.from - b.from);
   const kept: Segment[] = [];
   for (const segment of segments) {
     const last = kept.at(-1);
-    if (last === undefined || segment.from > last.until + 1 || segment.from === mainFrom) kept.push(segment);
+    if (last === undefined || segment.from > last.until + 1) kept.push(segment);
     else kept[kept.length - 1] = { from: last.from, until: Math.max(last.until, segment.until) };
   }
   return kept;

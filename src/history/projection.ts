@@ -254,6 +254,12 @@ export class Projection {
       this.#open(node, flowId, rare, stamp, birth, since);
       return;
     }
+    if (!live.isMapped(slot) && !node.bridges && birth === toldStamp && live.stamp(slot) !== stamp) {
+      // Read before what was passed over, and begun behind it.
+      this.#end(slot, "lost", toldStamp);
+      this.#open(node, flowId, rare, stamp, birth, since);
+      return;
+    }
     const held = live.since(slot);
     live.restate(slot, words, rare);
     live.own(slot, node, flowId, held, stamp);

@@ -26,10 +26,11 @@ export class StreamSource {
   /** The head does not follow on the message before it. */
   jump = true;
   ended = false;
-  /** All that the stream holds was read; more comes only when it is written. */
-  idle = false;
+  /** Of a stream without end: all that it holds was read, and more comes only when it is written. */
+  idle: boolean;
   readonly #read: ReadStream;
   readonly #segments: readonly Segment[];
+  readonly #live: boolean;
   readonly #untilStamp: number;
   readonly #onDamaged: () => void;
   readonly #open = createMessageOpener();
@@ -46,6 +47,8 @@ export class StreamSource {
     node: NodeState;
     read: ReadStream;
     segments: readonly Segment[];
+    /** How many messages there are at least. */
+    messages: number;
     untilStamp: number;
     onDamaged: () => void;
   }) {
@@ -56,6 +59,8 @@ export class StreamSource {
     this.#onDamaged = options.onDamaged;
     this.#batches = this.#messages();
     this.ended = options.segments.length === 0;
+    this.#live = options.segments.at(-1)?.until === Number.POSITIVE_INFINITY;
+    this.idle = this.#live && options.messages === 0;
   }
 
   /** Opens the next message that is sound. */
@@ -69,6 +74,7 @@ export class StreamSource {
       else if (this.head.envelope.stamp >= this.#untilStamp && this.#isLast(message)) this.#end();
       else this.#jumps = false;
     }
+    this.idle = this.#live && this.head === null && (this.#queue.at(-1)?.pending ?? 0) === 0;
   }
 
   /** Fetches more; calls `wake` when the head, the end or a failure is there. Only where there is no head. */
@@ -148,7 +154,6 @@ export class StreamSource {
           if (item.type !== "message") continue;
           if (item.sequence > until) break;
           messages.push(item);
-          this.idle = item.pending === 0;
         }
         if (messages.length > 0) yield messages;
         const last = result.value.at(-1);

@@ -145,12 +145,12 @@ export class StreamIndex {
     return decoded?.mark.type === "snapshot-begin" ? { sequence: place, stamp: decoded.envelope.stamp } : null;
   }
 
-  /** The first commit mark at `sequence` or behind it, among so many marks; null when there is none. */
-  async commitBehind(sequence: number, marksMax: number): Promise<SnapshotPlace | null> {
+  /** The first commit mark in [sequence, end), among so many marks; null when there is none. */
+  async commitBehind(sequence: number, end: number, marksMax: number): Promise<SnapshotPlace | null> {
     let at = sequence;
     for (let i = 0; i < marksMax; i++) {
       const message = await this.#lookup.next(at, "mark");
-      if (message === null) return null;
+      if (message === null || message.sequence >= end) return null;
       const decoded = this.#marks.decode(message.payload);
       if (decoded?.mark.type === "commit") return { sequence: message.sequence, stamp: decoded.envelope.stamp };
       at = message.sequence + 1;
