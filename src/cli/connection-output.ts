@@ -12,8 +12,8 @@ export type TextFormat = (typeof TEXT_FORMATS)[number];
 
 /** What is being printed. */
 export interface OutputOptions {
-  /** Up to when connections that live have lived; milliseconds since the Unix epoch. */
-  readonly untilMs: number;
+  /** Up to when connections that live have lived, milliseconds since the Unix epoch; null: that does not matter. */
+  readonly untilMs: number | null;
   /** Changes as they come instead of connections. */
   readonly changes: boolean;
   /** Keys that stand before the connections with `json`. */

@@ -17,14 +17,15 @@ interface Cell {
 /** What a table is for. */
 export interface ConnectionTableOptions {
   readonly colours: boolean;
-  /** Up to when the connections that live have lived. */
-  readonly untilMs: number;
+  /** Up to when the connections that live have lived; null: that does not matter. */
+  readonly untilMs: number | null;
   /** A first column that says what happened, for changes as they come. */
   readonly changes: boolean;
 }
 
 /** Widths that most rows keep to, so that the first rows need not be set again when wider ones come. */
 const WIDTHS: Readonly<Record<string, number>> = {
+  CHANGE: 7,
   START: 24,
   DURATION: 8,
   PROTO: 5,
@@ -88,8 +89,9 @@ export class ConnectionTable {
 
   /** `12 s+` while it lives, `<12 s` where it was gone by then. */
   #duration({ startMs, endMs, end }: Connection): string {
-    if (startMs === null) return "-";
-    const text = formatMs(Math.max(0, (endMs ?? this.#options.untilMs) - startMs));
+    const untilMs = endMs ?? this.#options.untilMs;
+    if (startMs === null || untilMs === null) return "-";
+    const text = formatMs(Math.max(0, untilMs - startMs));
     if (end === "open") return `${text}+`;
     return end === "lost" ? `<${text}` : text;
   }

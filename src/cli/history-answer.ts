@@ -44,8 +44,7 @@ export async function printAnswer(
   tellGaps(gaps, terminal);
   if (doubtful && output.marksDoubt) terminal.complain("? marks connections for which events may be missing");
   const { malformed } = answer.progress();
-  if (malformed > 0)
-    terminal.complain(`${counted(malformed, "message")} that were damaged or not conntrail's were passed over`);
+  if (malformed > 0) terminal.complain(`passed over: ${counted(malformed, "message")}, damaged or not conntrail's`);
   return { connections, gaps };
 }
 

@@ -104,7 +104,8 @@ async function openOutput(request: Request, context: CommandContext): Promise<Cl
     ...(since !== null && { since: formatTime(since.ms) }),
     ...(until !== null && { until: formatTime(until.ms) }),
   };
-  const text = { untilMs: Math.min(range.untilMs ?? nowMs, nowMs), changes: options.follow === true, head };
+  const changes = options.follow === true;
+  const text = { untilMs: changes ? null : Math.min(range.untilMs ?? nowMs, nowMs), changes, head };
   if (format === "ipfix") throw new Error("ipfix without a target");
   return { ...textOutput(format, text, context.terminal), close: async () => {} };
 }

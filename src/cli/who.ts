@@ -106,7 +106,7 @@ function hasNumber(protocol: number | null): boolean {
 function portOf(text: string, number: string | null, protocol: number | null): number {
   const numbered = hasNumber(protocol);
   if (!numbered && number === null) return 0;
-  if (!numbered) throw usage(`protocol ${protocolText(protocol)} has no ports: give the address alone`);
+  if (!numbered) throw usage(`protocol ${protocolText(protocol!)} has no ports: give the address alone`);
   if (number === null) {
     const example = text.includes(":") && !text.startsWith("[") ? `[${text}]` : text;
     if (protocol !== null && isIcmp(protocol)) throw usage(`${text}: the ICMP id is missing; give ${example}:ID`);
@@ -174,7 +174,7 @@ function tellNobody(question: WhoQuestion, gaps: readonly Gap[], { terminal }: C
 function tellDoubts(answers: readonly Found[], { protocol }: WhoQuestion, { terminal }: CommandContext): void {
   const protocols = new Set(answers.map(({ connection }) => protocolOf(connection)));
   if (protocol === null && protocols.size > 1) {
-    terminal.complain(`${[...protocols].join(" and ")} both used that port: --proto chooses`);
+    terminal.complain(`${[...protocols].join(" and ")}: --proto chooses one of them`);
   }
 }
 

@@ -257,7 +257,7 @@ before                    -         udp    [2001:db8::1]:5000     [2001:db8::2]:
   const alive = tcpConnection({}, { end: "open", endMs: null });
   assert.match(
     new ConnectionTable({ ...options, changes: true }).rows([{ type: "new", connection: alive }], false),
-    /^new {5}2026-01-31 12:00:00\.125Z {2}59\.9 s\+ {3}tcp/,
+    /^new {6}2026-01-31 12:00:00\.125Z {2}59\.9 s\+ {3}tcp/,
   );
   const coloured = new ConnectionTable({ ...options, colours: true }).rows([{ connection: alive }], true);
   assert.ok(coloured.includes("\u001b[1mSTART\u001b[0m") && coloured.includes("\u001b[32mTIME_WAIT open\u001b[0m"));
