@@ -29,8 +29,6 @@ interface Start {
 
 /** What is read before and behind a commit: claims come about with it, not at it. */
 const CLAIM_STAMPS = 2000 * 4096;
-const COMMIT_MARKS_MAX = 8;
-const CLAIM_MESSAGES_MAX = 4096;
 
 /**
  * Where to begin with each stream: at its last snapshot that was complete when the range began, so that however much is stored
@@ -90,9 +88,9 @@ async function takeover(silent: Start, start: Start, bounds: StreamBounds): Prom
   if (last === null) return [];
   const from = await start.index.findStamp(last.stamp - CLAIM_STAMPS, bounds);
   if (from >= start.sequence) return [];
-  const commit = await start.index.commitBehind(from, start.sequence, COMMIT_MARKS_MAX);
-  const until =
-    commit === null ? from + CLAIM_MESSAGES_MAX : await start.index.findStamp(commit.stamp + CLAIM_STAMPS, bounds);
+  const commit = await start.index.commitBehind(from, start.sequence);
+  if (commit === null) return [];
+  const until = await start.index.findStamp(commit.stamp + CLAIM_STAMPS, bounds);
   return [{ from, until: Math.min(until, start.sequence - 1) }];
 }
 

@@ -20,6 +20,8 @@ export interface SnapshotPlace {
 const API_TIMEOUT_MS = 5000;
 /** Damaged messages in a row that a search passes over. */
 const DAMAGED_MAX = 16;
+/** Each may be as far from the last as a snapshot is long. */
+const COMMIT_MARKS_MAX = 6;
 
 /** The nodes of which a broker holds streams, in order of name. @throws ConntrailError BROKER when it is away */
 export async function listNodes(connection: BrokerConnection): Promise<string[]> {
@@ -145,10 +147,10 @@ export class StreamIndex {
     return decoded?.mark.type === "snapshot-begin" ? { sequence: place, stamp: decoded.envelope.stamp } : null;
   }
 
-  /** The first commit mark in [sequence, end), among so many marks; null when there is none. */
-  async commitBehind(sequence: number, end: number, marksMax: number): Promise<SnapshotPlace | null> {
+  /** The first commit mark in [sequence, end), among the first few marks; null when there is none. */
+  async commitBehind(sequence: number, end: number): Promise<SnapshotPlace | null> {
     let at = sequence;
-    for (let i = 0; i < marksMax; i++) {
+    for (let i = 0; i < COMMIT_MARKS_MAX; i++) {
       const message = await this.#lookup.next(at, "mark");
       if (message === null || message.sequence >= end) return null;
       const decoded = this.#marks.decode(message.payload);
