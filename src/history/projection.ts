@@ -406,6 +406,9 @@ export class Projection {
   }
 }
 
+/** The end of the year 9999. */
+const MICROS_END = Date.UTC(10_000, 0) * 1000;
+
 /** Of equal stamps the one of the lesser name is newer, as in ExternalCache. */
 function isNewer(stamp: number, node: NodeState, held: number, owner: NodeState): boolean {
   return stamp === held ? node.name < owner.name : stamp > held;
@@ -420,21 +423,30 @@ function setState(words: Uint32Array, base: number, state: number): void {
   words[at] = (words[at]! & ~0xff) | state;
 }
 
+/** What a message claims to have measured and no kernel could have counts as not measured. */
 function endingOf(section: DestroySection, row: number, stamp: number): Ending {
   const measured = section.measured[row]!;
   const timed = (measured & MEASURED_TIMES) !== 0;
-  const counters: ConnectionCounters | null =
-    (measured & MEASURED_COUNTERS) === 0
-      ? null
-      : {
-          origPackets: section.packetsOriginal[row]!,
-          origBytes: section.bytesOriginal[row]!,
-          replyPackets: section.packetsReply[row]!,
-          replyBytes: section.bytesReply[row]!,
-        };
-  const startMs = timed ? section.startMicros[row]! / 1000 : 0;
-  const endMs = timed ? section.stopMicros[row]! / 1000 : 0;
+  const counted: ConnectionCounters = {
+    origPackets: section.packetsOriginal[row]!,
+    origBytes: section.bytesOriginal[row]!,
+    replyPackets: section.packetsReply[row]!,
+    replyBytes: section.bytesReply[row]!,
+  };
+  const counters = (measured & MEASURED_COUNTERS) !== 0 && Object.values(counted).every(isCount) ? counted : null;
+  const startMs = timed ? msOfMicros(section.startMicros[row]!) : 0;
+  const endMs = timed ? msOfMicros(section.stopMicros[row]!) : 0;
   return { end: "ended", stamp, counters, startMs, endMs };
+}
+
+/** Counters of the kernel have 64 bits. */
+function isCount(value: number): boolean {
+  return Number.isInteger(value) && value >= 0 && value < 2 ** 64;
+}
+
+/** 0 for what is no time. */
+function msOfMicros(micros: number): number {
+  return micros > 0 && micros < MICROS_END ? micros / 1000 : 0;
 }
 
 /** A test for "this chunk states the flow id", asked in ascending order: both sections are sorted by flow id. */
