@@ -3,7 +3,7 @@
  * https://github.com/corelight/community-id-spec: "1:" and base64 of SHA-1 over seed, the smaller end's address, the other's,
  * protocol, a zero, and the ports in that order. Of the original tuple, before translation.
  */
-import { createHash } from "node:crypto";
+import * as crypto from "node:crypto";
 import { hasPorts, IPPROTO_DCCP, IPPROTO_ICMP, IPPROTO_UDPLITE, isIcmp } from "../flow/protocol.js";
 import { AF_INET6, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../flow/record.js";
 
@@ -56,7 +56,13 @@ export function communityId(words: Uint32Array, base: number): string {
     at = bytes.writeUInt16BE(swap ? ports.destination : ports.source, at);
     bytes.writeUInt16BE(swap ? ports.source : ports.destination, at);
   }
-  return `1:${createHash("sha1").update(bytes).digest("base64")}`;
+  return `1:${sha1(bytes)}`;
+}
+
+/** In one call where this Node.js has it (20.12): half the time. */
+function sha1(bytes: Uint8Array): string {
+  if (typeof crypto.hash === "function") return crypto.hash("sha1", bytes, "base64");
+  return crypto.createHash("sha1").update(bytes).digest("base64");
 }
 
 /** The specification has ports for TCP, UDP, SCTP and ICMP; of all others the addresses alone are hashed. */
