@@ -313,6 +313,23 @@ test("IPFIX to a file has the events of the range", async () => {
   assert.deepEqual([report.events, report.messages], [2, 1]);
 });
 
+test("IPFIX of changes: a create when it begins, a delete when it ends", async () => {
+  const path = join(directory, "follow.ipfix");
+  const args = ["--format", "ipfix", "--output", path, "--follow", "--limit", "3", "--json"];
+  const { code, stdout } = await run("history", ...args);
+  assert.equal(code, 0);
+  assert.deepEqual(JSON.parse(stdout), { events: 2, messages: 2, bytes: readFileSync(path).length });
+  const reader = new IpfixReader();
+  const records = splitMessages(readFileSync(path)).flatMap((message) => reader.read(message).records);
+  assert.deepEqual(
+    records.map((record) => Number(record.get(230))),
+    [4, 5],
+  );
+  const nowhere = await run("history", "--format", "ipfix", "--output", join(directory, "none", "x"));
+  assert.equal(nowhere.code, 1);
+  assert.match(nowhere.stderr, /^conntrail: NAT events cannot be written: ENOENT: .*\n$/);
+});
+
 test("IPFIX to a collector, over UDP and TCP", async () => {
   const socket = createSocket("udp4");
   socket.bind(0, "127.0.0.1");
