@@ -161,7 +161,7 @@ export class FlowTable {
   /** Gives an unlinked slot back. */
   free(slot: number): void {
     this.slab(slot)[this.base(slot) + W_HAS] = 0;
-    this.rare.delete(slot);
+    if (this.rare.size > 0) this.rare.delete(slot);
     if (this.#freeCount === this.#freeSlots.length) this.#freeSlots = doubled(this.#freeSlots);
     this.#freeSlots[this.#freeCount++] = slot;
   }

@@ -11,6 +11,8 @@ const MAY_MISS = 0x2_0000;
 /** Its owner gave it up for a node whose claim was not read yet. */
 const DEPARTED = 0x4_0000;
 const OWNER_SHIFT = 24;
+/** Records of answers that share their memory. */
+const CHUNK_WORDS = 64 * RECORD_WORDS;
 const PAGE_BITS = 12;
 const PAGE_MASK = (1 << PAGE_BITS) - 1;
 /** What no flow id of a node is. */
@@ -53,6 +55,8 @@ export class LiveTable {
   /** The owners before the present one, of the few rows that have moved. */
   readonly #before = new Map<number, readonly Step[]>();
   readonly #nodes: readonly NodeState[];
+  #chunk = new Uint32Array(CHUNK_WORDS);
+  #chunkAt = 0;
 
   constructor(nodes: readonly NodeState[], flowsMax: number) {
     this.#nodes = nodes;
@@ -141,25 +145,36 @@ export class LiveTable {
   draft(slot: number, stamp: number): Draft {
     const { table } = this;
     const base = table.base(slot);
-    const words = table.slab(slot).slice(base, base + RECORD_WORDS);
-    const flags = words[W_HAS]!;
+    const slab = table.slab(slot);
+    const words = this.#takeWords();
+    for (let i = 0; i < W_HAS; i++) words[i] = slab[base + i]!;
+    const flags = slab[base + W_HAS]!;
     words[W_HAS] = flags & 0xffff;
-    for (const word of [W_ID, RECORD_WORDS - 2, RECORD_WORDS - 1]) words[word] = 0;
-    const path = [...(this.#before.get(slot) ?? []), { node: this.owner(slot), since: this.since(slot) }];
+    words[W_ID] = 0;
+    const node = this.#nodes[flags >>> OWNER_SHIFT]!;
+    const since = this.since(slot);
+    const before = this.#before.size === 0 ? undefined : this.#before.get(slot);
+    const path = before === undefined ? [{ node, since }] : [...before, { node, since }];
     const flagged = (flags & (MAY_MISS | DEPARTED)) !== 0;
-    return {
-      words,
-      rare: table.rare.get(slot) ?? null,
-      birth: table.birth(slot),
-      path,
-      mayMiss: flagged || missesOf(path, stamp),
-    };
+    const rare = table.rare.size === 0 ? null : (table.rare.get(slot) ?? null);
+    return { words, rare, birth: table.birth(slot), path, mayMiss: flagged || missesOf(path, stamp) };
+  }
+
+  /** Records are cut from chunks: a typed array of its own would cost more than all the rest of a connection. */
+  #takeWords(): Uint32Array {
+    if (this.#chunkAt === CHUNK_WORDS) {
+      this.#chunk = new Uint32Array(CHUNK_WORDS);
+      this.#chunkAt = 0;
+    }
+    const words = this.#chunk.subarray(this.#chunkAt, this.#chunkAt + RECORD_WORDS);
+    this.#chunkAt += RECORD_WORDS;
+    return words;
   }
 
   /** Takes a row out. */
   remove(slot: number): void {
     if (this.isMapped(slot)) this.owner(slot).unmap(this.flowId(slot));
-    this.#before.delete(slot);
+    if (this.#before.size > 0) this.#before.delete(slot);
     this.table.unlink(slot);
     this.table.free(slot);
   }
@@ -184,6 +199,10 @@ function missesOf(path: readonly Step[], stamp: number): boolean {
 export function sinceOf(words: Uint32Array, birth: number, stamp: number): number {
   const createdMs = words[W_CREATED]! * 1000;
   return createdMs === 0 || createdMs - stampMs(birth) < 1000 ? birth : Math.min(stamp, stampOfMs(createdMs));
+}
+
+function stepOf({ node, since }: Step): PathStep {
+  return { node: node.name, sinceMs: stampMs(since) };
 }
 
 /** A finished answer; its uid is computed when it is asked for. */
@@ -212,7 +231,8 @@ export class ConnectionRecord implements Connection {
     this.startMs = this.endMs === null ? startMs : Math.min(startMs, this.endMs);
     this.timedByKernel = timed;
     this.counters = ending.counters;
-    this.path = draft.path.map(({ node, since }) => ({ node: node.name, sinceMs: stampMs(since) }));
+    const [first] = draft.path;
+    this.path = draft.path.length === 1 ? [stepOf(first!)] : draft.path.map((step) => stepOf(step));
     this.mayMiss = draft.mayMiss || ending.end === "lost";
     this.#birth = draft.birth;
   }
