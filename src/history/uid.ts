@@ -31,8 +31,8 @@ export function connectionUid(birth: number, words: Uint32Array): string {
 function sha256(bytes: Uint8Array): string {
   const { hash } = crypto as { hash?: typeof crypto.hash };
   return hash === undefined
-    ? crypto.createHash("sha256").update(bytes).digest("latin1")
-    : hash("sha256", bytes, "latin1");
+    ? crypto.createHash("sha256").update(bytes).digest("binary")
+    : hash("sha256", bytes, "binary");
 }
 
 /** The first 96 bits by long division in words of 16 bits, which stay small integers: a BigInt would cost more than the hash. */
