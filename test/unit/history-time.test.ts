@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
+import fc from "fast-check";
 import { ConntrailError } from "../../src/errors.js";
 import { formatTime, parseTime, requireOrder, requirePast } from "../../src/history/time.js";
 
@@ -160,4 +161,58 @@ test("what must have passed, and what must be in order", () => {
     code: "USAGE",
     message: "--until lies before --since: from 2026-01-31T12:00:01Z until 2026-01-31T12:00:00Z; exchange them",
   });
+});
+
+test("what is printed is read as the same time, in any zone", () => {
+  const micros = fc.integer({ min: 0, max: Date.UTC(2100, 0) * 1000 });
+  fc.assert(
+    fc.property(micros, fc.constantFrom("UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Apia"), (value, name) => {
+      process.env.TZ = name;
+      const text = formatTime(value / 1000);
+      assert.equal(read(text), text);
+      const seconds = (value / 1_000_000).toFixed(6);
+      assert.equal(read(`@${seconds}`), text);
+    }),
+  );
+});
+
+test("any text is a time or one line", () => {
+  const part = fc.constantFrom(
+    "2026",
+    "-",
+    "01",
+    ":",
+    "T",
+    " ",
+    "Z",
+    "+",
+    "1",
+    "h",
+    ".",
+    ",",
+    "@",
+    "yesterday",
+    "\n",
+    "ms",
+    "é",
+  );
+  fc.assert(
+    fc.property(
+      fc.oneof(
+        fc.string(),
+        fc.array(part, { maxLength: 14 }).map((parts) => parts.join("")),
+      ),
+      (text) => {
+        try {
+          const { ms, spanMs } = parseTime("--at", text, NOW);
+          assert.ok(Number.isFinite(ms) && spanMs > 0);
+          formatTime(ms);
+        } catch (error) {
+          assert.ok(error instanceof ConntrailError, String(error));
+          assert.doesNotMatch(error.message, /\n/);
+        }
+      },
+    ),
+    { numRuns: 2000 },
+  );
 });
