@@ -1,6 +1,5 @@
 import { ConntrailError } from "../errors.js";
 import { stampMs, stampOfMs } from "../flow/clock.js";
-import { StreamIndex } from "../stream/stream-index.js";
 import type {
   Connection,
   ConnectionChange,
@@ -10,11 +9,9 @@ import type {
   HistoryQuery,
   WhoQuestion,
 } from "./connection.js";
-import { Merge } from "./merge.js";
-import { planStreams } from "./plan.js";
+import { mergeStreams, untilStamp } from "./merged-streams.js";
 import { Projection } from "./projection.js";
 import { compileRowFilter, compileWhoFilter, type RowFilter } from "./row-filter.js";
-import { StreamSource } from "./source.js";
 import type { HistoryStreams } from "./streams.js";
 
 /** Where the streams are. */
@@ -116,7 +113,7 @@ export class History {
         },
       },
     });
-    const { merge } = await this.#merge(projection, sinceMs, null, signal);
+    const { merge } = await mergeStreams(this.#streams, this.#nodes, projection, { sinceMs, live: true }, signal);
     try {
       while (!signal.aborted && !merge.ended) {
         const source = merge.next();
@@ -170,7 +167,8 @@ export class History {
     total: { messages: number },
     signal: AbortSignal,
   ): AsyncGenerator<readonly Connection[], void, undefined> {
-    const { merge, messages } = await this.#merge(projection, reading.sinceMs, reading, signal);
+    const range = { ...reading, live: false };
+    const { merge, messages } = await mergeStreams(this.#streams, this.#nodes, projection, range, signal);
     total.messages = messages;
     try {
       for (let turn = 0; !signal.aborted; turn++) {
@@ -197,37 +195,6 @@ export class History {
       merge.close();
     }
   }
-
-  /** The streams from where a range begins; `range` null: without end. */
-  async #merge(
-    projection: Projection,
-    sinceMs: number | null,
-    range: { readonly untilMs: number | null } | null,
-    signal: AbortSignal,
-  ): Promise<{ merge: Merge; messages: number }> {
-    const indexes = this.#nodes.map((node) => new StreamIndex(this.#streams.lookup(node), node));
-    const plans = await planStreams(indexes, sinceMs, range === null);
-    const from = sinceMs === null ? 0 : stampOfMs(sinceMs);
-    const sources = plans.map(({ node, segments, messages, missing }) => {
-      const state = projection.node(node);
-      if (missing !== null) state.gaps.add({ from, until: missing.until, reason: missing.reason, events: null });
-      return new StreamSource({
-        node: state,
-        read: (start, stop) => this.#streams.read(node, start, plans.length, stop),
-        segments,
-        messages,
-        untilStamp: untilStamp(range?.untilMs ?? null),
-        onDamaged: () => projection.skip(),
-      });
-    });
-    const merge = new Merge(sources, signal);
-    return { merge, messages: plans.reduce((sum, { messages }) => sum + messages, 0) };
-  }
-}
-
-/** Messages of the last millisecond belong to the range. */
-function untilStamp(untilMs: number | null): number {
-  return untilMs === null ? Number.POSITIVE_INFINITY : stampOfMs(untilMs + 1);
 }
 
 function checkRange(sinceMs: number | null, untilMs: number | null): void {
@@ -237,7 +204,7 @@ function checkRange(sinceMs: number | null, untilMs: number | null): void {
 }
 
 /** The last `limit` connections. */
-async function* newest(
+export async function* newest(
   connections: AsyncIterable<readonly Connection[]>,
   limit: number,
 ): AsyncGenerator<readonly Connection[], void, undefined> {

@@ -87,6 +87,16 @@ export class Projection {
     return this.#stamp;
   }
 
+  /** Birth of the oldest connection that is alive; Infinity where there is none. */
+  get oldestBirth(): number {
+    const { table } = this.#live;
+    let oldest = Number.POSITIVE_INFINITY;
+    for (let slot = 0; slot < table.slotsUsed; slot++) {
+      if (table.isLive(slot)) oldest = Math.min(oldest, table.birth(slot));
+    }
+    return oldest;
+  }
+
   /** Connections alive that pass the filter as far as it can be told. */
   get size(): number {
     return this.#live.table.size;

@@ -117,9 +117,14 @@ export class ArchiveWriter {
     return this.#state;
   }
 
-  /** Connections that are not in a file yet. */
+  /** Connections that came since the last `flush`. */
   get rows(): number {
     return this.#staging.rows;
+  }
+
+  /** Connections that are not in a file yet. */
+  get unwritten(): number {
+    return this.#waiting.reduce((sum, { batch }) => sum + batch.rows, this.#staging.rows);
   }
 
   /** Takes a connection that has ended. `late`: another message than those of `state.places` told of an end that old. */
