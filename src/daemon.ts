@@ -2,22 +2,26 @@
  * The composition root: builds a node from its configuration, starts the parts in order, and takes them down in the
  * opposite order. Everything else gets its clock, logger and sockets from here.
  */
-import { execFile } from "node:child_process";
 import type { Logger } from "pino";
 import { ExternalCache } from "./cache/external.js";
 import { InternalCache } from "./cache/internal.js";
 import type { Config } from "./config/config.js";
 import { formatMetrics, serveMetrics } from "./control/metrics.js";
-import { type ControlHandlers, type ControlServer, serveControl } from "./control/server.js";
+import { type ControlHandlers, type ControlServer, type NodeHandlers, serveControl } from "./control/server.js";
 import { RequestSocket } from "./ctnetlink/request-socket.js";
 import { checkKernel, enableEvents, type KernelState } from "./ctnetlink/sysctl.js";
+import { peersMax } from "./daemon/announcement.js";
+import { withDiscovered } from "./daemon/discovered-peers.js";
+import { createDiscovery } from "./daemon/discovery.js";
 import { followersCaughtUp, openInjection } from "./daemon/injection.js";
 import { openKernelSide } from "./daemon/kernel-side.js";
 import { createPeers, type Peer, runPeers } from "./daemon/peers.js";
 import { type OwnBroker, openBroker, openOwnStream, type TakeDown } from "./daemon/streams.js";
+import { Systemd } from "./daemon/systemd.js";
 import { ConntrailError } from "./errors.js";
 import { HybridClock, systemClock } from "./flow/clock.js";
 import { createHandlers, createObserverHandlers } from "./sync/handlers.js";
+import { PassingTraffic } from "./sync/passing.js";
 import { prefixed, Reports } from "./sync/reports.js";
 import { Roles } from "./sync/roles.js";
 
@@ -27,6 +31,10 @@ export interface DaemonControls {
   readonly signal: AbortSignal;
   /** `callback` gets the configuration as it is now, at each SIGHUP after which the file is sound. */
   onReload(callback: (config: Config) => void | Promise<void>): void;
+  /** Somebody asks for the end over the control socket: as SIGTERM. */
+  stop(): void;
+  /** Called when the node does its work. */
+  ready?(): void;
 }
 
 /** How long the end waits for the broker to confirm what was published. */
@@ -46,8 +54,10 @@ interface Ground {
   readonly hybridClock: HybridClock;
   readonly control: ControlServer;
   readonly broker: OwnBroker;
+  /** Null: no service manager listens. */
+  readonly systemd: Systemd | null;
   /** From now on requests are answered by these, and metrics are served from the reports. */
-  answerWith(handlers: ControlHandlers, reports: Reports): Promise<void>;
+  answerWith(handlers: NodeHandlers, reports: Reports): Promise<void>;
 }
 
 /**
@@ -58,8 +68,9 @@ export async function runDaemon(config: Config, log: Logger, controls: DaemonCon
   const down: TakeDown = [];
   const stopping = new AbortController();
   try {
-    if (config.mode === "observer") await startObserver(await layGround(config, log, controls, stopping.signal, down));
-    else await startNode(config, log, controls, stopping.signal, down);
+    const known = await withDiscovered(config, log);
+    if (known.mode === "observer") await startObserver(await layGround(known, log, controls, stopping.signal, down));
+    else await startNode(known, log, controls, stopping.signal, down);
     await aborted(controls.signal);
   } finally {
     stopping.abort();
@@ -81,19 +92,22 @@ async function layGround(
   stopping: AbortSignal,
   down: TakeDown,
 ): Promise<Ground> {
+  const systemd = Systemd.open(process.env, log);
+  down.push(() => systemd?.close());
+  controls.signal.addEventListener("abort", () => systemd?.stopping(), { once: true });
   // The control socket first: it is the lock that keeps a second daemon away from this one's broker and store.
-  let handlers: ControlHandlers | null = null;
-  const answering = whenStarted(() => handlers);
+  let handlers: NodeHandlers | null = null;
+  const answering = { ...whenStarted(() => handlers), stop: () => controls.stop() } satisfies ControlHandlers;
   const control = await serveControl(config.control, answering, { logger: log });
   down.push(() => control.close());
   const broker = await openBroker(config, log, down);
   const hybridClock = new HybridClock(systemClock);
-  const answerWith = async (started: ControlHandlers, reports: Reports): Promise<void> => {
+  const answerWith = async (started: NodeHandlers, reports: Reports): Promise<void> => {
     handlers = started;
     if (config.metrics === null) return;
     down.push(await serveMetrics(config.metrics, () => formatMetrics(reports.status(), reports.stats())));
   };
-  return { config, log, controls, stopping, down, hybridClock, control, broker, answerWith };
+  return { config, log, controls, stopping, down, hybridClock, control, broker, systemd, answerWith };
 }
 
 /** A firewall: its kernel's events out, its peers' streams in. */
@@ -104,7 +118,8 @@ async function startNode(
   stopping: AbortSignal,
   down: TakeDown,
 ): Promise<void> {
-  const kernelState = readyKernel(log);
+  const polls = config.netlink.pollMs !== null;
+  const kernelState = readyKernel(polls, log);
   const ground = await layGround(config, log, controls, stopping, down);
   const { hybridClock, broker } = ground;
   const clock = systemClock;
@@ -128,7 +143,7 @@ async function startNode(
           down,
         );
   const injector = injection?.injector ?? null;
-  const external = new ExternalCache(config.cacheLimit ?? flowsMax * Math.max(1, config.peers.length), injector);
+  const external = new ExternalCache(config.cacheLimit ?? flowsMax * Math.max(1, peersMax(config)), injector);
 
   const base = { internal, clock, hybridClock, log };
   const ownStream = await openOwnStream(config, broker, base, stopping, down);
@@ -141,9 +156,11 @@ async function startNode(
     reassert: (slot: number) => kernelSide.replicator.reassert(slot),
     pending: () => kernelSide.replicator.poke(),
   };
-  const peers = createPeers(config, broker, { external, local, hybridClock, clock, log }, down);
+  const peerParts = { external, local, hybridClock, clock, log };
+  const peers = createPeers(config, broker, peerParts, down);
   await Promise.all(peers.map(({ follower }) => follower.restore(stopping)));
   const followers = peers.map(({ follower }) => follower);
+  const discovery = createDiscovery(config, broker, peerParts, { peers, followers }, stopping, down);
 
   const roles = new Roles({
     internal,
@@ -154,6 +171,8 @@ async function startNode(
     injects: injector !== null,
     before: ownStream.role,
     readKernel: () => kernelSide.replicator.resyncKernel(),
+    passing: new PassingTraffic({ internal, list: (visit) => kernel.dump({}, visit) }),
+    polls,
     commitTimeoutSeconds: config.commitTimeoutSeconds,
     commitWindowTracking: config.commitWindowTracking,
     purgeAfterSeconds: config.purgeAfterSeconds,
@@ -187,7 +206,7 @@ async function startNode(
     internal: () => internal.size,
     role: () => roles.role,
     epoch: journal.epoch,
-    kernelState: checkKernel,
+    kernelState: () => checkKernel(polls),
     publisher: () => ({
       state: publisher.state,
       confirmedNumber: publisher.confirmedNumber,
@@ -207,6 +226,7 @@ async function startNode(
         ...replicator.sequenceWatch.counters,
       },
       ...(injector === null ? {} : { inject: { ...injector.counters } }),
+      ...(discovery === null ? {} : { discovery: { ...discovery.counters } }),
     }),
   });
   const injects = injector !== null;
@@ -221,23 +241,27 @@ async function startNode(
     reports,
     injects,
     signal: stopping,
+    log,
   };
   await ground.answerWith(createHandlers(parts), reports);
   controls.onReload(async (next) => {
     kernelSide.setFilter(next.filter);
     await replicator.resyncKernel();
   });
-  ready(log, { epoch: journal.epoch, flows: internal.table.size, external: external.table.size });
+  discovery?.start(down);
+  ready(ground, { epoch: journal.epoch, flows: internal.table.size, external: external.table.size });
 }
 
 /** A host that follows all firewalls and keeps their streams; it has no kernel side. */
 async function startObserver(ground: Ground): Promise<void> {
   const { config, log, stopping, down, hybridClock, broker } = ground;
-  const external = new ExternalCache(config.cacheLimit ?? OBSERVER_FLOWS_MAX * Math.max(1, config.peers.length));
+  const external = new ExternalCache(config.cacheLimit ?? OBSERVER_FLOWS_MAX * Math.max(1, peersMax(config)));
   const parts = { external, local: null, hybridClock, clock: systemClock, log };
   const peers = createPeers(config, broker, parts, down);
   await Promise.all(peers.map(({ follower }) => follower.restore(stopping)));
   runPeers(peers, stopping, down);
+  const followers = peers.map(({ follower }) => follower);
+  const discovery = createDiscovery(config, broker, parts, { peers, followers }, stopping, down);
   const reports = new Reports({
     ...reportSources(ground, peers, external),
     internal: () => 0,
@@ -245,11 +269,11 @@ async function startObserver(ground: Ground): Promise<void> {
     epoch: 0,
     kernelState: () => null,
     publisher: () => ({ state: "none", confirmedNumber: 0, unconfirmed: 0 }),
-    groups: () => ({}),
+    groups: () => (discovery === null ? {} : { discovery: { ...discovery.counters } }),
   });
-  const followers = peers.map(({ follower }) => follower);
-  await ground.answerWith(createObserverHandlers({ external, followers, reports, signal: stopping }), reports);
-  ready(log, { external: external.table.size });
+  await ground.answerWith(createObserverHandlers({ external, followers, reports, signal: stopping, log }), reports);
+  discovery?.start(down);
+  ready(ground, { external: external.table.size });
 }
 
 function reportSources(ground: Ground, peers: readonly Peer[], external: ExternalCache) {
@@ -266,17 +290,17 @@ function reportSources(ground: Ground, peers: readonly Peer[], external: Externa
 }
 
 /** Throws ConntrailError KERNEL when this kernel tells nothing of its connections. */
-function readyKernel(log: Logger): KernelState {
-  const state = checkKernel();
-  if (state.events === 2 && !enableEvents()) {
+function readyKernel(polls: boolean, log: Logger): KernelState {
+  const state = checkKernel(polls);
+  if (!polls && state.events === 2 && !enableEvents()) {
     log.warn("nf_conntrack_events is 2: flows made while nobody listens stay silent; set it to 1 with sysctl");
   }
   return state;
 }
 
 /** Until the node stands, every command is told so; the socket is there from the first moment on. */
-function whenStarted(current: () => ControlHandlers | null): ControlHandlers {
-  const handlers = (): ControlHandlers => {
+function whenStarted(current: () => NodeHandlers | null): NodeHandlers {
+  const handlers = (): NodeHandlers => {
     const started = current();
     if (started !== null) return started;
     throw new ConntrailError("CONTROL", "the daemon is starting; try again in a moment");
@@ -286,22 +310,20 @@ function whenStarted(current: () => ControlHandlers | null): ControlHandlers {
     stats: () => handlers().stats(),
     dump: async (table, sink, signal) => handlers().dump(table, sink, signal),
     expectations: async (table) => handlers().expectations(table),
-    commit: async (progress) => handlers().commit(progress),
-    flush: async (table) => handlers().flush(table),
-    resync: async (source, progress) => handlers().resync(source, progress),
-    bulk: async (progress) => handlers().bulk(progress),
+    commit: async (progress, only) => handlers().commit(progress, only),
+    flush: async (table, only) => handlers().flush(table, only),
+    resync: async (source, progress, wait) => handlers().resync(source, progress, wait),
+    bulk: async (progress, wait) => handlers().bulk(progress, wait),
     purge: () => handlers().purge(),
     hook: async (role, progress, group) => handlers().hook(role, progress, group),
   };
 }
 
-/** Says so in the log, and tells systemd; `Type=notify` waits for it. */
-function ready(log: Logger, fields: Record<string, number>): void {
-  log.info(fields, "ready");
-  if (process.env.NOTIFY_SOCKET === undefined) return;
-  execFile("systemd-notify", ["--ready"], (error) => {
-    if (error !== null) log.warn({ err: error }, "systemd could not be told that the daemon is ready");
-  });
+/** Says so in the log, and tells systemd and whoever started it. */
+function ready(ground: Ground, fields: Record<string, number>): void {
+  ground.log.info(fields, "ready");
+  ground.systemd?.ready();
+  ground.controls.ready?.();
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

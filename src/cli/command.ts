@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import { DEFAULT_CONFIG_PATH } from "../config/config-text.js";
 import { anyControlPath } from "../conntrackd/control-path.js";
 import { requestReport } from "../control/client.js";
-import type { CommandArgs, CommandName, CommandReports } from "../control/protocol.js";
+import type { CommandArgs, CommandReports, ReportCommand } from "../control/protocol.js";
 import type { Terminal } from "./terminal.js";
 
 /** What the file of a subcommand exports. It is imported only when its command is called. */
@@ -37,7 +37,7 @@ export class CommandContext {
   }
 
   /** Asks the daemon; what it says meanwhile goes to the terminal. */
-  async ask<C extends Exclude<CommandName, "dump">>(command: C, args: CommandArgs[C]): Promise<CommandReports[C]> {
+  async ask<C extends ReportCommand>(command: C, args: CommandArgs[C]): Promise<CommandReports[C]> {
     return await requestReport(await this.controlPath(), command, args, {
       onProgress: (text) => this.terminal.progress(text),
     });

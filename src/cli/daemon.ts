@@ -1,20 +1,26 @@
+import { setPriority } from "node:os";
 import type { Command } from "commander";
-import { type Logger, pino } from "pino";
+import type { Logger } from "pino";
 import type { Config } from "../config/config.js";
 import { errorText } from "../errors.js";
 import type { CommandContext } from "./command.js";
-import { loadAnyConfig } from "./config-file.js";
-import { formatLogLine } from "./log-line.js";
+import { loadAnyConfig, readAnyConfig } from "./config-file.js";
+import { type LockFile, takeLock } from "./lock-file.js";
+import { type DaemonLog, openLog } from "./log.js";
 
 /** How long a clean end may take before the process is ended anyway. */
 const END_MS_MAX = 15_000;
 
 /** How the daemon hears from the process that it lives in. */
 export interface DaemonControls {
-  /** Aborted at SIGTERM or SIGINT: end cleanly. */
+  /** Aborted at SIGTERM, SIGINT or `stop`: end cleanly. */
   readonly signal: AbortSignal;
   /** `callback` gets the configuration as it is now, at each SIGHUP after which the file is sound. The log level is set already. */
   onReload(callback: (config: Config) => void | Promise<void>): void;
+  /** Somebody asks for the end over the control socket: as SIGTERM. */
+  stop(): void;
+  /** Called when the node does its work. */
+  ready(): void;
 }
 
 /** The composition root, imported when it is needed only. Resolves after a clean end; throws what the daemon cannot go on with. */
@@ -22,31 +28,57 @@ interface DaemonModule {
   runDaemon(config: Config, logger: Logger, controls: DaemonControls): Promise<void>;
 }
 
+/** Who runs the daemon in this process. */
+export interface DaemonHost {
+  readonly configPath: string;
+  /** Called when the node does its work. */
+  ready(): void;
+  /** Called with the one line that says why it cannot go on; the process ends with 1. */
+  failed(text: string): void;
+}
+
 /** `daemon`: runs in the foreground until SIGTERM. */
 export function register(program: Command, context: CommandContext): void {
   program
     .command("daemon")
     .description("run in the foreground; SIGTERM ends it, SIGHUP reloads filters and log level")
-    .action(() => daemon(context));
+    .action(() =>
+      runInForeground({
+        configPath: context.configPath,
+        ready: () => {},
+        failed: (text) => context.terminal.complain(text),
+      }),
+    );
 }
 
-async function daemon(context: CommandContext): Promise<void> {
-  const config = loadAnyConfig(context.configPath);
-  const logger = newLogger(config);
-  const end = new AbortController();
-  const reloads: ((config: Config) => void | Promise<void>)[] = [];
-  const onEnd = (name: NodeJS.Signals): void => {
-    if (end.signal.aborted) return;
-    logger.info({ signal: name }, "ending");
-    end.abort();
-    setTimeout(() => {
-      logger.error({ afterMs: END_MS_MAX }, "not ended in time, ending the process");
-      process.exit(1);
-    }, END_MS_MAX).unref();
-  };
-  process.on("SIGTERM", onEnd).on("SIGINT", onEnd);
+/**
+ * Runs the daemon in this process until it is told to end, and ends the process: with 0 after a clean end, with 1 when it could not
+ * go on. Throws ConntrailError for what keeps it from beginning: configuration, log file, lock file.
+ */
+export async function runInForeground(host: DaemonHost): Promise<void> {
+  const { config, remarks } = readAnyConfig(host.configPath);
+  const log = openLog(config);
+  const { logger } = log;
+  let lock: LockFile | null;
+  try {
+    lock = config.lock === null ? null : takeLock(config.lock);
+  } catch (error) {
+    if (log.kept) logger.error(errorText(error));
+    throw error;
+  }
+  if (lock !== null && lock.takenOverFrom !== null) {
+    const fields = { lock: config.lock, pid: lock.takenOverFrom };
+    logger.warn(fields, "took over the lock file of a daemon that did not end cleanly");
+  }
+  // Standard error, where Node tells of it, may be nobody's; the log is read later.
+  if (log.kept) process.on("uncaughtExceptionMonitor", (error) => logger.fatal({ err: error }, "crashed"));
+  for (const { line, directive, verdict, note } of remarks) {
+    if (verdict === "not supported") logger.warn({ line, directive, note }, "directive not supported");
+  }
+  renice(config.nice, logger);
+  const { controls, onHup } = createControls(host, logger);
   process.on("SIGHUP", () => {
-    reload(context.configPath, logger, reloads).catch((error: unknown) =>
+    onHup(log).catch((error: unknown) =>
       logger.error({ error: errorText(error) }, "reload failed, the configuration stays as it was"),
     );
   });
@@ -55,35 +87,57 @@ async function daemon(context: CommandContext): Promise<void> {
   const { runDaemon } = (await import(root)) as DaemonModule;
   let code = 0;
   try {
-    await runDaemon(config, logger, {
-      signal: end.signal,
-      onReload: (callback) => {
-        reloads.push(callback);
-      },
-    });
+    await runDaemon(config, logger, controls);
     logger.info("ended");
   } catch (error) {
-    context.terminal.complain(errorText(error));
+    if (log.kept) logger.fatal(errorText(error));
+    host.failed(errorText(error));
     code = 1;
   }
+  lock?.remove();
   // A handle that something left open must not keep a daemon alive that has ended.
   process.exit(code);
 }
 
-async function reload(
-  path: string,
-  logger: Logger,
-  callbacks: readonly ((config: Config) => void | Promise<void>)[],
-): Promise<void> {
-  const config = loadAnyConfig(path);
-  logger.level = config.logLevel;
-  for (const callback of callbacks) await callback(config);
-  logger.info("reloaded");
+/** Ends at signals and on request, within bounds; reads the configuration anew at SIGHUP. */
+function createControls(host: DaemonHost, logger: Logger) {
+  const end = new AbortController();
+  const reloads: ((config: Config) => void | Promise<void>)[] = [];
+  const onEnd = (reason: string): void => {
+    if (end.signal.aborted) return;
+    logger.info({ signal: reason }, "ending");
+    end.abort();
+    setTimeout(() => {
+      logger.error({ afterMs: END_MS_MAX }, "not ended in time, ending the process");
+      process.exit(1);
+    }, END_MS_MAX).unref();
+  };
+  process.on("SIGTERM", onEnd).on("SIGINT", onEnd);
+  const controls: DaemonControls = {
+    signal: end.signal,
+    onReload: (callback) => {
+      reloads.push(callback);
+    },
+    stop: () => onEnd("stop"),
+    ready: () => host.ready(),
+  };
+  const onHup = async (log: DaemonLog): Promise<void> => {
+    // First, so that logrotate's signal does its work whatever became of the configuration.
+    log.reopen();
+    const config = loadAnyConfig(host.configPath);
+    logger.level = config.logLevel;
+    for (const callback of reloads) await callback(config);
+    logger.info("reloaded");
+  };
+  return { controls, onHup };
 }
 
-/** JSON lines, or lines for people when a person watches. Written at once: what is logged before a crash is there after it. */
-function newLogger(config: Config): Logger {
-  const options = { level: config.logLevel, base: { node: config.node } };
-  if (!process.stdout.isTTY) return pino(options, pino.destination({ dest: 1, sync: true }));
-  return pino(options, { write: (line: string) => process.stdout.write(formatLogLine(line)) });
+/** The broker, a child, inherits it. */
+function renice(nice: number | null, logger: Logger): void {
+  if (nice === null) return;
+  try {
+    setPriority(nice);
+  } catch (error) {
+    logger.warn({ nice, error: errorText(error) }, "the scheduling priority could not be set");
+  }
 }

@@ -1,10 +1,10 @@
-import { mkdirSync, renameSync, writeFileSync } from "node:fs";
-import { dirname } from "node:path";
 import type { Command } from "commander";
 import { checkConfig } from "../config/config.js";
 import { DEFAULT_CONFIG_PATH } from "../config/config-text.js";
-import { ConntrailError, errorText } from "../errors.js";
+import { yamlScalar } from "../config/yaml-scalar.js";
+import { ConntrailError } from "../errors.js";
 import type { CommandContext } from "./command.js";
+import { writeNewFile } from "./new-file.js";
 
 interface InitOptions {
   cluster: string;
@@ -42,7 +42,7 @@ async function init(options: InitOptions, context: CommandContext): Promise<void
     const [top = "", name] = key.split(".");
     throw new ConntrailError("USAGE", `--${top === "peers" ? `peer ${name ?? ""}` : top}: ${what}`);
   }
-  write(path, text, options.force === true);
+  writeNewFile(path, text, options.force === true);
   const { cluster, node, listen, peers } = check.config;
   await context.print({ path, cluster, node, listen, peers }, () => {
     const others = peers.length === 0 ? "" : `do the same on ${peers.map((peer) => peer.node).join(", ")}, `;
@@ -56,15 +56,15 @@ function configText(options: InitOptions): string {
   const peers = options.peer.map((peer) => {
     const at = peer.indexOf("=");
     if (at < 1) throw new ConntrailError("USAGE", `--peer: found "${peer}", allowed is NAME=ADDRESS`);
-    return `  ${scalar(peer.slice(0, at))}: ${scalar(peer.slice(at + 1))}\n`;
+    return `  ${yamlScalar(peer.slice(0, at))}: ${yamlScalar(peer.slice(at + 1))}\n`;
   });
   return `# conntrail: one node of a cluster of firewalls. Durations and sizes carry units: 5ms 10s 3m 2h 7d, 64KiB 2GiB.
 
-cluster: ${scalar(options.cluster)}
-node: ${scalar(options.node)}
+cluster: ${yamlScalar(options.cluster)}
+node: ${yamlScalar(options.node)}
 
 # This node's address on the dedicated link, and the other nodes with theirs.
-listen: ${scalar(options.listen)}
+listen: ${yamlScalar(options.listen)}
 peers:${peers.length === 0 ? " {}\n" : `\n${peers.join("")}`}
 # cache keeps the peers' flows until a commit; inject writes them straight into the kernel.
 mode: cache
@@ -110,23 +110,4 @@ filter:
 log:
   level: info
 `;
-}
-
-function scalar(text: string): string {
-  return /^[A-Za-z][A-Za-z0-9_-]*$|^\d+\.\d+\.\d+\.\d+$/.test(text) && !/^(true|false|null|yes|no|on|off)$/i.test(text)
-    ? text
-    : JSON.stringify(text);
-}
-
-function write(path: string, text: string, force: boolean): void {
-  try {
-    mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
-    const to = force ? `${path}.new` : path;
-    writeFileSync(to, text, { flag: force ? "w" : "wx", mode: 0o644 });
-    if (force) renameSync(to, path);
-  } catch (error) {
-    const exists = (error as NodeJS.ErrnoException).code === "EEXIST";
-    const why = exists ? "exists already: replace it with --force or name another with --out" : errorText(error);
-    throw new ConntrailError("CONTROL", `${path}: ${why}`, { cause: error });
-  }
 }

@@ -7,18 +7,31 @@ const LEVELS: ReadonlyMap<unknown, string> = new Map([
   [60, "FATAL"],
 ]);
 
+/** A line of pino's as an object. */
+export type LogEntry = Readonly<Record<string, unknown>>;
+
+/** Null for what is no line of JSON. */
+export function parseLogEntry(line: string): LogEntry | null {
+  try {
+    return JSON.parse(line) as LogEntry;
+  } catch {
+    return null;
+  }
+}
+
 /** A JSON log line as `12:34:56.789 INFO  ready peers=2`, for a person at a terminal; anything else as it is. */
 export function formatLogLine(line: string): string {
-  let entry: Record<string, unknown>;
-  try {
-    entry = JSON.parse(line) as Record<string, unknown>;
-  } catch {
-    return line;
-  }
-  const { level, time, msg, node: _, ...fields } = entry;
-  const clock = new Date(Number(time)).toISOString().slice(11, 23);
+  const entry = parseLogEntry(line);
+  if (entry === null) return line;
+  const clock = new Date(Number(entry.time)).toISOString().slice(11, 23);
+  return `${clock} ${LEVELS.get(entry.level) ?? entry.level} ${formatLogText(entry)}\n`;
+}
+
+/** The message with its fields: `ready peers=2`. */
+export function formatLogText(entry: LogEntry): string {
+  const { level: _level, time: _time, msg, node: _node, ...fields } = entry;
   const rest = Object.entries(fields).map(([key, value]) => ` ${key}=${fieldText(value)}`);
-  return `${clock} ${LEVELS.get(level) ?? level} ${msg ?? ""}${rest.join("")}\n`;
+  return `${msg ?? ""}${rest.join("")}`;
 }
 
 function fieldText(value: unknown): string {

@@ -1,8 +1,8 @@
-import { existsSync, readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { ConntrailError, errorText } from "../errors.js";
 import { CommandContext, type CommandModule } from "./command.js";
 import { OutputClosed, Terminal } from "./terminal.js";
+import { packageVersion } from "./version.js";
 
 /** Each subcommand has its file. Only the one that is called is loaded, so that a hook starts fast. */
 const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
@@ -20,6 +20,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   at: () => import("./at.js"),
   who: () => import("./who.js"),
   init: () => import("./init.js"),
+  import: () => import("./import.js"),
   demo: () => import("./demo-command.js"),
 };
 
@@ -41,7 +42,7 @@ export async function main(argv: readonly string[]): Promise<void> {
 function newProgram(terminal: Terminal, argv: readonly string[]): Command {
   return new Command("conntrail")
     .description("replicates the kernel's connection tracking table between firewalls")
-    .version(argv.some((word) => word === "-V" || word === "--version") ? version() : "", "-V, --version")
+    .version(argv.some((word) => word === "-V" || word === "--version") ? packageVersion() : "", "-V, --version")
     .option("-c, --config <file>", "configuration file (default: /etc/conntrail/conntrail.yaml)")
     .option("--json", "print JSON")
     .configureHelp({ showGlobalOptions: true })
@@ -73,14 +74,4 @@ function exitCodeOf(error: unknown): number {
   if (error instanceof OutputClosed) return 0;
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
   return error instanceof ConntrailError && (error.code === "CONFIG" || error.code === "USAGE") ? 2 : 1;
-}
-
-/** From the package that this build belongs to; the build may lie at any depth in it. */
-function version(): string {
-  let directory = new URL(".", import.meta.url);
-  while (!existsSync(new URL("package.json", directory)) && directory.pathname !== "/") {
-    directory = new URL("..", directory);
-  }
-  const text = readFileSync(new URL("package.json", directory), "utf8");
-  return (JSON.parse(text) as { version: string }).version;
 }

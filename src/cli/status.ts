@@ -38,7 +38,7 @@ export function formatStatus(report: StatusReport): string {
 function peerRow(peer: PeerStatus): string[] {
   return [
     peer.node,
-    peer.address,
+    peer.discovered ? `${peer.address} (discovered)` : peer.address,
     yesNo(peer.connected),
     yesNo(peer.inSync),
     String(peer.lagEvents ?? "-"),

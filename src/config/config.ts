@@ -1,3 +1,4 @@
+import { isIPv6 } from "node:net";
 import { dirname, resolve } from "node:path";
 import { ConntrailError } from "../errors.js";
 import type { Endpoint } from "./address.js";
@@ -67,6 +68,8 @@ export interface DiscoverConfig {
 export interface PeerConfig {
   readonly node: string;
   readonly address: string;
+  /** It announced itself (`discover`); the file does not list it. */
+  readonly discovered?: true;
 }
 
 /** The broker beside this node, or the shared one. */
@@ -187,6 +190,9 @@ function crossProblems(content: FileContent, file: SourceFile): ConfigProblem[] 
   }
   if (content.discover !== undefined && mode === "shared") {
     report(["discover"], "found beside broker.mode shared, allowed is to list the peers");
+  }
+  if (content.discover !== undefined && isIPv6(content.discover.group) !== isIPv6(content.listen)) {
+    report(["discover", "group"], refusal(content.discover.group, "a group of the same address family as listen"));
   }
   if (content.netlink.buffer_max < content.netlink.buffer) {
     report(["netlink", "buffer_max"], `found less than netlink.buffer, allowed is at least ${content.netlink.buffer}B`);

@@ -100,7 +100,8 @@ const port = () =>
     Number.isInteger(value) && Number(value) >= 1 && Number(value) <= 65535 ? Number(value) : undefined,
   );
 
-function parseName(value: unknown): string | undefined {
+/** The name of a node or of a cluster; undefined when it is none. */
+export function parseName(value: unknown): string | undefined {
   return typeof value === "string" && NAME.test(value) ? value : undefined;
 }
 

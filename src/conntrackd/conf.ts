@@ -1,24 +1,8 @@
-import { ConntrailError } from "../errors.js";
-
-/** A place in the file, both from 1. */
-export interface ConfPlace {
-  readonly line: number;
-  readonly column: number;
-}
-
-/** A word of the file: a directive's name or one of its values. */
-export interface ConfWord extends ConfPlace {
-  readonly text: string;
-}
-
-/** A directive with its values and, where it has braces, what stands between them. */
-export interface ConfNode {
-  readonly name: ConfWord;
-  /** What follows the name before the brace or the next directive: `FTFW` of `Mode FTFW {`. */
-  readonly values: readonly ConfWord[];
-  /** Null: no braces. */
-  readonly block: readonly ConfNode[] | null;
-}
+import { CONTROL_BYTES_MAX } from "../config/config-text.js";
+import { HOMES } from "./grammar.js";
+import { linksOf } from "./link.js";
+import { type ConfProblem, parseConf } from "./parser.js";
+import { type ConfNode, directivesAt, errorAt } from "./tree.js";
 
 /** A conntrackd.conf: the tree of its directives, and what clients need of it. */
 export interface ConntrackdConf {
@@ -32,12 +16,68 @@ export interface ConntrackdConf {
   readonly device: string | null;
 }
 
-/** Whether a configuration file is conntrackd's rather than conntrail's own YAML. */
+/** Either a readable file or all that is wrong with it. */
+export type ConfCheck =
+  | { readonly ok: true; readonly conf: ConntrackdConf }
+  | { readonly ok: false; readonly problems: readonly ConfProblem[] };
+
+const FILE_BYTES_MAX = 1024 * 1024;
+
+/** conntrackd 1.4.7 without LockFile; its manual says conntrack.lock. */
+const DEFAULT_LOCK = "/var/lock/conntrackd.lock";
+
+/** That of all examples. conntrackd 1.4.7 without Path listens where nobody finds it. */
+const DEFAULT_UNIX_PATH = "/var/run/conntrackd.ctl";
+
+/**
+ * Whether a configuration file is conntrackd's rather than conntrail's own YAML, whose keys have a colon: it begins with a
+ * brace that closes, with a word and a brace, or with one of conntrackd's words, however a block's name is written.
+ */
 export function isConntrackdConf(text: string): boolean {
-  return /^(?:\s*#.*\n|\s*\n)*\s*(?:General|Sync|Stats|Helper)\s*(?:\{|$)/m.test(text);
+  const start = /^\uFEFF?(?:\s|#[^\n]*(?:\n|$))*/.exec(text)?.[0].length ?? 0;
+  const head = text.slice(start, start + 200);
+  const word = /^([A-Za-z]\w*)\b(?!\s*:)/.exec(head)?.[1];
+  if (word === undefined) return head.startsWith("}");
+  if (HOMES.has(word) || /^(sync|general|stats|helper)$/i.test(word)) return true;
+  return /^\w+\s*(?:#[^\n]*\s*)*\{/.test(head);
 }
 
 /** Reads a conntrackd.conf. Throws ConntrailError CONFIG `path:line:column: what was found, what is allowed`. */
-export function parseConntrackdConf(_text: string, path: string): ConntrackdConf {
-  throw new ConntrailError("CONFIG", `${path}: a conntrackd.conf cannot be read yet`);
+export function parseConntrackdConf(text: string, path: string): ConntrackdConf {
+  const check = checkConntrackdConf(text, path);
+  if (check.ok) return check.conf;
+  throw errorAt(path, check.problems[0]!, check.problems[0]!.text);
+}
+
+/** Reads a conntrackd.conf and returns all problems rather than throwing the first. */
+export function checkConntrackdConf(text: string, path: string): ConfCheck {
+  if (text.length > FILE_BYTES_MAX) {
+    const problem = { line: 1, column: 1, text: `found ${text.length} bytes, allowed is at most ${FILE_BYTES_MAX}` };
+    return { ok: false, problems: [problem] };
+  }
+  const { nodes, problems } = parseConf(text);
+  return problems.length > 0 ? { ok: false, problems } : { ok: true, conf: confOf(nodes, path) };
+}
+
+function confOf(nodes: readonly ConfNode[], path: string): ConntrackdConf {
+  const unixPath = lastValue(nodes, ["General", "UNIX", "Path"]);
+  return {
+    path,
+    nodes,
+    mode: modeOf(nodes),
+    unixPath: unixPath !== undefined && Buffer.byteLength(unixPath) <= CONTROL_BYTES_MAX ? unixPath : DEFAULT_UNIX_PATH,
+    lockFile: lastValue(nodes, ["General", "LockFile"]) ?? DEFAULT_LOCK,
+    device: linksOf(nodes).active?.device?.text ?? null,
+  };
+}
+
+/** conntrackd takes FTFW where no mode is named, and whichever of several its flags are asked for first. */
+function modeOf(nodes: readonly ConfNode[]): ConntrackdConf["mode"] {
+  const modes = directivesAt(nodes, ["Sync", "Mode"]).map((node) => node.values[0]?.text.toLowerCase());
+  if (modes.length === 0 || modes.includes("ftfw") || modes.includes("nack")) return "FTFW";
+  return modes.includes("alarm") || modes.includes("persistent") ? "ALARM" : "NOTRACK";
+}
+
+function lastValue(nodes: readonly ConfNode[], path: readonly string[]): string | undefined {
+  return directivesAt(nodes, path).at(-1)?.values[0]?.text;
 }

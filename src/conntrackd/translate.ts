@@ -1,30 +1,211 @@
-import { ConntrailError } from "../errors.js";
-import type { ConfPlace, ConntrackdConf } from "./conf.js";
-
-/** What became of a directive. `not needed`: there is nothing in conntrail that it could set, or conntrackd ignores it too. */
-export type Verdict = "taken over" | "replaced" | "not needed" | "not supported";
-
-/** What became of one directive of a conntrackd.conf. */
-export interface Remark extends ConfPlace {
-  /** As it stands in the file, on one line. */
-  readonly directive: string;
-  readonly verdict: Verdict;
-  /** The key of conntrail's configuration that it became; null: none. */
-  readonly key: string | null;
-  readonly note: string;
-}
+import { parseSize } from "../config/units.js";
+import type { ConntrackdConf } from "./conf.js";
+import { setEndpoints } from "./endpoints.js";
+import { FilterLists, origin } from "./filter-lists.js";
+import { LEAVES } from "./leaf.js";
+import { type Machine, THIS_MACHINE } from "./machine.js";
+import { notNeeded, notSupported, type Outcome, type Remark, remarkOn, replaced, takenOver } from "./remark.js";
+import { type Key, Settings, sizeText } from "./settings.js";
+import type { ConfNode } from "./tree.js";
 
 /** A conntrackd.conf as conntrail's own configuration. */
 export interface Translation {
   /** conntrail's configuration file, with comments; always one that passes its check. */
   readonly yaml: string;
-  /** One for each directive, in the order of the file. */
+  /** What became of each directive, in the order of the file. A block that is left out stands for what is in it. */
   readonly remarks: readonly Remark[];
   /** `Interface` of the dedicated link that is used; null: it names none. */
   readonly device: string | null;
 }
 
 /** Translates every directive. Throws ConntrailError CONFIG where no link can be made of the file. */
-export function translate(conf: ConntrackdConf): Translation {
-  throw new ConntrailError("CONFIG", `${conf.path}: a conntrackd.conf cannot be translated yet`);
+export function translate(conf: ConntrackdConf, machine: Machine = THIS_MACHINE): Translation {
+  return new Translator(conf, machine).translate();
+}
+
+const MIB = 1024 ** 2;
+
+/** Letters, digits and the like, and no longer than the kernel's (NF_CT_HELPER_NAME_LEN). */
+const HELPER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$/;
+
+class Translator {
+  readonly #conf: ConntrackdConf;
+  readonly #machine: Machine;
+  readonly #settings = new Settings();
+  readonly #filter: FilterLists;
+  readonly #remarks: Remark[] = [];
+  /** The index of the remark on the directive that set a key last. */
+  readonly #setBy = new Map<Key, number>();
+
+  constructor(conf: ConntrackdConf, machine: Machine) {
+    this.#conf = conf;
+    this.#machine = machine;
+    this.#filter = new FilterLists(machine);
+  }
+
+  translate(): Translation {
+    const { nodes, path, device, unixPath, lockFile } = this.#conf;
+    const settings = this.#settings;
+    settings.set("mode", "cache", "conntrackd's default");
+    settings.set("lock", lockFile, "conntrackd's default");
+    settings.set("expectations", false, "conntrackd's default");
+    settings.set("log.level", "info", "");
+    for (const node of nodes) this.#top(node);
+    // Clients look there, also when they have read no more than the path.
+    if (settings.get("control") !== unixPath) settings.set("control", unixPath, "that of conntrackd's examples");
+    this.#filter.finish(settings);
+    this.#finishBuffers();
+    this.#finishInject();
+    const remarks = [...this.#remarks, ...this.#filter.remarks, ...setEndpoints(nodes, path, this.#machine, settings)];
+    remarks.sort((a, b) => a.line - b.line || a.column - b.column);
+    return { yaml: settings.yaml(path), remarks, device };
+  }
+
+  #say(node: ConfNode, outcome: Outcome): void {
+    this.#remarks.push(remarkOn(node, outcome));
+  }
+
+  #top(node: ConfNode): void {
+    const children = node.block ?? [];
+    switch (node.name.text) {
+      case "Sync":
+        for (const child of children) this.#sync(child);
+        break;
+      case "General":
+        for (const child of children) this.#general(child);
+        break;
+      case "Stats":
+        this.#say(node, notSupported("conntrail keeps no log of ended connections; what is in it is left out"));
+        break;
+      case "Helper":
+        this.#say(node, notSupported("no helpers in user space: use the kernel's, or conntrackd beside it for them"));
+        break;
+      case "IgnoreTrafficFor":
+        this.#filter.add("addresses", node, false, children, "an older name of Filter { Address Ignore }");
+        break;
+      case "IgnoreProtocol":
+        this.#filter.add("protocols", node, false, children, "an older name of Filter { Protocol Ignore }");
+        break;
+      default:
+        this.#leaf(node);
+    }
+  }
+
+  #sync(node: ConfNode): void {
+    switch (node.name.text) {
+      case "Mode":
+        this.#say(node, replaced("the broker's streams: in order, on disk, read again after any loss"));
+        for (const child of node.block ?? []) this.#leaf(child);
+        break;
+      case "Options":
+        for (const child of node.block ?? []) {
+          if (child.block === null) this.#leaf(child);
+          else this.#helpers(child, child.block);
+        }
+        break;
+      case "UDP":
+      case "TCP":
+      case "Multicast":
+        break;
+      case "Replicate": {
+        const states = node.values.map((name) => ({ name, values: [], block: null }));
+        const before = { name: node.name, values: [], block: null };
+        this.#filter.add("states", before, true, states, "an older name of Filter { State Accept }");
+        break;
+      }
+      default:
+        this.#leaf(node);
+    }
+  }
+
+  #general(node: ConfNode): void {
+    switch (node.name.text) {
+      case "UNIX":
+        for (const child of node.block ?? []) this.#leaf(child);
+        break;
+      case "Filter": {
+        const where = node.values.at(-1)?.text === "Kernelspace" ? "kernelspace" : "userspace";
+        this.#set(node, "filter.where", where, takenOver("filter.where"));
+        for (const child of node.block ?? []) {
+          const kind = ({ Protocol: "protocols", Address: "addresses", State: "states" } as const)[child.name.text];
+          if (kind !== undefined) this.#filter.add(kind, child, child.values[0]?.text === "Accept", child.block ?? []);
+        }
+        break;
+      }
+      case "Scheduler":
+        this.#say(node, notSupported("left out with what is in it; systemd's CPUSchedulingPolicy= does the same"));
+        break;
+      default:
+        this.#leaf(node);
+    }
+  }
+
+  #leaf(node: ConfNode): void {
+    const effect = LEAVES[node.name.text]!(node.values[0]?.text ?? "");
+    const { verdict, key, note } = effect;
+    if (effect.sets === undefined) this.#say(node, { verdict, key, note });
+    else this.#set(node, effect.sets[0], effect.sets[1], { verdict, key, note });
+  }
+
+  /** Sets a key. What set it before has no effect. */
+  #set(node: ConfNode, key: Key, value: Parameters<Settings["set"]>[1] | null, outcome: Outcome): void {
+    const before = this.#setBy.get(key);
+    if (before !== undefined) {
+      this.#revise(before, notNeeded(`line ${node.name.line} says it again, and that holds`));
+    }
+    this.#setBy.set(key, this.#remarks.length);
+    if (value === null) this.#settings.unset(key);
+    else this.#settings.set(key, value, origin(node));
+    this.#say(node, outcome);
+  }
+
+  #helpers(node: ConfNode, list: readonly ConfNode[]): void {
+    const names = list.filter(({ name }) => HELPER.test(name.text));
+    for (const word of list)
+      if (!names.includes(word)) this.#say(word, notSupported("left out: no helper has such a name"));
+    const all = list.length === 0;
+    if (all || names.length > 0) {
+      const value = all ? true : [...new Set(names.map(({ name }) => name.text))];
+      this.#set(node, "expectations", value, takenOver("expectations", all ? "an empty list: of all helpers" : ""));
+    } else {
+      this.#say(node, notSupported("no helper in the list is left"));
+    }
+  }
+
+  /** The buffer and how far it may grow, of which either may be left out, and which conntrackd takes in any order. */
+  #finishBuffers(): void {
+    const settings = this.#settings;
+    const size = parseSize(settings.get("netlink.buffer"));
+    const max = parseSize(settings.get("netlink.buffer_max"));
+    if (size !== undefined && (max ?? 64 * MIB) < size) {
+      settings.set("netlink.buffer_max", sizeText(size), "no less than netlink.buffer");
+      const at = this.#setBy.get("netlink.buffer_max");
+      if (max !== undefined && at !== undefined) {
+        this.#revise(at, takenOver("netlink.buffer_max", "less than the buffer, which will not grow"));
+      }
+    }
+    if (size === undefined && max !== undefined && max < 2 * MIB) {
+      settings.set("netlink.buffer", sizeText(max), "no more than netlink.buffer_max");
+    }
+  }
+
+  /** What means nothing, or cannot be had, where entries go straight into the kernel. */
+  #finishInject(): void {
+    const settings = this.#settings;
+    if (settings.get("mode") !== "inject") return;
+    const commit = this.#setBy.get("commit.timeout");
+    if (commit !== undefined) {
+      settings.unset("commit.timeout");
+      this.#revise(commit, notNeeded("beside DisableExternalCache, conntrackd ignores it too"));
+    }
+    const expectations = this.#setBy.get("expectations");
+    if (expectations !== undefined && settings.get("expectations") !== false) {
+      settings.set("expectations", false, "mode inject has none");
+      this.#revise(expectations, notSupported("beside DisableExternalCache: expectations are not injected"));
+    }
+  }
+
+  #revise(index: number, outcome: Outcome): void {
+    this.#remarks[index] = { ...this.#remarks[index]!, ...outcome };
+  }
 }

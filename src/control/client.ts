@@ -15,6 +15,7 @@ import {
   FrameDecoder,
   PROTOCOL_VERSION,
   type RareJson,
+  type ReportCommand,
 } from "./protocol.js";
 
 /** How long the daemon may be silent: it sends something every second as long as it lives. */
@@ -56,7 +57,7 @@ export async function* request<C extends CommandName>(
   options.signal?.addEventListener("abort", abort);
   try {
     if (options.signal?.aborted) throw new ConntrailError("CONTROL", "interrupted");
-    socket.write(`${JSON.stringify({ command, args, version: PROTOCOL_VERSION })}\n`);
+    socket.write(requestLine(command, args));
     const decoder = new FrameDecoder();
     for await (const chunk of chunks(socket, path, options.silenceMsMax ?? SILENCE_MS_MAX)) {
       for (const frame of decoder.push(chunk)) {
@@ -74,7 +75,7 @@ export async function* request<C extends CommandName>(
 }
 
 /** The report that answers `command`. Throws like `request`. */
-export async function requestReport<C extends Exclude<CommandName, "dump">>(
+export async function requestReport<C extends ReportCommand>(
   path: string,
   command: C,
   args: CommandArgs[C],
@@ -86,6 +87,28 @@ export async function requestReport<C extends Exclude<CommandName, "dump">>(
   }
   if (report === undefined) throw new ConntrailError("MALFORMED", `the daemon on ${path} answered without a report`);
   return report as CommandReports[C];
+}
+
+/** How long a daemon may take to end; it ends itself by force after 15 s. */
+const END_MS_MAX = 30_000;
+
+/** Asks the daemon to end; resolves when its process is gone. Throws like `request`. */
+export async function requestStop(path: string): Promise<void> {
+  const socket = await connect(path);
+  let refusal: ConntrailError | null = null;
+  try {
+    socket.write(requestLine("stop", {}));
+    const decoder = new FrameDecoder();
+    for await (const chunk of chunks(socket, path, END_MS_MAX)) {
+      for (const frame of decoder.push(chunk)) if (frame.type === "X") refusal = reported(decodeJson(frame.payload));
+    }
+  } catch (error) {
+    // One that ends already breaks connections off.
+    if ((error as ConntrailError).code === "TIMEOUT") throw error;
+  } finally {
+    socket.destroy();
+  }
+  if (refusal !== null) throw refusal;
 }
 
 /** The flows of a table, in no order. Throws like `request`. */
@@ -120,6 +143,10 @@ export async function requestExpectations(
     all.push(...report.expectations);
     if (report.expectations.length === 0 || all.length >= report.total) return all;
   }
+}
+
+function requestLine<C extends CommandName>(command: C, args: CommandArgs[C]): string {
+  return `${JSON.stringify({ command, args, version: PROTOCOL_VERSION })}\n`;
 }
 
 function decodeRareFrame(frame: Frame): ReadonlyMap<number, RareAttributes> {

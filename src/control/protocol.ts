@@ -55,11 +55,16 @@ export interface CommandArgs {
   stats: Record<string, never>;
   dump: { table: FlowTableName };
   expectations: { table: FlowTableName; offset: number };
-  commit: Record<string, never>;
-  flush: { table: FlushTarget };
-  resync: { source: ResyncSource };
-  bulk: Record<string, never>;
+  /** `only`: of flows or of expectations alone; left out: of both. */
+  commit: { only?: RowKind | undefined };
+  /** `only` is for the kernel. */
+  flush: { table: FlushTarget; only?: RowKind | undefined };
+  /** `wait` false: answered once it has begun; what goes wrong later is in the daemon's log. */
+  resync: { source: ResyncSource; wait?: boolean | undefined };
+  bulk: { wait?: boolean | undefined };
   purge: Record<string, never>;
+  /** Ends the daemon. There is no answer: the connection closes when the process has ended. */
+  stop: Record<string, never>;
   /** `group`: which of several sync groups; left out where there is one. */
   hook: { role: HookRole; group?: string | undefined };
 }
@@ -67,7 +72,10 @@ export interface CommandArgs {
 /** What may be asked. */
 export type CommandName = keyof CommandArgs;
 
-/** Every command with the report in its J frame; `dump` answers with records instead. */
+/** What is answered with a report. */
+export type ReportCommand = Exclude<CommandName, "dump" | "stop">;
+
+/** Every command with the report in its J frame; `dump` answers with records instead, `stop` not at all. */
 export interface CommandReports {
   status: StatusReport;
   stats: StatsReport;
@@ -78,8 +86,15 @@ export interface CommandReports {
   resync: ResyncReport;
   bulk: BulkReport;
   purge: PurgeReport;
+  stop: never;
   hook: HookReport;
 }
+
+/** conntrackd's names for flows and expectations. */
+export const ROW_KINDS = ["ct", "expect"] as const;
+
+/** One of ROW_KINDS. */
+export type RowKind = (typeof ROW_KINDS)[number];
 
 /** What can be dumped and flushed. */
 export const FLOW_TABLES = ["internal", "external", "kernel"] as const;
@@ -152,6 +167,8 @@ export interface PublisherStatus {
 export interface PeerStatus {
   readonly node: string;
   readonly address: string;
+  /** True for one that announced itself; the configuration does not list it. */
+  readonly discovered: boolean;
   readonly connected: boolean;
   readonly inSync: boolean;
   /** Events that the peer has sent and this node has not applied. */

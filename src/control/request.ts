@@ -9,6 +9,7 @@ import {
   HOOK_ROLES,
   PROTOCOL_VERSION,
   RESYNC_SOURCES,
+  ROW_KINDS,
 } from "./protocol.js";
 
 /** A request that has been checked. */
@@ -20,16 +21,25 @@ const expectationsArgs = z.strictObject({ table: z.enum(FLOW_TABLES), offset: z.
 
 const hookArgs = z.strictObject({ role: z.enum(HOOK_ROLES), group: z.string().regex(GROUP_NAME).optional() });
 
+const only = z.enum(ROW_KINDS).optional();
+
+const flushArgs = z.strictObject({ table: z.enum(FLUSH_TARGETS), only });
+
+const wait = z.boolean().optional();
+
+const resyncArgs = z.strictObject({ source: z.enum(RESYNC_SOURCES), wait });
+
 const requestSchema = z.discriminatedUnion("command", [
   z.strictObject({ command: z.literal("status"), args: none }),
   z.strictObject({ command: z.literal("stats"), args: none }),
   z.strictObject({ command: z.literal("dump"), args: z.strictObject({ table: z.enum(FLOW_TABLES) }) }),
   z.strictObject({ command: z.literal("expectations"), args: expectationsArgs }),
-  z.strictObject({ command: z.literal("commit"), args: none }),
-  z.strictObject({ command: z.literal("flush"), args: z.strictObject({ table: z.enum(FLUSH_TARGETS) }) }),
-  z.strictObject({ command: z.literal("resync"), args: z.strictObject({ source: z.enum(RESYNC_SOURCES) }) }),
-  z.strictObject({ command: z.literal("bulk"), args: none }),
+  z.strictObject({ command: z.literal("commit"), args: z.strictObject({ only }).default({}) }),
+  z.strictObject({ command: z.literal("flush"), args: flushArgs }),
+  z.strictObject({ command: z.literal("resync"), args: resyncArgs }),
+  z.strictObject({ command: z.literal("bulk"), args: z.strictObject({ wait }).default({}) }),
   z.strictObject({ command: z.literal("purge"), args: none }),
+  z.strictObject({ command: z.literal("stop"), args: none }),
   z.strictObject({ command: z.literal("hook"), args: hookArgs }),
 ]);
 

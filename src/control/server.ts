@@ -16,8 +16,10 @@ import {
   type HookRole,
   type PurgeReport,
   REQUEST_BYTES_MAX,
+  type ReportCommand,
   type ResyncReport,
   type ResyncSource,
+  type RowKind,
   type StatsReport,
   type StatusReport,
 } from "./protocol.js";
@@ -29,20 +31,26 @@ import { listenAt, type SocketFile } from "./socket-file.js";
 export type ProgressListener = (text: string) => void;
 
 /**
- * What the daemon can be asked. A rejection with ConntrailError reaches the client with its code and message.
+ * What a node can be asked. A rejection with ConntrailError reaches the client with its code and message.
  * Only `dump` is stopped when its client goes away (`signal`): a commit begun is finished even when keepalived kills the script.
  */
-export interface ControlHandlers {
+export interface NodeHandlers {
   status(): StatusReport | Promise<StatusReport>;
   stats(): StatsReport | Promise<StatsReport>;
   dump(table: FlowTableName, sink: RecordSink, signal: AbortSignal): Promise<void>;
   expectations(table: FlowTableName): Promise<readonly ExpectationView[]>;
-  commit(progress: ProgressListener): Promise<CommitReport>;
-  flush(table: FlushTarget): Promise<FlushReport>;
-  resync(source: ResyncSource, progress: ProgressListener): Promise<ResyncReport>;
-  bulk(progress: ProgressListener): Promise<BulkReport>;
+  commit(progress: ProgressListener, only?: RowKind): Promise<CommitReport>;
+  flush(table: FlushTarget, only?: RowKind): Promise<FlushReport>;
+  resync(source: ResyncSource, progress: ProgressListener, wait?: boolean): Promise<ResyncReport>;
+  bulk(progress: ProgressListener, wait?: boolean): Promise<BulkReport>;
   purge(): PurgeReport | Promise<PurgeReport>;
   hook(role: HookRole, progress: ProgressListener, group?: string): Promise<HookReport>;
+}
+
+/** All that the control socket can ask. */
+export interface ControlHandlers extends NodeHandlers {
+  /** Begins the end of the daemon. */
+  stop(): void;
 }
 
 /** Limits of the server; each may be set for tests. */
@@ -136,7 +144,8 @@ class Control implements ControlServer {
   readonly #limits: ControlLimits;
   readonly #logger: Logger | undefined;
   readonly #server: Server;
-  readonly #connections = new Set<Connection>();
+  /** With what ends when a connection has been answered and closed. */
+  readonly #connections = new Map<Connection, Promise<void>>();
   #dumps = 0;
   #file: SocketFile | null = null;
 
@@ -162,12 +171,13 @@ class Control implements ControlServer {
 
   async close(graceMs = 2000): Promise<void> {
     this.#file?.remove();
-    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
-    for (const connection of this.#connections) connection.stopUnlessBusy();
+    // Not its callback: those who asked for the end stay connected until the process is gone.
+    this.#server.close();
+    for (const connection of this.#connections.keys()) connection.stopUnlessBusy();
     const timer = setTimeout(() => {
-      for (const connection of this.#connections) connection.stop();
+      for (const connection of this.#connections.keys()) connection.stop();
     }, graceMs);
-    await closed;
+    await Promise.all(this.#connections.values());
     clearTimeout(timer);
   }
 
@@ -175,11 +185,11 @@ class Control implements ControlServer {
     const connection = new Connection(socket, this.#limits, this.counters);
     const full = this.#connections.size >= this.#limits.connectionsMax;
     if (full) this.counters.refused++;
-    this.#connections.add(connection);
     const answer = full ? connection.fail(busy("requests", this.#limits.connectionsMax)) : this.#answer(connection);
-    answer
+    const closed = answer
       .catch((error: unknown) => this.#logger?.error({ err: error }, "control connection"))
       .finally(() => this.#connections.delete(connection));
+    this.#connections.set(connection, closed);
   }
 
   async #answer(connection: Connection): Promise<void> {
@@ -195,6 +205,10 @@ class Control implements ControlServer {
       return;
     }
     try {
+      if (request.command === "stop") {
+        this.#handlers.stop();
+        return connection.keep();
+      }
       await this.#run(request, connection);
       await connection.end();
     } catch (error) {
@@ -207,7 +221,7 @@ class Control implements ControlServer {
     }
   }
 
-  async #run(request: ControlRequest, connection: Connection): Promise<void> {
+  async #run(request: Exclude<ControlRequest, { command: "stop" }>, connection: Connection): Promise<void> {
     if (request.command === "dump") return this.#dump(request.args.table, connection);
     const heartbeat = setInterval(() => connection.progress(""), this.#limits.heartbeatMs);
     try {
@@ -223,7 +237,7 @@ class Control implements ControlServer {
     return { total: views.length, expectations: views.slice(offset, offset + EXPECTATIONS_PER_FRAME) };
   }
 
-  #report(request: Exclude<ControlRequest, { command: "dump" }>, progress: ProgressListener): unknown {
+  #report(request: Extract<ControlRequest, { command: ReportCommand }>, progress: ProgressListener): unknown {
     switch (request.command) {
       case "status":
         return this.#handlers.status();
@@ -232,13 +246,13 @@ class Control implements ControlServer {
       case "expectations":
         return this.#expectations(request.args.table, request.args.offset);
       case "commit":
-        return this.#handlers.commit(progress);
+        return this.#handlers.commit(progress, request.args.only);
       case "flush":
-        return this.#handlers.flush(request.args.table);
+        return this.#handlers.flush(request.args.table, request.args.only);
       case "resync":
-        return this.#handlers.resync(request.args.source, progress);
+        return this.#handlers.resync(request.args.source, progress, request.args.wait);
       case "bulk":
-        return this.#handlers.bulk(progress);
+        return this.#handlers.bulk(progress, request.args.wait);
       case "purge":
         return this.#handlers.purge();
       case "hook":
@@ -301,6 +315,12 @@ class Connection {
     this.#stopped = true;
     this.#socket.destroy();
     this.#gone.abort();
+  }
+
+  /** Stays open and unanswered; ends with the process, which it does not keep alive. */
+  keep(): void {
+    this.#complete = true;
+    this.#socket.unref();
   }
 
   /** Breaks it off unless an answer is under way that should be finished. */

@@ -3,7 +3,7 @@
  *
  *     create   IPCTNL_MSG_CT_NEW, CREATE | EXCL   TUPLE_ORIG, TUPLE_REPLY, ZONE?, STATUS, TIMEOUT, MARK?, PROTOINFO?, NAT_DST?,
  *                                                 NAT_SRC?, HELP?, TUPLE_MASTER?, SEQ_ADJ_*?, SYNPROXY?, LABELS?
- *     update   IPCTNL_MSG_CT_NEW                  TUPLE_ORIG, ZONE?, STATUS?, TIMEOUT, MARK, PROTOINFO?, SEQ_ADJ_*?, SYNPROXY?, LABELS?
+ *     update   IPCTNL_MSG_CT_NEW                  TUPLE_ORIG, ZONE?, STATUS?, TIMEOUT?, MARK, PROTOINFO?, SEQ_ADJ_*?, SYNPROXY?, LABELS?
  *     delete   IPCTNL_MSG_CT_DELETE               TUPLE_ORIG, ZONE?, ID?
  *     get      IPCTNL_MSG_CT_GET                  TUPLE_ORIG, ZONE?
  *     dump     IPCTNL_MSG_CT_GET, DUMP            (nothing)
@@ -130,8 +130,8 @@ export class RequestBatch {
   }
 
   /**
-   * Asks for the flow to be brought to the record's status, mark, protoinfo, labels, sequence adjustments and
-   * `options.timeoutSeconds`; ENOENT when there is none. Tuples, NAT, helper and master of a flow cannot change.
+   * Asks for the flow to be brought to the record's status, mark, protoinfo, labels, sequence adjustments and, unless it is
+   * fixed, `options.timeoutSeconds`; ENOENT when there is none. Tuples, NAT, helper and master of a flow cannot change.
    * A flow that was created with a master must be updated with `rare.master` set, for the kernel answers EBUSY
    * when IPS_EXPECTED differs, as it does when SEEN_REPLY or ASSURED would be taken back. The timeout is set by then.
    * ENOSPC for labels where no rule uses some; all else is done by then.
@@ -144,7 +144,8 @@ export class RequestBatch {
       const expected = rare?.master === undefined ? 0 : IPS_EXPECTED;
       out.putNet32(CTA_STATUS, (words[base + W_STATUS]! & STATUS_SETTABLE) | IPS_CONFIRMED | expected);
     }
-    out.putNet32(CTA_TIMEOUT, options.timeoutSeconds);
+    // The kernel refuses the whole request that names a timeout to a flow whose timeout is fixed (EPERM).
+    if ((words[base + W_STATUS]! & IPS_FIXED_TIMEOUT) === 0) out.putNet32(CTA_TIMEOUT, options.timeoutSeconds);
     // Also 0: an event without CTA_MARK means that the mark is 0, so the word always holds what the owner has.
     out.putNet32(CTA_MARK, words[base + W_MARK]!);
     encodeProtoinfo(out, words, base, options.liberal);

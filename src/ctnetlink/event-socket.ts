@@ -9,6 +9,7 @@
  */
 import { ConntrailError } from "../errors.js";
 import type { Expectation } from "../flow/expectation.js";
+import type { FilterRules } from "../flow/filter.js";
 import { DecodedFlow } from "../flow/record.js";
 import {
   IPCTNL_MSG_CT_DELETE,
@@ -32,6 +33,7 @@ import { decodeConntrack, errnoName } from "./decode.js";
 import { decodeExpectation } from "./expectation.js";
 import * as libc from "./libc.js";
 import { ReceiveBuffer, SLOTS } from "./receive-buffer.js";
+import { SocketFilter, type SocketFilterState } from "./socket-filter.js";
 
 export const EVENT_NEW = 0;
 export const EVENT_UPDATE = 1;
@@ -74,6 +76,8 @@ export interface EventSocketOptions {
   gatherMs?: number;
   /** Datagrams read in one turn of the event loop. Default 1024. */
   turnDatagramsMax?: number;
+  /** What the kernel is not to queue; see `setFilter`. Default: it queues all. */
+  filter?: FilterRules;
   /** A monotonic clock in milliseconds. */
   now?: () => number;
 }
@@ -92,6 +96,26 @@ export interface EventCounters {
   bufferBytes: number;
   /** Times the waiting thread came back with something to read. */
   wakeups: number;
+  /** Length of the filter program in the kernel; 0: there is none. */
+  filterInstructions: number;
+  /** Kinds of rules (protocols, addresses, states) that it was to hold and does not. */
+  filterLeftOut: number;
+}
+
+/** All at zero. */
+export function newEventCounters(): EventCounters {
+  return {
+    eventsReceived: 0,
+    datagrams: 0,
+    overruns: 0,
+    malformed: 0,
+    unknownType: 0,
+    receiveErrors: 0,
+    bufferBytes: 0,
+    wakeups: 0,
+    filterInstructions: 0,
+    filterLeftOut: 0,
+  };
 }
 
 const SOCKADDR_NL_BYTES = 12;
@@ -121,9 +145,10 @@ export class EventSocket {
   readonly portId: number;
   readonly #sink: EventSink;
   readonly #fd: number;
+  readonly #filter: SocketFilter;
   readonly #receive = new ReceiveBuffer();
   readonly #flow = new DecodedFlow();
-  readonly #counters: EventCounters;
+  readonly #counters = newEventCounters();
   readonly #bufferBytesMax: number;
   readonly #turnDatagramsMax: number;
   readonly #pace: Pace;
@@ -141,6 +166,8 @@ export class EventSocket {
     this.#turnDatagramsMax = options.turnDatagramsMax ?? 1024;
     this.#pace = new Pace(options.gatherMs ?? 10, options.now ?? (() => performance.now()));
     this.#fd = openSocket();
+    this.#filter = new SocketFilter(this.#fd);
+    let filter: SocketFilterState;
     try {
       setBuffer(this.#fd, Math.min(options.bufferBytes ?? 2 << 20, this.#bufferBytesMax));
       if (options.reliable === true) {
@@ -148,6 +175,7 @@ export class EventSocket {
         setOption(this.#fd, libc.NETLINK_NO_ENOBUFS, 1);
       }
       this.portId = bindSocket(this.#fd);
+      filter = this.#filter.attach(options.filter ?? {});
       for (const group of options.expectations === true ? [...FLOW_GROUPS, ...EXPECTATION_GROUPS] : FLOW_GROUPS) {
         setOption(this.#fd, libc.NETLINK_ADD_MEMBERSHIP, group);
       }
@@ -156,22 +184,30 @@ export class EventSocket {
       libc.close(this.#fd);
       throw error;
     }
-    this.#counters = {
-      eventsReceived: 0,
-      datagrams: 0,
-      overruns: 0,
-      malformed: 0,
-      unknownType: 0,
-      receiveErrors: 0,
-      bufferBytes: readBuffer(this.#fd),
-      wakeups: 0,
-    };
+    this.#counters.bufferBytes = readBuffer(this.#fd);
+    this.#countFilter(filter);
     this.#waiter.wait();
   }
 
   /** The live counters. */
   get counters(): Readonly<EventCounters> {
     return this.#counters;
+  }
+
+  /**
+   * From now on the kernel queues only what the rules keep, and what it cannot tell; {} for all. A rule that it has no room for
+   * is left out, which the result and the counters say.
+   */
+  setFilter(rules: FilterRules): SocketFilterState {
+    if (this.#closed !== null) return { instructions: 0, leftOut: [] };
+    const state = this.#filter.attach(rules);
+    this.#countFilter(state);
+    return state;
+  }
+
+  #countFilter({ instructions, leftOut }: SocketFilterState): void {
+    this.#counters.filterInstructions = instructions;
+    this.#counters.filterLeftOut = leftOut.length;
   }
 
   /** Doubles the receive buffer, up to `bufferBytesMax`. False when it did not grow. */
@@ -221,7 +257,8 @@ export class EventSocket {
   #readTurn(): boolean {
     let budget = this.#turnDatagramsMax;
     while (budget > 0) {
-      const count = this.#receive.read(this.#fd);
+      const wanted = Math.min(budget, SLOTS);
+      const count = this.#receive.read(this.#fd, wanted);
       if (count < 0) {
         const errno = libc.errno();
         if (errno === libc.EAGAIN) return false;
@@ -234,7 +271,7 @@ export class EventSocket {
       }
       if (this.#closed !== null) return false;
       // A short count means that the queue is empty or that an error is pending, which wakes the next poll.
-      if (count >= 0 && count < SLOTS) return false;
+      if (count >= 0 && count < wanted) return false;
     }
     return true;
   }

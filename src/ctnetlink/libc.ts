@@ -13,12 +13,19 @@ export const SOCK_CLOEXEC = 0o2000000;
 export const SOL_SOCKET = 1;
 export const SO_RCVBUF = 8;
 export const SO_RCVBUFFORCE = 33;
+export const SO_ATTACH_FILTER = 26;
+export const SO_DETACH_FILTER = 27;
 export const SOL_NETLINK = 270;
 export const NETLINK_ADD_MEMBERSHIP = 1;
 export const NETLINK_BROADCAST_ERROR = 4;
 export const NETLINK_NO_ENOBUFS = 5;
 export const MSG_TRUNC = 0x20;
 export const MSG_DONTWAIT = 0x40;
+export const MSG_NOSIGNAL = 0x4000;
+export const AF_UNIX = 1;
+export const SOCK_DGRAM = 2;
+export const LOCK_EX = 2;
+export const LOCK_NB = 4;
 export const POLLIN = 0x001;
 export const EFD_CLOEXEC = 0o2000000;
 export const EFD_NONBLOCK = 0o4000;
@@ -89,6 +96,13 @@ export const eventfdWrite = library.func("int eventfd_write(int fd, uint64_t val
   fd: number,
   value: number,
 ) => number;
+
+/** sendto(2): bytes sent. `address` is a sockaddr. */
+export const sendto = library.func(
+  "long sendto(int fd, void *data, size_t length, int flags, void *address, uint32_t addressLength)",
+) as (fd: number, data: Memory, length: number, flags: number, address: Memory, addressLength: number) => number;
+/** flock(2). The lock lasts until the descriptor is closed, at the latest when the process ends. */
+export const flock = library.func("int flock(int fd, int operation)") as (fd: number, operation: number) => number;
 
 /** poll(2) on a thread of the pool. `fds` holds `count` struct pollfd and must stay reachable until `done` runs. */
 export function pollAsync(fds: Uint8Array, count: number, timeoutMs: number, done: PollDone): void {

@@ -40,9 +40,9 @@ export class ReceiveBuffer {
     }
   }
 
-  /** Reads without blocking: the number of datagrams, or -1 with errno set. */
-  read(fd: number): number {
-    return libc.recvmmsg(fd, this.#headers, SLOTS, libc.MSG_DONTWAIT, null);
+  /** Reads at most `datagramsMax`, up to SLOTS, without blocking: the number of datagrams, or -1 with errno set. */
+  read(fd: number, datagramsMax: number): number {
+    return libc.recvmmsg(fd, this.#headers, datagramsMax, libc.MSG_DONTWAIT, null);
   }
 
   start(slot: number): number {

@@ -29,29 +29,29 @@ export interface KernelState {
 
 /**
  * Reads the state of conntrack in this thread's network namespace.
- * Throws ConntrailError `KERNEL` when conntrack is missing or sends no events at all.
+ * Throws ConntrailError `KERNEL` when conntrack is missing, or sends no events at all and nobody `polls` it instead.
  * `events` 2 is no error: call `enableEvents`, for flows made before the daemon listens would stay silent for ever.
  */
-export function checkKernel(directory: string = NETFILTER): KernelState {
+export function checkKernel(polls = false, directory: string = NETFILTER): KernelState {
   const events = readNumber(directory, "nf_conntrack_events");
   const max = readNumber(directory, "nf_conntrack_max");
   if (max === null) {
     throw new ConntrailError("KERNEL", "conntrack is not in this kernel: modprobe nf_conntrack");
   }
-  if (events === null) {
+  if (events === null && !polls) {
     throw new ConntrailError(
       "KERNEL",
-      "this kernel's conntrack sends no events: it needs CONFIG_NF_CONNTRACK_EVENTS; boot a kernel that has it",
+      "this kernel's conntrack sends no events: it needs CONFIG_NF_CONNTRACK_EVENTS; set netlink.poll, or boot a kernel that has it",
     );
   }
-  if (events === 0) {
+  if (events === 0 && !polls) {
     throw new ConntrailError(
       "KERNEL",
       "conntrack events are switched off in this kernel: sysctl -w net.netfilter.nf_conntrack_events=1",
     );
   }
   return {
-    events,
+    events: events ?? 0,
     max,
     count: readNumber(directory, "nf_conntrack_count") ?? 0,
     acct: readNumber(directory, "nf_conntrack_acct") ?? 0,

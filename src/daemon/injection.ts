@@ -50,6 +50,7 @@ export function openInjection(
       hears: (node) => followers().some((follower) => follower.node === node && follower.state.connected),
     },
     timeoutSeconds: config.commitTimeoutSeconds,
+    liberal: !config.commitWindowTracking,
     wallSeconds: () => Math.floor(systemClock.wallMs() / 1000),
     intervalMs: config.publishIntervalMs,
     log,

@@ -2,25 +2,29 @@ import type { Logger } from "pino";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache } from "../cache/internal.js";
 import type { Config, FilterConfig } from "../config/config.js";
-import { EventSocket } from "../ctnetlink/event-socket.js";
+import { type EventCounters, EventSocket, newEventCounters } from "../ctnetlink/event-socket.js";
 import { LocalAddresses } from "../ctnetlink/local-addresses.js";
 import type { RequestSocket } from "../ctnetlink/request-socket.js";
 import { parseCidr } from "../flow/address.js";
 import type { Clock } from "../flow/clock.js";
-import { compileFilter, type FilterRules, type FlowPredicate } from "../flow/filter.js";
+import { compileFilter, type FilterRules } from "../flow/filter.js";
 import type { Journal } from "../sync/journal.js";
 import { type Injection, Replicator } from "../sync/replicator.js";
 import type { TakeDown } from "./streams.js";
 
-/** This node's own kernel, listened to. */
+/** This node's own kernel, listened to or polled. */
 export interface KernelSide {
   readonly replicator: Replicator;
-  readonly events: EventSocket;
+  /** All at zero where the kernel is polled. */
+  readonly events: { readonly counters: Readonly<EventCounters> };
   /** Another filter from now on; flows that it does not keep leave with the next kernel resync. */
   setFilter(filter: FilterConfig): void;
 }
 
-/** Subscribes to the kernel's events. From here on nothing is missed; `replicator.resyncKernel` brings what was there before. */
+/**
+ * Subscribes to the kernel's events. From here on nothing is missed; `replicator.resyncKernel` brings what was there before. With
+ * `netlink.poll`, dumps at that interval instead.
+ */
 export async function openKernelSide(
   config: Config,
   parts: {
@@ -47,7 +51,7 @@ export async function openKernelSide(
     ...parts,
     kernel: {
       dump: (visit, signal) => kernel.dump({ signal }, visit),
-      growBuffer: () => events.growBuffer(),
+      growBuffer: () => events?.growBuffer() ?? false,
       ...(replicated === null
         ? {}
         : { dumpExpectations: (visit, signal) => kernel.dumpExpectations({ signal }, visit) }),
@@ -57,29 +61,77 @@ export async function openKernelSide(
     ownPorts: new Set([injection?.portId ?? kernel.portId]),
     ignoresOwn: injection !== null,
     injection: injection?.injector ?? null,
-    filter: compileFilterConfig(config.filter, addresses),
+    filter: compileFilter(filterRules(config.filter), addresses ?? undefined),
+    overrunResyncMs: config.netlink.overrunResyncMs,
     publishIntervalMs: config.publishIntervalMs,
     signal: stopping,
   });
-  const events = new EventSocket(replicator, {
-    bufferBytes: config.netlink.bufferBytes,
-    bufferBytesMax: config.netlink.bufferBytesMax,
-    reliable: config.netlink.reliable,
-    expectations: replicated !== null,
-    ...(config.publishIntervalMs === 0 ? { gatherMs: 0 } : {}),
-  });
+  const { pollMs } = config.netlink;
+  const events = pollMs === null ? openEvents(config, replicator, replicated !== null) : null;
+  const polls = pollMs === null ? null : startPolling(replicator, pollMs);
+  if (events !== null) reportFilter(events.counters, parts.log);
   down.push(async () => {
-    await events.close();
+    await events?.close();
+    await polls?.stop();
     replicator.stop();
   });
   return {
     replicator,
-    events,
-    setFilter: (filter) => replicator.setFilter(compileFilterConfig(filter, addresses)),
+    events: events ?? { counters: newEventCounters() },
+    setFilter: (filter) => {
+      replicator.setFilter(compileFilter(filterRules(filter), addresses ?? undefined));
+      if (events === null) return;
+      events.setFilter(socketRules(filter));
+      reportFilter(events.counters, parts.log);
+    },
   };
 }
 
-function compileFilterConfig(filter: FilterConfig, addresses: LocalAddresses | null): FlowPredicate {
+function openEvents(config: Config, replicator: Replicator, expectations: boolean): EventSocket {
+  const { netlink } = config;
+  return new EventSocket(replicator, {
+    bufferBytes: netlink.bufferBytes,
+    bufferBytesMax: netlink.bufferBytesMax,
+    reliable: netlink.reliable,
+    turnDatagramsMax: netlink.iterationLimit,
+    filter: socketRules(config.filter),
+    expectations,
+    ...(config.publishIntervalMs === 0 ? { gatherMs: 0 } : {}),
+  });
+}
+
+/** Dumps again and again, `intervalMs` after the end of the last one. */
+function startPolling(replicator: Replicator, intervalMs: number): { stop(): Promise<void> } {
+  let running: Promise<unknown> = Promise.resolve();
+  let stopped = false;
+  const poll = (): void => {
+    running = replicator.pollKernel().then(() => {
+      if (!stopped) timer = setTimeout(poll, intervalMs);
+    });
+  };
+  let timer = setTimeout(poll, intervalMs);
+  const stop = async (): Promise<void> => {
+    stopped = true;
+    clearTimeout(timer);
+    await running;
+  };
+  return { stop };
+}
+
+/** The rules that the kernel is to apply before it queues an event. */
+function socketRules(filter: FilterConfig): FilterRules {
+  return filter.where === "kernelspace" ? filterRules(filter) : {};
+}
+
+function reportFilter({ filterInstructions, filterLeftOut }: Readonly<EventCounters>, log: Logger): void {
+  if (filterLeftOut === 0) return;
+  log.warn(
+    { filterInstructions, filterLeftOut },
+    "filter.where kernelspace: the kernel has no room for all of the rules; the rest is applied in userspace",
+  );
+}
+
+function filterRules(filter: FilterConfig): FilterRules {
   const rules: FilterRules = {};
   if (filter.protocols !== null) rules.protocols = filter.protocols;
   if (filter.states !== null) rules.tcpStates = filter.states;
@@ -87,5 +139,5 @@ function compileFilterConfig(filter: FilterConfig, addresses: LocalAddresses | n
     const { logic, values } = filter.addresses;
     rules.addresses = { logic, values: values.flatMap((text) => parseCidr(text) ?? []) };
   }
-  return compileFilter(rules, addresses ?? undefined);
+  return rules;
 }

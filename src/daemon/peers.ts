@@ -1,6 +1,7 @@
 import type { Logger } from "pino";
 import type { ExternalCache } from "../cache/external.js";
 import type { Config, PeerConfig } from "../config/config.js";
+import { errorText } from "../errors.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
 import { hostPort } from "../stream/broker-config.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
@@ -12,10 +13,14 @@ import { Follower } from "../sync/follower.js";
 import type { CopySource } from "../sync/peer-stream.js";
 import type { OwnBroker, TakeDown } from "./streams.js";
 
+/** How long a peer that announced itself may take to answer; it announces itself again. */
+const REACH_TIMEOUT_MS = 3000;
+
 /** A follower and where its peer is. */
 export interface Peer {
   readonly follower: Follower;
   readonly address: string;
+  readonly discovered: boolean;
 }
 
 /** What all followers of a node share. */
@@ -33,7 +38,14 @@ export function createPeers(config: Config, broker: OwnBroker, parts: PeerParts,
   return config.peers.map((peer) => createPeer(config, peer, broker, parts, down));
 }
 
-function createPeer(config: Config, peer: PeerConfig, broker: OwnBroker, parts: PeerParts, down: TakeDown): Peer {
+/** A follower for a peer, not running yet. */
+export function createPeer(
+  config: Config,
+  peer: PeerConfig,
+  broker: OwnBroker,
+  parts: PeerParts,
+  down: TakeDown,
+): Peer {
   const { node, address } = peer;
   const { clock, log } = parts;
   const shared = config.broker.mode === "shared";
@@ -55,7 +67,7 @@ function createPeer(config: Config, peer: PeerConfig, broker: OwnBroker, parts: 
     });
     down.push(unwatch);
   }
-  return { follower, address };
+  return { follower, address, discovered: peer.discovered === true };
 }
 
 function connectPeer(config: Config, peer: PeerConfig, log: Logger): BrokerConnection {
@@ -67,6 +79,27 @@ function connectPeer(config: Config, peer: PeerConfig, log: Logger): BrokerConne
     ...(config.tls === null ? {} : { tls: config.tls }),
     log,
   });
+}
+
+/** Null when the peer's broker answers, which with `tls` proves its name; else why not. */
+export async function reachPeer(
+  config: Config,
+  peer: PeerConfig,
+  log: Logger,
+  stopping: AbortSignal,
+): Promise<string | null> {
+  const connection = connectPeer(config, peer, log.child({}, { level: "silent" }));
+  const close = (): Promise<void> => connection.close();
+  stopping.addEventListener("abort", close, { once: true });
+  try {
+    await connection.ready(REACH_TIMEOUT_MS);
+    return null;
+  } catch (error) {
+    return errorText(error);
+  } finally {
+    stopping.removeEventListener("abort", close);
+    await close();
+  }
 }
 
 function copySource(node: string, broker: OwnBroker, log: Logger): CopySource {

@@ -14,6 +14,7 @@ import { StreamReader } from "../stream/reader.js";
 import { onSnapshotAsked } from "../stream/snapshot-request.js";
 import { Journal } from "../sync/journal.js";
 import { type OwnTail, restoreInternal } from "../sync/restore.js";
+import { peersMax } from "./announcement.js";
 
 /** What takes a part down again; run last first. */
 export type TakeDown = (() => Promise<void> | void)[];
@@ -45,7 +46,7 @@ export async function openBroker(config: Config, log: Logger, down: TakeDown): P
       listen: { host: config.listen, port },
       storeDir: store,
       // One stream for each node of the cluster: its own, and a copy of each peer's.
-      storeBytesMax: maxBytes * (config.peers.length + 1),
+      storeBytesMax: maxBytes * (peersMax(config) + 1),
       ...tls,
       log: log.child({ part: "broker" }),
     });

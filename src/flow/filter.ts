@@ -85,8 +85,8 @@ export function compileFilter(rules: FilterRules, local?: LocalAddressLookup): F
   };
 }
 
-/** 1 at each number that the selection keeps. */
-function membership(selection: Selection<number> | undefined): Uint8Array | undefined {
+/** By number up to 255: 1 where the selection keeps it. */
+export function membership(selection: Selection<number> | undefined): Uint8Array | undefined {
   if (selection === undefined) return undefined;
   const accept = selection.logic === "accept";
   const keep = new Uint8Array(256).fill(accept ? 0 : 1);

@@ -48,10 +48,15 @@ export function sessionTargets(count: number): SessionTarget[] {
   ];
 }
 
-/** Starts the echo service inside the server's namespace. */
-export async function startEchoServer(server: Namespace, directory: string): Promise<LineProcess> {
+const ECHO_ADDRESSES = [WAN, ROUTED].flatMap((network) => [ipv4(network, END_HOST), ipv6(network, END_HOST)]);
+
+/** Starts the echo service inside the server's namespace, for UDP on `addresses`. */
+export async function startEchoServer(
+  server: Namespace,
+  directory: string,
+  addresses: readonly string[] = ECHO_ADDRESSES,
+): Promise<LineProcess> {
   const script = fileURLToPath(new URL("./session-server.js", import.meta.url));
-  const addresses = [WAN, ROUTED].flatMap((network) => [ipv4(network, END_HOST), ipv6(network, END_HOST)]);
   const echo = server.spawn(
     "session-server",
     process.execPath,

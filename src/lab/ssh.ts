@@ -14,7 +14,12 @@ export interface SshService {
 export const SSH_PORT = 2222;
 
 /** Starts a real sshd with keys made for the occasion. Only they open it, and it can be reached from inside the laboratory alone. */
-export async function startSsh(server: Namespace, address: string, directory: string): Promise<SshService> {
+export async function startSsh(
+  server: Namespace,
+  address: string,
+  directory: string,
+  port = SSH_PORT,
+): Promise<SshService> {
   const sshd = findTool("sshd");
   if (sshd === undefined) throw new ConntrailError("KERNEL", "sshd not found: apt-get install openssh-server");
   // sshd wants its privilege separation directory; the service unit makes it, and here no unit has run.
@@ -25,16 +30,16 @@ export async function startSsh(server: Namespace, address: string, directory: st
   }
   writeFileSync(file("authorized_keys"), readFileSync(file("user_key.pub")), { mode: 0o600 });
   const [type, key] = readFileSync(file("host_key.pub"), "utf8").split(" ");
-  writeFileSync(file("known_hosts"), `[${address}]:${SSH_PORT} ${type} ${key?.trim()}\n`);
-  writeFileSync(file("sshd_config"), sshdConfig(file, rootIsLocked()), { mode: 0o600 });
+  writeFileSync(file("known_hosts"), `${port === 22 ? address : `[${address}]:${port}`} ${type} ${key?.trim()}\n`);
+  writeFileSync(file("sshd_config"), sshdConfig(file, port, rootIsLocked()), { mode: 0o600 });
   // sshd executes itself anew for each connection and therefore insists on its absolute path.
   const process = server.spawn("sshd", sshd, ["-D", "-e", "-f", file("sshd_config")], file("sshd.log"));
   await process.waitForLine("it listens", 5_000, (line) => (line.includes("Server listening on") ? true : undefined));
-  return { process, clientArguments: sshArguments(file, address) };
+  return { process, clientArguments: sshArguments(file, address, port) };
 }
 
-function sshdConfig(file: (name: string) => string, locked: boolean): string {
-  return `Port ${SSH_PORT}
+function sshdConfig(file: (name: string) => string, port: number, locked: boolean): string {
+  return `Port ${port}
 ListenAddress 0.0.0.0
 HostKey ${file("host_key")}
 AuthorizedKeysFile ${file("authorized_keys")}
@@ -51,7 +56,7 @@ LogLevel INFO
 `;
 }
 
-function sshArguments(file: (name: string) => string, address: string): string[] {
+function sshArguments(file: (name: string) => string, address: string, port: number): string[] {
   const options = [
     "BatchMode=yes",
     "IdentitiesOnly=yes",
@@ -68,7 +73,7 @@ function sshArguments(file: (name: string) => string, address: string): string[]
     "-i",
     file("user_key"),
     "-p",
-    String(SSH_PORT),
+    String(port),
     ...options.flatMap((option) => ["-o", option]),
     `root@${address}`,
     "exec cat",

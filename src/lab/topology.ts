@@ -74,7 +74,7 @@ export function namespacesOf(topology: Topology): Namespace[] {
 export async function buildTopology(topology: Topology): Promise<void> {
   await Promise.all(namespacesOf(topology).map((namespace) => namespace.create()));
   await Promise.all([
-    buildSwitch(topology.switch),
+    buildSwitch(topology.switch, ["lan", "wan", "sync"]),
     buildEndHost(topology.client),
     buildEndHost(topology.server),
     ...topology.firewalls.map(prepareFirewall),
@@ -96,14 +96,16 @@ export async function buildTopology(topology: Topology): Promise<void> {
   await Promise.all(topology.firewalls.map((firewall, index) => addressFirewall(firewall, index + 1)));
 }
 
-function veth(left: Namespace, leftName: string, right: Namespace, rightName: string): string {
+/** The line of an ip-batch that links two namespaces by a pair of devices. */
+export function veth(left: Namespace, leftName: string, right: Namespace, rightName: string): string {
   return `link add ${leftName} netns ${left.name} type veth peer name ${rightName} netns ${right.name}`;
 }
 
-async function buildSwitch(namespace: Namespace): Promise<void> {
+/** Makes the bridges of a laboratory's switch. */
+export async function buildSwitch(namespace: Namespace, bridges: readonly string[]): Promise<void> {
   await namespace.sysctl({ "net.ipv6.conf.all.disable_ipv6": 1, "net.ipv6.conf.default.disable_ipv6": 1 });
   await namespace.ip(
-    ["lan", "wan", "sync"].flatMap((name) => [
+    bridges.flatMap((name) => [
       // Snooping would hold VRRP's multicast back until a querier has spoken, and there is none.
       `link add ${name} type bridge stp_state 0 forward_delay 0 mcast_snooping 0`,
       `link set ${name} up`,
@@ -115,7 +117,8 @@ async function buildSwitch(namespace: Namespace): Promise<void> {
   }
 }
 
-async function buildEndHost(namespace: Namespace): Promise<void> {
+/** Readies the namespace of a host at the edge. */
+export async function buildEndHost(namespace: Namespace): Promise<void> {
   await namespace.sysctl({ ...QUIET_IPV6 });
   await namespace.ip(["link set lo up"]);
 }
@@ -128,7 +131,8 @@ const QUIET_IPV6 = {
   "net.ipv6.conf.default.accept_ra": 0,
 } as const;
 
-async function prepareFirewall(namespace: Namespace): Promise<void> {
+/** Readies the namespace of a host that forwards. */
+export async function prepareFirewall(namespace: Namespace): Promise<void> {
   await namespace.sysctl({
     ...QUIET_IPV6,
     "net.ipv4.ip_forward": 1,

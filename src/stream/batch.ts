@@ -62,6 +62,8 @@ import {
 import { packRare, type RareRow, unpackRare } from "./rare.js";
 
 const TCP = 6;
+const DCCP = 33;
+const SCTP = 132;
 /** Rare attributes are large: so many of them make a batch full. */
 const RARE_ROWS_MAX = 512;
 const NODE_NAMES_MAX = 256;
@@ -258,9 +260,9 @@ function readState(state: StateColumns, row: number, words: Uint32Array, base: n
   }
 }
 
-/** Protocols whose conntrack entries have a CTA_PROTOINFO: TCP, DCCP, SCTP. */
-function hasProtocolInfo(protocol: number): boolean {
-  return protocol === TCP || protocol === 33 || protocol === 132;
+/** True for entries with a CTA_PROTOINFO: of TCP and SCTP, and of DCCP where the kernel tracks it and so knows a state. */
+function hasProtocolInfo(protocol: number, state: number): boolean {
+  return protocol === TCP || protocol === SCTP || (protocol === DCCP && state !== 0);
 }
 
 /** A message of kind `ev` or `snap`, decoded. Its sections are scratch: they hold until the next `decode`. */
@@ -387,7 +389,8 @@ export function readNewRow(section: NewSection, row: number, words: Uint32Array)
   words[W_PROTO] = ((width === 1 ? AF_INET : AF_INET6) << 8) | protocol;
   words[W_ZONE] = section.zone[row]!;
   words[W_CREATED] = section.created[row]!;
-  words[W_HAS] = HAS_BASE | HAS_REPLY | (hasProtocolInfo(protocol) ? HAS_PROTOINFO : 0);
+  words[W_HAS] =
+    HAS_BASE | HAS_REPLY | (hasProtocolInfo(protocol, section.state.protocolState[row]!) ? HAS_PROTOINFO : 0);
   readState(section.state, row, words, 0);
 }
 

@@ -2,7 +2,7 @@ import { execFile } from "node:child_process";
 import { constants } from "node:fs";
 import { access, mkdir, readdir, readFile, rename, stat, unlink, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
-import { delimiter, join } from "node:path";
+import { delimiter, dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
 import type { Logger } from "pino";
@@ -144,9 +144,16 @@ async function brokersWith(configPath: string): Promise<number[]> {
     const text = await readFile(`/proc/${entry}/cmdline`, "utf8").catch(() => "");
     if (!text.includes("nats-server")) continue;
     const words = text.split("\0");
-    if (words[0]!.endsWith("nats-server") && words[words.indexOf("-c") + 1] === configPath) pids.push(Number(entry));
+    if (!words[0]!.endsWith("nats-server") || words[words.indexOf("-c") + 1] !== configPath) continue;
+    if (await seesSameDirectory(entry, dirname(configPath))) pids.push(Number(entry));
   }
   return pids;
+}
+
+/** The processes of containers show as well, and the directory of that name is another one there. */
+async function seesSameDirectory(pid: string, path: string): Promise<boolean> {
+  const seen = await Promise.all([stat(`/proc/${pid}/root${path}`), stat(path)]).catch(() => null);
+  return seen !== null && seen[0].dev === seen[1].dev && seen[0].ino === seen[1].ino;
 }
 
 /** An orphan has another parent by now than the daemon that its environment names. */

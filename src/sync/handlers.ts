@@ -1,3 +1,4 @@
+import type { Logger } from "pino";
 import { type ExpectationRow, secondsLeft } from "../cache/expectations.js";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache } from "../cache/internal.js";
@@ -8,15 +9,17 @@ import type {
   FlushTarget,
   ResyncReport,
   ResyncSource,
+  RowKind,
 } from "../control/protocol.js";
 import type { RecordSink } from "../control/record-writer.js";
-import type { ControlHandlers, ProgressListener } from "../control/server.js";
+import type { NodeHandlers, ProgressListener } from "../control/server.js";
 import type { DumpResult } from "../ctnetlink/request-socket.js";
-import { ConntrailError } from "../errors.js";
+import { ConntrailError, errorText } from "../errors.js";
 import { type Expectation, expectationToJson } from "../flow/expectation.js";
 import type { FlowTable } from "../flow/flow-table.js";
 import { type DecodedFlow, RECORD_WORDS } from "../flow/record.js";
 import type { KernelRequests } from "./commit.js";
+import { removeExpectations } from "./expectation-commit.js";
 import type { Follower } from "./follower.js";
 import type { Journal } from "./journal.js";
 import { removeFromKernel } from "./kernel-flush.js";
@@ -54,11 +57,13 @@ export interface NodeParts {
   readonly injects: boolean;
   /** Aborted when the daemon ends. */
   readonly signal: AbortSignal;
+  readonly log: Logger;
 }
 
 /** What the control socket can ask of a node. */
-export function createHandlers(parts: NodeParts): ControlHandlers {
+export function createHandlers(parts: NodeParts): NodeHandlers {
   const { internal, external, kernel, journal, replicator, roles, reports } = parts;
+  const begun = new Begun(parts);
   return {
     status: () => reports.status(),
     stats: () => reports.stats(),
@@ -71,10 +76,23 @@ export function createHandlers(parts: NodeParts): ControlHandlers {
       if (table === "kernel") return listKernel(kernel, parts.signal);
       return listExpectations(table === "external" ? external.expectations.rows() : internal.expectations.rows());
     },
-    commit: (progress) => roles.commit(progress),
-    flush: (table) => flush(parts, table),
-    resync: (source, progress) => resync(parts, source, progress),
-    bulk: () => bulk(journal, internal, parts.signal),
+    commit: (progress, only) => roles.commit(progress, only),
+    flush: async (table, only) => {
+      // A commit that runs takes from the external cache.
+      if (table === "external" || table === "caches") await roles.committed();
+      return flush(parts, table, only);
+    },
+    resync: async (source, progress, wait = true) => {
+      if (wait) return resync(parts, source, progress);
+      const flows = source === "kernel" ? internal.size : external.table.size;
+      begun.begin(`resync ${source}`, () => resync(parts, source, () => {}));
+      return { source, flows, changed: 0, durationMs: 0 };
+    },
+    bulk: async (_, wait = true) => {
+      if (wait) return bulk(journal, internal, parts.signal);
+      begun.begin("bulk", () => bulk(journal, internal, parts.signal));
+      return { flows: internal.size, durationMs: 0 };
+    },
     purge: () => roles.purge(),
     hook: async (role, progress, group) => {
       replicator.flush();
@@ -89,11 +107,32 @@ export interface ObserverParts {
   readonly followers: readonly Follower[];
   readonly reports: Reports;
   readonly signal: AbortSignal;
+  readonly log: Logger;
+}
+
+/** What goes on after its request has been answered: one of each kind at a time. */
+class Begun {
+  readonly #log: Logger;
+  readonly #running = new Set<string>();
+
+  constructor({ log }: { readonly log: Logger }) {
+    this.#log = log;
+  }
+
+  begin(what: string, work: () => Promise<object>): void {
+    if (this.#running.has(what)) return;
+    this.#running.add(what);
+    work()
+      .then((report) => this.#log.info(report, what))
+      .catch((error: unknown) => this.#log.warn({ error: errorText(error) }, `${what} failed`))
+      .finally(() => this.#running.delete(what));
+  }
 }
 
 /** What the control socket can ask of an observer: what it knows, and to read it again. */
-export function createObserverHandlers(parts: ObserverParts): ControlHandlers {
+export function createObserverHandlers(parts: ObserverParts): NodeHandlers {
   const { external, reports } = parts;
+  const begun = new Begun(parts);
   const refuse = (): never => {
     throw new ConntrailError("CONTROL", "this node is an observer: it has no kernel side; ask one of the firewalls");
   };
@@ -110,7 +149,12 @@ export function createObserverHandlers(parts: ObserverParts): ControlHandlers {
       external.flush();
       return { internal: null, external: flows, kernel: null };
     },
-    resync: async (source, progress) => (source === "peers" ? resyncPeers(parts, progress) : refuse()),
+    resync: async (source, progress, wait = true) => {
+      if (source !== "peers") return refuse();
+      if (wait) return resyncPeers(parts, progress);
+      begun.begin("resync peers", () => resyncPeers(parts, () => {}));
+      return { source, flows: external.table.size, changed: 0, durationMs: 0 };
+    },
     bulk: async () => refuse(),
     purge: async () => refuse(),
     hook: async () => refuse(),
@@ -163,12 +207,16 @@ async function dumpKernel(kernel: KernelDump, sink: RecordSink, signal: AbortSig
   await sink.drain();
 }
 
-async function flush(parts: NodeParts, target: FlushTarget): Promise<FlushReport> {
+async function flush(parts: NodeParts, target: FlushTarget, only?: RowKind): Promise<FlushReport> {
   const { internal, external, kernel, replicator } = parts;
   const report = { internal: null as number | null, external: null as number | null, kernel: null as number | null };
   if (target === "kernel") {
     await replicator.resyncKernel();
-    report.kernel = await removeFromKernel(internal, kernel, () => true);
+    replicator.counters.kernelFlushes++;
+    report.kernel = only === "expect" ? 0 : await removeFromKernel(internal, kernel, () => true);
+    // Those of removed flows have gone with them.
+    const expected = Array.from(internal.expectations.rows(), ({ expectation }) => expectation);
+    if (only !== "ct") report.kernel += await removeExpectations(expected, kernel);
   }
   if (target === "internal" || target === "caches") {
     report.internal = internal.size;

@@ -25,10 +25,13 @@ export function withoutHelp(item: InjectorItem): InjectorItem {
 /** Reads and writes flows of the kernel, a batch at a time, one call after the other. */
 export class InjectorRequests {
   readonly #kernel: InjectorKernel;
+  readonly #liberal: boolean;
   readonly #batch = new RequestBatch();
 
-  constructor(kernel: InjectorKernel) {
+  /** `liberal`: sets BE_LIBERAL on TCP flows. */
+  constructor(kernel: InjectorKernel, liberal: boolean) {
     this.#kernel = kernel;
+    this.#liberal = liberal;
   }
 
   /** Looks flows up, at most a batch of them. */
@@ -64,7 +67,7 @@ export class InjectorRequests {
     item: { readonly words: Uint32Array } & Partial<InjectorItem>,
   ): boolean {
     const { words, rare = null, timeoutSeconds = 0 } = item;
-    const options = { timeoutSeconds, liberal: true };
+    const options = { timeoutSeconds, liberal: this.#liberal };
     switch (request) {
       case "create":
         return this.#batch.create(words, 0, rare, options);

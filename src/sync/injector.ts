@@ -114,13 +114,15 @@ export class Injector implements ExternalListener {
     node: InjectorNode;
     /** Timeout of every entry; null: what was left of the owner's, never below a floor. */
     timeoutSeconds: number | null;
+    /** Sets BE_LIBERAL on TCP flows: packets of theirs pass other nodes, so this kernel sees their windows in part only. */
+    liberal: boolean;
     wallSeconds: () => number;
     /** Least time between two writes. */
     intervalMs: number;
     log: Logger;
   }) {
     this.#external = options.external;
-    this.#requests = new InjectorRequests(options.kernel);
+    this.#requests = new InjectorRequests(options.kernel, options.liberal);
     this.#node = options.node;
     this.#timeoutSeconds = options.timeoutSeconds;
     this.#wallSeconds = options.wallSeconds;
@@ -219,12 +221,15 @@ export class Injector implements ExternalListener {
     const slab = table.slab(slot);
     const base = table.base(slot);
     const same = sameReply(slab, base, words);
-    if (same && isAhead(words, slab, base)) return false;
     this.#reserve(slot);
+    const sameAll = same && sameState(words, slab, base);
+    // Written before the dump began, and not to be written: what differs was changed by packets here.
+    const settled = this.#expires[slot]! > 0 && this.#dumped[slot] === 0 && !this.#changed.has(slot);
+    if (same && ((settled && !sameAll) || isAhead(words, slab, base))) return false;
     this.#dumped[slot] = 1;
     this.#expires[slot] = this.#now() + words[W_TIMEOUT]!;
     this.#replies[slot] = replyHash(words, 0);
-    if (same && sameState(words, slab, base)) this.#changed.delete(slot);
+    if (sameAll) this.#changed.delete(slot);
     else this.changed(slot);
     return true;
   }

@@ -19,12 +19,13 @@ export function findMasterZone(table: FlowTable, master: Uint32Array): number | 
     const base = table.base(slot);
     // CTA_EXPECT_ZONE names one zone for both directions: a master that has two cannot be named.
     const zone = slab[base + W_ZONE]!;
-    if (zone >>> 16 === (zone & 0xffff) && sameTuple(slab, base, master)) return zone & 0xffff;
+    if (zone >>> 16 === (zone & 0xffff) && sameOriginalTuple(slab, base, master)) return zone & 0xffff;
   }
   return null;
 }
 
-function sameTuple(slab: Uint32Array, base: number, master: Uint32Array): boolean {
+/** True when the flow at `base` has the original tuple of `master`, zones aside. */
+export function sameOriginalTuple(slab: Uint32Array, base: number, master: Uint32Array): boolean {
   if (slab[base + W_PROTO] !== master[W_PROTO] || slab[base + W_ORIG_L4] !== master[W_ORIG_L4]) return false;
   for (let i = W_ORIG_SRC; i < W_REPLY_SRC; i++) if (slab[base + i] !== master[i]) return false;
   return true;

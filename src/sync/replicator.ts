@@ -1,15 +1,18 @@
 import type { Logger } from "pino";
+import { recordDiffers } from "../cache/difference.js";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache, NewerOwner } from "../cache/internal.js";
 import { EVENT_DESTROY, EVENT_NEW, type EventKind, type EventSink } from "../ctnetlink/event-socket.js";
 import type { DumpResult } from "../ctnetlink/request-socket.js";
 import type { Clock } from "../flow/clock.js";
 import { type Expectation, expectationKey, setExpectationZone } from "../flow/expectation.js";
-import { type DecodedFlow, HAS_PROTOINFO, W_HAS, W_PROTOINFO } from "../flow/record.js";
+import { type DecodedFlow, HAS_ID, HAS_PROTOINFO, W_HAS, W_ID, W_PROTOINFO } from "../flow/record.js";
 import { BATCH_ROWS_MAX } from "../stream/columns.js";
+import { EarlyExpectations } from "./early-expectations.js";
 import type { Journal } from "./journal.js";
 import { findMasterZone } from "./master.js";
 import { Pacer } from "./pacer.js";
+import { newReplicatorCounters } from "./replicator-counters.js";
 import { SequenceWatch } from "./sequence-watch.js";
 
 /** Slots swept in one turn of the event loop after a dump. */
@@ -48,44 +51,12 @@ export interface Injection {
   endDump(): void;
 }
 
-/** What a replicator counts; the group `replicator` of `stats`. */
-export interface ReplicatorCounters {
-  eventsNew: number;
-  eventsUpdate: number;
-  eventsDestroy: number;
-  /** Events that our own requests (commit, purge) caused. */
-  eventsOwn: number;
-  filtered: number;
-  /** Events and dumped entries of expectations that are replicated; those of other helpers and of unknown masters. */
-  expectations: number;
-  expectationsFiltered: number;
-  malformed: number;
-  overruns: number;
-  kernelResyncs: number;
-  kernelResyncsFailed: number;
-  /** Own flows that a message of a peer had wrong by its older stamp, told again. */
-  reasserted: number;
-}
-
 /**
  * The way out: kernel events and dumps into the internal cache, and from there, paced, into this node's stream.
  * A local event is newer than whatever peers said of the flow, so it retires the flow's external row.
  */
 export class Replicator implements EventSink {
-  readonly counters: ReplicatorCounters = {
-    eventsNew: 0,
-    eventsUpdate: 0,
-    eventsDestroy: 0,
-    eventsOwn: 0,
-    filtered: 0,
-    expectations: 0,
-    expectationsFiltered: 0,
-    malformed: 0,
-    overruns: 0,
-    kernelResyncs: 0,
-    kernelResyncsFailed: 0,
-    reasserted: 0,
-  };
+  readonly counters = newReplicatorCounters();
   readonly #internal: InternalCache;
   readonly #external: ExternalCache;
   readonly #journal: Journal;
@@ -100,13 +71,16 @@ export class Replicator implements EventSink {
   readonly #ignoresOwn: boolean;
   readonly #helpers: HelperNames;
   readonly #injection: Injection | null;
+  readonly #overrunResyncMs: number | null;
   readonly sequenceWatch: SequenceWatch;
+  readonly #early = new EarlyExpectations();
   #keeps: (words: Uint32Array, base: number) => boolean;
   /** Taken once for all events of a turn. */
   #nowSeconds: number;
   #inTurn = false;
   /** Above 0: an overrun waits for its resync. */
   #turnsToResync = 0;
+  #overrunTimer: NodeJS.Timeout | null = null;
   #resyncRunning: Promise<boolean> | null = null;
   #resyncAgain = false;
 
@@ -124,6 +98,8 @@ export class Replicator implements EventSink {
     helpers?: HelperNames;
     /** What writes peers' flows into this kernel; left out where nothing does. */
     injection?: Injection | null;
+    /** How long after an overrun the table is compared; null: not at all. By default at once. */
+    overrunResyncMs?: number | null;
     /** True while this node is the one that carries traffic: then what its kernel has is its own. */
     carries: () => boolean;
     /** True after this node stepped down: then what its kernel has and nobody told of is nobody's until an event comes. */
@@ -144,6 +120,7 @@ export class Replicator implements EventSink {
     this.#ignoresOwn = options.ignoresOwn;
     this.#helpers = options.helpers ?? true;
     this.#injection = options.injection ?? null;
+    this.#overrunResyncMs = options.overrunResyncMs === undefined ? 0 : options.overrunResyncMs;
     this.sequenceWatch = new SequenceWatch({
       lookUp: async (words, base) => (await this.#kernel.get?.(words, base)) ?? null,
       found: (flow) => {
@@ -168,7 +145,8 @@ export class Replicator implements EventSink {
       this.#inTurn = true;
       this.#nowSeconds = this.#seconds();
     }
-    if (!this.#keeps(flow.words, 0)) {
+    // The state in which a flow ends need not be one that is replicated: what was told of ends all the same.
+    if (!this.#keeps(flow.words, 0) && (kind !== EVENT_DESTROY || this.#internal.table.find(flow.words, 0) < 0)) {
       counters.filtered++;
       return;
     }
@@ -188,6 +166,8 @@ export class Replicator implements EventSink {
     if (kind === EVENT_NEW) counters.eventsNew++;
     else counters.eventsUpdate++;
     this.#take(flow);
+    if (kind !== EVENT_NEW) return;
+    for (const expectation of this.#early.takeOf(flow)) this.onExpectation(EVENT_NEW, expectation, 0);
   }
 
   /** An injected flow is gone, as its owner wanted. A dump that is under way may have listed it before. */
@@ -208,6 +188,7 @@ export class Replicator implements EventSink {
     if (this.#ignoresOwn && portId !== 0 && this.#ownPorts.has(portId)) return;
     const internal = this.#internal.expectations;
     if (kind === EVENT_DESTROY) {
+      this.#early.drop(expectation);
       internal.destroy(expectation);
       return;
     }
@@ -219,16 +200,23 @@ export class Replicator implements EventSink {
 
   /** True when it is one to replicate: of a chosen helper, its master being one that the filter keeps. Its zone is set then. */
   #placeExpectation(expectation: Expectation): boolean {
-    const { helper } = expectation;
-    const chosen = this.#helpers === true || (helper !== undefined && this.#helpers.includes(helper));
+    const chosen = this.#isChosen(expectation.helper);
     const zone = chosen ? findMasterZone(this.#internal.table, expectation.master) : null;
     if (zone === null) {
       this.counters.expectationsFiltered++;
+      if (chosen) this.#early.hold(expectation);
       return false;
     }
     setExpectationZone(expectation, zone);
     this.counters.expectations++;
     return true;
+  }
+
+  /** A helper on another port has that in its name (`sip-5061`): the beginning counts, as in conntrackd. */
+  #isChosen(helper: string | undefined): boolean {
+    if (this.#helpers === true) return true;
+    const name = helper?.toLowerCase();
+    return name !== undefined && this.#helpers.some((chosen) => name.startsWith(chosen.toLowerCase()));
   }
 
   /**
@@ -268,16 +256,28 @@ export class Replicator implements EventSink {
     this.counters.overruns++;
     this.#kernel.growBuffer();
     this.#journal.writeMark({ type: "gap", reason: "event socket overrun" });
-    this.#turnsToResync = OVERRUN_TURNS_MAX;
+    if (this.#overrunResyncMs !== null) this.#turnsToResync = OVERRUN_TURNS_MAX;
   }
 
   onDrained(_events: number, more: boolean): void {
     this.#inTurn = false;
     if (this.#turnsToResync > 0) {
       this.#turnsToResync = more ? this.#turnsToResync - 1 : 0;
-      if (this.#turnsToResync === 0) void this.resyncKernel();
+      if (this.#turnsToResync === 0) this.#resyncAfterOverrun();
     }
     this.poke();
+  }
+
+  /** One resync for all overruns until then. */
+  #resyncAfterOverrun(): void {
+    if (this.#overrunResyncMs === 0) {
+      void this.resyncKernel();
+      return;
+    }
+    this.#overrunTimer ??= setTimeout(() => {
+      this.#overrunTimer = null;
+      void this.resyncKernel();
+    }, this.#overrunResyncMs ?? 0);
   }
 
   /** Something may wait to be published: it goes out at its pace. */
@@ -311,23 +311,38 @@ export class Replicator implements EventSink {
       this.#resyncAgain = true;
       return this.#resyncRunning;
     }
-    this.#resyncRunning = this.#resyncLoop().finally(() => {
+    return this.#startResync(false);
+  }
+
+  /**
+   * In place of events: dumps the kernel table, and takes what differs from the last dump for what events would have told of.
+   * While another dump runs, that one stands for it. False when the kernel could not be dumped; the next one tries again.
+   */
+  pollKernel(): Promise<boolean> {
+    return this.#resyncRunning ?? this.#startResync(true);
+  }
+
+  #startResync(polled: boolean): Promise<boolean> {
+    this.#resyncRunning = this.#resyncLoop(polled).finally(() => {
       this.#resyncRunning = null;
     });
     return this.#resyncRunning;
   }
 
-  async #resyncLoop(): Promise<boolean> {
+  async #resyncLoop(polled: boolean): Promise<boolean> {
     for (let attempt = 1; attempt <= DUMP_ATTEMPTS_MAX && !this.#signal.aborted; attempt++) {
       this.#resyncAgain = false;
-      const whole = await this.#resyncOnce();
-      if (whole && !this.#resyncAgain) return true;
+      const whole = await this.#resyncOnce(polled);
+      if (polled) this.counters[whole ? "polls" : "pollsFailed"]++;
+      else this.counters[whole ? "kernelResyncs" : "kernelResyncsFailed"]++;
+      if (this.#resyncAgain) polled = false;
+      else if (whole || polled) return whole;
     }
     if (!this.#signal.aborted) this.#log.error("kernel resync gave up: the table changes faster than it can be read");
     return false;
   }
 
-  async #resyncOnce(): Promise<boolean> {
+  async #resyncOnce(polled: boolean): Promise<boolean> {
     const internal = this.#internal;
     internal.beginDump();
     this.#injection?.beginDump();
@@ -335,33 +350,30 @@ export class Replicator implements EventSink {
     let result: DumpResult;
     try {
       result = await this.#kernel.dump((flow) => {
-        if (this.#keeps(flow.words, 0)) this.#dumped(flow);
+        // What peers carry is in the kernel whatever this node's filter says.
+        if (!this.#keeps(flow.words, 0)) this.#injection?.present(flow);
+        else if (polled) this.#polled(flow);
+        else this.#dumped(flow);
         if (internal.pendingCount >= BATCH_ROWS_MAX) this.#pacer.flushNow();
       }, this.#signal);
     } catch (error) {
       internal.abandonDump();
-      this.counters.kernelResyncsFailed++;
       if (!this.#signal.aborted) this.#log.warn({ err: error }, "kernel resync: the dump failed; trying again");
       return false;
     }
     this.counters.malformed += result.malformed;
     if (result.interrupted) {
       internal.abandonDump();
-      this.counters.kernelResyncsFailed++;
       return false;
     }
     while (!internal.sweep(SWEEP_SLOTS)) await new Promise(setImmediate);
-    if (!(await this.#resyncExpectations())) {
-      this.counters.kernelResyncsFailed++;
-      return false;
-    }
+    if (!(await this.#resyncExpectations(polled))) return false;
     this.#injection?.endDump();
-    this.counters.kernelResyncs++;
     this.#pacer.flushNow();
     return true;
   }
 
-  async #resyncExpectations(): Promise<boolean> {
+  async #resyncExpectations(polled: boolean): Promise<boolean> {
     const { expectations } = this.#internal;
     if (this.#kernel.dumpExpectations === undefined) {
       // A daemon that replicated them before it was told not to.
@@ -371,7 +383,9 @@ export class Replicator implements EventSink {
     expectations.beginDump();
     try {
       const result = await this.#kernel.dumpExpectations((expectation) => {
-        if (this.#placeExpectation(expectation)) this.#dumpedExpectation(expectation);
+        if (!this.#placeExpectation(expectation)) return;
+        if (polled) this.#polledExpectation(expectation);
+        else this.#dumpedExpectation(expectation);
       }, this.#signal);
       this.counters.malformed += result.malformed;
       if (!result.interrupted) {
@@ -409,8 +423,38 @@ export class Replicator implements EventSink {
     this.#internal.table.inheritBirth(slot, birth);
   }
 
+  /**
+   * A flow as a poll lists it. One that was not there, or that is another or in another state than a peer took over, would have
+   * come as an event: it is this node's own. What else has changed `dumped` finds.
+   */
+  #polled(flow: DecodedFlow): void {
+    const { words } = flow;
+    if (this.#injection?.present(flow) === true) return;
+    const { table } = this.#internal;
+    const slot = table.find(words, 0);
+    const slab = slot < 0 ? words : table.slab(slot);
+    const base = slot < 0 ? 0 : table.base(slot);
+    const superseded = slot >= 0 && this.#internal.isSuperseded(slot);
+    const isOther = (slab[base + W_HAS]! & words[W_HAS]! & HAS_ID) !== 0 && slab[base + W_ID] !== words[W_ID];
+    const differs = superseded && (isOther || recordDiffers(slab, base, words));
+    if (slot < 0 || differs) {
+      this.#take(flow);
+      return;
+    }
+    if (this.#injection !== null) this.#external.retire(words, 0);
+    this.#internal.dumped(flow, this.#nowSeconds, null, false);
+  }
+
+  #polledExpectation(expectation: Expectation): void {
+    const { expectations } = this.#internal;
+    const before = expectations.counters.created;
+    expectations.dumped(expectation, this.#seconds(), null, false);
+    if (expectations.counters.created > before) this.#external.expectations.retire(expectationKey(expectation));
+  }
+
   /** Stops the pace; what waits is published first. */
   stop(): void {
+    if (this.#overrunTimer !== null) clearTimeout(this.#overrunTimer);
     this.sequenceWatch.stop();
     this.#pacer.flushNow();
     this.#pacer.stop();

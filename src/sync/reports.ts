@@ -22,7 +22,7 @@ export interface ReportSources {
   readonly external: ExternalCache;
   readonly role: () => HookRole | "unknown";
   readonly epoch: number;
-  readonly peers: readonly { readonly follower: Follower; readonly address: string }[];
+  readonly peers: readonly { readonly follower: Follower; readonly address: string; readonly discovered: boolean }[];
   /** Null where no kernel is. */
   readonly kernelState: () => KernelState | null;
   readonly publisher: () => PublisherStatus;
@@ -45,7 +45,7 @@ export class Reports {
 
   status(): StatusReport {
     const { node, cluster, external, role, epoch, broker } = this.#sources;
-    const peers = this.#sources.peers.map((peer) => this.#peer(peer.follower, peer.address));
+    const peers = this.#sources.peers.map((peer) => this.#peer(peer.follower, peer.address, peer.discovered));
     const publisher = this.#sources.publisher();
     const kernel = this.#sources.kernelState();
     return {
@@ -63,11 +63,12 @@ export class Reports {
     };
   }
 
-  #peer(follower: Follower, address: string): PeerStatus {
+  #peer(follower: Follower, address: string, discovered: boolean): PeerStatus {
     const { connected, inSync, lagEvents, lagMs, lastHeardMs, epoch } = follower.state;
     return {
       node: follower.node,
       address,
+      discovered,
       connected,
       inSync,
       lagEvents: connected ? lagEvents : null,

@@ -1,7 +1,8 @@
+import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache } from "../cache/internal.js";
-import type { CommitReport, HookReport, HookRole, PurgeReport } from "../control/protocol.js";
+import type { CommitReport, HookReport, HookRole, PurgeReport, RowKind } from "../control/protocol.js";
 import { ConntrailError } from "../errors.js";
 import type { Clock } from "../flow/clock.js";
 import { W_REPLY_DST, W_REPLY_L4, W_REPLY_SRC } from "../flow/record.js";
@@ -11,6 +12,7 @@ import { commitExpectations, removeExpectations } from "./expectation-commit.js"
 import type { Follower } from "./follower.js";
 import type { Journal } from "./journal.js";
 import { removeFromKernel } from "./kernel-flush.js";
+import type { PassingTraffic } from "./passing.js";
 
 /** What the roles count; the group `commit` of `stats`. */
 export interface RoleCounters {
@@ -35,6 +37,8 @@ export interface RoleExpectationCounters {
 
 /** VRRP has 255 groups on an interface; nobody has so many. */
 const GROUPS_MAX = 64;
+/** How long before a purge this kernel is looked at: a timeout of whole seconds must have had time to go down. */
+const WATCH_MS = 3_000;
 
 /**
  * What keepalived's hooks make of this node. Primary: what peers were carrying goes into the kernel. Backup: the peers'
@@ -59,6 +63,8 @@ export class Roles {
   readonly #followers: readonly Follower[];
   readonly #injects: boolean;
   readonly #readKernel: () => Promise<unknown>;
+  readonly #passing: PassingTraffic | null;
+  readonly #polls: boolean;
   readonly #commitTimeoutSeconds: number | null;
   readonly #commitWindowTracking: boolean;
   readonly #purgeAfterSeconds: number;
@@ -70,7 +76,7 @@ export class Roles {
   readonly #before: Role;
   #carries: boolean;
   #commitRunning: Promise<CommitReport> | null = null;
-  #purgeTimer: NodeJS.Timeout | null = null;
+  #purgeDue: AbortController | null = null;
 
   constructor(options: {
     internal: InternalCache;
@@ -82,8 +88,12 @@ export class Roles {
     injects: boolean;
     /** What it was when this node's stream was last written. */
     before: Role;
-    /** Compares the kernel's table with the internal cache. Needed where `injects`. */
+    /** Compares the kernel's table with the internal cache. Needed where `injects` or `polls`. */
     readKernel?: () => Promise<unknown>;
+    /** Tells whether a node that is to purge without a role still carries traffic. Left out: it does not. */
+    passing?: PassingTraffic;
+    /** The kernel is polled: no event tells of what a commit has written. */
+    polls?: boolean;
     commitTimeoutSeconds: number | null;
     /** Committed TCP flows keep their window tracking. */
     commitWindowTracking: boolean;
@@ -101,6 +111,8 @@ export class Roles {
     this.#carries = options.before === "primary" && !options.injects;
     options.journal.role = options.before;
     this.#readKernel = options.readKernel ?? (() => Promise.resolve());
+    this.#passing = options.passing ?? null;
+    this.#polls = options.polls ?? false;
     this.#commitTimeoutSeconds = options.commitTimeoutSeconds;
     this.#commitWindowTracking = options.commitWindowTracking;
     this.#purgeAfterSeconds = options.purgeAfterSeconds;
@@ -142,22 +154,35 @@ export class Roles {
     const commit = role === "primary" ? await this.commit(progress) : null;
     if (this.role !== "primary") {
       this.#carries = false;
-      this.purge();
+      this.#schedulePurge(null);
     }
     if (role === "backup") for (const follower of this.#followers) follower.catchUp();
     return { role, previous, commit, durationMs: Math.round((performance.now() - startedMs) * 10) / 10 };
   }
 
-  /** Commits the external cache; a call while one runs gets that one's report. Cancels a purge that is due. */
-  commit(progress: (text: string) => void): Promise<CommitReport> {
+  /**
+   * Commits the external cache, or its flows or expectations only; a call while one runs gets that one's report. Cancels a purge
+   * that is due.
+   */
+  commit(progress: (text: string) => void, only?: RowKind): Promise<CommitReport> {
     this.#cancelPurge();
-    this.#commitRunning ??= this.#commit(progress).finally(() => {
+    const begin = () => (only === "expect" ? this.#commitOnlyExpectations() : this.#commit(progress, only === "ct"));
+    this.#commitRunning ??= begin().finally(() => {
       this.#commitRunning = null;
     });
     return this.#commitRunning;
   }
 
-  async #commit(progress: (text: string) => void): Promise<CommitReport> {
+  async #commitOnlyExpectations(): Promise<CommitReport> {
+    const startedMs = performance.now();
+    const none = { committed: 0, updated: 0, skipped: 0, failed: {}, stale: 0 };
+    const expected = this.#injects ? {} : await this.#commitExpectations(Math.floor(this.#clock.wallMs() / 1000));
+    const report = { ...none, ...expected, durationMs: Math.round((performance.now() - startedMs) * 10) / 10 };
+    this.#log.info(report, "commit of expectations");
+    return report;
+  }
+
+  async #commit(progress: (text: string) => void, flowsOnly: boolean): Promise<CommitReport> {
     // What it carries for another sync group is alive here, whoever else has seen an end of it.
     const carriesOther = this.#carries && this.#groups.size > 1;
     this.#carries = true;
@@ -180,7 +205,9 @@ export class Roles {
     const flows = await commitExternal(this.#external, this.#kernel, sameTuples, options, (done, total) =>
       progress(`committed ${done} of ${total}`),
     );
-    const report = { ...flows, ...(await this.#commitExpectations(options.nowSeconds)) };
+    const expectations = flowsOnly ? {} : await this.#commitExpectations(options.nowSeconds);
+    const report = { ...flows, ...expectations };
+    if (this.#polls) await this.#readKernel();
     const failed = Object.values(report.failed).reduce((sum, count) => sum + count, 0);
     this.counters.commits++;
     this.counters.committed += report.committed;
@@ -227,17 +254,40 @@ export class Roles {
   }
 
   /**
-   * Schedules the removal of the flows that a newer owner holds elsewhere. A purge that is due already is put off. In mode
-   * `inject` those are to be in every kernel, so none is removed.
+   * Schedules the removal of the flows that a newer owner holds elsewhere, unless it turns out that this node still carries some
+   * of them. A purge that is due already is put off. In mode `inject` those are to be in every kernel, so none is removed.
    */
   purge(): PurgeReport {
+    return this.#schedulePurge(this.#passing);
+  }
+
+  #schedulePurge(passing: PassingTraffic | null): PurgeReport {
     this.#cancelPurge();
     if (this.#injects) return { afterSeconds: this.#purgeAfterSeconds };
-    this.#purgeTimer = setTimeout(() => {
-      this.#purgeTimer = null;
-      this.#purgeNow().catch((error: unknown) => this.#log.error({ err: error }, "purge failed"));
-    }, this.#purgeAfterSeconds * 1000);
+    const due = new AbortController();
+    this.#purgeDue = due;
+    this.#purgeWhenDue(passing, due.signal).catch((error: unknown) => {
+      if (!due.signal.aborted) this.#log.error({ err: error }, "purge failed");
+    });
     return { afterSeconds: this.#purgeAfterSeconds };
+  }
+
+  async #purgeWhenDue(passing: PassingTraffic | null, signal: AbortSignal): Promise<void> {
+    const afterMs = this.#purgeAfterSeconds * 1000;
+    const watchMs = passing === null ? 0 : Math.min(afterMs, WATCH_MS);
+    await delay(afterMs - watchMs, undefined, { signal });
+    const before = await passing?.look();
+    await delay(watchMs, undefined, { signal });
+    const passes = passing !== null && before !== undefined && (await passing.passes(before));
+    signal.throwIfAborted();
+    this.#purgeDue = null;
+    if (passes) {
+      this.#log.info("nothing is purged: what another node claims passes here, as with a second sync group");
+      return;
+    }
+    // It was told to step down and has: what its kernel has left over is not its own.
+    if (this.role !== "primary") this.#carries = false;
+    await this.#purgeNow();
   }
 
   async #purgeNow(): Promise<void> {
@@ -252,14 +302,19 @@ export class Roles {
   }
 
   #cancelPurge(): void {
-    if (this.#purgeTimer !== null) clearTimeout(this.#purgeTimer);
-    this.#purgeTimer = null;
+    this.#purgeDue?.abort();
+    this.#purgeDue = null;
+  }
+
+  /** Resolves when no commit runs. */
+  async committed(): Promise<void> {
+    await this.#commitRunning?.catch(() => undefined);
   }
 
   /** Cancels what is due; waits for a commit that runs. */
   async stop(): Promise<void> {
     this.#cancelPurge();
-    await this.#commitRunning?.catch(() => undefined);
+    await this.committed();
   }
 }
 

@@ -1,6 +1,6 @@
 import type { Logger } from "pino";
 import { errorText } from "../errors.js";
-import type { DecodedFlow } from "../flow/record.js";
+import { type DecodedFlow, HAS_MARK, W_HAS, W_MARK } from "../flow/record.js";
 
 /** What a watch counts; part of the group `expectations` of `stats`. */
 export interface SequenceWatchCounters {
@@ -72,7 +72,10 @@ export class SequenceWatch {
       try {
         this.counters.mastersLookedUp++;
         const flow = await this.#lookUp(master, 0);
-        if (flow !== null && !this.#stopped) this.#found(flow);
+        if (flow === null || this.#stopped) continue;
+        // An event leaves a mark of 0 out, a lookup does not: a row must not look different for having been looked up.
+        if (flow.words[W_MARK] === 0) flow.words[W_HAS]! &= ~HAS_MARK;
+        this.#found(flow);
       } catch (error) {
         if (!this.#stopped) this.#log.warn({ error: errorText(error) }, "a flow with a helper could not be looked up");
       }

@@ -5,15 +5,13 @@ import { describe, it } from "node:test";
 import type { ExpectationView } from "../../src/control/protocol.js";
 import type { Firewall } from "../../src/lab/firewall.js";
 import { Lab, labObstacle } from "../../src/lab/lab.js";
-import { type LineProcess, waitFor } from "../../src/lab/process.js";
+import { waitFor } from "../../src/lab/process.js";
 import { END_HOST, ipv4, ipv6, LAN, ROUTED, VIRTUAL_HOST, WAN } from "../../src/lab/topology.js";
-import { FTP_PROGRAM, type FtpAnswer } from "../support/ftp.js";
+import { type FtpClientProcess, openFtpClient, startFtpServer } from "../support/ftp-process.js";
 
 const READY_TIMEOUT_MS = 30_000;
 const SYNC_TIMEOUT_MS = 10_000;
 const TAKEOVER_TIMEOUT_MS = 15_000;
-/** Long enough for TCP to have sent again several times. */
-const STEP_TIMEOUT_MS = 40_000;
 const FTP_PORT = 21;
 /** Its text is shorter than that of the virtual address: PORT grows on its way, and sequence numbers are adjusted. */
 const SHORT_CLIENT = ipv4(LAN, 7);
@@ -131,35 +129,12 @@ function commas(address: string): string {
 
 async function startServer(lab: Lab): Promise<void> {
   const hosts = [ipv4(WAN, END_HOST), ipv6(WAN, END_HOST), ipv4(ROUTED, END_HOST)];
-  const [host, ...others] = hosts;
-  const args = [FTP_PROGRAM, "server", host!, String(FTP_PORT), ...others];
-  const server = lab.topology.server.spawn("ftp server", process.execPath, args, join(lab.directory, "ftp-server.log"));
-  await server.waitForLine("it listens", READY_TIMEOUT_MS, (line) => (line === "listening" ? true : undefined));
+  await startFtpServer(lab.topology.server, join(lab.directory, "ftp-server.log"), hosts, FTP_PORT);
 }
 
-interface Client {
-  readonly process: LineProcess;
-  step(step: string): Promise<FtpAnswer>;
-}
-
-async function openClient(lab: Lab, host: string, source: string): Promise<Client> {
-  const args = [FTP_PROGRAM, "client", host, String(FTP_PORT), source];
-  const process_ = lab.topology.client.spawn(
-    "ftp client",
-    process.execPath,
-    args,
-    join(lab.directory, "ftp-client.log"),
-  );
-  const answerTo = (step: string): Promise<FtpAnswer> => {
-    const from = process_.lines.length;
-    if (step !== "user") process_.send(step);
-    return waitFor(`an answer to "${step}"`, STEP_TIMEOUT_MS, () => {
-      const line = process_.lines.slice(step === "user" ? 0 : from).find((text) => text.includes(`"step":"${step}"`));
-      return line === undefined ? undefined : (JSON.parse(line) as FtpAnswer);
-    });
-  };
-  await answerTo("user");
-  return { process: process_, step: answerTo };
+function openClient(lab: Lab, host: string, source: string): Promise<FtpClientProcess> {
+  const logFile = join(lab.directory, "ftp-client.log");
+  return openFtpClient(lab.topology.client, logFile, { host, port: FTP_PORT, source });
 }
 
 async function expectations(firewall: Firewall, table: "kernel" | "internal" | "external"): Promise<ExpectationView[]> {

@@ -19,6 +19,7 @@ import {
   W_MARK,
   W_ORIG_L4,
   W_PROTO,
+  W_PROTOINFO,
   W_PROTOINFO_B,
   W_REPLY_DST,
   W_REPLY_L4,
@@ -75,7 +76,12 @@ function expected(flow: ArbitraryFlow, liberal: boolean): { words: Uint32Array; 
   words[W_STATUS] = (words[W_STATUS]! & 0x2406) | 8;
   if (words[W_HAS]! & HAS_PROTOINFO) {
     has |= HAS_PROTOINFO;
-    if (tcp) words[W_PROTOINFO_B] = (words[W_PROTOINFO_B]! & 0x000f000f) | (liberal ? 0x00080008 : 0) | 0x0f000f00;
+    if (tcp) {
+      // A SYN's window scale is taken only beside one of the answer.
+      const scaled = (words[W_PROTOINFO]! & 0xff) === 1 ? (words[W_PROTOINFO_B]! & 1) << 16 : 0;
+      const flags = (words[W_PROTOINFO_B]! & 0x000f000f) | scaled;
+      words[W_PROTOINFO_B] = flags | (liberal ? 0x00080008 : 0) | 0x0f000f00;
+    }
   } else if (tcp && liberal) {
     has |= HAS_PROTOINFO;
     words[W_PROTOINFO_B] = 0x08080808;

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { chmod, mkdir, readFile, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
@@ -166,6 +166,26 @@ describe("embedded broker", { skip: natsServerMissing() }, () => {
     }
   });
 
+  it("leaves a container's broker alone whose store has the same name", { skip: mountsMissing() }, async () => {
+    await using edge = await setUp();
+    const port = await freePort();
+    const file = await findProgram("nats-server", programDirectories());
+    await mkdir(edge.storeDir);
+    const script = `mount -t tmpfs tmpfs "$1" && echo 'listen: "127.0.0.1:${port}"' >"$1/nats.conf" && exec "$2" -c "$1/nats.conf"`;
+    // Seen from outside, a container's daemon has another process id than the one that its broker names.
+    const other = spawn("unshare", ["--mount", "sh", "-c", script, "sh", edge.storeDir, file!], {
+      stdio: "ignore",
+      env: { ...process.env, CONNTRAIL_DAEMON_PID: "1" },
+    });
+    try {
+      await until("the other broker to listen", () => portIsTaken(port));
+      await edge.broker.start();
+      assert.ok(await portIsTaken(port), "it has been stopped");
+    } finally {
+      other.kill("SIGKILL");
+    }
+  });
+
   it("dies with a daemon that is killed", { skip: existsSync("/usr/bin/setpriv") ? false : "no setpriv" }, async () => {
     await using directory = await temporaryDirectory();
     const options = {
@@ -195,6 +215,10 @@ describe("embedded broker", { skip: natsServerMissing() }, () => {
     }
   });
 });
+
+function mountsMissing(): string | false {
+  return spawnSync("unshare", ["--mount", "true"]).status === 0 ? false : "no mount namespaces: run it as root";
+}
 
 async function portIsTaken(port: number): Promise<boolean> {
   const server = createServer();

@@ -37,6 +37,8 @@ class Listener {
   readonly malformed: number[] = [];
   overruns = 0;
   drained = 0;
+  /** Events of each turn. */
+  readonly turns: number[] = [];
   readonly socket: EventSocket;
 
   constructor(namespace: KernelNamespace, options: EventSocketOptions = {}) {
@@ -67,6 +69,7 @@ class Listener {
 
   onDrained(eventsSinceLast: number): void {
     this.drained += eventsSinceLast;
+    this.turns.push(eventsSinceLast);
   }
 
   has(kind: EventKind, destinationPort: number): boolean {
@@ -198,6 +201,21 @@ test("an overrun is reported, and the socket goes on", { skip }, async () => {
     await createMany(requests, 501, 700);
     await waitUntil(() => listener.events.length >= seen + 200, "the events after the overrun");
     assert.equal(listener.overruns, overruns, "the grown buffer holds them");
+  } finally {
+    requests.close();
+  }
+});
+
+test("a turn reads no more than it may, and the next one goes on", { skip }, async () => {
+  await using namespace = await KernelNamespace.create();
+  await using listener = new Listener(namespace, { turnDatagramsMax: 150 });
+  const requests = namespace.run(() => new RequestSocket());
+  try {
+    await createMany(requests, 1, 200);
+    await createMany(requests, 201, 1000);
+    await waitUntil(() => listener.events.length === 1000, "all events");
+    assert.ok(Math.max(...listener.turns) <= 150, `${listener.turns} events in the turns`);
+    assert.ok(listener.turns.includes(150), "no turn was full");
   } finally {
     requests.close();
   }

@@ -95,6 +95,7 @@ test("the kernel's state is read in the thread's own namespace", { skip }, async
     code: "KERNEL",
     message: /sysctl -w net\.netfilter\.nf_conntrack_events=1/,
   });
+  assert.equal(namespace.run(() => checkKernel(true)).events, 0, "who polls needs none");
   assert.equal(
     namespace.run(() => enableEvents()),
     true,
@@ -103,6 +104,6 @@ test("the kernel's state is read in the thread's own namespace", { skip }, async
 });
 
 test("a kernel without conntrack is an error that says what to load", () => {
-  assert.throws(() => checkKernel("/proc/self/fdinfo"), { code: "KERNEL", message: /modprobe nf_conntrack/ });
+  assert.throws(() => checkKernel(false, "/proc/self/fdinfo"), { code: "KERNEL", message: /modprobe nf_conntrack/ });
   assert.equal(enableEvents("/proc/self/fdinfo"), false);
 });

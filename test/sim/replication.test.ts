@@ -1,14 +1,15 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { W_STATUS } from "../../src/flow/record.js";
-import { Random, tcpRecord } from "../support/records.js";
+import { compileFilter } from "../../src/flow/filter.js";
+import { HAS_PROTOINFO, W_HAS, W_PROTOINFO, W_STATUS } from "../../src/flow/record.js";
+import { decodedFlow, Random, tcpRecord } from "../support/records.js";
 import { keyOf, SimNode, settled } from "../support/sim-node.js";
 
 const clock = { wallMs: () => 1_800_000_000_000 };
 
 /** `count` nodes that follow each other, each with a wall clock of its own. */
-async function cluster(count: number, skewMs: (index: number) => number = () => 0): Promise<SimNode[]> {
-  const nodes = Array.from({ length: count }, (_, i) => new SimNode(`fw${i + 1}`, i + 1, clock, skewMs(i)));
+async function cluster(count: number, skewMs: (index: number) => number = () => 0, polls = false): Promise<SimNode[]> {
+  const nodes = Array.from({ length: count }, (_, i) => new SimNode(`fw${i + 1}`, i + 1, clock, skewMs(i), { polls }));
   for (const node of nodes) await node.start();
   for (const node of nodes) for (const peer of nodes) if (peer !== node) node.follow(peer);
   await settled(nodes);
@@ -53,14 +54,15 @@ describe("replication between nodes, kernel and broker simulated", () => {
     await end(nodes);
   });
 
-  for (const seed of [1, 2, 3, 4, 5, 6, 7, 8])
-    it(`fail over 1 → 2 → 3 → 1 … with connections ending in between: none comes back, none is lost (seed ${seed})`, async () => {
+  for (const [seed, polls] of [1, 2, 3, 4, 5, 6, 7, 8].flatMap((n) => [[n, false] as const, [n, true] as const]))
+    it(`fail over 1 → 2 → 3 → 1 … with connections ending in between: none comes back, none is lost (seed ${seed}${polls ? ", polled" : ""})`, async () => {
       // Clocks that are an hour off must not matter.
-      const nodes = await cluster(3, (index) => (index - 1) * 3_600_000);
+      const nodes = await cluster(3, (index) => (index - 1) * 3_600_000, polls);
       const random = new Random(seed);
       let active = nodes[0]!;
       traffic(active, random, 1000, 300);
       for (let turn = 1; turn <= 9; turn++) {
+        for (const node of nodes) await node.poll();
         await settled(nodes);
         const expected = truth(active);
         const next = nodes[turn % nodes.length]!;
@@ -72,6 +74,7 @@ describe("replication between nodes, kernel and broker simulated", () => {
         await active.roles.hook("backup", () => undefined);
         active = next;
         traffic(active, random, 1000, 300);
+        for (const node of nodes) await node.poll();
         await settled(nodes);
         for (const other of nodes) {
           if (other === active) continue;
@@ -112,6 +115,72 @@ describe("replication between nodes, kernel and broker simulated", () => {
     await end([...nodes, late]);
   });
 
+  it("polls alone bring every change, and a second one without any says nothing", async () => {
+    const nodes = await cluster(2, () => 0, true);
+    const [primary, backup] = nodes as [SimNode, SimNode];
+    for (let round = 0; round < 20; round++) {
+      traffic(primary, new Random(round), 300, 200);
+      await primary.poll();
+      await settled(nodes);
+      assert.deepEqual(backup.view("external"), truth(primary));
+      const written = primary.stream.messages.length;
+      await primary.poll();
+      await settled(nodes);
+      assert.equal(primary.stream.messages.length, written);
+    }
+    assert.equal(primary.replicator.counters.polls, 40);
+    assert.equal(primary.replicator.counters.kernelResyncs, 1);
+    await end(nodes);
+  });
+
+  it("a poll that fails changes nothing, and the next one makes up for it", async () => {
+    const nodes = await cluster(2, () => 0, true);
+    const [primary, backup] = nodes as [SimNode, SimNode];
+    traffic(primary, new Random(1), 300, 200);
+    await primary.poll();
+    await settled(nodes);
+    const before = truth(primary);
+    traffic(primary, new Random(2), 300, 200);
+    const { kernel, replicator } = primary;
+    const dump = kernel.dump.bind(kernel);
+    const half = [...kernel.flows].slice(0, 50);
+    kernel.dump = async (visit) => {
+      for (const [, words] of half) visit(decodedFlow(words));
+      throw new Error("the kernel falls silent");
+    };
+    assert.equal(await replicator.pollKernel(), false);
+    kernel.dump = async () => ({ count: 0, malformed: 0, interrupted: true });
+    assert.equal(await replicator.pollKernel(), false);
+    await settled(nodes);
+    for (const key of before.keys()) assert.ok(backup.view("external").has(key), "half a dump has ended a flow");
+    kernel.dump = dump;
+    assert.equal(await replicator.pollKernel(), true);
+    await settled(nodes);
+    assert.deepEqual(backup.view("external"), truth(primary));
+    assert.deepEqual([replicator.counters.polls, replicator.counters.pollsFailed], [2, 2]);
+    await end(nodes);
+  });
+
+  it("a node that polls owns what its packets make and change, without any hook", async () => {
+    const nodes = await cluster(2, () => 0, true);
+    const [one, two] = nodes as [SimNode, SimNode];
+    one.kernel.create(record(1));
+    await one.poll();
+    await settled(nodes);
+    two.kernel.create(record(1));
+    await two.poll();
+    await settled(nodes);
+    assert.deepEqual([one.view("external").size, two.view("external").size], [1, 0], "the newer one has it");
+    await one.poll();
+    await settled(nodes);
+    assert.equal(one.view("external").size, 1, "the same as before is no news");
+    one.kernel.update(keyOf(record(1), 0), 0x18e);
+    await one.poll();
+    await settled(nodes);
+    assert.deepEqual([one.view("external").size, two.view("external").size], [0, 1], "a change is");
+    await end(nodes);
+  });
+
   it("events lost in an overrun are made good by the dump", async () => {
     const nodes = await cluster(2);
     const [primary, backup] = nodes as [SimNode, SimNode];
@@ -128,6 +197,60 @@ describe("replication between nodes, kernel and broker simulated", () => {
     assert.equal(backup.followers[0]!.counters.gapMarks, 1);
     await end(nodes);
   });
+
+  it("a flow that ends in a state that is not replicated ends at the peers too", async () => {
+    const nodes = await cluster(2);
+    const [primary, backup] = nodes as [SimNode, SimNode];
+    primary.replicator.setFilter(compileFilter({ tcpStates: { logic: "accept", values: [3] } }));
+    for (const [index, state] of [3, 1].entries()) {
+      const words = record(index);
+      words[W_PROTOINFO] = state;
+      words[W_HAS]! |= HAS_PROTOINFO;
+      primary.kernel.create(words);
+    }
+    await settled(nodes);
+    assert.equal(backup.view("external").size, 1);
+    for (const [key, words] of [...primary.kernel.flows]) {
+      words[W_PROTOINFO] = 7;
+      primary.kernel.destroy(key);
+    }
+    await settled(nodes);
+    assert.deepEqual([primary.view("internal").size, backup.view("external").size], [0, 0]);
+    assert.equal(primary.internal.counters.destroyUnknown, 0);
+    await end(nodes);
+  });
+
+  for (const overrunResyncMs of [0, 40, null]) {
+    it(`the dump after an overrun comes as configured: ${overrunResyncMs ?? "never"}`, async (t) => {
+      t.mock.timers.enable({ apis: ["setTimeout"] });
+      const node = new SimNode("fw1", 1, clock, 0, { overrunResyncMs });
+      await node.start();
+      const dumps = async (): Promise<number> => {
+        for (let turn = 0; turn < 5; turn++) await new Promise(setImmediate);
+        return node.replicator.counters.kernelResyncs - 1;
+      };
+      const overrun = (): void => {
+        node.replicator.onOverrun();
+        node.replicator.onDrained(0, false);
+      };
+      overrun();
+      assert.equal(await dumps(), overrunResyncMs === 0 ? 1 : 0);
+      t.mock.timers.tick(30);
+      overrun();
+      t.mock.timers.tick(9);
+      assert.equal(await dumps(), overrunResyncMs === 0 ? 2 : 0);
+      t.mock.timers.tick(1);
+      assert.equal(await dumps(), overrunResyncMs === null ? 0 : overrunResyncMs === 0 ? 2 : 1);
+      t.mock.timers.tick(1000);
+      assert.equal(
+        await dumps(),
+        overrunResyncMs === null ? 0 : overrunResyncMs === 0 ? 2 : 1,
+        "one for both overruns",
+      );
+      assert.equal(node.replicator.counters.overruns, 2);
+      await node.stop();
+    });
+  }
 
   it("a node that joins late starts at the last complete snapshot and agrees", async () => {
     const nodes = await cluster(2);

@@ -47,6 +47,7 @@ export const STATUS: StatusReport = {
     {
       node: "fw2",
       address: "10.77.0.2",
+      discovered: false,
       connected: true,
       inSync: true,
       lagEvents: 0,
@@ -58,6 +59,7 @@ export const STATUS: StatusReport = {
     {
       node: "fw3",
       address: "10.77.0.3",
+      discovered: true,
       connected: false,
       inSync: false,
       lagEvents: null,
@@ -162,16 +164,16 @@ export class FakeHandlers implements ControlHandlers {
     return Array.from({ length: this.expected }, (_, i) => sampleExpectation(table, i));
   }
 
-  async commit(progress: (text: string) => void): Promise<CommitReport> {
-    this.#call("commit");
+  async commit(...[progress, only]: Parameters<ControlHandlers["commit"]>): Promise<CommitReport> {
+    this.#call(["commit", only].join(" ").trim());
     progress("half done");
     await delay(this.commitMs);
     this.calls.push("committed");
     return COMMIT;
   }
 
-  async flush(table: Parameters<ControlHandlers["flush"]>[0]): ReturnType<ControlHandlers["flush"]> {
-    this.#call(`flush ${table}`);
+  async flush(...[table, only]: Parameters<ControlHandlers["flush"]>): ReturnType<ControlHandlers["flush"]> {
+    this.#call(["flush", table, only].join(" ").trim());
     const caches = table === "caches";
     return {
       internal: caches || table === "internal" ? 3 : null,
@@ -180,19 +182,23 @@ export class FakeHandlers implements ControlHandlers {
     };
   }
 
-  async resync(source: Parameters<ControlHandlers["resync"]>[0]): ReturnType<ControlHandlers["resync"]> {
-    this.#call(`resync ${source}`);
+  async resync(...[source, , wait]: Parameters<ControlHandlers["resync"]>): ReturnType<ControlHandlers["resync"]> {
+    this.#call(`resync ${source}${wait === false ? " begun" : ""}`);
     return { source, flows: 4, changed: 1, durationMs: 3 };
   }
 
-  async bulk(): ReturnType<ControlHandlers["bulk"]> {
-    this.#call("bulk");
+  async bulk(...[, wait]: Parameters<ControlHandlers["bulk"]>): ReturnType<ControlHandlers["bulk"]> {
+    this.#call(`bulk${wait === false ? " begun" : ""}`);
     return { flows: 4, durationMs: 2 };
   }
 
   purge(): { afterSeconds: number } {
     this.#call("purge");
     return { afterSeconds: 60 };
+  }
+
+  stop(): void {
+    this.#call("stop");
   }
 
   async hook(role: Parameters<ControlHandlers["hook"]>[0]): ReturnType<ControlHandlers["hook"]> {

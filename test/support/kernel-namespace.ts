@@ -71,21 +71,9 @@ export class KernelNamespace {
     return namespace;
   }
 
-  /** Calls `enter` with the main thread in this namespace. Sockets made in it stay there; it must not be async. */
+  /** As `inNamespace`. */
   run<T>(enter: () => T): T {
-    const here = openSync("/proc/thread-self/ns/net", constants.O_RDONLY);
-    try {
-      const there = openSync(`/run/netns/${this.name}`, constants.O_RDONLY);
-      try {
-        change(there);
-        return enter();
-      } finally {
-        change(here);
-        closeSync(there);
-      }
-    } finally {
-      closeSync(here);
-    }
+    return inNamespace(this.name, enter);
   }
 
   /** Writes a sysctl, named by its path below /proc/sys, in this namespace. */
@@ -138,6 +126,23 @@ export class KernelNamespace {
     } catch {
       // The process is ending; there is nobody left to tell.
     }
+  }
+}
+
+/** Calls `enter` with the main thread in the named network namespace. Sockets made in it stay there; it must not be async. */
+export function inNamespace<T>(name: string, enter: () => T): T {
+  const here = openSync("/proc/thread-self/ns/net", constants.O_RDONLY);
+  try {
+    const there = openSync(`/run/netns/${name}`, constants.O_RDONLY);
+    try {
+      change(there);
+      return enter();
+    } finally {
+      change(here);
+      closeSync(there);
+    }
+  } finally {
+    closeSync(here);
   }
 }
 

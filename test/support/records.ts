@@ -193,7 +193,9 @@ export function carriedByNew(words: Uint32Array, withAge: boolean): Uint32Array 
   if (!withAge) carried[W_CREATED] = 0;
   // The masks of TCP flags are of use in requests only.
   if (protocol === TCP) carried[W_PROTOINFO_B] = carried[W_PROTOINFO_B]! & 0x00ff00ff;
-  carried[W_HAS] = HAS_STATUS | HAS_TIMEOUT | HAS_MARK | HAS_REPLY | (hasProtocolInfo(protocol) ? HAS_PROTOINFO : 0);
+  // Of DCCP a state of 0 stands for none: only a kernel that does not track it leaves a flow in it.
+  const hasInfo = hasProtocolInfo(protocol) && (protocol !== DCCP || (carried[W_PROTOINFO]! & 0xff) !== 0);
+  carried[W_HAS] = HAS_STATUS | HAS_TIMEOUT | HAS_MARK | HAS_REPLY | (hasInfo ? HAS_PROTOINFO : 0);
   return carried;
 }
 

@@ -146,12 +146,22 @@ export class SimNode {
   readonly #clock: Clock;
   readonly #end = new AbortController();
 
-  /** `skewMs`: how far this node's wall clock is off. */
-  constructor(name: string, index: number, clock: Clock, skewMs: number) {
+  /**
+   * `skewMs`: how far this node's wall clock is off. `polls`: the kernel sends no events; its table is read by `poll`.
+   * `overrunResyncMs` as in the replicator.
+   */
+  constructor(
+    name: string,
+    index: number,
+    clock: Clock,
+    skewMs: number,
+    { polls = false, overrunResyncMs = 0 as number | null } = {},
+  ) {
     this.name = name;
     this.#clock = { wallMs: () => clock.wallMs() + skewMs };
     this.#hybridClock = new HybridClock(this.#clock);
     this.kernel = new SimKernel(index * 1_000_000, () => this.replicator);
+    this.kernel.deaf = polls;
     this.journal = new Journal({
       node: name,
       epoch: 1,
@@ -172,6 +182,7 @@ export class SimNode {
       carries: () => this.roles.carries,
       standsBack: () => this.roles.standsBack,
       ignoresOwn: false,
+      overrunResyncMs,
       publishIntervalMs: 0,
       clock: this.#clock,
       log,
@@ -184,6 +195,8 @@ export class SimNode {
       journal: this.journal,
       followers: this.followers,
       injects: false,
+      readKernel: () => this.replicator.resyncKernel(),
+      polls,
       before: "unknown",
       commitTimeoutSeconds: null,
       commitWindowTracking: false,
@@ -198,6 +211,11 @@ export class SimNode {
     this.journal.writeMark({ type: "epoch", reason: "test", previousEpoch: 0, previousNumber: 0 });
     await this.replicator.resyncKernel();
     await this.journal.writeSnapshot(this.#end.signal);
+  }
+
+  /** In place of events: takes what has changed since the last dump. */
+  async poll(): Promise<void> {
+    if (this.kernel.deaf) await this.replicator.pollKernel();
   }
 
   /** Follows another node from now on. */

@@ -35,6 +35,7 @@ let server: ControlServer;
 /** Stands in for the composition root: says what reaches it. */
 const DAEMON = `export async function runDaemon(config, logger, controls) {
   if (config.cluster === "broken") throw new Error("cannot\\ngo on");
+  if (config.cluster === "crash") setImmediate(() => { throw new Error("a bug"); });
   controls.onReload((next) => logger.info({ purge: next.purgeAfterSeconds }, "seen"));
   logger.info("ready");
   await new Promise((resolve) => {
@@ -413,6 +414,20 @@ test("daemon: ready, reload at SIGHUP, clean end at SIGTERM", async () => {
   assert.match(stdout, /"msg":"ended"}\n$/);
 });
 
+test("daemon: of a conntrackd.conf it runs with, it logs what it leaves out", async () => {
+  const path = join(directory, "conntrackd.conf");
+  const link = "UDP { IPv4_address 10.77.0.1 IPv4_Destination_Address 10.77.0.2 Port 3780 }";
+  const general = `LockFile ${join(directory, "lock")}\nUNIX { Path ${socket} }\nScheduler { Type RR }`;
+  writeFileSync(path, `Sync { ${link} }\nGeneral {\n${general}\n}\n`);
+  const child = start("daemon", "-c", path);
+  const result = finish(child);
+  const { level, line, directive } = await logged(child, "directive not supported");
+  assert.deepEqual({ level, line, directive }, { level: 40, line: 5, directive: "Scheduler" });
+  assert.equal((await logged(child, "ready")).node, "10-77-0-1");
+  child.kill("SIGTERM");
+  assert.equal((await result).code, 0);
+});
+
 test("daemon: what it cannot go on with is one line and 1", async () => {
   const path = join(directory, "broken.yaml");
   writeFileSync(path, configText("broken", "info"));
@@ -434,4 +449,24 @@ test("the launcher works through a link, and says what to run when nothing is bu
     stdout: "",
     stderr: `conntrail: not built yet: run npm run setup in ${bare}/\n`,
   });
+});
+
+test("with a log file nothing is printed, and a crash or a failure is in it", async () => {
+  const log = join(directory, "daemon.log");
+  const file = join(directory, "logged.yaml");
+  const daemon = async (cluster: string): Promise<Result> => {
+    writeFileSync(file, `${configText(cluster, "info").replace("}", `, file: ${log} }`)}lock: ${directory}/lock\n`);
+    return finish(start("daemon", "-c", file));
+  };
+  const crashed = await daemon("crash");
+  assert.notEqual(crashed.code, 0);
+  assert.equal(crashed.stdout, "");
+  assert.match(readFileSync(log, "utf8"), /"level":60,.*"message":"a bug".*"msg":"crashed"\}\n$/);
+  // The crash has left its lock file.
+  assert.deepEqual(await daemon("broken"), { code: 1, stdout: "", stderr: "conntrail: cannot go on\n" });
+  assert.match(
+    readFileSync(log, "utf8"),
+    /"msg":"took over the lock file .*"\}\n.*"level":60,.*"msg":"cannot\\ngo on"\}\n$/,
+  );
+  assert.equal(existsSync(join(directory, "lock")), false);
 });

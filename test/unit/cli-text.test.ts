@@ -22,9 +22,9 @@ external   2 flows
 broker     embedded, up, nats://10.77.0.1:4222 (nats-server 2.9.10), restarted 2 times
 publisher  live, confirmed 7, unconfirmed 1
 
-PEER  ADDRESS    CONNECTED  IN SYNC  LAG EVENTS  LAG   LAST HEARD  EPOCH  FLOWS
-fw2   10.77.0.2  yes        yes      0           1 ms  300 ms ago  5      2
-fw3   10.77.0.3  no         no       -           -     never       -      0
+PEER  ADDRESS                 CONNECTED  IN SYNC  LAG EVENTS  LAG   LAST HEARD  EPOCH  FLOWS
+fw2   10.77.0.2               yes        yes      0           1 ms  300 ms ago  5      2
+fw3   10.77.0.3 (discovered)  no         no       -           -     never       -      0
 `,
   );
   assert.match(formatStatus({ ...STATUS, peers: [] }), /\nno peers\n$/);

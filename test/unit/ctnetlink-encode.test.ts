@@ -256,6 +256,11 @@ test("update: no status where none is known, the mark also when it is 0", () => 
   assert.equal(updated({ ...UDP, zone: 9 }), message(NEW, 0x5, 1, 0, body).toString("hex"));
 });
 
+test("update: no timeout where it is fixed, for the kernel then refuses all of the request", () => {
+  const body = payload(2, UDP_ORIG, nla(3, be32(0x408)), nla(8, be32(0)));
+  assert.equal(updated({ ...UDP, status: ["FIXED_TIMEOUT"] }), message(NEW, 0x5, 1, 0, body).toString("hex"));
+});
+
 test("delete, get, dump and flush", () => {
   const { words } = recordFromFlow({ ...UDP, zone: 9 });
   words[W_ID] = 0xfedcba98;

@@ -8,7 +8,7 @@ import { decodeConntrack } from "../../src/ctnetlink/decode.js";
 import type { RequestBatch } from "../../src/ctnetlink/encode.js";
 import { EVENT_DESTROY, EVENT_NEW } from "../../src/ctnetlink/event-socket.js";
 import { decodeExpectation } from "../../src/ctnetlink/expectation.js";
-import type { BatchResult } from "../../src/ctnetlink/request-socket.js";
+import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket.js";
 import { HybridClock } from "../../src/flow/clock.js";
 import {
   type Expectation,
@@ -76,6 +76,14 @@ class Node {
   readonly hybridClock = new HybridClock(clock);
   readonly journal: Journal;
   readonly replicator: Replicator;
+  /** What a dump of its kernel lists. */
+  flows: DecodedFlow[] = [];
+  expected: Expectation[] = [];
+
+  #list<T>(items: readonly T[], visit: (item: T) => void): DumpResult {
+    for (const item of items) visit(item);
+    return { count: items.length, malformed: 0, interrupted: false };
+  }
 
   constructor(name: string, helpers: HelperNames = true) {
     const publish = (kind: MessageKind, _number: number, payload: Uint8Array): number =>
@@ -94,7 +102,11 @@ class Node {
       internal: this.internal,
       external: this.external,
       journal: this.journal,
-      kernel: { dump: async () => ({ count: 0, malformed: 0, interrupted: false }), growBuffer: () => false },
+      kernel: {
+        dump: async (visit) => this.#list(this.flows, visit),
+        dumpExpectations: async (visit) => this.#list(this.expected, visit),
+        growBuffer: () => false,
+      },
       ownPorts: new Set([7]),
       filter: () => true,
       ignoresOwn: false,
@@ -161,6 +173,35 @@ test("new, ended and snapshots arrive, with what is left of the time", async () 
   assert.equal(nowSeconds() - row!.createdSeconds, 10);
 });
 
+test("polls bring expectations as events would: new ones are this node's own, those that are gone have ended", async () => {
+  const a = new Node("a");
+  const b = new Node("b");
+  const [readA, readB] = [b.reader(a, "a"), a.reader(b, "b")];
+  const keys = (rows: Iterable<{ expectation: Expectation }>): string[] =>
+    [...rows].map(({ expectation }) => expectationKey(expectation)).sort();
+  const keysOf = (...numbers: number[]): string[] => numbers.map((number) => expectationKey(sample(number))).sort();
+  const poll = async (node: Node, ...numbers: number[]): Promise<void> => {
+    node.flows = [master()];
+    node.expected = numbers.map((number) => sample(number));
+    assert.equal(await node.replicator.pollKernel(), true);
+    readA();
+    readB();
+  };
+  await poll(a, 1, 2);
+  assert.deepEqual(keys(b.external.expectations.rows()), keysOf(1, 2));
+  const told = a.messages.length;
+  await poll(a, 1, 2);
+  assert.equal(a.messages.length, told, "the same as before is no news");
+  await poll(b, 2);
+  assert.deepEqual(
+    [keys(a.external.expectations.rows()), keys(b.external.expectations.rows())],
+    [keysOf(2), keysOf(1)],
+  );
+  await poll(a, 3);
+  assert.deepEqual(keys(b.external.expectations.rows()), keysOf(3));
+  assert.deepEqual(keys(a.external.expectations.rows()), keysOf(2));
+});
+
 test("more expectations than a message holds are told in several, as events and in a snapshot", async () => {
   const a = new Node("a");
   const b = new Node("b");
@@ -185,9 +226,45 @@ test("only chosen helpers, and only expectations of flows that are replicated; t
   assert.equal(b.internal.expectations.size, 0);
   assert.equal(b.replicator.counters.expectationsFiltered, 1);
   b.replicator.onEvent(EVENT_NEW, master(3), 0);
-  b.replicator.onExpectation(EVENT_NEW, sample(1), 0);
   const [row] = b.internal.expectations.rows();
   assert.equal(row!.expectation.tuple[W_ZONE], 0x30003);
+});
+
+test("a helper is chosen by the beginning of its name, as in conntrackd: it has its port in it where that is another", () => {
+  for (const [chosen, helper, taken] of [
+    ["sip", "sip-5061", 1],
+    ["SIP", "sip", 1],
+    ["sip-5061", "sip", 0],
+    ["ftp", "tftp", 0],
+  ] as const) {
+    const node = new Node("a", [chosen]);
+    node.replicator.onEvent(EVENT_NEW, master(), 0);
+    node.replicator.onExpectation(EVENT_NEW, { ...sample(1), helper }, 0);
+    assert.equal(node.internal.expectations.size, taken, `${chosen} ${helper}`);
+  }
+});
+
+test("what a flow's first packet makes its helper expect is told before the flow, and waits for it", () => {
+  const a = new Node("a");
+  for (const number of [1, 2]) a.replicator.onExpectation(EVENT_NEW, sample(number), 0);
+  a.replicator.onExpectation(EVENT_DESTROY, sample(1), 0);
+  const other = master();
+  other.words[W_ORIG_L4]! ^= 0x10000;
+  a.replicator.onEvent(EVENT_NEW, other, 0);
+  assert.equal(a.internal.expectations.size, 0);
+  a.replicator.onEvent(EVENT_NEW, master(3), 0);
+  const [row, ...more] = a.internal.expectations.rows();
+  assert.deepEqual(more, []);
+  assert.equal(row!.expectation.id, 5002);
+  assert.equal(row!.expectation.tuple[W_ZONE], 0x30003);
+  // Once only, and as many as are kept.
+  a.replicator.onExpectation(EVENT_DESTROY, row!.expectation, 0);
+  a.replicator.onEvent(EVENT_NEW, master(3), 0);
+  assert.equal(a.internal.expectations.size, 0);
+  const b = new Node("b");
+  for (let number = 0; number < 300; number++) b.replicator.onExpectation(EVENT_NEW, sample(number), 0);
+  b.replicator.onEvent(EVENT_NEW, master(), 0);
+  assert.equal(b.internal.expectations.size, 256);
 });
 
 test("a peer's newer claim supersedes the own one; the own event after that takes it back", () => {

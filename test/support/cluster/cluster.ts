@@ -19,6 +19,8 @@ const IN_SYNC_TIMEOUT_MS = 30_000;
 /** How a cluster is made. */
 export interface ClusterOptions extends NodeOptions {
   readonly nodes: number;
+  /** Network namespaces of the test's own beside the nodes: it wires them, they go with the cluster. */
+  readonly hosts?: readonly string[];
 }
 
 /** Why these tests cannot run here, or false. */
@@ -32,6 +34,7 @@ export function clusterObstacle(): string | false {
  */
 export class Cluster implements AsyncDisposable {
   readonly nodes: readonly ClusterNode[];
+  readonly hosts: readonly Namespace[];
   readonly directory: string;
   readonly #hub: Namespace;
   readonly #state: LabState;
@@ -45,11 +48,14 @@ export class Cluster implements AsyncDisposable {
     const numbers = Array.from({ length: options.nodes }, (_, index) => index + 1);
     this.directory = join(tmpdir(), `conntrail-lab-${id}`);
     this.#hub = new Namespace(name("hub"));
+    this.hosts = (options.hosts ?? []).map((host) => new Namespace(name(host)));
     this.#state = {
       id,
       ownerPid: process.pid,
       ownerStart: processStart(process.pid) ?? "",
-      namespaces: [this.#hub.name, ...numbers.map((number) => name(`n${number}`))],
+      namespaces: [this.#hub, ...this.hosts]
+        .map((space) => space.name)
+        .concat(numbers.map((number) => name(`n${number}`))),
       directory: this.directory,
     };
     recordLab(this.#state);
@@ -75,8 +81,8 @@ export class Cluster implements AsyncDisposable {
     const cluster = new Cluster(options);
     try {
       await cluster.#hub.create();
-      await cluster.#hub.ip(["link add br0 type bridge", "link set br0 up"]);
-      await Promise.all(cluster.nodes.map((node) => node.create()));
+      await cluster.#hub.ip(["link add br0 type bridge mcast_snooping 0", "link set br0 up"]);
+      await Promise.all([...cluster.nodes, ...cluster.hosts].map((place) => place.create()));
       return cluster;
     } catch (error) {
       await cluster[Symbol.asyncDispose]();
@@ -113,20 +119,15 @@ export class Cluster implements AsyncDisposable {
     this.#closed = true;
     removeLab(this.#state);
     await Promise.all(this.nodes.map((node) => node.gone()));
-    await this.#dismissJanitor();
-  }
-
-  async #dismissJanitor(): Promise<void> {
-    if (!this.#janitor.connected) return;
-    this.#janitor.ref();
-    const ended = new Promise((resolve) => this.#janitor.once("exit", resolve));
-    this.#janitor.send("done", () => undefined);
-    await ended;
+    await dismissJanitor(this.#janitor);
   }
 }
 
-/** In a session of its own, so that a signal to the test's group spares it; and no reason for the test to stay. */
-function startJanitor(state: LabState): ChildProcess {
+/**
+ * Starts the process that takes a laboratory down should the test be killed. In a session of its own, so that a signal to the
+ * test's group spares it; and no reason for the test to stay.
+ */
+export function startJanitor(state: LabState): ChildProcess {
   const janitor = spawn(process.execPath, [JANITOR, JSON.stringify(state)], {
     detached: true,
     env: toolEnvironment(),
@@ -135,6 +136,15 @@ function startJanitor(state: LabState): ChildProcess {
   janitor.unref();
   janitor.channel?.unref();
   return janitor;
+}
+
+/** Tells the janitor that there is nothing left to do for it, and waits until it has gone. */
+export async function dismissJanitor(janitor: ChildProcess): Promise<void> {
+  if (!janitor.connected) return;
+  janitor.ref();
+  const ended = new Promise((resolve) => janitor.once("exit", resolve));
+  janitor.send("done", () => undefined);
+  await ended;
 }
 
 /** bin/conntrail of the directory that this file was built in. */

@@ -14,11 +14,11 @@ import { join } from "node:path";
 import { requestDump, requestReport } from "../../../src/control/client.js";
 import type {
   CommandArgs,
-  CommandName,
   CommandReports,
   FlowTableName,
   HookReport,
   HookRole,
+  ReportCommand,
   StatsReport,
   StatusReport,
 } from "../../../src/control/protocol.js";
@@ -92,18 +92,25 @@ export class ClusterNode {
 
   /** Makes namespace, link, configuration and agent. */
   async create(): Promise<void> {
-    const { namespace, hub, directory } = this.#parts;
+    const { namespace, directory } = this.#parts;
     await namespace.create();
+    await namespace.ip(["link set lo up"]);
+    await this.link();
+    await namespace.sysctl({ "net.netfilter.nf_conntrack_events": 1 });
+    mkdirSync(directory, { mode: 0o700 });
+    writeFileSync(this.#configFile, this.#config(), { mode: 0o600 });
+    this.#agent = new Agent(namespace, join(directory, "agent.log"));
+  }
+
+  /** Makes its link to the bridge; once more after `sync0` was deleted. */
+  async link(): Promise<void> {
+    const { namespace, hub } = this.#parts;
     await hub.ip([
       `link add ${this.#port} type veth peer name sync0 netns ${namespace.name}`,
       `link set ${this.#port} master br0`,
       `link set ${this.#port} up`,
     ]);
-    await namespace.ip(["link set lo up", `addr add ${this.address}/24 dev sync0`, "link set sync0 up"]);
-    await namespace.sysctl({ "net.netfilter.nf_conntrack_events": 1 });
-    mkdirSync(directory, { mode: 0o700 });
-    writeFileSync(this.#configFile, this.#config(), { mode: 0o600 });
-    this.#agent = new Agent(namespace, join(directory, "agent.log"));
+    await namespace.ip([`addr add ${this.address}/24 dev sync0`, "link set sync0 up"]);
   }
 
   get #port(): string {
@@ -144,6 +151,10 @@ export class ClusterNode {
   /** Runs a command in its namespace and gives what it printed. */
   exec(file: string, ...args: string[]): Promise<string> {
     return this.#parts.namespace.exec(file, args);
+  }
+
+  get namespace(): Namespace {
+    return this.#parts.namespace;
   }
 
   /** Where its files are. */
@@ -298,7 +309,7 @@ export class ClusterNode {
 
   // What it says.
 
-  request<C extends Exclude<CommandName, "dump">>(command: C, args: CommandArgs[C]): Promise<CommandReports[C]> {
+  request<C extends ReportCommand>(command: C, args: CommandArgs[C]): Promise<CommandReports[C]> {
     return requestReport(this.control, command, args);
   }
 

@@ -1,0 +1,74 @@
+import { existsSync } from "node:fs";
+import type { Command } from "commander";
+import { readConfigText } from "../config/config-text.js";
+import { type ConntrackdConf, checkConntrackdConf, isConntrackdConf } from "../conntrackd/conf.js";
+import type { Remark } from "../conntrackd/remark.js";
+import { translate } from "../conntrackd/translate.js";
+import { errorAt } from "../conntrackd/tree.js";
+import { ConntrailError } from "../errors.js";
+import type { CommandContext } from "./command.js";
+import { writeNewFile } from "./new-file.js";
+import { formatColumns } from "./terminal.js";
+
+interface ImportOptions {
+  out?: string;
+  force?: boolean;
+}
+
+/** `import`: turns a conntrackd.conf into conntrail's configuration, and says what became of each directive. */
+export function register(program: Command, context: CommandContext): void {
+  program
+    .command("import")
+    .description("turn a conntrackd.conf into conntrail's configuration")
+    .argument("<file>", "the conntrackd.conf")
+    .option("-o, --out <file>", "where to (default: standard output)")
+    .option("--force", "replace a file that is there")
+    .action((path: string, options: ImportOptions) => importFile(path, options, context));
+}
+
+async function importFile(path: string, { out, force }: ImportOptions, context: CommandContext): Promise<void> {
+  const { terminal } = context;
+  const conf = await readConf(path, context);
+  if (conf === undefined) return;
+  const { yaml, remarks } = translate(conf);
+  if (out !== undefined) writeNewFile(out, yaml, force === true);
+  if (context.json) {
+    await terminal.json({ path, out: out ?? null, yaml, directives: remarks });
+    return;
+  }
+  if (out === undefined) await terminal.write(yaml);
+  terminal.usage(reportText(remarks));
+  if (out !== undefined) await terminal.write(`wrote ${out}\nnext: look it over, then: conntrail daemon -c ${out}\n`);
+}
+
+/** Complains of everything that is wrong with the file, so that it can be put right in one go; undefined then. */
+async function readConf(path: string, { terminal }: CommandContext): Promise<ConntrackdConf | undefined> {
+  if (!existsSync(path)) throw new ConntrailError("CONFIG", `${path}: no such file`);
+  const text = readConfigText(path);
+  if (!isConntrackdConf(text)) {
+    const { checkConfig } = await import("../config/config.js");
+    if (checkConfig(text, path).ok) {
+      const found = "found conntrail's own configuration, allowed is a conntrackd.conf: there is nothing to import";
+      throw new ConntrailError("CONFIG", `${path}: ${found}`);
+    }
+    throw errorAt(path, { line: 1, column: 1 }, "found no block of conntrackd's, allowed is a conntrackd.conf");
+  }
+  const check = checkConntrackdConf(text, path);
+  if (check.ok) return check.conf;
+  for (const problem of check.problems) terminal.complain(errorAt(path, problem, problem.text).message);
+  terminal.exitCode = 2;
+  return undefined;
+}
+
+function reportText(remarks: readonly Remark[]): string {
+  const rows = remarks.map(({ line, directive, verdict, key, note }) => [
+    String(line),
+    directive,
+    key === null ? verdict : `${verdict}: ${key}`,
+    note,
+  ]);
+  const counts = new Map<string, number>();
+  for (const { verdict } of remarks) counts.set(verdict, (counts.get(verdict) ?? 0) + 1);
+  const sum = [...counts].map(([verdict, count]) => `${count} ${verdict}`).join(", ");
+  return `${formatColumns([["line", "directive", "became", "note"], ...rows])}${remarks.length} directives: ${sum}\n`;
+}

@@ -1,0 +1,11 @@
+import { existsSync, readFileSync } from "node:fs";
+
+/** The release, from the package that this build belongs to; the build may lie at any depth in it. */
+export function packageVersion(): string {
+  let directory = new URL(".", import.meta.url);
+  while (!existsSync(new URL("package.json", directory)) && directory.pathname !== "/") {
+    directory = new URL("..", directory);
+  }
+  const text = readFileSync(new URL("package.json", directory), "utf8");
+  return (JSON.parse(text) as { version: string }).version;
+}

@@ -1,0 +1,32 @@
+import { readFileSync } from "node:fs";
+import { networkInterfaces } from "node:os";
+import { protocolNumber } from "../flow/protocol.js";
+
+/** What a translation asks of the machine that the file is for. */
+export interface Machine {
+  /** The addresses of an interface, the first first; none when there is no such interface. */
+  addressesOf(device: string): readonly string[];
+  /** A layer 4 protocol by its name in /etc/protocols, or by number; undefined when there is none. */
+  protocolNumber(name: string): number | undefined;
+}
+
+/** This machine. */
+export const THIS_MACHINE: Machine = {
+  addressesOf: (device) => (networkInterfaces()[device] ?? []).map(({ address }) => address),
+  protocolNumber: (name) => protocolNumber(name) ?? listedProtocol(name),
+};
+
+/** getprotobyname(3), of the file alone. */
+function listedProtocol(name: string): number | undefined {
+  let text: string;
+  try {
+    text = readFileSync("/etc/protocols", "utf8");
+  } catch {
+    return undefined;
+  }
+  for (const line of text.split("\n")) {
+    const [official, number, ...aliases] = line.replace(/#.*/, "").trim().split(/\s+/);
+    if (official === name || aliases.includes(name)) return protocolNumber(number ?? "");
+  }
+  return undefined;
+}

@@ -1,0 +1,97 @@
+import { canonicalAddress, hostAddress } from "../config/address.js";
+import type { Config, PeerConfig } from "../config/config.js";
+import { parseName } from "../config/schema.js";
+
+/**
+ * What a node sends to the group of `discover`: one datagram, one JSON object, unknown keys skipped.
+ *
+ *   {"conntrail":1,"cluster":"edge","node":"fw1","address":"10.77.0.1","port":4222}
+ *
+ * `conntrail` is the version, `address` the node's `listen`, from which the datagram must come, `port` its `broker.port`.
+ */
+export interface Announcement {
+  readonly cluster: string;
+  readonly node: string;
+  readonly address: string;
+  readonly port: number;
+}
+
+const VERSION = 1;
+
+/** Longer datagrams are malformed. */
+export const ANNOUNCEMENT_BYTES_MAX = 512;
+
+/** Peers of a node with `discover` at the most, those of the configuration included. */
+export const PEERS_MAX = 16;
+
+/** How many peers a node may come to have. */
+export function peersMax({ discover, peers }: Config): number {
+  return discover === null ? peers.length : Math.max(peers.length, PEERS_MAX);
+}
+
+/** The bytes of an announcement. */
+export function encodeAnnouncement({ cluster, node, address, port }: Announcement): Buffer {
+  return Buffer.from(JSON.stringify({ conntrail: VERSION, cluster, node, address, port }));
+}
+
+/** Null for anything that is no announcement of a version known here. */
+export function decodeAnnouncement(bytes: Buffer): Announcement | null {
+  if (bytes.length > ANNOUNCEMENT_BYTES_MAX) return null;
+  let value: unknown;
+  try {
+    value = JSON.parse(bytes.toString("utf8"));
+  } catch {
+    return null;
+  }
+  if (value === null || typeof value !== "object") return null;
+  const { conntrail, ...found } = value as Record<string, unknown>;
+  const cluster = parseName(found.cluster);
+  const node = parseName(found.node);
+  const address = hostAddress(found.address);
+  const port = Number.isInteger(found.port) ? Number(found.port) : 0;
+  if (conntrail !== VERSION || cluster === undefined || node === undefined || address === undefined) return null;
+  return port >= 1 && port <= 65_535 ? { cluster, node, address, port } : null;
+}
+
+/** What an announcement is to the node that heard it. `refused` says why, and what to do. */
+export type Verdict =
+  | { readonly type: "own" | "foreign" | "known" | "found" }
+  | { readonly type: "refused"; readonly reason: string };
+
+/**
+ * Whether an announcement is of a new peer. A known one is not moved to another address: anybody on the link can announce, and
+ * what goes on between nodes that trust each other must not follow him.
+ */
+export function judgeAnnouncement(
+  heard: Announcement,
+  source: string,
+  own: Announcement,
+  peers: readonly PeerConfig[],
+): Verdict {
+  if (heard.cluster !== own.cluster) return { type: "foreign" };
+  const { node, address, port } = heard;
+  if (canonicalAddress(source) !== address) {
+    return refused(`${node} announces ${address}, but from ${source}: its listen must be its address on this link`);
+  }
+  if (node === own.node || address === own.address) {
+    if (node === own.node && address === own.address) return { type: "own" };
+    return refused(`${node} at ${address} has the name or the address of this node: give each node its own`);
+  }
+  const same = peers.find((peer) => peer.node === node || peer.address === address);
+  if (same !== undefined && (same.node !== node || same.address !== address)) {
+    const where =
+      same.discovered === true ? `take ${same.node} out of discovered.json in broker.store` : "correct peers";
+    const todo = `if this is right, stop the daemon, ${where}, start it`;
+    return refused(`${node} announces ${address}, known is ${same.node} at ${same.address}: ${todo}`);
+  }
+  if (port !== own.port) {
+    return refused(`${node} has broker.port ${port}, this node ${own.port}: set the same on all nodes`);
+  }
+  if (same !== undefined) return { type: "known" };
+  if (peers.length >= PEERS_MAX) return refused(`${node} at ${address} is one too many: ${PEERS_MAX} peers are known`);
+  return { type: "found" };
+}
+
+function refused(reason: string): Verdict {
+  return { type: "refused", reason };
+}

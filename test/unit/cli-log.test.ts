@@ -1,0 +1,168 @@
+import assert from "node:assert/strict";
+import {
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { pino } from "pino";
+import { takeLock } from "../../src/cli/lock-file.js";
+import { LogFile } from "../../src/cli/log-file.js";
+import { Syslog } from "../../src/cli/syslog.js";
+import { Systemd } from "../../src/daemon/systemd.js";
+import { ConntrailError } from "../../src/errors.js";
+import { DatagramReader } from "../support/datagram-reader.js";
+import { waitUntil } from "../support/kernel-namespace.js";
+
+const directory = mkdtempSync(join(tmpdir(), `conntrail-log-${process.pid}-`));
+after(() => rmSync(directory, { recursive: true, force: true }));
+
+const file = (name: string): string => join(directory, name);
+const refusal = { name: "ConntrailError", code: "ALREADY_RUNNING" };
+
+test("a lock file holds the pid while its daemon lives", () => {
+  const path = file("lock");
+  const lock = takeLock(path);
+  assert.equal(lock.takenOverFrom, null);
+  assert.equal(readFileSync(path, "utf8"), `${process.pid}\n`);
+  assert.equal(statSync(path).mode & 0o777, 0o600);
+  assert.throws(() => takeLock(path), {
+    ...refusal,
+    message: `lockfile \`${path}' exists, perhaps conntrackd already running?`,
+  });
+  lock.remove();
+  assert.equal(existsSync(path), false);
+});
+
+test("one that a dead daemon left is taken over; an empty one and one of others are refused", () => {
+  const path = file("stale");
+  writeFileSync(path, "4194303\n");
+  const lock = takeLock(path);
+  assert.equal(lock.takenOverFrom, 4_194_303);
+  assert.equal(readFileSync(path, "utf8"), `${process.pid}\n`);
+  lock.remove();
+  for (const content of ["", "12 34\n", "conntrackd\n", "0\n"]) {
+    writeFileSync(path, content);
+    assert.throws(() => takeLock(path), refusal, JSON.stringify(content));
+    assert.equal(readFileSync(path, "utf8"), content);
+  }
+});
+
+test("what a link in the lock's place leads to is not touched, and only the own file is removed", () => {
+  const target = file("pid-of-another");
+  writeFileSync(target, "123\n");
+  symlinkSync(target, file("link"));
+  assert.throws(() => takeLock(file("link")), { name: "ConntrailError", code: "CONTROL" });
+  assert.equal(readFileSync(target, "utf8"), "123\n");
+  assert.throws(() => takeLock(file("none/lock")), /none\/lock' cannot be made: ENOENT/);
+  const lock = takeLock(file("replaced"));
+  rmSync(file("replaced"));
+  writeFileSync(file("replaced"), "");
+  lock.remove();
+  assert.equal(existsSync(file("replaced")), true);
+});
+
+test("a log file goes on in a new file after logrotate has moved the old one", () => {
+  const path = file("log");
+  const log = new LogFile(path);
+  log.write("one\n");
+  renameSync(path, file("log.1"));
+  log.write("two\n");
+  log.reopen();
+  log.write("three\n");
+  assert.equal(readFileSync(file("log.1"), "utf8"), "one\ntwo\n");
+  assert.equal(readFileSync(path, "utf8"), "three\n");
+  assert.equal(statSync(path).mode & 0o777, 0o600);
+});
+
+test("a log file that cannot be written is an error at the start, and lines lost later do no harm", () => {
+  assert.throws(
+    () => new LogFile(file("none/log")),
+    (error) =>
+      error instanceof ConntrailError &&
+      error.code === "CONFIG" &&
+      error.message.startsWith(`log.file ${file("none/log")} cannot be written: ENOENT`),
+  );
+  const full = new LogFile("/dev/full");
+  full.write("lost\n");
+  full.write("lost, too\n");
+});
+
+test("syslog gets lines for people, with their priority", () => {
+  using reader = new DatagramReader(file("syslog"));
+  const log = pino({ level: "trace", base: { node: "fw1" } }, new Syslog("local3", reader.path));
+  log.info({ peers: 2 }, "ready");
+  log.warn("two\nlines");
+  log.error({ error: "it is full" }, "failed");
+  log.debug("quiet");
+  log.fatal("the end");
+  const lines = reader.read();
+  assert.match(
+    lines[0] ?? "",
+    new RegExp(`^<158>[A-Z][a-z]{2} [ \\d]\\d [\\d:]{8} conntrail\\[${process.pid}\\]: ready peers=2$`),
+  );
+  assert.match(lines[1] ?? "", /^<156>.*: two lines$/);
+  assert.match(lines[2] ?? "", /^<155>.*: failed error="it is full"$/);
+  assert.match(lines[3] ?? "", /^<159>.*: quiet$/);
+  assert.match(lines[4] ?? "", /^<154>.*: the end$/);
+});
+
+test("lines that syslog does not take are counted and told", () => {
+  const path = file("late");
+  const log = pino({ level: "info", base: null }, new Syslog("daemon", path));
+  log.info("nobody reads");
+  log.info("nor this");
+  using reader = new DatagramReader(path);
+  log.info("somebody does");
+  const lines = reader.read();
+  assert.match(lines[0] ?? "", /^<28>.*: lines of the log were not taken by syslog lost=2$/);
+  assert.match(lines[1] ?? "", /: somebody does$/);
+  // A reader that has stopped reading holds nobody up.
+  for (let i = 0; i < 10_000; i++) log.info("more than its buffer holds");
+  reader.read();
+  log.info("again");
+  assert.match(reader.read()[0] ?? "", /lost=\d+$/);
+});
+
+test("systemd is told of the start, of life and of the end", async () => {
+  using reader = new DatagramReader(file("notify"));
+  const env: NodeJS.ProcessEnv = {
+    NOTIFY_SOCKET: reader.path,
+    WATCHDOG_USEC: "20000",
+    WATCHDOG_PID: String(process.pid),
+  };
+  const systemd = Systemd.open(env, pino({ level: "silent" }));
+  assert.deepEqual(env, {});
+  systemd?.ready();
+  assert.deepEqual(reader.read(), [`READY=1\nMAINPID=${process.pid}`]);
+  const heard: string[] = [];
+  await waitUntil(() => heard.push(...reader.read()) >= 3, "three signs of life");
+  assert.ok(heard.every((text) => text === "WATCHDOG=1"));
+  reader.read();
+  systemd?.stopping();
+  assert.ok(reader.read().includes("STOPPING=1"));
+  systemd?.close();
+});
+
+test("a watchdog that is meant for another process is left alone, and no service manager is no fault", async () => {
+  const log = pino({ level: "silent" });
+  assert.equal(Systemd.open({}, log), null);
+  using reader = new DatagramReader(file("notify2"));
+  using watched = new DatagramReader(file("notify3"));
+  const other = Systemd.open({ NOTIFY_SOCKET: reader.path, WATCHDOG_USEC: "1000", WATCHDOG_PID: "1" }, log);
+  const own = Systemd.open({ NOTIFY_SOCKET: watched.path, WATCHDOG_USEC: "2000" }, log);
+  other?.ready();
+  own?.ready();
+  const signs: string[] = [];
+  await waitUntil(() => signs.push(...watched.read()) > 3, "signs of life from the one that is watched");
+  assert.deepEqual(reader.read(), [`READY=1\nMAINPID=${process.pid}`]);
+  other?.close();
+  own?.close();
+});
