@@ -6,8 +6,8 @@ import { History } from "../../../src/history/history.js";
 import { brokerStreams } from "../../../src/history/streams.js";
 import { whoAnswer } from "../../../src/history/who-answer.js";
 import { connectBroker } from "../../../src/stream/connection.js";
-import { cachedStreams } from "./cached-streams.js";
 import type { Answer, AskerRequest, AskerResponse, WhoReply } from "./asker-protocol.js";
+import { cachedStreams } from "./cached-streams.js";
 
 /** Questions under way at a time. */
 const CONCURRENT = 4;
@@ -58,7 +58,10 @@ async function all<Q, A>(questions: readonly Q[], ask: (question: Q) => Promise<
 
 async function answerTo({ question, args }: AskerRequest): Promise<unknown> {
   const streams = brokerStreams(connection, log);
-  const history = await History.open({ streams: question === "whoCached" ? await cachedStreams(streams) : streams, nodes: NODES });
+  const history = await History.open({
+    streams: question === "whoCached" ? await cachedStreams(streams) : streams,
+    nodes: NODES,
+  });
   switch (question) {
     case "history":
       return read(history.connections(args as HistoryQuery, signal));

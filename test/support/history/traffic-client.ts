@@ -20,7 +20,7 @@ const CONNECT_TIMEOUT_MS = 4000;
 const CLOSE_TIMEOUT_MS = 2000;
 /** Few, so that each public port has several hosts behind it in turn. Below the ephemeral ones. */
 const POOL_PORT = 21_000;
-const POOL_PORTS = 8;
+const POOL_PORTS = 6;
 /** Ports of one phase; another phase has others. */
 const PHASE_PORTS = 100;
 const DATAGRAM_PORT = 22_000;
@@ -127,8 +127,8 @@ class TrafficClient {
   #short(tick: number): void {
     const phase = this.#phase * PHASE_PORTS;
     // Both hosts by one port at a time, each the first in turn: who comes second has its port translated.
-    if (tick % 2 === 0) {
-      const pair = tick / 2;
+    if (tick % 3 === 0) {
+      const pair = tick / 3;
       const [first, second] = pair % 3 === 0 ? [1, 0] : [0, 1];
       const port = POOL_PORT + phase + (pair % POOL_PORTS);
       this.#run(() => this.#session(WAN, 4, HOSTS[first]!, port, pair));

@@ -2,13 +2,13 @@
 import assert from "node:assert/strict";
 import { protocolNumber } from "../../../src/flow/protocol.js";
 import type { WhoQuestion } from "../../../src/history/connection.js";
-import type { ConnectionJson } from "../../../src/history/connection-json.js";
+import type { ConnectionJson, GapJson } from "../../../src/history/connection-json.js";
 import type { Answer, WhoReply } from "./asker-protocol.js";
 import { COMMIT_TIMEOUT_MS, type Failover, SWEEP_MS, TIMEOUT_MS } from "./scene.js";
 import type { TrafficFlow } from "./traffic-protocol.js";
 
 /** From a packet's way through the kernel to the event in the stream, and from there to the clock of a busy client or server. */
-const EVENT_MS = 250;
+export const EVENT_MS = 250;
 /** The kernel's timers run by ticks of 4 ms; a time in the stream is cut to the millisecond. */
 const TICK_MS = 10;
 /** Before a power failure: what of a node's last events may not have left it. */
@@ -33,7 +33,6 @@ export interface Life {
 export class Truth {
   readonly lives: readonly Life[];
   readonly failovers: readonly Failover[];
-  last = new Map<string, Life>();
   readonly #byTuple = new Map<string, Life[]>();
 
   constructor(flows: readonly TrafficFlow[], failovers: readonly Failover[]) {
@@ -93,35 +92,42 @@ export class Truth {
 
   /** Each record of an answer over the whole run and the life that it is of. Throws where one agrees with none, or a life has too few or many. */
   match(answer: Answer): Map<string, Life> {
-    const found = new Map<string, Life>();
-    this.last = found;
-    const records = new Map<Life, ConnectionJson[]>();
-    const problems: string[] = [];
-    const uids = new Set(answer.connections.map(({ uid }) => uid));
-    if (uids.size !== answer.connections.length)
-      problems.push(`${answer.connections.length - uids.size} uids are not unique`);
-    for (const record of answer.connections) {
-      const lives = this.#byTuple.get(tupleOfRecord(record)) ?? [];
+    const { lives, problems } = this.compare(answer);
+    assert.deepEqual(
+      problems.map(({ text }) => text),
+      [],
+    );
+    return lives;
+  }
+
+  /** As `match`; what does not agree is told, with the life that it is about where there is one. */
+  compare({ connections }: Answer): { lives: Map<string, Life>; problems: { life: Life | null; text: string }[] } {
+    const lives = new Map<string, Life>();
+    const records = new Map<Life, number>();
+    const problems: { life: Life | null; text: string }[] = [];
+    for (const record of connections) {
+      if (lives.has(record.uid)) problems.push({ life: null, text: `not the only one of its uid: ${brief(record)}` });
       const startMs = Date.parse(record.start ?? "");
-      const life = lives.findLast(({ start: [from, until] }) => from <= startMs && startMs <= until);
+      const life = this.#byTuple
+        .get(tupleOfRecord(record))
+        ?.findLast(({ start: [from, until] }) => from <= startMs && startMs <= until);
       if (life === undefined) {
-        problems.push(
-          `no connection is behind ${brief(record)}; there are ${lives.map((l) => l.flow.startMs).join(", ")}`,
-        );
+        const near = this.#byTuple.get(tupleOfRecord(record))?.findLast(({ start: [from] }) => from <= startMs) ?? null;
+        problems.push({ life: near, text: `nothing is behind ${brief(record)}, perhaps ${JSON.stringify(near)}` });
         continue;
       }
-      found.set(record.uid, life);
-      records.set(life, [...(records.get(life) ?? []), record]);
-      for (const problem of this.#problems(life, record))
-        problems.push(`${problem}: ${brief(record)} of ${JSON.stringify(life)}`);
+      lives.set(record.uid, life);
+      records.set(life, (records.get(life) ?? 0) + 1);
+      for (const text of this.#problems(life, record)) {
+        problems.push({ life, text: `${text}: ${brief(record)} of ${JSON.stringify(life)}` });
+      }
     }
     for (const life of this.lives) {
-      const count = records.get(life)?.length ?? 0;
+      const count = records.get(life) ?? 0;
       const [least, most] = life.records;
-      if (count < least || count > most) problems.push(`${count} records of ${JSON.stringify(life)}`);
+      if (count < least || count > most) problems.push({ life, text: `${count} records of ${JSON.stringify(life)}` });
     }
-    assert.deepEqual(problems, []);
-    return found;
+    return { lives, problems };
   }
 
   *#problems(life: Life, record: ConnectionJson): Iterable<string> {
@@ -206,6 +212,13 @@ export class Truth {
     if (must.size > 0) return "sure";
     return may.length === 0 ? "nobody" : "edge";
   }
+}
+
+/** True when a gap touches the life of a connection. */
+export function touches({ from, until }: GapJson, { start, end }: Life): boolean {
+  const fromMs = from === undefined ? 0 : Date.parse(from);
+  const untilMs = until === undefined ? Number.POSITIVE_INFINITY : Date.parse(until);
+  return start[0] - EVENT_MS <= untilMs && end[1] + EVENT_MS >= fromMs;
 }
 
 /** Alive at some time of [from, until] for certain. */
