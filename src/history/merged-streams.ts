@@ -37,6 +37,7 @@ export async function mergeStreams(
       messages,
       untilStamp: untilStamp(live ? null : untilMs),
       onDamaged: () => projection.skip(),
+      onBeyond: (message) => projection.beyond(state, message),
     });
   });
   const merge = new Merge(sources, signal);

@@ -111,25 +111,41 @@ export class NodeState {
   /** Keeps track of (epoch, number), and of what is missing. False when the message is old. */
   accept({ epoch, number, stamp }: Envelope, mark: Mark | null): boolean {
     if (epoch < this.epoch || (epoch === this.epoch && number <= this.number)) return false;
-    if (this.epoch !== 0 && epoch > this.epoch) {
-      this.#beginEpoch(stamp, number, mark);
-    } else if (this.epoch !== 0 && number !== this.number + 1) {
-      const reason = `${number - this.number - 1} messages are missing`;
-      this.gaps.add({ from: this.heard, until: stamp, reason, events: null });
+    const missing = this.#missingBefore(epoch, number, stamp, mark);
+    if (missing !== null) {
+      this.gaps.add(missing);
       this.snapshotId = 0;
     }
+    if (this.epoch !== 0 && epoch > this.epoch) this.#beginEpoch(number, mark);
     this.epoch = epoch;
     this.number = number;
     this.stopStamp = mark?.type === "stop" ? stamp : 0;
     return true;
   }
 
+  /** The first message behind what is read: what is missing before it may have begun within. */
+  beyond({ epoch, number, stamp }: Envelope, mark: Mark | null): void {
+    const missing = this.#missingBefore(epoch, number, stamp, mark);
+    if (missing !== null) {
+      this.gaps.add(missing);
+      this.stopStamp = 0;
+    } else if (mark?.type === "gap") this.mark(mark, stamp);
+  }
+
+  #missingBefore(epoch: number, number: number, stamp: number, mark: Mark | null): StampGap | null {
+    if (this.epoch === 0 || epoch < this.epoch) return null;
+    if (epoch > this.epoch) {
+      const begin = mark?.type === "epoch" && number === 1 ? mark : null;
+      const reason = begin === null ? "messages are missing" : `the daemon was not running (${begin.reason})`;
+      return { from: this.stopStamp || this.heard, until: stamp, reason, events: null };
+    }
+    if (number <= this.number + 1) return null;
+    return { from: this.heard, until: stamp, reason: `${number - this.number - 1} messages are missing`, events: null };
+  }
+
   /** A daemon that took its table over goes on where it was; else its flow ids mean nothing any more. */
-  #beginEpoch(stamp: number, number: number, mark: Mark | null): void {
+  #beginEpoch(number: number, mark: Mark | null): void {
     const begin = mark?.type === "epoch" && number === 1 ? mark : null;
-    const reason = begin === null ? "messages are missing" : `the daemon was not running (${begin.reason})`;
-    this.gaps.add({ from: this.stopStamp || this.heard, until: stamp, reason, events: null });
-    this.snapshotId = 0;
     const goesOn =
       begin !== null &&
       begin.previousNumber > 0 &&

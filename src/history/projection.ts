@@ -1,5 +1,5 @@
 import { stampMs } from "../flow/clock.js";
-import { type RareAttributes, RECORD_WORDS, W_PROTOINFO, W_UPDATED } from "../flow/record.js";
+import { isAnotherConnection, type RareAttributes, RECORD_WORDS, W_PROTOINFO, W_UPDATED } from "../flow/record.js";
 import { FLOW_ID_MAX } from "../flow/slot-map.js";
 import { readNewRow, readUpdateRow } from "../stream/batch.js";
 import { BatchView, type OpenedMessage } from "../stream/batch-view.js";
@@ -126,6 +126,12 @@ export class Projection {
     if (envelope.stamp > this.#stamp) this.#stamp = envelope.stamp;
   }
 
+  /** The first message of the node's stream that lies behind the range. */
+  beyond(node: NodeState, message: OpenedMessage): void {
+    const mark = message.kind === "mark" ? (this.#marks.decode(message.payload)?.mark ?? null) : null;
+    if (message.envelope.node === node.name) node.beyond(message.envelope, mark);
+  }
+
   /** A message of the node's stream could not be read. */
   skip(): void {
     this.counters.messages++;
@@ -250,6 +256,12 @@ export class Projection {
     const owner = live.owner(slot);
     if (owner !== node) {
       if (!isNewer(stamp, node, live.stamp(slot), owner)) return;
+      if (isAnotherConnection(live.table.slab(slot), live.table.base(slot), words, 0)) {
+        // Begun there before the other node's state had come.
+        this.#end(slot, "lost", stamp);
+        this.#open(node, flowId, rare, stamp, birth, since);
+        return;
+      }
       live.leave(slot);
       live.restate(slot, words, rare);
       live.table.inheritBirth(slot, birth);

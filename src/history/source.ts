@@ -33,6 +33,7 @@ export class StreamSource {
   readonly #live: boolean;
   readonly #untilStamp: number;
   readonly #onDamaged: () => void;
+  readonly #onBeyond: ((message: OpenedMessage) => void) | undefined;
   readonly #open = createMessageOpener();
   readonly #stop = new AbortController();
   readonly #batches: AsyncGenerator<readonly StreamMessage[], void, undefined>;
@@ -51,12 +52,15 @@ export class StreamSource {
     messages: number;
     untilStamp: number;
     onDamaged: () => void;
+    /** Told of the first message with such a stamp. */
+    onBeyond?: (message: OpenedMessage) => void;
   }) {
     this.node = options.node;
     this.#read = options.read;
     this.#segments = options.segments;
     this.#untilStamp = options.untilStamp;
     this.#onDamaged = options.onDamaged;
+    this.#onBeyond = options.onBeyond;
     this.#batches = this.#messages();
     this.ended = options.segments.length === 0;
     this.#live = options.segments.at(-1)?.until === Number.POSITIVE_INFINITY;
@@ -71,8 +75,10 @@ export class StreamSource {
       this.head = this.#open(message.payload);
       this.jump = this.#jumps;
       if (this.head === null) this.#onDamaged();
-      else if (this.head.envelope.stamp >= this.#untilStamp && this.#isLast(message)) this.#end();
-      else this.#jumps = false;
+      else if (this.head.envelope.stamp >= this.#untilStamp && this.#isLast(message)) {
+        this.#onBeyond?.(this.head);
+        this.#end();
+      } else this.#jumps = false;
     }
     this.idle = this.#live && this.head === null && (this.#queue.at(-1)?.pending ?? 0) === 0;
   }
