@@ -1,5 +1,5 @@
 import { FlowTable } from "../flow/flow-table.js";
-import { type RareAttributes, RECORD_WORDS, W_HAS, W_ID } from "../flow/record.js";
+import { isAnotherConnection, type RareAttributes, RECORD_WORDS, W_HAS, W_ID } from "../flow/record.js";
 import { SlotMap } from "../flow/slot-map.js";
 import { readStamp, writeStamp } from "../flow/stamp.js";
 import { ExternalExpectations } from "./expectations.js";
@@ -181,12 +181,17 @@ export class ExternalCache {
     return "destroyed";
   }
 
-  /** A local event is newer than what peers said of this tuple: the row goes. Gives its birth; 0 when there was none. */
+  /**
+   * A local event is newer than what peers said of this tuple: the row goes. Gives its birth; 0 when there was none, or when
+   * that was another connection.
+   */
   retire(words: Uint32Array, base: number): number {
     if (this.table.size === 0) return 0;
     const slot = this.table.find(words, base);
     if (slot < 0) return 0;
-    const birth = this.table.birth(slot);
+    const { table } = this;
+    const isAnother = isAnotherConnection(table.slab(slot), table.base(slot), words, base);
+    const birth = isAnother ? 0 : table.birth(slot);
     this.#remove(slot);
     this.counters.retired++;
     return birth;
