@@ -16,13 +16,14 @@ node_major=$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null) || die "
 declare -A package_of=(
   [nats-server]=nats-server [keepalived]=keepalived [conntrack]=conntrack [nft]=nftables [ip]=iproute2
   [sshd]=openssh-server [ssh]=openssh-client [ping]=iputils-ping [unshare]=util-linux [modprobe]=kmod [sysctl]=procps
+  [nfcapd]=nfdump [ipfixDump]=libfixbuf-tools
   # The seeds of the tests: their rules, their downloads, and the files that conntrackd's package brings.
   [iptables]=iptables [wget]=wget [conntrackd]=conntrackd
 )
 # Units that those packages bring, and that would start at the next boot.
 declare -A unit_of=(
   [nats-server]=nats-server.service [keepalived]=keepalived.service [openssh-server]=ssh.service
-  [conntrackd]=conntrackd.service
+  [conntrackd]=conntrackd.service [nfdump]=nfdump.service
 )
 
 missing_packages() {

@@ -1,8 +1,8 @@
-import { type RareAttributes, RECORD_WORDS, W_HAS, W_ID } from "../flow/record.js";
+import { FlowTable } from "../flow/flow-table.js";
+import { isAnotherConnection, type RareAttributes, RECORD_WORDS, W_HAS, W_ID } from "../flow/record.js";
+import { SlotMap } from "../flow/slot-map.js";
+import { readStamp, writeStamp } from "../flow/stamp.js";
 import { ExternalExpectations } from "./expectations.js";
-import { FlowTable } from "./flow-table.js";
-import { SlotMap } from "./slot-map.js";
-import { readStamp, writeStamp } from "./stamp.js";
 
 /** In W_HAS of an external row: which origin owns it. */
 const OWNER_SHIFT = 24;
@@ -113,8 +113,18 @@ export class ExternalCache {
     return this.#origins[origin]!.slots.get(flowId);
   }
 
-  /** A flow with its tuples, as its owner knows it. `words` is a record at base 0, with W_UPDATED and W_CREATED set. */
-  upsert(origin: number, flowId: number, words: Uint32Array, rare: RareAttributes | null, stamp: number): Outcome {
+  /**
+   * A flow with its tuples, as its owner knows it. `words` is a record at base 0, with W_UPDATED and W_CREATED set; `birth` is
+   * the stamp of the connection's first claim by whichever node.
+   */
+  upsert(
+    origin: number,
+    flowId: number,
+    words: Uint32Array,
+    rare: RareAttributes | null,
+    stamp: number,
+    birth = stamp,
+  ): Outcome {
     const owner = this.#origins[origin]!;
     let slot = this.table.find(words, 0);
     const before = owner.slots.get(flowId);
@@ -129,6 +139,7 @@ export class ExternalCache {
         return "full";
       }
       this.counters.created++;
+      this.table.setBirth(slot, birth);
       this.#own(slot, origin, flowId, rare, stamp);
       return "created";
     }
@@ -143,6 +154,7 @@ export class ExternalCache {
     const tableBits = slab[base + W_HAS]! & 0xff_0000;
     for (let i = 0; i < RECORD_WORDS; i++) slab[base + i] = words[i]!;
     slab[base + W_HAS] = (words[W_HAS]! & 0xffff) | tableBits;
+    this.table.setBirth(slot, birth);
     this.#own(slot, origin, flowId, rare, stamp);
     if (previous === origin) this.counters.updated++;
     else this.counters.taken++;
@@ -169,14 +181,20 @@ export class ExternalCache {
     return "destroyed";
   }
 
-  /** A local event is newer than what peers said of this tuple: the row goes. True when there was one. */
-  retire(words: Uint32Array, base: number): boolean {
-    if (this.table.size === 0) return false;
+  /**
+   * A local event is newer than what peers said of this tuple: the row goes. Gives its birth; 0 when there was none, or when
+   * that was another connection.
+   */
+  retire(words: Uint32Array, base: number): number {
+    if (this.table.size === 0) return 0;
     const slot = this.table.find(words, base);
-    if (slot < 0) return false;
+    if (slot < 0) return 0;
+    const { table } = this;
+    const isAnother = isAnotherConnection(table.slab(slot), table.base(slot), words, base);
+    const birth = isAnother ? 0 : table.birth(slot);
     this.#remove(slot);
     this.counters.retired++;
-    return true;
+    return birth;
   }
 
   /** Of equal stamps the one of the lesser name is newer, so that all nodes agree. */

@@ -1,3 +1,4 @@
+import { FlowTable } from "../flow/flow-table.js";
 import {
   type DecodedFlow,
   type FlowEnd,
@@ -11,9 +12,9 @@ import {
   W_ID,
   W_UPDATED,
 } from "../flow/record.js";
+import { readStamp, writeStamp } from "../flow/stamp.js";
 import { rareDiffers, recordDiffers, replyDiffers } from "./difference.js";
 import { InternalExpectations } from "./expectations.js";
-import { FlowTable } from "./flow-table.js";
 import {
   PUBLISH_DESTROY,
   PUBLISH_MOVED,
@@ -30,7 +31,6 @@ import {
   ROW_TOLD,
 } from "./internal-row.js";
 import { createdSeconds, mergeRecord } from "./merge.js";
-import { readStamp, writeStamp } from "./stamp.js";
 
 /** Which node carries a flow now, and the stamp of its claim. */
 export interface NewerOwner {
@@ -275,6 +275,7 @@ export class InternalCache {
       this.#moved.delete(slot);
       if (superseded) continue;
       slab[base + W_HAS]! |= ROW_TOLD;
+      if (this.table.birth(slot) === 0) this.table.setBirth(slot, stamp);
       if (!restated) writeStamp(slab, base, stamp);
     }
     this.#pending.copyWithin(0, count, this.#pendingCount);
@@ -346,8 +347,16 @@ export class InternalCache {
    * Takes a flow over that this node's own stream says was here, with its handle. For a daemon that starts, before anything
    * else; ends with `sealAdopted`. Nothing of it is pending. False when the slot is out of bounds.
    */
-  adopt(slot: number, words: Uint32Array, base: number, rare: RareAttributes | null, stamp: number): boolean {
+  adopt(
+    slot: number,
+    words: Uint32Array,
+    base: number,
+    rare: RareAttributes | null,
+    stamp: number,
+    birth = stamp,
+  ): boolean {
     if (!this.table.adopt(slot, words, base)) return false;
+    this.table.setBirth(slot, birth);
     const slab = this.table.slab(slot);
     const at = this.table.base(slot);
     slab[at + W_HAS] = (slab[at + W_HAS]! & ~HAS_ID) | ROW_TOLD;

@@ -61,7 +61,22 @@ export class Terminal {
     if (this.#stderr.isTTY) this.#stderr.write(`${text}\n`);
   }
 
-  /** The one line that says why a command failed. */
+  /** Whether standard output shows colours: a terminal, unless NO_COLOR is set (https://no-color.org). */
+  get colours(): boolean {
+    return this.#stdout.isTTY === true && (process.env.NO_COLOR ?? "") === "";
+  }
+
+  /** Whether a person watches standard error. */
+  get watched(): boolean {
+    return this.#stderr.isTTY === true;
+  }
+
+  /** Progress in one line that the next one writes over; "" takes it away. Nothing when standard error is not a terminal. */
+  progressLine(text: string): void {
+    if (this.watched) this.#stderr.write(`\r\u001b[K${text}`);
+  }
+
+  /** The one line that says why a command failed, or what its answer lacks. */
   complain(text: string): void {
     this.#stderr.write(`conntrail: ${text.trim().replace(/\s*\n\s*/g, " ")}\n`);
   }

@@ -11,6 +11,16 @@ export const systemClock: Clock = { wallMs: () => Date.now() };
 const STAMP_EPOCH_MS = 1_577_836_800_000;
 const STAMPS_PER_MS = 4096;
 
+/** The time of a stamp, whole milliseconds since the Unix epoch. */
+export function stampMs(stamp: number): number {
+  return STAMP_EPOCH_MS + Math.floor(stamp / STAMPS_PER_MS);
+}
+
+/** The first stamp of a millisecond; 0 for times before stamps began. */
+export function stampOfMs(ms: number): number {
+  return Math.max(0, (Math.floor(ms) - STAMP_EPOCH_MS) * STAMPS_PER_MS);
+}
+
 /**
  * A hybrid logical clock. A stamp is an integer: milliseconds since 2020 times 4096 plus a counter that carries over.
  * Stamps of one node only grow, and each is greater than every stamp the node had seen from others before it,

@@ -4,7 +4,7 @@
  */
 import { ConntrailError } from "../errors.js";
 import { type Cidr, maskWord, parseCidr } from "./address.js";
-import { hasPorts, IPPROTO_TCP, protocolNumber } from "./protocol.js";
+import { hasPorts, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, protocolNumber } from "./protocol.js";
 import {
   AF_INET,
   AF_INET6,
@@ -185,8 +185,9 @@ export interface FlowQuery {
   mark?: number | string;
 }
 
-/** Compiles a query. Throws USAGE, naming the option, when one cannot be read. */
+/** Compiles a query. Throws USAGE, naming the option, when one cannot be read, and when no flow could ever answer to all of them. */
 export function compileFlowQuery(query: FlowQuery): FlowPredicate {
+  refuseContradictions(query);
   const tests: FlowPredicate[] = [];
   if (query.proto !== undefined) tests.push(protocolTest(query.proto));
   if (query.mark !== undefined) tests.push(markTest(String(query.mark)));
@@ -204,6 +205,24 @@ export function compileFlowQuery(query: FlowQuery): FlowPredicate {
     for (let i = 0; i < tests.length; i++) if (!tests[i]!(words, base)) return false;
     return true;
   };
+}
+
+/** Addresses of two families, a protocol of the other family, a port of a protocol that has none. What cannot be read is not its matter. */
+function refuseContradictions({ host, src, dst, proto, port }: FlowQuery): void {
+  const protocol = proto === undefined ? undefined : protocolNumber(proto);
+  if (port !== undefined && protocol !== undefined && !hasPorts(protocol)) {
+    throw new ConntrailError("USAGE", `--port: ${proto} has no ports; leave --port out, or give another --proto`);
+  }
+  const families = new Map<number, string>();
+  if (protocol === IPPROTO_ICMP) families.set(AF_INET, `--proto ${proto}`);
+  if (protocol === IPPROTO_ICMPV6) families.set(AF_INET6, `--proto ${proto}`);
+  for (const [option, text] of Object.entries({ src, dst, host })) {
+    const family = text === undefined ? undefined : parseCidr(text)?.family;
+    if (family !== undefined && !families.has(family)) families.set(family, `--${option} ${text}`);
+  }
+  const [ipv4, ipv6] = [families.get(AF_INET), families.get(AF_INET6)];
+  if (ipv4 === undefined || ipv6 === undefined) return;
+  throw new ConntrailError("USAGE", `${ipv4} is IPv4, ${ipv6} is IPv6: no flow is both; give one family`);
 }
 
 /** True when the reply tuple is known and is not the original one turned round. */

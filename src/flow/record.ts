@@ -117,6 +117,12 @@ export interface FlowEnd {
   readonly timesMicros: Float64Array;
 }
 
+const TCP = 6;
+/** enum tcp_conntrack. */
+const TCP_SYN_SENT = 1;
+const TCP_ESTABLISHED = 3;
+const TCP_CLOSE = 8;
+
 /** True when the reply tuple is the original one turned round, so no address or port is translated. */
 export function replyIsMirror(words: Uint32Array, base: number): boolean {
   for (let i = 0; i < 4; i++) {
@@ -124,6 +130,20 @@ export function replyIsMirror(words: Uint32Array, base: number): boolean {
     if (words[base + W_REPLY_DST + i] !== words[base + W_ORIG_SRC + i]) return false;
   }
   return words[base + W_REPLY_L4] === mirrorL4(words[base + W_PROTO]! & 0xff, words[base + W_ORIG_L4]!);
+}
+
+/**
+ * True when two records of one original tuple are of two connections: translated otherwise, which never changes in a
+ * connection's life, or TCP that begins where it was open or over.
+ */
+export function isAnotherConnection(held: Uint32Array, heldBase: number, words: Uint32Array, base: number): boolean {
+  if ((held[heldBase + W_HAS]! & words[base + W_HAS]! & HAS_REPLY) !== 0) {
+    for (let i = W_REPLY_SRC; i < W_REPLY_DST + 4; i++) if (held[heldBase + i] !== words[base + i]) return true;
+    if (held[heldBase + W_REPLY_L4] !== words[base + W_REPLY_L4]) return true;
+  }
+  if ((words[base + W_PROTO]! & 0xff) !== TCP) return false;
+  const state = held[heldBase + W_PROTOINFO]! & 0xff;
+  return (words[base + W_PROTOINFO]! & 0xff) === TCP_SYN_SENT && state >= TCP_ESTABLISHED && state <= TCP_CLOSE;
 }
 
 /** The layer 4 word of the untranslated reply to `l4`. ICMP: same id, the type that answers, the same code. */

@@ -103,7 +103,8 @@ export class BatchEncoder {
 
   /**
    * Adds a flow with its tuples. `stated` says that nothing new happened to it (snapshots, a claim told again): then the
-   * row carries the stamp of the claim, and when the flow was first seen.
+   * row carries the stamp of the claim, and when the flow was first seen. `birth`: stamp of the first claim that any node made
+   * to the connection; 0 when this row is that.
    */
   addNew(
     flowId: number,
@@ -111,6 +112,7 @@ export class BatchEncoder {
     base: number,
     rare: RareAttributes | null,
     stated: { readonly stamp: number } | null,
+    birth = 0,
   ): void {
     const isV6 = words[base + W_PROTO]! >>> 8 === AF_INET6;
     const section = isV6 ? this.#new6 : this.#new4;
@@ -133,6 +135,7 @@ export class BatchEncoder {
     section.zone[row] = words[base + W_ZONE]!;
     section.created[row] = stated === null ? 0 : words[base + W_CREATED]!;
     section.stamp[row] = stated?.stamp ?? 0;
+    section.birth[row] = birth;
     writeState(section.state, row, words, base);
     if (rare !== null) this.#rare.push([isV6 ? 1 : 0, row, packRare(rare)]);
   }

@@ -17,6 +17,7 @@ export interface ColumnSpec {
 /** A group of columns of equal length. */
 export abstract class Section {
   rows = 0;
+  #fields: Record<string, unknown> = {};
   abstract readonly columns: readonly ColumnSpec[];
 
   /** The section as a map of binaries; columns without a bit set are left out. Views into the scratch: pack at once. */
@@ -47,6 +48,53 @@ export abstract class Section {
     this.rows = rows;
     return true;
   }
+
+  /**
+   * Looks at the section of an unpacked map without taking its columns: `take` does that one by one, for readers that skip what
+   * cannot concern them. False when it is malformed; the section is then empty.
+   */
+  open(map: unknown): boolean {
+    this.rows = 0;
+    const rows = rowsOf(map);
+    if (rows < 0) return false;
+    const fields = map as Record<string, unknown>;
+    for (const { key, values, perRow } of this.columns) {
+      const bytes = fields[key];
+      if (bytes === undefined) continue;
+      if (!(bytes instanceof Uint8Array) || bytes.length !== rows * perRow * values.BYTES_PER_ELEMENT) return false;
+    }
+    this.#fields = fields;
+    this.rows = rows;
+    return true;
+  }
+
+  /** Takes a column of an opened section into its array. False when it is one of zeros. */
+  take(key: string): boolean {
+    const spec = this.columns.find((column) => column.key === key);
+    if (spec === undefined) throw new RangeError(`no column ${key}`);
+    return this.#takeColumn(spec);
+  }
+
+  /** Takes all columns of an opened section. */
+  takeAll(): void {
+    for (const spec of this.columns) this.#takeColumn(spec);
+  }
+
+  #takeColumn({ key, values, perRow }: ColumnSpec): boolean {
+    const bytes = this.#fields[key] as Uint8Array | undefined;
+    const target = bytesOf(values, this.rows * perRow);
+    if (bytes === undefined) target.fill(0);
+    else target.set(bytes);
+    return bytes !== undefined;
+  }
+}
+
+/** Rows that a section of an unpacked map says it has; -1 when it is malformed. */
+export function rowsOf(map: unknown): number {
+  if (typeof map !== "object" || map === null) return -1;
+  const rows = (map as Record<string, unknown>).n;
+  const sound = typeof rows === "number" && Number.isInteger(rows) && rows >= 0 && rows <= BATCH_ROWS_MAX;
+  return sound ? rows : -1;
 }
 
 function bytesOf(values: Column, elements: number): Uint8Array {
@@ -75,6 +123,8 @@ export class NewSection extends Section {
   readonly created = new Uint32Array(BATCH_ROWS_MAX);
   /** Stamp of the node's claim to the flow, where it is not the message's own. */
   readonly stamp = new Float64Array(BATCH_ROWS_MAX);
+  /** Stamp of the first claim that any node made to the connection; 0: this row is it. */
+  readonly birth = new Float64Array(BATCH_ROWS_MAX);
   readonly state = new StateColumns();
   readonly columns: readonly ColumnSpec[];
 
@@ -97,6 +147,7 @@ export class NewSection extends Section {
       { key: "rl", values: this.replyLayer4, perRow: 1 },
       { key: "c", values: this.created, perRow: 1 },
       { key: "h", values: this.stamp, perRow: 1 },
+      { key: "q", values: this.birth, perRow: 1 },
       ...this.state.columns,
     ];
   }

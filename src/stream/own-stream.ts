@@ -125,6 +125,20 @@ export async function directGet(
   return parseDirect(await client.request(api, JSON.stringify({ seq: sequence }), { timeout: timeoutMs }));
 }
 
+/** The first message of a kind (null: of any) at a place of the stream or behind it; null when there is none. */
+export async function directNext(
+  client: NatsConnection,
+  node: string,
+  sequence: number,
+  kind: MessageKind | null,
+  timeoutMs: number,
+): Promise<StoredMessage | null> {
+  const api = `$JS.API.DIRECT.GET.${streamName(node)}`;
+  const subjects = kind === null ? streamSubjects(node) : subject(node, kind);
+  const query = JSON.stringify({ seq: Math.max(1, sequence), next_by_subj: subjects });
+  return parseDirect(await client.request(api, query, { timeout: timeoutMs }));
+}
+
 /** A direct answer is the message itself, its place in headers. */
 function parseDirect(msg: Msg): StoredMessage | null {
   const code = msg.headers?.code ?? 0;

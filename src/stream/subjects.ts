@@ -14,6 +14,11 @@ export function streamName(node: string): string {
   return `CT_${node}`;
 }
 
+/** The node whose stream it is; null when it is none of ours. */
+export function nodeOfStream(name: string): string | null {
+  return /^CT_([A-Za-z0-9_-]{1,32})$/.exec(name)?.[1] ?? null;
+}
+
 /** The subject of one kind of message of `node`. */
 export function subject(node: string, kind: MessageKind): string {
   return `ct.${node}.${kind}`;

@@ -1,10 +1,10 @@
 import type { Logger } from "pino";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache } from "../cache/internal.js";
-import { FLOW_ID_MAX } from "../cache/slot-map.js";
 import type { HybridClock } from "../flow/clock.js";
 import { expectationKey } from "../flow/expectation.js";
 import { RECORD_WORDS, W_CREATED, W_UPDATED } from "../flow/record.js";
+import { FLOW_ID_MAX } from "../flow/slot-map.js";
 import { BatchDecoder, readNewRow, readUpdateRow } from "../stream/batch.js";
 import type { NewSection } from "../stream/columns.js";
 import { type Envelope, isAfter, type Position } from "../stream/envelope.js";
@@ -263,7 +263,8 @@ export class Applier {
         this.#external.disclaim(this.#origin, flowId);
         continue;
       }
-      this.#external.upsert(this.#origin, flowId, words, rare.get(row) ?? null, stamp);
+      const birth = section.birth[row] === 0 ? stamp : section.birth[row]!;
+      this.#external.upsert(this.#origin, flowId, words, rare.get(row) ?? null, stamp, birth);
     }
   }
 

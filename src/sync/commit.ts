@@ -1,9 +1,9 @@
 import type { ExternalCache } from "../cache/external.js";
-import type { FlowTable } from "../cache/flow-table.js";
 import type { CommitReport } from "../control/protocol.js";
 import { errnoName } from "../ctnetlink/decode.js";
 import { type EncodeOptions, RequestBatch } from "../ctnetlink/encode.js";
 import { BATCH_MESSAGES, type BatchResult } from "../ctnetlink/request-socket.js";
+import type { FlowTable } from "../flow/flow-table.js";
 import { type RareAttributes, RECORD_WORDS, W_PROTO, W_PROTOINFO, W_TIMEOUT, W_UPDATED } from "../flow/record.js";
 
 /** The kernel as the commit needs it: src/ctnetlink/request-socket.ts, or the simulator's. */

@@ -1,7 +1,6 @@
 import type { Logger } from "pino";
 import { type ExpectationRow, secondsLeft } from "../cache/expectations.js";
 import type { ExternalCache } from "../cache/external.js";
-import type { FlowTable } from "../cache/flow-table.js";
 import type { InternalCache } from "../cache/internal.js";
 import type {
   BulkReport,
@@ -17,6 +16,7 @@ import type { NodeHandlers, ProgressListener } from "../control/server.js";
 import type { DumpResult } from "../ctnetlink/request-socket.js";
 import { ConntrailError, errorText } from "../errors.js";
 import { type Expectation, expectationToJson } from "../flow/expectation.js";
+import type { FlowTable } from "../flow/flow-table.js";
 import { type DecodedFlow, RECORD_WORDS } from "../flow/record.js";
 import type { KernelRequests } from "./commit.js";
 import { removeExpectations } from "./expectation-commit.js";

@@ -1,9 +1,9 @@
 import type { Logger } from "pino";
 import type { ExternalCache, ExternalListener } from "../cache/external.js";
-import { FlowTable } from "../cache/flow-table.js";
 import { errnoName } from "../ctnetlink/decode.js";
 import { BATCH_MESSAGES } from "../ctnetlink/request-socket.js";
 import { errorText } from "../errors.js";
+import { FlowTable } from "../flow/flow-table.js";
 import {
   type DecodedFlow,
   RECORD_WORDS,

@@ -155,7 +155,7 @@ export class Journal {
     const rare = table.rare.get(slot) ?? null;
     if ((publication & PUBLISH_NEW) !== 0) {
       const stated = this.#internal.isRestated(slot) ? { stamp: this.#internal.stamp(slot) } : null;
-      this.#encoder.addNew(slot, slab, base, rare, stated);
+      this.#encoder.addNew(slot, slab, base, rare, stated, table.birth(slot));
     }
     if ((publication & PUBLISH_UPDATE) !== 0) this.#encoder.addUpdate(slot, slab, base, rare);
     if ((publication & PUBLISH_DESTROY) !== 0) this.#encoder.addDestroy(slot, slab, base, this.#internal.ending(slot));
@@ -256,7 +256,8 @@ export class Journal {
     for (; slot < end && this.#encoder.rows < CHUNK_ROWS_MAX && !this.#encoder.full; slot++) {
       if (!this.#internal.isFlow(slot) || this.#internal.isSuperseded(slot)) continue;
       const stated = { stamp: this.#internal.stamp(slot) };
-      this.#encoder.addNew(slot, table.slab(slot), table.base(slot), table.rare.get(slot) ?? null, stated);
+      const rare = table.rare.get(slot) ?? null;
+      this.#encoder.addNew(slot, table.slab(slot), table.base(slot), rare, stated, table.birth(slot));
     }
     if (slot < table.slotsUsed) {
       this.#publishChunk(from, slot);

@@ -1,4 +1,4 @@
-import type { FlowTable } from "../cache/flow-table.js";
+import type { FlowTable } from "../flow/flow-table.js";
 import { W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_REPLY_SRC, W_ZONE } from "../flow/record.js";
 
 /** Flows with rare attributes that are looked through for a master, so that no event costs more than a moment. */

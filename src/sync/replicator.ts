@@ -180,8 +180,8 @@ export class Replicator implements EventSink {
   /** The kernel's flow is this node's own. */
   #take(flow: DecodedFlow): void {
     if (this.#injection !== null) this.#inherit(flow);
-    this.#internal.upsert(flow, this.#nowSeconds);
-    this.#external.retire(flow.words, 0);
+    const slot = this.#internal.upsert(flow, this.#nowSeconds);
+    this.#internal.table.inheritBirth(slot, this.#external.retire(flow.words, 0));
   }
 
   onExpectation(kind: EventKind, expectation: Expectation, portId: number): void {
@@ -411,14 +411,16 @@ export class Replicator implements EventSink {
 
   #dumped(flow: DecodedFlow): void {
     const carries = this.#carries();
+    let birth = 0;
     if (this.#injection !== null && !carries) {
       if (this.#injection.present(flow)) return;
-      this.#external.retire(flow.words, 0);
+      birth = this.#external.retire(flow.words, 0);
     }
-    if (carries) this.#external.retire(flow.words, 0);
+    if (carries) birth = this.#external.retire(flow.words, 0);
     const leftover = !carries && this.#standsBack() ? NOBODY : null;
     const claimed = carries ? null : (this.#external.claim(flow.words, 0) ?? leftover);
-    this.#internal.dumped(flow, this.#nowSeconds, claimed, carries);
+    const slot = this.#internal.dumped(flow, this.#nowSeconds, claimed, carries);
+    this.#internal.table.inheritBirth(slot, birth);
   }
 
   /**

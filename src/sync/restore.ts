@@ -93,7 +93,8 @@ export async function restoreInternal(
     const base = table.base(slot);
     // A row that no flow id stands for has moved to another node.
     if (external.slotOf(origin, slab[base + W_ID]!) !== slot) continue;
-    internal.adopt(slab[base + W_ID]!, slab, base, table.rare.get(slot) ?? null, external.stamp(slot));
+    const rare = table.rare.get(slot) ?? null;
+    internal.adopt(slab[base + W_ID]!, slab, base, rare, external.stamp(slot), table.birth(slot));
   }
   internal.sealAdopted();
   for (const row of external.expectations.rows()) internal.expectations.adopt(row, row.stamp);

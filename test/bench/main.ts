@@ -1,8 +1,13 @@
 /** `npm run bench [-- PART …]`: the measurements. Each prints what it saw; none passes or fails. */
+import { benchHistory, benchWho } from "./history.js";
+import { benchArchive } from "./archive.js";
 import { benchReplay } from "./replay.js";
 
 const PARTS: Record<string, () => Promise<void>> = {
+  archive: () => benchArchive(2_000_000),
   replay: () => benchReplay(1_000_000, 3),
+  history: () => benchHistory(20_000_000),
+  who: () => benchWho(100_000_000),
 };
 
 const asked = process.argv.slice(2);

@@ -84,6 +84,37 @@ describe("replication between nodes, kernel and broker simulated", () => {
       await end(nodes);
     });
 
+  it("a connection has one birth, whichever nodes carry it, over restarts of the table and in snapshots", async () => {
+    const nodes = await cluster(3, (index) => (index - 1) * 3_600_000);
+    const [first] = nodes as [SimNode, SimNode, SimNode];
+    traffic(first, new Random(23), 300, 100);
+    await settled(nodes);
+    const births = first.births("internal");
+    assert.ok(births.size > 20 && [...births.values()].every((birth) => birth > 0));
+    for (let turn = 1; turn <= 4; turn++) {
+      const next = nodes[turn % nodes.length]!;
+      await next.roles.hook("primary", () => undefined);
+      for (const key of [...births.keys()].slice(0, 5)) next.kernel.update(key, 0x18a | (turn << 2));
+      await settled(nodes);
+      assert.deepEqual(next.births("internal"), births, `${next.name} carries them`);
+      for (const other of nodes) if (other !== next) assert.deepEqual(other.births("external"), births, other.name);
+    }
+    const last = nodes[1]!;
+    await last.journal.writeSnapshot(new AbortController().signal);
+    const late = new SimNode("fw9", 9, clock, 0);
+    await late.start();
+    late.follow(last);
+    await late.followers[0]!.exact(AbortSignal.timeout(5000));
+    assert.deepEqual(late.births("external"), births);
+    const [key] = births.keys();
+    const words = last.kernel.flows.get(key!)!.slice();
+    last.kernel.destroy(key!);
+    last.kernel.create(words);
+    await settled(nodes);
+    assert.notEqual(last.births("internal").get(key!), births.get(key!), "the next connection of its tuple");
+    await end([...nodes, late]);
+  });
+
   it("polls alone bring every change, and a second one without any says nothing", async () => {
     const nodes = await cluster(2, () => 0, true);
     const [primary, backup] = nodes as [SimNode, SimNode];

@@ -253,12 +253,20 @@ export class SimNode {
   /** Flows by key, with their status. */
   view(cache: "internal" | "external"): Map<string, number> {
     const { table } = this[cache];
+    return this.#flows(cache, (slot) => table.slab(slot)[table.base(slot) + W_STATUS]!);
+  }
+
+  /** Flows by key, with the stamp of their connection's first claim. */
+  births(cache: "internal" | "external"): Map<string, number> {
+    return this.#flows(cache, (slot) => this[cache].table.birth(slot));
+  }
+
+  #flows(cache: "internal" | "external", pick: (slot: number) => number): Map<string, number> {
+    const { table } = this[cache];
     const flows = new Map<string, number>();
     for (let slot = 0; slot < table.slotsUsed; slot++) {
       const shown = cache === "internal" ? this.internal.isFlow(slot) : table.isLive(slot);
-      if (!shown) continue;
-      const base = table.base(slot);
-      flows.set(keyOf(table.slab(slot), base), table.slab(slot)[base + W_STATUS]!);
+      if (shown) flows.set(keyOf(table.slab(slot), table.base(slot)), pick(slot));
     }
     return flows;
   }

@@ -191,3 +191,24 @@ test("an option that cannot be read is named", () => {
     );
   }
 });
+
+test("options that no flow could answer to are refused", () => {
+  const table: [FlowQuery, string][] = [
+    [
+      { src: "10.0.0.1", dst: "2001:db8::1" },
+      "--src 10.0.0.1 is IPv4, --dst 2001:db8::1 is IPv6: no flow is both; give one family",
+    ],
+    [
+      { host: "::/0", src: "10.0.0.0/8" },
+      "--src 10.0.0.0/8 is IPv4, --host ::/0 is IPv6: no flow is both; give one family",
+    ],
+    [{ proto: "icmp", dst: "::1" }, "--proto icmp is IPv4, --dst ::1 is IPv6: no flow is both; give one family"],
+    [
+      { proto: "58", dst: "127.0.0.1" },
+      "--dst 127.0.0.1 is IPv4, --proto 58 is IPv6: no flow is both; give one family",
+    ],
+    [{ proto: "gre", port: 80 }, "--port: gre has no ports; leave --port out, or give another --proto"],
+  ];
+  for (const [query, message] of table) assert.throws(() => compileFlowQuery(query), { code: "USAGE", message });
+  compileFlowQuery({ proto: "tcp", port: 80, src: "::1", host: "2001:db8::/32" });
+});

@@ -47,6 +47,7 @@ const PACKAGE_HOME: Readonly<Record<string, string>> = {
   netlink: "ctnetlink",
   koffi: "ctnetlink",
   commander: "cli",
+  "@duckdb": "history",
 };
 
 interface Source {

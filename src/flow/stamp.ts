@@ -1,4 +1,4 @@
-import { W_TABLE_A, W_TABLE_B } from "../flow/record.js";
+import { W_TABLE_A, W_TABLE_B } from "./record.js";
 
 const WORD = 2 ** 32;
 

@@ -1,8 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { FlowTable, ROW_LIVE } from "../../src/cache/flow-table.js";
-import { SlotMap } from "../../src/cache/slot-map.js";
-import { readStamp, writeStamp } from "../../src/cache/stamp.js";
+import { FlowTable, ROW_LIVE } from "../../src/flow/flow-table.js";
 import {
   AF_INET,
   AF_INET6,
@@ -16,6 +14,8 @@ import {
   W_REPLY_SRC,
   W_ZONE,
 } from "../../src/flow/record.js";
+import { SlotMap } from "../../src/flow/slot-map.js";
+import { readStamp, writeStamp } from "../../src/flow/stamp.js";
 import { anyRecord, Random, randomRecord, tcpRecord } from "../support/records.js";
 
 const SEED = 7;

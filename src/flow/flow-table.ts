@@ -9,7 +9,7 @@ import {
   W_ORIG_SRC,
   W_PROTO,
   W_ZONE,
-} from "../flow/record.js";
+} from "./record.js";
 
 /** Records per slab: 2^12 records of 128 bytes are 512 KiB. */
 const SLAB_BITS = 12;
@@ -39,6 +39,8 @@ export class FlowTable {
   /** Attributes that few flows carry, by slot. */
   readonly rare = new Map<number, RareAttributes>();
   readonly #slabs: Uint32Array[] = [];
+  /** Beside each slab: the birth of its flows. */
+  readonly #births: Float64Array[] = [];
   readonly #segments: Segment[] = [];
   readonly #seed: number;
   #freeSlots = new Uint32Array(1024);
@@ -70,6 +72,22 @@ export class FlowTable {
   /** Index of the slot's first word in its slab. */
   base(slot: number): number {
     return (slot & SLAB_MASK) * RECORD_WORDS;
+  }
+
+  /** Stamp of the first claim that any node made to the connection; 0 while nobody was told of it. */
+  birth(slot: number): number {
+    return this.#births[slot >>> SLAB_BITS]![slot & SLAB_MASK]!;
+  }
+
+  setBirth(slot: number, stamp: number): void {
+    this.#births[slot >>> SLAB_BITS]![slot & SLAB_MASK] = stamp;
+  }
+
+  /** Another node's claim to the same connection was made at `birth`, 0 for none: the earlier one counts. */
+  inheritBirth(slot: number, birth: number): void {
+    if (slot < 0 || birth === 0) return;
+    const own = this.birth(slot);
+    if (own === 0 || birth < own) this.setBirth(slot, birth);
   }
 
   isLive(slot: number): boolean {
@@ -121,6 +139,7 @@ export class FlowTable {
     slab[at + W_HAS] = (slab[at + W_HAS]! & 0xffff) | ROW_LIVE;
     slab[at + RECORD_WORDS - 2] = 0;
     slab[at + RECORD_WORDS - 1] = 0;
+    this.setBirth(slot, 0);
     this.#link(this.#hash(words, base), slot);
     this.#size++;
   }
@@ -142,7 +161,7 @@ export class FlowTable {
   /** Gives an unlinked slot back. */
   free(slot: number): void {
     this.slab(slot)[this.base(slot) + W_HAS] = 0;
-    this.rare.delete(slot);
+    if (this.rare.size > 0) this.rare.delete(slot);
     if (this.#freeCount === this.#freeSlots.length) this.#freeSlots = doubled(this.#freeSlots);
     this.#freeSlots[this.#freeCount++] = slot;
   }
@@ -155,7 +174,9 @@ export class FlowTable {
   }
 
   #growTo(slot: number): void {
-    if ((slot & SLAB_MASK) === 0) this.#slabs.push(new Uint32Array(RECORD_WORDS << SLAB_BITS));
+    if ((slot & SLAB_MASK) !== 0) return;
+    this.#slabs.push(new Uint32Array(RECORD_WORDS << SLAB_BITS));
+    this.#births.push(new Float64Array(1 << SLAB_BITS));
   }
 
   #link(hash: number, slot: number): void {

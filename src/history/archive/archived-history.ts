@@ -1,0 +1,193 @@
+import { stampMs, stampOfMs } from "../../flow/clock.js";
+import { HAS_PROTOINFO, HAS_STATUS, W_HAS } from "../../flow/record.js";
+import { StreamIndex } from "../../stream/stream-index.js";
+import type { Connection, ConnectionChange, Gap, HistoryAnswer, HistoryQuery, WhoQuestion } from "../connection.js";
+import { type History, newest } from "../history.js";
+import { planStreams } from "../plan.js";
+import type { HistoryStreams } from "../streams.js";
+import type { Archive } from "./archive.js";
+import type { ArchiveState } from "./state.js";
+
+/** What the history commands ask: the streams, or the streams and an archive. */
+export type HistorySource = Pick<History, "nodes" | "connections" | "at" | "who" | "follow">;
+
+/** How much before the end of the archive the streams are read: kernel's times are not quite those of the messages. */
+const OVERLAP_MS = 10_000;
+
+/** What of an answer comes from the archive. */
+interface ArchivePart {
+  connections(archive: Archive): AsyncIterable<readonly Connection[]>;
+  /** From the streams, what overlaps that time. */
+  stream(sinceMs: number | null, untilMs: number | null): HistoryAnswer;
+  readonly sinceMs: number | null;
+  readonly untilMs: number | null;
+  readonly limit: number | null;
+  /** What of the connections counts, and as what. */
+  readonly as: (connection: Connection) => Connection | null;
+}
+
+/**
+ * Streams and archive as one: where the streams reach back far enough they answer alone, else the archive tells what it has,
+ * and the streams what has ended since or lives on. What both have is told once, by uid.
+ */
+export class ArchivedHistory implements HistorySource {
+  readonly #history: HistorySource;
+  readonly #streams: HistoryStreams;
+  readonly #openArchive: () => Promise<Archive>;
+
+  /** `openArchive` is asked when the archive is needed; who gives it closes it. */
+  constructor(history: HistorySource, streams: HistoryStreams, openArchive: () => Promise<Archive>) {
+    this.#history = history;
+    this.#streams = streams;
+    this.#openArchive = openArchive;
+  }
+
+  get nodes(): readonly string[] {
+    return this.#history.nodes;
+  }
+
+  /** As History.connections. */
+  connections(query: HistoryQuery, signal: AbortSignal): HistoryAnswer {
+    const { sinceMs, untilMs, limit } = query;
+    const history = this.#history;
+    const answer = history.connections(query, signal);
+    return this.#answer(answer, signal, {
+      connections: (archive) => archive.connections(query),
+      stream: (from, until) => history.connections({ ...query, sinceMs: from, untilMs: until, limit: null }, signal),
+      sinceMs,
+      untilMs,
+      limit,
+      as: (connection) => (overlaps(connection, sinceMs, untilMs) ? connection : null),
+    });
+  }
+
+  /** As History.at; of what comes from the archive the state at that time is not known, and left out. */
+  at(timeMs: number, query: HistoryQuery, signal: AbortSignal): HistoryAnswer {
+    const { limit, nodes } = query;
+    const range = { ...query, nodes: null, sinceMs: timeMs, untilMs: timeMs, limit: null };
+    return this.#answer(this.#history.at(timeMs, query, signal), signal, {
+      connections: (archive) => archive.connections(range),
+      stream: (from, until) => this.#history.connections({ ...range, sinceMs: from, untilMs: until }, signal),
+      sinceMs: timeMs,
+      untilMs: timeMs,
+      limit,
+      as: (connection) => {
+        const then = asOf(connection, timeMs);
+        return then !== null && (nodes === null || nodes.includes(then.path.at(-1)!.node)) ? then : null;
+      },
+    });
+  }
+
+  /** As History.who. */
+  who(question: WhoQuestion, signal: AbortSignal): HistoryAnswer {
+    const { sinceMs, untilMs } = question;
+    return this.#answer(this.#history.who(question, signal), signal, {
+      connections: (archive) => archive.who(question),
+      stream: (from, until) =>
+        this.#history.who({ ...question, sinceMs: from ?? sinceMs, untilMs: until ?? untilMs }, signal),
+      sinceMs,
+      untilMs,
+      limit: null,
+      as: (connection) => (overlaps(connection, sinceMs, untilMs) ? connection : null),
+    });
+  }
+
+  /** As History.follow: what is to come is in the streams. */
+  follow(
+    query: HistoryQuery,
+    signal: AbortSignal,
+  ): AsyncGenerator<readonly ConnectionChange[], void, undefined> {
+    return this.#history.follow(query, signal);
+  }
+
+  /** `alone` answers when the streams reach back far enough. */
+  #answer(alone: HistoryAnswer, signal: AbortSignal, part: ArchivePart): HistoryAnswer {
+    let answering = alone;
+    let archiveGaps: readonly Gap[] = [];
+    const read = async function* (this: ArchivedHistory): AsyncGenerator<readonly Connection[], void, undefined> {
+      const archive = (await this.#reachesBack(part.sinceMs)) ? null : await this.#openArchive();
+      const state = (await archive?.state()) ?? null;
+      if (archive === null || state === null) {
+        yield* alone.connections;
+        return;
+      }
+      archiveGaps = await archive.gaps(part.sinceMs, part.untilMs);
+      const sinceMs = await this.#streamSince(state, part.sinceMs);
+      // All that the archive has been through is read, so that what is open behind that is open in truth.
+      const untilMs = part.untilMs === null ? null : Math.max(part.untilMs, stampMs(state.stamp) + 1);
+      answering = part.stream(sinceMs, untilMs);
+      const merged = mergeArchive(archive, part, answering, signal);
+      yield* part.limit === null ? merged : newest(merged, part.limit);
+    };
+    return {
+      connections: read.call(this),
+      gaps: () => [...archiveGaps, ...answering.gaps()],
+      progress: () => answering.progress(),
+    };
+  }
+
+  /** True when the streams alone know all that a range rests on. */
+  async #reachesBack(sinceMs: number | null): Promise<boolean> {
+    const plans = await planStreams(this.#indexes(), sinceMs, false);
+    return plans.every(({ missing }) => missing === null);
+  }
+
+  /** From when on the streams have what the archive has not: the least of what its nodes have said since. */
+  async #streamSince({ places, stamp }: ArchiveState, sinceMs: number | null): Promise<number | null> {
+    let least = stamp;
+    for (const index of this.#indexes()) {
+      const bounds = await index.bounds();
+      if (bounds === null || bounds.messages === 0) continue;
+      const last = await index.stampAt(bounds.last);
+      const archived = places[index.node]?.stamp ?? 0;
+      if (last !== null && last.stamp > archived) least = Math.min(least, archived);
+    }
+    if (least === 0) return sinceMs;
+    return Math.max(stampMs(least) - OVERLAP_MS, sinceMs ?? 0);
+  }
+
+  #indexes(): StreamIndex[] {
+    return this.nodes.map((node) => new StreamIndex(this.#streams.lookup(node), node));
+  }
+}
+
+/** What the archive has, then what only the streams have. */
+async function* mergeArchive(
+  archive: Archive,
+  part: ArchivePart,
+  stream: HistoryAnswer,
+  signal: AbortSignal,
+): AsyncGenerator<readonly Connection[], void, undefined> {
+  const chosen = (batch: readonly Connection[]): Connection[] => batch.map(part.as).filter((each) => each !== null);
+  for await (const batch of part.connections(archive)) {
+    if (signal.aborted) return;
+    const rows = chosen(batch);
+    if (rows.length > 0) yield rows;
+  }
+  for await (const batch of stream.connections) {
+    const known = await archive.known(batch);
+    const rows = chosen(batch.filter(({ uid, end }) => end === "open" || !known.has(uid)));
+    if (rows.length > 0) yield rows;
+  }
+}
+
+/** A connection as it was at a time, as far as its record tells: alive, and nobody knows in which state. Null: it was not alive. */
+function asOf(connection: Connection, timeMs: number): Connection | null {
+  if (!overlaps(connection, timeMs, timeMs) || (connection.endMs !== null && connection.endMs <= timeMs)) return null;
+  const words = connection.words.slice();
+  words[W_HAS]! &= ~(HAS_PROTOINFO | HAS_STATUS);
+  // The first node is named even where the time lies before what is known of it.
+  const path = connection.path.filter(({ sinceMs }, i) => i === 0 || sinceMs <= timeMs);
+  return { ...copyOf(connection), words, path, end: "open", endMs: null, timedByKernel: false, counters: null };
+}
+
+/** Its getters as values. */
+function copyOf({ uid, rare, startMs, mayMiss }: Connection): Pick<Connection, "uid" | "rare" | "startMs" | "mayMiss"> {
+  return { uid, rare, startMs, mayMiss };
+}
+
+/** A range ends with its last millisecond, as the stamps of messages do. */
+function overlaps({ startMs, endMs }: Connection, sinceMs: number | null, untilMs: number | null): boolean {
+  const began = startMs === null || untilMs === null || stampOfMs(startMs) <= stampOfMs(untilMs);
+  return began && (endMs === null || sinceMs === null || endMs >= sinceMs);
+}

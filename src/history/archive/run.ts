@@ -1,0 +1,208 @@
+import { stampMs } from "../../flow/clock.js";
+import { type Envelope, isAfter } from "../../stream/envelope.js";
+import type { Connection } from "../connection.js";
+import { mergeStreams } from "../merged-streams.js";
+import { Projection } from "../projection.js";
+import { compileRowFilter } from "../row-filter.js";
+import type { HistoryStreams } from "../streams.js";
+import { FLUSH_MS, FLUSH_ROWS } from "./limits.js";
+import type { ArchivePlace, ArchiveState } from "./state.js";
+import type { ArchiveWriter, ArchiveWriterCounters } from "./writer.js";
+
+/** What an archiver works with. */
+export interface ArchiveRunOptions {
+  readonly streams: HistoryStreams;
+  readonly nodes: readonly string[];
+  readonly writer: ArchiveWriter;
+  /** Goes on as the streams do; else it ends where they end. */
+  readonly live: boolean;
+  /** Whole days that are older are removed. */
+  readonly maxAgeMs: number;
+  readonly now: () => number;
+  readonly signal: AbortSignal;
+  /** Hears how far it is, now and then and at the end. */
+  readonly onProgress: (report: ArchiveReport) => void;
+  /** Hears of what went wrong and is tried again. */
+  readonly onFailure: (error: unknown) => void;
+  readonly flushRows?: number;
+  readonly flushMs?: number;
+}
+
+/** How far an archiver is. */
+export interface ArchiveReport extends ArchiveWriterCounters {
+  /** Up to when all ends are in files, milliseconds since the Unix epoch; null: there is no file. */
+  readonly archivedUntilMs: number | null;
+  /** Connections that have ended and are not in a file yet. */
+  readonly waiting: number;
+  /** Connections that are alive where it reads. */
+  readonly open: number;
+  readonly failures: number;
+}
+
+/** What was open for longer than this when the archiver was started again may lack the first nodes of its path. */
+const LOOK_BACK_MS = 24 * 3_600_000;
+const TURN_MESSAGES = 256;
+const TICK_MS = 1000;
+const RETRY_MS = 10_000;
+const RETENTION_EVERY_MS = 3_600_000;
+
+/**
+ * Archives what has ended, from where the archive ends on: each connection once. It reads again from the birth of the oldest that
+ * was open then, and leaves out the ends that were told by messages which the archive has been through.
+ */
+export class ArchiveRun {
+  readonly #options: ArchiveRunOptions;
+  readonly #projection: Projection;
+  /** Where the archive ended when this began. */
+  readonly #before: Readonly<Record<string, ArchivePlace>>;
+  readonly #places: Record<string, ArchivePlace>;
+  /** The message that is applied. */
+  #message: Envelope | null = null;
+  #gapsFrom: number;
+  #waitingSinceMs: number | null = null;
+  #flushing: Promise<void> | null = null;
+  #failures = 0;
+  #retryAtMs = 0;
+  #retentionAtMs = 0;
+
+  constructor(options: ArchiveRunOptions) {
+    this.#options = options;
+    const state = options.writer.state;
+    this.#before = state?.places ?? {};
+    this.#places = { ...this.#before };
+    this.#gapsFrom = state?.stamp ?? 0;
+    this.#projection = new Projection({
+      filter: compileRowFilter({}),
+      sinceMs: null,
+      listener: { ended: (connection) => this.#ended(connection), changed: null },
+    });
+  }
+
+  /**
+   * Runs until the streams end or the signal comes.
+   * @throws what ended the reading before its time; ConntrailError STORE when the last file cannot be written
+   */
+  async run(): Promise<void> {
+    const { streams, nodes, live, writer, signal } = this.#options;
+    const { merge } = await mergeStreams(
+      streams,
+      nodes,
+      this.#projection,
+      { sinceMs: startMs(writer.state), live },
+      signal,
+    );
+    let waiting: Promise<void> | null = null;
+    try {
+      for (let turn = 1; !signal.aborted; turn++) {
+        if (turn % TURN_MESSAGES === 0) await new Promise(setImmediate);
+        const source = merge.next();
+        if (source === null) {
+          if (merge.ended) break;
+          waiting ??= merge.wait().finally(() => {
+            waiting = null;
+          });
+          await Promise.race([waiting, tick()]);
+        } else {
+          const { envelope } = source.head!;
+          this.#message = envelope;
+          this.#projection.apply(source.node, source.head!, source.jump);
+          this.#pass(source.node.name, envelope);
+          source.advance();
+        }
+        await this.#keepUp();
+      }
+      await this.#flushing;
+      if (!signal.aborted || live) await this.#flush();
+    } finally {
+      merge.close();
+      await this.#flushing;
+      this.#report();
+    }
+  }
+
+  #ended(connection: Connection): void {
+    const { node, epoch, number, stamp } = this.#message!;
+    const archived = this.#before[node];
+    if (archived !== undefined && !isAfter({ epoch, number }, archived)) return;
+    const { writer, now } = this.#options;
+    writer.add(connection, stamp <= (writer.state?.stamp ?? -1));
+    this.#waitingSinceMs ??= now();
+  }
+
+  #pass(name: string, { node, epoch, number, stamp }: Envelope): void {
+    if (node !== name) return;
+    const place = this.#places[node];
+    if (place === undefined || isAfter({ epoch, number }, place)) this.#places[node] = { epoch, number, stamp };
+  }
+
+  /**
+   * Writes a file when enough has gathered. Reading goes on meanwhile, until as much has gathered again: so when nothing can be
+   * written, nothing is read any more, and nothing is lost.
+   */
+  async #keepUp(): Promise<void> {
+    const { writer, now, signal, flushRows = FLUSH_ROWS, flushMs = FLUSH_MS } = this.#options;
+    for (;;) {
+      const nowMs = now();
+      if (nowMs >= this.#retentionAtMs) await this.#retain(nowMs);
+      const due = this.#waitingSinceMs !== null && nowMs - this.#waitingSinceMs >= flushMs;
+      if (this.#flushing === null && (writer.rows >= flushRows || due) && nowMs >= this.#retryAtMs) this.#beginFlush();
+      if (writer.unwritten < 2 * flushRows || signal.aborted) return;
+      await (this.#flushing ?? tick());
+    }
+  }
+
+  #beginFlush(): void {
+    const waitingSinceMs = this.#waitingSinceMs;
+    this.#flushing = this.#flush()
+      .catch((error: unknown) => {
+        // The disk is full, say: what has gathered is kept, and tried again.
+        this.#failures++;
+        this.#retryAtMs = this.#options.now() + RETRY_MS;
+        this.#waitingSinceMs = waitingSinceMs;
+        this.#options.onFailure(error);
+      })
+      .finally(() => {
+        this.#flushing = null;
+      });
+  }
+
+  async #flush(): Promise<void> {
+    const { writer } = this.#options;
+    this.#waitingSinceMs = null;
+    const { stamp } = this.#projection;
+    const from = Math.min(this.#projection.oldestBirth, stamp);
+    const gaps = this.#projection.gaps(this.#gapsFrom, stamp);
+    await writer.flush({ version: 1, places: { ...this.#places }, stamp, from, gaps });
+    this.#gapsFrom = stamp;
+    this.#report();
+  }
+
+  async #retain(nowMs: number): Promise<void> {
+    this.#retentionAtMs = nowMs + RETENTION_EVERY_MS;
+    await this.#options.writer.removeBefore(nowMs - this.#options.maxAgeMs).catch(this.#options.onFailure);
+    this.#report();
+  }
+
+  #report(): void {
+    const { writer, onProgress } = this.#options;
+    onProgress({
+      ...writer.counters,
+      archivedUntilMs: writer.state === null ? null : stampMs(writer.state.stamp),
+      waiting: writer.unwritten,
+      open: this.#projection.size,
+      failures: this.#failures,
+    });
+  }
+}
+
+/** From where the streams are read so that all that was open is known; null: from the beginning. */
+function startMs(state: ArchiveState | null): number | null {
+  if (state === null || state.stamp === 0) return null;
+  return Math.max(stampMs(state.from), stampMs(state.stamp) - LOOK_BACK_MS);
+}
+
+function tick(): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, TICK_MS).unref();
+  });
+}

@@ -1,0 +1,141 @@
+import { rm } from "node:fs/promises";
+import type { DuckDBConnection } from "@duckdb/node-api";
+import { stampMs } from "../../flow/clock.js";
+import { ConntrailError } from "../../errors.js";
+import type { Connection } from "../connection.js";
+import { ARCHIVE_COLUMNS } from "./columns.js";
+import { Database, duckdbText, quoted } from "./duckdb.js";
+import { type ArchiveFile, listFiles } from "./files.js";
+import { Staging } from "./staging.js";
+import { type OnDamaged, readState, soundFiles } from "./state.js";
+
+/** What `sql` may take: a person waits for it. */
+const SQL_LIMITS = { threads: 2, memoryMiB: 256 };
+/** Connections of the streams that the view holds at the most: the newest of them. */
+export const STREAM_ROWS_MAX = 2_000_000;
+const VIEW = "connections";
+const STAGED_AT_A_TIME = 16_384;
+
+/** One answer of a query, as text: names of the columns, and rows of what DuckDB prints for each value; null is NULL. */
+export interface SqlAnswer {
+  readonly columns: readonly string[];
+  /** DuckDB's names of their types. */
+  readonly types: readonly string[];
+  readonly rows: AsyncIterable<readonly (readonly unknown[])[]>;
+}
+
+/**
+ * A database for one query over `connections`: the archive's files, and what the streams have beyond them. When the query runs,
+ * nothing but reading is possible: no file, no network, no setting, no second statement.
+ */
+export class SqlSession {
+  readonly #database: Database;
+  readonly #files: readonly ArchiveFile[];
+  readonly #temporary: string;
+  readonly #onDamaged: OnDamaged;
+  #streamRows = 0;
+
+  private constructor(database: Database, files: readonly ArchiveFile[], temporary: string, onDamaged: OnDamaged) {
+    this.#database = database;
+    this.#files = files;
+    this.#temporary = temporary;
+    this.#onDamaged = onDamaged;
+  }
+
+  /** `directory` null: no archive. `temporary`: where what does not fit into the memory may lie meanwhile. */
+  static async open(directory: string | null, temporary: string, onDamaged: OnDamaged): Promise<SqlSession> {
+    const database = await Database.open({ ...SQL_LIMITS, temporary });
+    const found = directory === null ? [] : await soundFiles(await listFiles(directory), onDamaged);
+    const files: ArchiveFile[] = [];
+    for (const file of found) if (await isReadable(database.connection, file, onDamaged)) files.push(file);
+    await database.run(`CREATE TABLE recent (${ARCHIVE_COLUMNS.map(({ name, type }) => `${name} ${type}`).join(", ")})`);
+    return new SqlSession(database, files, temporary, onDamaged);
+  }
+
+  /** Up to when all ends are in the files, milliseconds since the Unix epoch; null: there are none. */
+  async archivedUntilMs(): Promise<number | null> {
+    const state = await readState(this.#database, this.#files, this.#onDamaged);
+    return state === null ? null : stampMs(state.stamp);
+  }
+
+  /** Takes in what the streams have; what is in the files too is left out. False when there was more than fits. */
+  async addStream(connections: AsyncIterable<readonly Connection[]>): Promise<boolean> {
+    const staging = Staging.create(this.#database);
+    const insert = async (): Promise<void> => {
+      const batch = staging.take();
+      await this.#database.run(`INSERT INTO recent ${staging.select(batch, null, null)}`);
+      staging.release(batch);
+    };
+    for await (const batch of connections) {
+      for (const connection of batch) {
+        if (this.#streamRows++ >= STREAM_ROWS_MAX) continue;
+        staging.add(connection, false);
+      }
+      if (staging.rows >= STAGED_AT_A_TIME) await insert();
+    }
+    if (staging.rows > 0) await insert();
+    return this.#streamRows <= STREAM_ROWS_MAX;
+  }
+
+  /** @throws ConntrailError USAGE for what is no single query, or cannot be answered */
+  async query(sql: string, signal: AbortSignal): Promise<SqlAnswer> {
+    const { connection, duckdb } = this.#database;
+    await this.#lockDown();
+    const statements = await connection.extractStatements(sql).catch((error: unknown) => {
+      throw new ConntrailError("USAGE", `sql: ${duckdbText(error)}`, { cause: error });
+    });
+    if (statements.count !== 1) {
+      throw new ConntrailError("USAGE", `sql: one statement is allowed, found ${statements.count}`);
+    }
+    signal.addEventListener("abort", () => connection.interrupt(), { once: true });
+    try {
+      const prepared = await statements.prepare(0);
+      const { SELECT, EXPLAIN } = duckdb.api.StatementType;
+      if (prepared.statementType !== SELECT && prepared.statementType !== EXPLAIN) {
+        throw new ConntrailError("USAGE", "sql: only SELECT, WITH, DESCRIBE, SHOW and EXPLAIN are allowed, nothing that writes");
+      }
+      const result = await prepared.stream();
+      const rows = async function* (): AsyncGenerator<readonly (readonly unknown[])[], void, undefined> {
+        try {
+          yield* result.yieldRowsJson();
+        } catch (error) {
+          throw new ConntrailError("STORE", `sql: ${duckdbText(error)}`, { cause: error });
+        }
+      };
+      return { columns: result.columnNames(), types: result.columnTypes().map(String), rows: rows() };
+    } catch (error) {
+      if (error instanceof ConntrailError) throw error;
+      throw new ConntrailError("USAGE", `sql: ${duckdbText(error)}`, { cause: error });
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#database.close();
+    await rm(this.#temporary, { recursive: true, force: true });
+  }
+
+  /** The view, and from then on nothing but the files behind it. */
+  async #lockDown(): Promise<void> {
+    const names = ARCHIVE_COLUMNS.map(({ name }) => name).join(", ");
+    const list = this.#files.map(({ path }) => quoted(path));
+    const archived = `SELECT ${names} FROM read_parquet([${list.join(", ")}], hive_partitioning = false, union_by_name = true)`;
+    const known = `uid NOT IN (SELECT uid FROM read_parquet([${list.join(", ")}], hive_partitioning = false))`;
+    if (list.length > 0) await this.#database.run(`DELETE FROM recent WHERE outcome <> 'open' AND NOT (${known})`);
+    const union = list.length === 0 ? "" : `${archived} UNION ALL BY NAME `;
+    await this.#database.run(`CREATE VIEW ${VIEW} AS ${union}SELECT ${names} FROM recent`);
+    await this.#database.run(`SET allowed_paths = [${list.join(", ")}]`);
+    await this.#database.run("SET enable_external_access = false");
+    await this.#database.run("SET lock_configuration = true");
+  }
+}
+
+/** A file that DuckDB cannot make sense of is told of and left out. */
+async function isReadable(connection: DuckDBConnection, { path }: ArchiveFile, onDamaged: OnDamaged): Promise<boolean> {
+  try {
+    await connection.run(`SELECT count(*) FROM parquet_schema(${quoted(path)})`);
+    return true;
+  } catch (error) {
+    onDamaged(path, duckdbText(error));
+    return false;
+  }
+}

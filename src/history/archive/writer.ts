@@ -1,0 +1,215 @@
+import { mkdir, realpath } from "node:fs/promises";
+import { createServer, type Server } from "node:net";
+import { join } from "node:path";
+import { ConntrailError, errorText } from "../../errors.js";
+import type { Connection } from "../connection.js";
+import { Database, type DatabaseLimits, duckdbText, quoted } from "./duckdb.js";
+import {
+  dayFolder,
+  fileName,
+  listFiles,
+  publishFile,
+  removeDaysBefore,
+  removeTemporary,
+  temporaryName,
+} from "./files.js";
+import { type StagedBatch, Staging } from "./staging.js";
+import { type ArchiveState, type OnDamaged, readState, soundFiles, stateMetadata } from "./state.js";
+
+/** Where an archive is written, and what that may take. */
+export interface ArchiveWriterOptions {
+  readonly directory: string;
+  readonly limits: DatabaseLimits;
+  readonly onDamaged: OnDamaged;
+}
+
+/** What a writer counts. */
+export interface ArchiveWriterCounters {
+  connections: number;
+  files: number;
+  /** Late ends that were archived already. */
+  known: number;
+  damagedFiles: number;
+  /** Whole days that retention removed, and their files. */
+  daysRemoved: number;
+  filesRemoved: number;
+}
+
+/** What does not fit into the memory when a whole table of connections is lost at once lies there for a moment. */
+const SPILL = ".spill";
+
+/** Rows of one group of a Parquet file: what is held at a time to write one, and the least that is read of one. */
+const GROUP_ROWS = 122_880;
+
+/**
+ * The one writer of an archive. Connections gather in memory until `flush` makes a file of each day's. A file is seen when it is
+ * whole and on the disk; it carries the state, so that whatever happens in between, the next writer goes on where the
+ * last file ends, and knows which ends it may hold already.
+ */
+export class ArchiveWriter {
+  readonly counters: ArchiveWriterCounters = {
+    connections: 0,
+    files: 0,
+    known: 0,
+    damagedFiles: 0,
+    daysRemoved: 0,
+    filesRemoved: 0,
+  };
+  readonly #directory: string;
+  readonly #database: Database;
+  readonly #staging: Staging;
+  readonly #lock: Server;
+  readonly #onDamaged: OnDamaged;
+  #state: ArchiveState | null;
+  #number: number;
+  /** Taken out of the staging, and not in files yet. */
+  readonly #waiting: { readonly batch: StagedBatch; readonly next: ArchiveState }[] = [];
+
+  private constructor(
+    directory: string,
+    parts: { database: Database; staging: Staging; lock: Server; onDamaged: OnDamaged },
+    state: ArchiveState | null,
+    number: number,
+  ) {
+    this.#directory = directory;
+    this.#database = parts.database;
+    this.#staging = parts.staging;
+    this.#lock = parts.lock;
+    this.#onDamaged = (path, why) => {
+      this.counters.damagedFiles++;
+      parts.onDamaged(path, why);
+    };
+    this.#state = state;
+    this.#number = number;
+  }
+
+  /**
+   * Opens an archive for writing, makes its directory where there is none, and removes what a killed writer left half written.
+   * @throws ConntrailError ALREADY_RUNNING when another process writes it, STORE when it cannot be written or DuckDB is missing
+   */
+  static async open({ directory, limits, onDamaged }: ArchiveWriterOptions): Promise<ArchiveWriter> {
+    try {
+      await mkdir(directory, { recursive: true, mode: 0o750 });
+    } catch (error) {
+      throw new ConntrailError("STORE", `the archive ${directory} cannot be made: ${errorText(error)}`, {
+        cause: error,
+      });
+    }
+    const lock = await lockDirectory(await realpath(directory));
+    let database: Database | null = null;
+    try {
+      await removeTemporary(directory);
+      database = await Database.open({ ...limits, temporary: join(directory, SPILL) });
+      const files = await listFiles(directory);
+      const state = await readState(database, files, onDamaged);
+      const number = files.reduce((greatest, file) => Math.max(greatest, file.number), 0) + 1;
+      const staging = Staging.create(database);
+      return new ArchiveWriter(directory, { database, staging, lock, onDamaged }, state, number);
+    } catch (error) {
+      database?.close();
+      lock.close();
+      throw error;
+    }
+  }
+
+  /** How far the archive reaches; null: it is empty. */
+  get state(): ArchiveState | null {
+    return this.#state;
+  }
+
+  /** Connections that came since the last `flush`. */
+  get rows(): number {
+    return this.#staging.rows;
+  }
+
+  /** Connections that are not in a file yet. */
+  get unwritten(): number {
+    return this.#waiting.reduce((sum, { batch }) => sum + batch.rows, this.#staging.rows);
+  }
+
+  /** Takes a connection that has ended. `late`: another message than those of `state.places` told of an end that old. */
+  add(connection: Connection, late: boolean): void {
+    this.#staging.add(connection, late);
+  }
+
+  /**
+   * Writes what has gathered, a file a day; what is added meanwhile waits for the next time. Only the last file says `next`:
+   * were there a crash before it, all would be read again, and what is in the others known by its uid. One at a time.
+   * @throws ConntrailError STORE when it cannot be written; nothing is lost then, and `flush` goes on where it failed
+   */
+  async flush(next: ArchiveState): Promise<void> {
+    if (this.#staging.rows > 0) this.#waiting.push({ batch: this.#staging.take(), next });
+    try {
+      for (let first = this.#waiting[0]; first !== undefined; first = this.#waiting[0]) {
+        await this.#writeBatch(first.batch, first.next);
+        this.#staging.release(first.batch);
+        this.#waiting.shift();
+      }
+    } catch (error) {
+      const why = duckdbText(error);
+      throw new ConntrailError("STORE", `the archive ${this.#directory} cannot be written: ${why}`, { cause: error });
+    }
+  }
+
+  /** Removes whole days that ended before a time, but not the newest, which says how far the archive reaches. */
+  async removeBefore(beforeMs: number): Promise<void> {
+    const { days, files } = await removeDaysBefore(this.#directory, beforeMs);
+    this.counters.daysRemoved += days;
+    this.counters.filesRemoved += files;
+  }
+
+  /** Ends it; what was not flushed is forgotten, and read again by the next writer. */
+  async close(): Promise<void> {
+    this.#database.close();
+    await new Promise((resolve) => this.#lock.close(resolve));
+  }
+
+  async #writeBatch(batch: StagedBatch, next: ArchiveState): Promise<void> {
+    for (const day of [...batch.days.keys()].sort((a, b) => a - b)) {
+      const before = this.#state ?? { version: 1, places: {}, stamp: 0, from: 0, gaps: [] };
+      const state = batch.days.size === 1 ? next : { ...before, stamp: next.stamp, gaps: [] };
+      await this.#write(batch, day, state);
+      this.#state = state;
+      batch.days.delete(day);
+    }
+  }
+
+  async #write(batch: StagedBatch, day: number, state: ArchiveState): Promise<void> {
+    const folder = dayFolder(this.#directory, day);
+    await mkdir(folder, { recursive: true, mode: 0o750 });
+    const known = batch.late > 0 ? await this.#knownUids(day) : null;
+    const temporary = join(folder, temporaryName(this.#number));
+    const options = `FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE ${GROUP_ROWS}, KV_METADATA ${stateMetadata(state)}`;
+    const select = this.#staging.select(batch, day, known);
+    const [row] = await this.#database.rows(`COPY (${select}) TO ${quoted(temporary)} (${options})`);
+    const written = Number(row?.Count ?? 0);
+    await publishFile(temporary, join(folder, fileName(this.#number)), [folder, this.#directory]);
+    this.#number++;
+    this.counters.files++;
+    this.counters.connections += written;
+    this.counters.known += (batch.days.get(day) ?? 0) - written;
+  }
+
+  /** Its end may have been told by another node at another time, so the days beside it count too. */
+  async #knownUids(day: number): Promise<string | null> {
+    const files = await soundFiles(await listFiles(this.#directory, day - 1, day + 1), this.#onDamaged);
+    if (files.length === 0) return null;
+    return `SELECT uid FROM read_parquet([${files.map(({ path }) => quoted(path)).join(", ")}])`;
+  }
+}
+
+/** An abstract UNIX socket: the kernel removes it with the process that has it. */
+function lockDirectory(path: string): Promise<Server> {
+  return new Promise((resolve, reject) => {
+    const server = createServer((socket) => socket.destroy());
+    server.once("error", (error: NodeJS.ErrnoException) => {
+      const taken = error.code === "EADDRINUSE";
+      const text = taken ? `another process writes the archive ${path}` : `the archive ${path}: ${error.message}`;
+      reject(new ConntrailError(taken ? "ALREADY_RUNNING" : "STORE", text, { cause: error }));
+    });
+    server.listen({ path: `\0conntrail-archive:${path}`.slice(0, 100) }, () => {
+      server.unref();
+      resolve(server);
+    });
+  });
+}

@@ -1,0 +1,84 @@
+/**
+ * Community ID version 1: the hash of a connection's two ends that Zeek, Suricata, Elastic and Wireshark compute, too.
+ * https://github.com/corelight/community-id-spec: "1:" and base64 of SHA-1 over seed, the smaller end's address, the other's,
+ * protocol, a zero, and the ports in that order. Of the original tuple, before translation.
+ */
+import * as crypto from "node:crypto";
+import { hasPorts, IPPROTO_DCCP, IPPROTO_ICMP, IPPROTO_UDPLITE, isIcmp } from "../flow/protocol.js";
+import { AF_INET6, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../flow/record.js";
+
+const SEED = 0;
+
+/** Types that are asked and answered, as Zeek pairs them; every other is one way, and has its code for the second port. */
+const ICMP_COUNTERPART: ReadonlyMap<number, number> = pairs([8, 0], [13, 14], [15, 16], [17, 18], [10, 9]);
+const ICMPV6_COUNTERPART: ReadonlyMap<number, number> = pairs(
+  [128, 129],
+  [130, 131],
+  [133, 134],
+  [135, 136],
+  [139, 140],
+  [144, 145],
+);
+
+/** The two ports of a connection as Zeek and Community ID have them: of ICMP the type, and its counterpart or code. */
+export interface PortPair {
+  readonly source: number;
+  readonly destination: number;
+  /** ICMP of a type that has no answer: its two ends have an order. */
+  readonly oneWay: boolean;
+}
+
+/** The ports of the original direction; null for a protocol without ports. */
+export function portPair(words: Uint32Array, base: number): PortPair | null {
+  const protocol = words[base + W_PROTO]! & 0xff;
+  const l4 = words[base + W_ORIG_L4]!;
+  if (hasPorts(protocol)) return { source: l4 >>> 16, destination: l4 & 0xffff, oneWay: false };
+  if (!isIcmp(protocol)) return null;
+  const type = (l4 >>> 8) & 0xff;
+  const counterpart = (protocol === IPPROTO_ICMP ? ICMP_COUNTERPART : ICMPV6_COUNTERPART).get(type);
+  return { source: type, destination: counterpart ?? l4 & 0xff, oneWay: counterpart === undefined };
+}
+
+/** The Community ID of the record at `base`. */
+export function communityId(words: Uint32Array, base: number): string {
+  const protocol = words[base + W_PROTO]! & 0xff;
+  const width = words[base + W_PROTO]! >>> 8 === AF_INET6 ? 4 : 1;
+  const ports = hashedPorts(protocol, words, base);
+  const swap = ports?.oneWay !== true && !inOrder(words, base, width, ports);
+  const first = base + (swap ? W_ORIG_DST : W_ORIG_SRC);
+  const second = base + (swap ? W_ORIG_SRC : W_ORIG_DST);
+  const bytes = Buffer.alloc(8 * width + (ports === null ? 4 : 8));
+  let at = bytes.writeUInt16BE(SEED, 0);
+  for (let i = 0; i < width; i++) at = bytes.writeUInt32BE(words[first + i]!, at);
+  for (let i = 0; i < width; i++) at = bytes.writeUInt32BE(words[second + i]!, at);
+  at = bytes.writeUInt16BE(protocol << 8, at);
+  if (ports !== null) {
+    at = bytes.writeUInt16BE(swap ? ports.destination : ports.source, at);
+    bytes.writeUInt16BE(swap ? ports.source : ports.destination, at);
+  }
+  return `1:${sha1(bytes)}`;
+}
+
+/** In one call where this Node.js has it (20.12): half the time. */
+function sha1(bytes: Uint8Array): string {
+  if (typeof crypto.hash === "function") return crypto.hash("sha1", bytes, "base64");
+  return crypto.createHash("sha1").update(bytes).digest("base64");
+}
+
+/** The specification has ports for TCP, UDP, SCTP and ICMP; of all others the addresses alone are hashed. */
+function hashedPorts(protocol: number, words: Uint32Array, base: number): PortPair | null {
+  return protocol === IPPROTO_UDPLITE || protocol === IPPROTO_DCCP ? null : portPair(words, base);
+}
+
+/** Whether the source is the smaller end; the ports decide between equal addresses. */
+function inOrder(words: Uint32Array, base: number, width: number, ports: PortPair | null): boolean {
+  for (let i = 0; i < width; i++) {
+    const difference = words[base + W_ORIG_SRC + i]! - words[base + W_ORIG_DST + i]!;
+    if (difference !== 0) return difference < 0;
+  }
+  return ports === null || ports.source <= ports.destination;
+}
+
+function pairs(...list: readonly (readonly [number, number])[]): ReadonlyMap<number, number> {
+  return new Map(list.flatMap(([a, b]) => [[a, b] as const, [b, a] as const]));
+}

@@ -1,0 +1,244 @@
+import { stampMs, stampOfMs } from "../flow/clock.js";
+import { FlowTable } from "../flow/flow-table.js";
+import { type RareAttributes, RECORD_WORDS, W_CREATED, W_HAS, W_ID } from "../flow/record.js";
+import { readStamp, writeStamp } from "../flow/stamp.js";
+import type { Connection, ConnectionCounters, PathStep } from "./connection.js";
+import type { NodeState } from "./node-state.js";
+import { connectionUid } from "./uid.js";
+
+/** In W_HAS of a row, beside ROW_LIVE: events of it may be missing, whatever the gaps say. */
+const MAY_MISS = 0x2_0000;
+/** Its owner gave it up for a node whose claim was not read yet. */
+const DEPARTED = 0x4_0000;
+const OWNER_SHIFT = 24;
+/** Records of answers that share their memory. */
+const CHUNK_WORDS = 64 * RECORD_WORDS;
+const PAGE_BITS = 12;
+const PAGE_MASK = (1 << PAGE_BITS) - 1;
+/** What no flow id of a node is. */
+const NO_FLOW_ID = 0xffffffff;
+
+/** Nodes at the most: the owner has 8 bits in a row. */
+export const NODES_MAX = 255;
+
+/** A node that carried a connection, since a stamp. */
+interface Step {
+  readonly node: NodeState;
+  readonly since: number;
+}
+
+/** A connection that was taken out of the table, to be ended. */
+export interface Draft {
+  readonly words: Uint32Array;
+  readonly rare: RareAttributes | null;
+  readonly birth: number;
+  readonly path: readonly Step[];
+  readonly mayMiss: boolean;
+}
+
+/** How a connection ended, or that it has not. */
+export interface Ending {
+  readonly end: Connection["end"];
+  /** Of the message that says so, or where reading ended. */
+  readonly stamp: number;
+  readonly counters: ConnectionCounters | null;
+  /** The kernel's own times in milliseconds; 0 where it took none. */
+  readonly startMs: number;
+  readonly endMs: number;
+}
+
+/** The connections that are alive at the place that the streams are read to, each with its owner and path. */
+export class LiveTable {
+  readonly table: FlowTable;
+  /** Stamp since when its owner has each row, by page of slots. */
+  readonly #since: Float64Array[] = [];
+  /** The owners before the present one, of the few rows that have moved. */
+  readonly #before = new Map<number, readonly Step[]>();
+  readonly #nodes: readonly NodeState[];
+  #chunk = new Uint32Array(CHUNK_WORDS);
+  #chunkAt = 0;
+
+  constructor(nodes: readonly NodeState[], flowsMax: number) {
+    this.#nodes = nodes;
+    this.table = new FlowTable(flowsMax);
+  }
+
+  owner(slot: number): NodeState {
+    return this.#nodes[this.#word(slot, W_HAS) >>> OWNER_SHIFT]!;
+  }
+
+  /** Stamp of what the owner said last of the row. */
+  stamp(slot: number): number {
+    return readStamp(this.table.slab(slot), this.table.base(slot));
+  }
+
+  touch(slot: number, stamp: number): void {
+    writeStamp(this.table.slab(slot), this.table.base(slot), stamp);
+  }
+
+  /** Stamp since when its owner has it. */
+  since(slot: number): number {
+    return this.#since[slot >>> PAGE_BITS]![slot & PAGE_MASK]!;
+  }
+
+  /** True while the owner's flow id stands for the row. */
+  isMapped(slot: number): boolean {
+    return this.owner(slot).slots.get(this.flowId(slot)) === slot;
+  }
+
+  flowId(slot: number): number {
+    return this.#word(slot, W_ID);
+  }
+
+  /** Takes a connection in; -1 when the table is full. */
+  open(words: Uint32Array, rare: RareAttributes | null, birth: number): number {
+    const slot = this.table.insert(words, 0);
+    if (slot < 0) return -1;
+    this.table.setBirth(slot, birth);
+    if (rare !== null) this.table.rare.set(slot, rare);
+    while (this.#since.length <= slot >>> PAGE_BITS) this.#since.push(new Float64Array(1 << PAGE_BITS));
+    return slot;
+  }
+
+  /** Writes what a new row says over a connection that is known. */
+  restate(slot: number, words: Uint32Array, rare: RareAttributes | null): void {
+    const slab = this.table.slab(slot);
+    const base = this.table.base(slot);
+    const tableBits = slab[base + W_HAS]! & ~0xffff & ~DEPARTED;
+    slab.set(words, base);
+    slab[base + W_HAS] = (words[W_HAS]! & 0xffff) | tableBits;
+    if (rare === null) this.table.rare.delete(slot);
+    else this.table.rare.set(slot, rare);
+  }
+
+  /** A node has the row, by a flow id, since a stamp, and said so by `stamp`. Null: no flow id stands for it. */
+  own(slot: number, node: NodeState, flowId: number | null, since: number, stamp: number): void {
+    const slab = this.table.slab(slot);
+    const base = this.table.base(slot);
+    slab[base + W_HAS] = (slab[base + W_HAS]! & 0xff_ffff) | (node.index << OWNER_SHIFT);
+    slab[base + W_ID] = flowId ?? NO_FLOW_ID;
+    writeStamp(slab, base, stamp);
+    this.#since[slot >>> PAGE_BITS]![slot & PAGE_MASK] = since;
+    if (flowId !== null) node.map(flowId, slot);
+    else node.hasOrphans = true;
+  }
+
+  /** The row's present owner becomes one of those before. */
+  leave(slot: number): void {
+    const node = this.owner(slot);
+    if (this.isMapped(slot)) node.unmap(this.flowId(slot));
+    this.#before.set(slot, [...(this.#before.get(slot) ?? []), { node, since: this.since(slot) }]);
+  }
+
+  /** Its owner gave it up for a node whose claim was not read yet. */
+  depart(slot: number, to: NodeState, stamp: number): void {
+    this.leave(slot);
+    this.own(slot, to, null, stamp, stamp);
+    this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= DEPARTED;
+  }
+
+  markMayMiss(slot: number): void {
+    this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= MAY_MISS;
+  }
+
+  /** A copy of a row, with what is missing up to `stamp`. */
+  draft(slot: number, stamp: number): Draft {
+    const { table } = this;
+    const base = table.base(slot);
+    const slab = table.slab(slot);
+    const words = this.#takeWords();
+    for (let i = 0; i < W_HAS; i++) words[i] = slab[base + i]!;
+    const flags = slab[base + W_HAS]!;
+    words[W_HAS] = flags & 0xffff;
+    words[W_ID] = 0;
+    const node = this.#nodes[flags >>> OWNER_SHIFT]!;
+    const since = this.since(slot);
+    const before = this.#before.size === 0 ? undefined : this.#before.get(slot);
+    const path = before === undefined ? [{ node, since }] : [...before, { node, since }];
+    const flagged = (flags & (MAY_MISS | DEPARTED)) !== 0;
+    const rare = table.rare.size === 0 ? null : (table.rare.get(slot) ?? null);
+    return { words, rare, birth: table.birth(slot), path, mayMiss: flagged || missesOf(path, stamp) };
+  }
+
+  /** Records are cut from chunks: a typed array of its own would cost more than all the rest of a connection. */
+  #takeWords(): Uint32Array {
+    if (this.#chunkAt === CHUNK_WORDS) {
+      this.#chunk = new Uint32Array(CHUNK_WORDS);
+      this.#chunkAt = 0;
+    }
+    const words = this.#chunk.subarray(this.#chunkAt, this.#chunkAt + RECORD_WORDS);
+    this.#chunkAt += RECORD_WORDS;
+    return words;
+  }
+
+  /** Takes a row out. */
+  remove(slot: number): void {
+    if (this.isMapped(slot)) this.owner(slot).unmap(this.flowId(slot));
+    if (this.#before.size > 0) this.#before.delete(slot);
+    this.table.unlink(slot);
+    this.table.free(slot);
+  }
+
+  #word(slot: number, word: number): number {
+    return this.table.slab(slot)[this.table.base(slot) + word]!;
+  }
+}
+
+function missesOf(path: readonly Step[], stamp: number): boolean {
+  for (let i = 0; i < path.length; i++) {
+    const { node, since } = path[i]!;
+    if (node.gaps.touches(since, path[i + 1]?.since ?? stamp)) return true;
+  }
+  return false;
+}
+
+/**
+ * Since when a node has a row that it states by an older claim: `words` tell when the node first saw the flow, by its clock and
+ * in whole seconds; within a second of the birth, and before it, that is the birth.
+ */
+export function sinceOf(words: Uint32Array, birth: number, stamp: number): number {
+  const createdMs = words[W_CREATED]! * 1000;
+  return createdMs === 0 || createdMs - stampMs(birth) < 1000 ? birth : Math.min(stamp, stampOfMs(createdMs));
+}
+
+function stepOf({ node, since }: Step): PathStep {
+  return { node: node.name, sinceMs: stampMs(since) };
+}
+
+/** A finished answer; its uid is computed when it is asked for. */
+export class ConnectionRecord implements Connection {
+  readonly words: Uint32Array;
+  readonly rare: RareAttributes | null;
+  readonly startMs: number | null;
+  readonly endMs: number | null;
+  readonly timedByKernel: boolean;
+  readonly end: Connection["end"];
+  readonly counters: ConnectionCounters | null;
+  readonly path: readonly PathStep[];
+  readonly mayMiss: boolean;
+  readonly #birth: number;
+  #uid = "";
+
+  constructor(draft: Draft, ending: Ending) {
+    const bornMs = stampMs(draft.birth);
+    const timed = ending.endMs > 0;
+    // On a node that took the connection over, the kernel's entry is younger than the connection.
+    const startMs = timed && ending.startMs > 0 ? Math.min(bornMs, ending.startMs) : bornMs;
+    this.words = draft.words;
+    this.rare = draft.rare;
+    this.end = ending.end;
+    this.endMs = ending.end === "open" ? null : timed ? ending.endMs : stampMs(ending.stamp);
+    this.startMs = this.endMs === null ? startMs : Math.min(startMs, this.endMs);
+    this.timedByKernel = timed;
+    this.counters = ending.counters;
+    const [first] = draft.path;
+    this.path = draft.path.length === 1 ? [stepOf(first!)] : draft.path.map((step) => stepOf(step));
+    this.mayMiss = draft.mayMiss || ending.end === "lost";
+    this.#birth = draft.birth;
+  }
+
+  get uid(): string {
+    if (this.#uid === "") this.#uid = connectionUid(this.#birth, this.words);
+    return this.#uid;
+  }
+}

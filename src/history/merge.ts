@@ -1,0 +1,70 @@
+import type { StreamSource } from "./source.js";
+
+/**
+ * Several streams as one, by the stamps of their messages; of equal ones that of the lesser name comes first. Read ahead is what the
+ * sources hold, and no more. A source that is idle is not waited for: what it brings later comes late.
+ */
+export class Merge {
+  readonly #sources: readonly StreamSource[];
+  readonly #signal: AbortSignal;
+  #woken = false;
+  #wake: (() => void) | null = null;
+
+  /** `sources` in the order of their names; the signal ends them all. */
+  constructor(sources: readonly StreamSource[], signal: AbortSignal) {
+    this.#sources = sources;
+    this.#signal = signal;
+    signal.addEventListener("abort", this.#onAbort, { once: true });
+    if (signal.aborted) this.close();
+  }
+
+  /**
+   * The source whose head is next; its head is to be used before `advance`. Null: `wait`, unless all have ended.
+   * @throws what ended a source before its time
+   */
+  next(): StreamSource | null {
+    let least: StreamSource | null = null;
+    for (const source of this.#sources) {
+      if (source.head === null) {
+        source.check();
+        if (source.ended) continue;
+        source.fill(this.#onWake);
+        if (source.idle) continue;
+        return null;
+      }
+      if (least === null || source.head.envelope.stamp < (least.head?.envelope.stamp ?? 0)) least = source;
+    }
+    return least;
+  }
+
+  /** True when every source has ended. */
+  get ended(): boolean {
+    return this.#sources.every((source) => source.ended);
+  }
+
+  /** Resolves when a source has something. */
+  async wait(): Promise<void> {
+    while (!this.#woken) {
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+    this.#woken = false;
+  }
+
+  /** Ends all sources. */
+  close(): void {
+    this.#signal.removeEventListener("abort", this.#onAbort);
+    for (const source of this.#sources) source.close();
+    this.#onWake();
+  }
+
+  readonly #onAbort = (): void => this.close();
+
+  readonly #onWake = (): void => {
+    this.#woken = true;
+    const wake = this.#wake;
+    this.#wake = null;
+    wake?.();
+  };
+}

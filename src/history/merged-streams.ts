@@ -1,0 +1,50 @@
+import { stampOfMs } from "../flow/clock.js";
+import { StreamIndex } from "../stream/stream-index.js";
+import { Merge } from "./merge.js";
+import { planStreams } from "./plan.js";
+import type { Projection } from "./projection.js";
+import { StreamSource } from "./source.js";
+import type { HistoryStreams } from "./streams.js";
+
+/** What of the streams is read. */
+export interface StreamRange {
+  /** From the last snapshot before; null: from the beginning. */
+  readonly sinceMs: number | null;
+  /** Null or left out: up to the end. */
+  readonly untilMs?: number | null;
+  /** The streams have no end. */
+  readonly live: boolean;
+}
+
+/** The streams of these nodes from where a range begins, as one, for a projection that has read nothing yet. */
+export async function mergeStreams(
+  streams: HistoryStreams,
+  nodes: readonly string[],
+  projection: Projection,
+  { sinceMs, untilMs = null, live }: StreamRange,
+  signal: AbortSignal,
+): Promise<{ merge: Merge; messages: number }> {
+  const indexes = nodes.map((node) => new StreamIndex(streams.lookup(node), node));
+  const plans = await planStreams(indexes, sinceMs, live);
+  const from = sinceMs === null ? 0 : stampOfMs(sinceMs);
+  const sources = plans.map(({ node, segments, messages, missing }) => {
+    const state = projection.node(node);
+    if (missing !== null) state.gaps.add({ from, until: missing.until, reason: missing.reason, events: null });
+    return new StreamSource({
+      node: state,
+      read: (start, stop) => streams.read(node, start, plans.length, stop),
+      segments,
+      messages,
+      untilStamp: untilStamp(live ? null : untilMs),
+      onDamaged: () => projection.skip(),
+      onBeyond: (message) => projection.beyond(state, message),
+    });
+  });
+  const merge = new Merge(sources, signal);
+  return { merge, messages: plans.reduce((sum, { messages }) => sum + messages, 0) };
+}
+
+/** Messages of the last millisecond belong to the range. */
+export function untilStamp(untilMs: number | null): number {
+  return untilMs === null ? Number.POSITIVE_INFINITY : stampOfMs(untilMs + 1);
+}

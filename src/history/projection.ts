@@ -1,0 +1,486 @@
+import { stampMs } from "../flow/clock.js";
+import { isAnotherConnection, type RareAttributes, RECORD_WORDS, W_PROTOINFO, W_UPDATED } from "../flow/record.js";
+import { FLOW_ID_MAX } from "../flow/slot-map.js";
+import { readNewRow, readUpdateRow } from "../stream/batch.js";
+import { BatchView, type OpenedMessage } from "../stream/batch-view.js";
+import {
+  BATCH_ROWS_MAX,
+  type DestroySection,
+  MEASURED_COUNTERS,
+  MEASURED_TIMES,
+  type NewSection,
+} from "../stream/columns.js";
+import type { Envelope } from "../stream/envelope.js";
+import { MarkCodec } from "../stream/mark.js";
+import type { Connection, ConnectionChange, ConnectionCounters, Gap } from "./connection.js";
+import { ConnectionRecord, type Draft, type Ending, LiveTable, NODES_MAX, sinceOf } from "./live-table.js";
+import { NodeState } from "./node-state.js";
+import type { RowFilter } from "./row-filter.js";
+
+/** What a projection counts. */
+export interface ProjectionCounters {
+  messages: number;
+  /** Rows of all messages, also of those passed over. */
+  events: number;
+  /** Messages that are damaged, of another version, or another node's. */
+  malformed: number;
+  /** Messages that came before. */
+  outdated: number;
+  /** Ends and updates of flows that began before what was read, or that another node has. */
+  unknown: number;
+  /** Connections that found no place in the table. */
+  full: number;
+}
+
+/** Hears what becomes of connections. */
+export interface ProjectionListener {
+  ended(connection: Connection): void;
+  /** Null: only ends matter. */
+  readonly changed: ((type: Exclude<ConnectionChange["type"], "ended">, slot: number) => void) | null;
+}
+
+/** Connections alive at a time. */
+const FLOWS_MAX = 4_000_000;
+const NO_ENDING = { counters: null, startMs: 0, endMs: 0 };
+
+/**
+ * Messages of several streams, in the order of their stamps, to connections. It follows the connections that a filter lets through,
+ * from node to node as ExternalCache does: a newer stamp takes a connection over, only its owner ends it, and what a snapshot of
+ * its owner does not list any more is lost. Memory is for those alive at a time.
+ */
+export class Projection {
+  readonly counters: ProjectionCounters = { messages: 0, events: 0, malformed: 0, outdated: 0, unknown: 0, full: 0 };
+  readonly #nodes: NodeState[] = [];
+  readonly #live: LiveTable;
+  readonly #filter: RowFilter;
+  readonly #listener: ProjectionListener;
+  readonly #view = new BatchView();
+  readonly #marks = new MarkCodec();
+  readonly #record = new Uint32Array(RECORD_WORDS);
+  readonly #rows = new Uint16Array(BATCH_ROWS_MAX);
+  readonly #isCandidate = new Uint8Array(BATCH_ROWS_MAX);
+  /** Connections whose tuple the same node has again, by flow id: their end is in the same message, or was missed. */
+  readonly #displaced = new Map<number, Draft>();
+  /** Ends before are not told. */
+  readonly #sinceMs: number;
+  #stamp = 0;
+
+  constructor(options: { filter: RowFilter; sinceMs: number | null; listener: ProjectionListener; flowsMax?: number }) {
+    this.#filter = options.filter;
+    this.#sinceMs = options.sinceMs ?? Number.NEGATIVE_INFINITY;
+    this.#listener = options.listener;
+    this.#live = new LiveTable(this.#nodes, options.flowsMax ?? FLOWS_MAX);
+  }
+
+  /** The state of a node, made when it is new. */
+  node(name: string): NodeState {
+    const known = this.#nodes.find((node) => node.name === name);
+    if (known !== undefined) return known;
+    if (this.#nodes.length >= NODES_MAX) throw new RangeError(`more than ${NODES_MAX} nodes`);
+    const node = new NodeState(name, this.#nodes.length);
+    this.#nodes.push(node);
+    return node;
+  }
+
+  /** The greatest stamp of all messages. */
+  get stamp(): number {
+    return this.#stamp;
+  }
+
+  /** Birth of the oldest connection that is alive; Infinity where there is none. */
+  get oldestBirth(): number {
+    const { table } = this.#live;
+    let oldest = Number.POSITIVE_INFINITY;
+    for (let slot = 0; slot < table.slotsUsed; slot++) {
+      if (table.isLive(slot)) oldest = Math.min(oldest, table.birth(slot));
+    }
+    return oldest;
+  }
+
+  /** Connections alive that pass the filter as far as it can be told. */
+  get size(): number {
+    return this.#live.table.size;
+  }
+
+  /**
+   * Applies a node's next message. `jump`: it does not follow on the last one, because the reader has passed over what lies
+   * between: flow ids begin anew.
+   */
+  apply(node: NodeState, message: OpenedMessage, jump: boolean): void {
+    const { envelope } = message;
+    this.counters.messages++;
+    const mark = message.kind === "mark" ? (this.#marks.decode(message.payload)?.mark ?? null) : null;
+    const unsound = message.kind === "mark" ? mark === null : !this.#view.load(message);
+    if (unsound || envelope.node !== node.name) {
+      this.counters.malformed++;
+      return;
+    }
+    if (jump) node.jump();
+    if (!node.accept(envelope, mark)) {
+      this.counters.outdated++;
+      return;
+    }
+    if (mark === null) this.#applyBatch(node, envelope);
+    else if (node.mark(mark, envelope.stamp) && node.hasOrphans) this.#sweepOrphans(node, envelope.stamp);
+    node.heard = envelope.stamp;
+    if (envelope.stamp > this.#stamp) this.#stamp = envelope.stamp;
+  }
+
+  /** The first message of the node's stream that lies behind the range. */
+  beyond(node: NodeState, message: OpenedMessage): void {
+    const mark = message.kind === "mark" ? (this.#marks.decode(message.payload)?.mark ?? null) : null;
+    if (message.envelope.node === node.name) node.beyond(message.envelope, mark);
+  }
+
+  /** A message of the node's stream could not be read. */
+  skip(): void {
+    this.counters.messages++;
+    this.counters.malformed++;
+  }
+
+  /** The connections that are alive here, in the order of their birth. */
+  *open(): Iterable<Connection> {
+    const { table } = this.#live;
+    const slots = new Float64Array(table.size);
+    let count = 0;
+    for (let slot = 0; slot < table.slotsUsed; slot++) if (table.isLive(slot)) slots[count++] = slot;
+    slots.sort((a, b) => table.birth(a) - table.birth(b));
+    for (const slot of slots) {
+      const connection = this.connection(slot);
+      if (this.#filter.accepts(connection.words, 0)) yield connection;
+    }
+  }
+
+  /** A connection that is alive, as it stands. */
+  connection(slot: number): Connection {
+    const owner = this.#live.owner(slot);
+    const draft = this.#live.draft(slot, Math.max(this.#stamp, owner.heard));
+    // Another node has committed since this one was last heard: had that node known of the flow, it would be there now.
+    const silent = this.#nodes.some((node) => node !== owner && node.commitStamp > owner.heard);
+    const mayMiss = draft.mayMiss || silent || owner.stopStamp > 0;
+    return new ConnectionRecord({ ...draft, mayMiss }, { ...NO_ENDING, end: "open", stamp: this.#stamp });
+  }
+
+  /** What may be missing between two stamps. */
+  gaps(from: number, until: number): Gap[] {
+    const found: Gap[] = [];
+    for (const { name, gaps, stopStamp } of this.#nodes) {
+      found.push(...gaps.list(name, from, until));
+      if (stopStamp > 0 && stopStamp <= until) {
+        found.push({
+          node: name,
+          fromMs: stampMs(stopStamp),
+          untilMs: null,
+          reason: "the daemon was stopped",
+          events: null,
+        });
+      }
+    }
+    return found;
+  }
+
+  #applyBatch(node: NodeState, envelope: Envelope): void {
+    const view = this.#view;
+    this.counters.events += view.rows;
+    const new4 = view.newRows(0);
+    const new6 = view.newRows(1);
+    if (new4 !== null) this.#applyNew(node, new4, 0, envelope);
+    if (new6 !== null) this.#applyNew(node, new6, 1, envelope);
+    if (node.tracked > 0) this.#applyUpdates(node, envelope);
+    if (node.tracked > 0 || this.#displaced.size > 0) this.#applyDestroys(node, envelope);
+    if (node.tracked > 0) this.#applyMoved(node, envelope);
+    for (const draft of this.#displaced.values())
+      this.#finish(draft, { ...NO_ENDING, end: "lost", stamp: envelope.stamp });
+    this.#displaced.clear();
+    if (view.range !== null && node.tracked > 0) this.#sweepRange(node, view.range, new4, new6, envelope.stamp);
+    if (!view.damaged) return;
+    this.counters.malformed++;
+    node.gaps.add({ from: node.heard, until: envelope.stamp, reason: "a message is damaged", events: null });
+  }
+
+  #applyNew(node: NodeState, section: NewSection, family: 0 | 1, envelope: Envelope): void {
+    const rows = this.#rows;
+    const count = this.#filter.candidates(section, rows);
+    if (count === 0 && node.tracked === 0) return;
+    if (count > 0) section.takeAll();
+    else section.take("f");
+    if (node.tracked > 0 && count < section.rows) this.#endReused(node, section, count, envelope.stamp);
+    const wallSeconds = Math.floor(envelope.wallMs / 1000);
+    for (let i = 0; i < count; i++) {
+      const row = rows[i]!;
+      const flowId = section.flowId[row]!;
+      if (flowId > FLOW_ID_MAX) continue;
+      readNewRow(section, row, this.#record);
+      this.#record[W_UPDATED] = wallSeconds;
+      if (!this.#filter.matches(this.#record, 0)) {
+        const slot = node.slots.get(flowId);
+        if (slot >= 0) this.#end(slot, "lost", envelope.stamp);
+        continue;
+      }
+      const stamp = section.stamp[row]! || envelope.stamp;
+      const birth = section.birth[row]! || stamp;
+      this.#upsert(node, flowId, this.#view.rare(family, row), stamp, birth, envelope.stamp);
+    }
+  }
+
+  /** Flow ids that now stand for flows which the filter does not let through. */
+  #endReused(node: NodeState, section: NewSection, count: number, stamp: number): void {
+    const rows = this.#rows;
+    for (let i = 0; i < count; i++) this.#isCandidate[rows[i]!] = 1;
+    for (let row = 0; row < section.rows; row++) {
+      const slot = node.slots.get(section.flowId[row]!);
+      if (slot >= 0 && this.#isCandidate[row] === 0) this.#end(slot, "lost", stamp);
+    }
+    for (let i = 0; i < count; i++) this.#isCandidate[rows[i]!] = 0;
+  }
+
+  /** A new row, in `#record`: opens a connection, states it anew, or moves it here from another node. */
+  #upsert(
+    node: NodeState,
+    flowId: number,
+    rare: RareAttributes | null,
+    stamp: number,
+    birth: number,
+    toldStamp: number,
+  ): void {
+    const words = this.#record;
+    const live = this.#live;
+    const slot = live.table.find(words, 0);
+    const before = node.slots.get(flowId);
+    if (before >= 0 && before !== slot) this.#end(before, "lost", toldStamp);
+    const since = stamp === toldStamp ? stamp : sinceOf(words, birth, stamp);
+    if (slot < 0) {
+      this.#open(node, flowId, rare, stamp, birth, since);
+      return;
+    }
+    const owner = live.owner(slot);
+    if (owner !== node) {
+      if (!isNewer(stamp, node, live.stamp(slot), owner)) return;
+      if (isAnotherConnection(live.table.slab(slot), live.table.base(slot), words, 0)) {
+        // Begun there before the other node's state had come.
+        this.#end(slot, "lost", stamp);
+        this.#open(node, flowId, rare, stamp, birth, since);
+        return;
+      }
+      live.leave(slot);
+      live.restate(slot, words, rare);
+      live.table.inheritBirth(slot, birth);
+      live.own(slot, node, flowId, Math.max(since, birth), stamp);
+      this.#listener.changed?.("moved", slot);
+      return;
+    }
+    if (live.isMapped(slot) && live.flowId(slot) !== flowId) {
+      // The kernel has this tuple anew. Sections are read before the ends that belong between.
+      this.#displaced.set(live.flowId(slot), live.draft(slot, toldStamp));
+      live.remove(slot);
+      this.#open(node, flowId, rare, stamp, birth, since);
+      return;
+    }
+    if (!live.isMapped(slot) && !node.bridges && birth === toldStamp && live.stamp(slot) !== stamp) {
+      // Read before what was passed over, and begun behind it.
+      this.#end(slot, "lost", toldStamp);
+      this.#open(node, flowId, rare, stamp, birth, since);
+      return;
+    }
+    const held = live.since(slot);
+    live.restate(slot, words, rare);
+    live.own(slot, node, flowId, held, stamp);
+    this.#listener.changed?.("updated", slot);
+  }
+
+  #open(
+    node: NodeState,
+    flowId: number,
+    rare: RareAttributes | null,
+    stamp: number,
+    birth: number,
+    since: number,
+  ): void {
+    const slot = this.#live.open(this.#record, rare, birth);
+    if (slot < 0) {
+      this.counters.full++;
+      if (this.counters.full === 1) {
+        const reason = "more connections at a time than the memory is for";
+        node.gaps.add({ from: stamp, until: Number.POSITIVE_INFINITY, reason, events: null });
+      }
+      return;
+    }
+    this.#live.own(slot, node, flowId, since, stamp);
+    this.#listener.changed?.("new", slot);
+  }
+
+  #applyUpdates(node: NodeState, envelope: Envelope): void {
+    const section = this.#view.updates();
+    if (section === null) return;
+    section.take("f");
+    const wallSeconds = Math.floor(envelope.wallMs / 1000);
+    const { table } = this.#live;
+    let taken = false;
+    for (let row = 0; row < section.rows; row++) {
+      const slot = node.slots.get(section.flowId[row]!);
+      if (slot < 0) continue;
+      if (!taken) section.takeAll();
+      taken = true;
+      const slab = table.slab(slot);
+      const base = table.base(slot);
+      readUpdateRow(section, row, slab, base);
+      slab[base + W_UPDATED] = wallSeconds;
+      this.#live.touch(slot, envelope.stamp);
+      const rare = this.#view.rare(2, row);
+      if (rare !== null) table.rare.set(slot, { ...table.rare.get(slot), ...rare });
+      this.#listener.changed?.("updated", slot);
+    }
+  }
+
+  #applyDestroys(node: NodeState, envelope: Envelope): void {
+    const section = this.#view.destroys();
+    if (section === null) return;
+    section.take("f");
+    const { table } = this.#live;
+    let taken = false;
+    for (let row = 0; row < section.rows; row++) {
+      const flowId = section.flowId[row]!;
+      const slot = node.slots.get(flowId);
+      const draft = this.#displaced.get(flowId);
+      if (slot < 0 && draft === undefined) continue;
+      if (!taken) section.takeAll();
+      taken = true;
+      const ending = endingOf(section, row, envelope.stamp);
+      if (draft !== undefined) {
+        this.#displaced.delete(flowId);
+        setState(draft.words, 0, section.protocolState[row]!);
+        this.#finish(draft, ending);
+        continue;
+      }
+      setState(table.slab(slot), table.base(slot), section.protocolState[row]!);
+      this.#finishSlot(slot, ending);
+    }
+  }
+
+  #applyMoved(node: NodeState, envelope: Envelope): void {
+    const section = this.#view.moved();
+    if (section === null) return;
+    section.takeAll();
+    for (let row = 0; row < section.rows; row++) {
+      const slot = node.slots.get(section.flowId[row]!);
+      if (slot < 0) continue;
+      const name = this.#view.movedTo(section.owner[row]!);
+      const stamp = section.stamp[row]!;
+      // An owner that the message does not name: nobody can tell where it is.
+      if (name === null) {
+        this.#live.markMayMiss(slot);
+        this.#end(slot, "lost", envelope.stamp);
+        continue;
+      }
+      const to = this.node(name);
+      if (to.heard < stamp) {
+        this.#live.depart(slot, to, stamp);
+        this.#listener.changed?.("moved", slot);
+        continue;
+      }
+      // That claim was read, or lies before what is read: the flow has ended there meanwhile.
+      const endStamp = to.snapshotStamp >= stamp ? Math.min(to.snapshotStamp, envelope.stamp) : envelope.stamp;
+      this.#end(slot, "lost", endStamp);
+    }
+  }
+
+  /** Ends the rows of a node that its complete snapshot has not taken up. */
+  #sweepOrphans(node: NodeState, stamp: number): void {
+    const live = this.#live;
+    node.hasOrphans = false;
+    for (let slot = 0; slot < live.table.slotsUsed; slot++) {
+      if (!live.table.isLive(slot) || live.owner(slot) !== node || live.isMapped(slot)) continue;
+      if (live.stamp(slot) > stamp) node.hasOrphans = true;
+      else this.#end(slot, "lost", stamp);
+    }
+  }
+
+  /** A chunk states the flow ids [from, to) whole: those that it does not list have ended. */
+  #sweepRange(
+    node: NodeState,
+    { from, to }: { readonly from: number; readonly to: number },
+    new4: NewSection | null,
+    new6: NewSection | null,
+    stamp: number,
+  ): void {
+    const end = Math.min(to, node.slots.length);
+    const isStated = statedIn(new4, new6);
+    for (let flowId = from; flowId < end; flowId++) {
+      const slot = node.slots.get(flowId);
+      if (slot >= 0 && !isStated(flowId)) this.#end(slot, "lost", stamp);
+    }
+  }
+
+  #end(slot: number, end: "lost" | "ended", stamp: number): void {
+    this.#finishSlot(slot, { ...NO_ENDING, end, stamp });
+  }
+
+  #finishSlot(slot: number, ending: Ending): void {
+    // Most of what is read before the range has ended before it.
+    const draft = msOfEnding(ending) < this.#sinceMs ? null : this.#live.draft(slot, ending.stamp);
+    this.#live.remove(slot);
+    if (draft !== null) this.#finish(draft, ending);
+  }
+
+  #finish(draft: Draft, ending: Ending): void {
+    if (msOfEnding(ending) < this.#sinceMs || !this.#filter.accepts(draft.words, 0)) return;
+    this.#listener.ended(new ConnectionRecord(draft, ending));
+  }
+}
+
+/** The end of the year 9999. */
+const MICROS_END = Date.UTC(10_000, 0) * 1000;
+
+/** Of equal stamps the one of the lesser name is newer, as in ExternalCache. */
+function isNewer(stamp: number, node: NodeState, held: number, owner: NodeState): boolean {
+  return stamp === held ? node.name < owner.name : stamp > held;
+}
+
+function msOfEnding(ending: Ending): number {
+  return ending.endMs > 0 ? ending.endMs : stampMs(ending.stamp);
+}
+
+function setState(words: Uint32Array, base: number, state: number): void {
+  const at = base + W_PROTOINFO;
+  words[at] = (words[at]! & ~0xff) | state;
+}
+
+/** What a message claims to have measured and no kernel could have counts as not measured. */
+function endingOf(section: DestroySection, row: number, stamp: number): Ending {
+  const measured = section.measured[row]!;
+  const timed = (measured & MEASURED_TIMES) !== 0;
+  const counted: ConnectionCounters = {
+    origPackets: section.packetsOriginal[row]!,
+    origBytes: section.bytesOriginal[row]!,
+    replyPackets: section.packetsReply[row]!,
+    replyBytes: section.bytesReply[row]!,
+  };
+  const counters = (measured & MEASURED_COUNTERS) !== 0 && Object.values(counted).every(isCount) ? counted : null;
+  const startMs = timed ? msOfMicros(section.startMicros[row]!) : 0;
+  const endMs = timed ? msOfMicros(section.stopMicros[row]!) : 0;
+  return { end: "ended", stamp, counters, startMs, endMs };
+}
+
+/** Counters of the kernel have 64 bits. */
+function isCount(value: number): boolean {
+  return Number.isInteger(value) && value >= 0 && value < 2 ** 64;
+}
+
+/** 0 for what is no time. */
+function msOfMicros(micros: number): number {
+  return micros > 0 && micros < MICROS_END ? micros / 1000 : 0;
+}
+
+/** A test for "this chunk states the flow id", asked in ascending order: both sections are sorted by flow id. */
+function statedIn(new4: NewSection | null, new6: NewSection | null): (flowId: number) => boolean {
+  new4?.take("f");
+  new6?.take("f");
+  let row4 = 0;
+  let row6 = 0;
+  return (flowId) => {
+    while (new4 !== null && row4 < new4.rows && new4.flowId[row4]! < flowId) row4++;
+    while (new6 !== null && row6 < new6.rows && new6.flowId[row6]! < flowId) row6++;
+    const stated4 = new4 !== null && row4 < new4.rows && new4.flowId[row4] === flowId;
+    return stated4 || (new6 !== null && row6 < new6.rows && new6.flowId[row6] === flowId);
+  };
+}

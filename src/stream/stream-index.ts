@@ -1,0 +1,183 @@
+import type { BrokerConnection } from "./connection.js";
+import { createEnvelopeReader, MarkCodec } from "./mark.js";
+import { directLastOf, directNext, findStream, type StoredMessage } from "./own-stream.js";
+import { type MessageKind, nodeOfStream, streamName } from "./subjects.js";
+
+/** Where a stream begins and ends. */
+export interface StreamBounds {
+  readonly first: number;
+  readonly last: number;
+  readonly messages: number;
+}
+
+/** A snapshot that was complete at some place. */
+export interface SnapshotPlace {
+  /** Stream sequence of its begin mark, on the broker that is asked. */
+  readonly sequence: number;
+  readonly stamp: number;
+}
+
+const API_TIMEOUT_MS = 5000;
+/** Damaged messages in a row that a search passes over. */
+const DAMAGED_MAX = 16;
+/** Each may be as far from the last as a snapshot is long. */
+const COMMIT_MARKS_MAX = 6;
+
+/** The nodes of which a broker holds streams, in order of name. @throws ConntrailError BROKER when it is away */
+export async function listNodes(connection: BrokerConnection): Promise<string[]> {
+  const client = await connection.ready(API_TIMEOUT_MS);
+  const jsm = await client.jetstreamManager({ checkAPI: false, timeout: API_TIMEOUT_MS });
+  const nodes: string[] = [];
+  for await (const name of jsm.streams.names("ct.>")) {
+    const node = nodeOfStream(name);
+    if (node !== null) nodes.push(node);
+  }
+  return nodes.sort();
+}
+
+/** Single messages of a stream, as a broker gives them. */
+export interface StreamLookup {
+  /** Null when there is no such stream. */
+  bounds(): Promise<StreamBounds | null>;
+  /** The first message of a kind (null: of any) at `sequence` or behind it; null when there is none. */
+  next(sequence: number, kind: MessageKind | null): Promise<StoredMessage | null>;
+  lastMark(): Promise<StoredMessage | null>;
+}
+
+/** Asks a broker. Needs no more than STREAM.INFO and DIRECT.GET. */
+export class BrokerLookup implements StreamLookup {
+  readonly #connection: BrokerConnection;
+  readonly #node: string;
+
+  constructor(connection: BrokerConnection, node: string) {
+    this.#connection = connection;
+    this.#node = node;
+  }
+
+  async bounds(): Promise<StreamBounds | null> {
+    const client = await this.#connection.ready(API_TIMEOUT_MS);
+    const jsm = await client.jetstreamManager({ checkAPI: false, timeout: API_TIMEOUT_MS });
+    const state = (await findStream(jsm, streamName(this.#node)))?.state;
+    if (state === undefined) return null;
+    return { first: state.first_seq, last: state.last_seq, messages: state.messages };
+  }
+
+  async next(sequence: number, kind: MessageKind | null): Promise<StoredMessage | null> {
+    const client = await this.#connection.ready(API_TIMEOUT_MS);
+    return directNext(client, this.#node, sequence, kind, API_TIMEOUT_MS);
+  }
+
+  async lastMark(): Promise<StoredMessage | null> {
+    const client = await this.#connection.ready(API_TIMEOUT_MS);
+    return directLastOf(client, this.#node, "mark", API_TIMEOUT_MS);
+  }
+}
+
+/**
+ * Finds places in the stream of one node without reading it: by stamp, by kind, and the snapshots. Each question is one or a few
+ * requests for single messages, however long the stream is.
+ */
+export class StreamIndex {
+  readonly node: string;
+  readonly #lookup: StreamLookup;
+  readonly #marks = new MarkCodec();
+  readonly #envelopeOf = createEnvelopeReader();
+
+  constructor(lookup: StreamLookup, node: string) {
+    this.#lookup = lookup;
+    this.node = node;
+  }
+
+  /** Null when there is no such stream. */
+  bounds(): Promise<StreamBounds | null> {
+    return this.#lookup.bounds();
+  }
+
+  /** The first sound message at `sequence` or behind it, with its stamp. */
+  async stampAt(sequence: number): Promise<{ readonly sequence: number; readonly stamp: number } | null> {
+    let at = sequence;
+    for (let damaged = 0; damaged < DAMAGED_MAX; damaged++) {
+      const message = await this.#lookup.next(at, null);
+      if (message === null) return null;
+      const envelope = this.#envelopeOf(message.payload);
+      if (envelope !== null && envelope.node === this.node)
+        return { sequence: message.sequence, stamp: envelope.stamp };
+      at = message.sequence + 1;
+    }
+    return null;
+  }
+
+  /**
+   * Sequence of the first message whose stamp is `stamp` or above; one beyond the last when there is none. Guesses by the
+   * stamps at both ends and halves in turn, since most streams grow evenly and none has to.
+   */
+  async findStamp(stamp: number, { first, last }: StreamBounds): Promise<number> {
+    let low = first;
+    let high = last + 1;
+    let lowStamp = Number.NEGATIVE_INFINITY;
+    let highStamp = Number.POSITIVE_INFINITY;
+    for (let probe = 0; low < high; probe++) {
+      const guess = guessOf(probe, low, high, (stamp - lowStamp) / (highStamp - lowStamp));
+      const found = await this.stampAt(guess);
+      if (found !== null && found.stamp < stamp) {
+        low = found.sequence + 1;
+        lowStamp = found.stamp;
+      } else {
+        high = guess;
+        highStamp = found?.stamp ?? highStamp;
+      }
+    }
+    return low;
+  }
+
+  /** The last snapshot that was complete before the message at `sequence`; null when there is none any more. */
+  async snapshotBefore(sequence: number, { first, last }: StreamBounds): Promise<SnapshotPlace | null> {
+    const behind = sequence > last ? null : await this.#lookup.next(sequence, "mark");
+    const mark = behind ?? (await this.#lookup.lastMark());
+    if (mark === null) return null;
+    let place = this.#snapshotOf(mark);
+    if (mark.sequence >= sequence && this.#marks.decode(mark.payload)?.mark.type === "snapshot-end") {
+      // It began before and ended behind: the one before it counts.
+      const begin = place < first ? null : await this.#lookup.next(place, "mark");
+      place = begin?.sequence === place ? this.#snapshotOf(begin) : 0;
+    }
+    if (place < Math.max(1, first)) return null;
+    const begin = await this.#lookup.next(place, "mark");
+    const decoded = begin?.sequence === place ? this.#marks.decode(begin.payload) : null;
+    return decoded?.mark.type === "snapshot-begin" ? { sequence: place, stamp: decoded.envelope.stamp } : null;
+  }
+
+  /** The first commit mark in [sequence, end), among the first few marks; null when there is none. */
+  async commitBehind(sequence: number, end: number): Promise<SnapshotPlace | null> {
+    let at = sequence;
+    for (let i = 0; i < COMMIT_MARKS_MAX; i++) {
+      const message = await this.#lookup.next(at, "mark");
+      if (message === null || message.sequence >= end) return null;
+      const decoded = this.#marks.decode(message.payload);
+      if (decoded?.mark.type === "commit") return { sequence: message.sequence, stamp: decoded.envelope.stamp };
+      at = message.sequence + 1;
+    }
+    return null;
+  }
+
+  /** True when nothing was ever written before the message at `sequence`. */
+  async isBeginning(sequence: number): Promise<boolean> {
+    const message = await this.#lookup.next(sequence, null);
+    const decoded = message?.sequence === sequence ? this.#marks.decode(message.payload) : null;
+    if (decoded?.mark.type !== "epoch") return false;
+    return decoded.envelope.number === 1 && decoded.mark.previousEpoch === 0;
+  }
+
+  /** In a copy the header says where the snapshot begins there; the mark itself where it begins at its writer's. */
+  #snapshotOf(mark: StoredMessage): number {
+    return mark.origin > 0 ? mark.snapshot : (this.#marks.decode(mark.payload)?.snapshotSequence ?? 0);
+  }
+}
+
+function guessOf(probe: number, low: number, high: number, share: number): number {
+  if (probe === 0) return low;
+  if (probe === 1) return high - 1;
+  const even = low + Math.floor((high - low) / 2);
+  if (probe % 3 === 2 || !Number.isFinite(share)) return even;
+  return Math.min(high - 1, Math.max(low, low + Math.floor((high - low) * share)));
+}

@@ -1,0 +1,346 @@
+/** The history against the truth: traffic whose ends know what there was, through three firewalls, two failovers and worse. */
+import assert from "node:assert/strict";
+import { after, before, describe, it } from "node:test";
+import { setTimeout as delay } from "node:timers/promises";
+import type { ConnectionJson } from "../../src/history/connection-json.js";
+import type { Firewall } from "../../src/lab/firewall.js";
+import { labObstacle } from "../../src/lab/lab.js";
+import { waitFor } from "../../src/lab/process.js";
+import type { Answer } from "../support/history/asker-protocol.js";
+import { type Place, Scene } from "../support/history/scene.js";
+import { EVENT_MS, type Life, Truth, touches } from "../support/history/truth.js";
+
+const PHASE_MS = 4000;
+/** Of TCP, alive to the end. */
+const KEPT = 6;
+const SETTLE_MS = 3500;
+const SAMPLE = 12;
+
+const obstacle = labObstacle();
+
+describe("history", { skip: obstacle ?? false, timeout: 240_000 }, () => {
+  let scene: Scene;
+  let truth: Truth;
+  let whole: Answer;
+  let lives: ReadonlyMap<string, Life>;
+  let sinceMs = 0;
+  let untilMs = 0;
+  /** fw2 was away. */
+  let away: readonly [number, number] = [0, 0];
+  let firewalls: readonly Firewall[] = [];
+
+  before(async () => {
+    if (obstacle !== undefined) return;
+    scene = await Scene.start();
+    sinceMs = Date.now();
+    await scene.traffic({ type: "open", tcp: 24, udp: 8 });
+    await scene.traffic({ type: "begin" });
+    await phase();
+    await scene.failOver("handOver");
+    await phase();
+    const { startMs } = await scene.failOver("cut");
+    const fw2 = scene.firewall("fw2");
+    await delay(PHASE_MS / 4);
+    await scene.boot(fw2);
+    away = [startMs, Date.now()];
+    await phase();
+    await scene.traffic({ type: "pause" });
+    await scene.traffic({ type: "close", keep: KEPT });
+    await delay(SETTLE_MS);
+    untilMs = Date.now();
+    truth = new Truth(await scene.traffic({ type: "report" }), scene.failovers);
+    firewalls = scene.lab.firewalls;
+  });
+
+  after(() => scene?.[Symbol.asyncDispose]());
+
+  /** Traffic for a while, with a snapshot of every node in the middle. */
+  async function phase(): Promise<void> {
+    await delay(PHASE_MS / 2);
+    await scene.observer.conntrail("resync", "peers");
+    await delay(PHASE_MS / 2);
+  }
+
+  const place = (name: string): Place => scene.place(scene.firewall(name));
+  const query = (since: number | null, until: number | null) => ({
+    sinceMs: since,
+    untilMs: until,
+    filter: {},
+    nodes: null,
+    limit: null,
+  });
+  const seconds = (): number[] => {
+    const all: number[] = [];
+    for (let ms = Math.ceil(sinceMs / 1000) * 1000; ms < untilMs; ms += 1000) all.push(ms);
+    return all;
+  };
+
+  async function assertAt(of: Place): Promise<number> {
+    const times = seconds();
+    const tables = await of.ask("at", times);
+    return tables.reduce((sum, table, i) => sum + truth.checkAt(times[i]!, table, lives).sure, 0);
+  }
+
+  async function assertSame(of: Place): Promise<void> {
+    const answer = await of.ask("history", query(sinceMs, untilMs));
+    assert.deepEqual(byUid(answer.connections), byUid(whole.connections), of.name);
+    assert.deepEqual(answer.gaps, whole.gaps, of.name);
+    await assertAt(of);
+    const questions = truth.questions(seconds()[0]!, untilMs).filter((_, i) => i % SAMPLE === 0);
+    const replies = await of.ask("whoCached", questions);
+    questions.forEach((question, i) => truth.checkWho(question, replies[i]!));
+  }
+
+  it("has a record of each connection, and of nothing else", async (t) => {
+    whole = await place("fw1").ask("history", query(sinceMs, untilMs));
+    lives = truth.match(whole);
+    const flows = truth.lives.length;
+    const carried = truth.lives.filter(({ path }) => (path?.length ?? 0) > 1).length;
+    const crossing = truth.lives.filter(({ crosses }) => crosses).length;
+    t.diagnostic(
+      `${flows} connections, ${whole.connections.length} records; carried ${carried}, at a failover ${crossing}`,
+    );
+    assert.ok(carried >= 2 * KEPT && crossing < flows / 2);
+    const [gap, ...more] = whole.gaps;
+    assert.ok(gap !== undefined && more.length === 0, JSON.stringify(whole.gaps));
+    assert.equal(gap.node, "fw2");
+    const [from, until] = [Date.parse(gap.from ?? ""), Date.parse(gap.until ?? "")];
+    assert.ok(from <= away[0] + EVENT_MS && until >= away[0] && until <= away[1], JSON.stringify({ gap, away }));
+  });
+
+  it("tells the table of every second", async (t) => {
+    t.diagnostic(`${seconds().length} seconds, ${await assertAt(place("fw1"))} connections alive for certain`);
+  });
+
+  it("tells who had each public address and port, every second", async (t) => {
+    const questions = truth.questions(seconds()[0]!, untilMs);
+    const replies = await place("fw1").ask("whoCached", questions);
+    const found = { sure: 0, nobody: 0, edge: 0 };
+    questions.forEach((question, i) => {
+      found[truth.checkWho(question, replies[i]!)]++;
+    });
+    t.diagnostic(`${questions.length} questions: ${JSON.stringify(found)}`);
+    assert.ok(found.sure > 100 && found.nobody > 100);
+    // The broker itself says what the copy of its streams did.
+    const some = questions.map((_, i) => i).filter((i) => i % (4 * SAMPLE) === 0);
+    const asked = await place("fw1").ask(
+      "who",
+      some.map((i) => questions[i]!),
+    );
+    assert.deepEqual(
+      asked,
+      some.map((i) => replies[i]),
+    );
+  });
+
+  it("says the same of a range however it is cut", async () => {
+    const step = (untilMs - sinceMs) / 7;
+    for (let cut = 0; cut < 7; cut++) {
+      const [from, to] = [Math.floor(sinceMs + cut * step), Math.floor(sinceMs + (cut + 1.5) * step)];
+      const part = await place("fw1").ask("history", query(from, Math.min(to, untilMs)));
+      assertPart(whole, part, from, Math.min(to, untilMs));
+      const isAway = from <= away[1] && to >= away[0] - EVENT_MS;
+      if (!isAway || (from < away[1] - 1000 && to > away[0]))
+        assert.equal(part.gaps.length, isAway ? 1 : 0, JSON.stringify({ from, to, away, gaps: part.gaps }));
+    }
+  });
+
+  it("filters by host, port, protocol, translation and node", async () => {
+    const { flow } = truth.lives.find(({ flow: { inside, public: end } }) => end !== null && end.port !== inside.port)!;
+    const filters: [object, (record: ConnectionJson) => boolean][] = [
+      [{ host: flow.inside.address }, ({ orig }) => orig.src === flow.inside.address],
+      [{ host: "203.0.113.1" }, ({ reply }) => reply?.dst === "203.0.113.1"],
+      [{ dst: "198.51.100.0/24" }, ({ orig }) => orig.dst.startsWith("198.51.100.")],
+      [{ port: flow.inside.port }, ({ orig, reply }) => [orig.sport, reply?.dport].includes(flow.inside.port)],
+      [{ port: flow.public!.port }, ({ orig, reply }) => [orig.sport, reply?.dport].includes(flow.public!.port)],
+      [{ proto: "udp" }, ({ protocol }) => protocol === "udp"],
+      [{ proto: "icmpv6" }, ({ protocol }) => protocol === "icmpv6"],
+      [{ nat: true }, ({ orig, reply }) => orig.src !== reply?.dst],
+    ];
+    for (const [filter, isWanted] of filters) {
+      const answer = await place("fw1").ask("history", { ...query(sinceMs, untilMs), filter });
+      const wanted = byUid(whole.connections.filter(isWanted));
+      assert.ok(wanted.length > 0 && wanted.length < whole.connections.length, JSON.stringify(filter));
+      assert.deepEqual(byUid(answer.connections), wanted, JSON.stringify(filter));
+    }
+    for (const node of ["fw1", "fw2", "fw3"]) {
+      const answer = await place("fw1").ask("history", { ...query(sinceMs, untilMs), nodes: [node] });
+      const wanted = whole.connections.filter(({ path }) => path.some((step) => step.node === node));
+      assert.deepEqual(byUid(answer.connections), byUid(wanted), node);
+    }
+  });
+
+  it("answers on the command line", async () => {
+    const range = ["--since", iso(sinceMs), "--until", iso(untilMs)];
+    const history = await place("fw3").conntrail("history", ...range, "--format", "ndjson");
+    assert.equal(history.code, 0, history.stderr);
+    assert.deepEqual(byUid(linesOf(history.stdout)), byUid(whole.connections));
+    assert.match(history.stderr, /^conntrail: events of fw2 may be missing from [^\n]+\n$/);
+    const udp = await place("fw3").conntrail(
+      "history",
+      ...range,
+      "--format",
+      "ndjson",
+      "--proto",
+      "udp",
+      "--node",
+      "fw1",
+    );
+    const wanted = whole.connections.filter(({ protocol, path }) => protocol === "udp" && path[0]?.node === "fw1");
+    assert.deepEqual(byUid(linesOf(udp.stdout)), byUid(wanted));
+    const second = seconds()[2]!;
+    const at = await place("fw2").conntrail("at", iso(second), "--format", "ndjson");
+    assert.equal(at.stderr, "");
+    truth.checkAt(second, { connections: linesOf(at.stdout), gaps: [] }, lives);
+    const life = truth.lives.find(
+      ({ flow, crosses }) => !crosses && flow.public !== null && flow.protocol === "tcp" && flow.long,
+    )!;
+    const { public: end, inside } = life.flow;
+    const who = await scene.observer.conntrail(
+      "who",
+      `${bracketed(end!.address)}:${end!.port}`,
+      "--at",
+      iso(second),
+      "--json",
+    );
+    assert.equal(who.code, 0, who.stderr);
+    const { answers, mayMiss } = JSON.parse(who.stdout) as { answers: { inside: unknown }[]; mayMiss: boolean };
+    assert.deepEqual({ inside: answers.map((answer) => answer.inside), mayMiss }, { inside: [inside], mayMiss: false });
+    const nobody = await scene.observer.conntrail("who", "203.0.113.1:9", "--at", iso(second));
+    assert.equal(nobody.code, 1);
+    assert.match(nobody.stderr, /^conntrail: nobody had 203\.0\.113\.1:9 at \S+; no events are missing around then\n$/);
+  });
+
+  it("says the same from every node and the observer", async () => {
+    for (const of of [place("fw2"), place("fw3"), scene.observer]) await assertSame(of);
+  });
+
+  it("says the same after the daemons have been restarted", async () => {
+    await Promise.all([...firewalls.map((firewall) => firewall.daemon?.stop(20_000)), scene.stopObserver()]);
+    for (const firewall of firewalls) firewall.startDaemon();
+    scene.startObserver();
+    await Promise.all([...firewalls.map((firewall) => firewall.waitReady(30_000)), scene.observerReady()]);
+    await scene.inSync();
+    for (const of of [place("fw1"), place("fw3"), scene.observer]) await assertSame(of);
+  });
+
+  it("tells of the time in which a daemon was dead, and of no other", async () => {
+    const fw3 = scene.firewall("fw3");
+    const before = (await scene.traffic({ type: "report" })).length;
+    await scene.traffic({ type: "phase" });
+    await scene.traffic({ type: "begin" });
+    const beganMs = Date.now();
+    await delay(2000);
+    const deadMs = Date.now();
+    fw3.daemon?.kill();
+    await fw3.daemon?.exited;
+    await delay(2000);
+    fw3.startDaemon();
+    await fw3.waitReady(30_000);
+    const backMs = Date.now();
+    await delay(2000);
+    const frozenMs = Date.now();
+    scene.signalBroker(fw3, "SIGSTOP");
+    await delay(1500);
+    scene.signalBroker(fw3, "SIGCONT");
+    await delay(1000);
+    await scene.traffic({ type: "pause" });
+    await delay(SETTLE_MS);
+    await scene.inSync();
+    const endMs = Date.now();
+    const late = new Truth((await scene.traffic({ type: "report" })).slice(before), scene.failovers);
+    const fw1 = place("fw1");
+    const answer = await waitFor("the end of the traffic in the history", 10_000, async () => {
+      const found = await fw1.ask("history", { ...query(beganMs, endMs), filter: { port: 7010 } });
+      return found.connections.filter(({ outcome }) => outcome === "open").length <= KEPT ? found : undefined;
+    });
+    const old = new Set(whole.connections.map(({ uid }) => uid));
+    const fresh = answer.connections.filter(({ uid }) => !old.has(uid));
+    const tcpAndUdp = new Truth(
+      late.lives.map(({ flow }) => flow).filter(({ kind }) => kind !== "icmp"),
+      scene.failovers,
+    );
+    const { problems } = tcpAndUdp.compare({ ...answer, connections: fresh });
+    const excused = problems.filter(({ life }) => life !== null && answer.gaps.some((gap) => touches(gap, life)));
+    assert.deepEqual(
+      problems.filter((problem) => !excused.includes(problem)).map(({ text }) => text),
+      [],
+    );
+    assert.ok(excused.length > 0, "nothing was lost: this has shown nothing");
+    const ofFw3 = (gaps: Answer["gaps"]) => gaps.filter(({ node }) => node === "fw3");
+    const [gap] = ofFw3(answer.gaps);
+    assert.ok(
+      Date.parse(gap?.from ?? "") <= deadMs + EVENT_MS && Date.parse(gap?.until ?? "") <= backMs,
+      JSON.stringify(answer.gaps),
+    );
+    const gapsOf = async (from: number, to: number) => ofFw3((await fw1.ask("history", query(from, to))).gaps).length;
+    assert.equal(await gapsOf(beganMs + 500, deadMs - 500), 0);
+    assert.equal(await gapsOf(deadMs + 500, deadMs + 1500), 1);
+    assert.equal(await gapsOf(backMs + 500, frozenMs), 0);
+    const unseen = late.lives.find(
+      ({ flow, start, end }) => flow.public !== null && start[0] > deadMs + 100 && end[1] < deadMs + 2500,
+    );
+    assert.ok(unseen !== undefined, "no connection lived while the daemon was dead");
+    const { address, port } = unseen.flow.public!;
+    const who = await fw1.conntrail(
+      "who",
+      `${bracketed(address)}:${port}`,
+      "--at",
+      iso(unseen.flow.startMs),
+      "--proto",
+      unseen.flow.protocol,
+    );
+    assert.equal(who.code, 1);
+    assert.match(who.stderr, /; but events may be missing around then\nconntrail: events of fw3 may be missing from /);
+  });
+
+  it("says the same when the node that carried most is gone for good", async () => {
+    const carried = (node: string): number =>
+      whole.connections.filter(({ path }) => path.some((step) => step.node === node)).length;
+    const [most, ...left] = [...firewalls].sort((a, b) => carried(b.name) - carried(a.name));
+    await scene.remove(most!);
+    for (const of of [...left.map((firewall) => scene.place(firewall)), scene.observer]) await assertSame(of);
+  });
+});
+
+function iso(ms: number): string {
+  return new Date(ms).toISOString();
+}
+
+function bracketed(address: string): string {
+  return address.includes(":") ? `[${address}]` : address;
+}
+
+function linesOf(text: string): ConnectionJson[] {
+  const lines = text.split("\n").filter((line) => line !== "");
+  return lines.map((line) => JSON.parse(line) as ConnectionJson);
+}
+
+function byUid(connections: readonly ConnectionJson[]): ConnectionJson[] {
+  return [...connections].sort((a, b) => (a.uid < b.uid ? -1 : 1));
+}
+
+/** Those that lived in the part, and none other; what had ended then is told as in the whole. */
+function assertPart(whole: Answer, part: Answer, sinceMs: number, untilMs: number): void {
+  const told = new Map(part.connections.map((record) => [record.uid, record]));
+  const text = `${iso(sinceMs)} to ${iso(untilMs)}`;
+  for (const record of whole.connections) {
+    const startMs = Date.parse(record.start ?? "");
+    const endMs = record.end === undefined ? Number.POSITIVE_INFINITY : Date.parse(record.end);
+    const found = told.get(record.uid);
+    told.delete(record.uid);
+    // An event's time in the stream is later than the kernel's own.
+    const inside = startMs <= untilMs - EVENT_MS && endMs >= sinceMs;
+    const outside = startMs > untilMs || endMs < sinceMs;
+    if (inside || outside) assert.equal(found !== undefined, inside, `${text}: ${JSON.stringify(record)}`);
+    if (found === undefined) continue;
+    if (endMs <= untilMs - EVENT_MS) assert.deepEqual(found, record, text);
+    else
+      assert.equal(
+        found.start !== undefined && Math.abs(Date.parse(found.start) - startMs) <= EVENT_MS,
+        true,
+        `${text}: ${JSON.stringify([found, record])}`,
+      );
+  }
+  assert.deepEqual([...told.values()], [], text);
+}

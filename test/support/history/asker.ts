@@ -1,0 +1,86 @@
+/** Runs in a namespace, as a child of the test, and asks the broker whose address is its argument, as `history`, `at` and `who` do. */
+import { pino } from "pino";
+import type { HistoryAnswer, HistoryQuery, WhoQuestion } from "../../../src/history/connection.js";
+import { connectionToJson, gapToJson } from "../../../src/history/connection-json.js";
+import { History } from "../../../src/history/history.js";
+import { brokerStreams } from "../../../src/history/streams.js";
+import { whoAnswer } from "../../../src/history/who-answer.js";
+import { connectBroker } from "../../../src/stream/connection.js";
+import type { Answer, AskerRequest, AskerResponse, WhoReply } from "./asker-protocol.js";
+import { cachedStreams } from "./cached-streams.js";
+
+/** Questions under way at a time. */
+const CONCURRENT = 4;
+const NODES = ["fw1", "fw2", "fw3"];
+const NO_FILTER = { sinceMs: null, untilMs: null, filter: {}, nodes: null, limit: null };
+
+const log = pino({ level: "silent" });
+const connection = connectBroker({
+  servers: [process.argv[2] ?? ""],
+  node: process.argv[3] ?? "",
+  purpose: "history",
+  log,
+});
+const signal = new AbortController().signal;
+
+async function read(answer: HistoryAnswer): Promise<Answer> {
+  const connections = [];
+  for await (const batch of answer.connections) for (const found of batch) connections.push(connectionToJson(found));
+  return { connections, gaps: answer.gaps().map(gapToJson) };
+}
+
+async function who(history: History, question: WhoQuestion): Promise<WhoReply> {
+  const answer = history.who(question, signal);
+  const inside: string[] = [];
+  const uids: string[] = [];
+  for await (const batch of answer.connections) {
+    for (const found of batch) {
+      const end = whoAnswer(found, question.address, question.port).inside;
+      inside.push(`${end.address} ${end.port}`);
+      uids.push(found.uid);
+    }
+  }
+  return { inside, uids, gaps: answer.gaps().length };
+}
+
+async function all<Q, A>(questions: readonly Q[], ask: (question: Q) => Promise<A>): Promise<A[]> {
+  const answers: A[] = [];
+  let next = 0;
+  const work = async (): Promise<void> => {
+    while (next < questions.length) {
+      const at = next++;
+      answers[at] = await ask(questions[at]!);
+    }
+  };
+  await Promise.all(Array.from({ length: CONCURRENT }, work));
+  return answers;
+}
+
+async function answerTo({ question, args }: AskerRequest): Promise<unknown> {
+  const streams = brokerStreams(connection, log);
+  const history = await History.open({
+    streams: question === "whoCached" ? await cachedStreams(streams) : streams,
+    nodes: NODES,
+  });
+  switch (question) {
+    case "history":
+      return read(history.connections(args as HistoryQuery, signal));
+    case "at":
+      return all(args as readonly number[], (timeMs) => read(history.at(timeMs, NO_FILTER, signal)));
+    case "who":
+    case "whoCached":
+      return all(args as readonly WhoQuestion[], (asked) => who(history, asked));
+  }
+}
+
+process.on("message", (request: AskerRequest) => {
+  answerTo(request).then(
+    (answer) => respond({ answer }),
+    (error: unknown) => respond({ error: error instanceof Error ? (error.stack ?? error.message) : String(error) }),
+  );
+});
+process.on("disconnect", () => process.exit(0));
+
+function respond(response: AskerResponse): void {
+  process.send?.(response);
+}

@@ -1,0 +1,283 @@
+import { appendFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { Firewall } from "../../../src/lab/firewall.js";
+import { Lab } from "../../../src/lab/lab.js";
+import { signal } from "../../../src/lab/leftover.js";
+import { type CommandResult, type LineProcess, projectRoot, runCommand, waitFor } from "../../../src/lab/process.js";
+import { END_HOST, ipv4, ipv6, ROUTED, SYNC, WAN } from "../../../src/lab/topology.js";
+import type { AskerQuestion, AskerQuestions, AskerRequest, AskerResponse } from "./asker-protocol.js";
+import { Child } from "./child.js";
+import type { TrafficAnswer, TrafficCommand, TrafficFlow } from "./traffic-protocol.js";
+
+/** Short, so that connections end soon after their last packet. */
+export const TIMEOUT_MS = { fin: 1000, reset: 1000, udp: 2000, icmp: 1000 } as const;
+/** `commit.timeout`: what a flow has left at the least on the node that took it over. */
+export const COMMIT_TIMEOUT_MS = 4000;
+/** The kernel's collector comes by once a minute at the least; a dump takes out what has timed out. */
+export const SWEEP_MS = 250;
+
+const OBSERVER_HOST = 9;
+const READY_MS = 30_000;
+const TAKEOVER_MS = 15_000;
+
+/** A change of the primary, as seen from outside. */
+export interface Failover {
+  readonly from: string;
+  readonly to: string;
+  /** Before anything was done. */
+  readonly startMs: number;
+  /** The new primary has committed. */
+  readonly endMs: number;
+}
+
+/** Where a history can be asked. */
+export interface Place {
+  readonly name: string;
+  conntrail(...args: string[]): Promise<CommandResult>;
+  ask<Q extends AskerQuestion>(question: Q, args: AskerQuestions[Q]["args"]): Promise<AskerQuestions[Q]["answer"]>;
+}
+
+/**
+ * Three firewalls with keepalived and conntrail, an observer on the dedicated link, and traffic whose ends know the truth. fw1 and fw3
+ * count and time their connections, fw2 does not.
+ */
+export class Scene implements AsyncDisposable {
+  readonly lab: Lab;
+  readonly failovers: Failover[] = [];
+  readonly observer: Place;
+  readonly #children: AsyncDisposable[] = [];
+  readonly #places = new Map<string, Place>();
+  readonly #traffic: Child<TrafficCommand, TrafficAnswer>;
+  readonly #observerConfig: string;
+  #observerDaemon: LineProcess | undefined;
+
+  private constructor(lab: Lab) {
+    this.lab = lab;
+    const log = join(lab.directory, "traffic-client.log");
+    this.#traffic = new Child(lab.topology.client, "traffic-client.js", [], log);
+    this.#children.push(this.#traffic);
+    this.#observerConfig = join(lab.directory, "observer.yaml");
+    this.observer = this.#place("observer", OBSERVER_HOST, lab.topology.switch, this.#observerConfig);
+  }
+
+  static async start(): Promise<Scene> {
+    const lab = await Lab.create({ firewalls: 3 });
+    const scene = new Scene(lab);
+    try {
+      await scene.#prepare();
+      return scene;
+    } catch (error) {
+      await scene[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  async #prepare(): Promise<void> {
+    const { client, server, switch: hub } = this.lab.topology;
+    await client.sysctl({ "net.ipv4.tcp_tw_reuse": 1 });
+    for (const firewall of this.lab.firewalls) {
+      const measures = firewall.number === 2 ? 0 : 1;
+      await firewall.namespace.sysctl({
+        "net.netfilter.nf_conntrack_acct": measures,
+        "net.netfilter.nf_conntrack_timestamp": measures,
+        "net.netfilter.nf_conntrack_tcp_timeout_time_wait": TIMEOUT_MS.fin / 1000,
+        "net.netfilter.nf_conntrack_tcp_timeout_close": TIMEOUT_MS.reset / 1000,
+        "net.netfilter.nf_conntrack_udp_timeout": TIMEOUT_MS.udp / 1000,
+        "net.netfilter.nf_conntrack_udp_timeout_stream": TIMEOUT_MS.udp / 1000,
+        "net.netfilter.nf_conntrack_icmp_timeout": TIMEOUT_MS.icmp / 1000,
+        "net.netfilter.nf_conntrack_icmpv6_timeout": TIMEOUT_MS.icmp / 1000,
+      });
+      appendFileSync(firewall.configFile, `commit: { timeout: ${COMMIT_TIMEOUT_MS / 1000}s }\n`);
+      firewall.namespace.spawn("sweep", "sh", ["-c", SWEEP], join(firewall.directory, "sweep.log"));
+    }
+    await hub.ip([`addr add ${ipv4(SYNC, OBSERVER_HOST)}/24 dev sync`]);
+    await hub.ip(["link set lo up"]);
+    await server.exec("nft", ["-f", "-"], SEEN_PINGS);
+    const addresses = [WAN, ROUTED].flatMap((network) => [ipv4(network, END_HOST), ipv6(network, END_HOST)]);
+    const script = fileURLToPath(new URL("traffic-server.js", import.meta.url));
+    const log = join(this.lab.directory, "traffic-server.log");
+    const listening = server.spawn("traffic-server", process.execPath, [script, ...addresses], log);
+    this.#writeObserver();
+    this.startObserver();
+    await Promise.all([
+      listening.waitForLine("it listens", READY_MS, (line) => line === "listening" || undefined),
+      this.lab.startDaemons(READY_MS),
+      this.observerReady(),
+    ]);
+    await this.lab.startKeepalived((firewall) => firewall.conntrailHooks());
+    await this.inSync();
+  }
+
+  #writeObserver(): void {
+    const { firewalls, directory } = this.lab;
+    const peers = firewalls.map(({ name, number }) => `${name}: ${ipv4(SYNC, number)}`).join(", ");
+    const place = join(directory, "observer");
+    mkdirSync(place, { mode: 0o700 });
+    writeFileSync(
+      this.#observerConfig,
+      `cluster: lab
+node: observer
+mode: observer
+listen: ${ipv4(SYNC, OBSERVER_HOST)}
+peers: { ${peers} }
+broker: { mode: embedded, port: 4222, store: ${join(place, "store")}, max_age: 1h, max_bytes: 64MiB }
+control: ${join(place, "control.sock")}
+`,
+    );
+  }
+
+  #place(name: string, host: number, namespace: Firewall["namespace"], config: string): Place {
+    const { directory } = this.lab;
+    let asker: Child<AskerRequest, AskerResponse> | null = null;
+    return {
+      name,
+      conntrail: (...args) => {
+        const program = join(projectRoot(), "bin", "conntrail");
+        return runCommand("ip", namespace.execArguments(program, [...args, "-c", config]));
+      },
+      ask: async <Q extends AskerQuestion>(question: Q, args: AskerQuestions[Q]["args"]) => {
+        const server = `${ipv4(SYNC, host)}:4222`;
+        if (asker === null) {
+          asker = new Child(namespace, "asker.js", [server, name], join(directory, `${name}-asker.log`));
+          this.#children.push(asker);
+        }
+        const { answer, error } = await asker.ask({ question, args });
+        if (error !== undefined) throw new Error(`${name}, ${question}: ${error}`);
+        return answer as AskerQuestions[Q]["answer"];
+      },
+    };
+  }
+
+  /** A firewall as a place to ask. */
+  place({ name, number, namespace, configFile }: Firewall): Place {
+    const place = this.#places.get(name) ?? this.#place(name, number, namespace, configFile);
+    this.#places.set(name, place);
+    return place;
+  }
+
+  firewall(name: string): Firewall {
+    const found = this.lab.firewalls.find((firewall) => firewall.name === name);
+    if (found === undefined) throw new Error(`no firewall ${name}`);
+    return found;
+  }
+
+  // The daemons.
+
+  startObserver(): void {
+    const { switch: hub } = this.lab.topology;
+    const program = join(projectRoot(), "bin", "conntrail");
+    const log = join(this.lab.directory, "observer", "daemon.log");
+    this.#observerDaemon = hub.spawn("observer", program, ["daemon", "-c", this.#observerConfig], log);
+  }
+
+  async observerReady(): Promise<void> {
+    await this.#observerDaemon?.waitForLine("ready", READY_MS, (line) => line.includes('"msg":"ready"') || undefined);
+  }
+
+  async stopObserver(): Promise<void> {
+    await this.#observerDaemon?.stop(20_000);
+  }
+
+  /** Waits until the observer, and each of these firewalls, is in sync with the rest. */
+  async inSync(firewalls: readonly Firewall[] = this.lab.firewalls): Promise<void> {
+    const places = [this.observer, ...firewalls.map((firewall) => this.place(firewall))];
+    await Promise.all(
+      places.map((place) =>
+        waitFor(`${place.name} in sync`, READY_MS, async () => (await place.conntrail("status")).code === 0),
+      ),
+    );
+  }
+
+  /** keepalived on the primary ends in good order, or the whole node goes as by a power failure; waits for the next one's commit. */
+  async failOver(kind: "handOver" | "cut"): Promise<Failover> {
+    const from = await this.lab.waitPrimary(TAKEOVER_MS);
+    const commits = new Map(this.lab.firewalls.map((firewall) => [firewall, firewall.commits().length]));
+    const startMs = Date.now();
+    await from[kind]();
+    const to = await this.lab.waitPrimary(TAKEOVER_MS, from);
+    await waitFor("the commit", TAKEOVER_MS, () => to.commits().length > (commits.get(to) ?? 0), { intervalMs: 10 });
+    const failover = { from: from.name, to: to.name, startMs, endMs: Date.now() };
+    this.failovers.push(failover);
+    await this.traffic({ type: "phase" });
+    return failover;
+  }
+
+  /** A node that was cut off boots again, with an empty table, and stays a backup without keepalived. */
+  async boot(firewall: Firewall): Promise<void> {
+    await firewall.run("conntrack", "-F");
+    await firewall.namespace.ip(["link set sync0 up"]);
+    firewall.startDaemon();
+    await firewall.waitReady(READY_MS);
+  }
+
+  /** The process of a firewall's broker. */
+  brokerPid(firewall: Firewall): number {
+    const pid = firewall.namespace.pids().find((found) => commandOf(found) === "nats-server");
+    if (pid === undefined) throw new Error(`${firewall.name} has no broker`);
+    return pid;
+  }
+
+  signalBroker(firewall: Firewall, name: NodeJS.Signals): void {
+    signal(this.brokerPid(firewall), name);
+  }
+
+  /** Its daemon ends for ever and its store goes. */
+  async remove(firewall: Firewall): Promise<void> {
+    await firewall.daemon?.stop(20_000);
+    rmSync(join(firewall.directory, "store"), { recursive: true });
+  }
+
+  // The traffic.
+
+  async traffic(command: TrafficCommand): Promise<readonly TrafficFlow[]> {
+    const { flows, error } = await this.#traffic.ask(command);
+    if (error !== undefined) throw new Error(`traffic, ${command.type}: ${error}`);
+    if (command.type === "report") await this.#addPings(flows);
+    return flows;
+  }
+
+  /** The server knows pings by their length, which each has of its own among those of its time. */
+  async #addPings(flows: readonly TrafficFlow[]): Promise<void> {
+    for (const [set, header, protocol] of [
+      ["pings4", 28, "icmp"],
+      ["pings6", 48, "icmpv6"],
+    ] as const) {
+      const text = await this.lab.topology.server.exec("nft", ["-j", "list", "set", "inet", "seen", set]);
+      const listed = JSON.parse(text) as { nftables: { set?: { elem?: { concat: [string, number, number] }[] } }[] };
+      const elements = listed.nftables.flatMap((entry) => entry.set?.elem ?? []);
+      for (const { concat } of elements) {
+        const [address, port, length] = concat;
+        const flow = flows.find((found) => found.protocol === protocol && found.bytesSent + header === length);
+        if (flow !== undefined) flow.public = { address, port };
+      }
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.lab.close();
+    for (const child of this.#children) await child[Symbol.asyncDispose]();
+  }
+}
+
+const SWEEP = `while :; do conntrack -L >/dev/null 2>&1; sleep ${(SWEEP_MS - 50) / 1000}; done`;
+
+const SEEN_PINGS = `
+table inet seen {
+  set pings4 { typeof ip saddr . icmp id . meta length; flags dynamic; size 10000; }
+  set pings6 { typeof ip6 saddr . icmpv6 id . meta length; flags dynamic; size 10000; }
+  chain input {
+    type filter hook input priority filter; policy accept;
+    icmp type echo-request add @pings4 { ip saddr . icmp id . meta length }
+    icmpv6 type echo-request add @pings6 { ip6 saddr . icmpv6 id . meta length }
+  }
+}
+`;
+
+function commandOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/comm`, "utf8").trim();
+  } catch {
+    return "";
+  }
+}
