@@ -1,6 +1,6 @@
 import { stampMs } from "../flow/clock.js";
 import { SlotMap } from "../flow/slot-map.js";
-import type { Envelope } from "../stream/envelope.js";
+import type { Envelope, Position } from "../stream/envelope.js";
 import type { Mark } from "../stream/mark.js";
 import type { Gap } from "./connection.js";
 
@@ -95,6 +95,9 @@ export class NodeState {
   /** Stamp of its clean stop, while nothing has come since; 0 else. */
   stopStamp = 0;
 
+  /** The last message that was old. */
+  #doubted: Position = { epoch: -1, number: 0 };
+
   constructor(name: string, index: number) {
     this.name = name;
     this.index = index;
@@ -110,7 +113,11 @@ export class NodeState {
 
   /** Keeps track of (epoch, number), and of what is missing. False when the message is old. */
   accept({ epoch, number, stamp }: Envelope, mark: Mark | null): boolean {
-    if (epoch < this.epoch || (epoch === this.epoch && number <= this.number)) return false;
+    if (epoch < this.epoch || (epoch === this.epoch && number <= this.number)) {
+      if (!this.#isBelievable(epoch, number)) return false;
+      this.gaps.add({ from: this.heard, until: stamp, reason: "the numbers of the messages go back", events: null });
+      this.jump();
+    }
     if (this.epoch !== 0 && epoch > this.epoch) {
       this.#beginEpoch(stamp, number, mark);
     } else if (this.epoch !== 0 && number !== this.number + 1) {
@@ -122,6 +129,13 @@ export class NodeState {
     this.number = number;
     this.stopStamp = mark?.type === "stop" ? stamp : 0;
     return true;
+  }
+
+  /** A stream is read in order: two old messages in a row say that it was the one before them whose number was wrong. */
+  #isBelievable(epoch: number, number: number): boolean {
+    const follows = epoch === this.#doubted.epoch && number === this.#doubted.number + 1;
+    this.#doubted = { epoch, number };
+    return follows;
   }
 
   /** A daemon that took its table over goes on where it was; else its flow ids mean nothing any more. */

@@ -211,8 +211,8 @@ export class Projection {
         if (slot >= 0) this.#end(slot, "lost", envelope.stamp);
         continue;
       }
-      const stamp = section.stamp[row]! || envelope.stamp;
-      const birth = section.birth[row]! || stamp;
+      const stamp = stampIn(section.stamp, row) || envelope.stamp;
+      const birth = stampIn(section.birth, row) || stamp;
       this.#upsert(node, flowId, this.#view.rare(family, row), stamp, birth, envelope.stamp);
     }
   }
@@ -353,9 +353,9 @@ export class Projection {
       const slot = node.slots.get(section.flowId[row]!);
       if (slot < 0) continue;
       const name = this.#view.movedTo(section.owner[row]!);
-      const stamp = section.stamp[row]!;
+      const stamp = stampIn(section.stamp, row);
       // An owner that the message does not name: nobody can tell where it is.
-      if (name === null) {
+      if (name === null || this.#nodes.length >= NODES_MAX) {
         this.#live.markMayMiss(slot);
         this.#end(slot, "lost", envelope.stamp);
         continue;
@@ -437,16 +437,25 @@ function setState(words: Uint32Array, base: number, state: number): void {
 function endingOf(section: DestroySection, row: number, stamp: number): Ending {
   const measured = section.measured[row]!;
   const timed = (measured & MEASURED_TIMES) !== 0;
-  const counted: ConnectionCounters = {
-    origPackets: section.packetsOriginal[row]!,
-    origBytes: section.bytesOriginal[row]!,
-    replyPackets: section.packetsReply[row]!,
-    replyBytes: section.bytesReply[row]!,
-  };
-  const counters = (measured & MEASURED_COUNTERS) !== 0 && Object.values(counted).every(isCount) ? counted : null;
+  const counters = (measured & MEASURED_COUNTERS) === 0 ? null : countersOf(section, row);
   const startMs = timed ? msOfMicros(section.startMicros[row]!) : 0;
   const endMs = timed ? msOfMicros(section.stopMicros[row]!) : 0;
   return { end: "ended", stamp, counters, startMs, endMs };
+}
+
+function countersOf(section: DestroySection, row: number): ConnectionCounters | null {
+  const origPackets = section.packetsOriginal[row]!;
+  const origBytes = section.bytesOriginal[row]!;
+  const replyPackets = section.packetsReply[row]!;
+  const replyBytes = section.bytesReply[row]!;
+  const sound = isCount(origPackets) && isCount(origBytes) && isCount(replyPackets) && isCount(replyBytes);
+  return sound ? { origPackets, origBytes, replyPackets, replyBytes } : null;
+}
+
+/** A stamp of a row; 0, none, for what no clock has made. */
+function stampIn(column: Float64Array, row: number): number {
+  const value = column[row]!;
+  return value > 0 && value <= Number.MAX_SAFE_INTEGER && Number.isInteger(value) ? value : 0;
 }
 
 /** Counters of the kernel have 64 bits. */

@@ -14,6 +14,8 @@ export type ReadStream = (from: number, signal: AbortSignal) => AsyncIterable<re
 
 /** A reader that says nothing for so long has no broker any more. */
 const STALL_MS = 30_000;
+/** So many messages in a row beyond the end are the end. */
+const BEYOND_MAX = 2;
 
 /**
  * One node's stream as messages in order, opened one at a time: `head` is the next, until `advance`. Read segment by segment, the
@@ -40,6 +42,8 @@ export class StreamSource {
   #at = 0;
   #filling = false;
   #jumps = true;
+  /** Messages beyond the end in a row. */
+  #beyond = 0;
   #failure: unknown = null;
 
   /** Messages with stamps of `untilStamp` or above are not read; Infinity: all. */
@@ -71,8 +75,11 @@ export class StreamSource {
       this.head = this.#open(message.payload);
       this.jump = this.#jumps;
       if (this.head === null) this.#onDamaged();
-      else if (this.head.envelope.stamp >= this.#untilStamp && this.#isLast(message)) this.#end();
-      else this.#jumps = false;
+      else if (this.head.envelope.stamp >= this.#untilStamp && this.#isLast(message)) this.#passEnd();
+      else {
+        this.#jumps = false;
+        this.#beyond = 0;
+      }
     }
     this.idle = this.#live && this.head === null && (this.#queue.at(-1)?.pending ?? 0) === 0;
   }
@@ -114,6 +121,13 @@ export class StreamSource {
   /** A stamp beyond the end ends the last segment only: those before it have their own ends. */
   #isLast(message: StreamMessage): boolean {
     return message.sequence >= (this.#segments.at(-1)?.from ?? 0);
+  }
+
+  /** One stamp beyond the end may be a damaged one. */
+  #passEnd(): void {
+    this.head = null;
+    this.#beyond++;
+    if (this.#beyond >= BEYOND_MAX) this.#end();
   }
 
   #end(): void {
