@@ -11,6 +11,7 @@ import { formatMetrics, serveMetrics } from "./control/metrics.js";
 import { type ControlHandlers, type ControlServer, serveControl } from "./control/server.js";
 import { RequestSocket } from "./ctnetlink/request-socket.js";
 import { checkKernel, enableEvents, type KernelState } from "./ctnetlink/sysctl.js";
+import { openArchive } from "./daemon/archive.js";
 import { followersCaughtUp, openInjection } from "./daemon/injection.js";
 import { openKernelSide } from "./daemon/kernel-side.js";
 import { createPeers, type Peer, runPeers } from "./daemon/peers.js";
@@ -181,6 +182,7 @@ async function startNode(
   injector?.start();
   down.push(() => roles.stop());
   if (injector === null) runPeers(peers, stopping, down);
+  const archive = openArchive(config, log, down);
 
   const reports = new Reports({
     ...reportSources(ground, peers, external),
@@ -207,6 +209,7 @@ async function startNode(
         ...replicator.sequenceWatch.counters,
       },
       ...(injector === null ? {} : { inject: { ...injector.counters } }),
+      ...(archive === null ? {} : { archive: archive.counters }),
     }),
   });
   const injects = injector !== null;
@@ -238,6 +241,7 @@ async function startObserver(ground: Ground): Promise<void> {
   const peers = createPeers(config, broker, parts, down);
   await Promise.all(peers.map(({ follower }) => follower.restore(stopping)));
   runPeers(peers, stopping, down);
+  const archive = openArchive(config, ground.log, down);
   const reports = new Reports({
     ...reportSources(ground, peers, external),
     internal: () => 0,
@@ -245,7 +249,7 @@ async function startObserver(ground: Ground): Promise<void> {
     epoch: 0,
     kernelState: () => null,
     publisher: () => ({ state: "none", confirmedNumber: 0, unconfirmed: 0 }),
-    groups: () => ({}),
+    groups: () => (archive === null ? {} : { archive: archive.counters }),
   });
   const followers = peers.map(({ follower }) => follower);
   await ground.answerWith(createObserverHandlers({ external, followers, reports, signal: stopping }), reports);

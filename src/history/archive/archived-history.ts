@@ -93,10 +93,7 @@ export class ArchivedHistory implements HistorySource {
   }
 
   /** As History.follow: what is to come is in the streams. */
-  follow(
-    query: HistoryQuery,
-    signal: AbortSignal,
-  ): AsyncGenerator<readonly ConnectionChange[], void, undefined> {
+  follow(query: HistoryQuery, signal: AbortSignal): AsyncGenerator<readonly ConnectionChange[], void, undefined> {
     return this.#history.follow(query, signal);
   }
 

@@ -1,7 +1,7 @@
 import { rm } from "node:fs/promises";
 import type { DuckDBConnection } from "@duckdb/node-api";
-import { stampMs } from "../../flow/clock.js";
 import { ConntrailError } from "../../errors.js";
+import { stampMs } from "../../flow/clock.js";
 import type { Connection } from "../connection.js";
 import { ARCHIVE_COLUMNS } from "./columns.js";
 import { Database, duckdbText, quoted } from "./duckdb.js";
@@ -11,7 +11,7 @@ import { type OnDamaged, readState, soundFiles } from "./state.js";
 
 /** What `sql` may take: a person waits for it. */
 const SQL_LIMITS = { threads: 2, memoryMiB: 256 };
-/** Connections of the streams that the view holds at the most: the newest of them. */
+/** Connections of the streams that the view holds at the most. */
 export const STREAM_ROWS_MAX = 2_000_000;
 const VIEW = "connections";
 const STAGED_AT_A_TIME = 16_384;
@@ -48,7 +48,9 @@ export class SqlSession {
     const found = directory === null ? [] : await soundFiles(await listFiles(directory), onDamaged);
     const files: ArchiveFile[] = [];
     for (const file of found) if (await isReadable(database.connection, file, onDamaged)) files.push(file);
-    await database.run(`CREATE TABLE recent (${ARCHIVE_COLUMNS.map(({ name, type }) => `${name} ${type}`).join(", ")})`);
+    await database.run(
+      `CREATE TABLE recent (${ARCHIVE_COLUMNS.map(({ name, type }) => `${name} ${type}`).join(", ")})`,
+    );
     return new SqlSession(database, files, temporary, onDamaged);
   }
 
@@ -92,7 +94,10 @@ export class SqlSession {
       const prepared = await statements.prepare(0);
       const { SELECT, EXPLAIN } = duckdb.api.StatementType;
       if (prepared.statementType !== SELECT && prepared.statementType !== EXPLAIN) {
-        throw new ConntrailError("USAGE", "sql: only SELECT, WITH, DESCRIBE, SHOW and EXPLAIN are allowed, nothing that writes");
+        throw new ConntrailError(
+          "USAGE",
+          "sql: only SELECT, WITH, DESCRIBE, SHOW and EXPLAIN are allowed, nothing that writes",
+        );
       }
       const result = await prepared.stream();
       const rows = async function* (): AsyncGenerator<readonly (readonly unknown[])[], void, undefined> {
@@ -114,13 +119,22 @@ export class SqlSession {
     await rm(this.#temporary, { recursive: true, force: true });
   }
 
+  /** What the files have too; those that ended long before the first of the rest are not looked at. */
+  async #removeKnown(list: readonly string[]): Promise<void> {
+    const [row] = await this.#database.rows("SELECT (min(end_time) - INTERVAL 1 HOUR)::VARCHAR AS since FROM recent");
+    if (row === undefined || row.since === null) return;
+    const since = `end_time >= ${quoted(String(row.since))}::TIMESTAMPTZ`;
+    const files = `read_parquet([${list.join(", ")}], hive_partitioning = false)`;
+    const known = `SELECT uid FROM ${files} WHERE ${since}`;
+    await this.#database.run(`DELETE FROM recent WHERE outcome <> 'open' AND uid IN (${known})`);
+  }
+
   /** The view, and from then on nothing but the files behind it. */
   async #lockDown(): Promise<void> {
     const names = ARCHIVE_COLUMNS.map(({ name }) => name).join(", ");
     const list = this.#files.map(({ path }) => quoted(path));
     const archived = `SELECT ${names} FROM read_parquet([${list.join(", ")}], hive_partitioning = false, union_by_name = true)`;
-    const known = `uid NOT IN (SELECT uid FROM read_parquet([${list.join(", ")}], hive_partitioning = false))`;
-    if (list.length > 0) await this.#database.run(`DELETE FROM recent WHERE outcome <> 'open' AND NOT (${known})`);
+    if (list.length > 0) await this.#removeKnown(list);
     const union = list.length === 0 ? "" : `${archived} UNION ALL BY NAME `;
     await this.#database.run(`CREATE VIEW ${VIEW} AS ${union}SELECT ${names} FROM recent`);
     await this.#database.run(`SET allowed_paths = [${list.join(", ")}]`);
