@@ -168,7 +168,7 @@ export class NodeState {
         return true;
       case "gap": {
         const { reason, events = null } = mark;
-        this.gaps.add({ from: this.heard, until: stamp + OVERRUN_SETTLE_STAMPS, reason, events });
+        this.gaps.add({ from: this.heard || stamp, until: stamp + OVERRUN_SETTLE_STAMPS, reason, events });
         return false;
       }
       case "commit":

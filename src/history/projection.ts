@@ -26,8 +26,6 @@ export interface ProjectionCounters {
   malformed: number;
   /** Messages that came before. */
   outdated: number;
-  /** Ends and updates of flows that began before what was read, or that another node has. */
-  unknown: number;
   /** Connections that found no place in the table. */
   full: number;
 }
@@ -49,7 +47,7 @@ const NO_ENDING = { counters: null, startMs: 0, endMs: 0 };
  * its owner does not list any more is lost. Memory is for those alive at a time.
  */
 export class Projection {
-  readonly counters: ProjectionCounters = { messages: 0, events: 0, malformed: 0, outdated: 0, unknown: 0, full: 0 };
+  readonly counters: ProjectionCounters = { messages: 0, events: 0, malformed: 0, outdated: 0, full: 0 };
   readonly #nodes: NodeState[] = [];
   readonly #live: LiveTable;
   readonly #filter: RowFilter;
