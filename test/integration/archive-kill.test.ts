@@ -14,7 +14,7 @@ const skip = await loadDuckdb().then(
   () => "DuckDB is not installed",
 );
 const STEPS = 400;
-const LIFE_MS_MAX = 400;
+const LIFE_MS_MAX = 150;
 const SEEDS = [3, 17];
 
 for (const seed of SEEDS) {

@@ -14,6 +14,9 @@ const SQL_LIMITS = { threads: 2, memoryMiB: 256 };
 /** Connections of the streams that the view holds at the most. */
 export const STREAM_ROWS_MAX = 2_000_000;
 const VIEW = "connections";
+/** A node that lost its stream tells of its connections anew, by other uids. */
+const END_KEY = `concat_ws(' ', orig_src, orig_dst, orig_sport, orig_dport, icmp_id, orig_src_key, protocol_number, zone_orig,
+  epoch_us(end_time))`;
 const STAGED_AT_A_TIME = 16_384;
 
 /** One answer of a query, as text: names of the columns, and rows of what DuckDB prints for each value; null is NULL. */
@@ -34,6 +37,7 @@ export class SqlSession {
   readonly #temporary: string;
   readonly #onDamaged: OnDamaged;
   #streamRows = 0;
+  #locked = false;
 
   private constructor(database: Database, files: readonly ArchiveFile[], temporary: string, onDamaged: OnDamaged) {
     this.#database = database;
@@ -82,7 +86,9 @@ export class SqlSession {
   /** @throws ConntrailError USAGE for what is no single query, or cannot be answered */
   async query(sql: string, signal: AbortSignal): Promise<SqlAnswer> {
     const { connection, duckdb } = this.#database;
-    await this.#lockDown();
+    if (!this.#locked) await this.#lockDown();
+    this.#locked = true;
+    if (sql.trim() === "") throw new ConntrailError("USAGE", "sql: there is no statement");
     const statements = await connection.extractStatements(sql).catch((error: unknown) => {
       throw new ConntrailError("USAGE", `sql: ${duckdbText(error)}`, { cause: error });
     });
@@ -92,12 +98,8 @@ export class SqlSession {
     signal.addEventListener("abort", () => connection.interrupt(), { once: true });
     try {
       const prepared = await statements.prepare(0);
-      const { SELECT, EXPLAIN } = duckdb.api.StatementType;
-      if (prepared.statementType !== SELECT && prepared.statementType !== EXPLAIN) {
-        throw new ConntrailError(
-          "USAGE",
-          "sql: only SELECT, WITH, DESCRIBE, SHOW and EXPLAIN are allowed, nothing that writes",
-        );
+      if (prepared.statementType !== duckdb.api.StatementType.SELECT) {
+        throw new ConntrailError("USAGE", "sql: only SELECT, WITH, DESCRIBE and SHOW are allowed, nothing that writes");
       }
       const result = await prepared.stream();
       const rows = async function* (): AsyncGenerator<readonly (readonly unknown[])[], void, undefined> {
@@ -125,8 +127,9 @@ export class SqlSession {
     if (row === undefined || row.since === null) return;
     const since = `end_time >= ${quoted(String(row.since))}::TIMESTAMPTZ`;
     const files = `read_parquet([${list.join(", ")}], hive_partitioning = false)`;
-    const known = `SELECT uid FROM ${files} WHERE ${since}`;
-    await this.#database.run(`DELETE FROM recent WHERE outcome <> 'open' AND uid IN (${known})`);
+    const known = (key: string): string => `SELECT ${key} FROM ${files} WHERE ${since}`;
+    const tests = ["uid", END_KEY].map((key) => `${key} IN (${known(key)})`);
+    await this.#database.run(`DELETE FROM recent WHERE outcome <> 'open' AND (${tests.join(" OR ")})`);
   }
 
   /** The view, and from then on nothing but the files behind it. */

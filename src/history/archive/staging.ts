@@ -263,6 +263,8 @@ class Page {
     n.icmp_type[row] = icmp ? (orig >>> 8) & 0xff : -1;
     n.icmp_code[row] = icmp ? orig & 0xff : -1;
     n.icmp_id[row] = icmp ? orig >>> 16 : -1;
+    n.reply_icmp_type[row] = icmp && reply ? (answer >>> 8) & 0xff : -1;
+    n.reply_icmp_code[row] = icmp && reply ? answer & 0xff : -1;
     n.reply_icmp_id[row] = icmp && reply ? answer >>> 16 : -1;
     n.orig_src_key[row] = gre ? orig >>> 16 : -1;
     n.orig_dst_key[row] = gre ? orig & 0xffff : -1;
