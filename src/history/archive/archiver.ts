@@ -18,6 +18,8 @@ export interface ArchiverOptions {
   readonly writers: readonly string[];
   /** Goes on as the streams do; else it ends where they end. */
   readonly live: boolean;
+  /** How long a message is left alone when it is read live, so that what others say of the same time comes in order. */
+  readonly settleMs?: number;
 }
 
 /** Who hears what. */
@@ -41,7 +43,7 @@ export async function runArchiver(
   log: Logger,
   signal: AbortSignal,
 ): Promise<void> {
-  const { directory, node, tls, servers, writers, live, maxAgeSeconds } = options;
+  const { directory, node, tls, servers, writers, live, maxAgeSeconds, settleMs } = options;
   const { onDamaged, onProgress, onFailure } = listener;
   const writer = await ArchiveWriter.open({ directory, limits: ARCHIVE_LIMITS, onDamaged });
   let connection: BrokerConnection | null = null;
@@ -68,6 +70,7 @@ export async function runArchiver(
       signal,
       onProgress,
       onFailure,
+      ...(settleMs !== undefined && { settleMs }),
     });
     await run.run();
   } finally {
