@@ -1,6 +1,6 @@
 import { stampMs } from "../flow/clock.js";
 import { SlotMap } from "../flow/slot-map.js";
-import type { Envelope, Position } from "../stream/envelope.js";
+import { aheadMs, type Envelope, type Position } from "../stream/envelope.js";
 import type { Mark } from "../stream/mark.js";
 import type { Gap } from "./connection.js";
 
@@ -12,6 +12,8 @@ export interface StampGap {
   readonly until: number;
   readonly reason: string;
   readonly events: number | null;
+  /** How far its stamps are ahead of the node's clock, milliseconds; left out: they are not. */
+  readonly aheadMs?: number;
 }
 
 /** After an overrun, what the kernel holds is found by a dump: what begins meanwhile may have begun before. */
@@ -58,10 +60,11 @@ export class GapList {
   *list(node: string, from: number, until: number): Iterable<Gap> {
     for (const gap of this.#open === null ? this.#gaps : [this.#open, ...this.#gaps]) {
       if (gap.from > until || gap.until < from) continue;
+      const ahead = gap.aheadMs ?? 0;
       yield {
         node,
-        fromMs: gap.from === 0 ? null : stampMs(gap.from),
-        untilMs: gap.until === Number.POSITIVE_INFINITY ? null : stampMs(gap.until),
+        fromMs: gap.from === 0 ? null : stampMs(gap.from) - ahead,
+        untilMs: gap.until === Number.POSITIVE_INFINITY ? null : stampMs(gap.until) - ahead,
         reason: gap.reason,
         events: gap.events,
       };
@@ -82,6 +85,8 @@ export class NodeState {
   number = 0;
   /** Stamp of the last message. */
   heard = 0;
+  /** How far that is ahead of the node's clock, milliseconds. */
+  aheadMs = 0;
   /** The snapshot that is being read; 0 for none. */
   snapshotId = 0;
   /** Where the last complete snapshot ended. */
@@ -103,6 +108,11 @@ export class NodeState {
     this.index = index;
   }
 
+  /** Between two stamps events may be missing. */
+  miss(from: number, until: number, reason: string, events: number | null = null): void {
+    this.gaps.add({ from, until, reason, events, aheadMs: this.aheadMs });
+  }
+
   /** The next message is not the one behind the last: what lies between is not read. */
   jump(): void {
     this.forgetFlowIds();
@@ -112,17 +122,18 @@ export class NodeState {
   }
 
   /** Keeps track of (epoch, number), and of what is missing. False when the message is old. */
-  accept({ epoch, number, stamp }: Envelope, mark: Mark | null): boolean {
+  accept(envelope: Envelope, mark: Mark | null): boolean {
+    const { epoch, number, stamp } = envelope;
+    this.aheadMs = aheadMs(envelope);
     if (epoch < this.epoch || (epoch === this.epoch && number <= this.number)) {
       if (!this.#isBelievable(epoch, number)) return false;
-      this.gaps.add({ from: this.heard, until: stamp, reason: "the numbers of the messages go back", events: null });
+      this.miss(this.heard, stamp, "the numbers of the messages go back");
       this.jump();
     }
     if (this.epoch !== 0 && epoch > this.epoch) {
       this.#beginEpoch(stamp, number, mark);
     } else if (this.epoch !== 0 && number !== this.number + 1) {
-      const reason = `${number - this.number - 1} messages are missing`;
-      this.gaps.add({ from: this.heard, until: stamp, reason, events: null });
+      this.miss(this.heard, stamp, `${number - this.number - 1} messages are missing`);
       this.snapshotId = 0;
     }
     this.epoch = epoch;
@@ -142,7 +153,7 @@ export class NodeState {
   #beginEpoch(stamp: number, number: number, mark: Mark | null): void {
     const begin = mark?.type === "epoch" && number === 1 ? mark : null;
     const reason = begin === null ? "messages are missing" : `the daemon was not running (${begin.reason})`;
-    this.gaps.add({ from: this.stopStamp || this.heard, until: stamp, reason, events: null });
+    this.miss(this.stopStamp || this.heard, stamp, reason);
     this.snapshotId = 0;
     const goesOn =
       begin !== null &&
@@ -167,8 +178,7 @@ export class NodeState {
         this.gaps.close(stamp);
         return true;
       case "gap": {
-        const { reason, events = null } = mark;
-        this.gaps.add({ from: this.heard || stamp, until: stamp + OVERRUN_SETTLE_STAMPS, reason, events });
+        this.miss(this.heard || stamp, stamp + OVERRUN_SETTLE_STAMPS, mark.reason, mark.events);
         return false;
       }
       case "commit":

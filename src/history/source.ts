@@ -1,5 +1,7 @@
 import { ConntrailError } from "../errors.js";
+import { stampMs } from "../flow/clock.js";
 import { createMessageOpener, type OpenedMessage } from "../stream/batch-view.js";
+import { aheadMs } from "../stream/envelope.js";
 import type { ReaderItem, StreamMessage } from "../stream/reader.js";
 import type { NodeState } from "./node-state.js";
 
@@ -19,12 +21,14 @@ const BEYOND_MAX = 2;
 
 /**
  * One node's stream as messages in order, opened one at a time: `head` is the next, until `advance`. Read segment by segment, the
- * last one up to a stamp.
+ * last one up to a time.
  */
 export class StreamSource {
   readonly node: NodeState;
   /** The next message; null: `fill` first, or ended. */
   head: OpenedMessage | null = null;
+  /** When the broker stored the head, milliseconds since the Unix epoch. */
+  headTimeMs = 0;
   /** The head does not follow on the message before it. */
   jump = true;
   ended = false;
@@ -33,7 +37,7 @@ export class StreamSource {
   readonly #read: ReadStream;
   readonly #segments: readonly Segment[];
   readonly #live: boolean;
-  readonly #untilStamp: number;
+  readonly #untilMs: number;
   readonly #onDamaged: () => void;
   readonly #open = createMessageOpener();
   readonly #stop = new AbortController();
@@ -46,25 +50,30 @@ export class StreamSource {
   #beyond = 0;
   #failure: unknown = null;
 
-  /** Messages with stamps of `untilStamp` or above are not read; Infinity: all. */
+  /** Messages that were written after `untilMs` are not read; Infinity: all. */
   constructor(options: {
     node: NodeState;
     read: ReadStream;
     segments: readonly Segment[];
     /** How many messages there are at least. */
     messages: number;
-    untilStamp: number;
+    untilMs: number;
     onDamaged: () => void;
   }) {
     this.node = options.node;
     this.#read = options.read;
     this.#segments = options.segments;
-    this.#untilStamp = options.untilStamp;
+    this.#untilMs = options.untilMs;
     this.#onDamaged = options.onDamaged;
     this.#batches = this.#messages();
     this.ended = options.segments.length === 0;
     this.#live = options.segments.at(-1)?.until === Number.POSITIVE_INFINITY;
     this.idle = this.#live && options.messages === 0;
+  }
+
+  /** When the head was written, by its writer's clock. */
+  get timeMs(): number {
+    return this.head === null ? 0 : stampMs(this.head.envelope.stamp) - aheadMs(this.head.envelope);
   }
 
   /** Opens the next message that is sound. */
@@ -73,9 +82,10 @@ export class StreamSource {
     while (this.head === null && !this.ended && this.#at < this.#queue.length) {
       const message = this.#queue[this.#at++]!;
       this.head = this.#open(message.payload);
+      this.headTimeMs = message.timeMs;
       this.jump = this.#jumps;
       if (this.head === null) this.#onDamaged();
-      else if (this.head.envelope.stamp >= this.#untilStamp && this.#isLast(message)) this.#passEnd();
+      else if (this.timeMs > this.#untilMs && this.#isLast(message)) this.#passEnd();
       else {
         this.#jumps = false;
         this.#beyond = 0;

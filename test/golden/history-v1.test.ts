@@ -40,9 +40,9 @@ function alive({ projection }: { projection: Projection }) {
 describe("the history of messages of version 1", () => {
   it("takes events", () => {
     assert.deepEqual(alive(read("events")), [
-      ["192.0.2.10", 6, 1_800_004_768_750, "C1Ai0fWXUxoXZDw6Ts", 7],
-      ["10.0.0.5", 17, 1_800_004_768_750, "C0kg2RxH6BZkGVmjcr", 0],
-      ["2001:db8::1", 132, 1_800_004_768_750, "C0m6TXsck2FOHkxj1W", 2],
+      ["192.0.2.10", 6, 1_800_000_001_000, "C1Ai0fWXUxoXZDw6Ts", 7],
+      ["10.0.0.5", 17, 1_800_000_001_000, "C0kg2RxH6BZkGVmjcr", 0],
+      ["2001:db8::1", 132, 1_800_000_001_000, "C0m6TXsck2FOHkxj1W", 2],
     ]);
   });
 
