@@ -276,7 +276,7 @@ class Page {
 /** A text in pieces of 12 bytes, so that each lies in its place; one that is longer, or not ASCII, in a column of its own. */
 class TextColumn {
   readonly #bytes: readonly Uint8Array[];
-  readonly #lengths: readonly Uint32Array[];
+  readonly #words: readonly Uint32Array[];
   /** Those that are longer. */
   readonly long: { readonly row: number; readonly text: string }[] = [];
 
@@ -284,7 +284,7 @@ class TextColumn {
 
   constructor(bytes: readonly Uint8Array[], mayBeLong: boolean) {
     this.#bytes = bytes;
-    this.#lengths = bytes.map((piece) => new Uint32Array(piece.buffer));
+    this.#words = bytes.map((piece) => new Uint32Array(piece.buffer));
     this.#mayBeLong = mayBeLong;
   }
 
@@ -296,13 +296,16 @@ class TextColumn {
     for (let piece = 0; piece < pieces; piece++) {
       const from = piece * INLINE_BYTES;
       const length = isLong ? 0 : Math.max(0, Math.min(INLINE_BYTES, text.length - from));
+      const words = this.#words[piece]!;
       const bytes = this.#bytes[piece]!;
-      const at = row * STRING_BYTES;
-      this.#lengths[piece]![at >>> 2] = length;
-      let i = 0;
-      for (; i < length; i++) bytes[at + 4 + i] = text.charCodeAt(from + i);
+      const word = row * (STRING_BYTES / 4);
+      words[word] = length;
       // DuckDB compares the places beyond the end, too.
-      for (; i < INLINE_BYTES; i++) bytes[at + 4 + i] = 0;
+      words[word + 1] = 0;
+      words[word + 2] = 0;
+      words[word + 3] = 0;
+      const at = word * 4 + 4;
+      for (let i = 0; i < length; i++) bytes[at + i] = text.charCodeAt(from + i);
     }
   }
 }
