@@ -24,6 +24,8 @@ const GAPS_MAX = 1000;
 /** The gaps of one node, in the order in which they were found. */
 export class GapList {
   readonly #gaps: StampGap[] = [];
+  /** The last stamp of each and all before it, so that a look back knows where to end. */
+  readonly #latest: number[] = [];
   #open: StampGap | null = null;
 
   /** From here on events may be missing, until `close`. */
@@ -39,17 +41,20 @@ export class GapList {
 
   add(gap: StampGap): void {
     const last = this.#gaps.at(-1);
+    const latest = Math.max(this.#latest.at(-1) ?? 0, gap.until);
     if (last === undefined || this.#gaps.length < GAPS_MAX) {
       this.#gaps.push(gap);
+      this.#latest.push(latest);
       return;
     }
-    const until = Math.max(last.until, gap.until);
-    this.#gaps[GAPS_MAX - 1] = { from: last.from, until, reason: "more gaps than are kept one by one", events: null };
+    const reason = "more gaps than are kept one by one";
+    this.#gaps[GAPS_MAX - 1] = { from: last.from, until: Math.max(last.until, gap.until), reason, events: null };
+    this.#latest[GAPS_MAX - 1] = latest;
   }
 
   /** True when one of them touches [from, until]. */
   touches(from: number, until: number): boolean {
-    for (let i = this.#gaps.length - 1; i >= 0; i--) {
+    for (let i = this.#gaps.length - 1; i >= 0 && this.#latest[i]! >= from; i--) {
       const gap = this.#gaps[i]!;
       if (gap.from <= until && gap.until >= from) return true;
     }
