@@ -37,6 +37,7 @@ async function sql(query: string, asked: Format | null, context: CommandContext)
     const spill = await mkdtemp(join(tmpdir(), "conntrail-sql-"));
     const session = await SqlSession.open(config.archive?.directory ?? null, spill, onDamaged);
     try {
+      await session.check(query);
       const untilMs = await session.archivedUntilMs();
       const sinceMs = untilMs === null ? null : untilMs - OVERLAP_MS;
       const range = { sinceMs, untilMs: null, filter: {}, nodes: null, limit: null };

@@ -1,5 +1,5 @@
 import { rm } from "node:fs/promises";
-import type { DuckDBConnection } from "@duckdb/node-api";
+import type { DuckDBConnection, DuckDBExtractedStatements } from "@duckdb/node-api";
 import { ConntrailError } from "../../errors.js";
 import { stampMs } from "../../flow/clock.js";
 import type { Connection } from "../connection.js";
@@ -83,18 +83,17 @@ export class SqlSession {
     return this.#streamRows <= STREAM_ROWS_MAX;
   }
 
+  /** Refuses what is no single statement before anything is read for it. @throws ConntrailError USAGE */
+  async check(sql: string): Promise<void> {
+    await this.#statement(sql);
+  }
+
   /** @throws ConntrailError USAGE for what is no single query, or cannot be answered */
   async query(sql: string, signal: AbortSignal): Promise<SqlAnswer> {
     const { connection, duckdb } = this.#database;
     if (!this.#locked) await this.#lockDown();
     this.#locked = true;
-    if (sql.trim() === "") throw new ConntrailError("USAGE", "sql: there is no statement");
-    const statements = await connection.extractStatements(sql).catch((error: unknown) => {
-      throw new ConntrailError("USAGE", `sql: ${duckdbText(error)}`, { cause: error });
-    });
-    if (statements.count !== 1) {
-      throw new ConntrailError("USAGE", `sql: one statement is allowed, found ${statements.count}`);
-    }
+    const statements = await this.#statement(sql);
     signal.addEventListener("abort", () => connection.interrupt(), { once: true });
     try {
       const prepared = await statements.prepare(0);
@@ -119,6 +118,15 @@ export class SqlSession {
   async close(): Promise<void> {
     this.#database.close();
     await rm(this.#temporary, { recursive: true, force: true });
+  }
+
+  async #statement(sql: string): Promise<DuckDBExtractedStatements> {
+    if (sql.trim() === "") throw new ConntrailError("USAGE", "sql: there is no statement");
+    const statements = await this.#database.connection.extractStatements(sql).catch((error: unknown) => {
+      throw new ConntrailError("USAGE", `sql: ${duckdbText(error)}`, { cause: error });
+    });
+    if (statements.count === 1) return statements;
+    throw new ConntrailError("USAGE", `sql: one statement is allowed, found ${statements.count}`);
   }
 
   /** What the files have too; those that ended long before the first of the rest are not looked at. */
