@@ -32,11 +32,11 @@ import {
   STAGED_LATE,
   STAGED_LOST,
   STAGED_MAY_MISS,
-  STAGED_NUMBERS,
   STAGED_OPEN,
   STAGED_SNAT,
   STAGED_TEXTS,
   STAGED_TIMED,
+  StagedNumbers,
 } from "./columns.js";
 import { type Database, type DuckdbPackage, VECTOR_ROWS } from "./duckdb.js";
 
@@ -87,7 +87,7 @@ export class Staging {
         name: TABLE,
         bindFunction: (info) => {
           for (const name of TEXT_COLUMNS) info.addResultColumn(name, VARCHAR);
-          for (const [name, kind] of NUMBER_COLUMNS) info.addResultColumn(name, kind === "f64" ? DOUBLE : INTEGER);
+          for (const [name, double] of NUMBER_COLUMNS) info.addResultColumn(name, double ? DOUBLE : INTEGER);
         },
         initFunction: (info) => info.setInitData({ next: 0 }),
         mainFunction: (info, output) => {
@@ -157,9 +157,10 @@ export class Staging {
   }
 }
 
-type NumberName = keyof typeof STAGED_NUMBERS;
-
-const NUMBER_COLUMNS = Object.entries(STAGED_NUMBERS);
+/** Names of the numbers, and whether they are doubles. */
+const NUMBER_COLUMNS: readonly (readonly [name: string, double: boolean])[] = Object.entries(new StagedNumbers()).map(
+  ([name, values]) => [name, values instanceof Float64Array],
+);
 const TEXT_COLUMNS: readonly string[] = Object.entries(STAGED_TEXTS).flatMap(([name, { pieces, long }]) => [
   ...Array.from({ length: pieces }, (_, i) => `${name}_${i}`),
   ...(long ? [`${name}_long`] : []),
@@ -169,7 +170,7 @@ const TEXT_COLUMNS: readonly string[] = Object.entries(STAGED_TEXTS).flatMap(([n
 class Page {
   rows = 0;
   readonly #texts: { readonly [name: string]: TextColumn };
-  readonly #numbers: { readonly [name in NumberName]: Float64Array | Int32Array };
+  readonly #numbers = new StagedNumbers();
   /** In the order of the columns; null: a column of longer texts. */
   readonly #columns: { readonly bytes: Uint8Array | null; readonly long: TextColumn["long"] }[] = [];
 
@@ -182,14 +183,10 @@ class Page {
       for (const bytes of inPlace) this.#columns.push({ bytes, long: [] });
       if (long) this.#columns.push({ bytes: null, long: column.long });
     }
-    const numbers: Record<string, Float64Array | Int32Array> = {};
-    for (const [name, kind] of NUMBER_COLUMNS) {
-      const values = kind === "f64" ? new Float64Array(VECTOR_ROWS) : new Int32Array(VECTOR_ROWS);
-      numbers[name] = values;
+    for (const values of Object.values(this.#numbers) as (Float64Array | Int32Array)[]) {
       this.#columns.push({ bytes: new Uint8Array(values.buffer), long: [] });
     }
     this.#texts = texts;
-    this.#numbers = numbers as Record<NumberName, Float64Array | Int32Array>;
   }
 
   add(connection: Connection, day: number, late: boolean, addresses: AddressTexts): void {
