@@ -75,10 +75,8 @@ async function planOf(start: Start, all: readonly Start[], live: boolean): Promi
     return { node: index.node, segments, missing, messages: 0 };
   }
   const until = live ? Number.POSITIVE_INFINITY : bounds.last;
-  const windows: Segment[] = [];
-  for (const other of all) {
-    if (other !== start && other.stamp < start.stamp) windows.push(...(await takeover(other, start, bounds)));
-  }
+  const earlier = all.filter((other) => other !== start && other.stamp < start.stamp);
+  const windows = (await Promise.all(earlier.map((other) => takeover(other, start, bounds)))).flat();
   const segments = joined([...windows, { from: sequence, until }]);
   const messages = segments.reduce((sum, { from, until }) => sum + Math.min(until, bounds.last) - from + 1, 0);
   return { node: index.node, segments, missing, messages };
