@@ -12,6 +12,7 @@ import { type ControlHandlers, type ControlServer, type NodeHandlers, serveContr
 import { RequestSocket } from "./ctnetlink/request-socket.js";
 import { checkKernel, enableEvents, type KernelState } from "./ctnetlink/sysctl.js";
 import { peersMax } from "./daemon/announcement.js";
+import { openArchive } from "./daemon/archive.js";
 import { withDiscovered } from "./daemon/discovered-peers.js";
 import { createDiscovery } from "./daemon/discovery.js";
 import { followersCaughtUp, openInjection } from "./daemon/injection.js";
@@ -206,6 +207,7 @@ async function startNode(
   injector?.start();
   down.push(() => roles.stop());
   if (injector === null) runPeers(peers, stopping, down);
+  const archive = openArchive(config, log, down);
 
   const reports = new Reports({
     ...reportSources(ground, peers, external),
@@ -233,6 +235,7 @@ async function startNode(
       },
       ...(injector === null ? {} : { inject: { ...injector.counters } }),
       ...(discovery === null ? {} : { discovery: { ...discovery.counters } }),
+      ...(archive === null ? {} : { archive: archive.counters }),
     }),
   });
   const injects = injector !== null;
@@ -268,6 +271,7 @@ async function startObserver(ground: Ground): Promise<void> {
   runPeers(peers, stopping, down);
   const followers = peers.map(({ follower }) => follower);
   const discovery = createDiscovery(config, broker, parts, { peers, followers }, stopping, down);
+  const archive = openArchive(config, ground.log, down);
   const reports = new Reports({
     ...reportSources(ground, peers, external),
     internal: () => 0,
@@ -275,7 +279,10 @@ async function startObserver(ground: Ground): Promise<void> {
     epoch: 0,
     kernelState: () => null,
     publisher: () => ({ state: "none", confirmedNumber: 0, unconfirmed: 0 }),
-    groups: () => (discovery === null ? {} : { discovery: { ...discovery.counters } }),
+    groups: () => ({
+      ...(discovery === null ? {} : { discovery: { ...discovery.counters } }),
+      ...(archive === null ? {} : { archive: archive.counters }),
+    }),
   });
   await ground.answerWith(createObserverHandlers({ external, followers, reports, signal: stopping, log }), reports);
   discovery?.start(down);

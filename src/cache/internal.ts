@@ -306,8 +306,12 @@ export class InternalCache {
     this.#queue(slot);
   }
 
-  /** The newer owner of this flow has seen it end: what this kernel has of it must not come back to life. */
+  /**
+   * The newer owner of this flow has seen it end: what this kernel has of it must not come back to life. If its tuple does, that is
+   * another connection, with a birth of its own.
+   */
   endElsewhere(slot: number): void {
+    this.table.setBirth(slot, 0);
     this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= ROW_ENDED_ELSEWHERE;
   }
 

@@ -1,8 +1,10 @@
 import { pino } from "pino";
 import type { Config } from "../config/config.js";
 import { ConntrailError, errorText } from "../errors.js";
+import { Archive } from "../history/archive/archive.js";
+import { ArchivedHistory, type HistorySource } from "../history/archive/archived-history.js";
 import { History } from "../history/history.js";
-import { brokerStreams } from "../history/streams.js";
+import { brokerStreams, type HistoryStreams } from "../history/streams.js";
 import { brokerClientAddress } from "../stream/broker-config.js";
 import { connectBroker } from "../stream/connection.js";
 import type { CommandContext } from "./command.js";
@@ -10,8 +12,39 @@ import { loadAnyConfig } from "./config-file.js";
 
 const CONNECT_TIMEOUT_MS = 5000;
 
-/** Runs `use` with the history of all streams that this node's own broker holds, and ends the connection to it. */
-export async function withHistory<T>(context: CommandContext, use: (history: History) => Promise<T>): Promise<T> {
+/** The streams that this node's own broker holds, and an archive where there is one. */
+export interface HistoryGround {
+  readonly config: Config;
+  readonly streams: HistoryStreams;
+  readonly history: HistorySource;
+}
+
+/** Runs `use` with the history of all streams and of the archive, and ends the connections to both. */
+export function withHistory<T>(context: CommandContext, use: (history: HistorySource) => Promise<T>): Promise<T> {
+  return withStreams(context, async ({ config, streams, history }) => {
+    const directory = config.archive?.directory;
+    if (directory === undefined || !(await Archive.exists(directory))) return use(history);
+    let archive: Promise<Archive> | null = null;
+    const onDamaged = (path: string, why: string): void => context.terminal.complain(damagedText(path, why));
+    const open = (): Promise<Archive> => {
+      archive ??= Archive.open(directory, { onDamaged });
+      return archive;
+    };
+    try {
+      return await use(new ArchivedHistory(history, streams, open));
+    } finally {
+      (await (archive as Promise<Archive> | null))?.close();
+    }
+  });
+}
+
+/** The line that names a file of the archive which cannot be read. */
+export function damagedText(path: string, why: string): string {
+  return `${path} is left out: ${why}`;
+}
+
+/** Runs `use` with the streams alone, and ends the connection to the broker. */
+export async function withStreams<T>(context: CommandContext, use: (ground: HistoryGround) => Promise<T>): Promise<T> {
   const config = loadAnyConfig(context.configPath);
   const { tls, node } = config;
   const log = pino({ level: "silent" });
@@ -27,17 +60,20 @@ export async function withHistory<T>(context: CommandContext, use: (history: His
     await connection.ready(CONNECT_TIMEOUT_MS).catch((error: unknown) => {
       throw new ConntrailError("BROKER", `${errorText(error)}; is the daemon running?`, { cause: error });
     });
-    return await use(await History.open({ streams: brokerStreams(connection, log), nodes: writers(config) }));
+    const streams = brokerStreams(connection, log);
+    const history = await History.open({ streams, nodes: writers(config) });
+    return await use({ config, streams, history });
   } finally {
     await connection.close();
   }
 }
 
-function ownServers({ broker, listen }: Config): readonly string[] {
+/** The addresses of this node's own broker. */
+export function ownServers({ broker, listen }: Config): readonly string[] {
   return broker.mode === "embedded" ? [brokerClientAddress({ host: listen, port: broker.port })] : broker.servers;
 }
 
 /** The nodes that write a stream as far as the configuration knows. */
-function writers({ mode, node, peers }: Config): string[] {
+export function writers({ mode, node, peers }: Config): string[] {
   return [...(mode === "observer" ? [] : [node]), ...peers.map((peer) => peer.node)];
 }

@@ -1,8 +1,8 @@
 import { type Command, Option } from "commander";
 import { ConntrailError } from "../errors.js";
 import { compileFlowQuery } from "../flow/filter.js";
+import type { HistorySource } from "../history/archive/archived-history.js";
 import type { HistoryQuery } from "../history/connection.js";
-import type { History } from "../history/history.js";
 import { formatTime, type NamedTime, parseTime, requireOrder, requirePast } from "../history/time.js";
 import type { CommandContext } from "./command.js";
 import { type ConnectionOutput, TEXT_FORMATS, textOutput } from "./connection-output.js";
@@ -112,7 +112,7 @@ async function openOutput(request: Request, context: CommandContext): Promise<Cl
 
 /** Until `--limit` changes were printed, or an interrupt; either is a clean end. */
 async function follow(
-  source: History,
+  source: HistorySource,
   query: HistoryQuery,
   output: ConnectionOutput,
   { terminal }: CommandContext,

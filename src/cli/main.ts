@@ -19,6 +19,8 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   history: () => import("./history.js"),
   at: () => import("./at.js"),
   who: () => import("./who.js"),
+  archive: () => import("./archive.js"),
+  sql: () => import("./sql.js"),
   init: () => import("./init.js"),
   import: () => import("./import.js"),
   demo: () => import("./demo-command.js"),

@@ -45,6 +45,8 @@ export interface Config {
   readonly filter: FilterConfig;
   readonly netlink: NetlinkConfig;
   readonly discover: DiscoverConfig | null;
+  /** Where this node keeps what has ended beyond the streams' retention; null: it does not. */
+  readonly archive: ArchiveConfig | null;
   readonly tls: TlsConfig | null;
   /** Where metrics are served; null: nowhere. */
   readonly metrics: Endpoint | null;
@@ -62,6 +64,14 @@ export interface DiscoverConfig {
   readonly port: number;
   /** Null: the interface that has the address `listen`. */
   readonly interface: string | null;
+}
+
+/** The archive of connections that have ended. */
+export interface ArchiveConfig {
+  /** Absolute path of its directory. */
+  readonly directory: string;
+  /** Whole days that are older are removed. */
+  readonly maxAgeSeconds: number;
 }
 
 /** Another node of the cluster. */
@@ -201,7 +211,7 @@ function crossProblems(content: FileContent, file: SourceFile): ConfigProblem[] 
 }
 
 function toConfig(content: FileContent, path: string): Config {
-  const { broker, discover, filter, netlink, tls } = content;
+  const { archive, broker, discover, filter, netlink, tls } = content;
   const directory = dirname(resolve(path));
   return {
     path,
@@ -243,6 +253,7 @@ function toConfig(content: FileContent, path: string): Config {
       iterationLimit: netlink.iteration_limit,
     },
     discover: discover === undefined ? null : { ...discover, interface: discover.interface ?? null },
+    archive: archive === undefined ? null : { directory: archive.dir, maxAgeSeconds: archive.max_age },
     tls:
       tls === undefined
         ? null

@@ -173,6 +173,10 @@ const shapes = {
       typeof value === "string" && /^[^\s/]{1,15}$/.test(value) ? value : undefined,
     ).optional(),
   },
+  archive: {
+    dir: absolutePath(1024).default("/var/lib/conntrail/archive"),
+    max_age: duration("1d", "36500d", 1000).default(365 * 86_400),
+  },
   tls: { ca: filePath(), cert: filePath(), key: filePath() },
   metrics: { listen: checked("an address and a port, such as 127.0.0.1:9469 or [::1]:9469", parseEndpoint) },
   log: {
@@ -200,6 +204,7 @@ const top = {
   filter: z.strictObject(shapes.filter, map).prefault({}),
   netlink: z.strictObject(shapes.netlink, map).prefault({}),
   discover: z.strictObject(shapes.discover, map).optional(),
+  archive: z.strictObject(shapes.archive, map).optional(),
   tls: z.strictObject(shapes.tls, map).optional(),
   metrics: z.strictObject(shapes.metrics, map).optional(),
   log: z.strictObject(shapes.log, map).prefault({}),

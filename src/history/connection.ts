@@ -25,7 +25,10 @@ export interface Connection {
   readonly end: "ended" | "lost" | "open";
   /** Null where nf_conntrack_acct did not count. */
   readonly counters: ConnectionCounters | null;
-  /** The nodes that carried it, in order, each with since when. Never empty. */
+  /**
+   * The nodes that carried it, in order, each with since when. Never empty. Where the first step begins later than the connection,
+   * others carried it before the part of the streams that was read.
+   */
   readonly path: readonly PathStep[];
   /** True where events may be missing in the part of the streams that this record rests on. */
   readonly mayMiss: boolean;

@@ -1,5 +1,5 @@
 import { ConntrailError } from "../errors.js";
-import { stampMs, stampOfMs } from "../flow/clock.js";
+import { stampMs } from "../flow/clock.js";
 import type {
   Connection,
   ConnectionChange,
@@ -9,7 +9,7 @@ import type {
   HistoryQuery,
   WhoQuestion,
 } from "./connection.js";
-import { mergeStreams, untilStamp } from "./merged-streams.js";
+import { mergeStreams } from "./merged-streams.js";
 import { Projection } from "./projection.js";
 import { compileRowFilter, compileWhoFilter, type RowFilter } from "./row-filter.js";
 import type { HistoryStreams } from "./streams.js";
@@ -94,14 +94,13 @@ export class History {
   ): AsyncGenerator<readonly ConnectionChange[], void, undefined> {
     const filter = compileRowFilter(query.filter);
     const sinceMs = query.sinceMs ?? Date.now();
-    const since = stampOfMs(sinceMs);
     const { nodes } = query;
     const accepts = ({ words, path }: Connection) =>
       filter.accepts(words, 0) && (nodes === null || path.some(({ node }) => nodes.includes(node)));
     let changes: ConnectionChange[] = [];
-    let messageStamp = 0;
+    let messageMs = 0;
     const tell = (type: ConnectionChange["type"], connection: Connection): void => {
-      if (messageStamp >= since && accepts(connection)) changes.push({ type, connection });
+      if (messageMs >= sinceMs && accepts(connection)) changes.push({ type, connection });
     };
     const projection = new Projection({
       filter,
@@ -109,7 +108,7 @@ export class History {
       listener: {
         ended: (connection) => tell("ended", connection),
         changed: (type, slot) => {
-          if (messageStamp >= since) tell(type, projection.connection(slot));
+          if (messageMs >= sinceMs) tell(type, projection.connection(slot));
         },
       },
     });
@@ -121,7 +120,7 @@ export class History {
           await merge.wait();
           continue;
         }
-        messageStamp = source.head!.envelope.stamp;
+        messageMs = source.timeMs;
         projection.apply(source.node, source.head!, source.jump);
         source.advance();
         if (changes.length === 0) continue;
@@ -146,12 +145,10 @@ export class History {
       },
     });
     const total = { messages: 0 };
-    const from = reading.sinceMs === null ? 0 : stampOfMs(reading.sinceMs);
-    const until = untilStamp(reading.untilMs);
     const connections = this.#read(projection, reading, ended, total, signal);
     return {
       connections: reading.limit === null ? connections : newest(connections, reading.limit),
-      gaps: (): readonly Gap[] => projection.gaps(from, until),
+      gaps: (): readonly Gap[] => projection.gapsBetween(reading.sinceMs, reading.untilMs),
       progress: (): HistoryProgress => {
         const { messages, events, malformed } = projection.counters;
         const timeMs = projection.stamp === 0 ? null : stampMs(projection.stamp);

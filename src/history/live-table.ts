@@ -25,6 +25,8 @@ export const NODES_MAX = 255;
 interface Step {
   readonly node: NodeState;
   readonly since: number;
+  /** The same by that node's clock, milliseconds. */
+  readonly sinceMs: number;
 }
 
 /** A connection that was taken out of the table, to be ended. */
@@ -32,6 +34,8 @@ export interface Draft {
   readonly words: Uint32Array;
   readonly rare: RareAttributes | null;
   readonly birth: number;
+  /** The birth by the clock of the node that told of it. */
+  readonly startMs: number;
   readonly path: readonly Step[];
   readonly mayMiss: boolean;
 }
@@ -41,6 +45,8 @@ export interface Ending {
   readonly end: Connection["end"];
   /** Of the message that says so, or where reading ended. */
   readonly stamp: number;
+  /** How far that is ahead of its writer's clock, milliseconds. */
+  readonly aheadMs: number;
   readonly counters: ConnectionCounters | null;
   /** The kernel's own times in milliseconds; 0 where it took none. */
   readonly startMs: number;
@@ -52,6 +58,9 @@ export class LiveTable {
   readonly table: FlowTable;
   /** Stamp since when its owner has each row, by page of slots. */
   readonly #since: Float64Array[] = [];
+  /** The same by the owner's clock, milliseconds; and the birth, by the clock of the node that told of it. */
+  readonly #sinceMs: Float64Array[] = [];
+  readonly #startMs: Float64Array[] = [];
   /** The owners before the present one, of the few rows that have moved. */
   readonly #before = new Map<number, readonly Step[]>();
   readonly #nodes: readonly NodeState[];
@@ -91,12 +100,15 @@ export class LiveTable {
   }
 
   /** Takes a connection in; -1 when the table is full. */
-  open(words: Uint32Array, rare: RareAttributes | null, birth: number): number {
+  open(words: Uint32Array, rare: RareAttributes | null, birth: number, aheadMs: number): number {
     const slot = this.table.insert(words, 0);
     if (slot < 0) return -1;
     this.table.setBirth(slot, birth);
     if (rare !== null) this.table.rare.set(slot, rare);
-    while (this.#since.length <= slot >>> PAGE_BITS) this.#since.push(new Float64Array(1 << PAGE_BITS));
+    while (this.#since.length <= slot >>> PAGE_BITS) {
+      for (const pages of [this.#since, this.#sinceMs, this.#startMs]) pages.push(new Float64Array(1 << PAGE_BITS));
+    }
+    this.#startMs[slot >>> PAGE_BITS]![slot & PAGE_MASK] = stampMs(birth) - aheadMs;
     return slot;
   }
 
@@ -111,14 +123,26 @@ export class LiveTable {
     else this.table.rare.set(slot, rare);
   }
 
-  /** A node has the row, by a flow id, since a stamp, and said so by `stamp`. Null: no flow id stands for it. */
-  own(slot: number, node: NodeState, flowId: number | null, since: number, stamp: number): void {
+  /** Another node's claim to the connection tells of an earlier birth, or not. */
+  inheritBirth(slot: number, birth: number, aheadMs: number): void {
+    if (birth >= this.table.birth(slot)) return;
+    this.table.setBirth(slot, birth);
+    this.#startMs[slot >>> PAGE_BITS]![slot & PAGE_MASK] = stampMs(birth) - aheadMs;
+  }
+
+  /** Its owner has the row since a stamp. */
+  setSince(slot: number, since: number, aheadMs: number): void {
+    this.#since[slot >>> PAGE_BITS]![slot & PAGE_MASK] = since;
+    this.#sinceMs[slot >>> PAGE_BITS]![slot & PAGE_MASK] = stampMs(since) - aheadMs;
+  }
+
+  /** A node has the row, by a flow id, and said so by `stamp`. Null: no flow id stands for it. */
+  own(slot: number, node: NodeState, flowId: number | null, stamp: number): void {
     const slab = this.table.slab(slot);
     const base = this.table.base(slot);
     slab[base + W_HAS] = (slab[base + W_HAS]! & 0xff_ffff) | (node.index << OWNER_SHIFT);
     slab[base + W_ID] = flowId ?? NO_FLOW_ID;
     writeStamp(slab, base, stamp);
-    this.#since[slot >>> PAGE_BITS]![slot & PAGE_MASK] = since;
     if (flowId !== null) node.map(flowId, slot);
     else node.hasOrphans = true;
   }
@@ -127,13 +151,14 @@ export class LiveTable {
   leave(slot: number): void {
     const node = this.owner(slot);
     if (this.isMapped(slot)) node.unmap(this.flowId(slot));
-    this.#before.set(slot, [...(this.#before.get(slot) ?? []), { node, since: this.since(slot) }]);
+    this.#before.set(slot, [...(this.#before.get(slot) ?? []), this.#step(slot, node)]);
   }
 
   /** Its owner gave it up for a node whose claim was not read yet. */
-  depart(slot: number, to: NodeState, stamp: number): void {
+  depart(slot: number, to: NodeState, stamp: number, aheadMs: number): void {
     this.leave(slot);
-    this.own(slot, to, null, stamp, stamp);
+    this.own(slot, to, null, stamp);
+    this.setSince(slot, stamp, aheadMs);
     this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= DEPARTED;
   }
 
@@ -152,12 +177,17 @@ export class LiveTable {
     words[W_HAS] = flags & 0xffff;
     words[W_ID] = 0;
     const node = this.#nodes[flags >>> OWNER_SHIFT]!;
-    const since = this.since(slot);
+    const last = this.#step(slot, node);
     const before = this.#before.size === 0 ? undefined : this.#before.get(slot);
-    const path = before === undefined ? [{ node, since }] : [...before, { node, since }];
+    const path = before === undefined ? [last] : [...before, last];
     const flagged = (flags & (MAY_MISS | DEPARTED)) !== 0;
     const rare = table.rare.size === 0 ? null : (table.rare.get(slot) ?? null);
-    return { words, rare, birth: table.birth(slot), path, mayMiss: flagged || missesOf(path, stamp) };
+    const startMs = this.#startMs[slot >>> PAGE_BITS]![slot & PAGE_MASK]!;
+    return { words, rare, birth: table.birth(slot), startMs, path, mayMiss: flagged || missesOf(path, stamp) };
+  }
+
+  #step(slot: number, node: NodeState): Step {
+    return { node, since: this.since(slot), sinceMs: this.#sinceMs[slot >>> PAGE_BITS]![slot & PAGE_MASK]! };
   }
 
   /** Records are cut from chunks: a typed array of its own would cost more than all the rest of a connection. */
@@ -193,16 +223,17 @@ function missesOf(path: readonly Step[], stamp: number): boolean {
 }
 
 /**
- * Since when a node has a row that it states by an older claim: `words` tell when the node first saw the flow, by its clock and
- * in whole seconds; within a second of the birth, and before it, that is the birth.
+ * Since when a node has a row that it states by an older claim, as a stamp: `words` tell when the node first saw the flow, by its
+ * clock and in whole seconds; within a second of the birth, and before it, that is the birth.
  */
-export function sinceOf(words: Uint32Array, birth: number, stamp: number): number {
-  const createdMs = words[W_CREATED]! * 1000;
-  return createdMs === 0 || createdMs - stampMs(birth) < 1000 ? birth : Math.min(stamp, stampOfMs(createdMs));
+export function sinceOf(words: Uint32Array, birth: number, stamp: number, aheadMs: number): number {
+  const createdMs = words[W_CREATED]! * 1000 + aheadMs;
+  const atBirth = words[W_CREATED] === 0 || createdMs - stampMs(birth) < 1000;
+  return atBirth ? birth : Math.min(stamp, stampOfMs(createdMs));
 }
 
-function stepOf({ node, since }: Step): PathStep {
-  return { node: node.name, sinceMs: stampMs(since) };
+function stepOf({ node, sinceMs }: Step): PathStep {
+  return { node: node.name, sinceMs };
 }
 
 /** A finished answer; its uid is computed when it is asked for. */
@@ -220,14 +251,14 @@ export class ConnectionRecord implements Connection {
   #uid = "";
 
   constructor(draft: Draft, ending: Ending) {
-    const bornMs = stampMs(draft.birth);
+    const bornMs = draft.startMs;
     const timed = ending.endMs > 0;
     // On a node that took the connection over, the kernel's entry is younger than the connection.
     const startMs = timed && ending.startMs > 0 ? Math.min(bornMs, ending.startMs) : bornMs;
     this.words = draft.words;
     this.rare = draft.rare;
     this.end = ending.end;
-    this.endMs = ending.end === "open" ? null : timed ? ending.endMs : stampMs(ending.stamp);
+    this.endMs = ending.end === "open" ? null : timed ? ending.endMs : stampMs(ending.stamp) - ending.aheadMs;
     this.startMs = this.endMs === null ? startMs : Math.min(startMs, this.endMs);
     this.timedByKernel = timed;
     this.counters = ending.counters;

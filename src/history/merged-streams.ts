@@ -26,25 +26,22 @@ export async function mergeStreams(
 ): Promise<{ merge: Merge; messages: number }> {
   const indexes = nodes.map((node) => new StreamIndex(streams.lookup(node), node));
   const plans = await planStreams(indexes, sinceMs, live);
-  const from = sinceMs === null ? 0 : stampOfMs(sinceMs);
   const sources = plans.map(({ node, segments, messages, missing }) => {
     const state = projection.node(node);
-    if (missing !== null) state.gaps.add({ from, until: missing.until, reason: missing.reason, events: null });
+    if (missing !== null) {
+      const from = sinceMs === null ? 0 : stampOfMs(sinceMs + missing.aheadMs);
+      state.gaps.add({ from, ...missing, events: null });
+    }
     return new StreamSource({
       node: state,
       read: (start, stop) => streams.read(node, start, plans.length, stop),
       segments,
       messages,
-      untilStamp: untilStamp(live ? null : untilMs),
+      untilMs: live ? Number.POSITIVE_INFINITY : (untilMs ?? Number.POSITIVE_INFINITY),
       onDamaged: () => projection.skip(),
       onBeyond: (message) => projection.beyond(state, message),
     });
   });
   const merge = new Merge(sources, signal);
   return { merge, messages: plans.reduce((sum, { messages }) => sum + messages, 0) };
-}
-
-/** Messages of the last millisecond belong to the range. */
-export function untilStamp(untilMs: number | null): number {
-  return untilMs === null ? Number.POSITIVE_INFINITY : stampOfMs(untilMs + 1);
 }

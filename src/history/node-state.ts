@@ -1,6 +1,6 @@
 import { stampMs } from "../flow/clock.js";
 import { SlotMap } from "../flow/slot-map.js";
-import type { Envelope } from "../stream/envelope.js";
+import { aheadMs, type Envelope, type Position } from "../stream/envelope.js";
 import type { Mark } from "../stream/mark.js";
 import type { Gap } from "./connection.js";
 
@@ -12,6 +12,8 @@ export interface StampGap {
   readonly until: number;
   readonly reason: string;
   readonly events: number | null;
+  /** How far its stamps are ahead of the node's clock, milliseconds; left out: they are not. */
+  readonly aheadMs?: number;
 }
 
 /** After an overrun, what the kernel holds is found by a dump: what begins meanwhile may have begun before. */
@@ -22,6 +24,8 @@ const GAPS_MAX = 1000;
 /** The gaps of one node, in the order in which they were found. */
 export class GapList {
   readonly #gaps: StampGap[] = [];
+  /** The last stamp of each and all before it, so that a look back knows where to end. */
+  readonly #latest: number[] = [];
   #open: StampGap | null = null;
 
   /** From here on events may be missing, until `close`. */
@@ -37,17 +41,20 @@ export class GapList {
 
   add(gap: StampGap): void {
     const last = this.#gaps.at(-1);
+    const latest = Math.max(this.#latest.at(-1) ?? 0, gap.until);
     if (last === undefined || this.#gaps.length < GAPS_MAX) {
       this.#gaps.push(gap);
+      this.#latest.push(latest);
       return;
     }
-    const until = Math.max(last.until, gap.until);
-    this.#gaps[GAPS_MAX - 1] = { from: last.from, until, reason: "more gaps than are kept one by one", events: null };
+    const reason = "more gaps than are kept one by one";
+    this.#gaps[GAPS_MAX - 1] = { from: last.from, until: Math.max(last.until, gap.until), reason, events: null };
+    this.#latest[GAPS_MAX - 1] = latest;
   }
 
   /** True when one of them touches [from, until]. */
   touches(from: number, until: number): boolean {
-    for (let i = this.#gaps.length - 1; i >= 0; i--) {
+    for (let i = this.#gaps.length - 1; i >= 0 && this.#latest[i]! >= from; i--) {
       const gap = this.#gaps[i]!;
       if (gap.from <= until && gap.until >= from) return true;
     }
@@ -58,10 +65,11 @@ export class GapList {
   *list(node: string, from: number, until: number): Iterable<Gap> {
     for (const gap of this.#open === null ? this.#gaps : [this.#open, ...this.#gaps]) {
       if (gap.from > until || gap.until < from) continue;
+      const ahead = gap.aheadMs ?? 0;
       yield {
         node,
-        fromMs: gap.from === 0 ? null : stampMs(gap.from),
-        untilMs: gap.until === Number.POSITIVE_INFINITY ? null : stampMs(gap.until),
+        fromMs: gap.from === 0 ? null : stampMs(gap.from) - ahead,
+        untilMs: gap.until === Number.POSITIVE_INFINITY ? null : stampMs(gap.until) - ahead,
         reason: gap.reason,
         events: gap.events,
       };
@@ -82,6 +90,8 @@ export class NodeState {
   number = 0;
   /** Stamp of the last message. */
   heard = 0;
+  /** How far that is ahead of the node's clock, milliseconds. */
+  aheadMs = 0;
   /** The snapshot that is being read; 0 for none. */
   snapshotId = 0;
   /** Where the last complete snapshot ended. */
@@ -95,9 +105,17 @@ export class NodeState {
   /** Stamp of its clean stop, while nothing has come since; 0 else. */
   stopStamp = 0;
 
+  /** The last message that was old. */
+  #doubted: Position = { epoch: -1, number: 0 };
+
   constructor(name: string, index: number) {
     this.name = name;
     this.index = index;
+  }
+
+  /** Between two stamps events may be missing. */
+  miss(from: number, until: number, reason: string, events: number | null = null): void {
+    this.gaps.add({ from, until, reason, events, aheadMs: this.aheadMs });
   }
 
   /** The next message is not the one behind the last: what lies between is not read. */
@@ -109,13 +127,15 @@ export class NodeState {
   }
 
   /** Keeps track of (epoch, number), and of what is missing. False when the message is old. */
-  accept({ epoch, number, stamp }: Envelope, mark: Mark | null): boolean {
-    if (epoch < this.epoch || (epoch === this.epoch && number <= this.number)) return false;
-    const missing = this.#missingBefore(epoch, number, stamp, mark);
-    if (missing !== null) {
-      this.gaps.add(missing);
-      this.snapshotId = 0;
+  accept(envelope: Envelope, mark: Mark | null): boolean {
+    const { epoch, number, stamp } = envelope;
+    this.aheadMs = aheadMs(envelope);
+    if (epoch < this.epoch || (epoch === this.epoch && number <= this.number)) {
+      if (!this.#isBelievable(epoch, number)) return false;
+      this.miss(this.heard, stamp, "the numbers of the messages go back");
+      this.jump();
     }
+    if (this.#missBefore(envelope, mark)) this.snapshotId = 0;
     if (this.epoch !== 0 && epoch > this.epoch) this.#beginEpoch(number, mark);
     this.epoch = epoch;
     this.number = number;
@@ -124,23 +144,31 @@ export class NodeState {
   }
 
   /** The first message behind what is read: what is missing before it may have begun within. */
-  beyond({ epoch, number, stamp }: Envelope, mark: Mark | null): void {
-    const missing = this.#missingBefore(epoch, number, stamp, mark);
-    if (missing !== null) {
-      this.gaps.add(missing);
-      this.stopStamp = 0;
-    } else if (mark?.type === "gap") this.mark(mark, stamp);
+  beyond(envelope: Envelope, mark: Mark | null): void {
+    this.aheadMs = aheadMs(envelope);
+    if (this.#missBefore(envelope, mark)) this.stopStamp = 0;
+    else if (mark?.type === "gap") this.mark(mark, envelope.stamp);
   }
 
-  #missingBefore(epoch: number, number: number, stamp: number, mark: Mark | null): StampGap | null {
-    if (this.epoch === 0 || epoch < this.epoch) return null;
+  /** Notes what is missing between the last message and this one; false when nothing is. */
+  #missBefore({ epoch, number, stamp }: Envelope, mark: Mark | null): boolean {
+    if (this.epoch === 0 || epoch < this.epoch) return false;
     if (epoch > this.epoch) {
       const begin = mark?.type === "epoch" && number === 1 ? mark : null;
       const reason = begin === null ? "messages are missing" : `the daemon was not running (${begin.reason})`;
-      return { from: this.stopStamp || this.heard, until: stamp, reason, events: null };
+      this.miss(this.stopStamp || this.heard, stamp, reason);
+      return true;
     }
-    if (number <= this.number + 1) return null;
-    return { from: this.heard, until: stamp, reason: `${number - this.number - 1} messages are missing`, events: null };
+    if (number <= this.number + 1) return false;
+    this.miss(this.heard, stamp, `${number - this.number - 1} messages are missing`);
+    return true;
+  }
+
+  /** A stream is read in order: two old messages in a row say that it was the one before them whose number was wrong. */
+  #isBelievable(epoch: number, number: number): boolean {
+    const follows = epoch === this.#doubted.epoch && number === this.#doubted.number + 1;
+    this.#doubted = { epoch, number };
+    return follows;
   }
 
   /** A daemon that took its table over goes on where it was; else its flow ids mean nothing any more. */
@@ -169,8 +197,7 @@ export class NodeState {
         this.gaps.close(stamp);
         return true;
       case "gap": {
-        const { reason, events = null } = mark;
-        this.gaps.add({ from: this.heard, until: stamp + OVERRUN_SETTLE_STAMPS, reason, events });
+        this.miss(this.heard || stamp, stamp + OVERRUN_SETTLE_STAMPS, mark.reason, mark.events);
         return false;
       }
       case "commit":

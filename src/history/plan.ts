@@ -1,4 +1,4 @@
-import { stampOfMs } from "../flow/clock.js";
+import { stampMs } from "../flow/clock.js";
 import type { StreamBounds, StreamIndex } from "../stream/stream-index.js";
 import type { Segment } from "./source.js";
 
@@ -16,6 +16,8 @@ export interface StreamPlan {
 interface Missing {
   readonly reason: string;
   readonly until: number;
+  /** How far that is ahead of the clock of its writer, milliseconds. */
+  readonly aheadMs: number;
 }
 
 interface Start {
@@ -48,19 +50,21 @@ async function startOf(index: StreamIndex, sinceMs: number | null): Promise<Star
   const bounds = await index.bounds();
   const none = (reason: string): Start => {
     const never = Number.POSITIVE_INFINITY;
-    return { index, bounds, sequence: 0, stamp: never, missing: { reason, until: never } };
+    return { index, bounds, sequence: 0, stamp: never, missing: { reason, until: never, aheadMs: 0 } };
   };
   if (bounds === null) return none("this broker holds no stream of it");
   const first = bounds.messages === 0 ? null : await index.stampAt(bounds.first);
   if (first === null) return none("its stream is empty");
   if (sinceMs !== null) {
-    const since = await index.findStamp(stampOfMs(sinceMs), bounds);
+    const since = await index.findTime(sinceMs, bounds);
     const snapshot = await index.snapshotBefore(since, bounds);
     if (snapshot !== null) return { index, bounds, ...snapshot, missing: null };
   }
   const reason = "nothing older is kept; connections that began before are known from the next snapshot on";
   const whole = await index.isBeginning(bounds.first);
-  return { index, bounds, ...first, missing: whole ? null : { reason, until: first.stamp } };
+  const { sequence, stamp, timeMs } = first;
+  const missing = whole ? null : { reason, until: stamp, aheadMs: stampMs(stamp) - timeMs };
+  return { index, bounds, sequence, stamp, missing };
 }
 
 async function planOf(start: Start, all: readonly Start[], live: boolean): Promise<StreamPlan> {
@@ -71,10 +75,8 @@ async function planOf(start: Start, all: readonly Start[], live: boolean): Promi
     return { node: index.node, segments, missing, messages: 0 };
   }
   const until = live ? Number.POSITIVE_INFINITY : bounds.last;
-  const windows: Segment[] = [];
-  for (const other of all) {
-    if (other !== start && other.stamp < start.stamp) windows.push(...(await takeover(other, start, bounds)));
-  }
+  const earlier = all.filter((other) => other !== start && other.stamp < start.stamp);
+  const windows = (await Promise.all(earlier.map((other) => takeover(other, start, bounds)))).flat();
   const segments = joined([...windows, { from: sequence, until }]);
   const messages = segments.reduce((sum, { from, until }) => sum + Math.min(until, bounds.last) - from + 1, 0);
   return { node: index.node, segments, missing, messages };

@@ -26,8 +26,6 @@ export interface ProjectionCounters {
   malformed: number;
   /** Messages that came before. */
   outdated: number;
-  /** Ends and updates of flows that began before what was read, or that another node has. */
-  unknown: number;
   /** Connections that found no place in the table. */
   full: number;
 }
@@ -49,7 +47,7 @@ const NO_ENDING = { counters: null, startMs: 0, endMs: 0 };
  * its owner does not list any more is lost. Memory is for those alive at a time.
  */
 export class Projection {
-  readonly counters: ProjectionCounters = { messages: 0, events: 0, malformed: 0, outdated: 0, unknown: 0, full: 0 };
+  readonly counters: ProjectionCounters = { messages: 0, events: 0, malformed: 0, outdated: 0, full: 0 };
   readonly #nodes: NodeState[] = [];
   readonly #live: LiveTable;
   readonly #filter: RowFilter;
@@ -64,6 +62,8 @@ export class Projection {
   /** Ends before are not told. */
   readonly #sinceMs: number;
   #stamp = 0;
+  /** How far the message that is applied is ahead of its writer's clock, milliseconds. */
+  #aheadMs = 0;
 
   constructor(options: { filter: RowFilter; sinceMs: number | null; listener: ProjectionListener; flowsMax?: number }) {
     this.#filter = options.filter;
@@ -120,6 +120,7 @@ export class Projection {
       this.counters.outdated++;
       return;
     }
+    this.#aheadMs = node.aheadMs;
     if (mark === null) this.#applyBatch(node, envelope);
     else if (node.mark(mark, envelope.stamp) && node.hasOrphans) this.#sweepOrphans(node, envelope.stamp);
     node.heard = envelope.stamp;
@@ -158,18 +159,18 @@ export class Projection {
     // Another node has committed since this one was last heard: had that node known of the flow, it would be there now.
     const silent = this.#nodes.some((node) => node !== owner && node.commitStamp > owner.heard);
     const mayMiss = draft.mayMiss || silent || owner.stopStamp > 0;
-    return new ConnectionRecord({ ...draft, mayMiss }, { ...NO_ENDING, end: "open", stamp: this.#stamp });
+    return new ConnectionRecord({ ...draft, mayMiss }, { ...NO_ENDING, end: "open", stamp: this.#stamp, aheadMs: 0 });
   }
 
   /** What may be missing between two stamps. */
   gaps(from: number, until: number): Gap[] {
     const found: Gap[] = [];
-    for (const { name, gaps, stopStamp } of this.#nodes) {
+    for (const { name, gaps, stopStamp, aheadMs } of this.#nodes) {
       found.push(...gaps.list(name, from, until));
       if (stopStamp > 0 && stopStamp <= until) {
         found.push({
           node: name,
-          fromMs: stampMs(stopStamp),
+          fromMs: stampMs(stopStamp) - aheadMs,
           untilMs: null,
           reason: "the daemon was stopped",
           events: null,
@@ -177,6 +178,14 @@ export class Projection {
       }
     }
     return found;
+  }
+
+  /** What may be missing between two times; null: from the beginning, to the end. */
+  gapsBetween(sinceMs: number | null, untilMs: number | null): Gap[] {
+    return this.gaps(0, Number.POSITIVE_INFINITY).filter((gap) => {
+      const begins = gap.fromMs === null || untilMs === null || gap.fromMs <= untilMs;
+      return begins && (gap.untilMs === null || sinceMs === null || gap.untilMs >= sinceMs);
+    });
   }
 
   #applyBatch(node: NodeState, envelope: Envelope): void {
@@ -190,12 +199,12 @@ export class Projection {
     if (node.tracked > 0 || this.#displaced.size > 0) this.#applyDestroys(node, envelope);
     if (node.tracked > 0) this.#applyMoved(node, envelope);
     for (const draft of this.#displaced.values())
-      this.#finish(draft, { ...NO_ENDING, end: "lost", stamp: envelope.stamp });
+      this.#finish(draft, { ...NO_ENDING, end: "lost", stamp: envelope.stamp, aheadMs: node.aheadMs });
     this.#displaced.clear();
     if (view.range !== null && node.tracked > 0) this.#sweepRange(node, view.range, new4, new6, envelope.stamp);
     if (!view.damaged) return;
     this.counters.malformed++;
-    node.gaps.add({ from: node.heard, until: envelope.stamp, reason: "a message is damaged", events: null });
+    node.miss(node.heard, envelope.stamp, "a message is damaged");
   }
 
   #applyNew(node: NodeState, section: NewSection, family: 0 | 1, envelope: Envelope): void {
@@ -217,8 +226,8 @@ export class Projection {
         if (slot >= 0) this.#end(slot, "lost", envelope.stamp);
         continue;
       }
-      const stamp = section.stamp[row]! || envelope.stamp;
-      const birth = section.birth[row]! || stamp;
+      const stamp = stampIn(section.stamp, row) || envelope.stamp;
+      const birth = stampIn(section.birth, row) || stamp;
       this.#upsert(node, flowId, this.#view.rare(family, row), stamp, birth, envelope.stamp);
     }
   }
@@ -248,7 +257,7 @@ export class Projection {
     const slot = live.table.find(words, 0);
     const before = node.slots.get(flowId);
     if (before >= 0 && before !== slot) this.#end(before, "lost", toldStamp);
-    const since = stamp === toldStamp ? stamp : sinceOf(words, birth, stamp);
+    const since = stamp === toldStamp ? stamp : sinceOf(words, birth, stamp, this.#aheadMs);
     if (slot < 0) {
       this.#open(node, flowId, rare, stamp, birth, since);
       return;
@@ -264,8 +273,9 @@ export class Projection {
       }
       live.leave(slot);
       live.restate(slot, words, rare);
-      live.table.inheritBirth(slot, birth);
-      live.own(slot, node, flowId, Math.max(since, birth), stamp);
+      live.inheritBirth(slot, birth, this.#aheadMs);
+      live.own(slot, node, flowId, stamp);
+      live.setSince(slot, Math.max(since, birth), this.#aheadMs);
       this.#listener.changed?.("moved", slot);
       return;
     }
@@ -282,9 +292,8 @@ export class Projection {
       this.#open(node, flowId, rare, stamp, birth, since);
       return;
     }
-    const held = live.since(slot);
     live.restate(slot, words, rare);
-    live.own(slot, node, flowId, held, stamp);
+    live.own(slot, node, flowId, stamp);
     this.#listener.changed?.("updated", slot);
   }
 
@@ -296,16 +305,16 @@ export class Projection {
     birth: number,
     since: number,
   ): void {
-    const slot = this.#live.open(this.#record, rare, birth);
+    const slot = this.#live.open(this.#record, rare, birth, this.#aheadMs);
     if (slot < 0) {
       this.counters.full++;
       if (this.counters.full === 1) {
-        const reason = "more connections at a time than the memory is for";
-        node.gaps.add({ from: stamp, until: Number.POSITIVE_INFINITY, reason, events: null });
+        node.miss(stamp, Number.POSITIVE_INFINITY, "more connections at a time than the memory is for");
       }
       return;
     }
-    this.#live.own(slot, node, flowId, since, stamp);
+    this.#live.own(slot, node, flowId, stamp);
+    this.#live.setSince(slot, since, this.#aheadMs);
     this.#listener.changed?.("new", slot);
   }
 
@@ -345,7 +354,7 @@ export class Projection {
       if (slot < 0 && draft === undefined) continue;
       if (!taken) section.takeAll();
       taken = true;
-      const ending = endingOf(section, row, envelope.stamp);
+      const ending = endingOf(section, row, envelope.stamp, node.aheadMs);
       if (draft !== undefined) {
         this.#displaced.delete(flowId);
         setState(draft.words, 0, section.protocolState[row]!);
@@ -365,16 +374,16 @@ export class Projection {
       const slot = node.slots.get(section.flowId[row]!);
       if (slot < 0) continue;
       const name = this.#view.movedTo(section.owner[row]!);
-      const stamp = section.stamp[row]!;
+      const stamp = stampIn(section.stamp, row);
       // An owner that the message does not name: nobody can tell where it is.
-      if (name === null) {
+      if (name === null || this.#nodes.length >= NODES_MAX) {
         this.#live.markMayMiss(slot);
         this.#end(slot, "lost", envelope.stamp);
         continue;
       }
       const to = this.node(name);
       if (to.heard < stamp) {
-        this.#live.depart(slot, to, stamp);
+        this.#live.depart(slot, to, stamp, this.#aheadMs);
         this.#listener.changed?.("moved", slot);
         continue;
       }
@@ -412,7 +421,7 @@ export class Projection {
   }
 
   #end(slot: number, end: "lost" | "ended", stamp: number): void {
-    this.#finishSlot(slot, { ...NO_ENDING, end, stamp });
+    this.#finishSlot(slot, { ...NO_ENDING, end, stamp, aheadMs: this.#aheadMs });
   }
 
   #finishSlot(slot: number, ending: Ending): void {
@@ -437,7 +446,7 @@ function isNewer(stamp: number, node: NodeState, held: number, owner: NodeState)
 }
 
 function msOfEnding(ending: Ending): number {
-  return ending.endMs > 0 ? ending.endMs : stampMs(ending.stamp);
+  return ending.endMs > 0 ? ending.endMs : stampMs(ending.stamp) - ending.aheadMs;
 }
 
 function setState(words: Uint32Array, base: number, state: number): void {
@@ -446,19 +455,28 @@ function setState(words: Uint32Array, base: number, state: number): void {
 }
 
 /** What a message claims to have measured and no kernel could have counts as not measured. */
-function endingOf(section: DestroySection, row: number, stamp: number): Ending {
+function endingOf(section: DestroySection, row: number, stamp: number, aheadMs: number): Ending {
   const measured = section.measured[row]!;
   const timed = (measured & MEASURED_TIMES) !== 0;
-  const counted: ConnectionCounters = {
-    origPackets: section.packetsOriginal[row]!,
-    origBytes: section.bytesOriginal[row]!,
-    replyPackets: section.packetsReply[row]!,
-    replyBytes: section.bytesReply[row]!,
-  };
-  const counters = (measured & MEASURED_COUNTERS) !== 0 && Object.values(counted).every(isCount) ? counted : null;
+  const counters = (measured & MEASURED_COUNTERS) === 0 ? null : countersOf(section, row);
   const startMs = timed ? msOfMicros(section.startMicros[row]!) : 0;
   const endMs = timed ? msOfMicros(section.stopMicros[row]!) : 0;
-  return { end: "ended", stamp, counters, startMs, endMs };
+  return { end: "ended", stamp, aheadMs, counters, startMs, endMs };
+}
+
+function countersOf(section: DestroySection, row: number): ConnectionCounters | null {
+  const origPackets = section.packetsOriginal[row]!;
+  const origBytes = section.bytesOriginal[row]!;
+  const replyPackets = section.packetsReply[row]!;
+  const replyBytes = section.bytesReply[row]!;
+  const sound = isCount(origPackets) && isCount(origBytes) && isCount(replyPackets) && isCount(replyBytes);
+  return sound ? { origPackets, origBytes, replyPackets, replyBytes } : null;
+}
+
+/** A stamp of a row; 0, none, for what no clock has made. */
+function stampIn(column: Float64Array, row: number): number {
+  const value = column[row]!;
+  return value > 0 && value <= Number.MAX_SAFE_INTEGER && Number.isInteger(value) ? value : 0;
 }
 
 /** Counters of the kernel have 64 bits. */

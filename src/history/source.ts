@@ -1,5 +1,7 @@
 import { ConntrailError } from "../errors.js";
+import { stampMs } from "../flow/clock.js";
 import { createMessageOpener, type OpenedMessage } from "../stream/batch-view.js";
+import { aheadMs } from "../stream/envelope.js";
 import type { ReaderItem, StreamMessage } from "../stream/reader.js";
 import type { NodeState } from "./node-state.js";
 
@@ -14,15 +16,19 @@ export type ReadStream = (from: number, signal: AbortSignal) => AsyncIterable<re
 
 /** A reader that says nothing for so long has no broker any more. */
 const STALL_MS = 30_000;
+/** So many messages in a row beyond the end are the end. */
+const BEYOND_MAX = 2;
 
 /**
  * One node's stream as messages in order, opened one at a time: `head` is the next, until `advance`. Read segment by segment, the
- * last one up to a stamp.
+ * last one up to a time.
  */
 export class StreamSource {
   readonly node: NodeState;
   /** The next message; null: `fill` first, or ended. */
   head: OpenedMessage | null = null;
+  /** When the broker stored the head, milliseconds since the Unix epoch. */
+  headTimeMs = 0;
   /** The head does not follow on the message before it. */
   jump = true;
   ended = false;
@@ -31,7 +37,7 @@ export class StreamSource {
   readonly #read: ReadStream;
   readonly #segments: readonly Segment[];
   readonly #live: boolean;
-  readonly #untilStamp: number;
+  readonly #untilMs: number;
   readonly #onDamaged: () => void;
   readonly #onBeyond: ((message: OpenedMessage) => void) | undefined;
   readonly #open = createMessageOpener();
@@ -41,16 +47,18 @@ export class StreamSource {
   #at = 0;
   #filling = false;
   #jumps = true;
+  /** Messages beyond the end in a row. */
+  #beyond = 0;
   #failure: unknown = null;
 
-  /** Messages with stamps of `untilStamp` or above are not read; Infinity: all. */
+  /** Messages that were written after `untilMs` are not read; Infinity: all. */
   constructor(options: {
     node: NodeState;
     read: ReadStream;
     segments: readonly Segment[];
     /** How many messages there are at least. */
     messages: number;
-    untilStamp: number;
+    untilMs: number;
     onDamaged: () => void;
     /** Told of the first message with such a stamp. */
     onBeyond?: (message: OpenedMessage) => void;
@@ -58,7 +66,7 @@ export class StreamSource {
     this.node = options.node;
     this.#read = options.read;
     this.#segments = options.segments;
-    this.#untilStamp = options.untilStamp;
+    this.#untilMs = options.untilMs;
     this.#onDamaged = options.onDamaged;
     this.#onBeyond = options.onBeyond;
     this.#batches = this.#messages();
@@ -67,18 +75,25 @@ export class StreamSource {
     this.idle = this.#live && options.messages === 0;
   }
 
+  /** When the head was written, by its writer's clock. */
+  get timeMs(): number {
+    return this.head === null ? 0 : stampMs(this.head.envelope.stamp) - aheadMs(this.head.envelope);
+  }
+
   /** Opens the next message that is sound. */
   advance(): void {
     this.head = null;
     while (this.head === null && !this.ended && this.#at < this.#queue.length) {
       const message = this.#queue[this.#at++]!;
       this.head = this.#open(message.payload);
+      this.headTimeMs = message.timeMs;
       this.jump = this.#jumps;
       if (this.head === null) this.#onDamaged();
-      else if (this.head.envelope.stamp >= this.#untilStamp && this.#isLast(message)) {
-        this.#onBeyond?.(this.head);
-        this.#end();
-      } else this.#jumps = false;
+      else if (this.timeMs > this.#untilMs && this.#isLast(message)) this.#passEnd();
+      else {
+        this.#jumps = false;
+        this.#beyond = 0;
+      }
     }
     this.idle = this.#live && this.head === null && (this.#queue.at(-1)?.pending ?? 0) === 0;
   }
@@ -120,6 +135,14 @@ export class StreamSource {
   /** A stamp beyond the end ends the last segment only: those before it have their own ends. */
   #isLast(message: StreamMessage): boolean {
     return message.sequence >= (this.#segments.at(-1)?.from ?? 0);
+  }
+
+  /** One stamp beyond the end may be a damaged one. */
+  #passEnd(): void {
+    if (this.#beyond === 0 && this.head !== null) this.#onBeyond?.(this.head);
+    this.head = null;
+    this.#beyond++;
+    if (this.#beyond >= BEYOND_MAX) this.#end();
   }
 
   #end(): void {

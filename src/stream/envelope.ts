@@ -1,4 +1,5 @@
 import { Packr } from "msgpackr";
+import { stampMs } from "../flow/clock.js";
 
 /**
  * What every message of a stream begins with: a msgpack map with these keys (FORMAT.md has the bytes).
@@ -22,6 +23,18 @@ export const FORMAT_VERSION = 1;
 
 /** Stamps beyond this (the year 2087) come from a broken clock; taking one over would use up the numbers for all. */
 const STAMP_MAX = Number.MAX_SAFE_INTEGER - 2 ** 48;
+
+/** Clocks that agree are never so far apart. */
+const AHEAD_MS_MIN = 1000;
+
+/**
+ * How far stamps are ahead of the writer's own clock, in milliseconds, because another node's clock is: 0 up to a second. Stamps
+ * order the messages; taken away from a stamp's time, this gives the time by the writer's clock.
+ */
+export function aheadMs({ stamp, wallMs }: Envelope): number {
+  const ahead = stampMs(stamp) - wallMs;
+  return ahead > AHEAD_MS_MIN ? ahead : 0;
+}
 
 /** Packs plain maps that any msgpack reader understands: no records, no extensions. */
 export function createPackr(): Packr {

@@ -1,4 +1,6 @@
+import { stampMs } from "../flow/clock.js";
 import type { BrokerConnection } from "./connection.js";
+import { aheadMs } from "./envelope.js";
 import { createEnvelopeReader, MarkCodec } from "./mark.js";
 import { directLastOf, directNext, findStream, type StoredMessage } from "./own-stream.js";
 import { type MessageKind, nodeOfStream, streamName } from "./subjects.js";
@@ -15,6 +17,12 @@ export interface SnapshotPlace {
   /** Stream sequence of its begin mark, on the broker that is asked. */
   readonly sequence: number;
   readonly stamp: number;
+}
+
+/** A message with its place in the stream and in time. */
+export interface MessagePlace extends SnapshotPlace {
+  /** By the writer's clock, milliseconds since the Unix epoch. */
+  readonly timeMs: number;
 }
 
 const API_TIMEOUT_MS = 5000;
@@ -94,37 +102,46 @@ export class StreamIndex {
   }
 
   /** The first sound message at `sequence` or behind it, with its stamp. */
-  async stampAt(sequence: number): Promise<{ readonly sequence: number; readonly stamp: number } | null> {
+  async stampAt(sequence: number): Promise<MessagePlace | null> {
     let at = sequence;
     for (let damaged = 0; damaged < DAMAGED_MAX; damaged++) {
       const message = await this.#lookup.next(at, null);
       if (message === null) return null;
       const envelope = this.#envelopeOf(message.payload);
-      if (envelope !== null && envelope.node === this.node)
-        return { sequence: message.sequence, stamp: envelope.stamp };
+      if (envelope !== null && envelope.node === this.node) {
+        const { stamp } = envelope;
+        return { sequence: message.sequence, stamp, timeMs: stampMs(stamp) - aheadMs(envelope) };
+      }
       at = message.sequence + 1;
     }
     return null;
   }
 
-  /**
-   * Sequence of the first message whose stamp is `stamp` or above; one beyond the last when there is none. Guesses by the
-   * stamps at both ends and halves in turn, since most streams grow evenly and none has to.
-   */
-  async findStamp(stamp: number, { first, last }: StreamBounds): Promise<number> {
+  /** Sequence of the first message whose stamp is `stamp` or above; one beyond the last when there is none. */
+  findStamp(stamp: number, bounds: StreamBounds): Promise<number> {
+    return this.#find(stamp, (place) => place.stamp, bounds);
+  }
+
+  /** Sequence of the first message that was written at `timeMs` or later; one beyond the last when there is none. */
+  findTime(timeMs: number, bounds: StreamBounds): Promise<number> {
+    return this.#find(timeMs, (place) => place.timeMs, bounds);
+  }
+
+  /** Guesses by the values at both ends and halves in turn, since most streams grow evenly and none has to. */
+  async #find(value: number, measure: (place: MessagePlace) => number, { first, last }: StreamBounds): Promise<number> {
     let low = first;
     let high = last + 1;
-    let lowStamp = Number.NEGATIVE_INFINITY;
-    let highStamp = Number.POSITIVE_INFINITY;
+    let lowValue = Number.NEGATIVE_INFINITY;
+    let highValue = Number.POSITIVE_INFINITY;
     for (let probe = 0; low < high; probe++) {
-      const guess = guessOf(probe, low, high, (stamp - lowStamp) / (highStamp - lowStamp));
+      const guess = guessOf(probe, low, high, (value - lowValue) / (highValue - lowValue));
       const found = await this.stampAt(guess);
-      if (found !== null && found.stamp < stamp) {
+      if (found !== null && measure(found) < value) {
         low = found.sequence + 1;
-        lowStamp = found.stamp;
+        lowValue = measure(found);
       } else {
         high = guess;
-        highStamp = found?.stamp ?? highStamp;
+        highValue = found === null ? highValue : measure(found);
       }
     }
     return low;

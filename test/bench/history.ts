@@ -49,10 +49,10 @@ const BEGIN_MS = 1_800_000_000_000;
 const PUBLIC = 0xc6336401;
 const runsOfWho = 30;
 
-/** Writes `events` events and measures filtered scans over all of them. */
-export async function benchHistory(events: number): Promise<void> {
+/** Writes `events` events, `rows` a message, and measures filtered scans over all of them. */
+export async function benchHistory(events: number, rows = ROWS): Promise<void> {
   await using server = await startNatsServer({ maxFileStore: 3 * retention.bytesMax });
-  const written = await writeStore(server, events);
+  const written = await writeStore(server, events, rows);
   const connection = connect(server, "history");
   const history = await History.open({ streams: brokerStreams(connection, log), nodes: null });
   const everything = { sinceMs: null, untilMs: null, nodes: null, limit: null };
@@ -159,7 +159,7 @@ class Writer {
   }
 }
 
-async function writeStore(server: TestNatsServer, events: number): Promise<{ untilMs: number }> {
+async function writeStore(server: TestNatsServer, events: number, rows = ROWS): Promise<{ untilMs: number }> {
   const startedMs = performance.now();
   const connection = connect(server, "writer");
   await connection.ready(10_000);
@@ -182,17 +182,17 @@ async function writeStore(server: TestNatsServer, events: number): Promise<{ unt
   }
   const table = new Table();
   const [fw1, fw2] = writers as [Writer, Writer, Writer];
-  await run(fw1, table, events / 2);
+  await run(fw1, table, events / 2, rows);
   fw2.timeMs = fw1.timeMs + 3000;
   await takeOver(fw2, table);
-  await run(fw2, table, events / 2);
+  await run(fw2, table, events / 2, rows);
   for (const { publisher } of writers) {
     await publisher.flush(60_000);
     publisher.close();
   }
   await connection.close();
   const seconds = (performance.now() - startedMs) / 1000;
-  console.log(`  ${events} events of ${FLOWS} flows written: ${seconds.toFixed(1)} s`);
+  console.log(`  ${events} events of ${FLOWS} flows written, ${rows} a message: ${seconds.toFixed(1)} s`);
   return { untilMs: fw2.timeMs };
 }
 
@@ -230,7 +230,7 @@ class Table {
 }
 
 /** One connection after the other ends and another takes its flow id in the next message; two updates in between. */
-async function run(writer: Writer, table: Table, events: number): Promise<void> {
+async function run(writer: Writer, table: Table, events: number, rows: number): Promise<void> {
   const { encoder } = writer;
   const end = {
     has: HAS_COUNTERS | HAS_TIMES,
@@ -247,7 +247,7 @@ async function run(writer: Writer, table: Table, events: number): Promise<void> 
       table.births[flowId] = stamp;
       table.told[flowId] = stamp;
     }
-    while (encoder.rows < ROWS) {
+    while (encoder.rows < rows) {
       const flowId = turn++ % FLOWS;
       const base = flowId * RECORD_WORDS;
       if (table.births[flowId] === 0) {

@@ -11,9 +11,13 @@ import { type Random, tcpRecord } from "./records.js";
 
 /** A stream in memory, of which a test may cut off the beginning. */
 export class StoredStream implements StreamLookup {
-  readonly messages: StreamMessage[] = [];
+  readonly messages: StreamMessage[];
   /** The first message that is kept. */
   first = 1;
+
+  constructor(messages: StreamMessage[] = []) {
+    this.messages = messages;
+  }
 
   append(kind: MessageKind, payload: Uint8Array): number {
     const sequence = this.messages.length + 1;

@@ -146,6 +146,22 @@ describe("InternalCache, flows that moved to another node", () => {
     ]);
   });
 
+  it("begins another connection when its tuple comes back after it ended at its owner", () => {
+    const { cache, slot } = toldOfOne();
+    assert.equal(cache.table.birth(slot), 100);
+    cache.supersede(slot, FW2);
+    settleAll(cache, 501);
+    cache.endElsewhere(slot);
+    cache.upsert(message(1, 1, 3), NOW);
+    cache.table.inheritBirth(slot, 550);
+    assert.equal(cache.table.birth(slot), 550, "a peer's, who has it by now");
+    cache.supersede(slot, FW3);
+    cache.endElsewhere(slot);
+    cache.upsert(message(1, 1, 5), NOW);
+    settleAll(cache, 700);
+    assert.equal(cache.table.birth(slot), 700, "its own");
+  });
+
   it("remembers that a superseded flow ended at its owner, until anybody claims it anew", () => {
     const { cache, slot } = toldOfOne();
     cache.supersede(slot, FW2);

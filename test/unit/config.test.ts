@@ -19,7 +19,7 @@ const STATES = "SYN_SENT SYN_RECV ESTABLISHED FIN_WAIT CLOSE_WAIT LAST_ACK TIME_
 const NETWORK = "an IPv4 or IPv6 address or network, such as 192.0.2.0/24 or 2001:db8::1";
 const HELPERS = "true, false or a list of helpers such as [ftp, sip]";
 const TOP_KEYS =
-  "cluster node listen peers mode broker control publish lock nice cache commit purge expectations filter netlink discover tls metrics log";
+  "cluster node listen peers mode broker control publish lock nice cache commit purge expectations filter netlink discover archive tls metrics log";
 
 const directory = mkdtempSync(join(tmpdir(), `conntrail-config-${process.pid}-`));
 after(() => rmSync(directory, { recursive: true, force: true }));
@@ -42,6 +42,7 @@ expectations: [ftp, sip]
 filter: { protocols: [tcp, udp, icmp, icmpv6, sctp, dccp], ignore: [192.0.2.0/24], states: [], where: userspace, local: true }
 netlink: { overrun_resync: 5s, poll: 15s, iteration_limit: 200 }
 discover: { group: 225.0.0.50, port: 3780, interface: eth2 }
+archive: { dir: /srv/archive, max_age: 3650d }
 tls: { ca: ca.pem, cert: fw1.pem, key: /keys/fw1.key }
 metrics: { listen: 127.0.0.1:9469 }
 log: { level: info, file: /var/log/conntrail.log, syslog: true }
@@ -91,6 +92,7 @@ test("every key of the contract is understood", () => {
       iterationLimit: 200,
     },
     discover: { group: "225.0.0.50", port: 3780, interface: "eth2" },
+    archive: { directory: "/srv/archive", maxAgeSeconds: 3650 * 86_400 },
     tls: { ca: "/etc/conntrail/ca.pem", cert: "/etc/conntrail/fw1.pem", key: "/keys/fw1.key" },
     metrics: { host: "127.0.0.1", port: 9469 },
     logLevel: "info",

@@ -68,7 +68,7 @@ function clusterOf(script: readonly number[]): HistoryCluster {
 }
 
 const scripts = fc.array(fc.integer({ min: 0, max: 2 ** 31 }), { minLength: 1, maxLength: 60 });
-const runs = Number(process.env.HISTORY_RUNS ?? 150);
+const runs = Number(process.env.HISTORY_RUNS ?? 40);
 
 describe("the history of a cluster of which all is known", () => {
   it("tells every connection once and whole, when all that was ever written is read", async () => {

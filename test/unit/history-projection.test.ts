@@ -333,6 +333,19 @@ describe("restarts and gaps", () => {
     assert.deepEqual({ malformed, outdated, alive: bench.alive.length }, { malformed: 2, outdated: 1, alive: 1 });
   });
 
+  it("believes a stream again that goes on behind a message with a wrong number", () => {
+    const bench = new Bench();
+    bench.events(bench.fw1, (batch) => add(batch, 1));
+    bench.fw1.epoch += 1000;
+    bench.events(bench.fw1, (batch) => add(batch, 2));
+    bench.fw1.epoch -= 1000;
+    for (const id of [3, 4, 5]) bench.events(bench.fw1, (batch) => add(batch, id));
+    assert.equal(bench.projection.counters.outdated, 1);
+    const reasons = bench.projection.gaps(0, Number.POSITIVE_INFINITY).map(({ reason }) => reason);
+    assert.deepEqual(reasons, ["messages are missing", "the numbers of the messages go back"]);
+    assert.equal(bench.alive.length, 4);
+  });
+
   it("says that a stopped daemon tells nothing more", () => {
     const bench = new Bench();
     bench.events(bench.fw1, (batch) => add(batch, 1));

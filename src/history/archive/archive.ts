@@ -2,6 +2,7 @@ import { formatCidr, parseCidr } from "../../flow/address.js";
 import { stampMs } from "../../flow/clock.js";
 import type { FlowQuery } from "../../flow/filter.js";
 import { protocolNumber } from "../../flow/protocol.js";
+import { W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_REPLY_SRC, W_ZONE } from "../../flow/record.js";
 import type { Connection, Gap, HistoryQuery, WhoQuestion } from "../connection.js";
 import { compileRowFilter, compileWhoFilter, type RowFilter } from "../row-filter.js";
 import { Database, duckdbText, quoted } from "./duckdb.js";
@@ -80,17 +81,26 @@ export class Archive {
     return (await readGaps(this.#database, files)).filter(overlaps);
   }
 
-  /** Which of these connections the archive holds, by uid. */
-  async known(connections: readonly Connection[]): Promise<ReadonlySet<string>> {
+  /**
+   * Those of these connections that the archive does not hold: none of that uid, and none of that original tuple and end. A node
+   * that lost its stream tells of its connections anew, so their births, and uids, may differ.
+   */
+  async unknown(connections: readonly Connection[]): Promise<readonly Connection[]> {
     const ends = connections.flatMap(({ endMs }) => (endMs === null ? [] : [endMs]));
-    if (ends.length === 0) return new Set();
-    const from = dayOf(Math.min(...ends)) - DAYS_BESIDE;
-    const until = dayOf(Math.max(...ends)) + DAYS_BESIDE;
+    if (ends.length === 0) return connections;
+    const from = dayOf(ends.reduce((a, b) => Math.min(a, b))) - DAYS_BESIDE;
+    const until = dayOf(ends.reduce((a, b) => Math.max(a, b))) + DAYS_BESIDE;
     const files = await soundFiles(await listFiles(this.#directory, from, until), this.#onDamaged);
-    if (files.length === 0) return new Set();
+    if (files.length === 0) return connections;
     const uids = connections.map(({ uid }) => quoted(uid)).join(", ");
-    const rows = await this.#database.rows(`SELECT uid FROM ${parquet(files)} WHERE uid IN (${uids})`);
-    return new Set(rows.map((row) => String(row.uid)));
+    const times = [...new Set(ends)].map((ms) => Math.round(ms * 1000)).join(", ");
+    const condition = `uid IN (${uids}) OR epoch_us(end_time) IN (${times})`;
+    const known = new Set<string>();
+    for (const file of files) {
+      const sql = `SELECT ${RESTORED_COLUMNS} FROM ${parquet([file])} WHERE ${condition}`;
+      for await (const batch of this.#rows(file, sql)) for (const each of batch) known.add(each.uid).add(endKey(each));
+    }
+    return connections.filter((each) => each.end === "open" || (!known.has(each.uid) && !known.has(endKey(each))));
   }
 
   close(): void {
@@ -102,18 +112,24 @@ export class Archive {
     const where = [...timeTests(reading), ...reading.where];
     const condition = where.length === 0 ? "" : ` WHERE ${where.join(" AND ")}`;
     for (const file of await this.#files(reading.sinceMs)) {
-      try {
-        const result = await this.#database.connection.stream(
-          `SELECT ${RESTORED_COLUMNS} FROM ${parquet([file])}${condition}`,
-        );
-        for (let chunk = await result.fetchChunk(); chunk !== null && chunk.rowCount > 0; ) {
-          const found = restoreConnections(chunk).filter((each) => filter.accepts(each.words, 0) && accepts(each));
-          if (found.length > 0) yield found;
-          chunk = await result.fetchChunk();
-        }
-      } catch (error) {
-        this.#onDamaged(file.path, duckdbText(error));
+      const sql = `SELECT ${RESTORED_COLUMNS} FROM ${parquet([file])}${condition}`;
+      for await (const batch of this.#rows(file, sql)) {
+        const found = batch.filter((each) => filter.accepts(each.words, 0) && accepts(each));
+        if (found.length > 0) yield found;
       }
+    }
+  }
+
+  /** What a file that proves to be damaged has up to there, and a word about it. */
+  async *#rows({ path }: ArchiveFile, sql: string): AsyncGenerator<readonly Connection[], void, undefined> {
+    try {
+      const result = await this.#database.connection.stream(sql);
+      for (let chunk = await result.fetchChunk(); chunk !== null && chunk.rowCount > 0; ) {
+        yield restoreConnections(chunk);
+        chunk = await result.fetchChunk();
+      }
+    } catch (error) {
+      this.#onDamaged(path, duckdbText(error));
     }
   }
 
@@ -122,6 +138,12 @@ export class Archive {
     const fromDay = sinceMs === null ? undefined : dayOf(sinceMs);
     return soundFiles(await listFiles(this.#directory, fromDay), this.#onDamaged);
   }
+}
+
+/** A connection by original tuple, zone and end. */
+function endKey({ words, endMs }: Connection): string {
+  const tuple = [...words.subarray(W_ORIG_SRC, W_REPLY_SRC), words[W_ORIG_L4], words[W_PROTO], words[W_ZONE]! >>> 16];
+  return `${tuple.join(" ")} ${Math.round((endMs ?? 0) * 1000)}`;
 }
 
 /** A few files as a table. */

@@ -28,7 +28,7 @@ interface ArchivePart {
 
 /**
  * Streams and archive as one: where the streams reach back far enough they answer alone, else the archive tells what it has,
- * and the streams what has ended since or lives on. What both have is told once, by uid.
+ * and the streams what has ended since or lives on. What both have is told once.
  */
 export class ArchivedHistory implements HistorySource {
   readonly #history: HistorySource;
@@ -93,10 +93,7 @@ export class ArchivedHistory implements HistorySource {
   }
 
   /** As History.follow: what is to come is in the streams. */
-  follow(
-    query: HistoryQuery,
-    signal: AbortSignal,
-  ): AsyncGenerator<readonly ConnectionChange[], void, undefined> {
+  follow(query: HistoryQuery, signal: AbortSignal): AsyncGenerator<readonly ConnectionChange[], void, undefined> {
     return this.#history.follow(query, signal);
   }
 
@@ -165,8 +162,7 @@ async function* mergeArchive(
     if (rows.length > 0) yield rows;
   }
   for await (const batch of stream.connections) {
-    const known = await archive.known(batch);
-    const rows = chosen(batch.filter(({ uid, end }) => end === "open" || !known.has(uid)));
+    const rows = chosen(await archive.unknown(batch));
     if (rows.length > 0) yield rows;
   }
 }

@@ -3,6 +3,8 @@
  * (staging.ts). Names and types stay; columns may be added at the end.
  */
 
+import { VECTOR_ROWS } from "./duckdb.js";
+
 /** A column of a file. */
 export interface ArchiveColumn {
   readonly name: string;
@@ -27,41 +29,43 @@ export const STAGED_TEXTS: Readonly<Record<string, { readonly pieces: number; re
   attributes: { pieces: 0, long: true },
 };
 
-/** Numbers of a staged row, by the kind of array that holds them; -1 is what is not there. */
-export const STAGED_NUMBERS = {
-  start_us: "f64",
-  end_us: "f64",
-  since: "f64",
-  orig_sport: "i32",
-  orig_dport: "i32",
-  reply_sport: "i32",
-  reply_dport: "i32",
-  icmp_type: "i32",
-  icmp_code: "i32",
-  icmp_id: "i32",
-  reply_icmp_id: "i32",
-  orig_src_key: "i32",
-  orig_dst_key: "i32",
-  reply_src_key: "i32",
-  reply_dst_key: "i32",
-  status: "i32",
-  info_a: "f64",
-  info_b: "f64",
-  info_c: "f64",
-  mark: "f64",
-  zone_orig: "i32",
-  zone_reply: "i32",
-  orig_packets: "f64",
-  orig_bytes: "f64",
-  reply_packets: "f64",
-  reply_bytes: "f64",
-  protocol_number: "i32",
-  family: "i32",
+/** Numbers of staged rows, by column; -1 is what is not there. A class, so that V8 knows where each lies. */
+export class StagedNumbers {
+  readonly start_us = new Float64Array(VECTOR_ROWS);
+  readonly end_us = new Float64Array(VECTOR_ROWS);
+  readonly since = new Float64Array(VECTOR_ROWS);
+  readonly orig_sport = new Int32Array(VECTOR_ROWS);
+  readonly orig_dport = new Int32Array(VECTOR_ROWS);
+  readonly reply_sport = new Int32Array(VECTOR_ROWS);
+  readonly reply_dport = new Int32Array(VECTOR_ROWS);
+  readonly icmp_type = new Int32Array(VECTOR_ROWS);
+  readonly icmp_code = new Int32Array(VECTOR_ROWS);
+  readonly icmp_id = new Int32Array(VECTOR_ROWS);
+  readonly reply_icmp_type = new Int32Array(VECTOR_ROWS);
+  readonly reply_icmp_code = new Int32Array(VECTOR_ROWS);
+  readonly reply_icmp_id = new Int32Array(VECTOR_ROWS);
+  readonly orig_src_key = new Int32Array(VECTOR_ROWS);
+  readonly orig_dst_key = new Int32Array(VECTOR_ROWS);
+  readonly reply_src_key = new Int32Array(VECTOR_ROWS);
+  readonly reply_dst_key = new Int32Array(VECTOR_ROWS);
+  readonly status = new Int32Array(VECTOR_ROWS);
+  readonly info_a = new Float64Array(VECTOR_ROWS);
+  readonly info_b = new Float64Array(VECTOR_ROWS);
+  readonly info_c = new Float64Array(VECTOR_ROWS);
+  readonly mark = new Float64Array(VECTOR_ROWS);
+  readonly zone_orig = new Int32Array(VECTOR_ROWS);
+  readonly zone_reply = new Int32Array(VECTOR_ROWS);
+  readonly orig_packets = new Float64Array(VECTOR_ROWS);
+  readonly orig_bytes = new Float64Array(VECTOR_ROWS);
+  readonly reply_packets = new Float64Array(VECTOR_ROWS);
+  readonly reply_bytes = new Float64Array(VECTOR_ROWS);
+  readonly protocol_number = new Int32Array(VECTOR_ROWS);
+  readonly family = new Int32Array(VECTOR_ROWS);
   /** Bits: timed by the kernel 1, may miss 2, source translated 4, destination translated 8, lost 16, late 32, open 64. */
-  flags: "i32",
+  readonly flags = new Int32Array(VECTOR_ROWS);
   /** Day of the end, since 1970. */
-  day: "i32",
-} as const;
+  readonly day = new Int32Array(VECTOR_ROWS);
+}
 
 /** Bits of `flags`. */
 export const STAGED_TIMED = 1;
@@ -106,6 +110,8 @@ export const ARCHIVE_COLUMNS: readonly ArchiveColumn[] = [
   { name: "icmp_type", type: "UTINYINT", from: number("icmp_type", "UTINYINT") },
   { name: "icmp_code", type: "UTINYINT", from: number("icmp_code", "UTINYINT") },
   { name: "icmp_id", type: "USMALLINT", from: number("icmp_id", "USMALLINT") },
+  { name: "reply_icmp_type", type: "UTINYINT", from: number("reply_icmp_type", "UTINYINT") },
+  { name: "reply_icmp_code", type: "UTINYINT", from: number("reply_icmp_code", "UTINYINT") },
   { name: "reply_icmp_id", type: "USMALLINT", from: number("reply_icmp_id", "USMALLINT") },
   { name: "orig_src_key", type: "USMALLINT", from: number("orig_src_key", "USMALLINT") },
   { name: "orig_dst_key", type: "USMALLINT", from: number("orig_dst_key", "USMALLINT") },

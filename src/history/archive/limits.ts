@@ -1,7 +1,7 @@
 import type { DatabaseLimits } from "./duckdb.js";
 
 /** What writing and reading an archive may take: one thread beside ours, and memory for the rows of one file. */
-export const ARCHIVE_LIMITS: DatabaseLimits = { threads: 1, memoryMiB: 176 };
+export const ARCHIVE_LIMITS: DatabaseLimits = { threads: 1, memoryMiB: 128 };
 
 /** Connections that gather before a file is written, at the most. */
 export const FLUSH_ROWS = 65_536;

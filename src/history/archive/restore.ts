@@ -2,7 +2,7 @@
 import type { DuckDBDataChunk } from "@duckdb/node-api";
 import { parseAddress } from "../../flow/address.js";
 import { type Flow, recordFromFlow } from "../../flow/flow.js";
-import { isIcmp, protocolText } from "../../flow/protocol.js";
+import { protocolText } from "../../flow/protocol.js";
 import {
   AF_INET,
   AF_INET6,
@@ -11,7 +11,6 @@ import {
   HAS_RARE,
   HAS_REPLY,
   HAS_STATUS,
-  mirrorL4,
   type RareAttributes,
   RECORD_WORDS,
   W_HAS,
@@ -48,7 +47,8 @@ const COLUMNS = [
   "reply_dst",
   `COALESCE(${layer4("orig_sport", "orig_dport")}, ${layer4("icmp_id", "icmp_type * 256 + icmp_code")},
     ${layer4("orig_src_key", "orig_dst_key")}, 0)::DOUBLE`,
-  `COALESCE(${layer4("reply_sport", "reply_dport")}, ${layer4("reply_src_key", "reply_dst_key")}, reply_icmp_id, 0)::DOUBLE`,
+  `COALESCE(${layer4("reply_sport", "reply_dport")}, ${layer4("reply_icmp_id", "reply_icmp_type * 256 + reply_icmp_code")},
+    ${layer4("reply_src_key", "reply_dst_key")}, 0)::DOUBLE`,
   "status",
   "mark",
   "protoinfo_a",
@@ -120,9 +120,7 @@ function restoreWords(record: readonly Value[]): Uint32Array {
     has |= HAS_REPLY;
     setAddress(words, W_REPLY_SRC, replySrc);
     setAddress(words, W_REPLY_DST, replyDst);
-    words[W_REPLY_L4] = isIcmp(number)
-      ? (mirrorL4(number, Number(orig)) & 0xffff) | (Number(reply) << 16)
-      : Number(reply);
+    words[W_REPLY_L4] = Number(reply);
   }
   if (status !== null) {
     has |= HAS_STATUS;

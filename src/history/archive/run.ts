@@ -26,6 +26,7 @@ export interface ArchiveRunOptions {
   readonly onFailure: (error: unknown) => void;
   readonly flushRows?: number;
   readonly flushMs?: number;
+  readonly settleMs?: number;
 }
 
 /** How far an archiver is. */
@@ -42,7 +43,11 @@ export interface ArchiveReport extends ArchiveWriterCounters {
 /** What was open for longer than this when the archiver was started again may lack the first nodes of its path. */
 const LOOK_BACK_MS = 24 * 3_600_000;
 const TURN_MESSAGES = 256;
+/** How long a live archiver leaves a message alone: other nodes' copies may have something to say that is older. */
+const SETTLE_MS = 10_000;
+const HOLD_MS = 100;
 const TICK_MS = 1000;
+const REPORT_EVERY_MS = 1000;
 const RETRY_MS = 10_000;
 const RETENTION_EVERY_MS = 3_600_000;
 
@@ -64,6 +69,7 @@ export class ArchiveRun {
   #failures = 0;
   #retryAtMs = 0;
   #retentionAtMs = 0;
+  #reportAtMs = 0;
 
   constructor(options: ArchiveRunOptions) {
     this.#options = options;
@@ -83,7 +89,7 @@ export class ArchiveRun {
    * @throws what ended the reading before its time; ConntrailError STORE when the last file cannot be written
    */
   async run(): Promise<void> {
-    const { streams, nodes, live, writer, signal } = this.#options;
+    const { streams, nodes, live, writer, signal, now, settleMs = SETTLE_MS } = this.#options;
     const { merge } = await mergeStreams(
       streams,
       nodes,
@@ -96,12 +102,14 @@ export class ArchiveRun {
       for (let turn = 1; !signal.aborted; turn++) {
         if (turn % TURN_MESSAGES === 0) await new Promise(setImmediate);
         const source = merge.next();
-        if (source === null) {
+        if (source !== null && live && source.headTimeMs > now() - settleMs) {
+          await tick(HOLD_MS);
+        } else if (source === null) {
           if (merge.ended) break;
           waiting ??= merge.wait().finally(() => {
             waiting = null;
           });
-          await Promise.race([waiting, tick()]);
+          await Promise.race([waiting, tick(TICK_MS)]);
         } else {
           const { envelope } = source.head!;
           this.#message = envelope;
@@ -144,10 +152,11 @@ export class ArchiveRun {
     for (;;) {
       const nowMs = now();
       if (nowMs >= this.#retentionAtMs) await this.#retain(nowMs);
+      if (nowMs >= this.#reportAtMs) this.#report();
       const due = this.#waitingSinceMs !== null && nowMs - this.#waitingSinceMs >= flushMs;
       if (this.#flushing === null && (writer.rows >= flushRows || due) && nowMs >= this.#retryAtMs) this.#beginFlush();
       if (writer.unwritten < 2 * flushRows || signal.aborted) return;
-      await (this.#flushing ?? tick());
+      await (this.#flushing ?? tick(TICK_MS));
     }
   }
 
@@ -184,7 +193,8 @@ export class ArchiveRun {
   }
 
   #report(): void {
-    const { writer, onProgress } = this.#options;
+    const { writer, onProgress, now } = this.#options;
+    this.#reportAtMs = now() + REPORT_EVERY_MS;
     onProgress({
       ...writer.counters,
       archivedUntilMs: writer.state === null ? null : stampMs(writer.state.stamp),
@@ -201,8 +211,8 @@ function startMs(state: ArchiveState | null): number | null {
   return Math.max(stampMs(state.from), stampMs(state.stamp) - LOOK_BACK_MS);
 }
 
-function tick(): Promise<void> {
+function tick(ms: number): Promise<void> {
   return new Promise((resolve) => {
-    setTimeout(resolve, TICK_MS).unref();
+    setTimeout(resolve, ms);
   });
 }

@@ -1,7 +1,7 @@
 import { rm } from "node:fs/promises";
-import type { DuckDBConnection } from "@duckdb/node-api";
-import { stampMs } from "../../flow/clock.js";
+import type { DuckDBConnection, DuckDBExtractedStatements } from "@duckdb/node-api";
 import { ConntrailError } from "../../errors.js";
+import { stampMs } from "../../flow/clock.js";
 import type { Connection } from "../connection.js";
 import { ARCHIVE_COLUMNS } from "./columns.js";
 import { Database, duckdbText, quoted } from "./duckdb.js";
@@ -11,9 +11,12 @@ import { type OnDamaged, readState, soundFiles } from "./state.js";
 
 /** What `sql` may take: a person waits for it. */
 const SQL_LIMITS = { threads: 2, memoryMiB: 256 };
-/** Connections of the streams that the view holds at the most: the newest of them. */
+/** Connections of the streams that the view holds at the most. */
 export const STREAM_ROWS_MAX = 2_000_000;
 const VIEW = "connections";
+/** A node that lost its stream tells of its connections anew, by other uids. */
+const END_KEY = `concat_ws(' ', orig_src, orig_dst, orig_sport, orig_dport, icmp_id, orig_src_key, protocol_number, zone_orig,
+  epoch_us(end_time))`;
 const STAGED_AT_A_TIME = 16_384;
 
 /** One answer of a query, as text: names of the columns, and rows of what DuckDB prints for each value; null is NULL. */
@@ -34,6 +37,7 @@ export class SqlSession {
   readonly #temporary: string;
   readonly #onDamaged: OnDamaged;
   #streamRows = 0;
+  #locked = false;
 
   private constructor(database: Database, files: readonly ArchiveFile[], temporary: string, onDamaged: OnDamaged) {
     this.#database = database;
@@ -48,7 +52,9 @@ export class SqlSession {
     const found = directory === null ? [] : await soundFiles(await listFiles(directory), onDamaged);
     const files: ArchiveFile[] = [];
     for (const file of found) if (await isReadable(database.connection, file, onDamaged)) files.push(file);
-    await database.run(`CREATE TABLE recent (${ARCHIVE_COLUMNS.map(({ name, type }) => `${name} ${type}`).join(", ")})`);
+    await database.run(
+      `CREATE TABLE recent (${ARCHIVE_COLUMNS.map(({ name, type }) => `${name} ${type}`).join(", ")})`,
+    );
     return new SqlSession(database, files, temporary, onDamaged);
   }
 
@@ -77,22 +83,22 @@ export class SqlSession {
     return this.#streamRows <= STREAM_ROWS_MAX;
   }
 
+  /** Refuses what is no single statement before anything is read for it. @throws ConntrailError USAGE */
+  async check(sql: string): Promise<void> {
+    await this.#statement(sql);
+  }
+
   /** @throws ConntrailError USAGE for what is no single query, or cannot be answered */
   async query(sql: string, signal: AbortSignal): Promise<SqlAnswer> {
     const { connection, duckdb } = this.#database;
-    await this.#lockDown();
-    const statements = await connection.extractStatements(sql).catch((error: unknown) => {
-      throw new ConntrailError("USAGE", `sql: ${duckdbText(error)}`, { cause: error });
-    });
-    if (statements.count !== 1) {
-      throw new ConntrailError("USAGE", `sql: one statement is allowed, found ${statements.count}`);
-    }
+    if (!this.#locked) await this.#lockDown();
+    this.#locked = true;
+    const statements = await this.#statement(sql);
     signal.addEventListener("abort", () => connection.interrupt(), { once: true });
     try {
       const prepared = await statements.prepare(0);
-      const { SELECT, EXPLAIN } = duckdb.api.StatementType;
-      if (prepared.statementType !== SELECT && prepared.statementType !== EXPLAIN) {
-        throw new ConntrailError("USAGE", "sql: only SELECT, WITH, DESCRIBE, SHOW and EXPLAIN are allowed, nothing that writes");
+      if (prepared.statementType !== duckdb.api.StatementType.SELECT) {
+        throw new ConntrailError("USAGE", "sql: only SELECT, WITH, DESCRIBE and SHOW are allowed, nothing that writes");
       }
       const result = await prepared.stream();
       const rows = async function* (): AsyncGenerator<readonly (readonly unknown[])[], void, undefined> {
@@ -114,13 +120,32 @@ export class SqlSession {
     await rm(this.#temporary, { recursive: true, force: true });
   }
 
+  async #statement(sql: string): Promise<DuckDBExtractedStatements> {
+    if (sql.trim() === "") throw new ConntrailError("USAGE", "sql: there is no statement");
+    const statements = await this.#database.connection.extractStatements(sql).catch((error: unknown) => {
+      throw new ConntrailError("USAGE", `sql: ${duckdbText(error)}`, { cause: error });
+    });
+    if (statements.count === 1) return statements;
+    throw new ConntrailError("USAGE", `sql: one statement is allowed, found ${statements.count}`);
+  }
+
+  /** What the files have too; those that ended long before the first of the rest are not looked at. */
+  async #removeKnown(list: readonly string[]): Promise<void> {
+    const [row] = await this.#database.rows("SELECT (min(end_time) - INTERVAL 1 HOUR)::VARCHAR AS since FROM recent");
+    if (row === undefined || row.since === null) return;
+    const since = `end_time >= ${quoted(String(row.since))}::TIMESTAMPTZ`;
+    const files = `read_parquet([${list.join(", ")}], hive_partitioning = false)`;
+    const known = (key: string): string => `SELECT ${key} FROM ${files} WHERE ${since}`;
+    const tests = ["uid", END_KEY].map((key) => `${key} IN (${known(key)})`);
+    await this.#database.run(`DELETE FROM recent WHERE outcome <> 'open' AND (${tests.join(" OR ")})`);
+  }
+
   /** The view, and from then on nothing but the files behind it. */
   async #lockDown(): Promise<void> {
     const names = ARCHIVE_COLUMNS.map(({ name }) => name).join(", ");
     const list = this.#files.map(({ path }) => quoted(path));
     const archived = `SELECT ${names} FROM read_parquet([${list.join(", ")}], hive_partitioning = false, union_by_name = true)`;
-    const known = `uid NOT IN (SELECT uid FROM read_parquet([${list.join(", ")}], hive_partitioning = false))`;
-    if (list.length > 0) await this.#database.run(`DELETE FROM recent WHERE outcome <> 'open' AND NOT (${known})`);
+    if (list.length > 0) await this.#removeKnown(list);
     const union = list.length === 0 ? "" : `${archived} UNION ALL BY NAME `;
     await this.#database.run(`CREATE VIEW ${VIEW} AS ${union}SELECT ${names} FROM recent`);
     await this.#database.run(`SET allowed_paths = [${list.join(", ")}]`);

@@ -32,11 +32,11 @@ import {
   STAGED_LATE,
   STAGED_LOST,
   STAGED_MAY_MISS,
-  STAGED_NUMBERS,
   STAGED_OPEN,
   STAGED_SNAT,
   STAGED_TEXTS,
   STAGED_TIMED,
+  StagedNumbers,
 } from "./columns.js";
 import { type Database, type DuckdbPackage, VECTOR_ROWS } from "./duckdb.js";
 
@@ -87,7 +87,7 @@ export class Staging {
         name: TABLE,
         bindFunction: (info) => {
           for (const name of TEXT_COLUMNS) info.addResultColumn(name, VARCHAR);
-          for (const [name, kind] of NUMBER_COLUMNS) info.addResultColumn(name, kind === "f64" ? DOUBLE : INTEGER);
+          for (const [name, double] of NUMBER_COLUMNS) info.addResultColumn(name, double ? DOUBLE : INTEGER);
         },
         initFunction: (info) => info.setInitData({ next: 0 }),
         mainFunction: (info, output) => {
@@ -157,9 +157,10 @@ export class Staging {
   }
 }
 
-type NumberName = keyof typeof STAGED_NUMBERS;
-
-const NUMBER_COLUMNS = Object.entries(STAGED_NUMBERS);
+/** Names of the numbers, and whether they are doubles. */
+const NUMBER_COLUMNS: readonly (readonly [name: string, double: boolean])[] = Object.entries(new StagedNumbers()).map(
+  ([name, values]) => [name, values instanceof Float64Array],
+);
 const TEXT_COLUMNS: readonly string[] = Object.entries(STAGED_TEXTS).flatMap(([name, { pieces, long }]) => [
   ...Array.from({ length: pieces }, (_, i) => `${name}_${i}`),
   ...(long ? [`${name}_long`] : []),
@@ -169,7 +170,7 @@ const TEXT_COLUMNS: readonly string[] = Object.entries(STAGED_TEXTS).flatMap(([n
 class Page {
   rows = 0;
   readonly #texts: { readonly [name: string]: TextColumn };
-  readonly #numbers: { readonly [name in NumberName]: Float64Array | Int32Array };
+  readonly #numbers = new StagedNumbers();
   /** In the order of the columns; null: a column of longer texts. */
   readonly #columns: { readonly bytes: Uint8Array | null; readonly long: TextColumn["long"] }[] = [];
 
@@ -182,14 +183,10 @@ class Page {
       for (const bytes of inPlace) this.#columns.push({ bytes, long: [] });
       if (long) this.#columns.push({ bytes: null, long: column.long });
     }
-    const numbers: Record<string, Float64Array | Int32Array> = {};
-    for (const [name, kind] of NUMBER_COLUMNS) {
-      const values = kind === "f64" ? new Float64Array(VECTOR_ROWS) : new Int32Array(VECTOR_ROWS);
-      numbers[name] = values;
+    for (const values of Object.values(this.#numbers) as (Float64Array | Int32Array)[]) {
       this.#columns.push({ bytes: new Uint8Array(values.buffer), long: [] });
     }
     this.#texts = texts;
-    this.#numbers = numbers as Record<NumberName, Float64Array | Int32Array>;
   }
 
   add(connection: Connection, day: number, late: boolean, addresses: AddressTexts): void {
@@ -263,6 +260,8 @@ class Page {
     n.icmp_type[row] = icmp ? (orig >>> 8) & 0xff : -1;
     n.icmp_code[row] = icmp ? orig & 0xff : -1;
     n.icmp_id[row] = icmp ? orig >>> 16 : -1;
+    n.reply_icmp_type[row] = icmp && reply ? (answer >>> 8) & 0xff : -1;
+    n.reply_icmp_code[row] = icmp && reply ? answer & 0xff : -1;
     n.reply_icmp_id[row] = icmp && reply ? answer >>> 16 : -1;
     n.orig_src_key[row] = gre ? orig >>> 16 : -1;
     n.orig_dst_key[row] = gre ? orig & 0xffff : -1;
@@ -274,7 +273,7 @@ class Page {
 /** A text in pieces of 12 bytes, so that each lies in its place; one that is longer, or not ASCII, in a column of its own. */
 class TextColumn {
   readonly #bytes: readonly Uint8Array[];
-  readonly #lengths: readonly Uint32Array[];
+  readonly #words: readonly Uint32Array[];
   /** Those that are longer. */
   readonly long: { readonly row: number; readonly text: string }[] = [];
 
@@ -282,7 +281,7 @@ class TextColumn {
 
   constructor(bytes: readonly Uint8Array[], mayBeLong: boolean) {
     this.#bytes = bytes;
-    this.#lengths = bytes.map((piece) => new Uint32Array(piece.buffer));
+    this.#words = bytes.map((piece) => new Uint32Array(piece.buffer));
     this.#mayBeLong = mayBeLong;
   }
 
@@ -294,13 +293,16 @@ class TextColumn {
     for (let piece = 0; piece < pieces; piece++) {
       const from = piece * INLINE_BYTES;
       const length = isLong ? 0 : Math.max(0, Math.min(INLINE_BYTES, text.length - from));
+      const words = this.#words[piece]!;
       const bytes = this.#bytes[piece]!;
-      const at = row * STRING_BYTES;
-      this.#lengths[piece]![at >>> 2] = length;
-      let i = 0;
-      for (; i < length; i++) bytes[at + 4 + i] = text.charCodeAt(from + i);
+      const word = row * (STRING_BYTES / 4);
+      words[word] = length;
       // DuckDB compares the places beyond the end, too.
-      for (; i < INLINE_BYTES; i++) bytes[at + 4 + i] = 0;
+      words[word + 1] = 0;
+      words[word + 2] = 0;
+      words[word + 3] = 0;
+      const at = word * 4 + 4;
+      for (let i = 0; i < length; i++) bytes[at + i] = text.charCodeAt(from + i);
     }
   }
 }

@@ -39,7 +39,7 @@ export interface ArchiveWriterCounters {
 const SPILL = ".spill";
 
 /** Rows of one group of a Parquet file: what is held at a time to write one, and the least that is read of one. */
-const GROUP_ROWS = 122_880;
+const GROUP_ROWS = 32_768;
 
 /**
  * The one writer of an archive. Connections gather in memory until `flush` makes a file of each day's. A file is seen when it is

@@ -1,0 +1,126 @@
+import { type ChildProcess, fork } from "node:child_process";
+import { setTimeout as delay } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import type { Logger } from "pino";
+import type { Config } from "../config/config.js";
+import type { ArchiverOptions } from "../history/archive/archiver.js";
+import type { ArchiveReport } from "../history/archive/run.js";
+import { brokerClientAddress } from "../stream/broker-config.js";
+import type { ArchiveMessage } from "./archive-process.js";
+import type { TakeDown } from "./streams.js";
+
+const RESTART_MS_MIN = 1000;
+const RESTART_MS_MAX = 60_000;
+/** Time for the last file. */
+const STOP_TIMEOUT_MS = 5000;
+/** JavaScript's own part; tables and files are outside of it. */
+const HEAP_MIB = 192;
+
+/** The archiver's process, started again when it ends. */
+export class ArchiveSupervisor {
+  readonly #options: ArchiverOptions;
+  readonly #log: Logger;
+  #report: ArchiveReport | null = null;
+  #restarts = 0;
+
+  constructor(options: ArchiverOptions, log: Logger) {
+    this.#options = options;
+    this.#log = log;
+  }
+
+  /** The group `archive` of the counters. What is not known yet is left out. */
+  get counters(): Readonly<Record<string, number>> {
+    const { archivedUntilMs = null, ...counters } = this.#report ?? {};
+    return { ...counters, ...(archivedUntilMs !== null && { archivedUntilMs }), restarts: this.#restarts };
+  }
+
+  /** Keeps a process running until the signal. */
+  async run(signal: AbortSignal): Promise<void> {
+    let waitMs = RESTART_MS_MIN;
+    while (!signal.aborted) {
+      const begun = performance.now();
+      await this.#runOnce(signal);
+      if (signal.aborted) return;
+      this.#restarts++;
+      if (performance.now() - begun > RESTART_MS_MAX) waitMs = RESTART_MS_MIN;
+      await delay(waitMs, undefined, { signal }).catch(() => undefined);
+      waitMs = Math.min(2 * waitMs, RESTART_MS_MAX);
+    }
+  }
+
+  async #runOnce(signal: AbortSignal): Promise<void> {
+    const path = fileURLToPath(new URL("./archive-process.js", import.meta.url));
+    const child = fork(path, [JSON.stringify(this.#options)], {
+      execArgv: [`--max-old-space-size=${HEAP_MIB}`],
+      // glibc's arenas keep what DuckDB's threads have freed.
+      env: { ...process.env, MALLOC_ARENA_MAX: "2" },
+      stdio: ["ignore", "ignore", "ignore", "ipc"],
+    });
+    const ended = new Promise<void>((resolve) => {
+      child.once("error", (error) => {
+        this.#log.error({ err: error }, "the archiver cannot be started");
+        resolve();
+      });
+      child.once("exit", (code, killedBy) => {
+        if (!signal.aborted) this.#log.warn({ code, killedBy }, "the archiver ended; it is started again");
+        resolve();
+      });
+    });
+    child.on("message", (message: ArchiveMessage) => this.#hear(message));
+    const stop = (): void => void stopChild(child, ended);
+    signal.addEventListener("abort", stop, { once: true });
+    await ended;
+    signal.removeEventListener("abort", stop);
+  }
+
+  #hear(message: ArchiveMessage): void {
+    switch (message.type) {
+      case "report":
+        this.#report = message.report;
+        return;
+      case "damaged":
+        this.#log.warn({ path: message.path, why: message.why }, "a file of the archive cannot be read");
+        return;
+      case "failure":
+        this.#log.warn({ why: message.text }, "the archive is behind; it is tried again");
+        return;
+      case "ended":
+        this.#log.error({ why: message.text }, "nothing is archived");
+        return;
+      default:
+        message satisfies never;
+    }
+  }
+}
+
+async function stopChild(child: ChildProcess, ended: Promise<void>): Promise<void> {
+  child.kill("SIGTERM");
+  const late = new AbortController();
+  const timeout = delay(STOP_TIMEOUT_MS, "late", { signal: late.signal }).catch(() => "ended");
+  if ((await Promise.race([ended, timeout])) === "late") child.kill("SIGKILL");
+  late.abort();
+}
+
+/** Starts archiving where the configuration asks for it; null where it does not. */
+export function openArchive(config: Config, log: Logger, down: TakeDown): ArchiveSupervisor | null {
+  const { archive, broker, listen, node, peers, mode, tls } = config;
+  if (archive === null) return null;
+  const supervisor = new ArchiveSupervisor(
+    {
+      ...archive,
+      servers: broker.mode === "embedded" ? [brokerClientAddress({ host: listen, port: broker.port })] : broker.servers,
+      node,
+      tls,
+      writers: [...(mode === "observer" ? [] : [node]), ...peers.map((peer) => peer.node)],
+      live: true,
+    },
+    log.child({ part: "archive" }),
+  );
+  const stop = new AbortController();
+  const running = supervisor.run(stop.signal);
+  down.push(async () => {
+    stop.abort();
+    await running;
+  });
+  return supervisor;
+}

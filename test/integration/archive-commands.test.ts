@@ -1,0 +1,201 @@
+/** `archive`, `sql`, `history` over an archive, and the archiver beside a daemon, with a real broker. */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { rmSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { ArchiveSupervisor } from "../../src/daemon/archive.js";
+import { loadDuckdb } from "../../src/history/archive/duckdb.js";
+import { listFiles } from "../../src/history/archive/files.js";
+import type { ConnectionJson } from "../../src/history/connection-json.js";
+import { ensureStream } from "../../src/stream/own-stream.js";
+import { streamName, subject } from "../../src/stream/subjects.js";
+import { archiveCluster, keysOf, readArchive, truthOf } from "../support/archive-cluster.js";
+import type { HistoryCluster } from "../support/history-cluster.js";
+import {
+  natsServerMissing,
+  silentLogger,
+  startNatsServer,
+  type TestNatsServer,
+  until,
+} from "../support/nats-server.js";
+
+const MAIN = fileURLToPath(new URL("../../src/cli/main.js", import.meta.url));
+const skip =
+  natsServerMissing() ||
+  (await loadDuckdb().then(
+    () => false,
+    () => "DuckDB is not installed",
+  ));
+const SEED = 42;
+
+let server: TestNatsServer;
+let config: string;
+let directory: string;
+const sent = new Map<string, number>();
+
+/** Brings the streams to what the cluster has after so many steps. */
+async function publish(steps: number): Promise<HistoryCluster> {
+  const cluster = archiveCluster(SEED, steps);
+  const client = await server.client();
+  const jsm = await client.jetstreamManager();
+  for (const { name, stream } of cluster.members) {
+    await ensureStream(jsm, name, { maxAgeMs: 0, bytesMax: 64 * 1024 ** 2 });
+    for (const { kind, payload } of stream.messages.slice(sent.get(name) ?? 0)) {
+      await client.jetstream().publish(subject(name, kind), payload);
+    }
+    sent.set(name, stream.messages.length);
+  }
+  await client.close();
+  return cluster;
+}
+
+before(async () => {
+  if (skip !== false) return;
+  server = await startNatsServer();
+  directory = join(server.directory, "archive");
+  config = join(server.directory, "fw1.yaml");
+  writeFileSync(config, configText());
+  await publish(150);
+});
+
+after(async () => {
+  await server?.[Symbol.asyncDispose]();
+});
+
+function configText(): string {
+  return `cluster: edge
+node: fw1
+listen: 127.0.0.1
+peers: { fw2: 127.0.0.2, fw3: 127.0.0.3 }
+broker: { mode: external, servers: ["nats://${server.address}"] }
+archive: { dir: ${directory}, max_age: 36500d }
+`;
+}
+
+interface Result {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+function run(...args: string[]): Promise<Result> {
+  const script = `import(${JSON.stringify(MAIN)}).then(({ main }) => main(process.argv.slice(1)))`;
+  const child = spawn(process.execPath, ["-e", script, "--", ...args, "-c", config], {
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let stdout = "";
+  let stderr = "";
+  child.stdout.on("data", (data: Buffer) => {
+    stdout += data.toString();
+  });
+  child.stderr.on("data", (data: Buffer) => {
+    stderr += data.toString();
+  });
+  return new Promise((resolve) => child.once("close", (code) => resolve({ code, stdout, stderr })));
+}
+
+/** All connections by original source port and end. */
+async function history(): Promise<string[]> {
+  const { code, stdout, stderr } = await run("history", "--format", "ndjson");
+  assert.equal(code, 0, stderr);
+  return stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as ConnectionJson)
+    .map(({ orig, end = "open" }) => `${orig.sport} ${end}`)
+    .sort();
+}
+
+test("archive writes what has ended, and then nothing twice", { skip }, async () => {
+  const { code, stdout, stderr } = await run("archive", "--once", "--json");
+  assert.equal(code, 0, stderr);
+  const truth = truthOf(archiveCluster(SEED, 150));
+  assert.equal((JSON.parse(stdout) as { connections: number }).connections, truth.length);
+  assert.match((await run("archive")).stdout, /^0 connections in 0 files; \d+ are open; archived until /);
+  assert.deepEqual(keysOf((await readArchive(directory)).connections), truth);
+});
+
+test("the archiver beside a daemon goes on, and archives what is left when it ends", { skip }, async (t) => {
+  const stop = new AbortController();
+  const options = {
+    directory,
+    maxAgeSeconds: 36_500 * 86_400,
+    servers: [server.address],
+    node: "fw1",
+    tls: null,
+    writers: ["fw1", "fw2", "fw3"],
+    live: true,
+    settleMs: 3000,
+  };
+  const supervisor = new ArchiveSupervisor(options, silentLogger());
+  const running = supervisor.run(stop.signal);
+  t.after(async () => {
+    stop.abort();
+    await running;
+  });
+  await until("the archiver to report", () => supervisor.counters.open !== undefined);
+  const before_ = supervisor.counters.archivedUntilMs;
+  assert.ok(typeof before_ === "number");
+  const cluster = await publish(300);
+  const waiting = truthOf(cluster).length - truthOf(archiveCluster(SEED, 150)).length;
+  assert.ok(waiting > 0);
+  await until("it to hear of the last message", () => supervisor.counters.waiting === waiting, 20_000);
+  stop.abort();
+  await running;
+  assert.equal(supervisor.counters.restarts, 0);
+  assert.deepEqual(keysOf((await readArchive(directory)).connections), truthOf(cluster));
+});
+
+test("history reads archive and streams as one when retention has cut the streams", { skip }, async () => {
+  const whole = await history();
+  const client = await server.client();
+  const jsm = await client.jetstreamManager();
+  for (const { name, stream } of archiveCluster(SEED, 200).members) {
+    await jsm.streams.purge(streamName(name), { seq: stream.messages.length });
+  }
+  await client.close();
+  assert.deepEqual(await history(), whole);
+});
+
+test("sql answers from both, in three formats", { skip }, async () => {
+  const all = await history();
+  const query = "SELECT outcome, count(*) AS n FROM connections GROUP BY ALL ORDER BY ALL";
+  const json = JSON.parse((await run("sql", query, "--json")).stdout) as { outcome: string; n: string }[];
+  assert.equal(
+    json.reduce((sum, { n }) => sum + Number(n), 0),
+    all.length,
+  );
+  assert.match((await run("sql", query)).stdout, /^outcome +n\nended +\d+\n/);
+  assert.match((await run("sql", query, "--format", "csv")).stdout, /^outcome,n\nended,\d+\n/);
+  const refused = await run("sql", "DROP VIEW connections");
+  assert.equal(refused.code, 2);
+  assert.match(
+    refused.stderr,
+    /^conntrail: sql: only SELECT, WITH, DESCRIBE and SHOW are allowed, nothing that writes\n$/,
+  );
+});
+
+test("a half-written file costs a line, not the answer", { skip }, async () => {
+  const [file] = await listFiles(directory);
+  truncateSync(file!.path, 1000);
+  const { code, stderr } = await run("history", "--limit", "1");
+  assert.equal(code, 0);
+  assert.match(stderr, new RegExp(`conntrail: ${file!.path} is left out: it is cut short\n`));
+  rmSync(file!.path);
+});
+
+test("bad options are refused in one line", { skip }, async () => {
+  assert.match(
+    (await run("archive", "--max-age", "5m")).stderr,
+    /^conntrail: --max-age: "5m" is not allowed; give a duration/,
+  );
+  assert.match(
+    (await run("archive", "--once", "--follow")).stderr,
+    /^conntrail: --once and --follow: give one of them\n$/,
+  );
+  const taken = await run("archive", "--dir", join(config, "archive"));
+  assert.equal(taken.code, 1);
+  assert.match(taken.stderr, /^conntrail: the archive \S+ cannot be made: ENOTDIR/);
+});
