@@ -3,16 +3,11 @@ import { isAnotherConnection, type RareAttributes, RECORD_WORDS, W_PROTOINFO, W_
 import { FLOW_ID_MAX } from "../flow/slot-map.js";
 import { readNewRow, readUpdateRow } from "../stream/batch.js";
 import { BatchView, type OpenedMessage } from "../stream/batch-view.js";
-import {
-  BATCH_ROWS_MAX,
-  type DestroySection,
-  MEASURED_COUNTERS,
-  MEASURED_TIMES,
-  type NewSection,
-} from "../stream/columns.js";
+import { BATCH_ROWS_MAX, type NewSection } from "../stream/columns.js";
 import type { Envelope } from "../stream/envelope.js";
 import { MarkCodec } from "../stream/mark.js";
-import type { Connection, ConnectionChange, ConnectionCounters, Gap } from "./connection.js";
+import type { Connection, ConnectionChange, Gap } from "./connection.js";
+import { endingOf } from "./ending.js";
 import { ConnectionRecord, type Draft, type Ending, LiveTable, NODES_MAX, sinceOf } from "./live-table.js";
 import { NodeState } from "./node-state.js";
 import type { RowFilter } from "./row-filter.js";
@@ -437,9 +432,6 @@ export class Projection {
   }
 }
 
-/** The end of the year 9999. */
-const MICROS_END = Date.UTC(10_000, 0) * 1000;
-
 /** Of equal stamps the one of the lesser name is newer, as in ExternalCache. */
 function isNewer(stamp: number, node: NodeState, held: number, owner: NodeState): boolean {
   return stamp === held ? node.name < owner.name : stamp > held;
@@ -454,39 +446,10 @@ function setState(words: Uint32Array, base: number, state: number): void {
   words[at] = (words[at]! & ~0xff) | state;
 }
 
-/** What a message claims to have measured and no kernel could have counts as not measured. */
-function endingOf(section: DestroySection, row: number, stamp: number, aheadMs: number): Ending {
-  const measured = section.measured[row]!;
-  const timed = (measured & MEASURED_TIMES) !== 0;
-  const counters = (measured & MEASURED_COUNTERS) === 0 ? null : countersOf(section, row);
-  const startMs = timed ? msOfMicros(section.startMicros[row]!) : 0;
-  const endMs = timed ? msOfMicros(section.stopMicros[row]!) : 0;
-  return { end: "ended", stamp, aheadMs, counters, startMs, endMs };
-}
-
-function countersOf(section: DestroySection, row: number): ConnectionCounters | null {
-  const origPackets = section.packetsOriginal[row]!;
-  const origBytes = section.bytesOriginal[row]!;
-  const replyPackets = section.packetsReply[row]!;
-  const replyBytes = section.bytesReply[row]!;
-  const sound = isCount(origPackets) && isCount(origBytes) && isCount(replyPackets) && isCount(replyBytes);
-  return sound ? { origPackets, origBytes, replyPackets, replyBytes } : null;
-}
-
 /** A stamp of a row; 0, none, for what no clock has made. */
 function stampIn(column: Float64Array, row: number): number {
   const value = column[row]!;
   return value > 0 && value <= Number.MAX_SAFE_INTEGER && Number.isInteger(value) ? value : 0;
-}
-
-/** Counters of the kernel have 64 bits. */
-function isCount(value: number): boolean {
-  return Number.isInteger(value) && value >= 0 && value < 2 ** 64;
-}
-
-/** 0 for what is no time. */
-function msOfMicros(micros: number): number {
-  return micros > 0 && micros < MICROS_END ? micros / 1000 : 0;
 }
 
 /** A test for "this chunk states the flow id", asked in ascending order: both sections are sorted by flow id. */
