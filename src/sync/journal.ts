@@ -155,7 +155,10 @@ export class Journal {
     const rare = table.rare.get(slot) ?? null;
     if ((publication & PUBLISH_NEW) !== 0) {
       const stated = this.#internal.isRestated(slot) ? { stamp: this.#internal.stamp(slot) } : null;
-      this.#encoder.addNew(slot, slab, base, rare, stated, table.birth(slot));
+      // One that is over already may have its tuple again in the same message: two births, or the two could not be told apart.
+      const isOver = (publication & PUBLISH_DESTROY) !== 0;
+      const birth = table.birth(slot) || (isOver ? this.#hybridClock.next() : 0);
+      this.#encoder.addNew(slot, slab, base, rare, stated, birth);
     }
     if ((publication & PUBLISH_UPDATE) !== 0) this.#encoder.addUpdate(slot, slab, base, rare);
     if ((publication & PUBLISH_DESTROY) !== 0) this.#encoder.addDestroy(slot, slab, base, this.#internal.ending(slot));

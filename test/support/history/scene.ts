@@ -195,6 +195,9 @@ control: ${join(place, "control.sock")}
     const commits = new Map(this.lab.firewalls.map((firewall) => [firewall, firewall.commits().length]));
     const startMs = Date.now();
     await from[kind]();
+    // As notify_stop would: keepalived itself is silent when it ends, and a daemon that still took itself for the primary would claim
+    // what its kernel has when it starts anew.
+    if (kind === "handOver") await from.conntrail("hook", "backup");
     const to = await this.lab.waitPrimary(TAKEOVER_MS, from);
     await waitFor("the commit", TAKEOVER_MS, () => to.commits().length > (commits.get(to) ?? 0), { intervalMs: 10 });
     const failover = { from: from.name, to: to.name, startMs, endMs: Date.now() };
