@@ -22,6 +22,7 @@ import { type OwnBroker, openBroker, openOwnStream, type TakeDown } from "./daem
 import { Systemd } from "./daemon/systemd.js";
 import { ConntrailError } from "./errors.js";
 import { HybridClock, systemClock } from "./flow/clock.js";
+import { keptStreams } from "./stream/kept-streams.js";
 import { createHandlers, createObserverHandlers } from "./sync/handlers.js";
 import { PassingTraffic } from "./sync/passing.js";
 import { prefixed, Reports } from "./sync/reports.js";
@@ -112,7 +113,7 @@ async function layGround(
     handlers = started;
     stands.abort();
     if (config.metrics === null) return;
-    down.push(await serveMetrics(config.metrics, () => formatMetrics(reports.status(), reports.stats())));
+    down.push(await serveMetrics(config.metrics, () => formatMetrics(reports.ownStatus(), reports.stats())));
   };
   return { config, log, controls, stopping, down, hybridClock, control, broker, systemd, answerWith };
 }
@@ -297,6 +298,7 @@ function reportSources(ground: Ground, peers: readonly Peer[], external: Externa
     external,
     peers,
     broker: () => broker.status(),
+    streams: () => keptStreams(broker.connection),
     control: () => ({ ...control.counters }),
     clock: systemClock,
   };

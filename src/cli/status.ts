@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import type { PeerStatus, StatusReport } from "../control/protocol.js";
+import type { ArchiveStatus, PeerStatus, StatusReport, StreamStatus } from "../control/protocol.js";
 import type { CommandContext } from "./command.js";
 import { formatColumns, formatMs } from "./terminal.js";
 
@@ -30,9 +30,31 @@ export function formatStatus(report: StatusReport): string {
     ["broker", `${broker.mode}, ${broker.state}, ${server}${restarts}`],
     ["publisher", `${publisher.state}, confirmed ${publisher.confirmedNumber}, unconfirmed ${publisher.unconfirmed}`],
   ]);
-  if (report.peers.length === 0) return `${head}no peers\n`;
   const heading = ["PEER", "ADDRESS", "CONNECTED", "IN SYNC", "LAG EVENTS", "LAG", "LAST HEARD", "EPOCH", "FLOWS"];
-  return `${head}\n${formatColumns([heading, ...report.peers.map(peerRow)])}`;
+  const peers =
+    report.peers.length === 0 ? "no peers\n" : `\n${formatColumns([heading, ...report.peers.map(peerRow)])}`;
+  return `${head}${peers}${streamsText(report.streams)}${archiveText(report.archive)}`;
+}
+
+function streamsText(streams: readonly StreamStatus[] | null): string {
+  if (streams === null) return "\nthe broker does not tell of its streams\n";
+  if (streams.length === 0) return "";
+  return `\n${formatColumns([["STREAM", "KEPT SINCE", "MESSAGES", "SIZE", "CUT OFF"], ...streams.map(streamRow)])}`;
+}
+
+function streamRow({ node, sinceMs, messages, bytes, cut }: StreamStatus): string[] {
+  const size = `${(bytes / 1024 ** 2).toFixed(1)} MiB`;
+  return [node, isoSeconds(sinceMs), String(messages), size, cut === 0 ? "nothing" : `${cut} messages`];
+}
+
+function archiveText(archive: ArchiveStatus | undefined): string {
+  if (archive === undefined) return "";
+  const cut = archive.daysCut === 0 ? "nothing" : `${archive.daysCut} days`;
+  return `\narchive holds what ended until ${isoSeconds(archive.untilMs)}, cut off: ${cut}\n`;
+}
+
+function isoSeconds(ms: number | null): string {
+  return ms === null ? "-" : new Date(ms).toISOString().replace(/\.\d+Z$/, "Z");
 }
 
 function peerRow(peer: PeerStatus): string[] {

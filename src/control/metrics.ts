@@ -1,6 +1,6 @@
 import { createServer } from "node:http";
 import { ConntrailError, errorText } from "../errors.js";
-import type { StatsReport, StatusReport } from "./protocol.js";
+import type { OwnStatus, StatsReport } from "./protocol.js";
 
 /** Where metrics are served. */
 export interface MetricsEndpoint {
@@ -47,13 +47,13 @@ function refusal({ host, port }: MetricsEndpoint, error: NodeJS.ErrnoException):
  * Status and counters in Prometheus' text format: gauges of the node and of each peer by name, then every counter of
  * `stats` as `conntrail_counter{group,name}`, so that a new counter needs no new name.
  */
-export function formatMetrics(status: StatusReport, stats: StatsReport): string {
+export function formatMetrics(status: OwnStatus, stats: StatsReport): string {
   const lines: string[] = [];
   const gauge = (name: string, help: string, samples: readonly (readonly [labels: string, value: number])[]): void => {
     lines.push(`# HELP conntrail_${name} ${help}`, `# TYPE conntrail_${name} gauge`);
     for (const [labels, value] of samples) lines.push(`conntrail_${name}${labels} ${value}`);
   };
-  const peers = (pick: (peer: StatusReport["peers"][number]) => number | null): (readonly [string, number])[] =>
+  const peers = (pick: (peer: OwnStatus["peers"][number]) => number | null): (readonly [string, number])[] =>
     status.peers.flatMap((peer) => {
       const value = pick(peer);
       return value === null ? [] : [[`{peer="${peer.node}"}`, value] as const];

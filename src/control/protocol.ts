@@ -140,6 +140,32 @@ export interface StatusReport {
   readonly broker: BrokerStatus;
   readonly publisher: PublisherStatus;
   readonly peers: readonly PeerStatus[];
+  /** What the broker still has of each node's stream; null when it does not say. */
+  readonly streams: readonly StreamStatus[] | null;
+  /** Left out where nothing is archived. */
+  readonly archive?: ArchiveStatus;
+}
+
+/** What a node knows of itself without asking its broker. */
+export type OwnStatus = Omit<StatusReport, "streams" | "archive">;
+
+/** What there is of a node's stream, its copy, or the shared one. */
+export interface StreamStatus {
+  readonly node: string;
+  readonly messages: number;
+  readonly bytes: number;
+  /** When its first message was stored, milliseconds since the Unix epoch; null: it is empty. */
+  readonly sinceMs: number | null;
+  /** Messages that `broker.max_age` or `broker.max_bytes` has cut off. */
+  readonly cut: number;
+}
+
+/** How far the archive has come. */
+export interface ArchiveStatus {
+  /** Everything that ended before is in files, milliseconds since the Unix epoch; null: there are none. */
+  readonly untilMs: number | null;
+  /** Whole days that `archive.max_age` has cut off since the daemon started. */
+  readonly daysCut: number;
 }
 
 /** How the broker beside this node, or the shared one, stands. */

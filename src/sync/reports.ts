@@ -2,10 +2,12 @@ import type { ExternalCache } from "../cache/external.js";
 import type {
   BrokerStatus,
   HookRole,
+  OwnStatus,
   PeerStatus,
   PublisherStatus,
   StatsReport,
   StatusReport,
+  StreamStatus,
 } from "../control/protocol.js";
 import type { KernelState } from "../ctnetlink/sysctl.js";
 import type { Clock } from "../flow/clock.js";
@@ -27,6 +29,8 @@ export interface ReportSources {
   readonly kernelState: () => KernelState | null;
   readonly publisher: () => PublisherStatus;
   readonly broker: () => BrokerStatus;
+  /** What the broker keeps; rejects when it is away. */
+  readonly streams: () => Promise<readonly StreamStatus[]>;
   readonly control: () => Counters;
   /** Counters of the parts that this kind of node has, by their name. */
   readonly groups: () => Readonly<Record<string, Counters>>;
@@ -43,7 +47,15 @@ export class Reports {
     this.#startedMs = sources.clock.wallMs();
   }
 
-  status(): StatusReport {
+  /** With what the broker keeps. */
+  async status(): Promise<StatusReport> {
+    const streams = await this.#sources.streams().catch(() => null);
+    const { archive } = this.#sources.groups();
+    const kept = { untilMs: archive?.archivedUntilMs ?? null, daysCut: archive?.daysRemoved ?? 0 };
+    return { ...this.ownStatus(), streams, ...(archive === undefined ? {} : { archive: kept }) };
+  }
+
+  ownStatus(): OwnStatus {
     const { node, cluster, external, role, epoch, broker } = this.#sources;
     const peers = this.#sources.peers.map((peer) => this.#peer(peer.follower, peer.address, peer.discovered));
     const publisher = this.#sources.publisher();

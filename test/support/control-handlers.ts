@@ -69,6 +69,11 @@ export const STATUS: StatusReport = {
       flows: 0,
     },
   ],
+  streams: [
+    { node: "fw1", messages: 120, bytes: 3_145_728, sinceMs: Date.UTC(2026, 0, 31, 12), cut: 0 },
+    { node: "fw2", messages: 0, bytes: 0, sinceMs: null, cut: 40 },
+  ],
+  archive: { untilMs: Date.UTC(2026, 0, 31, 11, 30), daysCut: 2 },
 };
 
 export const STATS: StatsReport = {

@@ -25,9 +25,17 @@ publisher  live, confirmed 7, unconfirmed 1
 PEER  ADDRESS                 CONNECTED  IN SYNC  LAG EVENTS  LAG   LAST HEARD  EPOCH  FLOWS
 fw2   10.77.0.2               yes        yes      0           1 ms  300 ms ago  5      2
 fw3   10.77.0.3 (discovered)  no         no       -           -     never       -      0
+
+STREAM  KEPT SINCE            MESSAGES  SIZE     CUT OFF
+fw1     2026-01-31T12:00:00Z  120       3.0 MiB  nothing
+fw2     -                     0         0.0 MiB  40 messages
+
+archive holds what ended until 2026-01-31T11:30:00Z, cut off: 2 days
 `,
   );
-  assert.match(formatStatus({ ...STATUS, peers: [] }), /\nno peers\n$/);
+  const { archive: _, ...plain } = STATUS;
+  assert.match(formatStatus({ ...plain, peers: [], streams: [] }), /\nno peers\n$/);
+  assert.match(formatStatus({ ...plain, streams: null }), /\nthe broker does not tell of its streams\n$/);
 });
 
 test("stats prints any group", () => {

@@ -1,0 +1,33 @@
+import type { BrokerConnection } from "./connection.js";
+import { nodeOfStream } from "./subjects.js";
+
+/** What a broker still has of a node's stream. */
+export interface KeptStream {
+  readonly node: string;
+  readonly messages: number;
+  readonly bytes: number;
+  /** When its first message was stored, milliseconds since the Unix epoch; null: it is empty. */
+  readonly sinceMs: number | null;
+  /** Messages that age or size has cut off. */
+  readonly cut: number;
+}
+
+const API_TIMEOUT_MS = 2000;
+/** One for each node of a cluster; what lies beyond is left out. */
+const STREAMS_MAX = 256;
+
+/** The streams that a broker holds, in order of node. Throws when it is away. */
+export async function keptStreams(connection: BrokerConnection): Promise<KeptStream[]> {
+  const client = await connection.ready(API_TIMEOUT_MS);
+  const jsm = await client.jetstreamManager({ checkAPI: false, timeout: API_TIMEOUT_MS });
+  const kept: KeptStream[] = [];
+  for await (const { config, state } of jsm.streams.list("ct.>")) {
+    const node = nodeOfStream(config.name);
+    if (node === null) continue;
+    if (kept.length >= STREAMS_MAX) break;
+    const { messages, bytes, first_seq: first, first_ts: since } = state;
+    const cut = messages === 0 ? state.last_seq : Math.max(0, first - 1);
+    kept.push({ node, messages, bytes, sinceMs: messages === 0 ? null : Date.parse(since), cut });
+  }
+  return kept.sort((a, b) => (a.node < b.node ? -1 : 1));
+}
