@@ -243,7 +243,7 @@ export interface CommitReport {
   readonly committed: number;
   /** Entries that the kernel had already and that were replaced. */
   readonly updated: number;
-  /** Entries left out on purpose, by the filter or because they are local. */
+  /** Entries left out on purpose: closing connections of whose tuple this kernel has another one; in mode `inject`, what peers carry. */
   readonly skipped: number;
   /** Entries that the kernel refused, by reason (`ENOENT`, `EOPNOTSUPP`, …). */
   readonly failed: Readonly<Record<string, number>>;

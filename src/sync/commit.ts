@@ -57,6 +57,7 @@ export class Staging {
 export interface Tally {
   committed: number;
   updated: number;
+  skipped: number;
   failed: Record<string, number>;
   withoutMaster: number;
   withoutHelper: number;
@@ -64,7 +65,7 @@ export interface Tally {
 
 /** All at zero. */
 export function newTally(): Tally {
-  return { committed: 0, updated: 0, failed: {}, withoutMaster: 0, withoutHelper: 0 };
+  return { committed: 0, updated: 0, skipped: 0, failed: {}, withoutMaster: 0, withoutHelper: 0 };
 }
 
 /**
@@ -96,7 +97,6 @@ export async function commitExternal(
     ...counts,
     ...(withoutMaster > 0 ? { withoutMaster } : {}),
     ...(withoutHelper > 0 ? { withoutHelper } : {}),
-    skipped: 0,
     stale: 0,
     durationMs: Math.round((performance.now() - startedMs) * 10) / 10,
   };
@@ -140,10 +140,12 @@ export async function commitStaging(
   const same = existing.filter((index) => sameTuples(staging.words, index * RECORD_WORDS));
   const notUpdated = new Set((await send(staging, same, batch, kernel, "update", options)).map(({ index }) => index));
   const updated = new Set(same.filter((index) => !notUpdated.has(index)));
-  const replaced = existing.filter((index) => !updated.has(index));
+  // A connection that was closing does not end another one that has begun here by its tuple meanwhile.
+  const replaced = existing.filter((index) => !updated.has(index) && !isClosing(staging.words, index * RECORD_WORDS));
   await send(staging, replaced, batch, kernel, "delete", options);
   const failed = await create(staging, replaced, batch, kernel, options, tally);
-  tally.updated += existing.length - failed.length;
+  tally.updated += updated.size + replaced.length - failed.length;
+  tally.skipped += existing.length - updated.size - replaced.length;
   for (const { errno } of failed) countFailure(tally, errno);
 }
 
@@ -241,8 +243,11 @@ export function timeoutFor(words: Uint32Array, base: number, options: CommitOpti
   if (options.timeoutSeconds !== null) return options.timeoutSeconds;
   const age = Math.max(0, options.nowSeconds - words[base + W_UPDATED]!);
   const left = words[base + W_TIMEOUT]! - age;
-  const closing = (words[base + W_PROTO]! & 0xff) === TCP && (words[base + W_PROTOINFO]! & 0xff) > TCP_ESTABLISHED;
-  return Math.max(left, closing ? CLOSING_FLOOR_SECONDS : TIMEOUT_FLOOR_SECONDS);
+  return Math.max(left, isClosing(words, base) ? CLOSING_FLOOR_SECONDS : TIMEOUT_FLOOR_SECONDS);
+}
+
+function isClosing(words: Uint32Array, base: number): boolean {
+  return (words[base + W_PROTO]! & 0xff) === TCP && (words[base + W_PROTOINFO]! & 0xff) > TCP_ESTABLISHED;
 }
 
 function countFailure(tally: Tally, errno: number): void {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { compileFilter } from "../../src/flow/filter.js";
-import { HAS_PROTOINFO, W_HAS, W_PROTOINFO, W_STATUS } from "../../src/flow/record.js";
+import { HAS_PROTOINFO, W_HAS, W_PROTOINFO, W_REPLY_L4, W_STATUS } from "../../src/flow/record.js";
 import { decodedFlow, Random, tcpRecord } from "../support/records.js";
 import { keyOf, SimNode, settled } from "../support/sim-node.js";
 
@@ -179,6 +179,32 @@ describe("replication between nodes, kernel and broker simulated", () => {
     await settled(nodes);
     assert.deepEqual([one.view("external").size, two.view("external").size], [0, 1], "a change is");
     await end(nodes);
+  });
+
+  it("a commit replaces what this kernel has by an open connection, not by one that was closing", async () => {
+    for (const [state, kept] of [
+      [3, false],
+      [7, true],
+    ] as const) {
+      const nodes = await cluster(2);
+      const [first, second] = nodes as [SimNode, SimNode];
+      const words = record(1);
+      words[W_PROTOINFO] = state;
+      first.kernel.create(words);
+      await settled(nodes);
+      // Begun here a moment before, by the same tuple, with another translation; its event is still under way.
+      const begun = record(1);
+      begun[W_REPLY_L4]! ^= 1;
+      second.kernel.deaf = true;
+      second.kernel.create(begun);
+      second.kernel.deaf = false;
+      const report = await second.roles.hook("primary", () => undefined);
+      const { updated, skipped } = report.commit!;
+      assert.deepEqual({ updated, skipped }, kept ? { updated: 0, skipped: 1 } : { updated: 1, skipped: 0 });
+      const [held] = second.kernel.flows.values();
+      assert.equal(held![W_REPLY_L4] === begun[W_REPLY_L4], kept);
+      await end(nodes);
+    }
   });
 
   it("events lost in an overrun are made good by the dump", async () => {

@@ -9,6 +9,8 @@ import {
   W_HAS,
   W_ID,
   W_MARK,
+  W_PROTOINFO,
+  W_REPLY_L4,
   W_STATUS,
   W_UPDATED,
 } from "../../src/flow/record.js";
@@ -131,6 +133,20 @@ describe("ExternalCache", () => {
     assert.equal(cache.retire(tcpRecord(1), 0), 100, "its birth");
     assert.equal(cache.slotOf(a, 1), -1);
     assert.deepEqual([cache.counters.retired, cache.flowsOf(a), cache.table.size], [1, 0, 0]);
+  });
+
+  it("retires a row of another connection without its birth", () => {
+    const { cache, a } = setUp();
+    for (const [word, value] of [
+      [W_REPLY_L4, 1],
+      [W_PROTOINFO, 1],
+    ] as const) {
+      cache.upsert(a, 1, tcpRecord(1), null, 100);
+      const other = tcpRecord(1);
+      other[word] = value;
+      assert.equal(cache.retire(other, 0), 0);
+      assert.equal(cache.table.size, 0);
+    }
   });
 
   it("refuses flows beyond its size and counts them", () => {

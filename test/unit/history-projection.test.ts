@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { stampMs } from "../../src/flow/clock.js";
 import type { FlowQuery } from "../../src/flow/filter.js";
-import { HAS_COUNTERS, HAS_TIMES, W_MARK, W_PROTOINFO } from "../../src/flow/record.js";
+import { HAS_COUNTERS, HAS_TIMES, W_MARK, W_PROTOINFO, W_REPLY_L4 } from "../../src/flow/record.js";
 import type { Connection } from "../../src/history/connection.js";
 import { Projection } from "../../src/history/projection.js";
 import { compileRowFilter } from "../../src/history/row-filter.js";
@@ -344,6 +344,45 @@ describe("restarts and gaps", () => {
     const reasons = bench.projection.gaps(0, Number.POSITIVE_INFINITY).map(({ reason }) => reason);
     assert.deepEqual(reasons, ["messages are missing", "the numbers of the messages go back"]);
     assert.equal(bench.alive.length, 4);
+  });
+
+  it("is another one where the next node translates it otherwise, or sees TCP begin", () => {
+    const translated = tcpRecord(1);
+    translated[W_REPLY_L4]! ^= 1;
+    const begun = tcpRecord(1);
+    begun[W_PROTOINFO] = 1;
+    for (const words of [translated, begun]) {
+      const bench = new Bench();
+      const born = bench.events(bench.fw1, (batch) => add(batch, 1));
+      const claim = bench.events(bench.fw2, (batch) => batch.addNew(9, words, 0, null, null, 0));
+      bench.events(bench.fw1, (batch) => batch.addMoved(1, "fw2", claim));
+      const [before] = bench.ended;
+      const [after] = bench.alive;
+      assert.deepEqual([bench.ended.length, bench.alive.length], [1, 1]);
+      assert.deepEqual([before?.startMs, before?.endMs, before?.end], [stampMs(born), stampMs(claim), "lost"]);
+      assert.deepEqual([after?.startMs, after?.path.map(({ node }) => node)], [stampMs(claim), ["fw2"]]);
+      assert.notEqual(before?.uid, after?.uid);
+    }
+  });
+
+  it("says what was missing when the range ended, by the first message behind it", () => {
+    const beyond = (write: (writer: StreamWriter) => WrittenMessage) => {
+      const bench = new Bench();
+      const heard = bench.events(bench.fw1, (batch) => add(batch, 1));
+      const { payload } = write(bench.fw1);
+      const message = createMessageOpener()(payload);
+      assert.ok(message);
+      bench.projection.beyond(bench.projection.node("fw1"), message);
+      const gaps = bench.projection.gaps(heard, heard + 1).map(({ reason }) => reason);
+      return { gaps, doubts: bench.alive.map(({ mayMiss }) => mayMiss) };
+    };
+    const next = beyond((writer) => writer.events((batch) => add(batch, 2)));
+    assert.deepEqual(next, { gaps: [], doubts: [false] });
+    const started = beyond((writer) => writer.restart(true));
+    assert.deepEqual(started.doubts, [true]);
+    assert.match(started.gaps.join(), /^the daemon was not running/);
+    const overrun = beyond((writer) => writer.mark({ type: "gap", reason: "overrun", events: 3 }));
+    assert.deepEqual(overrun, { gaps: ["overrun"], doubts: [true] });
   });
 
   it("says that a stopped daemon tells nothing more", () => {

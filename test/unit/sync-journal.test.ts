@@ -117,6 +117,19 @@ describe("Journal", () => {
     assert.ok(bench.internal.stamp(slot) > claimed);
   });
 
+  it("tells a connection that is over already from the next of its tuple by its birth", () => {
+    const bench = new Bench();
+    bench.flow(1);
+    bench.end(1);
+    bench.flow(1);
+    bench.journal.writePending();
+    const { new4 } = bench.batch(0);
+    assert.equal(new4.rows, 2);
+    const births = [...new4.birth.subarray(0, 2)];
+    assert.ok(births[0]! > 0 && births[0]! < bench.internal.stamp(bench.internal.table.find(tcpRecord(1), 0)));
+    assert.equal(births[1], 0);
+  });
+
   it("splits what is too much for one message, without holes in the numbers", () => {
     const bench = new Bench();
     for (let tuple = 0; tuple < 2.5 * BATCH_ROWS_MAX; tuple++) bench.flow(tuple);

@@ -7,8 +7,11 @@ import type { Answer, WhoReply } from "./asker-protocol.js";
 import { COMMIT_TIMEOUT_MS, type Failover, SWEEP_MS, TIMEOUT_MS } from "./scene.js";
 import type { TrafficFlow } from "./traffic-protocol.js";
 
-/** From a packet's way through the kernel to the event in the stream, and from there to the clock of a busy client or server. */
-export const EVENT_MS = 250;
+/**
+ * From a packet's way through the kernel until its event has a stamp in the stream, and from there until a client or server has
+ * looked at its clock: some milliseconds on an idle machine, half a second where daemons, brokers and traffic share two busy cores.
+ */
+export const EVENT_MS = 500;
 /** The kernel's timers run by ticks of 4 ms; a time in the stream is cut to the millisecond. */
 const TICK_MS = 10;
 /** Before a power failure: what of a node's last events may not have left it. */
