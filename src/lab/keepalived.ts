@@ -54,7 +54,8 @@ function syncGroup(group: number, priority: number, hooks: HookCommands | undefi
       : `
   notify_master "${hooks.primary}${option}"
   notify_backup "${hooks.backup}${option}"
-  notify_fault "${hooks.fault}${option}"`;
+  notify_fault "${hooks.fault}${option}"
+  notify_stop "${hooks.fault}${option}"`;
   const host = VIRTUAL_HOST + group;
   const moves = several ? "" : "\n  nopreempt";
   return `
