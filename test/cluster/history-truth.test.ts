@@ -344,13 +344,16 @@ function withoutPath({ path: _, mayMiss: __, ...record }: ConnectionJson): objec
   return record;
 }
 
+/** A node that states a flow tells since when in whole seconds, and within a second of the birth it is taken for that. */
+const SINCE_MS = 2000;
+
 /** What is read begins with a snapshot, which knows of the node's own time with a connection only, and that in whole seconds. */
 function assertPath(found: ConnectionJson, record: ConnectionJson, text: string): void {
   const first = record.path.findIndex(({ node }) => node === found.path[0]?.node);
   const known = record.path.slice(first);
   for (const [i, { node, since }] of found.path.entries()) {
     const lateMs = Date.parse(known[i]?.since ?? "") - Date.parse(since);
-    assert.ok(node === known[i]?.node && lateMs >= 0 && lateMs < 1000, `${text}: ${JSON.stringify([found, record])}`);
+    assert.ok(node === known[i]?.node && lateMs >= 0 && lateMs < SINCE_MS, `${text}: ${JSON.stringify([found, record])}`);
   }
 }
 
