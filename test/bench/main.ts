@@ -1,18 +1,70 @@
-/** `npm run bench [-- PART …]`: the measurements. Each prints what it saw; none passes or fails. */
+/**
+ * `npm run bench [-- PART …]`: conntrail and conntrackd side by side on this machine, in the same run, in turn. Each part prints
+ * what it saw; none passes or fails.
+ *
+ *   --json FILE     where the figures go, .tmp/bench.json unless said
+ *   --rounds N      samples of each figure, 5 unless said
+ *   --seconds N     length of a measured load, 5 unless said
+ *   --scale X       share of the flows of the large parts, 1 unless said
+ */
+import { parseArgs } from "node:util";
+import type { Bench } from "./bench.js";
+import { benchChurn } from "./churn.js";
+import { benchCommit } from "./commit.js";
+import { benchHook } from "./hook.js";
+import { benchIdle } from "./idle.js";
+import { benchLatency } from "./latency.js";
+import { benchLimit } from "./limit.js";
+import { benchLink } from "./link.js";
+import { LoadProcess } from "./load/client.js";
+import { benchMemory } from "./memory.js";
 import { benchReplay } from "./replay.js";
+import { Report } from "./report.js";
 
-const PARTS: Record<string, () => Promise<void>> = {
-  replay: () => benchReplay(1_000_000, 3),
+const PARTS: Record<string, (bench: Bench) => Promise<void>> = {
+  churn: benchChurn,
+  idle: benchIdle,
+  limit: benchLimit,
+  commit: benchCommit,
+  hook: benchHook,
+  link: benchLink,
+  memory: benchMemory,
+  latency: benchLatency,
+  replay: ({ scale }) => benchReplay(1_000_000 * scale, 3),
 };
 
-const asked = process.argv.slice(2);
-const unknown = asked.find((name) => !Object.hasOwn(PARTS, name));
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    json: { type: "string", default: ".tmp/bench.json" },
+    rounds: { type: "string", default: "5" },
+    seconds: { type: "string", default: "5" },
+    scale: { type: "string", default: "1" },
+  },
+});
+const unknown = positionals.find((name) => !Object.hasOwn(PARTS, name));
 if (unknown !== undefined) {
   console.error(`bench: unknown part ${unknown}, allowed are ${Object.keys(PARTS).join(", ")}`);
   process.exit(2);
 }
+const report = new Report(values.json);
+await using load = new LoadProcess();
+const bench: Bench = {
+  load,
+  report,
+  rounds: Number(values.rounds),
+  seconds: Number(values.seconds),
+  scale: Number(values.scale),
+};
 for (const [name, run] of Object.entries(PARTS)) {
-  if (asked.length > 0 && !asked.includes(name)) continue;
-  console.log(`${name}`);
-  await run();
+  if (positionals.length > 0 && !positionals.includes(name)) continue;
+  report.begin(name);
+  try {
+    await run(bench);
+  } catch (error) {
+    report.say(`${name} was not measured: ${error instanceof Error ? error.stack : String(error)}`);
+    process.exitCode = 1;
+  }
 }
+report.write();
+console.log(`\nall figures: ${values.json}`);

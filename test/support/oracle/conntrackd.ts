@@ -5,6 +5,7 @@ import { type CommandResult, findTool, type LineProcess, runCommand, waitFor } f
 
 const START_TIMEOUT_MS = 10_000;
 const LINK_PORT = 3780;
+const FLOWS_MAX = 131_072;
 
 /** Why the real conntrackd cannot be asked here, or false. */
 export function conntrackdMissing(): string | false {
@@ -22,6 +23,10 @@ export interface ConntrackdOptions {
   readonly device: string;
   /** conntrackd ignores what has its source here, besides loopback. */
   readonly ignore: readonly string[];
+  /** HashLimit, its default unless said. */
+  readonly flowsMax?: number;
+  /** DisableExternalCache: what the peer tells goes straight into the kernel. */
+  readonly injects?: boolean;
 }
 
 /** conntrackd's command line as a client of a daemon. */
@@ -75,12 +80,12 @@ export class Conntrackd {
   }
 
   #config(socket: string): string {
-    const { directory, own, peer, device, ignore } = this.#options;
+    const { directory, own, peer, device, ignore, flowsMax = FLOWS_MAX, injects = false } = this.#options;
     const addresses = ignore.map((address) => `IPv${address.includes(":") ? 6 : 4}_address ${address}`);
     return `
 Sync {
 	Mode FTFW {
-		DisableExternalCache Off
+		DisableExternalCache ${injects ? "On" : "Off"}
 	}
 	UDP {
 		IPv4_address ${own}
@@ -96,8 +101,8 @@ Sync {
 	}
 }
 General {
-	HashSize 32768
-	HashLimit 131072
+	HashSize ${flowsMax / 4}
+	HashLimit ${flowsMax}
 	LogFile ${join(directory, "log")}
 	LockFile ${join(directory, "lock")}
 	UNIX {
@@ -112,6 +117,11 @@ General {
 	}
 }
 `;
+  }
+
+  /** Its process, while it runs. */
+  get pid(): number | undefined {
+    return this.#daemon?.pid;
   }
 
   /** Starts it, and resolves when it answers. */
