@@ -1,3 +1,4 @@
+import { waitFor } from "../../src/lab/process.js";
 import type { Contender } from "./contender.js";
 import { sideSeconds } from "./contender.js";
 import type { LoadProcess } from "./load/client.js";
@@ -22,6 +23,8 @@ export const CHURN_RANGE = 1;
 export const RESIDENT_RANGE = 2;
 /** Flows alive during a churn: a flow lives long enough that its beginning and its end are told of apart. */
 export const CHURN_LIVE = 20_000;
+const FILL_FLOWS = 50_000;
+const FILL_TIMEOUT_MS = 60_000;
 /** What has been sent is read within this time; that is part of the cost. */
 const TAIL_MS = 300;
 
@@ -37,14 +40,16 @@ export async function measureChurn(
   contender: Contender,
   eventsPerSecond: number,
   seconds: number,
-  complains = true,
+  { live = CHURN_LIVE, complains = true }: { live?: number; complains?: boolean } = {},
 ): Promise<ChurnCost> {
+  const namespace = contender.active.namespace.name;
+  await load.ask("prepare", { namespace, range: CHURN_RANGE, live });
   const others = new OtherWork([load.pid, ...contender.pids()]);
   const before = contender.sides.map(sideSeconds);
   const churned = await load.ask("churn", {
-    namespace: contender.active.namespace.name,
+    namespace,
     range: CHURN_RANGE,
-    live: CHURN_LIVE,
+    live,
     eventsPerSecond,
     seconds,
   });
@@ -61,4 +66,19 @@ export async function measureChurn(
     activeMicros: (active! * 1e6) / churned.events,
     backupMicros: (backup! * 1e6) / churned.events,
   };
+}
+
+/** Makes flows no faster than a daemon reads of them: what an overrun costs is another matter. */
+export async function fillPaced(
+  { load }: Bench,
+  namespace: string,
+  flows: number,
+  arrived: () => Promise<number>,
+): Promise<void> {
+  for (let from = 0; from < flows; from += FILL_FLOWS) {
+    const count = Math.min(FILL_FLOWS, flows - from);
+    await load.ask("fill", { namespace, range: RESIDENT_RANGE, from, count });
+    const wanted = from + count;
+    await waitFor(`${wanted} flows on the backup`, FILL_TIMEOUT_MS, async () => (await arrived()) === wanted);
+  }
 }

@@ -28,7 +28,10 @@ export async function benchChurn(bench: Bench): Promise<void> {
         alive[contender.name] = cost.alive;
       }
     }
-    for (const [side, limit] of [["active", active], ["backup", backup]] as const) {
+    for (const [side, limit] of [
+      ["active", active],
+      ["backup", backup],
+    ] as const) {
       measures.push({
         name: `CPU, ${side}, ${eventsPerSecond} events/s`,
         unit: "µs/event",

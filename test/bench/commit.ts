@@ -1,9 +1,9 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { waitFor } from "../../src/lab/process.js";
+import { KernelNamespace } from "../support/kernel-namespace.js";
 import { type Bench, RESIDENT_RANGE } from "./bench.js";
 import { Arena, type Contender } from "./contender.js";
 import { kernelCount, OtherWork } from "./machine.js";
-import { KernelNamespace } from "../support/kernel-namespace.js";
 
 const FLOWS = 200_000;
 const EMPTY_TIMEOUT_MS = 60_000;
@@ -21,7 +21,12 @@ export async function benchCommit(bench: Bench): Promise<void> {
       rates[contender.name]!.push(flows / seconds);
       overruns[contender.name]!.push(overran);
     }
-    const { seconds } = await bench.load.ask("fill", { namespace: bare.name, range: RESIDENT_RANGE, from: 0, count: flows });
+    const { seconds } = await bench.load.ask("fill", {
+      namespace: bare.name,
+      range: RESIDENT_RANGE,
+      from: 0,
+      count: flows,
+    });
     rates.bare!.push(flows / seconds);
     await bench.load.ask("flush", { namespace: bare.name });
   }

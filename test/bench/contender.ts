@@ -4,13 +4,14 @@ import { requestReport } from "../../src/control/client.js";
 import type { Namespace } from "../../src/lab/namespace.js";
 import { waitFor } from "../../src/lab/process.js";
 import { veth } from "../../src/lab/topology.js";
-import { Cluster } from "../support/cluster/cluster.js";
+import { Cluster, type ClusterOptions } from "../support/cluster/cluster.js";
 import type { ClusterNode } from "../support/cluster/node.js";
 import { Conntrackd } from "../support/oracle/conntrackd.js";
 import { cpuSeconds, linkBytes, residentBytes } from "./machine.js";
 
 const LINK = "sync0";
 const SETTLE_MS = 120_000;
+const FLOWS_MAX = 262_144;
 
 /** One node of a contender. */
 export interface Side {
@@ -120,7 +121,9 @@ class ConntrackdSide implements Side {
 
   async flows(): Promise<{ internal: number; external: number }> {
     const text = await this.#daemon.client.ask("-s");
-    const [internal = 0, external = 0] = [...text.matchAll(/current active connections:\s+(\d+)/g)].map(([, n]) => Number(n));
+    const [internal = 0, external = 0] = [...text.matchAll(/current active connections:\s+(\d+)/g)].map(([, n]) =>
+      Number(n),
+    );
     return { internal, external };
   }
 
@@ -192,6 +195,26 @@ export interface ArenaOptions {
   readonly publishInterval?: string;
 }
 
+/** Two nodes of conntrail, set up so. */
+export function conntrailOptions({
+  flowsMax = FLOWS_MAX,
+  injects = false,
+  publishInterval,
+}: ArenaOptions): ClusterOptions {
+  return {
+    nodes: 2,
+    maxBytes: "2GiB",
+    // conntrackd asks for 8 and 32 MiB, and the kernel doubles that.
+    netlinkBuffer: ["16MiB", "64MiB"],
+    ...(publishInterval === undefined ? {} : { publishInterval }),
+    configure: () => [
+      `filter: { ignore: ["127.0.0.1", "::1", "10.77.0.1", "10.77.0.2"] }`,
+      `cache: { limit: ${flowsMax} }`,
+      `mode: ${injects ? "inject" : "cache"}`,
+    ],
+  };
+}
+
 /** Both contenders on this machine, in namespaces of their own; everything ends with it. */
 export class Arena implements AsyncDisposable {
   readonly conntrail: Contender;
@@ -203,7 +226,7 @@ export class Arena implements AsyncDisposable {
     this.#cluster = cluster;
     const [active, backup] = cluster.nodes;
     this.conntrail = new Contender("conntrail", new ConntrailSide(active!), new ConntrailSide(backup!));
-    const { flowsMax = 262_144, injects = false } = options;
+    const { flowsMax = FLOWS_MAX, injects = false } = options;
     this.#daemons = cluster.hosts.map((namespace, index) => {
       return new Conntrackd({
         namespace,
@@ -225,20 +248,7 @@ export class Arena implements AsyncDisposable {
 
   /** Makes the namespaces and links; nothing runs yet. */
   static async create(options: ArenaOptions = {}): Promise<Arena> {
-    const { flowsMax = 262_144, injects = false, publishInterval } = options;
-    const cluster = await Cluster.create({
-      nodes: 2,
-      hosts: ["d1", "d2"],
-      maxBytes: "2GiB",
-      // conntrackd asks for 8 and 32 MiB, and the kernel doubles that.
-      netlinkBuffer: ["16MiB", "64MiB"],
-      ...(publishInterval === undefined ? {} : { publishInterval }),
-      configure: () => [
-        `filter: { ignore: ["127.0.0.1", "::1", "10.77.0.1", "10.77.0.2"] }`,
-        `cache: { limit: ${flowsMax} }`,
-        `mode: ${injects ? "inject" : "cache"}`,
-      ],
-    });
+    const cluster = await Cluster.create({ ...conntrailOptions(options), hosts: ["d1", "d2"] });
     try {
       await wire(cluster.hosts[0]!, cluster.hosts[1]!);
       return new Arena(cluster, options);

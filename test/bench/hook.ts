@@ -21,8 +21,20 @@ export async function benchHook(bench: Bench): Promise<void> {
   }
   const name = "hook primary to the first entry";
   bench.report.table([
-    { name, unit: "ms", conntrail: times.conntrail!, other: times.conntrackd!, goal: { of: "value", at: "most", limit: 150 } },
-    { name: `${name}, and node -e 0`, unit: "ms", conntrail: times.conntrail!, other: times.node!, beside: "node -e 0" },
+    {
+      name,
+      unit: "ms",
+      conntrail: times.conntrail!,
+      other: times.conntrackd!,
+      goal: { of: "value", at: "most", limit: 150 },
+    },
+    {
+      name: `${name}, and node -e 0`,
+      unit: "ms",
+      conntrail: times.conntrail!,
+      other: times.node!,
+      beside: "node -e 0",
+    },
   ]);
 }
 
@@ -47,6 +59,8 @@ function run(file: string, args: readonly string[]): Promise<void> {
   return new Promise((resolve, reject) => {
     const child = spawn(file, args, { env: toolEnvironment(), stdio: ["ignore", "ignore", "inherit"] });
     child.once("error", reject);
-    child.once("exit", (code) => (code === 0 ? resolve() : reject(new Error(`${file} ${args.join(" ")}: exit ${code}`))));
+    child.once("exit", (code) =>
+      code === 0 ? resolve() : reject(new Error(`${file} ${args.join(" ")}: exit ${code}`)),
+    );
   });
 }

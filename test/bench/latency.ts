@@ -14,7 +14,10 @@ export async function benchLatency(bench: Bench): Promise<void> {
     ["default pacing", undefined, 6, 20],
     ["publish.interval 0", "0", 1, 3],
   ] as const) {
-    await using arena = await Arena.start({ injects: true, ...(publishInterval === undefined ? {} : { publishInterval }) });
+    await using arena = await Arena.start({
+      injects: true,
+      ...(publishInterval === undefined ? {} : { publishInterval }),
+    });
     const found: Record<string, { p50: number[]; p99: number[] }> = {};
     for (const contender of arena.contenders) {
       found[contender.name] = { p50: [], p99: [] };
@@ -43,7 +46,12 @@ export async function benchLatency(bench: Bench): Promise<void> {
 /** Milliseconds between the two kernels of the flows that a churn has made, sorted. */
 async function sample({ load, report }: Bench, contender: Contender, seconds: number): Promise<number[]> {
   const { active, backup } = contender;
-  const churn = { namespace: active.namespace.name, range: CHURN_RANGE, live: LIVE, eventsPerSecond: EVENTS_PER_SECOND };
+  const churn = {
+    namespace: active.namespace.name,
+    range: CHURN_RANGE,
+    live: LIVE,
+    eventsPerSecond: EVENTS_PER_SECOND,
+  };
   const others = new OtherWork([load.pid, ...contender.pids()]);
   // The flows that were there before it began in one go, and are no measure of anything.
   await load.ask("churn", { ...churn, seconds: 0 });

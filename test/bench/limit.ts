@@ -26,7 +26,9 @@ export async function benchLimit(bench: Bench): Promise<void> {
       const limit = await findLimit(bench, contender, seconds);
       found[contender.name]!.push(limit.eventsPerSecond);
       if (limit.loadBound && contender.name === "conntrail") loadBound++;
-      bench.report.say(`${contender.name}: ${limit.eventsPerSecond}${limit.loadBound ? ", all that the load gives" : ""}`);
+      bench.report.say(
+        `${contender.name}: ${limit.eventsPerSecond}${limit.loadBound ? ", all that the load gives" : ""}`,
+      );
     }
   }
   bench.report.table([
@@ -52,7 +54,9 @@ async function findLimit(bench: Bench, contender: Contender, seconds: number): P
     // The load made less than it was asked to, and that was held.
     if (trial.held && trial.eventsPerSecond < next * 0.95) return { eventsPerSecond: held, loadBound: true };
     if (failed < Number.POSITIVE_INFINITY && failed <= START_EVENTS_PER_SECOND / 10) break;
-    next = Math.round(failed === Number.POSITIVE_INFINITY ? held * STEP : held === 0 ? failed / 2 : Math.sqrt(held * failed));
+    next = Math.round(
+      failed === Number.POSITIVE_INFINITY ? held * STEP : held === 0 ? failed / 2 : Math.sqrt(held * failed),
+    );
   }
   return { eventsPerSecond: held, loadBound: false };
 }
@@ -64,7 +68,7 @@ async function hold(
   seconds: number,
 ): Promise<{ held: boolean; eventsPerSecond: number }> {
   const before = await overruns(contender);
-  const churned = await measureChurn(bench, contender, eventsPerSecond, seconds, false);
+  const churned = await measureChurn(bench, contender, eventsPerSecond, seconds, { complains: false });
   const settled = await contender.settled(churned.alive, SETTLE_MS).then(
     () => true,
     () => false,

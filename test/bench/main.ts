@@ -7,10 +7,12 @@
  *   --seconds N     length of a measured load, 5 unless said
  *   --scale X       share of the flows of the large parts, 1 unless said
  */
+import { setPriority } from "node:os";
 import { parseArgs } from "node:util";
 import type { Bench } from "./bench.js";
 import { benchChurn } from "./churn.js";
 import { benchCommit } from "./commit.js";
+import { benchFlows } from "./flows.js";
 import { benchHook } from "./hook.js";
 import { benchIdle } from "./idle.js";
 import { benchLatency } from "./latency.js";
@@ -20,6 +22,10 @@ import { LoadProcess } from "./load/client.js";
 import { benchMemory } from "./memory.js";
 import { benchReplay } from "./replay.js";
 import { Report } from "./report.js";
+import { benchRestart } from "./restart.js";
+import { benchStall } from "./stall.js";
+
+const NICE = -10;
 
 const PARTS: Record<string, (bench: Bench) => Promise<void>> = {
   churn: benchChurn,
@@ -30,6 +36,9 @@ const PARTS: Record<string, (bench: Bench) => Promise<void>> = {
   link: benchLink,
   memory: benchMemory,
   latency: benchLatency,
+  stall: benchStall,
+  restart: benchRestart,
+  flows: benchFlows,
   replay: ({ scale }) => benchReplay(1_000_000 * scale, 3),
 };
 
@@ -47,6 +56,8 @@ if (unknown !== undefined) {
   console.error(`bench: unknown part ${unknown}, allowed are ${Object.keys(PARTS).join(", ")}`);
   process.exit(2);
 }
+// Everything that is measured inherits this: other work on the machine then spoils less of it.
+setPriority(NICE);
 const report = new Report(values.json);
 await using load = new LoadProcess();
 const bench: Bench = {

@@ -1,10 +1,9 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { type Bench, RESIDENT_RANGE } from "./bench.js";
+import { type Bench, fillPaced } from "./bench.js";
 import { Arena, sideBytes } from "./contender.js";
 import { kernelRoom } from "./machine.js";
 
 const FLOWS = 1_000_000;
-const FILL = 50_000;
 const IDLE_MS = 3000;
 
 /** Memory per cached flow, over the idle process: of the internal cache on the active node and the external one on the backup. */
@@ -17,18 +16,14 @@ export async function benchMemory(bench: Bench): Promise<void> {
   const found: Record<string, { idle: number[]; daemon: number[]; all: number[] }> = {};
   for (const contender of arena.contenders) {
     const idle = contender.sides.map(sideBytes);
-    // Not faster than events can be read: what an overrun costs is another matter.
-    for (let from = 0; from < flows; from += FILL) {
-      const count = Math.min(FILL, flows - from);
-      await load.ask("fill", { namespace: contender.active.namespace.name, range: RESIDENT_RANGE, from, count });
-      await contender.settled(from + count);
-    }
+    const { active, backup } = contender;
+    await fillPaced(bench, active.namespace.name, flows, async () => (await backup.flows()).external);
     await delay(IDLE_MS);
     const full = contender.sides.map(sideBytes);
     const per = (kind: "daemon" | "all") => full.map((bytes, index) => (bytes[kind] - idle[index]![kind]) / flows);
     found[contender.name] = { idle: idle.map(({ all }) => all / 2 ** 20), daemon: per("daemon"), all: per("all") };
     await contender.stop();
-    await load.ask("flush", { namespace: contender.active.namespace.name });
+    await load.ask("flush", { namespace: active.namespace.name });
   }
   const { conntrail, conntrackd } = found as Record<string, { idle: number[]; daemon: number[]; all: number[] }>;
   const goal = { of: "ratio", at: "most", limit: 0.4 } as const;

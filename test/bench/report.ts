@@ -83,7 +83,12 @@ export class Report {
     const rows = [["measure", "conntrail", "conntrackd", "ratio", "goal", ""], ...results.map(row)];
     const widths = rows[0]!.map((_, column) => Math.max(...rows.map((cells) => cells[column]!.length)));
     for (const cells of rows) {
-      console.log(`  ${cells.map((cell, column) => cell.padEnd(widths[column]!)).join("  ").trimEnd()}`);
+      console.log(
+        `  ${cells
+          .map((cell, column) => cell.padEnd(widths[column]!))
+          .join("  ")
+          .trimEnd()}`,
+      );
     }
     for (const { name, note } of results) if (note !== undefined) console.log(`  ${name}: ${note}`);
     this.#warn(results);

@@ -6,7 +6,12 @@ import { type Encoded, encodeRequests, type Requester } from "./requester.js";
 const TICK_MS = 0.2;
 /** A load that was held up catches up in sends of so many at most. */
 const EVENTS_PER_SEND_MAX = 512;
-const BATCH = 256;
+/** The flows that live at the beginning come at this pace, which every daemon can follow. */
+const FILL_FLOWS_PER_SECOND = 40_000;
+const FILL_BATCH = 64;
+/** Ended tuples of which each waits until its turn comes again, at least. */
+const ENDED_MIN = 20_000;
+const ENDED_MAX = 100_000;
 
 const nanosleep = koffi.load(null).func("int nanosleep(void *time, void *left)") as (
   time: BigInt64Array,
@@ -14,7 +19,7 @@ const nanosleep = koffi.load(null).func("int nanosleep(void *time, void *left)")
 ) => number;
 
 /**
- * `live` flows in a ring of twice as many tuples. Each event ends the oldest or makes a new one, in turn; a tuple comes
+ * `live` flows in a ring of more tuples. Each event ends the oldest or makes a new one, in turn; a tuple comes
  * again when the ring has gone round.
  */
 export class Ring {
@@ -29,13 +34,15 @@ export class Ring {
   constructor(requester: Requester, range: number, live: number) {
     this.#requester = requester;
     this.#live = live;
-    this.#size = live * 2;
+    this.#size = live + Math.min(ENDED_MAX, Math.max(ENDED_MIN, live));
     this.#creates = encodeRequests("create", range, 0, this.#size);
     this.#deletes = encodeRequests("delete", range, 0, this.#size);
-    for (; this.#made < live; this.#made += BATCH) {
-      requester.send(this.#creates, this.#made, Math.min(live, this.#made + BATCH));
+    const start = performance.now();
+    while (this.#made < live) {
+      this.#made = this.#send(this.#creates, this.#made, Math.min(FILL_BATCH, live - this.#made));
+      const dueMs = start + (this.#made * 1000) / FILL_FLOWS_PER_SECOND;
+      if (dueMs > performance.now()) sleep(dueMs - performance.now());
     }
-    this.#made = live;
   }
 
   /** Blocks for as long as it lasts. */

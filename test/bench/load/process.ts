@@ -3,10 +3,7 @@
  * for nothing else is to be done here meanwhile.
  */
 import koffi from "koffi";
-import {
-  NETLINK_NETFILTER,
-  NFNLGRP_CONNTRACK_NEW,
-} from "../../../src/ctnetlink/constants.js";
+import { NETLINK_NETFILTER, NFNLGRP_CONNTRACK_NEW } from "../../../src/ctnetlink/constants.js";
 import * as libc from "../../../src/ctnetlink/libc.js";
 import { RequestSocket } from "../../../src/ctnetlink/request-socket.js";
 import { AF_INET, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../../../src/flow/record.js";
@@ -76,6 +73,9 @@ async function starts(namespace: string): Promise<Map<string, number>> {
 function listen(namespace: string): void {
   if (listener >= 0) libc.close(listener);
   listener = inNamespace(namespace, () => libc.socket(libc.AF_NETLINK, libc.SOCK_RAW, NETLINK_NETFILTER));
+  // The kernel leaves a socket without an address out of broadcasts.
+  if (libc.bind(listener, Uint32Array.of(libc.AF_NETLINK, 0, 0), 12) !== 0)
+    throw new Error(`bind: errno ${libc.errno()}`);
   libc.setIntOption(listener, libc.SOL_NETLINK, libc.NETLINK_ADD_MEMBERSHIP, NFNLGRP_CONNTRACK_NEW);
 }
 
@@ -98,6 +98,10 @@ const answers: Answers = {
     await socket.flush();
     socket.close();
     for (const key of rings.keys()) if (key.startsWith(`${namespace} `)) rings.delete(key);
+    return null;
+  },
+  prepare: ({ namespace, range, live }) => {
+    ringOf(namespace, range, live);
     return null;
   },
   churn: (churn) => ringOf(churn.namespace, churn.range, churn.live).run(churn),

@@ -36,6 +36,8 @@ export interface LoadQuestions {
   fill: { args: FlowRange; answer: { seconds: number; refused: number } };
   /** Removes all flows of the namespace. */
   flush: { args: { namespace: string }; answer: null };
+  /** Makes the flows that live when a churn begins; nothing when they live already. */
+  prepare: { args: Omit<Churn, "eventsPerSecond" | "seconds">; answer: null };
   churn: { args: Churn; answer: Churned };
   /** The flows alive after a churn, by number in their range. */
   alive: { args: { namespace: string; range: number; live: number }; answer: Uint32Array };
