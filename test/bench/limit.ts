@@ -20,12 +20,12 @@ export async function benchLimit(bench: Bench): Promise<void> {
   await using arena = await Arena.start();
   const seconds = Math.min(HOLD_SECONDS_MAX, bench.seconds * 2);
   const found: Record<string, number[]> = { conntrail: [], conntrackd: [] };
-  let loadBound = 0;
+  const bound: Record<string, number> = { conntrail: 0, conntrackd: 0 };
   for (let round = 0; round < bench.rounds; round++) {
     for (const contender of arena.contenders) {
       const limit = await findLimit(bench, contender, seconds);
       found[contender.name]!.push(limit.eventsPerSecond);
-      if (limit.loadBound && contender.name === "conntrail") loadBound++;
+      if (limit.loadBound) bound[contender.name]!++;
       bench.report.say(
         `${contender.name}: ${limit.eventsPerSecond}${limit.loadBound ? ", all that the load gives" : ""}`,
       );
@@ -38,9 +38,15 @@ export async function benchLimit(bench: Bench): Promise<void> {
       conntrail: found.conntrail!,
       other: found.conntrackd!,
       goal: { of: "ratio", at: "least", limit: 1.5 },
-      ...(loadBound === 0 ? {} : { note: `the load gave no more in ${loadBound} rounds: the limit lies higher` }),
+      note: `the load had no more to give, so the limit lies higher: ${rounds(bound)}`,
     },
   ]);
+}
+
+function rounds(bound: Readonly<Record<string, number>>): string {
+  return Object.entries(bound)
+    .map(([name, count]) => `${name} in ${count} rounds`)
+    .join(", ");
 }
 
 async function findLimit(bench: Bench, contender: Contender, seconds: number): Promise<Limit> {
