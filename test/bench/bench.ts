@@ -24,6 +24,7 @@ export const RESIDENT_RANGE = 2;
 /** Flows alive during a churn: a flow lives long enough that its beginning and its end are told of apart. */
 export const CHURN_LIVE = 20_000;
 const FILL_FLOWS = 50_000;
+const FILL_FLOWS_PER_SECOND = 40_000;
 const FILL_TIMEOUT_MS = 60_000;
 /** What has been sent is read within this time; that is part of the cost. */
 const TAIL_MS = 300;
@@ -77,7 +78,7 @@ export async function fillPaced(
 ): Promise<void> {
   for (let from = 0; from < flows; from += FILL_FLOWS) {
     const count = Math.min(FILL_FLOWS, flows - from);
-    await load.ask("fill", { namespace, range: RESIDENT_RANGE, from, count });
+    await load.ask("fill", { namespace, range: RESIDENT_RANGE, from, count, flowsPerSecond: FILL_FLOWS_PER_SECOND });
     const wanted = from + count;
     await waitFor(`${wanted} flows on the backup`, FILL_TIMEOUT_MS, async () => (await arrived()) === wanted);
   }

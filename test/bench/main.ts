@@ -20,6 +20,7 @@ import { benchLimit } from "./limit.js";
 import { benchLink } from "./link.js";
 import { LoadProcess } from "./load/client.js";
 import { benchMemory } from "./memory.js";
+import { benchNodes } from "./nodes.js";
 import { benchReplay } from "./replay.js";
 import { Report } from "./report.js";
 import { benchRestart } from "./restart.js";
@@ -39,6 +40,7 @@ const PARTS: Record<string, (bench: Bench) => Promise<void>> = {
   stall: benchStall,
   restart: benchRestart,
   flows: benchFlows,
+  nodes: benchNodes,
   replay: ({ scale }) => benchReplay(1_000_000 * scale, 3),
 };
 
@@ -58,6 +60,8 @@ if (unknown !== undefined) {
 }
 // Everything that is measured inherits this: other work on the machine then spoils less of it.
 setPriority(NICE);
+// An ordinary end: what was changed in the kernel's limits is put back.
+for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => process.exit(1));
 const report = new Report(values.json);
 await using load = new LoadProcess();
 const bench: Bench = {

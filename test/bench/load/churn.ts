@@ -40,8 +40,7 @@ export class Ring {
     const start = performance.now();
     while (this.#made < live) {
       this.#made = this.#send(this.#creates, this.#made, Math.min(FILL_BATCH, live - this.#made));
-      const dueMs = start + (this.#made * 1000) / FILL_FLOWS_PER_SECOND;
-      if (dueMs > performance.now()) sleep(dueMs - performance.now());
+      sleepUntil(start + (this.#made * 1000) / FILL_FLOWS_PER_SECOND);
     }
   }
 
@@ -89,6 +88,12 @@ export class Ring {
     if (end > this.#size) this.#requester.send(requests, 0, end - this.#size);
     return from + count;
   }
+}
+
+/** Blocks until `performance.now()` has come to this. */
+export function sleepUntil(ms: number): void {
+  const left = ms - performance.now();
+  if (left > 0) sleep(left);
 }
 
 function sleep(milliseconds: number): void {

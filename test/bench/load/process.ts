@@ -8,7 +8,7 @@ import * as libc from "../../../src/ctnetlink/libc.js";
 import { RequestSocket } from "../../../src/ctnetlink/request-socket.js";
 import { AF_INET, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../../../src/flow/record.js";
 import { inNamespace } from "../../support/kernel-namespace.js";
-import { Ring } from "./churn.js";
+import { Ring, sleepUntil } from "./churn.js";
 import type { LoadQuestion, LoadQuestions, LoadRequest, LoadResponse } from "./protocol.js";
 import { encodeRequests, Requester } from "./requester.js";
 
@@ -45,14 +45,18 @@ function ringOf(namespace: string, range: number, live: number): Ring {
   return ring;
 }
 
-function fill({ namespace, range, from, count }: LoadQuestions["fill"]["args"]): LoadQuestions["fill"]["answer"] {
+function fill(args: LoadQuestions["fill"]["args"]): LoadQuestions["fill"]["answer"] {
+  const { namespace, range, from, count, flowsPerSecond = Number.POSITIVE_INFINITY } = args;
   const requester = requesterIn(namespace);
   let milliseconds = 0;
   for (let done = 0; done < count; done += CHUNK) {
     const size = Math.min(CHUNK, count - done);
     const requests = encodeRequests("create", range, from + done, size);
     const start = performance.now();
-    for (let first = 0; first < size; first += BATCH) requester.send(requests, first, Math.min(size, first + BATCH));
+    for (let first = 0; first < size; first += BATCH) {
+      requester.send(requests, first, Math.min(size, first + BATCH));
+      sleepUntil(start + (first * 1000) / flowsPerSecond);
+    }
     milliseconds += performance.now() - start;
     requester.drain();
   }
@@ -124,6 +128,6 @@ async function answer({ id, question, args }: LoadRequest): Promise<LoadResponse
 }
 
 process.on("message", (request: LoadRequest) => {
-  void answer(request).then((response) => process.send?.(response));
+  void answer(request).then((response) => process.send?.(response, undefined, undefined, () => undefined));
 });
 process.on("disconnect", () => process.exit(0));

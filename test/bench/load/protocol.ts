@@ -32,8 +32,8 @@ export interface Churned {
 
 /** Every question with its arguments and its answer. */
 export interface LoadQuestions {
-  /** Makes flows as fast as the kernel takes them; gives the seconds that the kernel was at it. */
-  fill: { args: FlowRange; answer: { seconds: number; refused: number } };
+  /** Makes flows, unless paced as fast as the kernel takes them; gives the seconds that it took without the encoding. */
+  fill: { args: FlowRange & { readonly flowsPerSecond?: number }; answer: { seconds: number; refused: number } };
   /** Removes all flows of the namespace. */
   flush: { args: { namespace: string }; answer: null };
   /** Makes the flows that live when a churn begins; nothing when they live already. */
