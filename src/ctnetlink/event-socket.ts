@@ -127,7 +127,7 @@ const RATE_WINDOW_MS = 10;
 /** Events per millisecond below which each wake-up is taken at once. */
 const RATE_QUIET = 0.5;
 /** Events per millisecond from which on the full `gatherMs` is waited. */
-const RATE_FULL = 4;
+const RATE_FULL = 1.25;
 /** What the kernel charges the buffer for one event (sk_buff truesize). */
 const EVENT_TRUESIZE = 1280;
 

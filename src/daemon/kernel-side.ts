@@ -12,6 +12,9 @@ import type { Journal } from "../sync/journal.js";
 import { type Injection, Replicator } from "../sync/replicator.js";
 import type { TakeDown } from "./streams.js";
 
+/** A kernel that is read less often than this has its buffer full of events too soon. */
+const GATHER_MS_MAX = 10;
+
 /** This node's own kernel, listened to or polled. */
 export interface KernelSide {
   readonly replicator: Replicator;
@@ -96,7 +99,8 @@ function openEvents(config: Config, replicator: Replicator, expectations: boolea
     turnDatagramsMax: netlink.iterationLimit,
     filter: socketRules(config.filter),
     expectations,
-    ...(config.publishIntervalMs === 0 ? { gatherMs: 0 } : {}),
+    // Who wants messages more often wants the kernel to be read as often.
+    gatherMs: Math.min(GATHER_MS_MAX, 2 * config.publishIntervalMs),
   });
 }
 

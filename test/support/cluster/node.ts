@@ -157,6 +157,16 @@ export class ClusterNode {
     return this.#parts.namespace;
   }
 
+  /** bin/conntrail. */
+  get program(): string {
+    return this.#parts.program;
+  }
+
+  /** Its configuration. */
+  get configFile(): string {
+    return this.#configFile;
+  }
+
   /** Where its files are. */
   get directory(): string {
     return this.#parts.directory;

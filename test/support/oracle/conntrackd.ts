@@ -5,6 +5,7 @@ import { type CommandResult, findTool, type LineProcess, runCommand, waitFor } f
 
 const START_TIMEOUT_MS = 10_000;
 const LINK_PORT = 3780;
+const FLOWS_MAX = 131_072;
 
 /** Why the real conntrackd cannot be asked here, or false. */
 export function conntrackdMissing(): string | false {
@@ -24,6 +25,10 @@ export interface ConntrackdOptions {
   readonly windowTracking: boolean;
   /** conntrackd ignores what has its source here, besides loopback. */
   readonly ignore: readonly string[];
+  /** HashLimit, its default unless said. */
+  readonly flowsMax?: number;
+  /** DisableExternalCache: what the peer tells goes straight into the kernel. */
+  readonly injects?: boolean;
 }
 
 /** conntrackd's command line as a client of a daemon. */
@@ -77,12 +82,21 @@ export class Conntrackd {
   }
 
   #config(socket: string): string {
-    const { directory, own, peer, device, ignore, windowTracking } = this.#options;
+    const {
+      directory,
+      own,
+      peer,
+      device,
+      ignore,
+      windowTracking,
+      flowsMax = FLOWS_MAX,
+      injects = false,
+    } = this.#options;
     const addresses = ignore.map((address) => `IPv${address.includes(":") ? 6 : 4}_address ${address}`);
     return `
 Sync {
 	Mode FTFW {
-		DisableExternalCache Off
+		DisableExternalCache ${injects ? "On" : "Off"}
 	}
 	UDP {
 		IPv4_address ${own}
@@ -99,8 +113,8 @@ Sync {
 	}
 }
 General {
-	HashSize 32768
-	HashLimit 131072
+	HashSize ${flowsMax / 4}
+	HashLimit ${flowsMax}
 	LogFile ${join(directory, "log")}
 	LockFile ${join(directory, "lock")}
 	UNIX {
@@ -115,6 +129,11 @@ General {
 	}
 }
 `;
+  }
+
+  /** Its process, while it runs. */
+  get pid(): number | undefined {
+    return this.#daemon?.pid;
   }
 
   /** Starts it, and resolves when it answers. */
