@@ -235,6 +235,7 @@ export class Arena implements AsyncDisposable {
         peer: addressOf(1 - index),
         device: LINK,
         ignore: ["127.0.0.1", "::1", addressOf(0), addressOf(1)],
+        windowTracking: false,
         flowsMax,
         injects,
       });

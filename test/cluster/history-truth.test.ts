@@ -353,7 +353,10 @@ function assertPath(found: ConnectionJson, record: ConnectionJson, text: string)
   const known = record.path.slice(first);
   for (const [i, { node, since }] of found.path.entries()) {
     const lateMs = Date.parse(known[i]?.since ?? "") - Date.parse(since);
-    assert.ok(node === known[i]?.node && lateMs >= 0 && lateMs < SINCE_MS, `${text}: ${JSON.stringify([found, record])}`);
+    assert.ok(
+      node === known[i]?.node && lateMs >= 0 && lateMs < SINCE_MS,
+      `${text}: ${JSON.stringify([found, record])}`,
+    );
   }
 }
 

@@ -22,7 +22,10 @@ describe("laboratory", () => {
     const hooks = { primary: "/p", backup: "/b", fault: "/f" };
     assert.match(keepalivedConfig(1, hooks), /priority 250[\s\S]*priority 250/);
     assert.match(keepalivedConfig(2, hooks), /priority 222/);
-    assert.match(keepalivedConfig(1, hooks), /notify_master "\/p"\n {2}notify_backup "\/b"\n {2}notify_fault "\/f"\n {2}notify_stop "\/f"/);
+    assert.match(
+      keepalivedConfig(1, hooks),
+      /notify_master "\/p"\n {2}notify_backup "\/b"\n {2}notify_fault "\/f"\n {2}notify_stop "\/f"/,
+    );
     assert.match(keepalivedConfig(9, hooks), /priority 26/);
     assert.doesNotMatch(keepalivedConfig(1, undefined), /notify/);
   });
