@@ -81,8 +81,8 @@ export function judgeAnnouncement(
   if (same !== undefined && (same.node !== node || same.address !== address)) {
     const where =
       same.discovered === true ? `take ${same.node} out of discovered.json in broker.store` : "correct peers";
-    const todo = `if this is right, stop the daemon, ${where}, start it`;
-    return refused(`${node} announces ${address}, known is ${same.node} at ${same.address}: ${todo}`);
+    const remedy = `if this is right, stop the daemon, ${where}, start it`;
+    return refused(`${node} announces ${address}, known is ${same.node} at ${same.address}: ${remedy}`);
   }
   if (port !== own.port) {
     return refused(`${node} has broker.port ${port}, this node ${own.port}: set the same on all nodes`);
