@@ -16,9 +16,10 @@ node_major=$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null) || die "
 declare -A package_of=(
   [nats-server]=nats-server [keepalived]=keepalived [conntrack]=conntrack [nft]=nftables [ip]=iproute2
   [sshd]=openssh-server [ssh]=openssh-client [ping]=iputils-ping [unshare]=util-linux [modprobe]=kmod [sysctl]=procps
-  [nfcapd]=nfdump [ipfixDump]=libfixbuf-tools
-  # The seeds of the tests: their rules, their downloads, and the files that conntrackd's package brings.
-  [iptables]=iptables [wget]=wget [conntrackd]=conntrackd
+)
+# What only tests compare with, or run beside; where a distribution has one not, the tests say what they skip.
+declare -A test_package_of=(
+  [nfcapd]=nfdump [ipfixDump]=libfixbuf-tools [iptables]=iptables [wget]=wget [conntrackd]=conntrackd
 )
 # Units that those packages bring, and that would start at the next boot.
 declare -A unit_of=(
@@ -27,9 +28,10 @@ declare -A unit_of=(
 )
 
 missing_packages() {
+  local -n of=$1
   local command
-  for command in "${!package_of[@]}"; do
-    command -v "$command" >/dev/null || printf '%s\n' "${package_of[$command]}"
+  for command in "${!of[@]}"; do
+    command -v "$command" >/dev/null || printf '%s\n' "${of[$command]}"
   done | sort
 }
 
@@ -54,9 +56,18 @@ apt_install() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=120 "$@" </dev/null
 }
 
+# False when one is missing that the program needs.
+one_by_one() {
+  local package
+  if [ ${#needed[@]} -gt 0 ]; then apt_install "${needed[@]}" || return 1; fi
+  for package in "${extra[@]}"; do apt_install "$package" || true; done
+}
+
 install_packages() {
-  local -a missing
-  mapfile -t missing < <(missing_packages)
+  local -a needed extra missing
+  mapfile -t needed < <(missing_packages package_of)
+  mapfile -t extra < <(missing_packages test_package_of)
+  missing=("${needed[@]}" "${extra[@]}")
   [ ${#missing[@]} -eq 0 ] && return
   if ! command -v apt-get >/dev/null; then
     say "missing here: ${missing[*]}. There is no apt-get on this machine: install them its own way. Going on without."
@@ -74,15 +85,17 @@ install_packages() {
   # The package lists of a fresh machine are empty or old: refresh them only when the first try fails.
   if ! apt_install "${missing[@]}" >"$log" 2>&1; then
     say "refreshing the package lists"
-    if ! { apt-get update -q && apt_install "${missing[@]}"; } >"$log" 2>&1; then
+    if ! { apt-get update -q && apt_install "${missing[@]}"; } >"$log" 2>&1 && ! one_by_one >"$log" 2>&1; then
       tail -n 20 "$log" >&2
       restore_policy
       rm -f "$log"
-      die "apt-get could not install ${missing[*]}; the end of its output stands above"
+      die "apt-get could not install ${needed[*]}; the end of its output stands above"
     fi
   fi
   restore_policy
   rm -f "$log"
+  mapfile -t extra < <(missing_packages test_package_of)
+  [ ${#extra[@]} -eq 0 ] || say "not to be had here: ${extra[*]}; the tests skip what needs them"
   keep_disabled "${missing[@]}"
 }
 
