@@ -115,11 +115,21 @@ function createControls(host: DaemonHost, logger: Logger) {
     }, END_MS_MAX).unref();
   };
   process.on("SIGTERM", onEnd).on("SIGINT", onEnd);
+  // A part that cannot take the new configuration goes on with the old one.
+  const reload = async (callback: (config: Config) => void | Promise<void>, config: Config): Promise<boolean> => {
+    try {
+      await callback(config);
+      return true;
+    } catch (error) {
+      logger.error({ error: errorText(error) }, "reload failed, a part stays as it was");
+      return false;
+    }
+  };
   const controls: DaemonControls = {
     signal: end.signal,
     onReload: (callback) => {
       reloads.push(callback);
-      if (reloaded !== null) void callback(reloaded);
+      if (reloaded !== null) void reload(callback, reloaded);
     },
     stop: () => onEnd("stop"),
     ready: () => host.ready(),
@@ -130,8 +140,9 @@ function createControls(host: DaemonHost, logger: Logger) {
     const config = loadAnyConfig(host.configPath);
     logger.level = config.logLevel;
     reloaded = config;
-    for (const callback of reloads) await callback(config);
-    logger.info("reloaded");
+    let whole = true;
+    for (const callback of reloads) whole = (await reload(callback, config)) && whole;
+    if (whole) logger.info("reloaded");
   };
   return { controls, onHup };
 }
