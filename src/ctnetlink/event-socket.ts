@@ -146,6 +146,8 @@ export class EventSocket {
   readonly #sink: EventSink;
   readonly #fd: number;
   readonly #filter: SocketFilter;
+  #rules: FilterRules;
+  #mutedPort = 0;
   readonly #receive = new ReceiveBuffer();
   readonly #flow = new DecodedFlow();
   readonly #counters = newEventCounters();
@@ -167,6 +169,7 @@ export class EventSocket {
     this.#pace = new Pace(options.gatherMs ?? 10, options.now ?? (() => performance.now()));
     this.#fd = openSocket();
     this.#filter = new SocketFilter(this.#fd);
+    this.#rules = options.filter ?? {};
     let filter: SocketFilterState;
     try {
       setBuffer(this.#fd, Math.min(options.bufferBytes ?? 2 << 20, this.#bufferBytesMax));
@@ -175,7 +178,7 @@ export class EventSocket {
         setOption(this.#fd, libc.NETLINK_NO_ENOBUFS, 1);
       }
       this.portId = bindSocket(this.#fd);
-      filter = this.#filter.attach(options.filter ?? {});
+      filter = this.#filter.attach(this.#rules);
       for (const group of options.expectations === true ? [...FLOW_GROUPS, ...EXPECTATION_GROUPS] : FLOW_GROUPS) {
         setOption(this.#fd, libc.NETLINK_ADD_MEMBERSHIP, group);
       }
@@ -199,8 +202,22 @@ export class EventSocket {
    * is left out, which the result and the counters say.
    */
   setFilter(rules: FilterRules): SocketFilterState {
+    this.#rules = rules;
+    return this.#attach();
+  }
+
+  /**
+   * From now on the kernel does not queue that a request of this netlink port made or changed a flow, only that it ended one; 0:
+   * it queues all. Events of before may still come, and where the kernel has no room for the program all do.
+   */
+  mute(portId: number): void {
+    this.#mutedPort = portId;
+    this.#attach();
+  }
+
+  #attach(): SocketFilterState {
     if (this.#closed !== null) return { instructions: 0, leftOut: [] };
-    const state = this.#filter.attach(rules);
+    const state = this.#filter.attach(this.#rules, this.#mutedPort);
     this.#countFilter(state);
     return state;
   }

@@ -45,6 +45,9 @@ type PollDone = (error: Error | null, ready: number) => void;
 /** The process's own symbols: whichever libc Node was linked with. */
 const library = koffi.load(null);
 const pollFunction = library.func("int poll(void *fds, unsigned long count, int timeoutMs)");
+const sendtoFunction = library.func(
+  "long sendto(int fd, void *data, size_t length, int flags, void *address, uint32_t addressLength)",
+);
 
 /** socket(2): a descriptor, or -1 with errno set, as with all of these. */
 export const socket = library.func("int socket(int family, int type, int protocol)") as (
@@ -98,15 +101,25 @@ export const eventfdWrite = library.func("int eventfd_write(int fd, uint64_t val
 ) => number;
 
 /** sendto(2): bytes sent. `address` is a sockaddr. */
-export const sendto = library.func(
-  "long sendto(int fd, void *data, size_t length, int flags, void *address, uint32_t addressLength)",
-) as (fd: number, data: Memory, length: number, flags: number, address: Memory, addressLength: number) => number;
+export const sendto = sendtoFunction as (
+  fd: number,
+  data: Memory,
+  length: number,
+  flags: number,
+  address: Memory,
+  addressLength: number,
+) => number;
 /** flock(2). The lock lasts until the descriptor is closed, at the latest when the process ends. */
 export const flock = library.func("int flock(int fd, int operation)") as (fd: number, operation: number) => number;
 
 /** poll(2) on a thread of the pool. `fds` holds `count` struct pollfd and must stay reachable until `done` runs. */
 export function pollAsync(fds: Uint8Array, count: number, timeoutMs: number, done: PollDone): void {
   pollFunction.async(fds, count, timeoutMs, done);
+}
+
+/** send(2) on a thread of the pool: bytes sent, or -1. `data` must stay as it is, and reachable, until `done` runs. */
+export function sendAsync(fd: number, data: Uint8Array, done: (error: Error | null, sent: number) => void): void {
+  sendtoFunction.async(fd, data, data.length, 0, null, 0, done);
 }
 
 /** errno of the last call of this thread. */

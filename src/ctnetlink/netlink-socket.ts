@@ -5,6 +5,8 @@
  *   The only such error here is ENOBUFS, so NETLINK_NO_ENOBUFS is set and losses are read from the drop counter.
  * - An exception that leaves a listener aborts the process as well: it is thrown again outside the native callback.
  * - Its SO_RCVBUF stops at net.core.rmem_max: SO_RCVBUFFORCE goes beyond it.
+ * - It sends on the event loop's thread, which stands still while the kernel works through a batch, or waits for another
+ *   process's: what is long is sent on a thread of the pool.
  *
  * The package does not tell its descriptor; it is that of the socket that was not there before.
  */
@@ -38,6 +40,8 @@ const SK_MEMINFO_DROPS = 8;
 const SK_MEMINFO_WORDS = 9;
 const NETLINK_CAP_ACK = 10;
 const SEND_BUFFER_BYTES = 1 << 20;
+/** From so many bytes on (some 40 requests, 0.2 ms of the kernel's work) a thread of the pool sends. */
+const POOL_BYTES_MIN = 6 << 10;
 
 /** A netlink socket to the kernel that survives overruns. Opened in this thread's network namespace. */
 export class NetlinkSocket {
@@ -48,6 +52,8 @@ export class NetlinkSocket {
   readonly #memoryLength = new Int32Array(1);
   #dropsSeen = 0;
   #open = true;
+  /** Sends that a thread of the pool has under way: the descriptor must not become another's meanwhile. */
+  #sending = 0;
 
   /** Throws ConntrailError `PERMISSION` or `KERNEL` when the kernel refuses. */
   constructor(options: NetlinkSocketOptions) {
@@ -87,6 +93,21 @@ export class NetlinkSocket {
    * `bytes` must stay as they are until `done` runs; `done` gets null or why they could not be sent.
    */
   send(bytes: Uint8Array, done: (error: ConntrailError | null) => void): void {
+    if (!this.#open || bytes.length < POOL_BYTES_MIN) {
+      this.#sendHere(bytes, done);
+      return;
+    }
+    this.#sending++;
+    libc.sendAsync(this.#fd, bytes, (error, sent) => {
+      this.#sending--;
+      if (!this.#open && this.#sending === 0) this.#raw.close();
+      if (error === null && sent === bytes.length) done(null);
+      // The thread does not tell its errno. Nothing was sent, and here it goes through or says why not.
+      else this.#sendHere(bytes, done);
+    });
+  }
+
+  #sendHere(bytes: Uint8Array, done: (error: ConntrailError | null) => void): void {
     try {
       this.#raw.send(bytes, undefined, (error) => outside(() => done(error === undefined ? null : failure(error))));
     } catch (error) {
@@ -114,7 +135,7 @@ export class NetlinkSocket {
   close(): void {
     if (!this.#open) return;
     this.#open = false;
-    this.#raw.close();
+    if (this.#sending === 0) this.#raw.close();
   }
 }
 

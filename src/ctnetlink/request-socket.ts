@@ -289,7 +289,7 @@ export class RequestSocket {
     });
   }
 
-  /** All answers are in the receive buffer by now, or lost. When some are lost, a fence tells when the rest is read. */
+  /** All answers have been read or are in the receive buffer by now, or are lost. Then a fence tells when the rest is read. */
   #sent(exchange: Exchange, error: ConntrailError | null): void {
     if (this.#exchange !== exchange) return;
     if (error !== null) {
@@ -324,7 +324,9 @@ export class RequestSocket {
     if (type === NLMSG_ERROR) {
       const errno = decodeError(bytes, at + NLMSG_HDRLEN, end);
       if (errno !== 0 && index >= 0 && index < exchange.count) exchange.errors.push({ index, errno });
-      if (sequence === exchange.last) exchange.done(null);
+      if (sequence !== exchange.last) return;
+      exchange.unknown = Math.min(exchange.count, exchange.unknown + this.#socket.takeDrops());
+      exchange.done(null);
     } else if (type === TYPE_FLOW && index >= 0 && index < exchange.count) {
       const flow = new DecodedFlow();
       if (decodeConntrack(bytes, at + NLMSG_HDRLEN, end, flow) === 0) exchange.visit?.(index, flow);

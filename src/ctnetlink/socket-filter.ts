@@ -3,6 +3,7 @@
  * A program finds attributes with SKF_AD_NLATTR: it costs the kernel some hundred nanoseconds an event.
  *
  *     of conntrack?       no → keep (expectations)
+ *     muted port, and no destroy event?         yes → drop
  *     protocol listed?    no → drop
  *     TCP with a state, and no destroy event:   listed?   no → drop
  *     original source or reply source listed?   no → drop
@@ -16,6 +17,7 @@ import { type Cidr, maskWord } from "../flow/address.js";
 import { type FilterRules, membership } from "../flow/filter.js";
 import { IPPROTO_TCP } from "../flow/protocol.js";
 import { AF_INET, AF_INET6 } from "../flow/record.js";
+import { swap32 } from "./attributes.js";
 import {
   BPF_INSTRUCTION_BYTES,
   BPF_JEQ_K,
@@ -46,6 +48,7 @@ import {
   CTA_TUPLE_PROTO,
   CTA_TUPLE_REPLY,
   IPCTNL_MSG_CT_DELETE,
+  IPCTNL_MSG_CT_NEW,
   NFGENMSG_LEN,
   NFNL_SUBSYS_CTNETLINK,
   NLA_HDRLEN,
@@ -56,6 +59,7 @@ import * as libc from "./libc.js";
 /** The two bytes of nlmsg_type, which is in (little-endian) host order. */
 const AT_TYPE = 4;
 const AT_SUBSYSTEM = 5;
+const AT_PORT = 12;
 const AT_FAMILY = NLMSG_HDRLEN;
 const AT_ATTRIBUTES = NLMSG_HDRLEN + NFGENMSG_LEN;
 const WORD_MAX = 0xffffffff;
@@ -72,10 +76,11 @@ export interface SocketFilterState {
 
 /**
  * The program for the rules; null when it would be longer than the kernel takes: some hundred networks, for each is
- * compared with two addresses. Undefined when there is nothing to filter.
+ * compared with two addresses. `mutedPort`: flows that requests of this netlink port made or changed are dropped, too; 0: of
+ * none. Undefined when there is nothing to filter.
  */
-export function compileSocketFilter(rules: FilterRules): Uint8Array<ArrayBuffer> | null | undefined {
-  if (Object.keys(rules).length === 0) return undefined;
+export function compileSocketFilter(rules: FilterRules, mutedPort = 0): Uint8Array<ArrayBuffer> | null | undefined {
+  if (Object.keys(rules).length === 0 && mutedPort === 0) return undefined;
   const program = new BpfProgram();
   const keep = program.label();
   const drop = program.label();
@@ -83,6 +88,7 @@ export function compileSocketFilter(rules: FilterRules): Uint8Array<ArrayBuffer>
   program.statement(BPF_LD_B_ABS, AT_SUBSYSTEM);
   program.branch(BPF_JEQ_K, NFNL_SUBSYS_CTNETLINK, flow, keep);
   program.place(flow);
+  if (mutedPort !== 0) writeMuted(program, mutedPort, drop);
   if (rules.protocols !== undefined || rules.tcpStates !== undefined) {
     loadAttribute(program, [CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_PROTO_NUM], keep);
     program.statement(BPF_LD_B_IND, NLA_HDRLEN);
@@ -103,6 +109,19 @@ export function compileSocketFilter(rules: FilterRules): Uint8Array<ArrayBuffer>
   program.place(drop);
   program.statement(BPF_RET_K, 0);
   return program.assemble();
+}
+
+/** Drops what requests of a port made or changed; what they ended goes on. */
+function writeMuted(program: BpfProgram, port: number, drop: Label): void {
+  const lives = program.label();
+  const next = program.label();
+  program.statement(BPF_LD_B_ABS, AT_TYPE);
+  program.branch(BPF_JEQ_K, IPCTNL_MSG_CT_NEW, lives, next);
+  program.place(lives);
+  program.statement(BPF_LD_W_ABS, AT_PORT);
+  // A load turns what is in network order, as nlmsg_pid is not.
+  program.branch(BPF_JEQ_K, swap32(port) >>> 0, drop, next);
+  program.place(next);
 }
 
 /** Values from `first` to `last`, and for addresses what the word behind them must hold; undefined: anything. */
@@ -283,14 +302,14 @@ export class SocketFilter {
 
   /**
    * Attaches a program for the rules in place of what is attached. Where the whole does not fit, or the kernel's
-   * net.core.optmem_max forbids it, the addresses are left out, then all.
+   * net.core.optmem_max forbids it, the addresses are left out, then all. `mutedPort` as in `compileSocketFilter`.
    */
-  attach(rules: FilterRules): SocketFilterState {
+  attach(rules: FilterRules, mutedPort = 0): SocketFilterState {
     // Beside the old program there may be no room for the new one; in between, the predicate filters alone.
     libc.setIntOption(this.#fd, libc.SOL_SOCKET, libc.SO_DETACH_FILTER, 0);
     const { addresses, ...others } = rules;
     for (const part of addresses === undefined ? [others] : [rules, others]) {
-      const program = compileSocketFilter(part);
+      const program = compileSocketFilter(part, mutedPort);
       if (program === undefined || program === null || !this.#set(program)) continue;
       const leftOut = part === rules || addresses === undefined ? [] : (["addresses"] as const);
       return { instructions: program.length / BPF_INSTRUCTION_BYTES, leftOut };

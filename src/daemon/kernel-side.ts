@@ -50,18 +50,20 @@ export async function openKernelSide(
   const replicated = config.expectations === false || config.mode === "inject" ? null : config.expectations;
   const addresses = config.filter.local ? await LocalAddresses.open() : null;
   if (addresses !== null) down.push(() => addresses.close());
+  const ownPort = injection?.portId ?? kernel.portId;
   const replicator = new Replicator({
     ...parts,
     kernel: {
       dump: (visit, signal) => kernel.dump({ signal }, visit),
       growBuffer: () => events?.growBuffer() ?? false,
+      muteOwn: (on) => events?.mute(on ? ownPort : 0),
       ...(replicated === null
         ? {}
         : { dumpExpectations: (visit, signal) => kernel.dumpExpectations({ signal }, visit) }),
       get: (words, base) => kernel.get(words, base),
     },
     ...(replicated === null ? {} : { helpers: replicated }),
-    ownPorts: new Set([injection?.portId ?? kernel.portId]),
+    ownPorts: new Set([ownPort]),
     ignoresOwn: injection !== null,
     injection: injection?.injector ?? null,
     filter: compileFilter(filterRules(config.filter), addresses ?? undefined),
@@ -71,6 +73,8 @@ export async function openKernelSide(
   });
   const { pollMs } = config.netlink;
   const events = pollMs === null ? openEvents(config, replicator, replicated !== null) : null;
+  // What it injects it need not be told of, ever.
+  if (injection !== null) events?.mute(ownPort);
   const polls = pollMs === null ? null : startPolling(replicator, pollMs);
   if (events !== null) reportFilter(events.counters, parts.log);
   down.push(async () => {

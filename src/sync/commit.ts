@@ -1,3 +1,4 @@
+import assert from "node:assert/strict";
 import type { ExternalCache } from "../cache/external.js";
 import type { CommitReport } from "../control/protocol.js";
 import { errnoName } from "../ctnetlink/decode.js";
@@ -34,11 +35,19 @@ const TCP = 6;
 const TCP_ESTABLISHED = 3;
 /** A commit looks at so many slots before it lets the event loop turn, whether it found flows or not. */
 const SLOTS_PER_TURN = 16_384;
+/** Batches under way: while the kernel works on one, the next is encoded. */
+const PIPELINE = 2;
 
 /** The flows of one batch, copied: while the kernel works on them, events may change or end the rows. */
 export class Staging {
   readonly words = new Uint32Array(BATCH_MESSAGES * RECORD_WORDS);
   readonly rare: (RareAttributes | null)[] = [];
+  readonly batch = new RequestBatch();
+
+  /** Empties it. */
+  reset(): void {
+    this.rare.length = 0;
+  }
 
   /** Takes a flow as it stands. */
   add(table: FlowTable, slot: number): void {
@@ -71,7 +80,7 @@ export function newTally(): Tally {
 /**
  * Writes the external cache into the kernel: masters before the flows that they expected, in batches, each awaited so
  * that events are read in between. An entry that the kernel has already is updated in place, or replaced where its NAT is
- * another. Rows stay in the external cache until the kernel's own events retire them.
+ * another. Rows stay in the external cache until this kernel is read to have them.
  */
 export async function commitExternal(
   external: ExternalCache,
@@ -83,14 +92,23 @@ export async function commitExternal(
   const startedMs = performance.now();
   const tally = newTally();
   const total = external.table.size;
-  const batch = new RequestBatch();
+  const spare = Array.from({ length: PIPELINE }, () => new Staging());
   let done = 0;
   for (const related of [false, true]) {
-    for await (const staging of stagings(external.table, related)) {
-      await commitStaging(staging, batch, kernel, sameTuples, options, tally);
-      done += staging.count;
-      progress(done, total);
+    const running: Promise<void>[] = [];
+    for await (const staging of stagings(external.table, related, spare)) {
+      const { count } = staging;
+      const written = commitStaging(staging, kernel, sameTuples, options, tally).then(() => {
+        done += count;
+        progress(done, total);
+        spare.push(staging);
+      });
+      // Its failure is seen where it is awaited.
+      written.catch(() => {});
+      running.push(written);
+      if (running.length >= PIPELINE) await running.shift();
     }
+    await Promise.all(running);
   }
   const { withoutMaster, withoutHelper, ...counts } = tally;
   return {
@@ -102,10 +120,13 @@ export async function commitExternal(
   };
 }
 
-/** The table's flows with (`related`) or without a master, batch by batch, as they stand when the batch is made. */
-async function* stagings(table: FlowTable, related: boolean): AsyncGenerator<Staging> {
+/**
+ * The table's flows with (`related`) or without a master, batch by batch, as they stand when the batch is made. A staging is taken
+ * from `spare`, where who is done with it puts it back.
+ */
+async function* stagings(table: FlowTable, related: boolean, spare: Staging[]): AsyncGenerator<Staging> {
   if (related && table.rare.size === 0) return;
-  let staging = new Staging();
+  let staging = takeSpare(spare);
   for (let slot = 0; slot < table.slotsUsed; slot++) {
     if (slot % SLOTS_PER_TURN === SLOTS_PER_TURN - 1) await new Promise(setImmediate);
     if (!table.isLive(slot)) continue;
@@ -113,22 +134,29 @@ async function* stagings(table: FlowTable, related: boolean): AsyncGenerator<Sta
     staging.add(table, slot);
     if (staging.count < BATCH_MESSAGES) continue;
     yield staging;
-    staging = new Staging();
+    staging = takeSpare(spare);
   }
   if (staging.count > 0) yield staging;
+  else spare.push(staging);
+}
+
+function takeSpare(spare: Staging[]): Staging {
+  const staging = spare.pop();
+  assert.ok(staging !== undefined, "no more batches are under way than there are stagings");
+  staging.reset();
+  return staging;
 }
 
 /** Creates the flows of a staging in the kernel, or updates or replaces what is there already. */
 export async function commitStaging(
   staging: Staging,
-  batch: RequestBatch,
   kernel: KernelRequests,
   sameTuples: SameTuples,
   options: CommitOptions,
   tally: Tally,
 ): Promise<void> {
   const all = Array.from({ length: staging.count }, (_, index) => index);
-  const refused = await create(staging, all, batch, kernel, options, tally);
+  const refused = await create(staging, all, kernel, options, tally);
   tally.committed += staging.count - refused.length;
   const existing: number[] = [];
   for (const { index, errno } of refused) {
@@ -138,12 +166,12 @@ export async function commitStaging(
   if (existing.length === 0) return;
   // What peers hold is newer than our kernel's entry, or a local event would have retired the row.
   const same = existing.filter((index) => sameTuples(staging.words, index * RECORD_WORDS));
-  const notUpdated = new Set((await send(staging, same, batch, kernel, "update", options)).map(({ index }) => index));
+  const notUpdated = new Set((await send(staging, same, kernel, "update", options)).map(({ index }) => index));
   const updated = new Set(same.filter((index) => !notUpdated.has(index)));
   // A connection that was closing does not end another one that has begun here by its tuple meanwhile.
   const replaced = existing.filter((index) => !updated.has(index) && !isClosing(staging.words, index * RECORD_WORDS));
-  await send(staging, replaced, batch, kernel, "delete", options);
-  const failed = await create(staging, replaced, batch, kernel, options, tally);
+  await send(staging, replaced, kernel, "delete", options);
+  const failed = await create(staging, replaced, kernel, options, tally);
   tally.updated += updated.size + replaced.length - failed.length;
   tally.skipped += existing.length - updated.size - replaced.length;
   for (const { errno } of failed) countFailure(tally, errno);
@@ -156,17 +184,16 @@ export async function commitStaging(
 async function create(
   staging: Staging,
   indexes: readonly number[],
-  batch: RequestBatch,
   kernel: KernelRequests,
   options: CommitOptions,
   tally: Tally,
 ): Promise<Refusal[]> {
-  const refused = await send(staging, indexes, batch, kernel, "create", options);
+  const refused = await send(staging, indexes, kernel, "create", options);
   const reduced = refused.filter(({ index, errno }) => reduce(staging, index, errno, tally)).map(({ index }) => index);
   if (reduced.length === 0) return refused;
   const others = refused.filter(({ index }) => !reduced.includes(index));
   // Without its master a flow may still lack its helper, and then nothing is left to take away.
-  return [...others, ...(await create(staging, reduced, batch, kernel, options, tally))];
+  return [...others, ...(await create(staging, reduced, kernel, options, tally))];
 }
 
 /** Takes away of a refused flow what the kernel lacks; false when that is not why it was refused. */
@@ -195,11 +222,11 @@ interface Refusal {
 async function send(
   staging: Staging,
   indexes: readonly number[],
-  batch: RequestBatch,
   kernel: KernelRequests,
   request: "create" | "update" | "delete",
   options: CommitOptions,
 ): Promise<Refusal[]> {
+  const { batch } = staging;
   const refused: Refusal[] = [];
   const encode: EncodeOptions = { timeoutSeconds: 0, liberal: options.liberal };
   let sent = 0;

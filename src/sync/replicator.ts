@@ -2,11 +2,20 @@ import type { Logger } from "pino";
 import { recordDiffers } from "../cache/difference.js";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache, NewerOwner } from "../cache/internal.js";
-import { EVENT_DESTROY, EVENT_NEW, type EventKind, type EventSink } from "../ctnetlink/event-socket.js";
+import { EVENT_DESTROY, EVENT_NEW, EVENT_UPDATE, type EventKind, type EventSink } from "../ctnetlink/event-socket.js";
 import type { DumpResult } from "../ctnetlink/request-socket.js";
 import type { Clock } from "../flow/clock.js";
 import { type Expectation, expectationKey, setExpectationZone } from "../flow/expectation.js";
-import { type DecodedFlow, HAS_ID, HAS_PROTOINFO, W_HAS, W_ID, W_PROTOINFO } from "../flow/record.js";
+import {
+  DecodedFlow,
+  HAS_ID,
+  HAS_MASK,
+  HAS_PROTOINFO,
+  RECORD_WORDS,
+  W_HAS,
+  W_ID,
+  W_PROTOINFO,
+} from "../flow/record.js";
 import { BATCH_ROWS_MAX } from "../stream/columns.js";
 import { EarlyExpectations } from "./early-expectations.js";
 import type { Journal } from "./journal.js";
@@ -37,6 +46,8 @@ export interface KernelSource {
   get?(words: Uint32Array, base: number): Promise<DecodedFlow | null>;
   /** Doubles the event socket's buffer within its limit; false when it is there already. */
   growBuffer(): boolean;
+  /** Until it is called with false, no events come of flows that this daemon's own requests make or change. */
+  muteOwn(on: boolean): void;
 }
 
 /** Mode `inject`: what writes the peers' flows into this kernel, as the replicator tells it of that kernel. */
@@ -83,6 +94,8 @@ export class Replicator implements EventSink {
   #overrunTimer: NodeJS.Timeout | null = null;
   #resyncRunning: Promise<boolean> | null = null;
   #resyncAgain = false;
+  /** What a commit writes is not told of, and not read yet. */
+  #committing = false;
 
   constructor(options: {
     internal: InternalCache;
@@ -159,13 +172,14 @@ export class Replicator implements EventSink {
     }
     if (kind === EVENT_DESTROY) {
       counters.eventsDestroy++;
+      if (this.#committing && !this.#ownPorts.has(portId)) this.#takeCommitted(flow);
       this.#internal.destroy(flow, this.#nowSeconds);
       this.#injection?.expired(flow.words, 0);
       return;
     }
     if (kind === EVENT_NEW) counters.eventsNew++;
     else counters.eventsUpdate++;
-    this.#take(flow);
+    this.#take(flow, this.#injection !== null || (this.#committing && kind === EVENT_UPDATE));
     if (kind !== EVENT_NEW) return;
     for (const expectation of this.#early.takeOf(flow)) this.onExpectation(EVENT_NEW, expectation, 0);
   }
@@ -177,9 +191,9 @@ export class Replicator implements EventSink {
     internal.destroy(flow, this.#nowSeconds);
   }
 
-  /** The kernel's flow is this node's own. */
-  #take(flow: DecodedFlow): void {
-    if (this.#injection !== null) this.#inherit(flow);
+  /** The kernel's flow is this node's own. `inherits`: it is the one that a peer told of, and that this node wrote there. */
+  #take(flow: DecodedFlow, inherits = this.#injection !== null): void {
+    if (inherits) this.#inherit(flow);
     const slot = this.#internal.upsert(flow, this.#nowSeconds);
     this.#internal.table.inheritBirth(slot, this.#external.retire(flow.words, 0));
   }
@@ -242,6 +256,37 @@ export class Replicator implements EventSink {
     this.#nowSeconds = this.#seconds();
     this.#take(flow);
     this.#pacer.poke(false);
+  }
+
+  /** A flow has ended that a commit wrote, before this node had read it: it was this node's for a while, and peers hear of that. */
+  #takeCommitted(flow: DecodedFlow): void {
+    if (this.#internal.table.find(flow.words, 0) >= 0) return;
+    const { table } = this.#external;
+    const slot = table.size === 0 ? -1 : table.find(flow.words, 0);
+    if (slot < 0) return;
+    const committed = new DecodedFlow();
+    const base = table.base(slot);
+    committed.words.set(table.slab(slot).subarray(base, base + RECORD_WORDS));
+    // The id is the peer's.
+    committed.words[W_HAS]! &= HAS_MASK & ~HAS_ID;
+    committed.rare = table.rare.get(slot) ?? null;
+    this.#take(committed);
+  }
+
+  /** A commit begins: this kernel does not tell of what it writes. `readCommitted` is to follow. */
+  beginCommit(): void {
+    this.#committing = true;
+    this.#kernel.muteOwn(true);
+  }
+
+  /** The commit is over: reads the kernel, which brings in what was written. False when that could not be read. */
+  async readCommitted(): Promise<boolean> {
+    this.#kernel.muteOwn(false);
+    try {
+      return await this.resyncKernel();
+    } finally {
+      this.#committing = false;
+    }
   }
 
   onMalformed(): void {

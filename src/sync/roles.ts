@@ -14,6 +14,16 @@ import type { Journal } from "./journal.js";
 import { removeFromKernel } from "./kernel-flush.js";
 import type { PassingTraffic } from "./passing.js";
 
+/** The side that reads this node's kernel. */
+export interface KernelReader {
+  /** Compares the kernel's table with the internal cache. */
+  resyncKernel(): Promise<unknown>;
+  /** What is written from now on it need not be told of. */
+  beginCommit(): void;
+  /** Takes in what was written. */
+  readCommitted(): Promise<unknown>;
+}
+
 /** What the roles count; the group `commit` of `stats`. */
 export interface RoleCounters {
   commits: number;
@@ -62,9 +72,8 @@ export class Roles {
   readonly #journal: Journal;
   readonly #followers: readonly Follower[];
   readonly #injects: boolean;
-  readonly #readKernel: () => Promise<unknown>;
+  readonly #reader: () => KernelReader;
   readonly #passing: PassingTraffic | null;
-  readonly #polls: boolean;
   readonly #commitTimeoutSeconds: number | null;
   readonly #commitWindowTracking: boolean;
   readonly #purgeAfterSeconds: number;
@@ -76,6 +85,8 @@ export class Roles {
   readonly #before: Role;
   #carries: boolean;
   #commitRunning: Promise<CommitReport> | null = null;
+  /** What the last commit wrote is being read. */
+  #reading: Promise<unknown> = Promise.resolve();
   #purgeDue: AbortController | null = null;
 
   constructor(options: {
@@ -88,12 +99,9 @@ export class Roles {
     injects: boolean;
     /** What it was when this node's stream was last written. */
     before: Role;
-    /** Compares the kernel's table with the internal cache. Needed where `injects` or `polls`. */
-    readKernel?: () => Promise<unknown>;
+    reader: () => KernelReader;
     /** Tells whether a node that is to purge without a role still carries traffic. Left out: it does not. */
     passing?: PassingTraffic;
-    /** The kernel is polled: no event tells of what a commit has written. */
-    polls?: boolean;
     commitTimeoutSeconds: number | null;
     /** Committed TCP flows keep their window tracking. */
     commitWindowTracking: boolean;
@@ -110,9 +118,8 @@ export class Roles {
     this.#before = options.before;
     this.#carries = options.before === "primary" && !options.injects;
     options.journal.role = options.before;
-    this.#readKernel = options.readKernel ?? (() => Promise.resolve());
+    this.#reader = options.reader;
     this.#passing = options.passing ?? null;
-    this.#polls = options.polls ?? false;
     this.#commitTimeoutSeconds = options.commitTimeoutSeconds;
     this.#commitWindowTracking = options.commitWindowTracking;
     this.#purgeAfterSeconds = options.purgeAfterSeconds;
@@ -166,7 +173,11 @@ export class Roles {
    */
   commit(progress: (text: string) => void, only?: RowKind): Promise<CommitReport> {
     this.#cancelPurge();
-    const begin = () => (only === "expect" ? this.#commitOnlyExpectations() : this.#commit(progress, only === "ct"));
+    const begin = async (): Promise<CommitReport> => {
+      // What the last one wrote would else be replaced as if it were another node's.
+      await this.#reading;
+      return only === "expect" ? this.#commitOnlyExpectations() : this.#commit(progress, only === "ct");
+    };
     this.#commitRunning ??= begin().finally(() => {
       this.#commitRunning = null;
     });
@@ -187,6 +198,34 @@ export class Roles {
     const carriesOther = this.#carries && this.#groups.size > 1;
     this.#carries = true;
     if (this.#injects) return this.#claimAll();
+    this.#reader().beginCommit();
+    try {
+      const report = await this.#writeKernel(progress, flowsOnly, carriesOther);
+      this.#reading = this.#readBack(report);
+      return report;
+    } catch (error) {
+      this.#reading = this.#readBack(null);
+      throw error;
+    }
+  }
+
+  /** Takes in what a commit wrote, and then says in the stream that there was one: the claims stand before that. */
+  async #readBack(report: CommitReport | null): Promise<void> {
+    try {
+      await this.#reader().readCommitted();
+    } catch (error) {
+      this.#log.error({ err: error }, "what the commit wrote could not be read");
+    }
+    if (report === null) return;
+    const { committed, updated, stale, durationMs } = report;
+    this.#journal.writeMark({ type: "commit", committed, updated, failed: failures(report), stale, durationMs });
+  }
+
+  async #writeKernel(
+    progress: (text: string) => void,
+    flowsOnly: boolean,
+    carriesOther: boolean,
+  ): Promise<CommitReport> {
     const { table } = this.#internal;
     const sameTuples = (words: Uint32Array, base: number): boolean => {
       const slot = table.find(words, base);
@@ -206,19 +245,15 @@ export class Roles {
       progress(`committed ${done} of ${total}`),
     );
     const expectations = flowsOnly ? {} : await this.#commitExpectations(options.nowSeconds);
-    const report = { ...flows, ...expectations };
-    if (this.#polls) await this.#readKernel();
-    const failed = Object.values(report.failed).reduce((sum, count) => sum + count, 0);
+    const report = { ...flows, ...expectations, stale };
     this.counters.commits++;
     this.counters.committed += report.committed;
     this.counters.commitUpdated += report.updated;
-    this.counters.commitFailed += failed;
+    this.counters.commitFailed += failures(report);
     this.counters.commitWithoutMaster += report.withoutMaster ?? 0;
     this.counters.commitWithoutHelper += report.withoutHelper ?? 0;
-    const { committed, updated, durationMs } = report;
-    this.#journal.writeMark({ type: "commit", committed, updated, failed, stale, durationMs });
-    this.#log.info({ ...report, stale }, "commit");
-    return { ...report, stale };
+    this.#log.info(report, "commit");
+    return report;
   }
 
   async #commitExpectations(nowSeconds: number): Promise<Pick<CommitReport, "expectations">> {
@@ -239,7 +274,7 @@ export class Roles {
     const startedMs = performance.now();
     const before = this.#external.table.size;
     try {
-      await this.#readKernel();
+      await this.#reader().resyncKernel();
     } finally {
       this.#carries = false;
     }
@@ -306,9 +341,10 @@ export class Roles {
     this.#purgeDue = null;
   }
 
-  /** Resolves when no commit runs. */
+  /** Resolves when no commit runs, and what the last one wrote is read. */
   async committed(): Promise<void> {
     await this.#commitRunning?.catch(() => undefined);
+    await this.#reading;
   }
 
   /** Cancels what is due; waits for a commit that runs. */
@@ -316,6 +352,10 @@ export class Roles {
     this.#cancelPurge();
     await this.committed();
   }
+}
+
+function failures({ failed }: CommitReport): number {
+  return Object.values(failed).reduce((sum, count) => sum + count, 0);
 }
 
 function sameReply(a: Uint32Array, baseA: number, b: Uint32Array, baseB: number): boolean {

@@ -32,6 +32,7 @@ export class SimKernel implements KernelSource {
   #id: number;
   /** While true, events are lost, as in an overrun. */
   deaf = false;
+  #muted = false;
 
   constructor(firstId: number, sink: () => Replicator) {
     this.#id = firstId;
@@ -75,6 +76,10 @@ export class SimKernel implements KernelSource {
     return false;
   }
 
+  muteOwn(on: boolean): void {
+    this.#muted = on;
+  }
+
   async send(batch: RequestBatch): Promise<BatchResult> {
     const bytes = batch.bytes(OWN_PORT, 1);
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
@@ -113,7 +118,7 @@ export class SimKernel implements KernelSource {
     words: Uint32Array,
     portId: number,
   ): void {
-    if (this.deaf) return;
+    if (this.deaf || (this.#muted && portId === OWN_PORT && kind !== EVENT_DESTROY)) return;
     const sink = this.#sink();
     sink.onEvent(kind, decoded(words), portId);
     sink.onDrained(1, false);
@@ -195,8 +200,7 @@ export class SimNode {
       journal: this.journal,
       followers: this.followers,
       injects: false,
-      readKernel: () => this.replicator.resyncKernel(),
-      polls,
+      reader: () => this.replicator,
       before: "unknown",
       commitTimeoutSeconds: null,
       commitWindowTracking: false,

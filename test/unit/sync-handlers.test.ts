@@ -70,6 +70,12 @@ class Node {
           this.exact = resolve;
         }),
     };
+    const replicator = {
+      resyncKernel: async () => true,
+      beginCommit: () => undefined,
+      readCommitted: async () => true,
+      counters: this.counters,
+    };
     const roles = new Roles({
       internal,
       external,
@@ -77,6 +83,7 @@ class Node {
       journal: journal as unknown as NodeParts["journal"],
       followers: [],
       injects: false,
+      reader: () => replicator,
       before: "unknown",
       commitTimeoutSeconds: null,
       commitWindowTracking: false,
@@ -84,7 +91,6 @@ class Node {
       clock: { wallMs: () => nowSeconds * 1000 },
       log,
     });
-    const replicator = { resyncKernel: async () => true, counters: this.counters };
     const { signal } = new AbortController();
     const parts = { internal, external, kernel, journal, replicator, followers: [follower], roles, signal, log };
     return { ...parts, injects: false } as unknown as NodeParts;
