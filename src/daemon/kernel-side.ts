@@ -56,7 +56,7 @@ export async function openKernelSide(
     kernel: {
       dump: (visit, signal) => kernel.dump({ signal }, visit),
       growBuffer: () => events?.growBuffer() ?? false,
-      muteOwn: (on) => events?.mute(on ? ownPort : 0),
+      hearNew: (on) => events?.hearNew(on),
       ...(replicated === null
         ? {}
         : { dumpExpectations: (visit, signal) => kernel.dumpExpectations({ signal }, visit) }),

@@ -164,7 +164,8 @@ export async function commitStaging(
     else countFailure(tally, errno);
   }
   if (existing.length === 0) return;
-  // What peers hold is newer than our kernel's entry, or a local event would have retired the row.
+  // What peers hold is newer than our kernel's entry, or a local event would have retired the row. An entry that nobody has told of yet
+  // was made by packets of that very connection, in the moments before this commit, and may be translated otherwise.
   const same = existing.filter((index) => sameTuples(staging.words, index * RECORD_WORDS));
   const notUpdated = new Set((await send(staging, same, kernel, "update", options)).map(({ index }) => index));
   const updated = new Set(same.filter((index) => !notUpdated.has(index)));

@@ -46,8 +46,8 @@ export interface KernelSource {
   get?(words: Uint32Array, base: number): Promise<DecodedFlow | null>;
   /** Doubles the event socket's buffer within its limit; false when it is there already. */
   growBuffer(): boolean;
-  /** Until it is called with false, no events come of flows that this daemon's own requests make or change. */
-  muteOwn(on: boolean): void;
+  /** While it is called with false, no events come of flows that begin. */
+  hearNew(on: boolean): void;
 }
 
 /** Mode `inject`: what writes the peers' flows into this kernel, as the replicator tells it of that kernel. */
@@ -94,7 +94,7 @@ export class Replicator implements EventSink {
   #overrunTimer: NodeJS.Timeout | null = null;
   #resyncRunning: Promise<boolean> | null = null;
   #resyncAgain = false;
-  /** What a commit writes is not told of, and not read yet. */
+  /** Flows that begin are not told of, and were not read yet. */
   #committing = false;
 
   constructor(options: {
@@ -172,7 +172,7 @@ export class Replicator implements EventSink {
     }
     if (kind === EVENT_DESTROY) {
       counters.eventsDestroy++;
-      if (this.#committing && !this.#ownPorts.has(portId)) this.#takeCommitted(flow);
+      if (this.#committing && !this.#ownPorts.has(portId)) this.#takeUntold(flow);
       this.#internal.destroy(flow, this.#nowSeconds);
       this.#injection?.expired(flow.words, 0);
       return;
@@ -258,12 +258,18 @@ export class Replicator implements EventSink {
     this.#pacer.poke(false);
   }
 
-  /** A flow has ended that a commit wrote, before this node had read it: it was this node's for a while, and peers hear of that. */
-  #takeCommitted(flow: DecodedFlow): void {
+  /**
+   * A flow has ended whose beginning was not told: a commit wrote it, or it was a short one. It was this node's for a while, and
+   * the peers hear of that.
+   */
+  #takeUntold(flow: DecodedFlow): void {
     if (this.#internal.table.find(flow.words, 0) >= 0) return;
     const { table } = this.#external;
     const slot = table.size === 0 ? -1 : table.find(flow.words, 0);
-    if (slot < 0) return;
+    if (slot < 0) {
+      this.#take(flow);
+      return;
+    }
     const committed = new DecodedFlow();
     const base = table.base(slot);
     committed.words.set(table.slab(slot).subarray(base, base + RECORD_WORDS));
@@ -273,15 +279,15 @@ export class Replicator implements EventSink {
     this.#take(committed);
   }
 
-  /** A commit begins: this kernel does not tell of what it writes. `readCommitted` is to follow. */
+  /** A commit begins: this kernel does not tell of flows that begin, most of which it writes. `readCommitted` is to follow. */
   beginCommit(): void {
     this.#committing = true;
-    this.#kernel.muteOwn(true);
+    this.#kernel.hearNew(false);
   }
 
-  /** The commit is over: reads the kernel, which brings in what was written. False when that could not be read. */
+  /** The commit is over: reads the kernel, which brings in what has begun meanwhile. False when that could not be read. */
   async readCommitted(): Promise<boolean> {
-    this.#kernel.muteOwn(false);
+    this.#kernel.hearNew(true);
     try {
       return await this.resyncKernel();
     } finally {

@@ -174,7 +174,7 @@ export class Roles {
   commit(progress: (text: string) => void, only?: RowKind): Promise<CommitReport> {
     this.#cancelPurge();
     const begin = async (): Promise<CommitReport> => {
-      // What the last one wrote would else be replaced as if it were another node's.
+      // What the last one wrote is in the external cache until it is read.
       await this.#reading;
       return only === "expect" ? this.#commitOnlyExpectations() : this.#commit(progress, only === "ct");
     };

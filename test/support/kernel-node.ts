@@ -45,7 +45,7 @@ export class KernelNode implements AsyncDisposable {
       kernel: {
         dump: (visit, signal) => this.requests.dump({ signal }, visit),
         growBuffer: () => this.#events?.growBuffer() ?? false,
-        muteOwn: (on) => this.#events?.mute(on ? this.requests.portId : 0),
+        hearNew: (on) => this.#events?.hearNew(on),
       },
       ownPorts: new Set([this.requests.portId]),
       filter: () => true,

@@ -32,7 +32,7 @@ export class SimKernel implements KernelSource {
   #id: number;
   /** While true, events are lost, as in an overrun. */
   deaf = false;
-  #muted = false;
+  #hearsNew = true;
 
   constructor(firstId: number, sink: () => Replicator) {
     this.#id = firstId;
@@ -76,8 +76,8 @@ export class SimKernel implements KernelSource {
     return false;
   }
 
-  muteOwn(on: boolean): void {
-    this.#muted = on;
+  hearNew(on: boolean): void {
+    this.#hearsNew = on;
   }
 
   async send(batch: RequestBatch): Promise<BatchResult> {
@@ -118,7 +118,7 @@ export class SimKernel implements KernelSource {
     words: Uint32Array,
     portId: number,
   ): void {
-    if (this.deaf || (this.#muted && portId === OWN_PORT && kind !== EVENT_DESTROY)) return;
+    if (this.deaf || (!this.#hearsNew && kind === EVENT_NEW)) return;
     const sink = this.#sink();
     sink.onEvent(kind, decoded(words), portId);
     sink.onDrained(1, false);

@@ -106,7 +106,7 @@ class Node {
         dump: async (visit) => this.#list(this.flows, visit),
         dumpExpectations: async (visit) => this.#list(this.expected, visit),
         growBuffer: () => false,
-        muteOwn: () => undefined,
+        hearNew: () => undefined,
       },
       ownPorts: new Set([7]),
       filter: () => true,
