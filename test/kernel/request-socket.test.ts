@@ -198,6 +198,27 @@ test("close rejects what is under way and what comes after", { skip }, async () 
   );
 });
 
+test("close while a thread of the pool sends: the batch is rejected, and the kernel may have done it", {
+  skip,
+}, async () => {
+  await using namespace = await KernelNamespace.create();
+  using requests = new Requests(namespace);
+  const batch = new RequestBatch();
+  for (let i = 0; i < 256; i++) {
+    assert.ok(batch.create(udpRecord(i), 0, null, { timeoutSeconds: 60, liberal: false }));
+  }
+  const sent = assert.rejects(requests.socket.send(batch), { code: "KERNEL" });
+  // Sent in the microtask that the socket's queue takes.
+  await Promise.resolve();
+  requests.socket.close();
+  await sent;
+  using others = new Requests(namespace);
+  const { count } = await others.socket.dump({}, () => undefined);
+  assert.ok(count <= 256);
+  await createMany(others.socket, 1000, 1300);
+  assert.equal((await others.socket.dump({}, () => undefined)).count, count + 301, "another socket is not disturbed");
+});
+
 test("a silent kernel is a TIMEOUT", { skip }, async () => {
   await using namespace = await KernelNamespace.create();
   using requests = new Requests(namespace, { timeoutMs: 1 });

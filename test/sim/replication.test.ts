@@ -84,6 +84,37 @@ describe("replication between nodes, kernel and broker simulated", () => {
       await end(nodes);
     });
 
+  for (const seed of [1, 2, 3, 4])
+    it(`traffic while a commit runs, of whose beginnings nobody tells, reaches the peers all the same (seed ${seed})`, async () => {
+      const nodes = await cluster(3);
+      const [first, second, third] = nodes as [SimNode, SimNode, SimNode];
+      const random = new Random(seed);
+      traffic(first, random, 3000, 1500);
+      await settled(nodes);
+      const births = first.births("internal");
+      const short = record(5000);
+      const kept = record(5001);
+      let turns = 0;
+      const { commit } = await second.roles.hook("primary", () => {
+        traffic(second, random, 100, 1500);
+        if (turns++ > 0) return;
+        second.kernel.create(short);
+        second.kernel.destroy(keyOf(short, 0));
+        second.kernel.create(kept);
+        const [committed] = [...births.keys()].filter((key) => second.kernel.flows.has(key));
+        assert.ok(second.kernel.destroy(committed!), "a flow that was just committed");
+      });
+      assert.ok(turns > 1, "more than a batch");
+      await settled(nodes);
+      assert.deepEqual(second.view("internal"), truth(second));
+      assert.deepEqual(third.view("external"), truth(second));
+      assert.ok(third.view("external").has(keyOf(kept, 0)));
+      // But for the entries that the commit put a peer's connection in the place of, every end has a beginning.
+      const { destroyUnknown } = second.internal.counters;
+      assert.ok(destroyUnknown <= commit!.updated, `${destroyUnknown} ends, ${commit!.updated} replaced`);
+      await end(nodes);
+    });
+
   it("a connection has one birth, whichever nodes carry it, over restarts of the table and in snapshots", async () => {
     const nodes = await cluster(3, (index) => (index - 1) * 3_600_000);
     const [first] = nodes as [SimNode, SimNode, SimNode];

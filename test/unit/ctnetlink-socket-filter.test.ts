@@ -10,6 +10,7 @@ import { AF_INET, AF_INET6, DecodedFlow } from "../../src/flow/record.js";
 import { runBpf } from "../support/bpf-machine.js";
 import { type CaseEvent, eventArbitrary, eventFrame, network, rulesArbitrary } from "../support/filter-cases.js";
 
+const TYPE_NEW = 0x0100;
 const TYPE_EXPECTATION = 0x0200;
 const TCP_NEW: CaseEvent = {
   type: 0x0100,
@@ -52,6 +53,28 @@ test("a program does what the predicate does, whatever the rules and events; exp
       }
     }),
     { numRuns: 300 },
+  );
+});
+
+test("a muted port: what its requests made or changed is dropped, what they ended and all else goes by the rules", () => {
+  const port = 0x80c0a001;
+  const cases = rulesArbitrary().chain((rules) =>
+    fc.tuple(fc.constant(rules), fc.array(eventArbitrary(rules.addresses?.values), { maxLength: 30 })),
+  );
+  fc.assert(
+    fc.property(cases, ([rules, events]) => {
+      const program = compileSocketFilter(rules, port) ?? assert.fail("no program");
+      for (const event of events) {
+        for (const portId of [0, 1, 0x01a0c080, port]) {
+          const frame = eventFrame(event);
+          frame.writeUInt32LE(portId, 12);
+          const muted = portId === port && event.type === TYPE_NEW;
+          const expected = event.type === TYPE_EXPECTATION || (!muted && predicateKeeps(rules, frame));
+          assert.equal(runBpf(program, frame) !== 0, expected, JSON.stringify({ ...event, portId }));
+        }
+      }
+    }),
+    { numRuns: 100 },
   );
 });
 
