@@ -2,14 +2,16 @@ import type { Logger } from "pino";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache } from "../cache/internal.js";
 import type { Config, FilterConfig } from "../config/config.js";
-import { type EventCounters, EventSocket, newEventCounters } from "../ctnetlink/event-socket.js";
+import { type EventCounters, newEventCounters } from "../ctnetlink/event-counters.js";
+import { EventSocket } from "../ctnetlink/event-socket.js";
 import { LocalAddresses } from "../ctnetlink/local-addresses.js";
 import type { RequestSocket } from "../ctnetlink/request-socket.js";
 import { parseCidr } from "../flow/address.js";
 import type { Clock } from "../flow/clock.js";
 import { compileFilter, type FilterRules } from "../flow/filter.js";
 import type { Journal } from "../sync/journal.js";
-import { type Injection, Replicator } from "../sync/replicator.js";
+import type { Injection } from "../sync/kernel-source.js";
+import { Replicator } from "../sync/replicator.js";
 import type { TakeDown } from "./streams.js";
 
 /** A kernel that is read less often than this has its buffer full of events too soon. */

@@ -19,6 +19,7 @@ import {
 import { BATCH_ROWS_MAX } from "../stream/columns.js";
 import { EarlyExpectations } from "./early-expectations.js";
 import type { Journal } from "./journal.js";
+import type { HelperNames, Injection, KernelSource } from "./kernel-source.js";
 import { findMasterZone } from "./master.js";
 import { Pacer } from "./pacer.js";
 import { newReplicatorCounters } from "./replicator-counters.js";
@@ -32,35 +33,6 @@ const NOBODY: NewerOwner = { node: "", stamp: 0 };
 const DUMP_ATTEMPTS_MAX = 5;
 /** Turns that the resync after an overrun waits for the socket to be read empty. */
 const OVERRUN_TURNS_MAX = 256;
-
-/** Helpers whose expectations are replicated: all, or these. */
-export type HelperNames = true | readonly string[];
-
-/** The kernel as the replicator needs it. */
-export interface KernelSource {
-  /** Lists the table. */
-  dump(visit: (flow: DecodedFlow) => void, signal: AbortSignal): Promise<DumpResult>;
-  /** Lists the expectations; left out where they are not replicated. */
-  dumpExpectations?(visit: (expectation: Expectation) => void, signal: AbortSignal): Promise<DumpResult>;
-  /** Looks a flow up by its original tuple; needed where `dumpExpectations` is. */
-  get?(words: Uint32Array, base: number): Promise<DecodedFlow | null>;
-  /** Doubles the event socket's buffer within its limit; false when it is there already. */
-  growBuffer(): boolean;
-  /** While it is called with false, no events come of flows that begin. */
-  hearNew(on: boolean): void;
-}
-
-/** Mode `inject`: what writes the peers' flows into this kernel, as the replicator tells it of that kernel. */
-export interface Injection {
-  /** The kernel has ended a flow that none of this daemon's requests removed. */
-  expired(words: Uint32Array, base: number): void;
-  /** A dump of the kernel begins. */
-  beginDump(): void;
-  /** A dump lists a flow: true when it is a peer's, and none of this node's own. */
-  present(flow: DecodedFlow): boolean;
-  /** The dump was complete. */
-  endDump(): void;
-}
 
 /**
  * The way out: kernel events and dumps into the internal cache, and from there, paced, into this node's stream.

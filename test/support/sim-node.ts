@@ -10,7 +10,7 @@ import { DecodedFlow, W_ID, W_ORIG_L4, W_ORIG_SRC, W_STATUS } from "../../src/fl
 import { Applier } from "../../src/sync/applier.js";
 import { Follower } from "../../src/sync/follower.js";
 import { Journal } from "../../src/sync/journal.js";
-import type { KernelSource } from "../../src/sync/replicator.js";
+import type { KernelSource } from "../../src/sync/kernel-source.js";
 import { Replicator } from "../../src/sync/replicator.js";
 import { Roles } from "../../src/sync/roles.js";
 import { MemoryStream } from "./memory-stream.js";

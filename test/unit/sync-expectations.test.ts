@@ -34,7 +34,8 @@ import { Applier } from "../../src/sync/applier.js";
 import { commitExternal } from "../../src/sync/commit.js";
 import { commitExpectations } from "../../src/sync/expectation-commit.js";
 import { Journal } from "../../src/sync/journal.js";
-import { type HelperNames, Replicator } from "../../src/sync/replicator.js";
+import type { HelperNames } from "../../src/sync/kernel-source.js";
+import { Replicator } from "../../src/sync/replicator.js";
 import { SequenceWatch } from "../../src/sync/sequence-watch.js";
 import { sampleExpectation } from "../support/control-handlers.js";
 

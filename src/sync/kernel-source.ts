@@ -1,0 +1,32 @@
+import type { DumpResult } from "../ctnetlink/request-socket.js";
+import type { Expectation } from "../flow/expectation.js";
+import type { DecodedFlow } from "../flow/record.js";
+
+/** Helpers whose expectations are replicated: all, or these. */
+export type HelperNames = true | readonly string[];
+
+/** The kernel as the replicator needs it. */
+export interface KernelSource {
+  /** Lists the table. */
+  dump(visit: (flow: DecodedFlow) => void, signal: AbortSignal): Promise<DumpResult>;
+  /** Lists the expectations; left out where they are not replicated. */
+  dumpExpectations?(visit: (expectation: Expectation) => void, signal: AbortSignal): Promise<DumpResult>;
+  /** Looks a flow up by its original tuple; needed where `dumpExpectations` is. */
+  get?(words: Uint32Array, base: number): Promise<DecodedFlow | null>;
+  /** Doubles the event socket's buffer within its limit; false when it is there already. */
+  growBuffer(): boolean;
+  /** While it is called with false, no events come of flows that begin. */
+  hearNew(on: boolean): void;
+}
+
+/** Mode `inject`: what writes the peers' flows into this kernel, as the replicator tells it of that kernel. */
+export interface Injection {
+  /** The kernel has ended a flow that none of this daemon's requests removed. */
+  expired(words: Uint32Array, base: number): void;
+  /** A dump of the kernel begins. */
+  beginDump(): void;
+  /** A dump lists a flow: true when it is a peer's, and none of this node's own. */
+  present(flow: DecodedFlow): boolean;
+  /** The dump was complete. */
+  endDump(): void;
+}
