@@ -189,6 +189,15 @@ export class EventSocket {
     setOption(this.#fd, on ? libc.NETLINK_ADD_MEMBERSHIP : libc.NETLINK_DROP_MEMBERSHIP, NFNLGRP_CONNTRACK_NEW);
   }
 
+  /** Reads what is queued, up to the bound of a turn, now; true when that ended it and more may be waiting. */
+  readNow(): boolean {
+    if (this.#closed !== null) return false;
+    const before = this.#counters.eventsReceived;
+    const more = this.#readTurn();
+    if (this.#closed === null) this.#sink.onDrained(this.#counters.eventsReceived - before, more);
+    return more;
+  }
+
   #attach(): SocketFilterState {
     if (this.#closed !== null) return { instructions: 0, leftOut: [] };
     const state = this.#filter.attach(this.#rules, this.#mutedPort);
@@ -227,12 +236,9 @@ export class EventSocket {
 
   /** One turn: reads up to the bound, then yields, gathers or waits. */
   #drain(): void {
-    if (this.#closed !== null) return;
     const eventsBefore = this.#counters.eventsReceived;
-    const more = this.#readTurn();
+    const more = this.readNow();
     const events = this.#counters.eventsReceived - eventsBefore;
-    if (this.#closed !== null) return;
-    this.#sink.onDrained(events, more);
     if (this.#closed !== null) return;
     const gatherMs = this.#pace.after(events, this.#counters.bufferBytes);
     if (more) {

@@ -59,6 +59,7 @@ export async function openKernelSide(
       dump: (visit, signal) => kernel.dump({ signal }, visit),
       growBuffer: () => events?.growBuffer() ?? false,
       hearNew: (on) => events?.hearNew(on),
+      readEvents: () => events?.readNow() ?? false,
       ...(replicated === null
         ? {}
         : { dumpExpectations: (visit, signal) => kernel.dumpExpectations({ signal }, visit) }),

@@ -17,6 +17,8 @@ export interface KernelSource {
   growBuffer(): boolean;
   /** While it is called with false, no events come of flows that begin. */
   hearNew(on: boolean): void;
+  /** Reads events that are queued, a turn of them, without waiting for their time; true when there may be more. */
+  readEvents(): boolean;
 }
 
 /** Mode `inject`: what writes the peers' flows into this kernel, as the replicator tells it of that kernel. */

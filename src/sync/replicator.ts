@@ -31,8 +31,8 @@ const SWEEP_SLOTS = 16_384;
 const NOBODY: NewerOwner = { node: "", stamp: 0 };
 /** Dumps that failed or were interrupted are repeated this often. */
 const DUMP_ATTEMPTS_MAX = 5;
-/** Turns that the resync after an overrun waits for the socket to be read empty. */
-const OVERRUN_TURNS_MAX = 256;
+/** Turns in which the socket is to be read empty, before the resync after an overrun and after a commit. */
+const QUEUED_TURNS_MAX = 256;
 
 /**
  * The way out: kernel events and dumps into the internal cache, and from there, paced, into this node's stream.
@@ -261,7 +261,12 @@ export class Replicator implements EventSink {
   async readCommitted(): Promise<boolean> {
     this.#kernel.hearNew(true);
     try {
-      return await this.resyncKernel();
+      const whole = await this.resyncKernel();
+      // What ended before the dump came to it, its event may still be queued.
+      for (let turns = 0; turns < QUEUED_TURNS_MAX && this.#kernel.readEvents(); turns++) {
+        await new Promise(setImmediate);
+      }
+      return whole;
     } finally {
       this.#committing = false;
     }
@@ -279,7 +284,7 @@ export class Replicator implements EventSink {
     this.counters.overruns++;
     this.#kernel.growBuffer();
     this.#journal.writeMark({ type: "gap", reason: "event socket overrun" });
-    if (this.#overrunResyncMs !== null) this.#turnsToResync = OVERRUN_TURNS_MAX;
+    if (this.#overrunResyncMs !== null) this.#turnsToResync = QUEUED_TURNS_MAX;
   }
 
   onDrained(_events: number, more: boolean): void {

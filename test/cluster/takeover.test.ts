@@ -56,7 +56,7 @@ describe("takeover", { skip: clusterObstacle(), timeout: 300_000 }, () => {
 
   for (const nodes of [3, 5]) {
     it(`${nodes} nodes: 1 → 2 → 3 → 1 with flows ending in between, each purged soon after it moved`, async () => {
-      await failOverInTurn(nodes, "500ms", true);
+      await failOverInTurn(nodes, "1500ms", true);
     });
   }
 

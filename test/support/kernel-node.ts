@@ -46,6 +46,7 @@ export class KernelNode implements AsyncDisposable {
         dump: (visit, signal) => this.requests.dump({ signal }, visit),
         growBuffer: () => this.#events?.growBuffer() ?? false,
         hearNew: (on) => this.#events?.hearNew(on),
+        readEvents: () => this.#events?.readNow() ?? false,
       },
       ownPorts: new Set([this.requests.portId]),
       filter: () => true,

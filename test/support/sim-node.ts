@@ -76,6 +76,10 @@ export class SimKernel implements KernelSource {
     return false;
   }
 
+  readEvents(): boolean {
+    return false;
+  }
+
   hearNew(on: boolean): void {
     this.#hearsNew = on;
   }

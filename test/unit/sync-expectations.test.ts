@@ -108,6 +108,7 @@ class Node {
         dumpExpectations: async (visit) => this.#list(this.expected, visit),
         growBuffer: () => false,
         hearNew: () => undefined,
+        readEvents: () => false,
       },
       ownPorts: new Set([7]),
       filter: () => true,
