@@ -26,6 +26,8 @@ const CONNECT_TIMEOUT_MS = 60_000;
 const TAIL_RETRY_MS = 500;
 /** How often it is looked whether a snapshot is due. */
 const SNAPSHOT_CHECK_MS = 1000;
+/** The broker's timers may come as late as a message may wait, so that they wake it less often, and never later than this. */
+const BROKER_TIMER_SLACK_MS_MAX = 5;
 /** Streams of other nodes that room is made for: whoever reaches the broker could make any number of them. */
 const LEFT_OVER_MAX = 16;
 /** Servers of a shared cluster keep so many copies. */
@@ -53,6 +55,7 @@ export async function openBroker(config: Config, log: Logger, down: TakeDown): P
       // One stream for each node of the cluster: its own, and a copy of each peer's.
       storeBytesMax: maxBytes * (peersMax(config) + 1 + leftOver),
       ...tls,
+      timerSlackMs: Math.min(BROKER_TIMER_SLACK_MS_MAX, config.publishIntervalMs),
       log: log.child({ part: "broker" }),
     });
     down.push(() => embedded?.stop());

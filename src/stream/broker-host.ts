@@ -125,6 +125,17 @@ export async function stopLeftovers(configPath: string, log: Logger): Promise<vo
   }
 }
 
+/**
+ * Sets how late the timers of all threads of a process may come, PR_SET_TIMERSLACK of prctl(2); the threads that it starts later
+ * inherit it. Needs CAP_SYS_NICE. False when some thread could not be set.
+ */
+export async function setTimerSlack(pid: number, nanoseconds: number): Promise<boolean> {
+  const threads = await readdir(`/proc/${pid}/task`).catch(() => []);
+  // A thread has this file under its own number only, not in its process's list of threads.
+  const set = threads.map((thread) => succeeds(writeFile(`/proc/${thread}/timerslack_ns`, String(nanoseconds))));
+  return threads.length > 0 && (await Promise.all(set)).every(Boolean);
+}
+
 /** Level and text of a line that nats-server logs: `[pid] [INF] text`, with the time before the level if that is on. */
 export function parseLogLine(line: string): { level: "debug" | "warn" | "error"; text: string } {
   const match = /^\[\d+\] (?:[\d/:. ]+)?\[(\w{3})\] (.*)$/.exec(line);

@@ -24,8 +24,8 @@ export abstract class Section {
   encode(): Record<string, unknown> {
     const map: Record<string, unknown> = { n: this.rows };
     for (const { key, values, perRow } of this.columns) {
-      const used = bytesOf(values, this.rows * perRow);
-      if (!allZero(used)) map[key] = used;
+      const elements = this.rows * perRow;
+      if (!allZero(values, elements)) map[key] = bytesOf(values, elements);
     }
     return map;
   }
@@ -39,11 +39,12 @@ export abstract class Section {
     const rows = fields.n;
     if (typeof rows !== "number" || !Number.isInteger(rows) || rows < 0 || rows > BATCH_ROWS_MAX) return false;
     for (const { key, values, perRow } of this.columns) {
-      const target = bytesOf(values, rows * perRow);
+      const elements = rows * perRow;
       const bytes = fields[key];
-      if (bytes === undefined) target.fill(0);
-      else if (bytes instanceof Uint8Array && bytes.length === target.length) target.set(bytes);
-      else return false;
+      if (bytes === undefined) values.fill(0, 0, elements);
+      else if (bytes instanceof Uint8Array && bytes.length === elements * values.BYTES_PER_ELEMENT) {
+        bytesOf(values, elements).set(bytes);
+      } else return false;
     }
     this.rows = rows;
     return true;
@@ -82,9 +83,9 @@ export abstract class Section {
 
   #takeColumn({ key, values, perRow }: ColumnSpec): boolean {
     const bytes = this.#fields[key] as Uint8Array | undefined;
-    const target = bytesOf(values, this.rows * perRow);
-    if (bytes === undefined) target.fill(0);
-    else target.set(bytes);
+    const elements = this.rows * perRow;
+    if (bytes === undefined) values.fill(0, 0, elements);
+    else bytesOf(values, elements).set(bytes);
     return bytes !== undefined;
   }
 }
@@ -101,8 +102,8 @@ function bytesOf(values: Column, elements: number): Uint8Array {
   return new Uint8Array(values.buffer, values.byteOffset, elements * values.BYTES_PER_ELEMENT);
 }
 
-function allZero(bytes: Uint8Array): boolean {
-  for (let i = 0; i < bytes.length; i++) if (bytes[i] !== 0) return false;
+function allZero(values: Column, elements: number): boolean {
+  for (let i = 0; i < elements; i++) if (values[i] !== 0) return false;
   return true;
 }
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
-import { chmod, mkdir, readFile, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { describe, it } from "node:test";
@@ -80,6 +80,24 @@ describe("embedded broker", { skip: natsServerMissing() }, () => {
     await until("the connection", () => connection.connected);
     assert.equal((await jsm.streams.info("CT_fw1")).config.name, "CT_fw1");
     await connection.close();
+  });
+
+  it("lets the timers of every thread of it come late", {
+    skip: process.geteuid?.() === 0 ? false : "needs root",
+  }, async () => {
+    await using edge = await setUp({ timerSlackMs: 3 });
+    const { broker } = edge;
+    const slacks = async (): Promise<Set<string>> => {
+      const threads = await readdir(`/proc/${broker.pid}/task`);
+      return new Set(await Promise.all(threads.map((thread) => readFile(`/proc/${thread}/timerslack_ns`, "utf8"))));
+    };
+    const late = new Set(["3000000\n"]);
+    await broker.start();
+    assert.deepEqual(await slacks(), late);
+    const first = broker.pid!;
+    process.kill(first, "SIGKILL");
+    await until("a new server", () => broker.state === "running" && broker.pid !== first);
+    assert.deepEqual(await slacks(), late);
   });
 
   it("kills a server that does not end by itself", async () => {
