@@ -30,6 +30,8 @@ export interface OutputRow {
 export interface ConnectionOutput {
   /** Whether a mark stands at connections for which events may be missing, and wants to be explained. */
   readonly marksDoubt: boolean;
+  /** Of changes, it takes each connection's end once, however late. */
+  readonly takesEndsOnce: boolean;
   write(rows: readonly OutputRow[]): Promise<void>;
   /** What was written goes out now; more may take a while. */
   flush(): Promise<void>;
@@ -60,6 +62,7 @@ export function textOutput(format: TextFormat, options: OutputOptions, terminal:
   };
   return {
     marksDoubt: format === "table",
+    takesEndsOnce: text.logsEnds,
     write,
     flush: async () => {},
     end: async (gaps) => {

@@ -120,10 +120,11 @@ async function follow(
   const interrupt = new AbortController();
   const onInterrupt = (): void => interrupt.abort();
   process.once("SIGINT", onInterrupt).once("SIGTERM", onInterrupt);
+  const signal = AbortSignal.any([terminal.closed, interrupt.signal]);
   const left = { changes: query.limit ?? Number.POSITIVE_INFINITY };
   try {
     await output.write([]);
-    for await (const batch of source.follow(query, AbortSignal.any([terminal.closed, interrupt.signal]))) {
+    for await (const batch of source.follow(query, signal, output.takesEndsOnce)) {
       const changes = batch.slice(0, left.changes);
       left.changes -= changes.length;
       await output.write(changes);

@@ -78,6 +78,7 @@ export async function openIpfix(
   const flush = (): Promise<void> => send(encoder.flush());
   return {
     marksDoubt: false,
+    takesEndsOnce: true,
     write,
     flush,
     end: async () => {

@@ -2,6 +2,7 @@ import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Command, Option } from "commander";
+import { OVERLAP_MS } from "../history/archive/archived-history.js";
 import { type SqlAnswer, SqlSession, STREAM_ROWS_MAX } from "../history/archive/sql.js";
 import type { CommandContext } from "./command.js";
 import { tellGaps } from "./history-answer.js";
@@ -12,8 +13,6 @@ type Format = (typeof FORMATS)[number];
 /** Rows whose widths make the columns of a table. */
 const TABLE_ROWS = 1000;
 const CELL_MAX = 60;
-/** The kernel's times are not quite those of the messages. */
-const OVERLAP_MS = 10_000;
 
 /** `sql`: a query over all connections, those of the archive and those of the streams. */
 export function register(program: Command, context: CommandContext): void {

@@ -1,3 +1,4 @@
+import { stampMs } from "../flow/clock.js";
 import { type DestroySection, MEASURED_COUNTERS, MEASURED_TIMES } from "../stream/columns.js";
 import type { ConnectionCounters } from "./connection.js";
 import type { Ending } from "./live-table.js";
@@ -32,4 +33,9 @@ function isCount(value: number): boolean {
 /** 0 for what is no time. */
 function msOfMicros(micros: number): number {
   return micros > 0 && micros < MICROS_END ? micros / 1000 : 0;
+}
+
+/** When a connection ended, by the kernel or else by the clock of the node that said so; milliseconds since the Unix epoch. */
+export function msOfEnding(ending: Ending): number {
+  return ending.endMs > 0 ? ending.endMs : stampMs(ending.stamp) - ending.aheadMs;
 }

@@ -1,5 +1,5 @@
 import { ConntrailError } from "../errors.js";
-import { stampMs } from "../flow/clock.js";
+import { stampMs, stampOfMs } from "../flow/clock.js";
 import type {
   Connection,
   ConnectionChange,
@@ -36,6 +36,8 @@ interface Reading {
 /** Connections handed over at a time, and messages between two looks at the clock of the event loop. */
 const BATCH_CONNECTIONS = 512;
 const TURN_MESSAGES = 256;
+/** How often the ends that wait are looked at when no message comes. */
+const SETTLE_EVERY_MS = 500;
 
 /** Answers from the streams of all nodes that one broker holds. */
 export class History {
@@ -86,11 +88,13 @@ export class History {
 
   /**
    * Changes of connections as they are written, until the signal: from `sinceMs` on, null: from now on. Streams that are quiet are
-   * not waited for, so what a slow copy brings comes late.
+   * not waited for, so what a slow copy brings comes late. `settled`: an end is told once, when no node will take the connection up
+   * again (HOLD_MS later); else at once, and what is taken up again moves, and ends again.
    */
   async *follow(
     query: HistoryQuery,
     signal: AbortSignal,
+    settled = false,
   ): AsyncGenerator<readonly ConnectionChange[], void, undefined> {
     const filter = compileRowFilter(query.filter);
     const sinceMs = query.sinceMs ?? Date.now();
@@ -102,11 +106,12 @@ export class History {
     const tell = (type: ConnectionChange["type"], connection: Connection): void => {
       if (messageMs >= sinceMs && accepts(connection)) changes.push({ type, connection });
     };
+    const onEnd = (connection: Connection): void => tell("ended", connection);
     const projection = new Projection({
       filter,
       sinceMs,
       listener: {
-        ended: (connection) => tell("ended", connection),
+        ...(settled ? { ended: onEnd } : { ended: () => {}, over: onEnd }),
         changed: (type, slot) => {
           if (messageMs >= sinceMs) tell(type, projection.connection(slot));
         },
@@ -117,16 +122,19 @@ export class History {
       while (!signal.aborted && !merge.ended) {
         const source = merge.next();
         if (source === null) {
-          await merge.wait();
-          continue;
+          await merge.wait(settled && projection.held > 0 ? SETTLE_EVERY_MS : null);
+          if (merge.idle) projection.settle(stampOfMs(Date.now()));
+        } else {
+          messageMs = source.timeMs;
+          projection.apply(source.node, source.head!, source.jump);
+          source.advance();
         }
-        messageMs = source.timeMs;
-        projection.apply(source.node, source.head!, source.jump);
-        source.advance();
         if (changes.length === 0) continue;
         yield changes;
         changes = [];
       }
+      projection.settle(Number.POSITIVE_INFINITY);
+      if (changes.length > 0) yield changes;
     } finally {
       merge.close();
     }
@@ -182,6 +190,7 @@ export class History {
         else if (turn % TURN_MESSAGES === TURN_MESSAGES - 1) await new Promise(setImmediate);
       }
       if (signal.aborted) return;
+      projection.settle(Number.POSITIVE_INFINITY);
       for (const connection of projection.open()) {
         if (!reading.accepts(connection)) continue;
         ended.push(connection);

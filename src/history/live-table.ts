@@ -10,6 +10,12 @@ import { connectionUid } from "./uid.js";
 const MAY_MISS = 0x2_0000;
 /** Its owner gave it up for a node whose claim was not read yet. */
 const DEPARTED = 0x4_0000;
+/** It has ended on its owner, and waits for another node that may take it up again; W_ID is its place among those. */
+const HELD = 0x8_0000;
+/** It was taken up again after an end. */
+const AGAIN = 0x10_0000;
+/** Its first claim was read, by a node that knew its table: the birth is that of this connection and of none before. */
+const BORN = 0x20_0000;
 const OWNER_SHIFT = 24;
 /** Records of answers that share their memory. */
 const CHUNK_WORDS = 64 * RECORD_WORDS;
@@ -99,6 +105,49 @@ export class LiveTable {
     return this.#word(slot, W_ID);
   }
 
+  isHeld(slot: number): boolean {
+    return (this.#word(slot, W_HAS) & HELD) !== 0;
+  }
+
+  /** Whether its first claim was read, and no end of it before. */
+  isWhole(slot: number): boolean {
+    return (this.#word(slot, W_HAS) & (BORN | AGAIN)) === BORN;
+  }
+
+  /** Where its end waits. */
+  heldAt(slot: number): number {
+    return this.#word(slot, W_ID);
+  }
+
+  /** Its owner has ended it: no flow id stands for it any more, and its end waits at a place. */
+  hold(slot: number, place: number): void {
+    if (this.isMapped(slot)) this.owner(slot).unmap(this.flowId(slot));
+    const slab = this.table.slab(slot);
+    const base = this.table.base(slot);
+    slab[base + W_HAS]! |= HELD;
+    slab[base + W_ID] = place;
+  }
+
+  /** It has not ended: a node has it. */
+  resume(slot: number): void {
+    const at = this.table.base(slot) + W_HAS;
+    this.table.slab(slot)[at] = (this.table.slab(slot)[at]! & ~HELD) | AGAIN;
+  }
+
+  /** Its first claim is read now. */
+  markBorn(slot: number): void {
+    this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= BORN;
+  }
+
+  /**
+   * Whether a claim with that birth is to the connection of a row, and not to one that had or has its tuple before or after. A node
+   * that had forgotten it tells of a later birth; an earlier one is another's where this one's first claim was read.
+   */
+  isBirthOf(slot: number, birth: number): boolean {
+    if (birth >= this.table.birth(slot)) return birth <= this.stamp(slot);
+    return (this.#word(slot, W_HAS) & BORN) !== 0;
+  }
+
   /** Takes a connection in; -1 when the table is full. */
   open(words: Uint32Array, rare: RareAttributes | null, birth: number, aheadMs: number): number {
     const slot = this.table.insert(words, 0);
@@ -125,7 +174,7 @@ export class LiveTable {
 
   /** Another node's claim to the connection tells of an earlier birth, or not. */
   inheritBirth(slot: number, birth: number, aheadMs: number): void {
-    if (birth >= this.table.birth(slot)) return;
+    if (birth >= this.table.birth(slot) || (this.#word(slot, W_HAS) & BORN) !== 0) return;
     this.table.setBirth(slot, birth);
     this.#startMs[slot >>> PAGE_BITS]![slot & PAGE_MASK] = stampMs(birth) - aheadMs;
   }
@@ -203,7 +252,7 @@ export class LiveTable {
 
   /** Takes a row out. */
   remove(slot: number): void {
-    if (this.isMapped(slot)) this.owner(slot).unmap(this.flowId(slot));
+    if (!this.isHeld(slot) && this.isMapped(slot)) this.owner(slot).unmap(this.flowId(slot));
     if (this.#before.size > 0) this.#before.delete(slot);
     this.table.unlink(slot);
     this.table.free(slot);

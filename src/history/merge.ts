@@ -42,13 +42,20 @@ export class Merge {
     return this.#sources.every((source) => source.ended);
   }
 
-  /** Resolves when a source has something. */
-  async wait(): Promise<void> {
+  /** True when all that the streams hold now was read. */
+  get idle(): boolean {
+    return this.#sources.every((source) => source.ended || (source.head === null && source.idle));
+  }
+
+  /** Resolves when a source has something, or after `ms`; null: only then. */
+  async wait(ms: number | null = null): Promise<void> {
+    const timer = ms === null ? undefined : setTimeout(this.#onWake, ms);
     while (!this.#woken) {
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
       });
     }
+    clearTimeout(timer);
     this.#woken = false;
   }
 

@@ -210,6 +210,17 @@ export class NodeState {
     }
   }
 
+  /** What of it may be missing between two stamps. */
+  gapsBetween(from: number, until: number): Gap[] {
+    const { name: node, stopStamp } = this;
+    const found = [...this.gaps.list(node, from, until)];
+    if (stopStamp > 0 && stopStamp <= until) {
+      const fromMs = stampMs(stopStamp) - this.aheadMs;
+      found.push({ node, fromMs, untilMs: null, reason: "the daemon was stopped", events: null });
+    }
+    return found;
+  }
+
   /** Its flow ids mean nothing any more; its rows stay until its next complete snapshot. */
   forgetFlowIds(): void {
     this.hasOrphans ||= this.tracked > 0;
@@ -227,4 +238,9 @@ export class NodeState {
     this.slots.delete(flowId);
     this.tracked--;
   }
+}
+
+/** Of equal stamps the one of the lesser name is newer, as in ExternalCache. */
+export function isNewer(stamp: number, node: NodeState, held: number, owner: NodeState): boolean {
+  return stamp === held ? node.name < owner.name : stamp > held;
 }

@@ -1,39 +1,23 @@
-import { stampMs } from "../flow/clock.js";
-import { isAnotherConnection, type RareAttributes, RECORD_WORDS, W_PROTOINFO, W_UPDATED } from "../flow/record.js";
+import { isAnotherConnection, type RareAttributes, RECORD_WORDS, W_UPDATED } from "../flow/record.js";
 import { FLOW_ID_MAX } from "../flow/slot-map.js";
 import { readNewRow, readUpdateRow } from "../stream/batch.js";
 import { BatchView, type OpenedMessage } from "../stream/batch-view.js";
 import { BATCH_ROWS_MAX, type NewSection } from "../stream/columns.js";
 import type { Envelope } from "../stream/envelope.js";
 import { MarkCodec } from "../stream/mark.js";
-import type { Connection, ConnectionChange, Gap } from "./connection.js";
-import { endingOf } from "./ending.js";
+import type { Connection, Gap } from "./connection.js";
+import { endingOf, msOfEnding } from "./ending.js";
+import { HELD_MAX, HeldEnds, HOLD_STAMPS } from "./held-ends.js";
 import { ConnectionRecord, type Draft, type Ending, LiveTable, NODES_MAX, sinceOf } from "./live-table.js";
-import { NodeState } from "./node-state.js";
+import { isNewer, NodeState } from "./node-state.js";
+import type { EndTold, ProjectionCounters, ProjectionListener } from "./projection-listener.js";
 import type { RowFilter } from "./row-filter.js";
-
-/** What a projection counts. */
-export interface ProjectionCounters {
-  messages: number;
-  /** Rows of all messages, also of those passed over. */
-  events: number;
-  /** Messages that are damaged, of another version, or another node's. */
-  malformed: number;
-  /** Messages that came before. */
-  outdated: number;
-  /** Connections that found no place in the table. */
-  full: number;
-}
-
-/** Hears what becomes of connections. */
-export interface ProjectionListener {
-  ended(connection: Connection): void;
-  /** Null: only ends matter. */
-  readonly changed: ((type: Exclude<ConnectionChange["type"], "ended">, slot: number) => void) | null;
-}
+import { setState, stampIn, statedIn } from "./rows.js";
 
 /** Connections alive at a time. */
 const FLOWS_MAX = 4_000_000;
+/** In place of a slot: a claim that is older than what is known. */
+const STALE = -2;
 const NO_ENDING = { counters: null, startMs: 0, endMs: 0 };
 
 /**
@@ -54,9 +38,14 @@ export class Projection {
   readonly #isCandidate = new Uint8Array(BATCH_ROWS_MAX);
   /** Connections whose tuple the same node has again, by flow id: their end is in the same message, or was missed. */
   readonly #displaced = new Map<number, Draft>();
+  readonly #held = new HeldEnds();
   /** Ends before are not told. */
   readonly #sinceMs: number;
   #stamp = 0;
+  #settled = 0;
+  /** The message that is applied: its node and stamp. */
+  #toldBy = "";
+  #toldStamp = 0;
   /** How far the message that is applied is ahead of its writer's clock, milliseconds. */
   #aheadMs = 0;
 
@@ -82,7 +71,12 @@ export class Projection {
     return this.#stamp;
   }
 
-  /** Birth of the oldest connection that is alive; Infinity where there is none. */
+  /** No end waits that was told HOLD_STAMPS before this. */
+  get settled(): number {
+    return this.#settled;
+  }
+
+  /** Birth of the oldest connection that is alive, or whose end waits; Infinity where there is none. */
   get oldestBirth(): number {
     const { table } = this.#live;
     let oldest = Number.POSITIVE_INFINITY;
@@ -94,7 +88,12 @@ export class Projection {
 
   /** Connections alive that pass the filter as far as it can be told. */
   get size(): number {
-    return this.#live.table.size;
+    return this.#live.table.size - this.#held.count;
+  }
+
+  /** Ends that wait. */
+  get held(): number {
+    return this.#held.count;
   }
 
   /**
@@ -116,10 +115,19 @@ export class Projection {
       return;
     }
     this.#aheadMs = node.aheadMs;
+    this.#toldBy = node.name;
+    this.#toldStamp = envelope.stamp;
+    this.settle(Math.max(this.#stamp, envelope.stamp));
     if (mark === null) this.#applyBatch(node, envelope);
     else if (node.mark(mark, envelope.stamp) && node.hasOrphans) this.#sweepOrphans(node, envelope.stamp);
     node.heard = envelope.stamp;
     if (envelope.stamp > this.#stamp) this.#stamp = envelope.stamp;
+  }
+
+  /** Tells of the ends for which no node will come any more at a stamp; Infinity: of all. */
+  settle(stamp: number): void {
+    if (stamp > this.#settled) this.#settled = stamp;
+    while (this.#held.oldestTold + HOLD_STAMPS < stamp) this.#release(this.#held.oldest());
   }
 
   /** The first message of the node's stream that lies behind the range. */
@@ -137,9 +145,11 @@ export class Projection {
   /** The connections that are alive here, in the order of their birth. */
   *open(): Iterable<Connection> {
     const { table } = this.#live;
-    const slots = new Float64Array(table.size);
+    const slots = new Float64Array(this.size);
     let count = 0;
-    for (let slot = 0; slot < table.slotsUsed; slot++) if (table.isLive(slot)) slots[count++] = slot;
+    for (let slot = 0; slot < table.slotsUsed; slot++) {
+      if (table.isLive(slot) && !this.#live.isHeld(slot)) slots[count++] = slot;
+    }
     slots.sort((a, b) => table.birth(a) - table.birth(b));
     for (const slot of slots) {
       const connection = this.connection(slot);
@@ -159,20 +169,7 @@ export class Projection {
 
   /** What may be missing between two stamps. */
   gaps(from: number, until: number): Gap[] {
-    const found: Gap[] = [];
-    for (const { name, gaps, stopStamp, aheadMs } of this.#nodes) {
-      found.push(...gaps.list(name, from, until));
-      if (stopStamp > 0 && stopStamp <= until) {
-        found.push({
-          node: name,
-          fromMs: stampMs(stopStamp) - aheadMs,
-          untilMs: null,
-          reason: "the daemon was stopped",
-          events: null,
-        });
-      }
-    }
-    return found;
+    return this.#nodes.flatMap((node) => node.gapsBetween(from, until));
   }
 
   /** What may be missing between two times; null: from the beginning, to the end. */
@@ -194,7 +191,7 @@ export class Projection {
     if (node.tracked > 0 || this.#displaced.size > 0) this.#applyDestroys(node, envelope);
     if (node.tracked > 0) this.#applyMoved(node, envelope);
     for (const draft of this.#displaced.values())
-      this.#finish(draft, { ...NO_ENDING, end: "lost", stamp: envelope.stamp, aheadMs: node.aheadMs });
+      this.#finish(draft, { ...NO_ENDING, end: "lost", stamp: envelope.stamp, aheadMs: node.aheadMs }, true);
     this.#displaced.clear();
     if (view.range !== null && node.tracked > 0) this.#sweepRange(node, view.range, new4, new6, envelope.stamp);
     if (!view.damaged) return;
@@ -249,9 +246,10 @@ export class Projection {
   ): void {
     const words = this.#record;
     const live = this.#live;
-    const slot = live.table.find(words, 0);
     const before = node.slots.get(flowId);
-    if (before >= 0 && before !== slot) this.#end(before, "lost", toldStamp);
+    if (before >= 0 && before !== live.table.find(words, 0)) this.#end(before, "lost", toldStamp);
+    const slot = this.#takeUp(live.table.find(words, 0), node, stamp, birth);
+    if (slot === STALE) return;
     const since = stamp === toldStamp ? stamp : sinceOf(words, birth, stamp, this.#aheadMs);
     if (slot < 0) {
       this.#open(node, flowId, rare, stamp, birth, since);
@@ -260,7 +258,10 @@ export class Projection {
     const owner = live.owner(slot);
     if (owner !== node) {
       if (!isNewer(stamp, node, live.stamp(slot), owner)) return;
-      if (isAnotherConnection(live.table.slab(slot), live.table.base(slot), words, 0)) {
+      if (
+        birth !== live.table.birth(slot) &&
+        isAnotherConnection(live.table.slab(slot), live.table.base(slot), words, 0)
+      ) {
         // Begun there before the other node's state had come.
         this.#end(slot, "lost", stamp);
         this.#open(node, flowId, rare, stamp, birth, since);
@@ -300,7 +301,11 @@ export class Projection {
     birth: number,
     since: number,
   ): void {
-    const slot = this.#live.open(this.#record, rare, birth, this.#aheadMs);
+    let slot = this.#live.open(this.#record, rare, birth, this.#aheadMs);
+    if (slot < 0 && this.#held.count > 0) {
+      this.#release(this.#held.oldest());
+      slot = this.#live.open(this.#record, rare, birth, this.#aheadMs);
+    }
     if (slot < 0) {
       this.counters.full++;
       if (this.counters.full === 1) {
@@ -310,7 +315,26 @@ export class Projection {
     }
     this.#live.own(slot, node, flowId, stamp);
     this.#live.setSince(slot, since, this.#aheadMs);
+    if (birth === this.#toldStamp && !node.bridges) this.#live.markBorn(slot);
     this.#listener.changed?.("new", slot);
+  }
+
+  /**
+   * The row of a tuple, for a node that claims it. Where its end waits: it goes on when the claim is to that connection, and is told
+   * of, and -1, when it is to another. STALE: its owner has said more since the claim.
+   */
+  #takeUp(slot: number, node: NodeState, stamp: number, birth: number): number {
+    const live = this.#live;
+    if (slot < 0 || !live.isHeld(slot)) return slot;
+    if (!live.isBirthOf(slot, birth)) {
+      this.#release(slot);
+      return -1;
+    }
+    const owner = live.owner(slot);
+    if (owner !== node && !isNewer(stamp, node, live.stamp(slot), owner)) return STALE;
+    this.#held.take(live.heldAt(slot));
+    live.resume(slot);
+    return slot;
   }
 
   #applyUpdates(node: NodeState, envelope: Envelope): void {
@@ -353,7 +377,7 @@ export class Projection {
       if (draft !== undefined) {
         this.#displaced.delete(flowId);
         setState(draft.words, 0, section.protocolState[row]!);
-        this.#finish(draft, ending);
+        this.#finish(draft, ending, true);
         continue;
       }
       setState(table.slab(slot), table.base(slot), section.protocolState[row]!);
@@ -393,7 +417,8 @@ export class Projection {
     const live = this.#live;
     node.hasOrphans = false;
     for (let slot = 0; slot < live.table.slotsUsed; slot++) {
-      if (!live.table.isLive(slot) || live.owner(slot) !== node || live.isMapped(slot)) continue;
+      if (!live.table.isLive(slot) || live.owner(slot) !== node) continue;
+      if (live.isHeld(slot) || live.isMapped(slot)) continue;
       if (live.stamp(slot) > stamp) node.hasOrphans = true;
       else this.#end(slot, "lost", stamp);
     }
@@ -420,48 +445,49 @@ export class Projection {
   }
 
   #finishSlot(slot: number, ending: Ending): void {
+    const live = this.#live;
     // Most of what is read before the range has ended before it.
-    const draft = msOfEnding(ending) < this.#sinceMs ? null : this.#live.draft(slot, ending.stamp);
-    this.#live.remove(slot);
-    if (draft !== null) this.#finish(draft, ending);
+    if (msOfEnding(ending) < this.#sinceMs) {
+      live.remove(slot);
+      return;
+    }
+    // Nobody else is there to take it up, or would have by now.
+    if (this.#nodes.length < 2 || this.#toldStamp + HOLD_STAMPS < this.#stamp) {
+      const draft = live.draft(slot, ending.stamp);
+      const whole = live.isWhole(slot);
+      live.remove(slot);
+      this.#finish(draft, ending, whole);
+      return;
+    }
+    if (this.#listener.over !== undefined) {
+      const connection = this.#recordOf(live.draft(slot, ending.stamp), ending);
+      if (connection !== null) this.#listener.over(connection);
+    }
+    if (this.#held.count === HELD_MAX) this.#release(this.#held.oldest());
+    live.hold(slot, this.#held.push(slot, this.#toldStamp, ending));
   }
 
-  #finish(draft: Draft, ending: Ending): void {
-    if (msOfEnding(ending) < this.#sinceMs || !this.#filter.accepts(draft.words, 0)) return;
-    this.#listener.ended(new ConnectionRecord(draft, ending));
+  /** Nobody will take it up again. */
+  #release(slot: number): void {
+    const live = this.#live;
+    const { ending, told } = this.#held.take(live.heldAt(slot));
+    // Without what was missed behind the end.
+    const connection = this.#recordOf(live.draft(slot, ending.stamp - 1), ending);
+    const end: EndTold = { node: live.owner(slot).name, stamp: told, whole: live.isWhole(slot) };
+    live.remove(slot);
+    if (connection !== null) this.#listener.ended(connection, end);
   }
-}
 
-/** Of equal stamps the one of the lesser name is newer, as in ExternalCache. */
-function isNewer(stamp: number, node: NodeState, held: number, owner: NodeState): boolean {
-  return stamp === held ? node.name < owner.name : stamp > held;
-}
+  #finish(draft: Draft, ending: Ending, whole: boolean): void {
+    const connection = this.#recordOf(draft, ending);
+    if (connection === null) return;
+    this.#listener.over?.(connection);
+    this.#listener.ended(connection, { node: this.#toldBy, stamp: this.#toldStamp, whole });
+  }
 
-function msOfEnding(ending: Ending): number {
-  return ending.endMs > 0 ? ending.endMs : stampMs(ending.stamp) - ending.aheadMs;
-}
-
-function setState(words: Uint32Array, base: number, state: number): void {
-  const at = base + W_PROTOINFO;
-  words[at] = (words[at]! & ~0xff) | state;
-}
-
-/** A stamp of a row; 0, none, for what no clock has made. */
-function stampIn(column: Float64Array, row: number): number {
-  const value = column[row]!;
-  return value > 0 && value <= Number.MAX_SAFE_INTEGER && Number.isInteger(value) ? value : 0;
-}
-
-/** A test for "this chunk states the flow id", asked in ascending order: both sections are sorted by flow id. */
-function statedIn(new4: NewSection | null, new6: NewSection | null): (flowId: number) => boolean {
-  new4?.take("f");
-  new6?.take("f");
-  let row4 = 0;
-  let row6 = 0;
-  return (flowId) => {
-    while (new4 !== null && row4 < new4.rows && new4.flowId[row4]! < flowId) row4++;
-    while (new6 !== null && row6 < new6.rows && new6.flowId[row6]! < flowId) row6++;
-    const stated4 = new4 !== null && row4 < new4.rows && new4.flowId[row4] === flowId;
-    return stated4 || (new6 !== null && row6 < new6.rows && new6.flowId[row6] === flowId);
-  };
+  /** Null: it was not asked for. */
+  #recordOf(draft: Draft, ending: Ending): Connection | null {
+    if (msOfEnding(ending) < this.#sinceMs || !this.#filter.accepts(draft.words, 0)) return null;
+    return new ConnectionRecord(draft, ending);
+  }
 }

@@ -369,8 +369,6 @@ function assertPart(whole: Answer, part: Answer, sinceMs: number, untilMs: numbe
     const endMs = record.end === undefined ? Number.POSITIVE_INFINITY : Date.parse(record.end);
     const found = told.get(record.uid);
     told.delete(record.uid);
-    // Taken over after its end: see Truth.
-    if (whole.connections.some((other) => other !== record && other.uid === record.uid)) continue;
     // An event's time in the stream is later than the kernel's own.
     const inside = startMs <= untilMs - EVENT_MS && endMs >= sinceMs;
     const outside = startMs > untilMs || endMs < sinceMs;

@@ -44,9 +44,13 @@ for (const seed of SEEDS) {
 /** Lets an archiver live for so long; true when it came to its end. */
 function live(directory: string, seed: number, steps: number, lifeMs: number): Promise<boolean> {
   return new Promise((resolve, reject) => {
-    const process_ = spawn(process.execPath, [child, String(seed), String(steps), directory], {
-      stdio: ["ignore", "pipe", "inherit"],
-    });
+    const process_ = spawn(
+      process.execPath,
+      [child, String(seed), String(steps), directory, String(lifeMs === Infinity)],
+      {
+        stdio: ["ignore", "pipe", "inherit"],
+      },
+    );
     let output = "";
     process_.stdout.on("data", (data: Buffer) => {
       output += data.toString();

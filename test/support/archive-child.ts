@@ -1,9 +1,10 @@
-/** Archives the streams of a made-up cluster, to be killed by a test: SEED STEPS DIRECTORY. Says `begun`, and `done` at the end. */
+/** Archives the streams of a made-up cluster, to be killed by a test: SEED STEPS DIRECTORY LATER; `true`: when no end waits any more. Says `begun`, and `done` at the end. */
+import { stampMs } from "../../src/flow/clock.js";
 import { ArchiveRun } from "../../src/history/archive/run.js";
 import { ArchiveWriter } from "../../src/history/archive/writer.js";
 import { archiveCluster } from "./archive-cluster.js";
 
-const [seed = "1", steps = "100", directory = ""] = process.argv.slice(2);
+const [seed = "1", steps = "100", directory = "", later = ""] = process.argv.slice(2);
 const cluster = archiveCluster(Number(seed), Number(steps));
 const onDamaged = (path: string, why: string): void => {
   process.stdout.write(`damaged ${path}: ${why}\n`);
@@ -16,7 +17,7 @@ const run = new ArchiveRun({
   writer,
   live: false,
   maxAgeMs: Number.MAX_SAFE_INTEGER,
-  now: Date.now,
+  now: () => stampMs(cluster.stamp) + (later === "true" ? 3_600_000 : 0),
   signal: new AbortController().signal,
   onProgress: () => undefined,
   onFailure: (error) => {

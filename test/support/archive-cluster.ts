@@ -2,7 +2,8 @@ import { stampMs } from "../../src/flow/clock.js";
 import { W_ORIG_L4 } from "../../src/flow/record.js";
 import { Archive } from "../../src/history/archive/archive.js";
 import type { Connection, HistoryQuery } from "../../src/history/connection.js";
-import { HistoryCluster } from "./history-cluster.js";
+import { HOLD_STAMPS } from "../../src/history/held-ends.js";
+import { HistoryCluster, type TrueConnection } from "./history-cluster.js";
 import { Random, tcpRecord } from "./records.js";
 
 /** The first so many steps of a cluster's life, the same for the same seed. */
@@ -14,9 +15,23 @@ export function archiveCluster(seed: number, steps: number): HistoryCluster {
 
 /** What an archive of all of it must hold: tuple and end of each, in no order. */
 export function truthOf(cluster: HistoryCluster): string[] {
-  return cluster.truth
+  return keysOfTruth(cluster.truth);
+}
+
+function keysOfTruth(truth: readonly TrueConnection[]): string[] {
+  return truth
     .flatMap(({ tuple, end }) => (end === null ? [] : [`${tcpRecord(tuple)[W_ORIG_L4]} ${stampMs(end.stamp)}`]))
     .sort();
+}
+
+/** Of those, the ones whose end no longer waits when all is read: it is long ago, or another connection has the tuple. */
+export function settledOf(cluster: HistoryCluster): string[] {
+  const { truth, stamps } = cluster;
+  const settled = truth.filter(({ end, tuple }, i) => {
+    const isOld = end !== null && end.stamp + HOLD_STAMPS < stamps.at(-1)!;
+    return isOld || truth.some((other, j) => j > i && other.tuple === tuple);
+  });
+  return keysOfTruth(settled);
 }
 
 /** The same of what was found. */

@@ -63,6 +63,8 @@ export interface TrueConnection {
   readonly births: number[];
   readonly path: { node: string; since: number }[];
   status: number;
+  /** Ends after which another node, which had not heard of them, took the connection up again, each with when that was. */
+  readonly ends: { end: NonNullable<TrueConnection["end"]>; againStamp: number }[];
   end: { stamp: number; kind: "ended" | "lost"; packets: number | null } | null;
   flowId: number;
   told: number;
@@ -85,6 +87,7 @@ class ClusterNode {
 
 const SLOTS_END = 0xffffffff;
 const TUPLES = 30;
+const UNHEARD_STAMPS = 5000 * 4096;
 
 /**
  * Nodes that write their streams as conntrail does, over a table of which a test knows all: connections begin, change, move and
@@ -135,7 +138,7 @@ export class HistoryCluster implements HistoryStreams {
         this.snapshot(node, () => this.batch(random.pick(this.members), random));
         break;
       case 8:
-        this.failover(node);
+        this.failover(node, random);
         break;
       case 9:
         this.restart(node, random.oneIn(3), random);
@@ -200,10 +203,25 @@ export class HistoryCluster implements HistoryStreams {
     for (const connection of mine) if (connection.told === -1) connection.told = stamp;
   }
 
+  /** What another node has ended, and this one has not heard of: its tuple is not there again. */
+  #unheard(node: ClusterNode, random: Random): TrueConnection[] {
+    const since = this.stamp - UNHEARD_STAMPS;
+    return this.truth.filter(({ tuple, end, path }, i) => {
+      const recent = end !== null && end.stamp > since && path.at(-1)!.node !== node.name;
+      return recent && random.oneIn(2) && !this.truth.some((other, j) => j > i && other.tuple === tuple);
+    });
+  }
+
   /** A node takes all connections of the others over, which tell of that when they next say something, if ever. */
-  failover(node: ClusterNode): void {
-    const taken = this.alive().filter(({ path }) => path.at(-1)!.node !== node.name);
-    for (const connection of taken) {
+  failover(node: ClusterNode, random: Random): void {
+    const alive = this.alive().filter(({ path }) => path.at(-1)!.node !== node.name);
+    const over = this.#unheard(node, random);
+    const taken = [...alive, ...over];
+    for (const connection of over) {
+      connection.flowId = node.freeFlowIds.shift() ?? node.nextFlowId++;
+      this.#encoder.addNew(connection.flowId, this.#words(connection), 0, null, null, connection.births.at(-1));
+    }
+    for (const connection of alive) {
       const before = this.members.find(({ name }) => name === connection.path.at(-1)!.node)!;
       before.moved.push({ flowId: connection.flowId, to: node.name, stamp: 0 });
       connection.flowId = node.freeFlowIds.shift() ?? node.nextFlowId++;
@@ -212,6 +230,10 @@ export class HistoryCluster implements HistoryStreams {
     this.#addMoved(node);
     if (this.#encoder.rows > 0) {
       const stamp = this.#publish(node, null);
+      for (const connection of over) {
+        connection.ends.push({ end: connection.end!, againStamp: stamp });
+        connection.end = null;
+      }
       for (const connection of taken) {
         connection.path.push({ node: node.name, since: stamp });
         connection.told = stamp;
@@ -297,7 +319,7 @@ export class HistoryCluster implements HistoryStreams {
   }
 
   #open(tuple: number, random: Random): TrueConnection {
-    return { tuple, births: [], path: [], status: random.below(0x10000), end: null, flowId: -1, told: 0 };
+    return { tuple, births: [], path: [], status: random.below(0x10000), ends: [], end: null, flowId: -1, told: 0 };
   }
 
   #flushMoved(node: ClusterNode): void {

@@ -100,6 +100,7 @@ test("nothing but rows is held: each batch is written before the next is asked f
   }
   const output = {
     marksDoubt: false,
+    takesEndsOnce: false,
     write: async (rows: readonly OutputRow[]) => void order.push(`wrote ${rows[0]?.connection.uid}`),
     flush: async () => {},
     end: async () => void order.push("end"),

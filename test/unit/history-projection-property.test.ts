@@ -17,18 +17,21 @@ async function collect(answer: HistoryAnswer): Promise<Connection[]> {
   return all;
 }
 
+/** The end of a connection as it was known at a time. */
+function endAt({ end, ends }: TrueConnection, untilMs: number): TrueConnection["end"] {
+  const first = ends.find(({ againStamp }) => stampMs(againStamp) > untilMs)?.end ?? end;
+  return first === null || stampMs(first.stamp) > untilMs ? null : first;
+}
+
 /** What must be told of a range: the connections alive in it, as they stood at its end. */
 function expected(truth: readonly TrueConnection[], sinceMs: number, untilMs: number): TrueConnection[] {
   return truth
-    .filter(({ births, end }) => stampMs(births[0]!) <= untilMs && (end === null || stampMs(end.stamp) >= sinceMs))
-    .map((connection) => {
-      const { end, path } = connection;
-      return {
-        ...connection,
-        end: end === null || stampMs(end.stamp) > untilMs ? null : end,
-        path: path.filter(({ since }) => stampMs(since) <= untilMs),
-      };
-    });
+    .map((connection) => ({
+      ...connection,
+      end: endAt(connection, untilMs),
+      path: connection.path.filter(({ since }) => stampMs(since) <= untilMs),
+    }))
+    .filter(({ births, end }) => stampMs(births[0]!) <= untilMs && (end === null || stampMs(end.stamp) >= sinceMs));
 }
 
 function keyOf(tuple: number, endMs: number | null): string {

@@ -1,75 +1,11 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { stampMs } from "../../src/flow/clock.js";
-import type { FlowQuery } from "../../src/flow/filter.js";
 import { HAS_COUNTERS, HAS_TIMES, W_MARK, W_PROTOINFO, W_REPLY_L4 } from "../../src/flow/record.js";
-import type { Connection } from "../../src/history/connection.js";
-import { Projection } from "../../src/history/projection.js";
-import { compileRowFilter } from "../../src/history/row-filter.js";
-import type { BatchEncoder } from "../../src/stream/batch.js";
 import { createMessageOpener } from "../../src/stream/batch-view.js";
+import { add, BEGIN, Bench, destroy } from "../support/projection-bench.js";
 import { tcpRecord } from "../support/records.js";
-import { StreamWriter, type WrittenMessage } from "../support/stream-writer.js";
-
-const ALL = 0xffff_ffff;
-/** Stamps of the year 2027, so that their times are some. */
-const BEGIN = 909_980_570_000_000;
-
-/** Two nodes whose stamps a test sets, and what is told of them. */
-class Bench {
-  readonly fw1 = new StreamWriter("fw1");
-  readonly fw2 = new StreamWriter("fw2");
-  readonly ended: Connection[] = [];
-  readonly projection: Projection;
-  readonly #open = createMessageOpener();
-  #stamp = BEGIN;
-
-  constructor(filter: FlowQuery = {}, sinceMs: number | null = null) {
-    this.projection = new Projection({
-      filter: compileRowFilter(filter),
-      sinceMs,
-      listener: { ended: (connection) => this.ended.push(connection), changed: null },
-    });
-  }
-
-  /** Writes and reads a message ten milliseconds after the last. */
-  say(writer: StreamWriter, write: (writer: StreamWriter) => WrittenMessage): number {
-    this.#stamp += 10 * 4096;
-    writer.stamp = this.#stamp - 10;
-    writer.wallMs = stampMs(this.#stamp);
-    this.read(writer === this.fw1 ? "fw1" : "fw2", write(writer));
-    return this.#stamp;
-  }
-
-  read(node: string, { payload }: WrittenMessage): void {
-    const message = this.#open(payload);
-    if (message === null) this.projection.skip();
-    else this.projection.apply(this.projection.node(node), message, false);
-  }
-
-  events(writer: StreamWriter, fill: (batch: BatchEncoder) => void): number {
-    return this.say(writer, (w) => w.events(fill));
-  }
-
-  snapshot(writer: StreamWriter, fill: (batch: BatchEncoder) => void): number {
-    this.say(writer, (w) => w.mark({ type: "snapshot-begin", id: 7, flows: 0 }));
-    this.say(writer, (w) => w.chunk(0, ALL, fill));
-    return this.say(writer, (w) => w.mark({ type: "snapshot-end", id: 7, flows: 0 }));
-  }
-
-  get alive(): Connection[] {
-    return [...this.projection.open()];
-  }
-}
-
-/** A new row: flow id and tuple of the same number unless told otherwise. */
-function add(batch: BatchEncoder, id: number, tuple = id, birth = 0, stated: { stamp: number } | null = null): void {
-  batch.addNew(id, tcpRecord(tuple), 0, null, stated, birth);
-}
-
-function destroy(batch: BatchEncoder, id: number): void {
-  batch.addDestroy(id, tcpRecord(id), 0, undefined);
-}
+import type { StreamWriter, WrittenMessage } from "../support/stream-writer.js";
 
 describe("a connection in one stream", () => {
   it("has counters, kernel times and its last TCP state where they were measured", () => {

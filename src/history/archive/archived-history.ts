@@ -2,6 +2,7 @@ import { stampMs, stampOfMs } from "../../flow/clock.js";
 import { HAS_PROTOINFO, HAS_STATUS, W_HAS } from "../../flow/record.js";
 import { StreamIndex } from "../../stream/stream-index.js";
 import type { Connection, ConnectionChange, Gap, HistoryAnswer, HistoryQuery, WhoQuestion } from "../connection.js";
+import { HOLD_MS } from "../held-ends.js";
 import { type History, newest } from "../history.js";
 import { planStreams } from "../plan.js";
 import type { HistoryStreams } from "../streams.js";
@@ -11,8 +12,11 @@ import type { ArchiveState } from "./state.js";
 /** What the history commands ask: the streams, or the streams and an archive. */
 export type HistorySource = Pick<History, "nodes" | "connections" | "at" | "who" | "follow">;
 
-/** How much before the end of the archive the streams are read: kernel's times are not quite those of the messages. */
-const OVERLAP_MS = 10_000;
+/**
+ * How much before the end of the archive the streams are read: what an archiver had read then may have waited, and kernel's times are
+ * not quite those of the messages.
+ */
+export const OVERLAP_MS = HOLD_MS + 10_000;
 
 /** What of an answer comes from the archive. */
 interface ArchivePart {
@@ -93,8 +97,12 @@ export class ArchivedHistory implements HistorySource {
   }
 
   /** As History.follow: what is to come is in the streams. */
-  follow(query: HistoryQuery, signal: AbortSignal): AsyncGenerator<readonly ConnectionChange[], void, undefined> {
-    return this.#history.follow(query, signal);
+  follow(
+    query: HistoryQuery,
+    signal: AbortSignal,
+    settled = false,
+  ): AsyncGenerator<readonly ConnectionChange[], void, undefined> {
+    return this.#history.follow(query, signal, settled);
   }
 
   /** `alone` answers when the streams reach back far enough. */

@@ -1,8 +1,10 @@
-import { stampMs } from "../../flow/clock.js";
+import { stampMs, stampOfMs } from "../../flow/clock.js";
 import { type Envelope, isAfter } from "../../stream/envelope.js";
 import type { Connection } from "../connection.js";
+import { HOLD_STAMPS } from "../held-ends.js";
 import { mergeStreams } from "../merged-streams.js";
 import { Projection } from "../projection.js";
+import type { EndTold } from "../projection-listener.js";
 import { compileRowFilter } from "../row-filter.js";
 import type { HistoryStreams } from "../streams.js";
 import { FLUSH_MS, FLUSH_ROWS } from "./limits.js";
@@ -45,7 +47,7 @@ const LOOK_BACK_MS = 24 * 3_600_000;
 const TURN_MESSAGES = 256;
 /** How long a live archiver leaves a message alone: other nodes' copies may have something to say that is older. */
 const SETTLE_MS = 10_000;
-const HOLD_MS = 100;
+const REST_MS = 100;
 const TICK_MS = 1000;
 const REPORT_EVERY_MS = 1000;
 const RETRY_MS = 10_000;
@@ -58,10 +60,11 @@ const RETENTION_EVERY_MS = 3_600_000;
 export class ArchiveRun {
   readonly #options: ArchiveRunOptions;
   readonly #projection: Projection;
-  /** Where the archive ended when this began. */
+  /** Where the archive ended when this began, and up to which stamp no end waited. */
   readonly #before: Readonly<Record<string, ArchivePlace>>;
+  readonly #beforeSettled: number;
   readonly #places: Record<string, ArchivePlace>;
-  /** The message that is applied. */
+  /** The message that is applied; null: time alone tells of ends. */
   #message: Envelope | null = null;
   #gapsFrom: number;
   #waitingSinceMs: number | null = null;
@@ -75,12 +78,13 @@ export class ArchiveRun {
     this.#options = options;
     const state = options.writer.state;
     this.#before = state?.places ?? {};
+    this.#beforeSettled = state?.settled ?? state?.stamp ?? 0;
     this.#places = { ...this.#before };
     this.#gapsFrom = state?.stamp ?? 0;
     this.#projection = new Projection({
       filter: compileRowFilter({}),
       sinceMs: null,
-      listener: { ended: (connection) => this.#ended(connection), changed: null },
+      listener: { ended: (connection, told) => this.#ended(connection, told), changed: null },
     });
   }
 
@@ -103,13 +107,14 @@ export class ArchiveRun {
         if (turn % TURN_MESSAGES === 0) await new Promise(setImmediate);
         const source = merge.next();
         if (source !== null && live && source.headTimeMs > now() - settleMs) {
-          await tick(HOLD_MS);
+          await tick(REST_MS);
         } else if (source === null) {
           if (merge.ended) break;
           waiting ??= merge.wait().finally(() => {
             waiting = null;
           });
           await Promise.race([waiting, tick(TICK_MS)]);
+          if (merge.idle) this.#settle(now() - settleMs);
         } else {
           const { envelope } = source.head!;
           this.#message = envelope;
@@ -119,6 +124,7 @@ export class ArchiveRun {
         }
         await this.#keepUp();
       }
+      if (!live && !signal.aborted) this.#settle(now());
       await this.#flushing;
       if (!signal.aborted || live) await this.#flush();
     } finally {
@@ -128,13 +134,27 @@ export class ArchiveRun {
     }
   }
 
-  #ended(connection: Connection): void {
-    const { node, epoch, number, stamp } = this.#message!;
-    const archived = this.#before[node];
-    if (archived !== undefined && !isAfter({ epoch, number }, archived)) return;
+  #ended(connection: Connection, told: EndTold): void {
     const { writer, now } = this.#options;
-    writer.add(connection, stamp <= (writer.state?.stamp ?? -1));
+    const by = this.#message;
+    const isBefore = told.stamp <= (this.#before[told.node]?.stamp ?? 0);
+    const wasSettled = told.stamp + HOLD_STAMPS < this.#beforeSettled || (by !== null && this.#isBefore(by));
+    if (isBefore && wasSettled) return;
+    // Of these the archive may know, whatever the places say.
+    const isLate = isBefore || !told.whole || (by !== null && by.stamp <= (writer.state?.stamp ?? -1));
+    writer.add(connection, isLate);
     this.#waitingSinceMs ??= now();
+  }
+
+  #isBefore({ node, epoch, number }: Envelope): boolean {
+    const archived = this.#before[node];
+    return archived !== undefined && !isAfter({ epoch, number }, archived);
+  }
+
+  /** The ends that nothing came behind for so long that nothing will. */
+  #settle(timeMs: number): void {
+    this.#message = null;
+    this.#projection.settle(stampOfMs(timeMs));
   }
 
   #pass(name: string, { node, epoch, number, stamp }: Envelope): void {
@@ -178,10 +198,10 @@ export class ArchiveRun {
   async #flush(): Promise<void> {
     const { writer } = this.#options;
     this.#waitingSinceMs = null;
-    const { stamp } = this.#projection;
+    const { stamp, settled } = this.#projection;
     const from = Math.min(this.#projection.oldestBirth, stamp);
     const gaps = this.#projection.gaps(this.#gapsFrom, stamp);
-    await writer.flush({ version: 1, places: { ...this.#places }, stamp, from, gaps });
+    await writer.flush({ version: 1, places: { ...this.#places }, stamp, settled, from, gaps });
     this.#gapsFrom = stamp;
     this.#report();
   }
@@ -198,7 +218,7 @@ export class ArchiveRun {
     onProgress({
       ...writer.counters,
       archivedUntilMs: writer.state === null ? null : stampMs(writer.state.stamp),
-      waiting: writer.unwritten,
+      waiting: writer.unwritten + this.#projection.held,
       open: this.#projection.size,
       failures: this.#failures,
     });

@@ -20,6 +20,8 @@ export interface ArchiveState {
   readonly places: Readonly<Record<string, ArchivePlace>>;
   /** The greatest stamp of all that was read: an end that is read later and is older may be archived already. */
   readonly stamp: number;
+  /** No end waited that was told HOLD_STAMPS before this; left out: that is `stamp`. */
+  readonly settled?: number;
   /** Where reading has to begin again to know all that was still open: the birth of the oldest of it, as a stamp. */
   readonly from: number;
   /** Where events may be missing in what was read since the file before. */
@@ -105,12 +107,20 @@ function parseState(text: string): ArchiveState | null {
     return null;
   }
   if (typeof value !== "object" || value === null) return null;
-  const { version, places, stamp, from, gaps = [] } = value as Partial<ArchiveState>;
-  if (version !== 1 || !isCount(stamp) || !isCount(from) || typeof places !== "object" || places === null) return null;
+  const { version, places, stamp, settled = stamp, from, gaps = [] } = value as Partial<ArchiveState>;
+  if (
+    version !== 1 ||
+    !isCount(stamp) ||
+    !isCount(settled) ||
+    !isCount(from) ||
+    typeof places !== "object" ||
+    places === null
+  )
+    return null;
   for (const place of Object.values(places)) {
     if (!isCount(place?.epoch) || !isCount(place?.number) || !isCount(place?.stamp)) return null;
   }
-  return { version, places, stamp, from, gaps: Array.isArray(gaps) ? gaps : [] };
+  return { version, places, stamp, settled, from, gaps: Array.isArray(gaps) ? gaps : [] };
 }
 
 function isCount(value: unknown): value is number {

@@ -109,8 +109,7 @@ export class Truth {
     const records = new Map<Life, number>();
     const problems: { life: Life | null; text: string }[] = [];
     for (const record of connections) {
-      if (lives.has(record.uid) && !this.#isTakenAfterItsEnd(record))
-        problems.push({ life: null, text: `not the only one of its uid: ${brief(record)}` });
+      if (lives.has(record.uid)) problems.push({ life: null, text: `not the only one of its uid: ${brief(record)}` });
       const startMs = Date.parse(record.start ?? "");
       const life = this.#byTuple
         .get(tupleOfRecord(record))
@@ -134,21 +133,6 @@ export class Truth {
     return { lives, problems };
   }
 
-  /**
-   * The old primary of a handover ended the connection, and the new one, which had not heard that yet, committed it all the same: its
-   * kernel has it once more. That is told as a second record of the same uid.
-   */
-  #isTakenAfterItsEnd({ path, start = "" }: ConnectionJson): boolean {
-    const [{ node, since }] = path as [{ node: string; since: string }];
-    const failover = this.failovers.find(({ to }) => to === node);
-    return (
-      failover !== undefined &&
-      start < since &&
-      Date.parse(since) >= failover.startMs &&
-      Date.parse(since) <= failover.endMs + EVENT_MS
-    );
-  }
-
   *#problems(life: Life, record: ConnectionJson): Iterable<string> {
     const { flow, end, path, crosses } = life;
     const endMs = record.end === undefined ? Number.POSITIVE_INFINITY : Date.parse(record.end);
@@ -161,8 +145,7 @@ export class Truth {
     for (const [i, { node, since }] of record.path.entries()) {
       const sinceMs = Date.parse(since);
       const failover = this.failovers.find(({ to }) => to === node);
-      const first = i === 0 && !this.#isTakenAfterItsEnd(record);
-      const [from, until] = first || failover === undefined ? startOf(record) : [failover.startMs, failover.endMs];
+      const [from, until] = i === 0 || failover === undefined ? startOf(record) : [failover.startMs, failover.endMs];
       if (sinceMs < from || sinceMs > until + EVENT_MS) yield `came to ${node} at ${since}`;
     }
     if (flow.public !== null && life.records[0] > 0 && !samePublic(flow, record)) {

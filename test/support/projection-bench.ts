@@ -1,0 +1,94 @@
+import { stampMs } from "../../src/flow/clock.js";
+import type { FlowQuery } from "../../src/flow/filter.js";
+import type { Connection } from "../../src/history/connection.js";
+import { Projection } from "../../src/history/projection.js";
+import { compileRowFilter } from "../../src/history/row-filter.js";
+import type { BatchEncoder } from "../../src/stream/batch.js";
+import { createMessageOpener } from "../../src/stream/batch-view.js";
+import { tcpRecord } from "./records.js";
+import { StreamWriter, type WrittenMessage } from "./stream-writer.js";
+
+const ALL = 0xffff_ffff;
+/** Stamps of the year 2027, so that their times are some. */
+export const BEGIN = 909_980_570_000_000;
+
+/** Two nodes whose stamps a test sets, and what is told of them. */
+export class Bench {
+  readonly fw1 = new StreamWriter("fw1");
+  readonly fw2 = new StreamWriter("fw2");
+  /** Ends that are told for good, and those that were told of at once. */
+  readonly told: Connection[] = [];
+  readonly over: Connection[] = [];
+  readonly changes: string[] = [];
+  readonly projection: Projection;
+  readonly #open = createMessageOpener();
+  #stamp = BEGIN;
+
+  constructor(filter: FlowQuery = {}, sinceMs: number | null = null) {
+    this.projection = new Projection({
+      filter: compileRowFilter(filter),
+      sinceMs,
+      listener: {
+        ended: (connection) => this.told.push(connection),
+        over: (connection) => this.over.push(connection),
+        changed: (type) => this.changes.push(type),
+      },
+    });
+  }
+
+  /** All that have ended when nothing comes any more. */
+  get ended(): Connection[] {
+    this.projection.settle(Number.POSITIVE_INFINITY);
+    return this.told;
+  }
+
+  /** Time passes. */
+  pass(ms: number): void {
+    this.#stamp += ms * 4096;
+  }
+
+  /** Writes and reads a message ten milliseconds after the last. */
+  say(writer: StreamWriter, write: (writer: StreamWriter) => WrittenMessage): number {
+    this.#stamp += 10 * 4096;
+    writer.stamp = this.#stamp - 10;
+    writer.wallMs = stampMs(this.#stamp);
+    this.read(writer === this.fw1 ? "fw1" : "fw2", write(writer));
+    return this.#stamp;
+  }
+
+  read(node: string, { payload }: WrittenMessage): void {
+    const message = this.#open(payload);
+    if (message === null) this.projection.skip();
+    else this.projection.apply(this.projection.node(node), message, false);
+  }
+
+  events(writer: StreamWriter, fill: (batch: BatchEncoder) => void): number {
+    return this.say(writer, (w) => w.events(fill));
+  }
+
+  snapshot(writer: StreamWriter, fill: (batch: BatchEncoder) => void): number {
+    this.say(writer, (w) => w.mark({ type: "snapshot-begin", id: 7, flows: 0 }));
+    this.say(writer, (w) => w.chunk(0, ALL, fill));
+    return this.say(writer, (w) => w.mark({ type: "snapshot-end", id: 7, flows: 0 }));
+  }
+
+  get alive(): Connection[] {
+    return [...this.projection.open()];
+  }
+}
+
+/** A new row: flow id and tuple of the same number unless told otherwise. */
+export function add(
+  batch: BatchEncoder,
+  id: number,
+  tuple = id,
+  birth = 0,
+  stated: { stamp: number } | null = null,
+): void {
+  batch.addNew(id, tcpRecord(tuple), 0, null, stated, birth);
+}
+
+/** The end of a row with that flow id. */
+export function destroy(batch: BatchEncoder, id: number): void {
+  batch.addDestroy(id, tcpRecord(id), 0, undefined);
+}

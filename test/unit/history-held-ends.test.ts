@@ -1,0 +1,135 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { stampMs } from "../../src/flow/clock.js";
+import { HAS_COUNTERS } from "../../src/flow/record.js";
+import { HOLD_MS } from "../../src/history/held-ends.js";
+import { add, Bench, destroy } from "../support/projection-bench.js";
+import { tcpRecord } from "../support/records.js";
+
+describe("a connection that ends as another node takes over", () => {
+  const end = { has: HAS_COUNTERS, counters: Float64Array.of(1, 2, 3, 4), timesMicros: Float64Array.of(0, 0) };
+
+  /** Begun and ended on fw1. */
+  function over(): { bench: Bench; born: number; endStamp: number } {
+    const bench = new Bench();
+    const born = bench.events(bench.fw1, (batch) => add(batch, 1));
+    bench.say(bench.fw2, (writer) => writer.mark({ type: "role", role: "backup" }));
+    const endStamp = bench.events(bench.fw1, (batch) => batch.addDestroy(1, tcpRecord(1), 0, end));
+    return { bench, born, endStamp };
+  }
+
+  it("goes on where a node that has not heard of the end has it once more, and ends there, once", () => {
+    const { bench, born } = over();
+    assert.deepEqual([bench.alive.length, bench.projection.size, bench.projection.oldestBirth], [0, 0, born]);
+    const taken = bench.events(bench.fw2, (batch) => add(batch, 5, 1, born));
+    assert.deepEqual([bench.alive.length, bench.projection.size, bench.projection.held], [1, 1, 0]);
+    const last = bench.events(bench.fw2, (batch) => destroy(batch, 5));
+    const [connection, ...more] = bench.ended;
+    assert.deepEqual(more, []);
+    assert.deepEqual(connection?.path, [
+      { node: "fw1", sinceMs: stampMs(born) },
+      { node: "fw2", sinceMs: stampMs(taken) },
+    ]);
+    assert.deepEqual(
+      [connection?.startMs, connection?.endMs, connection?.end, connection?.counters],
+      [stampMs(born), stampMs(last), "ended", null],
+    );
+    assert.deepEqual(
+      bench.over.map(({ endMs }) => endMs),
+      [stampMs(last) - 20, stampMs(last)],
+    );
+    assert.deepEqual(bench.changes, ["new", "moved"]);
+  });
+
+  it("is told as it ended when no node takes it up, and not before that is sure", () => {
+    const { bench, endStamp } = over();
+    bench.pass(HOLD_MS - 100);
+    bench.events(bench.fw2, (batch) => add(batch, 9));
+    assert.deepEqual([bench.told.length, bench.over.length], [0, 1]);
+    bench.pass(200);
+    bench.events(bench.fw2, (batch) => add(batch, 10));
+    assert.deepEqual(
+      bench.told.map(({ endMs, counters, mayMiss }) => [endMs, counters?.replyBytes, mayMiss]),
+      [[stampMs(endStamp), 4, false]],
+    );
+  });
+
+  it("is told at once where there is one node only, or the message comes late", () => {
+    const bench = new Bench();
+    bench.events(bench.fw1, (batch) => add(batch, 1));
+    bench.events(bench.fw1, (batch) => destroy(batch, 1));
+    assert.equal(bench.told.length, 1);
+    const late = new Bench();
+    late.events(late.fw1, (batch) => add(batch, 1));
+    late.pass(HOLD_MS + 100);
+    late.events(late.fw2, (batch) => add(batch, 2));
+    late.pass(-HOLD_MS - 100);
+    late.events(late.fw1, (batch) => destroy(batch, 1));
+    assert.equal(late.told.length, 1);
+  });
+
+  it("stays over for a claim that is older than what its node said last", () => {
+    const { bench, born } = over();
+    bench.events(bench.fw2, (batch) => add(batch, 5, 1, born, { stamp: born - 4096 }));
+    bench.events(bench.fw2, (batch) => destroy(batch, 5));
+    assert.deepEqual(
+      bench.ended.map(({ path }) => path.map(({ node }) => node)),
+      [["fw1"]],
+    );
+  });
+
+  it("is not the one that has its tuple next", () => {
+    for (const writer of ["fw1", "fw2"] as const) {
+      const { bench, endStamp } = over();
+      bench.events(bench[writer], (batch) => add(batch, 7, 1));
+      assert.deepEqual(
+        bench.told.map(({ endMs }) => endMs),
+        [stampMs(endStamp)],
+      );
+      assert.notEqual(bench.alive[0]?.uid, bench.told[0]?.uid);
+    }
+  });
+
+  it("lends its birth to none that has its tuple when the other node takes its entry up", () => {
+    const { bench, born } = over();
+    const next = bench.events(bench.fw1, (batch) => add(batch, 2, 1));
+    const [before] = bench.alive;
+    bench.events(bench.fw2, (batch) => add(batch, 5, 1, born));
+    assert.deepEqual(
+      bench.alive.map(({ uid, startMs, path }) => [uid, startMs, path.map(({ node }) => node)]),
+      [[before?.uid, stampMs(next), ["fw1", "fw2"]]],
+    );
+    assert.equal(bench.ended.length, 1);
+  });
+
+  it("is lost to a snapshot and goes on all the same where another node claims it", () => {
+    const bench = new Bench();
+    const born = bench.events(bench.fw1, (batch) => add(batch, 1));
+    bench.say(bench.fw2, (writer) => writer.mark({ type: "role", role: "backup" }));
+    bench.snapshot(bench.fw1, () => undefined);
+    bench.events(bench.fw2, (batch) => add(batch, 5, 1, born));
+    bench.snapshot(bench.fw1, () => undefined);
+    assert.deepEqual(
+      [bench.ended.length, bench.alive.map(({ path }) => path.map(({ node }) => node))],
+      [0, [["fw1", "fw2"]]],
+    );
+  });
+
+  it("waits with so many others as there is memory for", () => {
+    const bench = new Bench();
+    bench.say(bench.fw2, (writer) => writer.mark({ type: "role", role: "backup" }));
+    const messages = 36;
+    for (let message = 0; message < messages; message++) {
+      const first = message * 2000;
+      bench.events(bench.fw1, (batch) => {
+        for (let id = first; id < first + 2000; id++) add(batch, id);
+      });
+      bench.events(bench.fw1, (batch) => {
+        for (let id = first; id < first + 2000; id++) destroy(batch, id);
+      });
+    }
+    assert.equal(bench.projection.held, 65_536);
+    assert.equal(bench.told.length, messages * 2000 - 65_536);
+    assert.equal(new Set(bench.ended.map(({ uid }) => uid)).size, messages * 2000);
+  });
+});
