@@ -158,6 +158,17 @@ export class FlowTable {
     }
   }
 
+  /** Puts an unlinked flow back into the index, where none has its tuple now. */
+  relink(slot: number): void {
+    this.#link(this.#hash(this.slab(slot), this.base(slot)), slot);
+    this.#size++;
+  }
+
+  /** True when a row has the original tuple, and the zone, of a record. */
+  isTupleOf(slot: number, words: Uint32Array, base: number): boolean {
+    return this.#sameKey(slot, words, base);
+  }
+
   /** Gives an unlinked slot back. */
   free(slot: number): void {
     this.slab(slot)[this.base(slot) + W_HAS] = 0;

@@ -3,6 +3,9 @@ import { type DestroySection, MEASURED_COUNTERS, MEASURED_TIMES } from "../strea
 import type { ConnectionCounters } from "./connection.js";
 import type { Ending } from "./live-table.js";
 
+/** What an end has that nobody measured. */
+export const NO_ENDING = { counters: null, startMs: 0, endMs: 0 } as const;
+
 /** The end of the year 9999. */
 const MICROS_END = Date.UTC(10_000, 0) * 1000;
 

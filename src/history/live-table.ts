@@ -1,6 +1,6 @@
 import { stampMs, stampOfMs } from "../flow/clock.js";
 import { FlowTable } from "../flow/flow-table.js";
-import { type RareAttributes, RECORD_WORDS, W_CREATED, W_HAS, W_ID } from "../flow/record.js";
+import { isAnotherConnection, type RareAttributes, RECORD_WORDS, W_CREATED, W_HAS, W_ID } from "../flow/record.js";
 import { readStamp, writeStamp } from "../flow/stamp.js";
 import type { Connection, ConnectionCounters, PathStep } from "./connection.js";
 import type { NodeState } from "./node-state.js";
@@ -23,6 +23,9 @@ const PAGE_BITS = 12;
 const PAGE_MASK = (1 << PAGE_BITS) - 1;
 /** What no flow id of a node is. */
 const NO_FLOW_ID = 0xffffffff;
+
+/** Connections at a time. */
+export const FLOWS_MAX = 4_000_000;
 
 /** Nodes at the most: the owner has 8 bits in a row. */
 export const NODES_MAX = 255;
@@ -69,6 +72,9 @@ export class LiveTable {
   readonly #startMs: Float64Array[] = [];
   /** The owners before the present one, of the few rows that have moved. */
   readonly #before = new Map<number, readonly Step[]>();
+  /** Held rows whose tuple another row has, by birth. */
+  readonly #aside = new Map<number, readonly number[]>();
+  #asideCount = 0;
   readonly #nodes: readonly NodeState[];
   #chunk = new Uint32Array(CHUNK_WORDS);
   #chunkAt = 0;
@@ -114,6 +120,65 @@ export class LiveTable {
     return (this.#word(slot, W_HAS) & (BORN | AGAIN)) === BORN;
   }
 
+  /** Takes a held row out of the index: another connection has its tuple now, and may lose it again. */
+  setAside(slot: number): void {
+    const birth = this.table.birth(slot);
+    this.table.unlink(slot);
+    this.#aside.set(birth, [...(this.#aside.get(birth) ?? []), slot]);
+    this.#asideCount++;
+  }
+
+  /** The row set aside of a record's tuple and a birth; -1 when there is none. */
+  aside(words: Uint32Array, birth: number): number {
+    if (this.#asideCount === 0) return -1;
+    return this.#aside.get(birth)?.find((slot) => this.table.isTupleOf(slot, words, 0)) ?? -1;
+  }
+
+  /** Puts a row that was set aside back into the index. */
+  putBack(slot: number): void {
+    this.#forgetAside(slot);
+    this.table.relink(slot);
+  }
+
+  /** Rows alive and held, those set aside among them. */
+  get size(): number {
+    return this.table.size + this.#asideCount;
+  }
+
+  /** Birth of the oldest row, alive or held; Infinity where there is none. */
+  get oldestBirth(): number {
+    const { table } = this;
+    let oldest = Number.POSITIVE_INFINITY;
+    for (let slot = 0; slot < table.slotsUsed; slot++) {
+      if (table.isLive(slot)) oldest = Math.min(oldest, table.birth(slot));
+    }
+    return oldest;
+  }
+
+  /** The slots of those alive, in the order of their birth. */
+  alive(): Float64Array {
+    const { table } = this;
+    const slots = new Float64Array(table.size);
+    let count = 0;
+    for (let slot = 0; slot < table.slotsUsed; slot++) {
+      if (table.isLive(slot) && !this.isHeld(slot)) slots[count++] = slot;
+    }
+    return slots.subarray(0, count).sort((a, b) => table.birth(a) - table.birth(b));
+  }
+
+  #forgetAside(slot: number): void {
+    const birth = this.table.birth(slot);
+    const slots = this.#aside.get(birth);
+    if (slots === undefined || !slots.includes(slot)) return;
+    this.#asideCount--;
+    if (slots.length === 1) this.#aside.delete(birth);
+    else
+      this.#aside.set(
+        birth,
+        slots.filter((other) => other !== slot),
+      );
+  }
+
   /** Where its end waits. */
   heldAt(slot: number): number {
     return this.#word(slot, W_ID);
@@ -140,12 +205,13 @@ export class LiveTable {
   }
 
   /**
-   * Whether a claim with that birth is to the connection of a row, and not to one that had or has its tuple before or after. A node
-   * that had forgotten it tells of a later birth; an earlier one is another's where this one's first claim was read.
+   * Whether a claim, a record with that birth, is to the connection of a row, and not to one that had or has its tuple before or after. A
+   * node that had forgotten it tells of a later birth; an earlier one, translated alike, is an old entry that this one goes through now.
    */
-  isBirthOf(slot: number, birth: number): boolean {
+  isClaimOf(slot: number, words: Uint32Array, birth: number): boolean {
     if (birth >= this.table.birth(slot)) return birth <= this.stamp(slot);
-    return (this.#word(slot, W_HAS) & BORN) !== 0;
+    const { table } = this;
+    return (this.#word(slot, W_HAS) & BORN) !== 0 && !isAnotherConnection(table.slab(slot), table.base(slot), words, 0);
   }
 
   /** Takes a connection in; -1 when the table is full. */
@@ -252,6 +318,7 @@ export class LiveTable {
 
   /** Takes a row out. */
   remove(slot: number): void {
+    if (this.#asideCount > 0) this.#forgetAside(slot);
     if (!this.isHeld(slot) && this.isMapped(slot)) this.owner(slot).unmap(this.flowId(slot));
     if (this.#before.size > 0) this.#before.delete(slot);
     this.table.unlink(slot);

@@ -6,19 +6,16 @@ import { BATCH_ROWS_MAX, type NewSection } from "../stream/columns.js";
 import type { Envelope } from "../stream/envelope.js";
 import { MarkCodec } from "../stream/mark.js";
 import type { Connection, Gap } from "./connection.js";
-import { endingOf, msOfEnding } from "./ending.js";
+import { endingOf, msOfEnding, NO_ENDING } from "./ending.js";
 import { HELD_MAX, HeldEnds, HOLD_STAMPS } from "./held-ends.js";
-import { ConnectionRecord, type Draft, type Ending, LiveTable, NODES_MAX, sinceOf } from "./live-table.js";
+import { ConnectionRecord, type Draft, type Ending, FLOWS_MAX, LiveTable, NODES_MAX, sinceOf } from "./live-table.js";
 import { isNewer, NodeState } from "./node-state.js";
 import type { EndTold, ProjectionCounters, ProjectionListener } from "./projection-listener.js";
 import type { RowFilter } from "./row-filter.js";
 import { setState, stampIn, statedIn } from "./rows.js";
 
-/** Connections alive at a time. */
-const FLOWS_MAX = 4_000_000;
 /** In place of a slot: a claim that is older than what is known. */
 const STALE = -2;
-const NO_ENDING = { counters: null, startMs: 0, endMs: 0 };
 
 /**
  * Messages of several streams, in the order of their stamps, to connections. It follows the connections that a filter lets through,
@@ -78,17 +75,12 @@ export class Projection {
 
   /** Birth of the oldest connection that is alive, or whose end waits; Infinity where there is none. */
   get oldestBirth(): number {
-    const { table } = this.#live;
-    let oldest = Number.POSITIVE_INFINITY;
-    for (let slot = 0; slot < table.slotsUsed; slot++) {
-      if (table.isLive(slot)) oldest = Math.min(oldest, table.birth(slot));
-    }
-    return oldest;
+    return this.#live.oldestBirth;
   }
 
   /** Connections alive that pass the filter as far as it can be told. */
   get size(): number {
-    return this.#live.table.size - this.#held.count;
+    return this.#live.size - this.#held.count;
   }
 
   /** Ends that wait. */
@@ -144,14 +136,7 @@ export class Projection {
 
   /** The connections that are alive here, in the order of their birth. */
   *open(): Iterable<Connection> {
-    const { table } = this.#live;
-    const slots = new Float64Array(this.size);
-    let count = 0;
-    for (let slot = 0; slot < table.slotsUsed; slot++) {
-      if (table.isLive(slot) && !this.#live.isHeld(slot)) slots[count++] = slot;
-    }
-    slots.sort((a, b) => table.birth(a) - table.birth(b));
-    for (const slot of slots) {
+    for (const slot of this.#live.alive()) {
       const connection = this.connection(slot);
       if (this.#filter.accepts(connection.words, 0)) yield connection;
     }
@@ -248,6 +233,8 @@ export class Projection {
     const live = this.#live;
     const before = node.slots.get(flowId);
     if (before >= 0 && before !== live.table.find(words, 0)) this.#end(before, "lost", toldStamp);
+    const aside = live.aside(words, birth);
+    if (aside >= 0 && isNewer(stamp, node, live.stamp(aside), live.owner(aside))) this.#putBack(aside, node);
     const slot = this.#takeUp(live.table.find(words, 0), node, stamp, birth);
     if (slot === STALE) return;
     const since = stamp === toldStamp ? stamp : sinceOf(words, birth, stamp, this.#aheadMs);
@@ -262,8 +249,9 @@ export class Projection {
         birth !== live.table.birth(slot) &&
         isAnotherConnection(live.table.slab(slot), live.table.base(slot), words, 0)
       ) {
-        // Begun there before the other node's state had come.
+        // Begun there before the other node's state had come, which may yet replace it.
         this.#end(slot, "lost", stamp);
+        if (live.isHeld(slot)) live.setAside(slot);
         this.#open(node, flowId, rare, stamp, birth, since);
         return;
       }
@@ -277,14 +265,14 @@ export class Projection {
     }
     if (live.isMapped(slot) && live.flowId(slot) !== flowId) {
       // The kernel has this tuple anew. Sections are read before the ends that belong between.
-      this.#displaced.set(live.flowId(slot), live.draft(slot, toldStamp));
-      live.remove(slot);
+      this.#displace(slot, node);
       this.#open(node, flowId, rare, stamp, birth, since);
       return;
     }
     if (!live.isMapped(slot) && !node.bridges && birth === toldStamp && live.stamp(slot) !== stamp) {
       // Read before what was passed over, and begun behind it.
       this.#end(slot, "lost", toldStamp);
+      if (live.isHeld(slot)) this.#release(slot);
       this.#open(node, flowId, rare, stamp, birth, since);
       return;
     }
@@ -319,18 +307,35 @@ export class Projection {
     this.#listener.changed?.("new", slot);
   }
 
-  /**
-   * The row of a tuple, for a node that claims it. Where its end waits: it goes on when the claim is to that connection, and is told
-   * of, and -1, when it is to another. STALE: its owner has said more since the claim.
-   */
+  /** A node has replaced what it had begun by a connection that had been set aside for that. */
+  #putBack(slot: number, node: NodeState): void {
+    const live = this.#live;
+    const { table } = live;
+    const other = table.find(table.slab(slot), table.base(slot));
+    if (other >= 0 && live.isHeld(other)) this.#release(other);
+    else if (other >= 0) this.#displace(other, node);
+    live.putBack(slot);
+  }
+
+  /** Takes a row out whose tuple its node has anew: its end is in the same message, or was missed. */
+  #displace(slot: number, node: NodeState): void {
+    const live = this.#live;
+    const draft = live.draft(slot, this.#toldStamp);
+    const flowId = live.owner(slot) === node && live.isMapped(slot) ? live.flowId(slot) : -1 - slot;
+    this.#displaced.set(flowId, draft);
+    live.remove(slot);
+  }
+
+  /** The row of a tuple for a node that claims it, alive again where its end waits; -1: there is none, or it is another's; or STALE. */
   #takeUp(slot: number, node: NodeState, stamp: number, birth: number): number {
     const live = this.#live;
     if (slot < 0 || !live.isHeld(slot)) return slot;
-    if (!live.isBirthOf(slot, birth)) {
-      this.#release(slot);
+    const owner = live.owner(slot);
+    if (!live.isClaimOf(slot, this.#record, birth)) {
+      if (owner === node) this.#release(slot);
+      else live.setAside(slot);
       return -1;
     }
-    const owner = live.owner(slot);
     if (owner !== node && !isNewer(stamp, node, live.stamp(slot), owner)) return STALE;
     this.#held.take(live.heldAt(slot));
     live.resume(slot);

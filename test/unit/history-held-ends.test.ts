@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { stampMs } from "../../src/flow/clock.js";
-import { HAS_COUNTERS } from "../../src/flow/record.js";
+import { HAS_COUNTERS, W_REPLY_L4 } from "../../src/flow/record.js";
 import { HOLD_MS } from "../../src/history/held-ends.js";
 import { add, Bench, destroy } from "../support/projection-bench.js";
 import { tcpRecord } from "../support/records.js";
@@ -82,11 +82,10 @@ describe("a connection that ends as another node takes over", () => {
     for (const writer of ["fw1", "fw2"] as const) {
       const { bench, endStamp } = over();
       bench.events(bench[writer], (batch) => add(batch, 7, 1));
-      assert.deepEqual(
-        bench.told.map(({ endMs }) => endMs),
-        [stampMs(endStamp)],
-      );
-      assert.notEqual(bench.alive[0]?.uid, bench.told[0]?.uid);
+      const [next] = bench.alive;
+      const [before, ...more] = bench.ended;
+      assert.deepEqual([before?.endMs, more, bench.alive.length], [stampMs(endStamp), [], 1]);
+      assert.notEqual(next?.uid, before?.uid);
     }
   });
 
@@ -100,6 +99,60 @@ describe("a connection that ends as another node takes over", () => {
       [[before?.uid, stampMs(next), ["fw1", "fw2"]]],
     );
     assert.equal(bench.ended.length, 1);
+  });
+
+  for (const [how, apart] of [
+    ["in one message", false],
+    ["later", true],
+  ] as const) {
+    it(`goes on where the other node translated its packets otherwise until the commit replaced that, ${how}`, () => {
+      const translated = tcpRecord(1);
+      translated[W_REPLY_L4]! ^= 1;
+      const bench = new Bench();
+      const born = bench.events(bench.fw1, (batch) => add(batch, 1));
+      const other = bench.events(bench.fw2, (batch) => batch.addNew(5, translated, 0, null, null, 0));
+      bench.events(bench.fw1, (batch) => destroy(batch, 1));
+      if (apart) bench.events(bench.fw2, (batch) => batch.addDestroy(5, translated, 0, undefined));
+      const taken = bench.events(bench.fw2, (batch) => {
+        add(batch, 6, 1, born);
+        if (!apart) batch.addDestroy(5, translated, 0, undefined);
+      });
+      assert.deepEqual(
+        bench.alive.map(({ startMs, path }) => [startMs, path]),
+        [
+          [
+            stampMs(born),
+            [
+              { node: "fw1", sinceMs: stampMs(born) },
+              { node: "fw2", sinceMs: stampMs(taken) },
+            ],
+          ],
+        ],
+      );
+      bench.events(bench.fw2, (batch) => destroy(batch, 6));
+      const ended = bench.ended.map(({ startMs, end, words }) => [startMs, end, words[W_REPLY_L4]]);
+      assert.deepEqual(ended, [
+        [stampMs(other), "ended", translated[W_REPLY_L4]],
+        [stampMs(born), "ended", tcpRecord(1)[W_REPLY_L4]],
+      ]);
+      assert.deepEqual([bench.projection.size, bench.projection.held], [0, 0]);
+    });
+  }
+
+  it("is told as lost when the other node's own connection by its tuple stays", () => {
+    const translated = tcpRecord(1);
+    translated[W_REPLY_L4]! ^= 1;
+    const bench = new Bench();
+    bench.events(bench.fw1, (batch) => add(batch, 1));
+    const other = bench.events(bench.fw2, (batch) => batch.addNew(5, translated, 0, null, null, 0));
+    assert.deepEqual([bench.projection.size, bench.projection.held, bench.told.length], [1, 1, 0]);
+    bench.pass(HOLD_MS);
+    bench.events(bench.fw2, (batch) => add(batch, 9));
+    assert.deepEqual(
+      bench.told.map(({ end, endMs }) => [end, endMs]),
+      [["lost", stampMs(other)]],
+    );
+    assert.equal(bench.projection.size, 2);
   });
 
   it("is lost to a snapshot and goes on all the same where another node claims it", () => {
