@@ -244,3 +244,9 @@ export class NodeState {
 export function isNewer(stamp: number, node: NodeState, held: number, owner: NodeState): boolean {
   return stamp === held ? node.name < owner.name : stamp > held;
 }
+
+/** True when a gap touches a range of times; null: from the beginning, to the end. */
+export function touchesRange(gap: Gap, sinceMs: number | null, untilMs: number | null): boolean {
+  const begins = gap.fromMs === null || untilMs === null || gap.fromMs <= untilMs;
+  return begins && (gap.untilMs === null || sinceMs === null || gap.untilMs >= sinceMs);
+}

@@ -9,7 +9,7 @@ import type { Connection, Gap } from "./connection.js";
 import { endingOf, msOfEnding, NO_ENDING } from "./ending.js";
 import { HELD_MAX, HeldEnds, HOLD_STAMPS } from "./held-ends.js";
 import { ConnectionRecord, type Draft, type Ending, FLOWS_MAX, LiveTable, NODES_MAX, sinceOf } from "./live-table.js";
-import { isNewer, NodeState } from "./node-state.js";
+import { isNewer, NodeState, touchesRange } from "./node-state.js";
 import type { EndTold, ProjectionCounters, ProjectionListener } from "./projection-listener.js";
 import type { RowFilter } from "./row-filter.js";
 import { setState, stampIn, statedIn } from "./rows.js";
@@ -159,10 +159,7 @@ export class Projection {
 
   /** What may be missing between two times; null: from the beginning, to the end. */
   gapsBetween(sinceMs: number | null, untilMs: number | null): Gap[] {
-    return this.gaps(0, Number.POSITIVE_INFINITY).filter((gap) => {
-      const begins = gap.fromMs === null || untilMs === null || gap.fromMs <= untilMs;
-      return begins && (gap.untilMs === null || sinceMs === null || gap.untilMs >= sinceMs);
-    });
+    return this.gaps(0, Number.POSITIVE_INFINITY).filter((gap) => touchesRange(gap, sinceMs, untilMs));
   }
 
   #applyBatch(node: NodeState, envelope: Envelope): void {
@@ -201,6 +198,8 @@ export class Projection {
       if (!this.#filter.matches(this.#record, 0)) {
         const slot = node.slots.get(flowId);
         if (slot >= 0) this.#end(slot, "lost", envelope.stamp);
+        const other = this.#live.size === 0 ? -1 : this.#live.table.find(this.#record, 0);
+        if (other >= 0) this.#loseTuple(other, node, stampIn(section.stamp, row) || envelope.stamp);
         continue;
       }
       const stamp = stampIn(section.stamp, row) || envelope.stamp;
@@ -249,9 +248,7 @@ export class Projection {
         birth !== live.table.birth(slot) &&
         isAnotherConnection(live.table.slab(slot), live.table.base(slot), words, 0)
       ) {
-        // Begun there before the other node's state had come, which may yet replace it.
-        this.#end(slot, "lost", stamp);
-        if (live.isHeld(slot)) live.setAside(slot);
+        this.#loseTuple(slot, node, stamp);
         this.#open(node, flowId, rare, stamp, birth, since);
         return;
       }
@@ -289,11 +286,7 @@ export class Projection {
     birth: number,
     since: number,
   ): void {
-    let slot = this.#live.open(this.#record, rare, birth, this.#aheadMs);
-    if (slot < 0 && this.#held.count > 0) {
-      this.#release(this.#held.oldest());
-      slot = this.#live.open(this.#record, rare, birth, this.#aheadMs);
-    }
+    const slot = this.#live.open(this.#record, rare, birth, this.#aheadMs);
     if (slot < 0) {
       this.counters.full++;
       if (this.counters.full === 1) {
@@ -305,6 +298,15 @@ export class Projection {
     this.#live.setSince(slot, since, this.#aheadMs);
     if (birth === this.#toldStamp && !node.bridges) this.#live.markBorn(slot);
     this.#listener.changed?.("new", slot);
+  }
+
+  /** Another node began a connection by the tuple of one before it had heard of that; its commit may yet replace it. */
+  #loseTuple(slot: number, node: NodeState, stamp: number): void {
+    const live = this.#live;
+    const owner = live.owner(slot);
+    if (owner === node || live.isHeld(slot) || !isNewer(stamp, node, live.stamp(slot), owner)) return;
+    this.#end(slot, "lost", stamp);
+    if (live.isHeld(slot)) live.setAside(slot);
   }
 
   /** A node has replaced what it had begun by a connection that had been set aside for that. */

@@ -2,29 +2,34 @@
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
+import type { FlowQuery } from "../../src/flow/filter.js";
 import type { ConnectionJson } from "../../src/history/connection-json.js";
 import type { Firewall } from "../../src/lab/firewall.js";
 import { labObstacle } from "../../src/lab/lab.js";
 import { waitFor } from "../../src/lab/process.js";
 import type { Answer } from "../support/history/asker-protocol.js";
-import { type Place, Scene } from "../support/history/scene.js";
-import { EVENT_MS, type Life, Truth, touches } from "../support/history/truth.js";
+import { MARKS, type Margins, type Place, Scene } from "../support/history/scene.js";
+import { type Life, Truth, touches } from "../support/history/truth.js";
 
 const PHASE_MS = 3600;
-/** Of TCP, alive to the end. */
+/** A phase is so many times as long as an event may be late. */
+const PHASE_EVENTS = 4;
+/** Of TCP, alive to the end, from the inside and from the outside. */
 const KEPT = 6;
-const SETTLE_MS = 3500;
+const SETTLE_MS = 30_000;
 const SAMPLE = 12;
 
 const obstacle = labObstacle();
 
-describe("history", { skip: obstacle ?? false, timeout: 240_000 }, () => {
+describe("history", { skip: obstacle ?? false, timeout: 420_000 }, () => {
   let scene: Scene;
   let truth: Truth;
   let whole: Answer;
   let lives: ReadonlyMap<string, Life>;
   let sinceMs = 0;
   let untilMs = 0;
+  let margins: Margins;
+  let followed = "";
   let second = "";
   let third = "";
   /** The second was away. */
@@ -34,6 +39,8 @@ describe("history", { skip: obstacle ?? false, timeout: 240_000 }, () => {
   before(async () => {
     if (obstacle !== undefined) return;
     scene = await Scene.start();
+    scene.startFollowing();
+    scene.startArchiver();
     sinceMs = Date.now();
     await scene.traffic({ type: "open", tcp: 24, udp: 8 });
     await scene.traffic({ type: "begin" });
@@ -50,9 +57,13 @@ describe("history", { skip: obstacle ?? false, timeout: 240_000 }, () => {
     await phase();
     await scene.traffic({ type: "pause" });
     await scene.traffic({ type: "close", keep: KEPT });
-    await delay(SETTLE_MS);
+    await settled(null);
     untilMs = Date.now();
-    truth = new Truth(await scene.traffic({ type: "report" }), scene.failovers);
+    followed = await scene.stopFollowing();
+    await scene.stopArchiver("stop");
+    scene.startArchiver();
+    margins = await scene.margins();
+    truth = new Truth(await scene.traffic({ type: "report" }), scene.failovers, margins);
     firewalls = scene.lab.firewalls;
   });
 
@@ -60,9 +71,23 @@ describe("history", { skip: obstacle ?? false, timeout: 240_000 }, () => {
 
   /** Traffic for a while, with a snapshot of every node in the middle. */
   async function phase(): Promise<void> {
+    const beganMs = Date.now();
     await delay(PHASE_MS / 2);
     await scene.observer.conntrail("resync", "peers");
     await delay(PHASE_MS / 2);
+    const { eventMs } = await scene.margins();
+    await delay(Math.max(0, beganMs + PHASE_EVENTS * eventMs - Date.now()));
+  }
+
+  /** Waits until all but the kept connections have ended in what the observer and the nodes tell. */
+  async function settled(filter: FlowQuery | null): Promise<void> {
+    await scene.inSync();
+    for (const of of [scene.observer, place("fw1")]) {
+      await waitFor("the end of the traffic in the history", SETTLE_MS, async () => {
+        const found = await of.ask("history", { ...query(null, null), filter: filter ?? {} });
+        return found.connections.filter(({ outcome }) => outcome === "open").length <= 2 * KEPT;
+      });
+    }
   }
 
   const place = (name: string): Place => scene.place(scene.firewall(name));
@@ -109,7 +134,7 @@ describe("history", { skip: obstacle ?? false, timeout: 240_000 }, () => {
     assert.ok(gap !== undefined && more.length === 0, JSON.stringify(whole.gaps));
     assert.equal(gap.node, second);
     const [from, until] = [Date.parse(gap.from ?? ""), Date.parse(gap.until ?? "")];
-    assert.ok(from <= away[0] + EVENT_MS && until >= away[0] && until <= away[1], JSON.stringify({ gap, away }));
+    assert.ok(from <= away[0] + margins.eventMs && until >= away[0] && until <= away[1], JSON.stringify({ gap, away }));
   });
 
   it("tells the table of every second", async (t) => {
@@ -152,8 +177,8 @@ describe("history", { skip: obstacle ?? false, timeout: 240_000 }, () => {
     for (let cut = 0; cut < 7; cut++) {
       const [from, to] = [Math.floor(sinceMs + cut * step), Math.floor(sinceMs + (cut + 1.5) * step)];
       const part = await place("fw1").ask("history", query(from, Math.min(to, untilMs)));
-      assertPart(whole, part, from, Math.min(to, untilMs));
-      const isAway = from <= away[1] && to >= away[0] - EVENT_MS;
+      assertPart(whole, part, from, Math.min(to, untilMs), margins.eventMs);
+      const isAway = from <= away[1] && to >= away[0] - margins.eventMs;
       if (!isAway || (from < away[1] - 1000 && to > away[0]))
         assert.equal(part.gaps.length, isAway ? 1 : 0, JSON.stringify({ from, to, away, gaps: part.gaps }));
     }
@@ -169,7 +194,9 @@ describe("history", { skip: obstacle ?? false, timeout: 240_000 }, () => {
       [{ port: flow.public!.port }, ({ orig, reply }) => [orig.sport, reply?.dport].includes(flow.public!.port)],
       [{ proto: "udp" }, ({ protocol }) => protocol === "udp"],
       [{ proto: "icmpv6" }, ({ protocol }) => protocol === "icmpv6"],
-      [{ nat: true }, ({ orig, reply }) => orig.src !== reply?.dst],
+      [{ nat: true }, ({ orig, reply }) => orig.src !== reply?.dst || orig.dst !== reply.src],
+      [{ mark: MARKS.led }, ({ reply }) => reply?.src === "10.10.0.100"],
+      [{ mark: `${MARKS.udp}/0x20` }, ({ protocol, reply }) => protocol === "udp" || reply?.src === "10.10.0.100"],
     ];
     for (const [filter, isWanted] of filters) {
       const answer = await place("fw1").ask("history", { ...query(sinceMs, untilMs), filter });
@@ -207,7 +234,8 @@ describe("history", { skip: obstacle ?? false, timeout: 240_000 }, () => {
     assert.equal(at.stderr, "");
     truth.checkAt(momentMs, { connections: linesOf(at.stdout), gaps: [] }, lives);
     const life = truth.lives.find(
-      ({ flow, crosses }) => !crosses && flow.public !== null && flow.protocol === "tcp" && flow.long,
+      ({ flow: { led, long, protocol, public: end }, crosses }) =>
+        !crosses && led === null && long && protocol === "tcp" && end !== null,
     )!;
     const { public: end, inside } = life.flow;
     const who = await scene.observer.conntrail(
@@ -225,6 +253,16 @@ describe("history", { skip: obstacle ?? false, timeout: 240_000 }, () => {
     assert.match(nobody.stderr, /^conntrail: nobody had 203\.0\.113\.1:9 at \S+; no events are missing around then\n$/);
   });
 
+  it("has told the same to who followed it", () => {
+    const last = new Map(linesOf(followed).map((record) => [record.uid, record]));
+    const connections = [...last.values()].map((record) => {
+      const { change: _, ...rest } = record as ConnectionJson & { change?: string };
+      return rest;
+    });
+    truth.match({ connections, gaps: [] });
+    assert.deepEqual(byUid(connections).map(withoutPath), byUid(whole.connections).map(withoutPath));
+  });
+
   it("says the same from every node and the observer", async () => {
     for (const of of [place("fw2"), place("fw3"), scene.observer]) await assertSame(of);
   });
@@ -240,7 +278,8 @@ describe("history", { skip: obstacle ?? false, timeout: 240_000 }, () => {
 
   it("tells of the time in which a daemon was dead, and of no other", async () => {
     const primary = scene.firewall(third);
-    const before = (await scene.traffic({ type: "report" })).length;
+    await scene.stopArchiver("kill");
+    scene.startArchiver();
     await scene.traffic({ type: "phase" });
     await scene.traffic({ type: "begin" });
     const beganMs = Date.now();
@@ -259,23 +298,25 @@ describe("history", { skip: obstacle ?? false, timeout: 240_000 }, () => {
     scene.signalBroker(primary, "SIGCONT");
     await delay(1000);
     await scene.traffic({ type: "pause" });
-    await delay(SETTLE_MS);
-    await scene.inSync();
+    await settled({ port: 7010 });
     const endMs = Date.now();
-    const late = new Truth((await scene.traffic({ type: "report" })).slice(before), scene.failovers);
+    margins = await scene.margins();
+    const { eventMs } = margins;
+    const flows = (await scene.traffic({ type: "report" })).filter(({ startMs }) => startMs >= beganMs);
+    const late = new Truth(flows, scene.failovers, margins);
     const fw1 = place("fw1");
-    const answer = await waitFor("the end of the traffic in the history", 10_000, async () => {
-      const found = await fw1.ask("history", { ...query(beganMs, endMs), filter: { port: 7010 } });
-      return found.connections.filter(({ outcome }) => outcome === "open").length <= KEPT ? found : undefined;
-    });
+    const answer = await fw1.ask("history", { ...query(beganMs, endMs), filter: { port: 7010 } });
     const old = new Set(whole.connections.map(({ uid }) => uid));
     const fresh = answer.connections.filter(({ uid }) => !old.has(uid));
     const tcpAndUdp = new Truth(
       late.lives.map(({ flow }) => flow).filter(({ kind }) => kind !== "icmp"),
       scene.failovers,
+      margins,
     );
     const { problems } = tcpAndUdp.compare({ ...answer, connections: fresh });
-    const excused = problems.filter(({ life }) => life !== null && answer.gaps.some((gap) => touches(gap, life)));
+    const excused = problems.filter(
+      ({ life }) => life !== null && answer.gaps.some((gap) => touches(gap, life, eventMs)),
+    );
     assert.deepEqual(
       problems.filter((problem) => !excused.includes(problem)).map(({ text }) => text),
       [],
@@ -284,7 +325,7 @@ describe("history", { skip: obstacle ?? false, timeout: 240_000 }, () => {
     const ofPrimary = (gaps: Answer["gaps"]) => gaps.filter(({ node }) => node === third);
     const [gap] = ofPrimary(answer.gaps);
     assert.ok(
-      Date.parse(gap?.from ?? "") <= deadMs + EVENT_MS && Date.parse(gap?.until ?? "") <= backMs,
+      Date.parse(gap?.from ?? "") <= deadMs + margins.eventMs && Date.parse(gap?.until ?? "") <= backMs,
       JSON.stringify(answer.gaps),
     );
     const gapsOf = async (from: number, to: number) =>
@@ -293,7 +334,8 @@ describe("history", { skip: obstacle ?? false, timeout: 240_000 }, () => {
     assert.equal(await gapsOf(deadMs + 500, deadMs + 1500), 1);
     assert.equal(await gapsOf(backMs + 500, frozenMs), 0);
     const unseen = late.lives.find(
-      ({ flow, start, end }) => flow.public !== null && start[0] > deadMs + 100 && end[1] < deadMs + 2500,
+      ({ flow, start, end }) =>
+        flow.public !== null && flow.led === null && start[0] > deadMs + 100 && end[1] < deadMs + 2500,
     );
     assert.ok(unseen !== undefined, "no connection lived while the daemon was dead");
     const { address, port } = unseen.flow.public!;
@@ -318,6 +360,31 @@ describe("history", { skip: obstacle ?? false, timeout: 240_000 }, () => {
     const [most, ...left] = [...firewalls].sort((a, b) => carried(b.name) - carried(a.name));
     await scene.remove(most!);
     for (const of of [...left.map((firewall) => scene.place(firewall)), scene.observer]) await assertSame(of);
+  });
+
+  it("tells each connection once, out of streams that were cut and the archive", async (t) => {
+    await scene.stopArchiver("stop");
+    // Of what the streams still hold, too, each once.
+    const sql = `SELECT count(*) AS n, count(DISTINCT uid) AS uids, count(*) FILTER (WHERE outcome = 'ended') AS ended FROM connections
+      WHERE start_time <= '${iso(untilMs)}' AND (end_time IS NULL OR end_time >= '${iso(sinceMs)}')`;
+    const { stdout, stderr } = await scene.withArchive("sql", sql, "--json");
+    const [counts] = JSON.parse(stdout === "" ? "[{}]" : stdout) as Record<string, string>[];
+    const n = whole.connections.length;
+    assert.deepEqual([Number(counts?.n), Number(counts?.uids)], [n, n], stderr);
+    const files = await scene.withArchive("sql", "SELECT max(end_time) AS until FROM connections", "--json");
+    t.diagnostic(`${JSON.stringify(counts)}, archived: ${files.stdout.trim()}`);
+    await scene.observer.ask("cut", sinceMs + (untilMs - sinceMs) / 2);
+    const alone = await scene.observer.ask("history", query(sinceMs, untilMs));
+    assert.ok(alone.connections.length < n, "nothing was cut: this has shown nothing");
+    const range = ["--since", iso(sinceMs), "--until", iso(untilMs), "--format", "ndjson"];
+    const found = linesOf((await scene.withArchive("history", ...range)).stdout);
+    const open = new Set(whole.connections.filter(({ end }) => end === undefined).map(({ uid }) => uid));
+    assert.deepEqual(
+      byUid(found).map(({ uid }) => uid),
+      byUid(whole.connections).map(({ uid }) => uid),
+    );
+    const ended = (list: readonly ConnectionJson[]) => byUid(list.filter(({ uid }) => !open.has(uid))).map(withoutPath);
+    assert.deepEqual(ended(found), ended(whole.connections));
   });
 });
 
@@ -361,7 +428,7 @@ function assertPath(found: ConnectionJson, record: ConnectionJson, text: string)
 }
 
 /** Those that lived in the part, and none other; what had ended then is told as in the whole. */
-function assertPart(whole: Answer, part: Answer, sinceMs: number, untilMs: number): void {
+function assertPart(whole: Answer, part: Answer, sinceMs: number, untilMs: number, eventMs: number): void {
   const told = new Map(part.connections.map((record) => [record.uid, record]));
   const text = `${iso(sinceMs)} to ${iso(untilMs)}`;
   for (const record of whole.connections) {
@@ -370,15 +437,15 @@ function assertPart(whole: Answer, part: Answer, sinceMs: number, untilMs: numbe
     const found = told.get(record.uid);
     told.delete(record.uid);
     // An event's time in the stream is later than the kernel's own.
-    const inside = startMs <= untilMs - EVENT_MS && endMs >= sinceMs;
+    const inside = startMs <= untilMs - eventMs && endMs >= sinceMs;
     const outside = startMs > untilMs || endMs < sinceMs;
     if (inside || outside) assert.equal(found !== undefined, inside, `${text}: ${JSON.stringify(record)}`);
     if (found === undefined) continue;
     assertPath(found, record, text);
-    if (endMs <= untilMs - EVENT_MS) assert.deepEqual(withoutPath(found), withoutPath(record), text);
+    if (endMs <= untilMs - eventMs) assert.deepEqual(withoutPath(found), withoutPath(record), text);
     else
       assert.equal(
-        found.start !== undefined && Math.abs(Date.parse(found.start) - startMs) <= EVENT_MS,
+        found.start !== undefined && Math.abs(Date.parse(found.start) - startMs) <= eventMs,
         true,
         `${text}: ${JSON.stringify([found, record])}`,
       );

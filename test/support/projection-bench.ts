@@ -2,7 +2,7 @@ import { stampMs } from "../../src/flow/clock.js";
 import type { FlowQuery } from "../../src/flow/filter.js";
 import type { Connection } from "../../src/history/connection.js";
 import { Projection } from "../../src/history/projection.js";
-import { compileRowFilter } from "../../src/history/row-filter.js";
+import { compileRowFilter, RowFilter } from "../../src/history/row-filter.js";
 import type { BatchEncoder } from "../../src/stream/batch.js";
 import { createMessageOpener } from "../../src/stream/batch-view.js";
 import { tcpRecord } from "./records.js";
@@ -24,9 +24,9 @@ export class Bench {
   readonly #open = createMessageOpener();
   #stamp = BEGIN;
 
-  constructor(filter: FlowQuery = {}, sinceMs: number | null = null) {
+  constructor(filter: FlowQuery | RowFilter = {}, sinceMs: number | null = null) {
     this.projection = new Projection({
-      filter: compileRowFilter(filter),
+      filter: filter instanceof RowFilter ? filter : compileRowFilter(filter),
       sinceMs,
       listener: {
         ended: (connection) => this.told.push(connection),

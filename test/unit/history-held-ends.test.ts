@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { formatAddress } from "../../src/flow/address.js";
 import { stampMs } from "../../src/flow/clock.js";
-import { HAS_COUNTERS, W_REPLY_L4 } from "../../src/flow/record.js";
+import { AF_INET, HAS_COUNTERS, W_REPLY_DST, W_REPLY_L4 } from "../../src/flow/record.js";
 import { HOLD_MS } from "../../src/history/held-ends.js";
+import { compileWhoFilter } from "../../src/history/row-filter.js";
 import { add, Bench, destroy } from "../support/projection-bench.js";
 import { tcpRecord } from "../support/records.js";
 
@@ -138,6 +140,22 @@ describe("a connection that ends as another node takes over", () => {
       assert.deepEqual([bench.projection.size, bench.projection.held], [0, 0]);
     });
   }
+
+  it("is lost to another node's connection by its tuple also for who asks for its translation only", () => {
+    const translated = tcpRecord(1);
+    translated[W_REPLY_L4]! ^= 1;
+    const [address, port] = [formatAddress(tcpRecord(1), W_REPLY_DST, AF_INET), tcpRecord(1)[W_REPLY_L4]! & 0xffff];
+    const question = { address, port, protocol: 6, sinceMs: 0, untilMs: 0 };
+    const bench = new Bench(compileWhoFilter(question));
+    bench.events(bench.fw1, (batch) => add(batch, 1));
+    assert.equal(bench.alive.length, 1);
+    bench.events(bench.fw2, (batch) => batch.addNew(5, translated, 0, null, null, 0));
+    assert.equal(bench.alive.length, 0);
+    assert.deepEqual(
+      bench.ended.map(({ end }) => end),
+      ["lost"],
+    );
+  });
 
   it("is told as lost when the other node's own connection by its tuple stays", () => {
     const translated = tcpRecord(1);

@@ -16,6 +16,10 @@ export interface WhoReply {
 
 export interface AskerQuestions {
   readonly history: { readonly args: HistoryQuery; readonly answer: Answer };
+  /** How late, at the most, an event was in the streams after the kernel's own time of it, milliseconds. */
+  readonly lag: { readonly args: null; readonly answer: number };
+  /** Takes what is older than a time out of the streams, as retention does. */
+  readonly cut: { readonly args: number; readonly answer: null };
   readonly at: { readonly args: readonly number[]; readonly answer: readonly Answer[] };
   /** Each asks the broker. */
   readonly who: { readonly args: readonly WhoQuestion[]; readonly answer: readonly WhoReply[] };

@@ -3,9 +3,13 @@ import { pino } from "pino";
 import type { HistoryAnswer, HistoryQuery, WhoQuestion } from "../../../src/history/connection.js";
 import { connectionToJson, gapToJson } from "../../../src/history/connection-json.js";
 import { History } from "../../../src/history/history.js";
-import { brokerStreams } from "../../../src/history/streams.js";
+import { brokerStreams, type HistoryStreams } from "../../../src/history/streams.js";
 import { whoAnswer } from "../../../src/history/who-answer.js";
+import { BatchDecoder } from "../../../src/stream/batch.js";
+import { MEASURED_TIMES } from "../../../src/stream/columns.js";
 import { connectBroker } from "../../../src/stream/connection.js";
+import { StreamIndex } from "../../../src/stream/stream-index.js";
+import { streamName } from "../../../src/stream/subjects.js";
 import type { Answer, AskerRequest, AskerResponse, WhoReply } from "./asker-protocol.js";
 import { cachedStreams } from "./cached-streams.js";
 
@@ -56,6 +60,36 @@ async function all<Q, A>(questions: readonly Q[], ask: (question: Q) => Promise<
   return answers;
 }
 
+/** Ends that the kernel has timed tell how late their node was. */
+async function lag(streams: HistoryStreams): Promise<number> {
+  const cached = await cachedStreams(streams);
+  const decoder = new BatchDecoder();
+  let most = 0;
+  for (const node of await cached.nodes()) {
+    for await (const items of cached.read(node, 1, 1, signal)) {
+      for (const item of items) {
+        const envelope = item.type === "message" && item.kind === "ev" ? decoder.decode(item.payload) : null;
+        const { rows, measured, stopMicros } = decoder.destroys;
+        for (let row = 0; envelope !== null && row < rows; row++) {
+          if ((measured[row]! & MEASURED_TIMES) === 0) continue;
+          most = Math.max(most, envelope.wallMs - stopMicros[row]! / 1000);
+        }
+      }
+    }
+  }
+  return most;
+}
+
+async function cut(streams: HistoryStreams, timeMs: number): Promise<null> {
+  const jsm = await (await connection.ready(5000)).jetstreamManager();
+  for (const node of await streams.nodes()) {
+    const index = new StreamIndex(streams.lookup(node), node);
+    const bounds = await index.bounds();
+    if (bounds !== null) await jsm.streams.purge(streamName(node), { seq: await index.findTime(timeMs, bounds) });
+  }
+  return null;
+}
+
 async function answerTo({ question, args }: AskerRequest): Promise<unknown> {
   const streams = brokerStreams(connection, log);
   const history = await History.open({
@@ -63,6 +97,10 @@ async function answerTo({ question, args }: AskerRequest): Promise<unknown> {
     nodes: NODES,
   });
   switch (question) {
+    case "lag":
+      return lag(streams);
+    case "cut":
+      return cut(streams, args as number);
     case "history":
       return read(history.connections(args as HistoryQuery, signal));
     case "at":

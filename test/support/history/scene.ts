@@ -5,17 +5,39 @@ import type { Firewall } from "../../../src/lab/firewall.js";
 import { Lab } from "../../../src/lab/lab.js";
 import { signal } from "../../../src/lab/leftover.js";
 import { type CommandResult, type LineProcess, projectRoot, runCommand, waitFor } from "../../../src/lab/process.js";
-import { END_HOST, ipv4, ipv6, ROUTED, SYNC, WAN } from "../../../src/lab/topology.js";
+import { MARK_TCP, MARK_UDP } from "../../../src/lab/ruleset.js";
+import { END_HOST, ipv4, ipv6, LAN, ROUTED, SYNC, VIRTUAL_HOST, WAN } from "../../../src/lab/topology.js";
 import type { AskerQuestion, AskerQuestions, AskerRequest, AskerResponse } from "./asker-protocol.js";
 import { Child } from "./child.js";
-import type { TrafficAnswer, TrafficCommand, TrafficFlow } from "./traffic-protocol.js";
+import {
+  LED_PORT,
+  TRAFFIC_PORT,
+  type TrafficAnswer,
+  type TrafficCommand,
+  type TrafficFlow,
+} from "./traffic-protocol.js";
 
 /** Short, so that connections end soon after their last packet. */
 export const TIMEOUT_MS = { fin: 1000, reset: 1000, udp: 2000, icmp: 1000 } as const;
 /** `commit.timeout`: what a flow has left at the least on the node that took it over. */
 export const COMMIT_TIMEOUT_MS = 4000;
 /** The kernel's collector comes by once a minute at the least; a dump takes out what has timed out. */
-export const SWEEP_MS = 250;
+const SWEEP_SECONDS = 0.2;
+/** Marks of connections, by protocol; of those that are led to the inside another. */
+export const MARKS = { tcp: MARK_TCP, udp: MARK_UDP, icmp: 0, icmpv6: 0, led: 0x30 } as const;
+
+/** How exact a machine under its load can be, measured. */
+export interface Margins {
+  /** From a packet's way through the kernel until its event has a stamp in the stream. */
+  readonly eventMs: number;
+  /** From the time at which the kernel gives an entry up until it is taken out. */
+  readonly sweepMs: number;
+}
+
+/** What else a margin holds: a publication's interval, a client's look at its clock. */
+const EVENT_MS_MIN = 150;
+/** What was measured at ends on two nodes stands for all events of all. */
+const LAG_FACTOR = 2;
 
 const OBSERVER_HOST = 9;
 const READY_MS = 30_000;
@@ -48,15 +70,26 @@ export class Scene implements AsyncDisposable {
   readonly observer: Place;
   readonly #children: AsyncDisposable[] = [];
   readonly #places = new Map<string, Place>();
-  readonly #traffic: Child<TrafficCommand, TrafficAnswer>;
+  /** Inside, then outside. */
+  readonly #traffic: readonly Child<TrafficCommand, TrafficAnswer>[];
+  readonly #follow: string;
   readonly #observerConfig: string;
+  /** The observer's configuration with an archive in it, for commands. */
+  readonly #archiveConfig: string;
   #observerDaemon: LineProcess | undefined;
+  #follower: LineProcess | undefined;
+  #archiver: LineProcess | undefined;
 
   private constructor(lab: Lab) {
     this.lab = lab;
-    const log = join(lab.directory, "traffic-client.log");
-    this.#traffic = new Child(lab.topology.client, "traffic-client.js", [], log);
-    this.#children.push(this.#traffic);
+    const { client, server } = lab.topology;
+    this.#traffic = [
+      new Child(client, "traffic-client.js", [], join(lab.directory, "traffic-client.log")),
+      new Child(server, "traffic-client.js", ["outside"], join(lab.directory, "traffic-outside.log")),
+    ];
+    this.#children.push(...this.#traffic);
+    this.#follow = join(lab.directory, "follow.ndjson");
+    this.#archiveConfig = join(lab.directory, "observer-archive.yaml");
     this.#observerConfig = join(lab.directory, "observer.yaml");
     this.observer = this.#place("observer", OBSERVER_HOST, lab.topology.switch, this.#observerConfig);
   }
@@ -89,7 +122,8 @@ export class Scene implements AsyncDisposable {
         "net.netfilter.nf_conntrack_icmpv6_timeout": TIMEOUT_MS.icmp / 1000,
       });
       appendFileSync(firewall.configFile, `commit: { timeout: ${COMMIT_TIMEOUT_MS / 1000}s }\n`);
-      firewall.namespace.spawn("sweep", "sh", ["-c", SWEEP], join(firewall.directory, "sweep.log"));
+      firewall.namespace.spawn("sweep", "bash", ["-c", SWEEP], sweepLog(firewall));
+      await firewall.namespace.exec("nft", ["-f", "-"], LEADING);
     }
     await hub.ip([`addr add ${ipv4(SYNC, OBSERVER_HOST)}/24 dev sync`]);
     await hub.ip(["link set lo up"]);
@@ -98,10 +132,14 @@ export class Scene implements AsyncDisposable {
     const script = fileURLToPath(new URL("traffic-server.js", import.meta.url));
     const log = join(this.lab.directory, "traffic-server.log");
     const listening = server.spawn("traffic-server", process.execPath, [script, ...addresses], log);
+    const insideLog = join(this.lab.directory, "traffic-inside.log");
+    const inside = client.spawn("traffic-server inside", process.execPath, [script], insideLog);
     this.#writeObserver();
     this.startObserver();
     await Promise.all([
-      listening.waitForLine("it listens", READY_MS, (line) => line === "listening" || undefined),
+      ...[listening, inside].map((child) =>
+        child.waitForLine("it listens", READY_MS, (line) => line === "listening" || undefined),
+      ),
       this.lab.startDaemons(READY_MS),
       this.observerReady(),
     ]);
@@ -114,17 +152,16 @@ export class Scene implements AsyncDisposable {
     const peers = firewalls.map(({ name, number }) => `${name}: ${ipv4(SYNC, number)}`).join(", ");
     const place = join(directory, "observer");
     mkdirSync(place, { mode: 0o700 });
-    writeFileSync(
-      this.#observerConfig,
-      `cluster: lab
+    const config = `cluster: lab
 node: observer
 mode: observer
 listen: ${ipv4(SYNC, OBSERVER_HOST)}
 peers: { ${peers} }
 broker: { mode: embedded, port: 4222, store: ${join(place, "store")}, max_age: 1h, max_bytes: 64MiB }
 control: ${join(place, "control.sock")}
-`,
-    );
+`;
+    writeFileSync(this.#observerConfig, config);
+    writeFileSync(this.#archiveConfig, `${config}archive: { dir: ${join(directory, "archive")} }\n`);
   }
 
   #place(name: string, host: number, namespace: Firewall["namespace"], config: string): Place {
@@ -177,6 +214,57 @@ control: ${join(place, "control.sock")}
 
   async stopObserver(): Promise<void> {
     await this.#observerDaemon?.stop(20_000);
+  }
+
+  /** `conntrail` on the observer, which knows of the archive there. */
+  withArchive(...args: string[]): Promise<CommandResult> {
+    const program = join(projectRoot(), "bin", "conntrail");
+    const { switch: hub } = this.lab.topology;
+    return runCommand("ip", hub.execArguments(program, [...args, "-c", this.#archiveConfig]));
+  }
+
+  /** The observer follows the history from now on. */
+  startFollowing(): void {
+    const now = new Date().toISOString();
+    this.#follower = this.#onObserver(
+      "follow",
+      ["history", "--follow", "--since", now, "--format", "ndjson"],
+      this.#follow,
+    );
+  }
+
+  /** What it was told, a line each. */
+  async stopFollowing(): Promise<string> {
+    await this.#follower?.stop();
+    return readFileSync(this.#follow, "utf8");
+  }
+
+  startArchiver(): void {
+    const log = join(this.lab.directory, "archiver.log");
+    this.#archiver = this.#onObserver("archiver", ["archive", "--follow"], log);
+  }
+
+  /** In good order, or as by a failure. */
+  async stopArchiver(how: "stop" | "kill"): Promise<void> {
+    await this.#archiver?.[how]();
+    await this.#archiver?.exited;
+  }
+
+  #onObserver(title: string, args: readonly string[], log: string): LineProcess {
+    const program = join(projectRoot(), "bin", "conntrail");
+    return this.lab.topology.switch.spawn(title, program, [...args, "-c", this.#archiveConfig], log);
+  }
+
+  /** How late things have been so far. */
+  async margins(): Promise<Margins> {
+    const lagMs = await this.observer.ask("lag", null);
+    const gaps = this.lab.firewalls.flatMap((firewall) => {
+      const times = readFileSync(sweepLog(firewall), "utf8").split("\n").map(Number);
+      return times.slice(1, -1).map((time, i) => 1000 * (time - times[i]!));
+    });
+    // What times out as a dump passes is found by the next one.
+    const sweepMs = 2 * Math.ceil(Math.max(...gaps));
+    return { eventMs: EVENT_MS_MIN + Math.ceil(LAG_FACTOR * lagMs), sweepMs };
   }
 
   /** Waits until the observer, and each of these firewalls, is in sync with the rest. */
@@ -234,8 +322,10 @@ control: ${join(place, "control.sock")}
   // The traffic.
 
   async traffic(command: TrafficCommand): Promise<readonly TrafficFlow[]> {
-    const { flows, error } = await this.#traffic.ask(command);
+    const answers = await Promise.all(this.#traffic.map((child) => child.ask(command)));
+    const error = answers.find((answer) => answer.error !== undefined)?.error;
     if (error !== undefined) throw new Error(`traffic, ${command.type}: ${error}`);
+    const flows = answers.flatMap((answer) => answer.flows);
     if (command.type === "report") await this.#addPings(flows);
     return flows;
   }
@@ -263,7 +353,21 @@ control: ${join(place, "control.sock")}
   }
 }
 
-const SWEEP = `while :; do conntrack -L >/dev/null 2>&1; sleep ${(SWEEP_MS - 50) / 1000}; done`;
+const SWEEP = `while :; do conntrack -L >/dev/null 2>&1; echo $EPOCHREALTIME; sleep ${SWEEP_SECONDS}; done`;
+
+function sweepLog({ directory }: Firewall): string {
+  return join(directory, "sweep.log");
+}
+
+const LEADING = `
+insert rule inet lab forward iifname "wan0" oifname "lan0" ct status dnat tcp flags & (fin | syn | rst | ack) == syn ct mark set ${MARKS.led} accept
+table ip leading {
+  chain prerouting {
+    type nat hook prerouting priority dstnat; policy accept;
+    iifname "wan0" ip daddr ${ipv4(WAN, VIRTUAL_HOST)} tcp dport ${LED_PORT} dnat to ${ipv4(LAN, END_HOST)}:${TRAFFIC_PORT}
+  }
+}
+`;
 
 const SEEN_PINGS = `
 table inet seen {

@@ -1,13 +1,27 @@
-/** The client of the history test; run inside the client's namespace as a child with an IPC channel, ends with that. */
+/**
+ * The client of the history test; run inside the client's namespace as a child with an IPC channel, ends with that. With the argument
+ * `outside`, in the server's: then it connects from there to what is led to the inside.
+ */
 import { execFile } from "node:child_process";
 import { createSocket, type Socket as DatagramSocket } from "node:dgram";
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
-import { END_HOST, ipv4, ipv6, LAN, type Network, ROUTED, SECOND_CLIENT_HOST, WAN } from "../../../src/lab/topology.js";
+import {
+  END_HOST,
+  ipv4,
+  ipv6,
+  LAN,
+  type Network,
+  ROUTED,
+  SECOND_CLIENT_HOST,
+  VIRTUAL_HOST,
+  WAN,
+} from "../../../src/lab/topology.js";
 import {
   DATAGRAM_BYTES,
   type End,
+  LED_PORT,
   TRAFFIC_PORT,
   type TrafficAnswer,
   type TrafficCommand,
@@ -31,8 +45,12 @@ const PING_INTERVAL_MS = 200;
 
 const HOSTS = [END_HOST, SECOND_CLIENT_HOST].map((host) => ipv4(LAN, host)) as [string, string];
 const INSIDE6 = ipv6(LAN, END_HOST);
+const IS_OUTSIDE = process.argv[2] === "outside";
+const OUTSIDE_LONG = 8;
+/** Ticks from one connection from the outside to the next. */
+const OUTSIDE_TICKS = 4;
 
-type Draft = Pick<TrafficFlow, "kind" | "protocol" | "long" | "inside" | "remote">;
+type Draft = Pick<TrafficFlow, "kind" | "protocol" | "long" | "inside" | "remote" | "led">;
 
 class TrafficClient {
   readonly flows: TrafficFlow[] = [];
@@ -46,12 +64,15 @@ class TrafficClient {
   async handle(command: TrafficCommand): Promise<void> {
     switch (command.type) {
       case "open":
-        return this.#open(command.tcp, command.udp);
+        return IS_OUTSIDE ? this.#open(OUTSIDE_LONG, 0) : this.#open(command.tcp, command.udp);
       case "phase":
         this.#phase++;
         return;
       case "begin":
-        this.#timer = setInterval(() => this.#short(this.#tick++), TICK_MS);
+        this.#timer = setInterval(
+          () => (IS_OUTSIDE ? this.#fromOutside(this.#tick++) : this.#short(this.#tick++)),
+          TICK_MS,
+        );
         return;
       case "pause":
         clearInterval(this.#timer);
@@ -98,8 +119,8 @@ class TrafficClient {
     const opened: Promise<unknown>[] = [];
     for (let i = 0; i < tcp; i++) {
       const [network, family] = ways[i % ways.length]!;
-      const port = 24_000 + (i >> 1);
-      opened.push(this.#connect(network, family, HOSTS[i & 1]!, port + 1000 * (family - 4), true, "fin"));
+      const port = IS_OUTSIDE ? 0 : 24_000 + (i >> 1) + 1000 * (family - 4);
+      opened.push(this.#connect(network, family, HOSTS[i & 1]!, port, true, "fin"));
     }
     for (let i = 0; i < udp; i++) {
       const [network, family] = ways[i % ways.length]!;
@@ -155,6 +176,10 @@ class TrafficClient {
     }
   }
 
+  #fromOutside(tick: number): void {
+    if (tick % OUTSIDE_TICKS === 0) this.#run(() => this.#session(WAN, 4, HOSTS[0], 0, tick / OUTSIDE_TICKS));
+  }
+
   #run(what: () => Promise<void>): void {
     const running = what().finally(() => this.#running.delete(running));
     this.#running.add(running);
@@ -190,17 +215,12 @@ class TrafficClient {
     long: boolean,
     kind: "fin" | "reset",
   ): Promise<{ flow: TrafficFlow; socket: Socket }> {
-    const [inside, remote] = addresses(network, family, host4);
-    const end = { address: inside, port };
-    const flow = this.#draft({
-      kind,
-      protocol: "tcp",
-      long,
-      inside: end,
-      remote: { address: remote, port: TRAFFIC_PORT },
-    });
+    const [inside, to] = addresses(network, family, host4);
+    const remote = { address: to, port: IS_OUTSIDE ? LED_PORT : TRAFFIC_PORT };
+    const led = IS_OUTSIDE ? { address: HOSTS[0], port: TRAFFIC_PORT } : null;
+    const flow = this.#draft({ kind, protocol: "tcp", long, inside: { address: inside, port }, remote, led });
     const local = { localAddress: inside, ...(port !== 0 && { localPort: port }) };
-    const socket = connect({ host: remote, port: TRAFFIC_PORT, noDelay: true, ...local });
+    const socket = connect({ host: to, port: remote.port, noDelay: true, ...local });
     this.#sockets.set(flow, socket);
     let greeting = "";
     const greeted = new Promise<void>((resolve) => {
@@ -212,7 +232,7 @@ class TrafficClient {
         if (flow.public !== null) return;
         greeting += chunk.toString("latin1");
         if (!greeting.includes("\n")) return;
-        flow.public = endOf(greeting);
+        flow.public = IS_OUTSIDE ? remote : endOf(greeting);
         flow.firstMs = Date.now();
         resolve();
       });
@@ -273,6 +293,7 @@ class TrafficClient {
       long,
       inside: end,
       remote: { address: remote, port: TRAFFIC_PORT },
+      led: null,
     });
     this.#datagrams.set(flow, socket);
     socket.on("error", (error) => {
@@ -294,8 +315,8 @@ class TrafficClient {
   /** A node that has not the state yet may translate the next datagram otherwise: another connection, by all that anybody can see. */
   #translated(flow: TrafficFlow, end: End): TrafficFlow {
     if (flow.public?.address === end.address && flow.public.port === end.port) return flow;
-    const { kind, protocol, long, inside, remote } = flow;
-    const next = this.#draft({ kind, protocol, long, inside, remote }, flow.answeredMs);
+    const { kind, protocol, long, inside, remote, led } = flow;
+    const next = this.#draft({ kind, protocol, long, inside, remote, led }, flow.answeredMs);
     flow.closeMs = flow.answeredMs;
     flow.lastMs = Date.now();
     next.public = end;
@@ -325,6 +346,7 @@ class TrafficClient {
       long: false,
       inside: end,
       remote: { address: remote, port: 0 },
+      led: null,
     });
     flow.bytesSent = PING_BYTES + (flow.number % 1200);
     const args = [
@@ -357,6 +379,7 @@ class TrafficClient {
 }
 
 function addresses(network: Network, family: 4 | 6, host4: string): [string, string] {
+  if (IS_OUTSIDE) return [ipv4(WAN, END_HOST), ipv4(WAN, VIRTUAL_HOST)];
   return family === 4 ? [host4, ipv4(network, END_HOST)] : [INSIDE6, ipv6(network, END_HOST)];
 }
 

@@ -18,6 +18,8 @@ export interface TrafficFlow {
   readonly long: boolean;
   inside: End;
   readonly remote: End;
+  /** The server inside to which the firewall leads it; null: none, it goes from the inside to the outside. */
+  readonly led: End | null;
   /** What the server saw; null: it saw nothing, or its answer was lost. */
   public: End | null;
   /** Just before the first packet. */
@@ -60,6 +62,8 @@ export interface TrafficAnswer {
 
 /** Port of the server. */
 export const TRAFFIC_PORT = 7010;
+/** Port of the firewalls' virtual address that is led to the server inside. */
+export const LED_PORT = 7080;
 /** Payload of a datagram to the server, and of its answer. */
 export const DATAGRAM_BYTES = 100;
 export const DATAGRAM_ANSWER_BYTES = 64;

@@ -4,17 +4,12 @@ import { protocolNumber } from "../../../src/flow/protocol.js";
 import type { WhoQuestion } from "../../../src/history/connection.js";
 import type { ConnectionJson, GapJson } from "../../../src/history/connection-json.js";
 import type { Answer, WhoReply } from "./asker-protocol.js";
-import { COMMIT_TIMEOUT_MS, type Failover, SWEEP_MS, TIMEOUT_MS } from "./scene.js";
+import { COMMIT_TIMEOUT_MS, type Failover, MARKS, type Margins, TIMEOUT_MS } from "./scene.js";
 import type { TrafficFlow } from "./traffic-protocol.js";
 
-/**
- * From a packet's way through the kernel until its event has a stamp in the stream, and from there until a client or server has
- * looked at its clock: some milliseconds on an idle machine, half a second where daemons, brokers and traffic share two busy cores.
- */
-export const EVENT_MS = 500;
 /** The kernel's timers run by ticks of 4 ms; a time in the stream is cut to the millisecond. */
 const TICK_MS = 10;
-/** Before a power failure: what of a node's last events may not have left it. */
+/** Before a power failure: what of a node's last events may not have left it, at the least. */
 const REPLICATION_MS = 250;
 
 /** How much is known of a connection's records. */
@@ -36,10 +31,12 @@ export interface Life {
 export class Truth {
   readonly lives: readonly Life[];
   readonly failovers: readonly Failover[];
+  readonly margins: Margins;
   readonly #byTuple = new Map<string, Life[]>();
 
-  constructor(flows: readonly TrafficFlow[], failovers: readonly Failover[]) {
+  constructor(flows: readonly TrafficFlow[], failovers: readonly Failover[], margins: Margins) {
     this.failovers = failovers;
+    this.margins = margins;
     const before = new Map<string, TrafficFlow>();
     const after = new Map<TrafficFlow, TrafficFlow>();
     for (const flow of flows) {
@@ -57,23 +54,24 @@ export class Truth {
   #life(flow: TrafficFlow, next: TrafficFlow | undefined): Life {
     const { startMs, firstMs, closeMs, lastMs, kind } = flow;
     const timeoutMs = TIMEOUT_MS[kind];
+    const { eventMs, sweepMs } = this.margins;
     // A new SYN on the same tuple ends it at once.
     const displacedMs = next?.startMs ?? Number.POSITIVE_INFINITY;
     const earliest = closeMs === null ? Number.POSITIVE_INFINITY : Math.min(closeMs + timeoutMs - TICK_MS, displacedMs);
     const latest =
       lastMs === null
         ? Number.POSITIVE_INFINITY
-        : Math.min(lastMs + timeoutMs + SWEEP_MS, next?.firstMs ?? Number.POSITIVE_INFINITY) + EVENT_MS;
-    const met = this.failovers.filter((failover) => failover.startMs - EVENT_MS <= latest && startMs <= failover.endMs);
+        : Math.min(lastMs + timeoutMs + sweepMs, next?.firstMs ?? Number.POSITIVE_INFINITY) + eventMs;
+    const met = this.failovers.filter((failover) => failover.startMs - eventMs <= latest && startMs <= failover.endMs);
     const carried = met.every(
       (failover) =>
-        (firstMs ?? Infinity) + EVENT_MS < failover.startMs && (closeMs ?? Infinity) > failover.endMs + EVENT_MS,
+        (firstMs ?? Infinity) + eventMs < failover.startMs && (closeMs ?? Infinity) > failover.endMs + eventMs,
     );
     const crosses = met.length > 0 && !carried;
     if (!crosses) {
       const from = met.at(0)?.from ?? this.primaryAt(startMs);
       const path = [from, ...met.map(({ to }) => to)];
-      const born = (firstMs ?? startMs) + EVENT_MS;
+      const born = (firstMs ?? startMs) + eventMs;
       const sure = firstMs !== null && flow.error === null;
       return { flow, records: [sure ? 1 : 0, 1], start: [startMs - 1, born], end: [earliest, latest], crosses, path };
     }
@@ -81,10 +79,10 @@ export class Truth {
     // The node that took it over gives it its own time; what came with the change itself may have been lost on the way.
     const end = [
       Math.min(earliest, ...met.map((f) => f.startMs)),
-      Math.max(latest, overMs + COMMIT_TIMEOUT_MS + SWEEP_MS + EVENT_MS),
+      Math.max(latest, overMs + COMMIT_TIMEOUT_MS + sweepMs + eventMs),
     ] as const;
-    const start = [startMs - 1, Math.max(firstMs ?? 0, overMs) + EVENT_MS] as const;
-    const lost = met.some(({ startMs: cutMs }) => (firstMs ?? Infinity) + REPLICATION_MS > cutMs);
+    const start = [startMs - 1, Math.max(firstMs ?? 0, overMs) + eventMs] as const;
+    const lost = met.some(({ startMs: cutMs }) => (firstMs ?? Infinity) + Math.max(REPLICATION_MS, eventMs) > cutMs);
     return { flow, records: [lost ? 0 : 1, 2], start, end, crosses, path: null };
   }
 
@@ -111,9 +109,10 @@ export class Truth {
     for (const record of connections) {
       if (lives.has(record.uid)) problems.push({ life: null, text: `not the only one of its uid: ${brief(record)}` });
       const startMs = Date.parse(record.start ?? "");
-      const life = this.#byTuple
-        .get(tupleOfRecord(record))
-        ?.findLast(({ start: [from, until] }) => from <= startMs && startMs <= until);
+      const endMs = Date.parse(record.end ?? "") || Number.POSITIVE_INFINITY;
+      const begun = this.#byTuple.get(tupleOfRecord(record))?.filter((life) => isWithin(startMs, life.start)) ?? [];
+      // Two of one tuple, one after the other, may begin alike and end at different times.
+      const life = begun.findLast(({ end }) => isWithin(endMs, end)) ?? begun.at(-1);
       if (life === undefined) {
         const near = this.#byTuple.get(tupleOfRecord(record))?.findLast(({ start: [from] }) => from <= startMs) ?? null;
         problems.push({ life: near, text: `nothing is behind ${brief(record)}, perhaps ${JSON.stringify(near)}` });
@@ -146,12 +145,13 @@ export class Truth {
       const sinceMs = Date.parse(since);
       const failover = this.failovers.find(({ to }) => to === node);
       const [from, until] = i === 0 || failover === undefined ? startOf(record) : [failover.startMs, failover.endMs];
-      if (sinceMs < from || sinceMs > until + EVENT_MS) yield `came to ${node} at ${since}`;
+      if (sinceMs < from || sinceMs > until + this.margins.eventMs) yield `came to ${node} at ${since}`;
     }
     if (flow.public !== null && life.records[0] > 0 && !samePublic(flow, record)) {
       yield `public ${JSON.stringify(publicOf(record))}`;
     }
     if (crosses) return;
+    if ((record.mark ?? 0) !== MARKS[flow.led === null ? flow.protocol : "led"]) yield `mark ${record.mark}`;
     yield* measured(life, record);
   }
 
@@ -206,7 +206,10 @@ export class Truth {
       ({ flow }) =>
         flow.public?.address === address && flow.public.port === port && protocolNumber(flow.protocol) === protocol,
     );
-    const nameOf = ({ flow }: Life): string => `${flow.inside.address} ${flow.inside.port}`;
+    const nameOf = ({ flow }: Life): string => {
+      const { address: host, port: at } = flow.led ?? flow.inside;
+      return `${host} ${at}`;
+    };
     const must = new Set(lives.filter((life) => mustLive(life, sinceMs, untilMs)).map(nameOf));
     const may = lives.filter((life) => mayLive(life, sinceMs, untilMs)).map(nameOf);
     const what = `who ${JSON.stringify(question)}: ${inside.join(", ")} of ${JSON.stringify(lives)}`;
@@ -218,10 +221,14 @@ export class Truth {
 }
 
 /** True when a gap touches the life of a connection. */
-export function touches({ from, until }: GapJson, { start, end }: Life): boolean {
+export function touches({ from, until }: GapJson, { start, end }: Life, eventMs: number): boolean {
   const fromMs = from === undefined ? 0 : Date.parse(from);
   const untilMs = until === undefined ? Number.POSITIVE_INFINITY : Date.parse(until);
-  return start[0] - EVENT_MS <= untilMs && end[1] + EVENT_MS >= fromMs;
+  return start[0] - eventMs <= untilMs && end[1] + eventMs >= fromMs;
+}
+
+function isWithin(ms: number, [from, until]: readonly [number, number]): boolean {
+  return from <= ms && ms <= until;
 }
 
 /** Alive at some time of [from, until] for certain. */
@@ -285,6 +292,8 @@ function publicOf({ reply, protocol }: ConnectionJson): { address: string; port:
 }
 
 function samePublic(flow: TrafficFlow, record: ConnectionJson): boolean {
+  const { led } = flow;
+  if (led !== null) return record.reply?.src === led.address && record.reply.sport === led.port;
   const { address, port } = publicOf(record);
   return flow.public?.address === address && flow.public.port === port;
 }
