@@ -9,7 +9,7 @@ import type {
   HistoryQuery,
   WhoQuestion,
 } from "./connection.js";
-import { mergeStreams } from "./merged-streams.js";
+import { joinStreams, mergeStreams, NEW_STREAMS_EVERY_MS } from "./merged-streams.js";
 import { Projection } from "./projection.js";
 import { compileRowFilter, compileWhoFilter, type RowFilter } from "./row-filter.js";
 import type { HistoryStreams } from "./streams.js";
@@ -117,17 +117,23 @@ export class History {
         },
       },
     });
-    const { merge } = await mergeStreams(this.#streams, this.#nodes, projection, { sinceMs, live: true }, signal);
+    const range = { sinceMs, live: true };
+    const { merge } = await mergeStreams(this.#streams, this.#nodes, projection, range, signal);
+    let joinAtMs = performance.now() + NEW_STREAMS_EVERY_MS;
     try {
       while (!signal.aborted && !merge.ended) {
         const source = merge.next();
         if (source === null) {
-          await merge.wait(settled && projection.held > 0 ? SETTLE_EVERY_MS : null);
+          await merge.wait(settled && projection.held > 0 ? SETTLE_EVERY_MS : NEW_STREAMS_EVERY_MS);
           if (merge.idle) projection.settle(stampOfMs(Date.now()));
         } else {
           messageMs = source.timeMs;
           projection.apply(source.node, source.head!, source.jump);
           source.advance();
+        }
+        if (performance.now() >= joinAtMs && !signal.aborted) {
+          await joinStreams(this.#streams, merge, projection, range);
+          joinAtMs = performance.now() + NEW_STREAMS_EVERY_MS;
         }
         if (changes.length === 0) continue;
         yield changes;

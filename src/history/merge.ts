@@ -5,7 +5,7 @@ import type { StreamSource } from "./source.js";
  * sources hold, and no more. A source that is idle is not waited for: what it brings later comes late.
  */
 export class Merge {
-  readonly #sources: readonly StreamSource[];
+  #sources: readonly StreamSource[];
   readonly #signal: AbortSignal;
   #woken = false;
   #wake: (() => void) | null = null;
@@ -35,6 +35,17 @@ export class Merge {
       if (least === null || source.head.envelope.stamp < (least.head?.envelope.stamp ?? 0)) least = source;
     }
     return least;
+  }
+
+  /** Whether it reads the stream of a node. */
+  reads(name: string): boolean {
+    return this.#sources.some(({ node }) => node.name === name);
+  }
+
+  /** Reads more streams from now on. */
+  add(sources: readonly StreamSource[]): void {
+    this.#sources = [...this.#sources, ...sources].sort((a, b) => (a.node.name < b.node.name ? -1 : 1));
+    if (this.#signal.aborted) this.close();
   }
 
   /** True when every source has ended. */

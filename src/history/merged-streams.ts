@@ -16,14 +16,42 @@ export interface StreamRange {
   readonly live: boolean;
 }
 
+/** How often streams that were not there are looked for, where there is no end. */
+export const NEW_STREAMS_EVERY_MS = 5000;
+
 /** The streams of these nodes from where a range begins, as one, for a projection that has read nothing yet. */
 export async function mergeStreams(
   streams: HistoryStreams,
   nodes: readonly string[],
   projection: Projection,
-  { sinceMs, untilMs = null, live }: StreamRange,
+  range: StreamRange,
   signal: AbortSignal,
 ): Promise<{ merge: Merge; messages: number }> {
+  const { sources, messages } = await openSources(streams, nodes, projection, range);
+  return { merge: new Merge(sources, signal), messages };
+}
+
+/** Takes streams in that have come since: a node has joined. While the broker is away none has. */
+export async function joinStreams(
+  streams: HistoryStreams,
+  merge: Merge,
+  projection: Projection,
+  range: StreamRange,
+): Promise<void> {
+  try {
+    const nodes = (await streams.nodes()).filter((node) => !merge.reads(node));
+    if (nodes.length > 0) merge.add((await openSources(streams, nodes, projection, range)).sources);
+  } catch {
+    // The readers say so when it stays away, and the next look is soon.
+  }
+}
+
+async function openSources(
+  streams: HistoryStreams,
+  nodes: readonly string[],
+  projection: Projection,
+  { sinceMs, untilMs = null, live }: StreamRange,
+): Promise<{ sources: StreamSource[]; messages: number }> {
   const indexes = nodes.map((node) => new StreamIndex(streams.lookup(node), node));
   const plans = await planStreams(indexes, sinceMs, live);
   const sources = plans.map(({ node, segments, messages, missing }) => {
@@ -42,6 +70,5 @@ export async function mergeStreams(
       onBeyond: (message) => projection.beyond(state, message),
     });
   });
-  const merge = new Merge(sources, signal);
-  return { merge, messages: plans.reduce((sum, { messages }) => sum + messages, 0) };
+  return { sources, messages: plans.reduce((sum, { messages }) => sum + messages, 0) };
 }

@@ -168,6 +168,28 @@ describe("history from a broker", { skip: natsServerMissing() }, () => {
     await connection.close();
   });
 
+  it("follows a node that joins", async () => {
+    await using server = await startNatsServer();
+    await publish(server, clusterOf(5, 30));
+    const connection = connect(server);
+    const history = await History.open({ streams: brokerStreams(connection, silentLogger()), nodes: null });
+    const end = new AbortController();
+    const nodes = new Set<string>();
+    const following = (async () => {
+      for await (const batch of history.follow({ ...EVERYTHING, sinceMs: 0 }, end.signal)) {
+        for (const { connection: found } of batch) for (const { node } of found.path) nodes.add(node);
+      }
+    })();
+    await until("the first nodes to be told of", () => nodes.size === 3);
+    const joined = new HistoryCluster(["fw9"]);
+    for (let i = 0; i < 20; i++) joined.batch(joined.members[0]!, new Random(i));
+    await publish(server, joined);
+    await until("the node that joined to be told of", () => nodes.has("fw9"), 15_000);
+    end.abort();
+    await following;
+    await connection.close();
+  });
+
   it("ends at once when it is told to", async () => {
     const cluster = clusterOf(8, 50);
     await using server = await startNatsServer();

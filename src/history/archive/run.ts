@@ -2,7 +2,7 @@ import { stampMs, stampOfMs } from "../../flow/clock.js";
 import { type Envelope, isAfter } from "../../stream/envelope.js";
 import type { Connection } from "../connection.js";
 import { HOLD_STAMPS } from "../held-ends.js";
-import { mergeStreams } from "../merged-streams.js";
+import { joinStreams, mergeStreams, NEW_STREAMS_EVERY_MS } from "../merged-streams.js";
 import { Projection } from "../projection.js";
 import type { EndTold } from "../projection-listener.js";
 import { compileRowFilter } from "../row-filter.js";
@@ -94,13 +94,9 @@ export class ArchiveRun {
    */
   async run(): Promise<void> {
     const { streams, nodes, live, writer, signal, now, settleMs = SETTLE_MS } = this.#options;
-    const { merge } = await mergeStreams(
-      streams,
-      nodes,
-      this.#projection,
-      { sinceMs: startMs(writer.state), live },
-      signal,
-    );
+    const range = { sinceMs: startMs(writer.state), live };
+    const { merge } = await mergeStreams(streams, nodes, this.#projection, range, signal);
+    let joinAtMs = now() + NEW_STREAMS_EVERY_MS;
     let waiting: Promise<void> | null = null;
     try {
       for (let turn = 1; !signal.aborted; turn++) {
@@ -121,6 +117,10 @@ export class ArchiveRun {
           this.#projection.apply(source.node, source.head!, source.jump);
           this.#pass(source.node.name, envelope);
           source.advance();
+        }
+        if (live && now() >= joinAtMs) {
+          await joinStreams(streams, merge, this.#projection, range);
+          joinAtMs = now() + NEW_STREAMS_EVERY_MS;
         }
         await this.#keepUp();
       }
