@@ -187,8 +187,8 @@ describe("history", { skip: obstacle ?? false, timeout: 420_000 }, () => {
   it("filters by host, port, protocol, translation and node", async () => {
     const { flow } = truth.lives.find(({ flow: { inside, public: end } }) => end !== null && end.port !== inside.port)!;
     const filters: [object, (record: ConnectionJson) => boolean][] = [
-      [{ host: flow.inside.address }, ({ orig }) => orig.src === flow.inside.address],
-      [{ host: "203.0.113.1" }, ({ reply }) => reply?.dst === "203.0.113.1"],
+      [{ host: flow.inside.address }, ({ orig, reply }) => [orig.src, reply?.src].includes(flow.inside.address)],
+      [{ host: "203.0.113.1" }, ({ orig, reply }) => [orig.dst, reply?.dst].includes("203.0.113.1")],
       [{ dst: "198.51.100.0/24" }, ({ orig }) => orig.dst.startsWith("198.51.100.")],
       [{ port: flow.inside.port }, ({ orig, reply }) => [orig.sport, reply?.dport].includes(flow.inside.port)],
       [{ port: flow.public!.port }, ({ orig, reply }) => [orig.sport, reply?.dport].includes(flow.public!.port)],

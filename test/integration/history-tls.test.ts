@@ -17,7 +17,9 @@ import { Random } from "../support/records.js";
 const MAIN = fileURLToPath(new URL("../../src/cli/main.js", import.meta.url));
 const skip = natsServerMissing() || opensslMissing();
 
-test("history, also with --follow, asks a broker with TLS by the node's certificate, and no other", { skip }, async () => {
+test("history, also with --follow, asks a broker with TLS by the node's certificate, and no other", {
+  skip,
+}, async () => {
   await using directory = await temporaryDirectory();
   const tls = makeCertificate(directory.path, "authority", "fw1", "DNS:fw1");
   const stranger = makeCertificate(directory.path, "another", "fw9", "DNS:fw1");
