@@ -379,7 +379,9 @@ export class ConnectionRecord implements Connection {
     this.timedByKernel = timed;
     this.counters = ending.counters;
     const [first] = draft.path;
-    this.path = draft.path.length === 1 ? [stepOf(first!)] : draft.path.map((step) => stepOf(step));
+    // Who tells of it first has it from its start on, however late that was told.
+    const begins = { node: first!.node.name, sinceMs: first!.since === draft.birth ? this.startMs : first!.sinceMs };
+    this.path = draft.path.length === 1 ? [begins] : [begins, ...draft.path.slice(1).map((step) => stepOf(step))];
     this.mayMiss = draft.mayMiss || ending.end === "lost";
     this.#birth = draft.birth;
   }

@@ -21,6 +21,7 @@ describe("a connection in one stream", () => {
     assert.ok(connection);
     assert.deepEqual(connection.counters, { origPackets: 1, origBytes: 2, replyPackets: 3, replyBytes: 4 });
     assert.equal(connection.startMs, startMicros / 1000);
+    assert.deepEqual(connection.path, [{ node: "fw1", sinceMs: startMicros / 1000 }]);
     assert.equal(connection.endMs, startMicros / 1000 + 5000.5);
     assert.equal(connection.timedByKernel, true);
     assert.equal(connection.words[W_PROTOINFO]! & 0xff, 7);
