@@ -18,6 +18,8 @@ const PHASE_EVENTS = 4;
 const KEPT = 6;
 const SETTLE_MS = 30_000;
 const SAMPLE = 12;
+/** Connections of which all is known, at the least. */
+const KNOWN_MIN = 100;
 
 const obstacle = labObstacle();
 
@@ -129,7 +131,8 @@ describe("history", { skip: obstacle ?? false, timeout: 420_000 }, () => {
     t.diagnostic(
       `${flows} connections, ${whole.connections.length} records; carried ${carried}, at a failover ${crossing}`,
     );
-    assert.ok(carried >= 2 * KEPT && crossing < flows / 2);
+    // The later events are, the more of them may lie within a failover.
+    assert.ok(carried >= 2 * KEPT && flows - crossing >= KNOWN_MIN);
     const [gap, ...more] = whole.gaps;
     assert.ok(gap !== undefined && more.length === 0, JSON.stringify(whole.gaps));
     assert.equal(gap.node, second);

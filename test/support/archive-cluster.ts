@@ -24,12 +24,13 @@ function keysOfTruth(truth: readonly TrueConnection[]): string[] {
     .sort();
 }
 
-/** Of those, the ones whose end no longer waits when all is read: it is long ago, or another connection has the tuple. */
+/** Of those, the ones whose end no longer waits when all is read: it is long ago, or its node has the tuple anew. */
 export function settledOf(cluster: HistoryCluster): string[] {
   const { truth, stamps } = cluster;
-  const settled = truth.filter(({ end, tuple }, i) => {
+  const settled = truth.filter(({ end, tuple, path }, i) => {
     const isOld = end !== null && end.stamp + HOLD_STAMPS < stamps.at(-1)!;
-    return isOld || truth.some((other, j) => j > i && other.tuple === tuple);
+    const last = path.at(-1)?.node;
+    return isOld || truth.some((other, j) => j > i && other.tuple === tuple && other.path[0]?.node === last);
   });
   return keysOfTruth(settled);
 }

@@ -33,7 +33,7 @@ export class Child<Request extends object, Response> implements AsyncDisposable 
     this.#child.on("message", (response) => this.#take?.(response as Response));
   }
 
-  ask(request: Request, timeoutMs = 60_000): Promise<Response> {
+  ask(request: Request, timeoutMs = 240_000): Promise<Response> {
     const turn = this.#queue.then(
       () =>
         new Promise<Response>((resolve, reject) => {
