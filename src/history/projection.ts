@@ -11,6 +11,7 @@ import { endingOf } from "./ending.js";
 import { ConnectionRecord, type Draft, type Ending, LiveTable, NODES_MAX, sinceOf } from "./live-table.js";
 import { NodeState } from "./node-state.js";
 import type { RowFilter } from "./row-filter.js";
+import { createUid } from "./uid.js";
 
 /** What a projection counts. */
 export interface ProjectionCounters {
@@ -49,6 +50,7 @@ export class Projection {
   readonly #listener: ProjectionListener;
   readonly #view = new BatchView();
   readonly #marks = new MarkCodec();
+  readonly #uidOf = createUid();
   readonly #record = new Uint32Array(RECORD_WORDS);
   readonly #rows = new Uint16Array(BATCH_ROWS_MAX);
   readonly #isCandidate = new Uint8Array(BATCH_ROWS_MAX);
@@ -154,7 +156,8 @@ export class Projection {
     // Another node has committed since this one was last heard: had that node known of the flow, it would be there now.
     const silent = this.#nodes.some((node) => node !== owner && node.commitStamp > owner.heard);
     const mayMiss = draft.mayMiss || silent || owner.stopStamp > 0;
-    return new ConnectionRecord({ ...draft, mayMiss }, { ...NO_ENDING, end: "open", stamp: this.#stamp, aheadMs: 0 });
+    const ending: Ending = { ...NO_ENDING, end: "open", stamp: this.#stamp, aheadMs: 0 };
+    return new ConnectionRecord({ ...draft, mayMiss }, ending, this.#uidOf);
   }
 
   /** What may be missing between two stamps. */
@@ -428,7 +431,7 @@ export class Projection {
 
   #finish(draft: Draft, ending: Ending): void {
     if (msOfEnding(ending) < this.#sinceMs || !this.#filter.accepts(draft.words, 0)) return;
-    this.#listener.ended(new ConnectionRecord(draft, ending));
+    this.#listener.ended(new ConnectionRecord(draft, ending, this.#uidOf));
   }
 }
 
