@@ -8,6 +8,12 @@ const PAGE_MASK = (1 << PAGE_BITS) - 1;
 export class SlotMap {
   /** Entries are slot + 1; 0 is none. */
   #pages: (Uint32Array | undefined)[] = [];
+  #size = 0;
+
+  /** Flow ids that stand for a slot. */
+  get size(): number {
+    return this.#size;
+  }
 
   /** Flow ids kept are below this. */
   get length(): number {
@@ -29,16 +35,20 @@ export class SlotMap {
       page = new Uint32Array(1 << PAGE_BITS);
       this.#pages[at] = page;
     }
+    if (page[flowId & PAGE_MASK] === 0) this.#size++;
     page[flowId & PAGE_MASK] = slot + 1;
   }
 
   delete(flowId: number): void {
     const page = this.#pages[flowId >>> PAGE_BITS];
-    if (page !== undefined) page[flowId & PAGE_MASK] = 0;
+    if (page === undefined || page[flowId & PAGE_MASK] === 0) return;
+    page[flowId & PAGE_MASK] = 0;
+    this.#size--;
   }
 
   clear(): void {
     this.#pages = [];
+    this.#size = 0;
   }
 }
 

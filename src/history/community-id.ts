@@ -8,6 +8,8 @@ import { hasPorts, IPPROTO_DCCP, IPPROTO_ICMP, IPPROTO_UDPLITE, isIcmp } from ".
 import { AF_INET6, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../flow/record.js";
 
 const SEED = 0;
+/** Of IPv6 with ports. */
+const BYTES_MAX = 2 + 32 + 2 + 4;
 
 /** Types that are asked and answered, as Zeek pairs them; every other is one way, and has its code for the second port. */
 const ICMP_COUNTERPART: ReadonlyMap<number, number> = pairs([8, 0], [13, 14], [15, 16], [17, 18], [10, 9]);
@@ -39,24 +41,38 @@ export function portPair(words: Uint32Array, base: number): PortPair | null {
   return { source: type, destination: counterpart ?? l4 & 0xff, oneWay: counterpart === undefined };
 }
 
-/** The Community ID of the record at `base`. */
+/** Gives the Community ID of the record at `base`. */
+export type CommunityIdOf = (words: Uint32Array, base: number) => string;
+
+/** The Community ID of the record at `base`. Of many, `createCommunityId`. */
 export function communityId(words: Uint32Array, base: number): string {
-  const protocol = words[base + W_PROTO]! & 0xff;
-  const width = words[base + W_PROTO]! >>> 8 === AF_INET6 ? 4 : 1;
-  const ports = hashedPorts(protocol, words, base);
-  const swap = ports?.oneWay !== true && !inOrder(words, base, width, ports);
-  const first = base + (swap ? W_ORIG_DST : W_ORIG_SRC);
-  const second = base + (swap ? W_ORIG_SRC : W_ORIG_DST);
-  const bytes = Buffer.alloc(8 * width + (ports === null ? 4 : 8));
-  let at = bytes.writeUInt16BE(SEED, 0);
-  for (let i = 0; i < width; i++) at = bytes.writeUInt32BE(words[first + i]!, at);
-  for (let i = 0; i < width; i++) at = bytes.writeUInt32BE(words[second + i]!, at);
-  at = bytes.writeUInt16BE(protocol << 8, at);
-  if (ports !== null) {
-    at = bytes.writeUInt16BE(swap ? ports.destination : ports.source, at);
-    bytes.writeUInt16BE(swap ? ports.source : ports.destination, at);
-  }
-  return `1:${sha1(bytes)}`;
+  return createCommunityId()(words, base);
+}
+
+/** Makes Community IDs in a buffer of its own: allocating costs as much as hashing. */
+export function createCommunityId(): CommunityIdOf {
+  const view = new DataView(new ArrayBuffer(BYTES_MAX));
+  const inputs = Array.from({ length: BYTES_MAX + 1 }, (_, length) => new Uint8Array(view.buffer, 0, length));
+  return (words, base) => {
+    const protocol = words[base + W_PROTO]! & 0xff;
+    const width = words[base + W_PROTO]! >>> 8 === AF_INET6 ? 4 : 1;
+    const ports = hashedPorts(protocol, words, base);
+    const swap = ports?.oneWay !== true && !inOrder(words, base, width, ports);
+    const first = base + (swap ? W_ORIG_DST : W_ORIG_SRC);
+    const second = base + (swap ? W_ORIG_SRC : W_ORIG_DST);
+    view.setUint16(0, SEED);
+    let at = 2;
+    for (let i = 0; i < width; i++, at += 4) view.setUint32(at, words[first + i]!);
+    for (let i = 0; i < width; i++, at += 4) view.setUint32(at, words[second + i]!);
+    view.setUint16(at, protocol << 8);
+    at += 2;
+    if (ports !== null) {
+      view.setUint16(at, swap ? ports.destination : ports.source);
+      view.setUint16(at + 2, swap ? ports.source : ports.destination);
+      at += 4;
+    }
+    return `1:${sha1(inputs[at]!)}`;
+  };
 }
 
 /** In one call where this Node.js has it (20.12): half the time. */

@@ -4,7 +4,7 @@ import { isAnotherConnection, type RareAttributes, RECORD_WORDS, W_CREATED, W_HA
 import { readStamp, writeStamp } from "../flow/stamp.js";
 import type { Connection, ConnectionCounters, PathStep } from "./connection.js";
 import type { NodeState } from "./node-state.js";
-import { connectionUid } from "./uid.js";
+import type { UidOf } from "./uid.js";
 
 /** In W_HAS of a row, beside ROW_LIVE: events of it may be missing, whatever the gaps say. */
 const MAY_MISS = 0x2_0000;
@@ -364,9 +364,10 @@ export class ConnectionRecord implements Connection {
   readonly path: readonly PathStep[];
   readonly mayMiss: boolean;
   readonly #birth: number;
+  readonly #uidOf: UidOf;
   #uid = "";
 
-  constructor(draft: Draft, ending: Ending) {
+  constructor(draft: Draft, ending: Ending, uidOf: UidOf) {
     const bornMs = draft.startMs;
     const timed = ending.endMs > 0;
     // On a node that took the connection over, the kernel's entry is younger than the connection.
@@ -384,10 +385,11 @@ export class ConnectionRecord implements Connection {
     this.path = draft.path.length === 1 ? [begins] : [begins, ...draft.path.slice(1).map((step) => stepOf(step))];
     this.mayMiss = draft.mayMiss || ending.end === "lost";
     this.#birth = draft.birth;
+    this.#uidOf = uidOf;
   }
 
   get uid(): string {
-    if (this.#uid === "") this.#uid = connectionUid(this.#birth, this.words);
+    if (this.#uid === "") this.#uid = this.#uidOf(this.#birth, this.words);
     return this.#uid;
   }
 }

@@ -13,6 +13,7 @@ import { isNewer, NodeState, touchesRange } from "./node-state.js";
 import type { EndTold, ProjectionCounters, ProjectionListener } from "./projection-listener.js";
 import type { RowFilter } from "./row-filter.js";
 import { setState, stampIn, statedIn } from "./rows.js";
+import { createUid } from "./uid.js";
 
 /** In place of a slot: a claim that is older than what is known. */
 const STALE = -2;
@@ -30,6 +31,7 @@ export class Projection {
   readonly #listener: ProjectionListener;
   readonly #view = new BatchView();
   readonly #marks = new MarkCodec();
+  readonly #uidOf = createUid();
   readonly #record = new Uint32Array(RECORD_WORDS);
   readonly #rows = new Uint16Array(BATCH_ROWS_MAX);
   readonly #isCandidate = new Uint8Array(BATCH_ROWS_MAX);
@@ -149,7 +151,8 @@ export class Projection {
     // Another node has committed since this one was last heard: had that node known of the flow, it would be there now.
     const silent = this.#nodes.some((node) => node !== owner && node.commitStamp > owner.heard);
     const mayMiss = draft.mayMiss || silent || owner.stopStamp > 0;
-    return new ConnectionRecord({ ...draft, mayMiss }, { ...NO_ENDING, end: "open", stamp: this.#stamp, aheadMs: 0 });
+    const ending: Ending = { ...NO_ENDING, end: "open", stamp: this.#stamp, aheadMs: 0 };
+    return new ConnectionRecord({ ...draft, mayMiss }, ending, this.#uidOf);
   }
 
   /** What may be missing between two stamps. */
@@ -453,7 +456,6 @@ export class Projection {
 
   #finishSlot(slot: number, ending: Ending): void {
     const live = this.#live;
-    // Most of what is read before the range has ended before it.
     if (msOfEnding(ending) < this.#sinceMs) {
       live.remove(slot);
       return;
@@ -492,9 +494,8 @@ export class Projection {
     this.#listener.ended(connection, { node: this.#toldBy, stamp: this.#toldStamp, whole });
   }
 
-  /** Null: it was not asked for. */
   #recordOf(draft: Draft, ending: Ending): Connection | null {
     if (msOfEnding(ending) < this.#sinceMs || !this.#filter.accepts(draft.words, 0)) return null;
-    return new ConnectionRecord(draft, ending);
+    return new ConnectionRecord(draft, ending, this.#uidOf);
   }
 }

@@ -149,16 +149,18 @@ export function parseLogLine(line: string): { level: "debug" | "warn" | "error";
 }
 
 async function brokersWith(configPath: string): Promise<number[]> {
-  const pids: number[] = [];
-  for (const entry of await readdir("/proc")) {
-    if (!/^\d+$/.test(entry)) continue;
-    const text = await readFile(`/proc/${entry}/cmdline`, "utf8").catch(() => "");
-    if (!text.includes("nats-server")) continue;
-    const words = text.split("\0");
-    if (!words[0]!.endsWith("nats-server") || words[words.indexOf("-c") + 1] !== configPath) continue;
-    if (await seesSameDirectory(entry, dirname(configPath))) pids.push(Number(entry));
-  }
-  return pids;
+  const entries = (await readdir("/proc")).filter((entry) => /^\d+$/.test(entry));
+  // Side by side: one by one, a thousand processes hold up a start for half a second.
+  const found = await Promise.all(entries.map((entry) => isBrokerWith(entry, configPath)));
+  return entries.filter((_, index) => found[index]).map(Number);
+}
+
+async function isBrokerWith(pid: string, configPath: string): Promise<boolean> {
+  const text = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
+  if (!text.includes("nats-server")) return false;
+  const words = text.split("\0");
+  if (!words[0]!.endsWith("nats-server") || words[words.indexOf("-c") + 1] !== configPath) return false;
+  return seesSameDirectory(pid, dirname(configPath));
 }
 
 /** The processes of containers show as well, and the directory of that name is another one there. */

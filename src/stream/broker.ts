@@ -46,6 +46,8 @@ const STABLE_MS = 10_000;
 const LOG_LINE_MAX = 8192;
 const READY_TIMEOUT_MS = 500;
 const READY_PAUSE_MS = 20;
+/** A broker with a small store listens after some 50 ms, and everything waits for it. */
+const START_RETRY_MS = 10;
 /** How often JetStream is asked whether it is there, and how often in a row it may stay silent. */
 const WATCH_INTERVAL_MS = 2000;
 const WATCH_TIMEOUT_MS = 2000;
@@ -177,7 +179,7 @@ export class EmbeddedBroker {
     await exited;
   }
 
-  #connect(purpose: string): BrokerConnection {
+  #connect(purpose: string, retryMs?: number): BrokerConnection {
     const { node, tls, log } = this.#options;
     return connectBroker({
       servers: [this.address],
@@ -186,6 +188,7 @@ export class EmbeddedBroker {
       serverName: node,
       log: log.child({}, { level: "silent" }),
       ...(tls === undefined ? {} : { tls }),
+      ...(retryMs === undefined ? {} : { retryMs }),
     });
   }
 
@@ -228,7 +231,7 @@ export class EmbeddedBroker {
       ended = true;
       return false;
     });
-    const connection = this.#connect("start");
+    const connection = this.#connect("start", START_RETRY_MS);
     const deadline = performance.now() + timeoutMs;
     try {
       while (!ended && !this.#stop.signal.aborted && performance.now() < deadline) {

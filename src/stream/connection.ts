@@ -24,6 +24,8 @@ export interface BrokerConnectionOptions {
   /** With TLS: the name the broker's certificate may carry instead of its address. Usually the peer's node name. */
   serverName?: string;
   tls?: TlsFiles;
+  /** How soon the first attempt is repeated, 100 ms unless said; then more and more slowly. */
+  retryMs?: number;
   log: Logger;
 }
 
@@ -119,11 +121,12 @@ export class BrokerConnection {
   }
 
   async #run(): Promise<void> {
-    let delayMs = RETRY_DELAY_MS_MIN;
+    const delayMsMin = this.#options.retryMs ?? RETRY_DELAY_MS_MIN;
+    let delayMs = delayMsMin;
     while (!this.closed) {
       try {
         const client = await connect(this.#clientOptions());
-        delayMs = RETRY_DELAY_MS_MIN;
+        delayMs = delayMsMin;
         await this.#follow(client);
       } catch (error) {
         this.#noteError(errorText(error));

@@ -7,6 +7,7 @@ import type { Replica } from "../stream/replica.js";
 import type { Applier, ApplierCounters } from "./applier.js";
 import type { CopySource, PeerStream } from "./peer-stream.js";
 import { replayCopy, replayShared } from "./restore.js";
+import { Turn } from "./turn.js";
 
 /** What a follower counts; the group `reader.<peer>` of `stats`. */
 export interface FollowerCounters {
@@ -66,6 +67,7 @@ export class Follower {
   readonly #clock: Clock;
   readonly #log: Logger;
   readonly #waiters = new Set<() => void>();
+  readonly #turn = new Turn();
   #replica: Replica | null = null;
   /** Start at the last complete snapshot of the peer, wherever the copy ends. */
   #fromSnapshot = false;
@@ -157,7 +159,7 @@ export class Follower {
       try {
         const start = await this.#startSequence(either);
         for await (const items of this.#stream.read(start, either)) {
-          this.#take(items);
+          await this.#take(items, either);
           await this.#copyDrained(either);
         }
       } catch (error) {
@@ -243,8 +245,11 @@ export class Follower {
     return Math.max(1, last === null ? 1 : this.#applier.snapshotSequenceOf(last.payload));
   }
 
-  #take(items: readonly ReaderItem[]): void {
+  /** What has come at a time may be a million flows. What the signal leaves undone is read again. */
+  async #take(items: readonly ReaderItem[], signal: AbortSignal): Promise<void> {
     for (const item of items) {
+      if (this.#turn.over) await this.#turn.yield();
+      if (signal.aborted) return;
       switch (item.type) {
         case "state":
           if (item.connected && !this.#connected) this.#counters.reconnects++;

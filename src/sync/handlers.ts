@@ -17,7 +17,7 @@ import type { DumpResult } from "../ctnetlink/request-socket.js";
 import { ConntrailError, errorText } from "../errors.js";
 import { type Expectation, expectationToJson } from "../flow/expectation.js";
 import type { FlowTable } from "../flow/flow-table.js";
-import { type DecodedFlow, RECORD_WORDS } from "../flow/record.js";
+import { type DecodedFlow, type RareAttributes, RECORD_WORDS } from "../flow/record.js";
 import type { KernelRequests } from "./commit.js";
 import { removeExpectations } from "./expectation-commit.js";
 import type { Follower } from "./follower.js";
@@ -32,6 +32,9 @@ const RESYNC_TIMEOUT_MS = 60_000;
 
 /** Slots that a dump looks at before it lets the event loop turn. */
 const DUMP_SLOTS_PER_TURN = 8192;
+
+/** Flows of the kernel that are gathered in one piece of memory. */
+const DUMP_SLAB_FLOWS = 4096;
 
 /** The kernel's table, listed. */
 export interface KernelDump {
@@ -194,15 +197,26 @@ async function dumpTable(
   await sink.drain();
 }
 
-/** The kernel does not wait for a slow client, so its answer is gathered first; bounded by nf_conntrack_max. */
+/**
+ * The kernel does not wait for a slow client, so its answer is gathered first; bounded by nf_conntrack_max. In slabs: a million
+ * objects would be carried from one collection of garbage to the next.
+ */
 async function dumpKernel(kernel: KernelDump, sink: RecordSink, signal: AbortSignal): Promise<void> {
-  const flows: { words: Uint32Array; rare: DecodedFlow["rare"] }[] = [];
+  const slabs: Uint32Array[] = [];
+  const rare = new Map<number, RareAttributes>();
+  let flows = 0;
   await kernel.dump({ signal }, (flow) => {
-    flows.push({ words: flow.words.slice(0, RECORD_WORDS), rare: flow.rare });
+    const at = flows % DUMP_SLAB_FLOWS;
+    if (at === 0) slabs.push(new Uint32Array(DUMP_SLAB_FLOWS * RECORD_WORDS));
+    slabs.at(-1)!.set(flow.words, at * RECORD_WORDS);
+    if (flow.rare !== null) rare.set(flows, flow.rare);
+    flows++;
   });
-  for (const { words, rare } of flows) {
+  for (let index = 0; index < flows; index++) {
     if (signal.aborted) return;
-    if (!sink.write(words, 0, rare)) await sink.drain();
+    const slab = slabs[Math.floor(index / DUMP_SLAB_FLOWS)]!;
+    const base = (index % DUMP_SLAB_FLOWS) * RECORD_WORDS;
+    if (!sink.write(slab, base, rare.get(index) ?? null)) await sink.drain();
   }
   await sink.drain();
 }

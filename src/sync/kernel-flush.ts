@@ -2,6 +2,10 @@ import type { InternalCache } from "../cache/internal.js";
 import { RequestBatch } from "../ctnetlink/encode.js";
 import { BATCH_MESSAGES } from "../ctnetlink/request-socket.js";
 import type { KernelRequests } from "./commit.js";
+import { Turn } from "./turn.js";
+
+/** Slots looked at between two looks at the clock. */
+const SLOTS_PER_LOOK = 1024;
 
 /**
  * Removes flows of the internal cache from the kernel, those that `chosen` picks, in batches; the kernel's destroy events
@@ -23,7 +27,9 @@ export async function removeFromKernel(
     removed += count - errors.length;
     batch.reset();
   };
+  const turn = new Turn();
   for (let slot = 0; slot < table.slotsUsed; slot++) {
+    if (slot % SLOTS_PER_LOOK === 0 && turn.over) await turn.yield();
     if (!internal.isFlow(slot) || !chosen(slot)) continue;
     batch.delete(table.slab(slot), table.base(slot), true);
     if (batch.count >= BATCH_MESSAGES) await send();

@@ -25,8 +25,8 @@ import { Pacer } from "./pacer.js";
 import { newReplicatorCounters } from "./replicator-counters.js";
 import { SequenceWatch } from "./sequence-watch.js";
 
-/** Slots swept in one turn of the event loop after a dump. */
-const SWEEP_SLOTS = 16_384;
+/** Slots swept in one turn of the event loop after a dump: all of them may have ended, and are published in that turn. */
+const SWEEP_SLOTS = 4096;
 /** Who carries a flow that a node which stepped down finds in its kernel, and that nobody ever told of. */
 const NOBODY: NewerOwner = { node: "", stamp: 0 };
 /** Dumps that failed or were interrupted are repeated this often. */
@@ -394,7 +394,10 @@ export class Replicator implements EventSink {
       internal.abandonDump();
       return false;
     }
-    while (!internal.sweep(SWEEP_SLOTS)) await new Promise(setImmediate);
+    while (!internal.sweep(SWEEP_SLOTS)) {
+      if (internal.pendingCount >= BATCH_ROWS_MAX) this.#pacer.flushNow();
+      await new Promise(setImmediate);
+    }
     if (!(await this.#resyncExpectations(polled))) return false;
     this.#injection?.endDump();
     this.#pacer.flushNow();

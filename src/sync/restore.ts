@@ -7,6 +7,7 @@ import type { Replica } from "../stream/replica.js";
 import { Applier } from "./applier.js";
 import type { Continuation } from "./journal.js";
 import type { PeerStream } from "./peer-stream.js";
+import { Turn } from "./turn.js";
 
 /** A replay that takes longer says how far it is, this often. */
 const PROGRESS_MS = 1000;
@@ -119,8 +120,11 @@ async function replay(
   const end = new AbortController();
   let toldMs = performance.now();
   let applied = 0;
+  const turn = new Turn();
   for await (const items of stream.read(start, AbortSignal.any([signal, end.signal]))) {
     for (const item of items) {
+      // Also for its own sake: more is read meanwhile.
+      if (turn.over) await turn.yield();
       if (item.type === "reset") return 0;
       if (item.type !== "message") continue;
       applier.apply(item, item.timeMs);

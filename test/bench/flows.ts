@@ -5,6 +5,8 @@ import { type Measure, median } from "./report.js";
 
 const SIZES = [1000, 10_000, 100_000, 1_000_000];
 const EVENTS_PER_SECOND = 10_000;
+/** Filling a large table compiles what a small one leaves to be compiled while it is measured. */
+const WARM_UP_SECONDS = 15;
 
 /** What an event costs on the active node as the table grows. */
 export async function benchFlows(bench: Bench): Promise<void> {
@@ -16,7 +18,7 @@ export async function benchFlows(bench: Bench): Promise<void> {
     await using arena = await Arena.start({ flowsMax: 1 << 20 });
     const costs: Record<string, number[]> = { conntrail: [], conntrackd: [] };
     for (const contender of arena.contenders) {
-      const { alive } = await measureChurn(bench, contender, EVENTS_PER_SECOND, 2, { live });
+      const { alive } = await measureChurn(bench, contender, EVENTS_PER_SECOND, WARM_UP_SECONDS, { live });
       await contender.settled(alive);
     }
     for (let round = 0; round < bench.rounds; round++) {

@@ -44,10 +44,11 @@ export class OtherWork {
     this.#own = this.#ownSeconds();
   }
 
-  /** From 0 to 1. */
-  share(): number {
+  /** From 0 to 1. `begun`: processes of ours that were not there at the beginning. */
+  share(begun: readonly number[] = []): number {
     const seconds = (performance.now() - this.#startMs) / 1000;
-    const others = busySeconds() - this.#busy - (this.#ownSeconds() - this.#own);
+    const own = this.#ownSeconds() - this.#own + begun.reduce((sum, pid) => sum + cpuSeconds(pid), 0);
+    const others = busySeconds() - this.#busy - own;
     return Math.max(0, others / (seconds * cpus().length));
   }
 

@@ -21,9 +21,10 @@ export async function benchRestart(bench: Bench): Promise<void> {
     const others = new OtherWork([bench.load.pid, active.daemon!.pid!]);
     const start = performance.now();
     backup.start();
+    const { pid } = backup.daemon!;
     await waitFor("the external cache whole again", TIMEOUT_MS, () => isWhole(backup, flows), { intervalMs: 20 });
     seconds.push((performance.now() - start) / 1000);
-    bench.report.others(others.share());
+    bench.report.others(others.share([pid!, backup.brokerPid ?? 0]));
   }
   bench.report.table([
     {

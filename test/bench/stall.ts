@@ -7,6 +7,7 @@ import { Cluster } from "../support/cluster/cluster.js";
 import type { ClusterNode } from "../support/cluster/node.js";
 import { type Bench, fillPaced } from "./bench.js";
 import { conntrailOptions } from "./contender.js";
+import type { LoopDelays } from "./loop-delay.js";
 import { kernelRoom } from "./machine.js";
 import type { Measure } from "./report.js";
 
@@ -29,7 +30,7 @@ export async function benchStall(bench: Bench): Promise<void> {
   await fillPaced(bench, active.namespace.name, flows, async () => (await backup.status()).external.flows);
   const watch = (node: ClusterNode): LoopDelay => new LoopDelay(node.daemon!.pid!, file);
   const [a, b] = [watch(active), watch(backup)];
-  const stalls = new Map<string, number[]>();
+  const stalls = new Map<string, LoopDelays[]>();
   const run = async (name: string, delays: LoopDelay, what: () => Promise<unknown>): Promise<void> => {
     await delays.take();
     await what();
@@ -42,17 +43,19 @@ export async function benchStall(bench: Bench): Promise<void> {
     await run("snapshot (bulk)", a, () => requestReport(active.control, "bulk", {}, PATIENT));
     await run("kernel resync", a, () => requestReport(active.control, "resync", { source: "kernel" }, PATIENT));
     await run("dump of the external cache", b, () => dump(backup, "external"));
+    await run("resync of the peers", b, () => requestReport(backup.control, "resync", { source: "peers" }, PATIENT));
   }
   // Once: afterwards the flows are the backup's own.
   await run("commit", b, () => requestReport(backup.control, "commit", {}, PATIENT));
-  const measures = [...stalls].map(
-    ([name, conntrail]): Measure => ({
+  const measures = [...stalls].flatMap(([name, delays]): Measure[] => [
+    {
       name: `longest stall, ${flows} flows, ${name}`,
       unit: "ms",
-      conntrail,
+      conntrail: delays.map(({ maxMs }) => maxMs),
       ...(name === "at rest" ? {} : { goal: { of: "value", at: "most", limit: 20 } }),
-    }),
-  );
+    },
+    { name: "  without waiting for a core", unit: "ms", conntrail: delays.map(({ ownMs }) => ownMs) },
+  ]);
   bench.report.table(measures);
 }
 
@@ -67,17 +70,17 @@ class LoopDelay {
     this.#file = `${file}.${pid}`;
   }
 
-  /** The longest since the last call, in milliseconds. */
-  async take(): Promise<number> {
+  /** The longest since the last call. */
+  async take(): Promise<LoopDelays> {
     process.kill(this.#pid, "SIGUSR2");
     const found = await waitFor("the event loop's delays", 30_000, () => this.#read(), { intervalMs: 20 });
     this.#number = found.number;
-    return found.maxMs;
+    return found;
   }
 
-  #read(): { number: number; maxMs: number } | undefined {
+  #read(): LoopDelays | undefined {
     try {
-      const found = JSON.parse(readFileSync(this.#file, "utf8")) as { number: number; maxMs: number };
+      const found = JSON.parse(readFileSync(this.#file, "utf8")) as LoopDelays;
       return found.number > this.#number ? found : undefined;
     } catch {
       return undefined;

@@ -328,6 +328,7 @@ describe("SlotMap", () => {
         slots.delete(id);
         model.delete(id);
       } else assert.equal(slots.get(id), model.get(id) ?? -1);
+      assert.equal(slots.size, model.size);
       if (i % 20_000 === 19_999) {
         slots.clear();
         model.clear();

@@ -140,6 +140,14 @@ describe("the archive's files", { skip }, () => {
     }
   });
 
+  it("hold counters that no kernel can have as the greatest that fit", async (t) => {
+    const directory = temporary(t);
+    const counters = { origPackets: 2 ** 53 - 1, origBytes: 2 ** 63, replyPackets: 0, replyBytes: 2 ** 64 - 2048 };
+    await write(directory, [connection(undefined, { counters })]);
+    const { connections } = await readArchive(directory);
+    assert.deepEqual(connections[0]!.counters, { ...counters, origBytes: 2 ** 63, replyBytes: 2 ** 63 });
+  });
+
   it("lie in the folder of the day of the end, each day's in its own", async (t) => {
     const directory = temporary(t);
     const midnight = Date.UTC(2026, 1, 1);

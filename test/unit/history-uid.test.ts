@@ -2,10 +2,12 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { describe, it } from "node:test";
 import { AF_INET, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_ZONE } from "../../src/flow/record.js";
-import { connectionUid } from "../../src/history/uid.js";
+import { createUid } from "../../src/history/uid.js";
 import { anyRecord, Random, tcpRecord } from "../support/records.js";
 
 const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+const connectionUid = createUid();
 
 /** The definition, as slow as it is plain. */
 function uidOf(birth: number, words: Uint32Array): string {

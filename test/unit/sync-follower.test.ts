@@ -77,3 +77,33 @@ it("resync of a peer whose broker answers and whose daemon is gone ends after it
   end.abort();
   await running;
 });
+
+it("what has come at a time is applied in turns: the event loop is not held up, and what an abort leaves undone is read again", async () => {
+  const end = new AbortController();
+  const count = 200_000;
+  const damaged: StreamMessage = {
+    type: "message",
+    kind: "ev",
+    sequence: 1,
+    timeMs: 1,
+    payload: Uint8Array.of(0xc1),
+    pending: count,
+  };
+  const stream: PeerStream = {
+    readLast: async () => null,
+    async *read(): AsyncIterable<readonly ReaderItem[]> {
+      yield new Array<ReaderItem>(count).fill(damaged);
+    },
+  };
+  const external = new ExternalCache(10);
+  const applier = new Applier({ node: "fw2", external, local: null, hybridClock: new HybridClock(systemClock), log });
+  const options = { stream, copy: null, applier, whole: false, ask: () => false, clock: systemClock, log };
+  const follower = new Follower(options);
+  const running = follower.run(end.signal);
+  while (follower.counters.malformed === 0) await new Promise(setImmediate);
+  const before = follower.counters.malformed;
+  assert.ok(before < count, "the event loop turns while there is more to apply");
+  end.abort();
+  await running;
+  assert.ok(follower.counters.malformed <= before + 1, "nothing is applied after the signal");
+});

@@ -44,6 +44,8 @@ export interface ArchiveReport extends ArchiveWriterCounters {
 
 /** What was open for longer than this when the archiver was started again may lack the first nodes of its path. */
 const LOOK_BACK_MS = 24 * 3_600_000;
+/** Rows of messages in one turn of the event loop: DuckDB's thread is given its next page between two of them. */
+const TURN_EVENTS = 1000;
 const TURN_MESSAGES = 256;
 /** How long a live archiver leaves a message alone: other nodes' copies may have something to say that is older. */
 const SETTLE_MS = 10_000;
@@ -99,8 +101,13 @@ export class ArchiveRun {
     let joinAtMs = now() + NEW_STREAMS_EVERY_MS;
     let waiting: Promise<void> | null = null;
     try {
+      let turnEnd = TURN_EVENTS;
       for (let turn = 1; !signal.aborted; turn++) {
-        if (turn % TURN_MESSAGES === 0) await new Promise(setImmediate);
+        const { events } = this.#projection.counters;
+        if (events >= turnEnd || turn % TURN_MESSAGES === 0) {
+          turnEnd = events + TURN_EVENTS;
+          await new Promise(setImmediate);
+        }
         const source = merge.next();
         if (source !== null && live && source.headTimeMs > now() - settleMs) {
           await tick(REST_MS);

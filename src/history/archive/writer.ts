@@ -39,7 +39,7 @@ export interface ArchiveWriterCounters {
 const SPILL = ".spill";
 
 /** Rows of one group of a Parquet file: what is held at a time to write one, and the least that is read of one. */
-const GROUP_ROWS = 32_768;
+const GROUP_ROWS = 16_384;
 
 /**
  * The one writer of an archive. Connections gather in memory until `flush` makes a file of each day's. A file is seen when it is
@@ -179,8 +179,8 @@ export class ArchiveWriter {
     await mkdir(folder, { recursive: true, mode: 0o750 });
     const known = batch.late > 0 ? await this.#knownUids(day) : null;
     const temporary = join(folder, temporaryName(this.#number));
-    const options = `FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE ${GROUP_ROWS}, KV_METADATA ${stateMetadata(state)}`;
-    const select = this.#staging.select(batch, day, known);
+    const options = `FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, ROW_GROUP_SIZE ${GROUP_ROWS}, KV_METADATA ${stateMetadata(state)}`;
+    const select = this.#staging.select(batch, batch.days.get(day) === batch.rows ? null : day, known);
     const [row] = await this.#database.rows(`COPY (${select}) TO ${quoted(temporary)} (${options})`);
     const written = Number(row?.Count ?? 0);
     await publishFile(temporary, join(folder, fileName(this.#number)), [folder, this.#directory]);
