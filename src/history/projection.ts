@@ -476,7 +476,6 @@ export class Projection {
     live.hold(slot, this.#held.push(slot, this.#toldStamp, ending));
   }
 
-  /** Nobody will take it up again. */
   #release(slot: number): void {
     const live = this.#live;
     const { ending, told } = this.#held.take(live.heldAt(slot));
