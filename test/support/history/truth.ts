@@ -212,7 +212,8 @@ export class Truth {
     };
     const must = new Set(lives.filter((life) => mustLive(life, sinceMs, untilMs)).map(nameOf));
     // Of a ping whose two requests went through two nodes, the server tells one id.
-    const isEither = ({ flow, crosses }: Life): boolean => crosses && flow.kind === "icmp";
+    const isEither = ({ flow, crosses }: Life): boolean =>
+      crosses && flow.kind === "icmp" && flow.inside.port === port && protocolNumber(flow.protocol) === protocol;
     const possible = this.lives.filter((life) => lives.includes(life) || isEither(life));
     const may = possible.filter((life) => mayLive(life, sinceMs, untilMs)).map(nameOf);
     const what = `who ${JSON.stringify(question)}: ${inside.join(", ")} of ${JSON.stringify(lives)}`;
