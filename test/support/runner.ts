@@ -21,7 +21,7 @@ interface Kind {
 }
 
 const KINDS: ReadonlyMap<string, Kind> = new Map([
-  ["unit", { concurrency: 4, fileSecondsMax: 120, verbose: false }],
+  ["unit", { concurrency: 4, fileSecondsMax: 240, verbose: false }],
   ["golden", { concurrency: 4, fileSecondsMax: 120, verbose: false }],
   ["fuzz", { concurrency: 2, fileSecondsMax: 300, verbose: false }],
   ["sim", { concurrency: 2, fileSecondsMax: 600, verbose: true }],
