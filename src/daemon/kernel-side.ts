@@ -15,7 +15,7 @@ import { Replicator } from "../sync/replicator.js";
 import type { TakeDown } from "./streams.js";
 
 /** A kernel that is read less often than this has its buffer full of events too soon. */
-const GATHER_MS_MAX = 10;
+const GATHER_MS_MAX = 20;
 
 /** This node's own kernel, listened to or polled. */
 export interface KernelSide {
@@ -75,7 +75,9 @@ export async function openKernelSide(
     signal: stopping,
   });
   const { pollMs } = config.netlink;
-  const events = pollMs === null ? openEvents(config, replicator, replicated !== null) : null;
+  // What a peer is to have in its kernel at once is read more often than what waits there for a commit.
+  const gatherMs = Math.min(GATHER_MS_MAX, config.publishIntervalMs * (injection === null ? 4 : 2));
+  const events = pollMs === null ? openEvents(config, replicator, replicated !== null, gatherMs) : null;
   // What it injects it need not be told of, ever.
   if (injection !== null) events?.mute(ownPort);
   const polls = pollMs === null ? null : startPolling(replicator, pollMs);
@@ -97,7 +99,7 @@ export async function openKernelSide(
   };
 }
 
-function openEvents(config: Config, replicator: Replicator, expectations: boolean): EventSocket {
+function openEvents(config: Config, replicator: Replicator, expectations: boolean, gatherMs: number): EventSocket {
   const { netlink } = config;
   return new EventSocket(replicator, {
     bufferBytes: netlink.bufferBytes,
@@ -106,8 +108,7 @@ function openEvents(config: Config, replicator: Replicator, expectations: boolea
     turnDatagramsMax: netlink.iterationLimit,
     filter: socketRules(config.filter),
     expectations,
-    // Who wants messages more often wants the kernel to be read as often.
-    gatherMs: Math.min(GATHER_MS_MAX, 2 * config.publishIntervalMs),
+    gatherMs,
   });
 }
 

@@ -166,7 +166,11 @@ test("answers that do not fit the buffer are survived and counted as unknown", {
     assert.equal(errors.length + unknown, count, "each answer either came or is counted");
     assert.ok(errors.every(({ errno }) => errno === EEXIST));
     const places = errors.map(({ index }) => index);
-    assert.deepEqual(places, [...new Set(places)].sort((x, y) => x - y), "in order, each once");
+    assert.deepEqual(
+      places,
+      [...new Set(places)].sort((x, y) => x - y),
+      "in order, each once",
+    );
   }
   batch.reset();
   batch.delete(udpRecord(1), 0);
