@@ -3,7 +3,7 @@ import type { ExternalCache } from "../cache/external.js";
 import type { CommitReport } from "../control/protocol.js";
 import { errnoName } from "../ctnetlink/decode.js";
 import { type EncodeOptions, RequestBatch } from "../ctnetlink/encode.js";
-import { BATCH_MESSAGES, type BatchResult } from "../ctnetlink/request-socket.js";
+import type { BatchResult } from "../ctnetlink/request-socket.js";
 import type { FlowTable } from "../flow/flow-table.js";
 import { type RareAttributes, RECORD_WORDS, W_PROTO, W_PROTOINFO, W_TIMEOUT, W_UPDATED } from "../flow/record.js";
 
@@ -35,12 +35,17 @@ const TCP = 6;
 const TCP_ESTABLISHED = 3;
 /** A commit looks at so many slots before it lets the event loop turn, whether it found flows or not. */
 const SLOTS_PER_TURN = 16_384;
+/**
+ * Flows in a batch: between two, the kernel waits for this process some 0.1 ms. A thread of the pool sends, so the event loop is not held
+ * up by the 3 ms that the kernel works on one; other programs' requests are.
+ */
+const BATCH_FLOWS = 768;
 /** Batches under way: while the kernel works on one, the next is encoded. */
 const PIPELINE = 2;
 
 /** The flows of one batch, copied: while the kernel works on them, events may change or end the rows. */
 export class Staging {
-  readonly words = new Uint32Array(BATCH_MESSAGES * RECORD_WORDS);
+  readonly words = new Uint32Array(BATCH_FLOWS * RECORD_WORDS);
   readonly rare: (RareAttributes | null)[] = [];
   readonly batch = new RequestBatch();
 
@@ -132,7 +137,7 @@ async function* stagings(table: FlowTable, related: boolean, spare: Staging[]): 
     if (!table.isLive(slot)) continue;
     if ((table.rare.get(slot)?.master !== undefined) !== related) continue;
     staging.add(table, slot);
-    if (staging.count < BATCH_MESSAGES) continue;
+    if (staging.count < BATCH_FLOWS) continue;
     yield staging;
     staging = takeSpare(spare);
   }

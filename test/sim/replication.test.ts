@@ -89,14 +89,14 @@ describe("replication between nodes, kernel and broker simulated", () => {
       const nodes = await cluster(3);
       const [first, second, third] = nodes as [SimNode, SimNode, SimNode];
       const random = new Random(seed);
-      traffic(first, random, 3000, 1500);
+      traffic(first, random, 8000, 4000);
       await settled(nodes);
       const births = first.births("internal");
       const short = record(5000);
       const kept = record(5001);
       let turns = 0;
       const { commit } = await second.roles.hook("primary", () => {
-        traffic(second, random, 100, 1500);
+        traffic(second, random, 100, 4000);
         if (turns++ > 0) return;
         second.kernel.create(short);
         second.kernel.destroy(keyOf(short, 0));
