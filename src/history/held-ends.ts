@@ -34,6 +34,12 @@ export class HeldEnds {
     return this.#count;
   }
 
+  /** True when the oldest has to go before another comes: also what was taken out behind it holds its place until then. */
+  get isFull(): boolean {
+    this.#skip();
+    return this.#next - this.#first >= HELD_MAX;
+  }
+
   /** Stamp of the message that told the oldest; Infinity where none waits. */
   get oldestTold(): number {
     this.#skip();
@@ -42,6 +48,7 @@ export class HeldEnds {
 
   /** Takes an end in, told by a message of that stamp; its place. */
   push(slot: number, told: number, ending: Ending): number {
+    this.#skip();
     if (this.#next - this.#first === this.#slots.length) this.#grow();
     const at = this.#at(this.#next);
     const { counters } = ending;

@@ -7,7 +7,7 @@ import type { Envelope } from "../stream/envelope.js";
 import { MarkCodec } from "../stream/mark.js";
 import type { Connection, Gap } from "./connection.js";
 import { endingOf, msOfEnding, NO_ENDING } from "./ending.js";
-import { HELD_MAX, HeldEnds, HOLD_STAMPS } from "./held-ends.js";
+import { HeldEnds, HOLD_STAMPS } from "./held-ends.js";
 import { ConnectionRecord, type Draft, type Ending, FLOWS_MAX, LiveTable, NODES_MAX, sinceOf } from "./live-table.js";
 import { isNewer, NodeState, touchesRange } from "./node-state.js";
 import type { EndTold, ProjectionCounters, ProjectionListener } from "./projection-listener.js";
@@ -472,7 +472,7 @@ export class Projection {
       const connection = this.#recordOf(live.draft(slot, ending.stamp), ending);
       if (connection !== null) this.#listener.over(connection);
     }
-    if (this.#held.count === HELD_MAX) this.#release(this.#held.oldest());
+    if (this.#held.isFull) this.#release(this.#held.oldest());
     live.hold(slot, this.#held.push(slot, this.#toldStamp, ending));
   }
 
