@@ -33,20 +33,21 @@ const SEED = 42;
 let server: TestNatsServer;
 let config: string;
 let directory: string;
-const sent = new Map<string, number>();
+/** Messages of all streams that were published. */
+let sent = 0;
 
-/** Brings the streams to what the cluster has after so many steps. */
+/** Brings the streams to what the cluster has after so many steps, in the order in which it was written, as nodes do. */
 async function publish(steps: number): Promise<HistoryCluster> {
   const cluster = archiveCluster(SEED, steps);
   const client = await server.client();
   const jsm = await client.jetstreamManager();
-  for (const { name, stream } of cluster.members) {
-    await ensureStream(jsm, name, { maxAgeMs: 0, bytesMax: 64 * 1024 ** 2 });
-    for (const { kind, payload } of stream.messages.slice(sent.get(name) ?? 0)) {
-      await client.jetstream().publish(subject(name, kind), payload);
-    }
-    sent.set(name, stream.messages.length);
+  for (const { name } of cluster.members) await ensureStream(jsm, name, { maxAgeMs: 0, bytesMax: 64 * 1024 ** 2 });
+  const next = new Map(cluster.members.map(({ name, stream }) => [name, stream.messages.values()]));
+  for (const [i, name] of cluster.writers.entries()) {
+    const { kind, payload } = next.get(name)!.next().value!;
+    if (i >= sent) await client.jetstream().publish(subject(name, kind), payload);
   }
+  sent = cluster.writers.length;
   await client.close();
   return cluster;
 }

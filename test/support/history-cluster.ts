@@ -98,6 +98,8 @@ export class HistoryCluster implements HistoryStreams {
   readonly members: readonly ClusterNode[];
   /** Stamps of all messages, in order. */
   readonly stamps: number[] = [];
+  /** Who wrote each of them. */
+  readonly writers: string[] = [];
   stamp = (1_800_000_000_000 - 1_577_836_800_000) * 4096;
   readonly #encoder = new BatchEncoder();
   readonly #marks = new MarkCodec();
@@ -345,6 +347,7 @@ export class HistoryCluster implements HistoryStreams {
   #envelope(node: ClusterNode) {
     this.stamp += 4096;
     this.stamps.push(this.stamp);
+    this.writers.push(node.name);
     return {
       node: node.name,
       epoch: node.epoch,
