@@ -45,11 +45,9 @@ export async function runDemo(options: DemoOptions = {}): Promise<number> {
     return 1;
   }
   show.step("building firewalls, a client and a server in network namespaces");
-  const building = Lab.create({ firewalls: options.firewalls ?? FIREWALLS_DEFAULT });
-  const release = exitOnSignals(building);
   let lab: Lab | undefined;
   try {
-    lab = await building;
+    lab = await Lab.create({ firewalls: options.firewalls ?? FIREWALLS_DEFAULT });
     return await demonstrate(lab, options, show);
   } catch (error) {
     process.stderr.write(`conntrail demo: ${errorText(error)}\n`);
@@ -59,7 +57,6 @@ export async function runDemo(options: DemoOptions = {}): Promise<number> {
     if (lab && options.logs !== undefined) saveLogs(lab, options.logs);
     await lab?.close();
     show.step("everything is taken down");
-    release();
   }
 }
 
@@ -135,20 +132,6 @@ async function showInternal(primary: Firewall, count: number, show: Progress): P
   show.result(
     `${primary.name} now has ${flows.length} of ${count} sessions as its own, ${nated} with their source NAT`,
   );
-}
-
-/** An interrupted demonstration takes everything down as well: the laboratory's own exit hook does it. */
-function exitOnSignals(building: Promise<Lab>): () => void {
-  const codes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
-  const handlers = Object.entries(codes).map(([name, code]) => {
-    // A namespace that is being made cannot be removed yet, so let the building come to its end.
-    const handler = (): void => void building.catch(() => {}).finally(() => process.exit(code));
-    process.once(name, handler);
-    return { name, handler };
-  });
-  return () => {
-    for (const { name, handler } of handlers) process.removeListener(name, handler);
-  };
 }
 
 function saveLogs(lab: Lab, directory: string): void {

@@ -70,7 +70,8 @@ function kernelObstacle(): string | undefined {
 
 /**
  * Real firewalls in network namespaces: a client on a LAN, a server on a WAN, between them firewalls that share virtual
- * addresses by keepalived. Everything it makes is gone after `close`, and after the next run's start at the latest.
+ * addresses by keepalived. Everything it makes is gone after `close`, when the process exits or is told to end by a signal, and
+ * after the next run's start at the latest.
  */
 export class Lab {
   readonly id: string;
@@ -81,6 +82,7 @@ export class Lab {
   #state: LabState;
   #closed = false;
   #removeAtExit: () => void;
+  #releaseSignals: () => void = () => undefined;
   #processes: LineProcess[] = [];
 
   /** Builds namespaces, links and rulesets (with `rules` as more tables of each firewall); no daemon and no keepalived runs yet. Removes what killed runs have left first. */
@@ -89,10 +91,10 @@ export class Lab {
     if (obstacle !== undefined) throw new ConntrailError("KERNEL", obstacle);
     removeLeftovers();
     const lab = new Lab(options.firewalls ?? 3);
+    const building = lab.#build(options.rules);
+    lab.#releaseSignals = exitOnSignals(building);
     try {
-      await buildTopology(lab.topology);
-      await Promise.all(lab.topology.firewalls.map((firewall) => loadRuleset(firewall, options.rules)));
-      for (const firewall of lab.firewalls) firewall.writeConfig(lab.firewalls);
+      await building;
       return lab;
     } catch (error) {
       await lab.close();
@@ -121,6 +123,12 @@ export class Lab {
     );
     this.#removeAtExit = () => removeLab(this.#state);
     process.once("exit", this.#removeAtExit);
+  }
+
+  async #build(rules: string | undefined): Promise<void> {
+    await buildTopology(this.topology);
+    await Promise.all(this.topology.firewalls.map((firewall) => loadRuleset(firewall, rules)));
+    for (const firewall of this.firewalls) firewall.writeConfig(this.firewalls);
   }
 
   /** Starts every conntrail daemon and waits until all are ready. */
@@ -178,6 +186,7 @@ export class Lab {
     if (this.#closed) return;
     this.#closed = true;
     process.removeListener("exit", this.#removeAtExit);
+    this.#releaseSignals();
     removeLab(this.#state);
     const running = [
       ...this.#processes,
@@ -189,4 +198,18 @@ export class Lab {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
+}
+
+/** Lets the signals that end a process run its exit hooks, which takes the laboratory down; gives what undoes that. */
+function exitOnSignals(building: Promise<void>): () => void {
+  const codes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
+  const handlers = Object.entries(codes).map(([name, code]) => {
+    // A namespace that is being made cannot be removed yet, so let the building come to its end.
+    const handler = (): void => void building.catch(() => {}).finally(() => process.exit(code));
+    process.once(name, handler);
+    return { name, handler };
+  });
+  return () => {
+    for (const { name, handler } of handlers) process.removeListener(name, handler);
+  };
 }
