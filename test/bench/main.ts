@@ -13,6 +13,7 @@ import { benchArchive } from "./archive.js";
 import type { Bench } from "./bench.js";
 import { benchChurn } from "./churn.js";
 import { benchCommit } from "./commit.js";
+import { benchDisk } from "./disk.js";
 import { benchFlows } from "./flows.js";
 import { benchHistory, benchWho } from "./history.js";
 import { benchHook } from "./hook.js";
@@ -37,6 +38,7 @@ const PARTS: Record<string, (bench: Bench) => Promise<void>> = {
   commit: benchCommit,
   hook: benchHook,
   link: benchLink,
+  disk: benchDisk,
   memory: benchMemory,
   latency: benchLatency,
   stall: benchStall,
