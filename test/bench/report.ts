@@ -127,7 +127,7 @@ export class Report {
       console.log(`  NOISY: others took ${percent(share)} of this machine (median of the samples); little can be told`);
     }
     for (const { name, ratio } of results) {
-      if (ratio === null || (ratio.max - ratio.min) / ratio.median <= SPREAD_MAX) continue;
+      if (ratio === null || ratio.max - ratio.min <= SPREAD_MAX * ratio.median) continue;
       console.log(`  NOISY: the ratios of "${name}" lie between ${number(ratio.min)} and ${number(ratio.max)}`);
     }
   }
