@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { after, before, type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { ArchiveSupervisor } from "../../src/daemon/archive.js";
 import { loadDuckdb } from "../../src/history/archive/duckdb.js";
@@ -12,7 +12,7 @@ import type { ConnectionJson } from "../../src/history/connection-json.js";
 import { ensureStream } from "../../src/stream/own-stream.js";
 import { streamName, subject } from "../../src/stream/subjects.js";
 import { archiveCluster, keysOf, readArchive, settledOf, truthOf } from "../support/archive-cluster.js";
-import type { HistoryCluster } from "../support/history-cluster.js";
+import { HistoryCluster } from "../support/history-cluster.js";
 import {
   natsServerMissing,
   silentLogger,
@@ -20,6 +20,7 @@ import {
   type TestNatsServer,
   until,
 } from "../support/nats-server.js";
+import { Random } from "../support/records.js";
 
 const MAIN = fileURLToPath(new URL("../../src/cli/main.js", import.meta.url));
 const skip =
@@ -36,9 +37,16 @@ let directory: string;
 /** Messages of all streams that were published. */
 let sent = 0;
 
-/** Brings the streams to what the cluster has after so many steps, in the order in which it was written, as nodes do. */
+/** Brings the streams to what the cluster has after so many steps. */
 async function publish(steps: number): Promise<HistoryCluster> {
   const cluster = archiveCluster(SEED, steps);
+  await publishFrom(cluster, sent);
+  sent = cluster.writers.length;
+  return cluster;
+}
+
+/** What a cluster has written but the first `sent` messages, in the order in which it was written, as nodes do. */
+async function publishFrom(cluster: HistoryCluster, sent: number): Promise<void> {
   const client = await server.client();
   const jsm = await client.jetstreamManager();
   for (const { name } of cluster.members) await ensureStream(jsm, name, { maxAgeMs: 0, bytesMax: 64 * 1024 ** 2 });
@@ -47,9 +55,7 @@ async function publish(steps: number): Promise<HistoryCluster> {
     const { kind, payload } = next.get(name)!.next().value!;
     if (i >= sent) await client.jetstream().publish(subject(name, kind), payload);
   }
-  sent = cluster.writers.length;
   await client.close();
-  return cluster;
 }
 
 before(async () => {
@@ -118,10 +124,14 @@ test("archive writes what has ended, and then nothing twice", { skip }, async ()
   assert.deepEqual(keysOf((await readArchive(directory)).connections), truth);
 });
 
-test("the archiver beside a daemon goes on, and archives what is left when it ends", { skip }, async (t) => {
+/** An archiver as a daemon has it. */
+function startArchiver(
+  t: TestContext,
+  into: string,
+): { readonly supervisor: ArchiveSupervisor; readonly end: () => Promise<void> } {
   const stop = new AbortController();
   const options = {
-    directory,
+    directory: into,
     maxAgeSeconds: 36_500 * 86_400,
     servers: [server.address],
     node: "fw1",
@@ -132,10 +142,16 @@ test("the archiver beside a daemon goes on, and archives what is left when it en
   };
   const supervisor = new ArchiveSupervisor(options, silentLogger());
   const running = supervisor.run(stop.signal);
-  t.after(async () => {
+  const end = async (): Promise<void> => {
     stop.abort();
     await running;
-  });
+  };
+  t.after(end);
+  return { supervisor, end };
+}
+
+test("the archiver beside a daemon goes on, and archives what is left when it ends", { skip }, async (t) => {
+  const { supervisor, end } = startArchiver(t, directory);
   await until("the archiver to report", () => supervisor.counters.open !== undefined);
   const before_ = supervisor.counters.archivedUntilMs;
   assert.ok(typeof before_ === "number");
@@ -143,10 +159,27 @@ test("the archiver beside a daemon goes on, and archives what is left when it en
   const waiting = truthOf(cluster).length - settledOf(archiveCluster(SEED, 150)).length;
   assert.ok(waiting > 0);
   await until("it to hear of the last message", () => supervisor.counters.waiting === waiting, 20_000);
-  stop.abort();
-  await running;
+  await end();
   assert.equal(supervisor.counters.restarts, 0);
   assert.deepEqual(keysOf((await readArchive(directory)).connections), settledOf(cluster));
+});
+
+test("the archiver takes in the stream of a node that joins", { skip }, async (t) => {
+  const into = join(server.directory, "joined");
+  const { supervisor, end } = startArchiver(t, into);
+  const known = truthOf(archiveCluster(SEED, 300)).length;
+  await until("the archiver to be through", () => supervisor.counters.waiting === known, 20_000);
+  const joined = new HistoryCluster(["fw9"], 100);
+  for (let i = 0; i < 40; i++) joined.batch(joined.members[0]!, new Random(i));
+  t.after(() => server.manage((jsm) => jsm.streams.delete(streamName("fw9"))));
+  await publishFrom(joined, 0);
+  // It began so long before the others' last messages that no end waits for them.
+  const more = truthOf(joined);
+  assert.ok(more.length > 0);
+  await until("the one that joined to be heard", () => supervisor.counters.waiting === known + more.length, 20_000);
+  await end();
+  const { connections } = await readArchive(into);
+  assert.deepEqual(keysOf(connections.filter(({ path }) => path.some(({ node }) => node === "fw9"))), more);
 });
 
 test("history reads archive and streams as one when retention has cut the streams", { skip }, async () => {

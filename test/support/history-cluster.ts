@@ -103,8 +103,11 @@ export class HistoryCluster implements HistoryStreams {
   stamp = (1_800_000_000_000 - 1_577_836_800_000) * 4096;
   readonly #encoder = new BatchEncoder();
   readonly #marks = new MarkCodec();
+  readonly #firstTuple: number;
 
-  constructor(names: readonly string[]) {
+  /** `firstTuple`: its connections are none of a cluster with another. */
+  constructor(names: readonly string[], firstTuple = 0) {
+    this.#firstTuple = firstTuple;
     this.members = names.map((name) => new ClusterNode(name));
     for (const node of this.members) {
       this.mark(node, { type: "epoch", reason: "start", previousEpoch: 0, previousNumber: 0 });
@@ -162,7 +165,7 @@ export class HistoryCluster implements HistoryStreams {
     for (let i = random.below(4); i >= 0; i--) {
       const connection = mine[random.below(mine.length + 2)];
       if (connection === undefined) {
-        const tuple = random.below(TUPLES);
+        const tuple = this.#firstTuple + random.below(TUPLES);
         if (!touched.has(tuple) && !this.truth.some((c) => c.end === null && c.tuple === tuple))
           opened.push(this.#open(tuple, random));
         touched.add(tuple);
