@@ -9,7 +9,12 @@ import { AF_INET6, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../flow/re
 
 const SEED = 0;
 /** Of IPv6 with ports. */
-const BYTES_MAX = 2 + 32 + 2 + 4;
+const WORDS_MAX = 1 + 8 + 1;
+/** "1:", 27 digits and what fills them up. */
+export const COMMUNITY_ID_LENGTH = 2 + 28;
+const BASE64 = Uint8Array.from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", (digit) =>
+  digit.charCodeAt(0),
+);
 
 /** Types that are asked and answered, as Zeek pairs them; every other is one way, and has its code for the second port. */
 const ICMP_COUNTERPART: ReadonlyMap<number, number> = pairs([8, 0], [13, 14], [15, 16], [17, 18], [10, 9]);
@@ -51,28 +56,71 @@ export function communityId(words: Uint32Array, base: number): string {
 
 /** Makes Community IDs in a buffer of its own: allocating costs as much as hashing. */
 export function createCommunityId(): CommunityIdOf {
-  const view = new DataView(new ArrayBuffer(BYTES_MAX));
-  const inputs = Array.from({ length: BYTES_MAX + 1 }, (_, length) => new Uint8Array(view.buffer, 0, length));
+  const message = new Uint32Array(WORDS_MAX);
+  const view = new DataView(new ArrayBuffer(4 * WORDS_MAX));
   return (words, base) => {
-    const protocol = words[base + W_PROTO]! & 0xff;
-    const width = words[base + W_PROTO]! >>> 8 === AF_INET6 ? 4 : 1;
-    const ports = hashedPorts(protocol, words, base);
-    const swap = ports?.oneWay !== true && !inOrder(words, base, width, ports);
-    const first = base + (swap ? W_ORIG_DST : W_ORIG_SRC);
-    const second = base + (swap ? W_ORIG_SRC : W_ORIG_DST);
-    view.setUint16(0, SEED);
-    let at = 2;
-    for (let i = 0; i < width; i++, at += 4) view.setUint32(at, words[first + i]!);
-    for (let i = 0; i < width; i++, at += 4) view.setUint32(at, words[second + i]!);
-    view.setUint16(at, protocol << 8);
-    at += 2;
-    if (ports !== null) {
-      view.setUint16(at, swap ? ports.destination : ports.source);
-      view.setUint16(at + 2, swap ? ports.source : ports.destination);
-      at += 4;
-    }
-    return `1:${sha1(inputs[at]!)}`;
+    const count = putCommunityMessage(message, 0, 1, words, base);
+    for (let i = 0; i < count; i++) view.setUint32(4 * i, message[i]!);
+    return `1:${sha1(new Uint8Array(view.buffer, 0, 4 * count))}`;
   };
+}
+
+/** Writes what is hashed for the record at `base`, `step` words apart from `at` on; gives how many words that are. */
+export function putCommunityMessage(
+  out: Uint32Array,
+  at: number,
+  step: number,
+  words: Uint32Array,
+  base: number,
+): number {
+  const protocol = words[base + W_PROTO]! & 0xff;
+  const width = words[base + W_PROTO]! >>> 8 === AF_INET6 ? 4 : 1;
+  const ports = hashedPorts(protocol, words, base);
+  const swap = ports?.oneWay !== true && !inOrder(words, base, width, ports);
+  const first = base + (swap ? W_ORIG_DST : W_ORIG_SRC);
+  const second = base + (swap ? W_ORIG_SRC : W_ORIG_DST);
+  // Behind the 16 bits of the seed all is shifted by half a word.
+  let carry = SEED;
+  for (let i = 0; i < 2 * width; i++) {
+    const word = words[i < width ? first + i : second + i - width]!;
+    out[at + i * step] = (carry << 16) | (word >>> 16);
+    carry = word & 0xffff;
+  }
+  out[at + 2 * width * step] = (carry << 16) | (protocol << 8);
+  if (ports === null) return 2 * width + 1;
+  const { source, destination } = ports;
+  out[at + (2 * width + 1) * step] = swap ? (destination << 16) | source : (source << 16) | destination;
+  return 2 * width + 2;
+}
+
+/** Writes "1:" and base64 of a hash, given as its five words, as COMMUNITY_ID_LENGTH characters. */
+export function putCommunityId(
+  codes: Uint8Array,
+  at: number,
+  a: number,
+  b: number,
+  c: number,
+  d: number,
+  e: number,
+): void {
+  codes[at] = 0x31;
+  codes[at + 1] = 0x3a;
+  putDigits(codes, at + 2, a >>> 8);
+  putDigits(codes, at + 6, (a << 16) | (b >>> 16));
+  putDigits(codes, at + 10, (b << 8) | (c >>> 24));
+  putDigits(codes, at + 14, c);
+  putDigits(codes, at + 18, d >>> 8);
+  putDigits(codes, at + 22, (d << 16) | (e >>> 16));
+  putDigits(codes, at + 26, e << 8);
+  codes[at + 29] = 0x3d;
+}
+
+/** Four digits for the lower 24 bits. */
+function putDigits(codes: Uint8Array, at: number, bits: number): void {
+  codes[at] = BASE64[(bits >>> 18) & 63]!;
+  codes[at + 1] = BASE64[(bits >>> 12) & 63]!;
+  codes[at + 2] = BASE64[(bits >>> 6) & 63]!;
+  codes[at + 3] = BASE64[bits & 63]!;
 }
 
 /** In one call where this Node.js has it (20.12): half the time. */

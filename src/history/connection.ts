@@ -9,6 +9,8 @@ import type { RareAttributes } from "../flow/record.js";
 export interface Connection {
   /** "C" and base62 of a hash of birth, zone, protocol and original tuple: the same however and wherever it is asked for. */
   readonly uid: string;
+  /** The stamp that went into that hash; left out where it is not known. */
+  readonly birth?: number;
   /** The record as last known (layout of src/flow/record.ts): tuples, protocol, zones, status, mark, protocol state. */
   readonly words: Uint32Array;
   readonly rare: RareAttributes | null;

@@ -363,7 +363,7 @@ export class ConnectionRecord implements Connection {
   readonly counters: ConnectionCounters | null;
   readonly path: readonly PathStep[];
   readonly mayMiss: boolean;
-  readonly #birth: number;
+  readonly birth: number;
   readonly #uidOf: UidOf;
   #uid = "";
 
@@ -384,12 +384,12 @@ export class ConnectionRecord implements Connection {
     const begins = { node: first!.node.name, sinceMs: first!.since === draft.birth ? this.startMs : first!.sinceMs };
     this.path = draft.path.length === 1 ? [begins] : [begins, ...draft.path.slice(1).map((step) => stepOf(step))];
     this.mayMiss = draft.mayMiss || ending.end === "lost";
-    this.#birth = draft.birth;
+    this.birth = draft.birth;
     this.#uidOf = uidOf;
   }
 
   get uid(): string {
-    if (this.#uid === "") this.#uid = this.#uidOf(this.#birth, this.words);
+    if (this.#uid === "") this.#uid = this.#uidOf(this.birth, this.words);
     return this.#uid;
   }
 }

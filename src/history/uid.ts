@@ -6,40 +6,64 @@ const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const FIRST = Uint8Array.from({ length: 62 * 62 }, (_, pair) => DIGITS.charCodeAt(Math.floor(pair / 62)));
 const SECOND = Uint8Array.from({ length: 62 * 62 }, (_, pair) => DIGITS.charCodeAt(pair % 62));
 const FOUR_DIGITS = 62 ** 4;
+const PREFIX = "C".charCodeAt(0);
 /** 62^17 is the first power above 2^96. */
-const UID_LENGTH = 1 + 17;
-const IPV4_BYTES = 20 + 8;
-const IPV6_BYTES = 20 + 32;
+export const UID_LENGTH = 1 + 17;
+/** Of IPv6. */
+const WORDS_MAX = 5 + 8;
 
 /** Gives the name of a connection by the stamp of its birth and a record at base 0. */
 export type UidOf = (birth: number, words: Uint32Array) => string;
+
+/**
+ * Writes what is hashed for the name of the record at `base`, `step` words apart from `at` on; gives how many words that are.
+ */
+export type PutUidMessage = (
+  out: Uint32Array,
+  at: number,
+  step: number,
+  birth: number,
+  words: Uint32Array,
+  base: number,
+) => number;
+
+/** Makes that in a buffer of its own, in which a double becomes two words. */
+export function createUidMessage(): PutUidMessage {
+  const view = new DataView(new ArrayBuffer(8));
+  return (out, at, step, birth, words, base) => {
+    const proto = words[base + W_PROTO]!;
+    const width = proto >>> 8 === AF_INET ? 1 : 4;
+    view.setFloat64(0, birth);
+    out[at] = view.getUint32(0);
+    out[at + step] = view.getUint32(4);
+    out[at + 2 * step] = words[base + W_ZONE]! >>> 16;
+    out[at + 3 * step] = proto;
+    out[at + 4 * step] = words[base + W_ORIG_L4]!;
+    for (let i = 0; i < width; i++) {
+      out[at + (5 + i) * step] = words[base + W_ORIG_SRC + i]!;
+      out[at + (5 + width + i) * step] = words[base + W_ORIG_DST + i]!;
+    }
+    return 5 + 2 * width;
+  };
+}
 
 /**
  * Makes names of connections: "C" and 17 base62 digits of the first 96 bits of sha256 over birth stamp, zone of the original
  * direction, protocol and original tuple. It works in buffers of its own: allocating costs more than hashing.
  */
 export function createUid(): UidOf {
-  const view = new DataView(new ArrayBuffer(IPV6_BYTES));
-  const ipv4 = new Uint8Array(view.buffer, 0, IPV4_BYTES);
-  const ipv6 = new Uint8Array(view.buffer);
-  const limbs = new Float64Array(4);
-  const codes = new Uint8Array(UID_LENGTH).fill("C".charCodeAt(0));
+  const putMessage = createUidMessage();
+  const message = new Uint32Array(WORDS_MAX);
+  const view = new DataView(new ArrayBuffer(4 * WORDS_MAX));
+  const codes = new Uint8Array(UID_LENGTH);
   return (birth, words) => {
-    const proto = words[W_PROTO]!;
-    const width = proto >>> 8 === AF_INET ? 1 : 4;
-    view.setFloat64(0, birth);
-    view.setUint32(8, words[W_ZONE]! >>> 16);
-    view.setUint32(12, proto);
-    view.setUint32(16, words[W_ORIG_L4]!);
-    for (let i = 0; i < width; i++) {
-      view.setUint32(20 + 4 * i, words[W_ORIG_SRC + i]!);
-      view.setUint32(20 + 4 * (width + i), words[W_ORIG_DST + i]!);
-    }
-    const hash = sha256(width === 1 ? ipv4 : ipv6);
-    for (let i = 0; i < 4; i++) {
-      limbs[i] = (hash.charCodeAt(3 * i) << 16) | (hash.charCodeAt(3 * i + 1) << 8) | hash.charCodeAt(3 * i + 2);
-    }
-    return base62(limbs, codes);
+    const count = putMessage(message, 0, 1, birth, words, 0);
+    for (let i = 0; i < count; i++) view.setUint32(4 * i, message[i]!);
+    const hash = sha256(new Uint8Array(view.buffer, 0, 4 * count));
+    const limb = (i: number): number =>
+      (hash.charCodeAt(i) << 16) | (hash.charCodeAt(i + 1) << 8) | hash.charCodeAt(i + 2);
+    putUid(codes, 0, limb(0), limb(3), limb(6), limb(9));
+    return text18(codes);
   };
 }
 
@@ -51,25 +75,31 @@ function sha256(bytes: Uint8Array): string {
     : hash("sha256", bytes, "binary");
 }
 
-/** Long division of four limbs of 24 bits by 62^4, so that what is divided stays an exact integer. Uses `limbs` up. */
-function base62(limbs: Float64Array, codes: Uint8Array): string {
-  for (let at = UID_LENGTH - 4; at > 0; at -= 4) {
-    let rest = 0;
-    for (let i = 0; i < 4; i++) {
-      const value = rest * 2 ** 24 + limbs[i]!;
-      const quotient = Math.floor(value / FOUR_DIGITS);
-      limbs[i] = quotient;
-      rest = value - quotient * FOUR_DIGITS;
-    }
+/** Writes the name that 96 bits of a hash stand for, in limbs of 24, as UID_LENGTH characters. */
+export function putUid(codes: Uint8Array, at: number, a: number, b: number, c: number, d: number): void {
+  codes[at] = PREFIX;
+  // Long division by 62^4, so that what is divided stays an exact integer.
+  for (let end = at + UID_LENGTH; end > at + 4; end -= 4) {
+    const quotientA = Math.floor(a / FOUR_DIGITS);
+    b += (a - quotientA * FOUR_DIGITS) * 2 ** 24;
+    const quotientB = Math.floor(b / FOUR_DIGITS);
+    c += (b - quotientB * FOUR_DIGITS) * 2 ** 24;
+    const quotientC = Math.floor(c / FOUR_DIGITS);
+    d += (c - quotientC * FOUR_DIGITS) * 2 ** 24;
+    const quotientD = Math.floor(d / FOUR_DIGITS);
+    const rest = d - quotientD * FOUR_DIGITS;
     const upper = (rest / (62 * 62)) | 0;
     const lower = rest - upper * 62 * 62;
-    codes[at] = FIRST[upper]!;
-    codes[at + 1] = SECOND[upper]!;
-    codes[at + 2] = FIRST[lower]!;
-    codes[at + 3] = SECOND[lower]!;
+    codes[end - 4] = FIRST[upper]!;
+    codes[end - 3] = SECOND[upper]!;
+    codes[end - 2] = FIRST[lower]!;
+    codes[end - 1] = SECOND[lower]!;
+    a = quotientA;
+    b = quotientB;
+    c = quotientC;
+    d = quotientD;
   }
-  codes[1] = SECOND[limbs[3]!]!;
-  return text18(codes);
+  codes[at + 1] = SECOND[d]!;
 }
 
 /** Named one by one: a spread of the array would cost more than the hash. */

@@ -7,7 +7,6 @@ import { ARCHIVE_LIMITS, FLUSH_ROWS } from "../../src/history/archive/limits.js"
 import { ArchiveRun } from "../../src/history/archive/run.js";
 import { ArchiveWriter } from "../../src/history/archive/writer.js";
 import type { Connection } from "../../src/history/connection.js";
-import { createUid } from "../../src/history/uid.js";
 import type { ArchiveBenchResult } from "./archive.js";
 import { fileStreams, fillRecord } from "./archive-stream.js";
 
@@ -57,11 +56,10 @@ async function archiveStream(path: string, messages: number): Promise<void> {
 async function write(total: number): Promise<void> {
   const state = { version: 1, places: {}, stamp: 1, from: 0, gaps: [] } as const;
   const words = new Uint32Array(RECORD_WORDS);
-  const uidOf = createUid();
   let flushing = Promise.resolve();
   for (let i = 0; i < total; i++) {
     fillRecord(words, i);
-    writer.add(connection(i, words, uidOf(i * STAMPS_PER_MS, words)), false);
+    writer.add(connection(i, words), false);
     if (i % TURN === 0) await new Promise(setImmediate);
     if (writer.rows < FLUSH_ROWS) continue;
     await flushing;
@@ -71,10 +69,11 @@ async function write(total: number): Promise<void> {
   await writer.flush(state);
 }
 
-function connection(i: number, words: Uint32Array, uid: string): Connection {
+function connection(i: number, words: Uint32Array): Connection {
   const startMs = DAY_START_MS + i / 100;
   return {
-    uid,
+    uid: "",
+    birth: i * STAMPS_PER_MS,
     words,
     rare: null,
     startMs,

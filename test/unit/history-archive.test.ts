@@ -19,6 +19,7 @@ import { communityId } from "../../src/history/community-id.js";
 import type { Connection, HistoryAnswer, HistoryQuery } from "../../src/history/connection.js";
 import { connectionToJson } from "../../src/history/connection-json.js";
 import { History } from "../../src/history/history.js";
+import { createUid } from "../../src/history/uid.js";
 import { archiveCluster, EVERYTHING, keysOf, readArchive, truthOf } from "../support/archive-cluster.js";
 import { connection, NOON_MS, tcpConnection } from "../support/connections.js";
 import type { HistoryCluster } from "../support/history-cluster.js";
@@ -138,6 +139,23 @@ describe("the archive's files", { skip }, () => {
         path.map(({ node }) => node),
       );
     }
+  });
+
+  it("name connections by their birth as every other output does", async (t) => {
+    const directory = temporary(t);
+    const uidOf = createUid();
+    const random = new Random(5);
+    const written = manyConnections(3000).map((each) => {
+      const birth = random.word() * 4096 + random.below(4096);
+      return { ...each, birth, uid: uidOf(birth, each.words) };
+    });
+    const withoutUid = written.map((each) => ({ ...each, uid: "" }));
+    await write(directory, withoutUid);
+    const { connections } = await readArchive(directory);
+    assert.deepEqual(
+      connections.map(({ uid }) => uid),
+      written.map(({ uid }) => uid),
+    );
   });
 
   it("hold counters that no kernel can have as the greatest that fit", async (t) => {

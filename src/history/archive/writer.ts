@@ -179,7 +179,7 @@ export class ArchiveWriter {
     await mkdir(folder, { recursive: true, mode: 0o750 });
     const known = batch.late > 0 ? await this.#knownUids(day) : null;
     const temporary = join(folder, temporaryName(this.#number));
-    const options = `FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, ROW_GROUP_SIZE ${GROUP_ROWS}, KV_METADATA ${stateMetadata(state)}`;
+    const options = `FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE ${GROUP_ROWS}, KV_METADATA ${stateMetadata(state)}`;
     const select = this.#staging.select(batch, batch.days.get(day) === batch.rows ? null : day, known);
     const [row] = await this.#database.rows(`COPY (${select}) TO ${quoted(temporary)} (${options})`);
     const written = Number(row?.Count ?? 0);
