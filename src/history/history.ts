@@ -34,7 +34,7 @@ interface Reading {
 }
 
 /** Connections handed over at a time, and messages between two looks at the clock of the event loop. */
-const BATCH_CONNECTIONS = 512;
+const BATCH_CONNECTIONS = 128;
 const TURN_MESSAGES = 256;
 /** How often the ends that wait are looked at when no message comes. */
 const SETTLE_EVERY_MS = 500;
@@ -191,22 +191,31 @@ export class History {
         }
         projection.apply(source.node, source.head!, source.jump);
         source.advance();
-        if (ended.length >= BATCH_CONNECTIONS) yield ended.splice(0);
+        if (ended.length >= BATCH_CONNECTIONS) yield* batchesOf(ended);
         // What comes over the socket, and the signal, must have their turn.
         else if (turn % TURN_MESSAGES === TURN_MESSAGES - 1) await new Promise(setImmediate);
       }
       if (signal.aborted) return;
-      projection.settle(Number.POSITIVE_INFINITY);
+      while (projection.held > 0) {
+        projection.settle(Number.POSITIVE_INFINITY, BATCH_CONNECTIONS);
+        yield* batchesOf(ended);
+      }
       for (const connection of projection.open()) {
         if (!reading.accepts(connection)) continue;
         ended.push(connection);
         if (ended.length >= BATCH_CONNECTIONS) yield ended.splice(0);
       }
-      if (ended.length > 0) yield ended.splice(0);
+      yield* batchesOf(ended);
     } finally {
       merge.close();
     }
   }
+}
+
+/** Hands over all connections of a list, and empties it. However many end at once, what is made of them is never large. */
+function* batchesOf(list: Connection[]): Generator<readonly Connection[], void, undefined> {
+  const all = list.splice(0);
+  for (let at = 0; at < all.length; at += BATCH_CONNECTIONS) yield all.slice(at, at + BATCH_CONNECTIONS);
 }
 
 function checkRange(sinceMs: number | null, untilMs: number | null): void {

@@ -118,10 +118,10 @@ export class Projection {
     if (envelope.stamp > this.#stamp) this.#stamp = envelope.stamp;
   }
 
-  /** Tells of the ends for which no node will come any more at a stamp; Infinity: of all. */
-  settle(stamp: number): void {
+  /** Tells of the ends for which no node will come any more at a stamp, of so many at the most; Infinity: of all. */
+  settle(stamp: number, endsMax = Number.POSITIVE_INFINITY): void {
     if (stamp > this.#settled) this.#settled = stamp;
-    while (this.#held.oldestTold + HOLD_STAMPS < stamp) this.#release(this.#held.oldest());
+    for (let n = 0; n < endsMax && this.#held.oldestTold + HOLD_STAMPS < stamp; n++) this.#release(this.#held.oldest());
   }
 
   /** The first message of the node's stream that lies behind the range. */

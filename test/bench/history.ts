@@ -37,6 +37,7 @@ import { connectBroker } from "../../src/stream/connection.js";
 import { createEnvelopeReader, type Mark, MarkCodec } from "../../src/stream/mark.js";
 import { Publisher } from "../../src/stream/publisher.js";
 import { startNatsServer, type TestNatsServer } from "../support/nats-server.js";
+import { type CommandCost, historyCommand } from "./history-command.js";
 
 const log = pino({ level: "silent" });
 const retention = { maxAgeMs: 0, bytesMax: 10 * 1024 ** 3 };
@@ -45,7 +46,7 @@ const ROWS = 1000;
 const INTERVAL_MS = 20;
 const CHUNK_ROWS = 1024;
 const SNAPSHOT_DUE_BYTES_MIN = 4 * 1024 * 1024;
-const BEGIN_MS = 1_800_000_000_000;
+const BEGIN_MS = 1_700_000_000_000;
 const PUBLIC = 0xc6336401;
 const runsOfWho = 30;
 
@@ -67,11 +68,12 @@ export async function benchHistory(events: number, rows = ROWS): Promise<void> {
   }
   const sinceMs = BEGIN_MS + 0.6 * (written.untilMs - BEGIN_MS);
   const untilMs = sinceMs + 0.05 * (written.untilMs - BEGIN_MS);
-  await scan(
-    "everything in a twentieth",
-    history.connections({ ...everything, sinceMs, untilMs, filter: {} }, new AbortController().signal),
-  );
+  const twentieth = { ...everything, sinceMs, untilMs, filter: {} };
+  await scan("everything in a twentieth", history.connections(twentieth, new AbortController().signal));
   await connection.close();
+  const range = ["--since", new Date(sinceMs).toISOString(), "--until", new Date(untilMs).toISOString()];
+  showCommand("everything in a twentieth", await historyCommand(server, ...range));
+  showCommand("everything", await historyCommand(server));
 }
 
 /** Writes `events` events and asks at random times who was behind a public port. */
@@ -112,6 +114,13 @@ async function scan(name: string, answer: HistoryAnswer): Promise<void> {
   const rate = (events / seconds / 1e6).toFixed(2);
   console.log(
     `history: ${name}: ${rate} million events/s (goal 5), ${events} events in ${messages} messages, ${found} connections, ${seconds.toFixed(1)} s, RSS ${Math.round(rss / 2 ** 20)} MiB`,
+  );
+}
+
+function showCommand(name: string, { lines, ms, peakKib }: CommandCost): void {
+  const seconds = (ms / 1000).toFixed(1);
+  console.log(
+    `history: command, ${name}: ${lines} connections in ${seconds} s, ${Math.round(peakKib / 1024)} MiB (goal 300 MB)`,
   );
 }
 
