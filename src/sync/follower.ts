@@ -176,6 +176,7 @@ export class Follower {
   /** Forgets where it is and reads again from the peer's last complete snapshot (`resync peers`). */
   resync(): void {
     this.#fromSnapshot = true;
+    this.#started = false;
     this.#applier.restart();
     this.#restart.abort();
   }
@@ -225,6 +226,7 @@ export class Follower {
     if (this.#copy !== null && this.#replica === null) {
       this.#replica = await this.#openCopy(this.#copy).catch(() => null);
     }
+    this.#started = false;
     const last = await this.#stream.readLast("mark", signal);
     const lastEvent = await this.#stream.readLast("ev", signal);
     this.#newestMs = Math.max(last?.timeMs ?? 0, lastEvent?.timeMs ?? 0);
@@ -295,6 +297,8 @@ export class Follower {
   #heal(): void {
     const nowMs = performance.now();
     if (this.#applier.exact || this.#applier.inSnapshot || !this.#connected || this.#pending > 0) return;
+    // What is missing may be in what has not been read yet.
+    if (!this.#started || this.#at < this.#target) return;
     if (nowMs - this.#askedMs < ASK_INTERVAL_MS) return;
     this.#askedMs = nowMs;
     if (this.#ask()) this.#counters.asked++;

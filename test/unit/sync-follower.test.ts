@@ -78,6 +78,44 @@ it("resync of a peer whose broker answers and whose daemon is gone ends after it
   await running;
 });
 
+it("a peer is not asked for a snapshot before what it has written is read anew", async () => {
+  const end = new AbortController();
+  const marks = new MarkCodec();
+  const mark = (number: number, type: "snapshot-begin" | "snapshot-end"): StreamMessage => {
+    const envelope = { node: "fw2", epoch: 1, number, stamp: number, wallMs: 1 };
+    const payload = marks.encode(envelope, { type, id: 7, flows: 0 }, 1);
+    return { type: "message", kind: "mark", sequence: number, timeMs: 1, payload, pending: 2 - number };
+  };
+  let asked = 0;
+  let reads = 0;
+  const stream: PeerStream = {
+    readLast: async (kind) => (kind === "mark" ? mark(2, "snapshot-end") : null),
+    async *read(_start, signal): AsyncIterable<readonly ReaderItem[]> {
+      reads++;
+      yield [{ type: "state", connected: true }];
+      yield [mark(1, "snapshot-begin")];
+      yield [mark(2, "snapshot-end")];
+      while (!signal.aborted) await new Promise(setImmediate);
+      // What has come meanwhile is told before the end.
+      yield [];
+    },
+  };
+  const external = new ExternalCache(10);
+  const applier = new Applier({ node: "fw2", external, local: null, hybridClock: new HybridClock(systemClock), log });
+  const ask = (): boolean => {
+    asked++;
+    return true;
+  };
+  const follower = new Follower({ stream, copy: null, applier, whole: false, ask, clock: systemClock, log });
+  const running = follower.run(end.signal);
+  await follower.exact(end.signal);
+  follower.resync();
+  await follower.exact(end.signal);
+  end.abort();
+  await running;
+  assert.deepEqual({ reads, asked }, { reads: 2, asked: 0 });
+});
+
 it("what has come at a time is applied in turns: the event loop is not held up, and what an abort leaves undone is read again", async () => {
   const end = new AbortController();
   const count = 200_000;
