@@ -196,17 +196,14 @@ async function startNode(
   const kernelSide = await openKernelSide(config, kernelParts, stopping, down);
   const { replicator, events } = kernelSide;
   ownStream.begin();
-  if (injector !== null) {
-    runPeers(peers, stopping, down);
-    await followersCaughtUp(followers, stopping, log);
-  }
+  runPeers(peers, stopping, down);
+  if (injector !== null) await followersCaughtUp(followers, stopping, log);
   if (!(await replicator.resyncKernel()) && !stopping.aborted) {
     throw new ConntrailError("KERNEL", "the kernel's conntrack table could not be read; the log has the reason");
   }
   if (!ownStream.goesOn) void journal.writeSnapshot(stopping);
   injector?.start();
   down.push(() => roles.stop());
-  if (injector === null) runPeers(peers, stopping, down);
   const archive = openArchive(config, log, down);
 
   const reports = new Reports({

@@ -65,7 +65,6 @@ interface Origin {
  * over, an older one is dropped and counted, and only the owner ends a row. Pure state.
  */
 export class ExternalCache {
-  readonly table: FlowTable;
   /** What the helpers of the peers' flows expect. */
   readonly expectations = new ExternalExpectations();
   readonly counters: ExternalCounters = {
@@ -81,13 +80,19 @@ export class ExternalCache {
     moved: 0,
     sweptBySnapshot: 0,
   };
+  #table: FlowTable;
   readonly #origins: Origin[] = [];
   readonly #departures = new Map<number, Departure>();
   readonly #listener: ExternalListener | null;
 
   constructor(flowsMax: number, listener: ExternalListener | null = null) {
-    this.table = new FlowTable(flowsMax);
+    this.#table = new FlowTable(flowsMax);
     this.#listener = listener;
+  }
+
+  /** Another one after a flush of all rows. */
+  get table(): FlowTable {
+    return this.#table;
   }
 
   /** The index of a peer, made when it is new. */
@@ -284,8 +289,22 @@ export class ExternalCache {
   /** Forgets all rows, of one peer or of all. */
   flush(origin?: number): void {
     this.expectations.flush(origin === undefined ? undefined : this.#origins[origin]!.node);
+    if (origin === undefined && this.#listener === null) {
+      this.#begin();
+      return;
+    }
     for (let slot = 0; slot < this.table.slotsUsed; slot++) {
       if (this.table.isLive(slot) && (origin === undefined || this.#ownerOf(slot) === origin)) this.#remove(slot);
+    }
+  }
+
+  /** With an empty table: to take a million rows out of the old one would hold up the event loop for a quarter of a second. */
+  #begin(): void {
+    this.#table = new FlowTable(this.#table.flowsMax);
+    this.#departures.clear();
+    for (const origin of this.#origins) {
+      origin.slots.clear();
+      origin.flows = 0;
     }
   }
 

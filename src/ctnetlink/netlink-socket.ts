@@ -90,10 +90,11 @@ export class NetlinkSocket {
 
   /**
    * One sendmsg to the kernel, which handles all requests in it before this returns.
-   * `bytes` must stay as they are until `done` runs; `done` gets null or why they could not be sent.
+   * `bytes` must stay as they are until `done` runs; `done` gets null or why they could not be sent. `long`: the kernel works on
+   * them for long, however short they are.
    */
-  send(bytes: Uint8Array, done: (error: ConntrailError | null) => void): void {
-    if (!this.#open || bytes.length < POOL_BYTES_MIN) {
+  send(bytes: Uint8Array, done: (error: ConntrailError | null) => void, long = bytes.length >= POOL_BYTES_MIN): void {
+    if (!this.#open || !long) {
       this.#sendHere(bytes, done);
       return;
     }

@@ -367,9 +367,11 @@ export class RequestSocket {
       }
       signal?.addEventListener("abort", onAbort);
       this.#dumpSocket.keepAlive(true);
-      this.#dumpSocket.send(kind.request.bytes(this.#dumpSocket.portId, sequence), (error) => {
+      const sent = (error: ConntrailError | null): void => {
         if (error !== null && this.#dump === dump) this.#endDump(error);
-      });
+      };
+      // The kernel looks for the first flows before sendmsg returns: where it has few, through all of a table that others may fill.
+      this.#dumpSocket.send(kind.request.bytes(this.#dumpSocket.portId, sequence), sent, true);
     });
   }
 

@@ -162,7 +162,7 @@ export class Replica {
     this.#number++;
     if (message.kind === "mark") this.#noteMark(message.payload);
     // The payload is a view into the client's buffer.
-    const payload = Uint8Array.from(message.payload);
+    const payload = new Uint8Array(message.payload);
     const origin = { sequence: message.sequence, snapshot: this.#snapshotSequence };
     // What does not fit any more would leave a hole in the copy for good: better end it here, and read anew from there.
     if (this.#publisher.publish(message.kind, this.#number, payload, origin) === "overflow") this.#lose();

@@ -207,6 +207,22 @@ describe("ExternalCache", () => {
     assert.deepEqual([cache.table.size, cache.table.rare.size, cache.flowsOf(a), cache.flowsOf(b)], [0, 0, 0, 0]);
   });
 
+  it("a flush of all rows touches none of them: a table in use is put aside as it is, and an empty one takes its place", () => {
+    const { cache, a, b } = setUp();
+    for (let i = 0; i < 50; i++) cache.upsert(i % 2 === 0 ? a : b, i, tcpRecord(i), null, 100);
+    cache.moved(a, 0, "fw2", 200);
+    const { table } = cache;
+    const { size, slotsUsed, flowsMax } = table;
+    cache.flush();
+    assert.deepEqual([table.size, table.slotsUsed], [size, slotsUsed]);
+    assert.deepEqual([cache.table.slotsUsed, cache.table.flowsMax], [0, flowsMax]);
+    assert.equal(cache.slotOf(b, 1), -1, "its flow ids are forgotten");
+    assert.equal(cache.destroy(b, 1), "unknown");
+    cache.upsert(b, 1, tcpRecord(7), null, 300);
+    cache.sweepOrphans(b);
+    assert.deepEqual([holder(cache, 7), cache.flowsOf(b), cache.counters.moved], ["fw2", 1, 0]);
+  });
+
   it("knows its peers by name, up to a limit", () => {
     const cache = new ExternalCache(ORIGINS_MAX + 1);
     const names = Array.from({ length: ORIGINS_MAX }, (_, i) => `n${i}`);
