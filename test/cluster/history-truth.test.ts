@@ -9,6 +9,7 @@ import { labObstacle } from "../../src/lab/lab.js";
 import { waitFor } from "../../src/lab/process.js";
 import type { Answer } from "../support/history/asker-protocol.js";
 import { MARKS, type Margins, type Place, Scene } from "../support/history/scene.js";
+import type { TrafficFlow } from "../support/history/traffic-protocol.js";
 import { type Life, Truth, touches } from "../support/history/truth.js";
 
 const PHASE_MS = 3600;
@@ -290,7 +291,16 @@ describe("history", { skip: obstacle ?? false, timeout: 420_000 }, () => {
     const deadMs = Date.now();
     primary.daemon?.kill();
     await primary.daemon?.exited;
-    await delay(2000);
+    const unseen = (flows: readonly TrafficFlow[], untilMs: number): Life | undefined =>
+      new Truth(flows, scene.failovers, margins).lives.find(
+        ({ flow, start, end }) =>
+          flow.public !== null && flow.led === null && start[0] > deadMs + 100 && end[1] < untilMs,
+      );
+    await waitFor("a connection that lives while the daemon is dead", SETTLE_MS, async () => {
+      margins = await scene.margins();
+      return unseen(await scene.traffic({ type: "report" }), Date.now() - 1000);
+    });
+    const restartMs = Date.now();
     primary.startDaemon();
     await primary.waitReady(30_000);
     const backMs = Date.now();
@@ -336,19 +346,16 @@ describe("history", { skip: obstacle ?? false, timeout: 420_000 }, () => {
     assert.equal(await gapsOf(beganMs + 500, deadMs - 500), 0);
     assert.equal(await gapsOf(deadMs + 500, deadMs + 1500), 1);
     assert.equal(await gapsOf(backMs + 500, frozenMs), 0);
-    const unseen = late.lives.find(
-      ({ flow, start, end }) =>
-        flow.public !== null && flow.led === null && start[0] > deadMs + 100 && end[1] < deadMs + 2500,
-    );
-    assert.ok(unseen !== undefined, "no connection lived while the daemon was dead");
-    const { address, port } = unseen.flow.public!;
+    const lived = unseen(flows, restartMs);
+    assert.ok(lived !== undefined, "no connection lived while the daemon was dead");
+    const { address, port } = lived.flow.public!;
     const who = await fw1.conntrail(
       "who",
       `${bracketed(address)}:${port}`,
       "--at",
-      iso(unseen.flow.startMs),
+      iso(lived.flow.startMs),
       "--proto",
-      unseen.flow.protocol,
+      lived.flow.protocol,
     );
     assert.equal(who.code, 1);
     assert.match(
