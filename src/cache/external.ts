@@ -10,6 +10,9 @@ const OWNER_SHIFT = 24;
 /** Peers of a node at the most: the owner has 8 bits in a row. */
 export const ORIGINS_MAX = 255;
 
+/** Rows that are read ahead of their use at a time: a message finds the processor's caches cold. */
+export const ROWS_AHEAD = 16;
+
 /** What became of a row. */
 export type Outcome = "created" | "updated" | "taken" | "stale" | "unknown" | "destroyed" | "full";
 
@@ -82,6 +85,8 @@ export class ExternalCache {
   };
   #table: FlowTable;
   readonly #origins: Origin[] = [];
+  readonly #slotsAhead = new Int32Array(ROWS_AHEAD);
+  readonly #hashesAhead = new Int32Array(ROWS_AHEAD);
   readonly #departures = new Map<number, Departure>();
   readonly #listener: ExternalListener | null;
 
@@ -131,14 +136,15 @@ export class ExternalCache {
     birth = stamp,
   ): Outcome {
     const owner = this.#origins[origin]!;
-    let slot = this.table.find(words, 0);
+    const hash = this.table.hash(words, 0);
+    let slot = this.table.find(words, 0, hash);
     const before = owner.slots.get(flowId);
     if (before >= 0 && before !== slot) {
       this.#end(before);
       this.counters.replaced++;
     }
     if (slot < 0) {
-      slot = this.table.insert(words, 0);
+      slot = this.table.insert(words, 0, hash);
       if (slot < 0) {
         this.counters.createFailedFull++;
         return "full";
@@ -172,6 +178,20 @@ export class ExternalCache {
     if (rare !== null) this.table.rare.set(slot, { ...this.table.rare.get(slot), ...rare });
     this.counters.updated++;
     this.#listener?.changed(slot);
+  }
+
+  /** Flows of a peer, ids [from, to) of `flowIds`, ROWS_AHEAD at the most, end in a moment: reads what that takes ahead. */
+  readAhead(origin: number, flowIds: Uint32Array, from: number, to: number): void {
+    const { table } = this;
+    const { slots } = this.#origins[origin]!;
+    const count = to - from;
+    for (let i = 0; i < count; i++) this.#slotsAhead[i] = slots.get(flowIds[from + i]!);
+    table.readRowsAhead(this.#slotsAhead, count);
+    for (let i = 0; i < count; i++) {
+      const slot = this.#slotsAhead[i]!;
+      this.#hashesAhead[i] = slot < 0 ? 0 : table.hash(table.slab(slot), table.base(slot));
+    }
+    table.readAhead(this.#hashesAhead, count);
   }
 
   /** A peer says that its flow ended. */
@@ -314,9 +334,9 @@ export class ExternalCache {
     slab[base + W_HAS] = (slab[base + W_HAS]! & 0xff_ffff) | (origin << OWNER_SHIFT);
     slab[base + W_ID] = flowId;
     writeStamp(slab, base, stamp);
-    this.#departures.delete(slot);
+    if (this.#departures.size > 0) this.#departures.delete(slot);
     if (rare !== null) this.table.rare.set(slot, rare);
-    else this.table.rare.delete(slot);
+    else if (this.table.rare.size > 0) this.table.rare.delete(slot);
     const owner = this.#origins[origin]!;
     owner.slots.set(flowId, slot);
     owner.flows++;
@@ -339,7 +359,7 @@ export class ExternalCache {
   #remove(slot: number): void {
     this.#listener?.forgotten(slot);
     this.#disown(slot);
-    this.#departures.delete(slot);
+    if (this.#departures.size > 0) this.#departures.delete(slot);
     this.table.unlink(slot);
     this.table.free(slot);
   }

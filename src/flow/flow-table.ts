@@ -22,12 +22,8 @@ const SEGMENT_ENTRIES_MIN = 16;
 /** In the high half of W_HAS: the row is in use (indexed, or unlinked and not yet freed). */
 export const ROW_LIVE = 0x1_0000;
 
-interface Segment {
-  /** Pairs (hash, slot + 1); slot + 1 == 0 is empty. Linear probing, deletion by shifting back. */
-  entries: Uint32Array;
-  mask: number;
-  used: number;
-}
+/** Pairs (hash, slot + 1); slot + 1 == 0 is empty. Linear probing, deletion by shifting back. */
+type Segment = Int32Array;
 
 /**
  * Flow records in slabs off the JavaScript heap, found by (family, protocol, zone, original tuple) through a segmented
@@ -42,6 +38,10 @@ export class FlowTable {
   /** Beside each slab: the birth of its flows. */
   readonly #births: Float64Array[] = [];
   readonly #segments: Segment[] = [];
+  /** Entries used, by segment. */
+  readonly #used = new Uint32Array(1 << SEGMENT_BITS);
+  /** What was read ahead. Nobody wants it, but reads without a use are optimised away. */
+  readonly #readAhead = new Int32Array(1);
   readonly #seed: number;
   #freeSlots = new Uint32Array(1024);
   #freeCount = 0;
@@ -94,10 +94,55 @@ export class FlowTable {
     return slot < this.#slotsUsed && (this.slab(slot)[this.base(slot) + W_HAS]! & ROW_LIVE) !== 0;
   }
 
+  /**
+   * Hash of the kernel's key of a flow: original tuple and the zone of the original direction. For who asks more than once about
+   * the same record. Signed: V8 boxes numbers above 2^31.
+   */
+  hash(words: Uint32Array, base: number): number {
+    const proto = words[base + W_PROTO]!;
+    const width = proto >>> 8 === AF_INET ? 1 : 4;
+    let h = mix(this.#seed, proto ^ (words[base + W_ZONE]! & 0xffff0000));
+    h = mix(h, words[base + W_ORIG_L4]!);
+    for (let i = 0; i < width; i++) {
+      h = mix(h, words[base + W_ORIG_SRC + i]!);
+      h = mix(h, words[base + W_ORIG_DST + i]!);
+    }
+    h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+    h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+    return h ^ (h >>> 16);
+  }
+
+  /**
+   * Reads the places in the index where records of these hashes stand, or will. Asked for some records before the first of them is
+   * looked up, the processor waits for the memory of all at once: in a loop that does nothing else, it reads on meanwhile.
+   */
+  readAhead(hashes: Int32Array, count: number): void {
+    let read = 0;
+    for (let i = 0; i < count; i++) {
+      const hash = hashes[i]!;
+      const entries = this.#segments[hash >>> (32 - SEGMENT_BITS)]!;
+      read ^= entries[2 * (hash & maskOf(entries)) + 1]!;
+    }
+    this.#readAhead[0] = read;
+  }
+
+  /** As `readAhead`, of the rows themselves; none where a slot is negative. */
+  readRowsAhead(slots: Int32Array, count: number): void {
+    let read = 0;
+    for (let i = 0; i < count; i++) {
+      const slot = slots[i]!;
+      if (slot < 0) continue;
+      const slab = this.slab(slot);
+      const base = this.base(slot);
+      read ^= slab[base]! ^ slab[base + RECORD_WORDS / 2]!;
+    }
+    this.#readAhead[0] = read;
+  }
+
   /** The slot of the flow with this original tuple; -1 when there is none. */
-  find(words: Uint32Array, base: number): number {
-    const hash = this.#hash(words, base);
-    const { entries, mask } = this.#segments[hash >>> (32 - SEGMENT_BITS)]!;
+  find(words: Uint32Array, base: number, hash = this.hash(words, base)): number {
+    const entries = this.#segments[hash >>> (32 - SEGMENT_BITS)]!;
+    const mask = maskOf(entries);
     for (let i = hash & mask; ; i = (i + 1) & mask) {
       const entry = entries[2 * i + 1]!;
       if (entry === 0) return -1;
@@ -109,10 +154,10 @@ export class FlowTable {
    * Takes a slot for a flow that is not in the table, copies its record there and indexes it; -1 when the table is full.
    * The slot's table words and the high half of W_HAS start as ROW_LIVE and zeros.
    */
-  insert(words: Uint32Array, base: number): number {
+  insert(words: Uint32Array, base: number, hash = this.hash(words, base)): number {
     if (this.#slotsUsed - this.#freeCount >= this.flowsMax) return -1;
     const slot = this.#takeSlot();
-    this.#fill(slot, words, base);
+    this.#fill(slot, words, base, hash);
     return slot;
   }
 
@@ -123,7 +168,7 @@ export class FlowTable {
   adopt(slot: number, words: Uint32Array, base: number): boolean {
     if (slot >= this.flowsMax || this.isLive(slot)) return false;
     for (; this.#slotsUsed <= slot; this.#slotsUsed++) this.#growTo(this.#slotsUsed);
-    this.#fill(slot, words, base);
+    this.#fill(slot, words, base, this.hash(words, base));
     return true;
   }
 
@@ -132,7 +177,7 @@ export class FlowTable {
     for (let slot = this.#slotsUsed - 1; slot >= 0; slot--) if (!this.isLive(slot)) this.free(slot);
   }
 
-  #fill(slot: number, words: Uint32Array, base: number): void {
+  #fill(slot: number, words: Uint32Array, base: number, hash: number): void {
     const slab = this.slab(slot);
     const at = this.base(slot);
     for (let i = 0; i < RECORD_WORDS; i++) slab[at + i] = words[base + i]!;
@@ -140,19 +185,20 @@ export class FlowTable {
     slab[at + RECORD_WORDS - 2] = 0;
     slab[at + RECORD_WORDS - 1] = 0;
     this.setBirth(slot, 0);
-    this.#link(this.#hash(words, base), slot);
+    this.#link(hash, slot);
     this.#size++;
   }
 
   /** Takes a flow out of the index; its record stays readable and its slot reserved until `free`. */
   unlink(slot: number): void {
-    const hash = this.#hash(this.slab(slot), this.base(slot));
-    const segment = this.#segments[hash >>> (32 - SEGMENT_BITS)]!;
-    const { entries, mask } = segment;
+    const hash = this.hash(this.slab(slot), this.base(slot));
+    const at = hash >>> (32 - SEGMENT_BITS);
+    const entries = this.#segments[at]!;
+    const mask = maskOf(entries);
     for (let i = hash & mask; entries[2 * i + 1] !== 0; i = (i + 1) & mask) {
       if (entries[2 * i + 1] !== slot + 1) continue;
       closeGap(entries, mask, i);
-      segment.used--;
+      this.#used[at]!--;
       this.#size--;
       return;
     }
@@ -160,7 +206,7 @@ export class FlowTable {
 
   /** Puts an unlinked flow back into the index, where none has its tuple now. */
   relink(slot: number): void {
-    this.#link(this.#hash(this.slab(slot), this.base(slot)), slot);
+    this.#link(this.hash(this.slab(slot), this.base(slot)), slot);
     this.#size++;
   }
 
@@ -192,13 +238,13 @@ export class FlowTable {
 
   #link(hash: number, slot: number): void {
     const at = hash >>> (32 - SEGMENT_BITS);
-    let segment = this.#segments[at]!;
-    if ((segment.used + 1) * 4 > (segment.mask + 1) * 3) {
-      segment = grown(segment);
-      this.#segments[at] = segment;
+    let entries = this.#segments[at]!;
+    if ((this.#used[at]! + 1) * 4 > (maskOf(entries) + 1) * 3) {
+      entries = grown(entries);
+      this.#segments[at] = entries;
     }
-    place(segment, hash, slot + 1);
-    segment.used++;
+    place(entries, hash, slot + 1);
+    this.#used[at]!++;
   }
 
   #sameKey(slot: number, words: Uint32Array, base: number): boolean {
@@ -213,21 +259,6 @@ export class FlowTable {
     }
     return true;
   }
-
-  /** The kernel's key of a flow: original tuple and the zone of the original direction. */
-  #hash(words: Uint32Array, base: number): number {
-    const proto = words[base + W_PROTO]!;
-    const width = proto >>> 8 === AF_INET ? 1 : 4;
-    let h = mix(this.#seed, proto ^ (words[base + W_ZONE]! & 0xffff0000));
-    h = mix(h, words[base + W_ORIG_L4]!);
-    for (let i = 0; i < width; i++) {
-      h = mix(h, words[base + W_ORIG_SRC + i]!);
-      h = mix(h, words[base + W_ORIG_DST + i]!);
-    }
-    h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
-    h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
-    return (h ^ (h >>> 16)) >>> 0;
-  }
 }
 
 /** A round of MurmurHash3. */
@@ -239,11 +270,15 @@ function mix(h: number, word: number): number {
 }
 
 function newSegment(entries: number): Segment {
-  return { entries: new Uint32Array(entries * 2), mask: entries - 1, used: 0 };
+  return new Int32Array(entries * 2);
 }
 
-function place(segment: Segment, hash: number, entry: number): void {
-  const { entries, mask } = segment;
+function maskOf(entries: Segment): number {
+  return (entries.length >>> 1) - 1;
+}
+
+function place(entries: Segment, hash: number, entry: number): void {
+  const mask = maskOf(entries);
   let i = hash & mask;
   while (entries[2 * i + 1] !== 0) i = (i + 1) & mask;
   entries[2 * i] = hash;
@@ -251,17 +286,16 @@ function place(segment: Segment, hash: number, entry: number): void {
 }
 
 function grown(old: Segment): Segment {
-  const segment = newSegment((old.mask + 1) * 2);
-  for (let i = 0; i <= old.mask; i++) {
-    const entry = old.entries[2 * i + 1]!;
-    if (entry !== 0) place(segment, old.entries[2 * i]!, entry);
+  const entries = newSegment(old.length);
+  for (let i = 0; i < old.length; i += 2) {
+    const entry = old[i + 1]!;
+    if (entry !== 0) place(entries, old[i]!, entry);
   }
-  segment.used = old.used;
-  return segment;
+  return entries;
 }
 
 /** Empties entry `gap` and shifts back what probing had pushed past it. */
-function closeGap(entries: Uint32Array, mask: number, gap: number): void {
+function closeGap(entries: Segment, mask: number, gap: number): void {
   let hole = gap;
   for (let i = (gap + 1) & mask; entries[2 * i + 1] !== 0; i = (i + 1) & mask) {
     const home = entries[2 * i]! & mask;

@@ -1,12 +1,12 @@
 import type { Logger } from "pino";
-import type { ExternalCache } from "../cache/external.js";
+import { type ExternalCache, ROWS_AHEAD } from "../cache/external.js";
 import type { InternalCache } from "../cache/internal.js";
 import type { HybridClock } from "../flow/clock.js";
 import { expectationKey } from "../flow/expectation.js";
 import { RECORD_WORDS, W_CREATED, W_UPDATED } from "../flow/record.js";
 import { FLOW_ID_MAX } from "../flow/slot-map.js";
 import { BatchDecoder, readNewRow, readUpdateRow } from "../stream/batch.js";
-import type { NewSection } from "../stream/columns.js";
+import type { DestroySection, NewSection } from "../stream/columns.js";
 import { type Envelope, isAfter, type Position } from "../stream/envelope.js";
 import type { StreamExpectation } from "../stream/expectation.js";
 import { type DecodedMark, type Mark, MarkCodec } from "../stream/mark.js";
@@ -66,7 +66,8 @@ export class Applier {
   readonly #origin: number;
   readonly #decoder = new BatchDecoder();
   readonly #marks = new MarkCodec();
-  readonly #record = new Uint32Array(RECORD_WORDS);
+  readonly #records = Array.from({ length: ROWS_AHEAD }, () => new Uint32Array(RECORD_WORDS));
+  readonly #hashes = new Int32Array(ROWS_AHEAD);
   #epoch = 0;
   #number = 0;
   /** The furthest place ever applied: what comes before it is a repetition. */
@@ -237,7 +238,7 @@ export class Applier {
     this.#applyNew(new4, 0, envelope, localSeconds);
     this.#applyNew(new6, 1, envelope, localSeconds);
     this.#applyUpdates(envelope, localSeconds);
-    for (let row = 0; row < destroys.rows; row++) this.#applyDestroy(destroys.flowId[row]!);
+    this.#applyDestroys(destroys);
     this.#applyMoved();
     for (const stated of this.#decoder.expectations) this.#applyExpectation(stated, envelope, localSeconds);
     this.#external.heard(this.#origin, envelope.stamp);
@@ -248,13 +249,22 @@ export class Applier {
   }
 
   #applyNew(section: NewSection, index: 0 | 1, envelope: Envelope, localSeconds: number): void {
-    const words = this.#record;
+    const { table } = this.#external;
     const wallSeconds = Math.floor(envelope.wallMs / 1000);
     const rare = this.#decoder.rare[index]!;
     for (let row = 0; row < section.rows; row++) {
+      if (row % ROWS_AHEAD === 0) {
+        const end = Math.min(row + ROWS_AHEAD, section.rows);
+        for (let next = row; next < end; next++) {
+          const words = this.#records[next - row]!;
+          readNewRow(section, next, words);
+          this.#hashes[next - row] = table.hash(words, 0);
+        }
+        table.readAhead(this.#hashes, end - row);
+      }
       const flowId = section.flowId[row]!;
       if (flowId > FLOW_ID_MAX) continue;
-      readNewRow(section, row, words);
+      const words = this.#records[row % ROWS_AHEAD]!;
       words[W_UPDATED] = localSeconds;
       // The age counts, not the time: the peer's clock is not ours.
       words[W_CREATED] = words[W_CREATED] === 0 ? localSeconds : localSeconds - (wallSeconds - words[W_CREATED]!);
@@ -332,6 +342,13 @@ export class Applier {
     const age = Math.max(0, Math.floor(envelope.wallMs / 1000) - createdSeconds);
     const row = { expectation, createdSeconds: localSeconds - age, updatedSeconds: localSeconds };
     external.upsert(this.node, row, stamp);
+  }
+
+  #applyDestroys({ flowId, rows }: DestroySection): void {
+    for (let row = 0; row < rows; row++) {
+      if (row % ROWS_AHEAD === 0) this.#external.readAhead(this.#origin, flowId, row, Math.min(row + ROWS_AHEAD, rows));
+      this.#applyDestroy(flowId[row]!);
+    }
   }
 
   #applyDestroy(flowId: number): void {
