@@ -3,10 +3,13 @@ import type { Bench } from "./bench.js";
 import { Arena, sideSeconds } from "./contender.js";
 import { OtherWork } from "./machine.js";
 
+/** Of its first seconds a daemon has to do, and V8 compiles what came of it. */
+const START_MS = 15_000;
+
 /** CPU when nothing happens. */
 export async function benchIdle(bench: Bench): Promise<void> {
   await using arena = await Arena.start();
-  await delay(3000);
+  await delay(START_MS);
   const percents: Record<string, number[]> = { conntrail: [], conntrackd: [] };
   for (let round = 0; round < bench.rounds; round++) {
     const others = new OtherWork([bench.load.pid, ...arena.contenders.flatMap((contender) => contender.pids())]);
