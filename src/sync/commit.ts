@@ -37,9 +37,9 @@ const TCP_ESTABLISHED = 3;
 const SLOTS_PER_TURN = 16_384;
 /**
  * Flows in a batch: between two, the kernel waits for this process some 0.1 ms. A thread of the pool sends, so the event loop is not held
- * up by the 3 ms that the kernel works on one; other programs' requests are.
+ * up by the 4 ms that the kernel works on one; other programs' requests are.
  */
-const BATCH_FLOWS = 768;
+const BATCH_FLOWS = 1024;
 /** Batches under way: while the kernel works on one, the next is encoded. */
 const PIPELINE = 2;
 
