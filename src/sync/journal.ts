@@ -178,7 +178,7 @@ export class Journal {
 
   /** True when a snapshot would spare readers more than it costs. */
   get snapshotDue(): boolean {
-    return this.#eventBytes > Math.max(SNAPSHOT_DUE_BYTES_MIN, SNAPSHOT_DUE_FACTOR * this.#snapshotBytes);
+    return this.#eventBytes > snapshotDueBytes(this.#snapshotBytes);
   }
 
   /** Publishes a mark, after the rows that wait. */
@@ -310,4 +310,9 @@ export class Journal {
       wallMs: this.#clock.wallMs(),
     };
   }
+}
+
+/** Bytes of events after which a snapshot is due, by the bytes of the last one. */
+export function snapshotDueBytes(snapshotBytes: number): number {
+  return Math.max(SNAPSHOT_DUE_BYTES_MIN, SNAPSHOT_DUE_FACTOR * snapshotBytes);
 }

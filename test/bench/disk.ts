@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { requestReport } from "../../src/control/client.js";
 import { waitFor } from "../../src/lab/process.js";
+import { snapshotDueBytes } from "../../src/sync/journal.js";
 import { Cluster } from "../support/cluster/cluster.js";
 import type { ClusterNode } from "../support/cluster/node.js";
 import { type Bench, CHURN_LIVE, CHURN_RANGE } from "./bench.js";
@@ -15,9 +16,6 @@ const EVENTS_MAX = 100_000;
 const SETTLE_MS = 30_000;
 const SETTLE_EVERY_MS = 300;
 const DAY_SECONDS = 86_400;
-/** As the journal does: a snapshot when the events outweigh it so many times, and this many bytes at the least. */
-const SNAPSHOT_DUE_FACTOR = 2;
-const SNAPSHOT_DUE_BYTES_MIN = 4 * 1024 * 1024;
 
 /** Bytes in the active node's store: of an event at different rates, of a flow in a snapshot, and what a day comes to. */
 export async function benchDisk(bench: Bench): Promise<void> {
@@ -43,7 +41,7 @@ export async function benchDisk(bench: Bench): Promise<void> {
       const { events } = await bench.load.ask("churn", { ...churn, eventsPerSecond, seconds });
       const perEvent = ((await settledBytes(active!)) - before) / events;
       const perSnapshot = snapshots.at(-1)! * CHURN_LIVE;
-      const snapshotShare = perSnapshot / Math.max(SNAPSHOT_DUE_BYTES_MIN, SNAPSHOT_DUE_FACTOR * perSnapshot);
+      const snapshotShare = perSnapshot / snapshotDueBytes(perSnapshot);
       bytes.push(perEvent);
       perDay.push((perEvent * (1 + snapshotShare) * eventsPerSecond * DAY_SECONDS) / 1e9);
     }

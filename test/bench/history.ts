@@ -36,6 +36,7 @@ import { BatchEncoder } from "../../src/stream/batch.js";
 import { connectBroker } from "../../src/stream/connection.js";
 import { createEnvelopeReader, type Mark, MarkCodec } from "../../src/stream/mark.js";
 import { Publisher } from "../../src/stream/publisher.js";
+import { snapshotDueBytes } from "../../src/sync/journal.js";
 import { startNatsServer, type TestNatsServer } from "../support/nats-server.js";
 import { type CommandCost, historyCommand } from "./history-command.js";
 
@@ -45,7 +46,6 @@ const FLOWS = 100_000;
 const ROWS = 1000;
 const INTERVAL_MS = 20;
 const CHUNK_ROWS = 1024;
-const SNAPSHOT_DUE_BYTES_MIN = 4 * 1024 * 1024;
 const BEGIN_MS = 1_700_000_000_000;
 const PUBLIC = 0xc6336401;
 const runsOfWho = 30;
@@ -276,8 +276,7 @@ async function run(writer: Writer, table: Table, events: number, rows: number): 
     free = next;
     await writer.send(null);
     writer.timeMs += INTERVAL_MS;
-    if (writer.eventBytes > Math.max(SNAPSHOT_DUE_BYTES_MIN, 2 * writer.snapshotBytes))
-      await snapshot(writer, table, free);
+    if (writer.eventBytes > snapshotDueBytes(writer.snapshotBytes)) await snapshot(writer, table, free);
   }
   for (const flowId of free) table.births[flowId] = 0;
 }
