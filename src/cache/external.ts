@@ -207,13 +207,13 @@ export class ExternalCache {
   }
 
   /**
-   * A local event is newer than what peers said of this tuple: the row goes. Gives its birth; 0 when there was none, or when
-   * that was another connection.
+   * A local event is newer than what peers said of this tuple: the row goes. Gives its birth; 0 when that was another
+   * connection, -1 when there was no row.
    */
   retire(words: Uint32Array, base: number): number {
-    if (this.table.size === 0) return 0;
+    if (this.table.size === 0) return -1;
     const slot = this.table.find(words, base);
-    if (slot < 0) return 0;
+    if (slot < 0) return -1;
     const { table } = this;
     const isAnother = isAnotherConnection(table.slab(slot), table.base(slot), words, base);
     const birth = isAnother ? 0 : table.birth(slot);

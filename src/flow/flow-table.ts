@@ -83,9 +83,9 @@ export class FlowTable {
     this.#births[slot >>> SLAB_BITS]![slot & SLAB_MASK] = stamp;
   }
 
-  /** Another node's claim to the same connection was made at `birth`, 0 for none: the earlier one counts. */
+  /** Another node's claim to the same connection was made at `birth`, 0 or less for none: the earlier one counts. */
   inheritBirth(slot: number, birth: number): void {
-    if (slot < 0 || birth === 0) return;
+    if (slot < 0 || birth <= 0) return;
     const own = this.birth(slot);
     if (own === 0 || birth < own) this.setBirth(slot, birth);
   }

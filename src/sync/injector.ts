@@ -14,7 +14,8 @@ import {
   W_UPDATED,
 } from "../flow/record.js";
 import { TIMEOUT_FLOOR_SECONDS } from "./commit.js";
-import { isAhead, isClosing, isOlder, MONOTONIC_STATUS, replyHash, sameReply, sameState } from "./injected-flow.js";
+import { InjectedEntries } from "./injected-entries.js";
+import { isAhead, isClosing, isOlder, MONOTONIC_STATUS, sameReply, sameState } from "./injected-flow.js";
 import { type InjectorItem, type InjectorKernel, InjectorRequests, withoutHelp } from "./injector-requests.js";
 
 /** What an injector counts; the group `inject` of `stats`. */
@@ -30,7 +31,7 @@ export interface InjectorCounters {
   renewed: number;
   /** Flows of peers that became this node's own, because its kernel knew more, or its packets kept them alive. */
   claimed: number;
-  /** Ends of flows that were not remembered for want of room; their entries stay until they expire. */
+  /** Ends of flows that were not remembered for want of room: their entries stay until they expire, or become this node's. */
   endingsDropped: number;
 }
 
@@ -95,12 +96,7 @@ export class Injector implements ExternalListener {
   #ended = new FlowTable(ENDINGS_MAX);
   /** The other one of the two, empty while nothing is written. */
   #ending = new FlowTable(ENDINGS_MAX);
-  /** By slot of the external cache: when the entry runs out if no packet comes, in seconds of `#now`; 0: not written yet. */
-  #expires = new Float64Array(4096);
-  /** By slot: the reply tuple that the kernel has, hashed. */
-  #replies = new Uint32Array(4096);
-  /** By slot: 1 where the last dump has listed the flow, or it was written since. */
-  #dumped = new Uint8Array(4096);
+  readonly #entries = new InjectedEntries();
   #held = true;
   /** Cancels the write that is due; null when none is. */
   #cancel: (() => void) | null = null;
@@ -153,14 +149,14 @@ export class Injector implements ExternalListener {
     }
     const words = this.#ended.slab(at);
     words[this.#ended.base(at) + W_PROTOINFO] = slab[base + W_PROTOINFO]!;
-    words[this.#ended.base(at) + W_TABLE_A] = Math.round(this.#expires[slot] ?? 0);
+    words[this.#ended.base(at) + W_TABLE_A] = Math.round(this.#entries.expires(slot));
     this.#poke();
   }
 
   forgotten(slot: number): void {
     this.#changed.delete(slot);
     this.#missed.delete(slot);
-    if (slot < this.#expires.length) this.#expires[slot] = 0;
+    this.#entries.forget(slot);
   }
 
   /** This kernel has ended a flow by itself. When a peer has it still, it is written again. */
@@ -168,7 +164,7 @@ export class Injector implements ExternalListener {
     const external = this.#external();
     const slot = external.table.size === 0 ? -1 : external.table.find(words, base);
     if (slot < 0) return;
-    if (slot < this.#expires.length) this.#expires[slot] = 0;
+    this.#entries.forget(slot);
     // One that is closing is about to end at its owner as well.
     if (isClosing(external.table.slab(slot), external.table.base(slot))) return;
     this.#renew(slot);
@@ -190,10 +186,10 @@ export class Injector implements ExternalListener {
   tick(): void {
     if (this.#held) return;
     const { table } = this.#external();
-    const end = Math.min(table.slotsUsed, this.#expires.length);
+    const end = Math.min(table.slotsUsed, this.#entries.end);
     const due = this.#now() + RENEW_AHEAD_SECONDS;
     for (let slot = 0; slot < end; slot++) {
-      const expires = this.#expires[slot]!;
+      const expires = this.#entries.expires(slot);
       if (expires === 0 || expires > due || this.#changed.has(slot)) continue;
       if (table.isLive(slot) && !isClosing(table.slab(slot), table.base(slot))) this.#renew(slot);
     }
@@ -205,7 +201,7 @@ export class Injector implements ExternalListener {
 
   /** A dump of the kernel begins. */
   beginDump(): void {
-    this.#dumped.fill(0);
+    this.#entries.beginDump();
   }
 
   /**
@@ -216,30 +212,33 @@ export class Injector implements ExternalListener {
     const { words } = flow;
     const { table } = this.#external();
     const slot = table.size === 0 ? -1 : table.find(words, 0);
-    // One that its owner ended, and that waits to be removed, is nobody's.
-    if (slot < 0) return this.#ended.find(words, 0) >= 0 || this.#ending.find(words, 0) >= 0;
+    if (slot < 0) return this.#hasEnded(words);
     const slab = table.slab(slot);
     const base = table.base(slot);
     const same = sameReply(slab, base, words);
-    this.#reserve(slot);
     const sameAll = same && sameState(words, slab, base);
     // Written before the dump began, and not to be written: what differs was changed by packets here.
-    const settled = this.#expires[slot]! > 0 && this.#dumped[slot] === 0 && !this.#changed.has(slot);
+    const settled = this.#entries.settled(slot) && !this.#changed.has(slot);
     if (same && ((settled && !sameAll) || isAhead(words, slab, base))) return false;
-    this.#dumped[slot] = 1;
-    this.#expires[slot] = this.#now() + words[W_TIMEOUT]!;
-    this.#replies[slot] = replyHash(words, 0);
+    this.#entries.note(slot, words, this.#now() + words[W_TIMEOUT]!);
     if (sameAll) this.#changed.delete(slot);
     else this.changed(slot);
     return true;
   }
 
-  /** The dump is complete: what peers carry and it did not list is written. */
-  endDump(): void {
+  /** One that its owner ended, and that waits to be removed or was removed while the dump runs, is nobody's. */
+  #hasEnded(words: Uint32Array): boolean {
+    return this.#ended.find(words, 0) >= 0 || this.#ending.find(words, 0) >= 0 || this.#entries.wasRemoved(words);
+  }
+
+  /** The dump is over. When it was complete, what peers carry and it did not list is written. */
+  endDump(complete: boolean): void {
+    this.#entries.endDump();
+    if (!complete) return;
     const { table } = this.#external();
     for (let slot = 0; slot < table.slotsUsed; slot++) {
-      if (!table.isLive(slot) || this.#dumped[slot] === 1 || this.#changed.has(slot)) continue;
-      if (slot < this.#expires.length) this.#expires[slot] = 0;
+      if (!table.isLive(slot) || this.#entries.seen(slot) || this.#changed.has(slot)) continue;
+      this.#entries.forget(slot);
       if (!isClosing(table.slab(slot), table.base(slot))) this.#renew(slot);
     }
   }
@@ -304,19 +303,21 @@ export class Injector implements ExternalListener {
     const known: InjectorItem[] = [];
     const stale: InjectorItem[] = [];
     for (const item of items) {
-      this.#reserve(item.slot);
-      if (this.#expires[item.slot] === 0) fresh.push(item);
-      else if (this.#replies[item.slot] === replyHash(item.words, 0)) known.push(item);
+      if (this.#entries.expires(item.slot) === 0) fresh.push(item);
+      else if (this.#entries.hasReply(item.slot, item.words)) known.push(item);
       else stale.push(item);
       // Before the request, not after: the row may go while that is on its way.
-      this.#expires[item.slot] = this.#now() + item.timeoutSeconds;
-      this.#replies[item.slot] = replyHash(item.words, 0);
-      this.#dumped[item.slot] = 1;
+      this.#entries.note(item.slot, item.words, this.#now() + item.timeoutSeconds);
     }
-    await this.#update(known, fresh);
-    const existing = await this.#create(fresh);
-    if (existing.length > 0) await this.#settle(existing, stale);
-    if (stale.length > 0) await this.#replace(stale);
+    this.#entries.writing(items);
+    try {
+      await this.#update(known, fresh);
+      const existing = await this.#create(fresh);
+      if (existing.length > 0) await this.#settle(existing, stale);
+      if (stale.length > 0) await this.#replace(stale);
+    } finally {
+      this.#entries.writing([]);
+    }
   }
 
   /** Updates entries that are there; those that are not join `missing`, those that know more than the peer are claimed. */
@@ -413,7 +414,7 @@ export class Injector implements ExternalListener {
 
   #fail({ slot }: InjectorItem): void {
     this.counters.failed++;
-    this.#expires[slot] = 0;
+    this.#entries.forget(slot);
   }
 
   async #removeEnded(): Promise<void> {
@@ -438,7 +439,7 @@ export class Injector implements ExternalListener {
     const again = table.find(words, 0);
     if (again < 0) return { at, words, expires: words[W_TABLE_A]! };
     // The entry is of the flow that ended: what came again under its tuple is created anew.
-    if (again < this.#expires.length) this.#expires[again] = 0;
+    this.#entries.forget(again);
     this.#changed.add(again);
     return { at, words, expires: 0 };
   }
@@ -456,6 +457,7 @@ export class Injector implements ExternalListener {
     const removed = endings.filter((ending) => !kept.has(ending) && !this.#node.owns(ending.words, 0));
     const refused = await this.#requests.send("delete", removed);
     this.counters.removed += removed.length - refused.size;
+    for (const { words } of removed) if (!this.#entries.removed(words)) this.counters.endingsDropped++;
     for (const { at } of endings) {
       this.#ending.unlink(at);
       this.#ending.free(at);
@@ -472,20 +474,6 @@ export class Injector implements ExternalListener {
 
   #now(): number {
     return performance.now() / 1000;
-  }
-
-  #reserve(slot: number): void {
-    if (slot < this.#expires.length) return;
-    const length = Math.max(slot + 1, this.#expires.length * 2);
-    const expires = new Float64Array(length);
-    const replies = new Uint32Array(length);
-    const dumped = new Uint8Array(length);
-    expires.set(this.#expires);
-    replies.set(this.#replies);
-    dumped.set(this.#dumped);
-    this.#expires = expires;
-    this.#replies = replies;
-    this.#dumped = dumped;
   }
 
   /** Cancels what is due and waits for what is being written. */

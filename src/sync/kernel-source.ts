@@ -29,6 +29,6 @@ export interface Injection {
   beginDump(): void;
   /** A dump lists a flow: true when it is a peer's, and none of this node's own. */
   present(flow: DecodedFlow): boolean;
-  /** The dump was complete. */
-  endDump(): void;
+  /** The dump is over, or was given up. */
+  endDump(complete: boolean): void;
 }

@@ -371,10 +371,17 @@ export class Replicator implements EventSink {
   }
 
   async #resyncOnce(polled: boolean): Promise<boolean> {
-    const internal = this.#internal;
-    internal.beginDump();
+    this.#internal.beginDump();
     this.#injection?.beginDump();
     this.#nowSeconds = this.#seconds();
+    const whole = (await this.#resyncFlows(polled)) && (await this.#resyncExpectations(polled));
+    this.#injection?.endDump(whole);
+    if (whole) this.#pacer.flushNow();
+    return whole;
+  }
+
+  async #resyncFlows(polled: boolean): Promise<boolean> {
+    const internal = this.#internal;
     let result: DumpResult;
     try {
       result = await this.#kernel.dump((flow) => {
@@ -398,9 +405,6 @@ export class Replicator implements EventSink {
       if (internal.pendingCount >= BATCH_ROWS_MAX) this.#pacer.flushNow();
       await new Promise(setImmediate);
     }
-    if (!(await this.#resyncExpectations(polled))) return false;
-    this.#injection?.endDump();
-    this.#pacer.flushNow();
     return true;
   }
 
@@ -441,13 +445,10 @@ export class Replicator implements EventSink {
   }
 
   #dumped(flow: DecodedFlow): void {
-    const carries = this.#carries();
-    let birth = 0;
-    if (this.#injection !== null && !carries) {
-      if (this.#injection.present(flow)) return;
-      birth = this.#external.retire(flow.words, 0);
-    }
-    if (carries) birth = this.#external.retire(flow.words, 0);
+    if (this.#injection !== null && !this.#carries() && this.#injection.present(flow)) return;
+    const birth = this.#injection !== null || this.#carries() ? this.#external.retire(flow.words, 0) : -1;
+    // A peer's flow of which this kernel knows more is this node's own as well.
+    const carries = this.#carries() || birth >= 0;
     const leftover = !carries && this.#standsBack() ? NOBODY : null;
     const claimed = carries ? null : (this.#external.claim(flow.words, 0) ?? leftover);
     const slot = this.#internal.dumped(flow, this.#nowSeconds, claimed, carries);
@@ -472,8 +473,8 @@ export class Replicator implements EventSink {
       this.#take(flow);
       return;
     }
-    if (this.#injection !== null) this.#external.retire(words, 0);
-    this.#internal.dumped(flow, this.#nowSeconds, null, false);
+    const birth = this.#injection === null ? -1 : this.#external.retire(words, 0);
+    table.inheritBirth(this.#internal.dumped(flow, this.#nowSeconds, null, birth >= 0), birth);
   }
 
   #polledExpectation(expectation: Expectation): void {

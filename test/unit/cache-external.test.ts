@@ -127,9 +127,9 @@ describe("ExternalCache", () => {
 
   it("retires a row for a newer local event", () => {
     const { cache, a } = setUp();
-    assert.equal(cache.retire(tcpRecord(1), 0), 0);
+    assert.equal(cache.retire(tcpRecord(1), 0), -1);
     cache.upsert(a, 1, tcpRecord(1), null, 100);
-    assert.equal(cache.retire(tcpRecord(2), 0), 0);
+    assert.equal(cache.retire(tcpRecord(2), 0), -1);
     assert.equal(cache.retire(tcpRecord(1), 0), 100, "its birth");
     assert.equal(cache.slotOf(a, 1), -1);
     assert.deepEqual([cache.counters.retired, cache.flowsOf(a), cache.table.size], [1, 0, 0]);

@@ -1,0 +1,106 @@
+import { FlowTable } from "../flow/flow-table.js";
+import { replyHash } from "./injected-flow.js";
+
+/** Entries that are remembered as removed while one dump runs. */
+const REMOVED_MAX = 1 << 20;
+
+/**
+ * What this daemon knows of the entries that it wrote into the kernel, by the slots of the external cache: when they run out,
+ * which reply tuple they have, and whether a dump that runs can be believed of them. The kernel fills a part of a dump before
+ * the part is asked for, so a dump may list entries as they were before a write that ended since, or that were removed since.
+ */
+export class InjectedEntries {
+  /** When the entry runs out if no packet comes, in seconds of the monotonic clock; 0: not written yet. */
+  #expires = new Float64Array(4096);
+  /** The reply tuple that the kernel has, hashed. */
+  #replies = new Uint32Array(4096);
+  /** 1 where the last dump has listed the entry, or it was written since that began. */
+  #seen = new Uint8Array(4096);
+  /** Slots of the batch that is being written. */
+  #writing: readonly { readonly slot: number }[] = [];
+  #dumping = false;
+  /** Removed while the dump runs. */
+  #removed: FlowTable | null = null;
+
+  /** Slots from here on were never written. */
+  get end(): number {
+    return this.#expires.length;
+  }
+
+  /** When the entry runs out if no packet comes, in seconds of the monotonic clock; 0 when it is not in the kernel. */
+  expires(slot: number): number {
+    return this.#expires[slot] ?? 0;
+  }
+
+  /** True when the kernel has it with the reply tuple of the record. */
+  hasReply(slot: number, words: Uint32Array): boolean {
+    return this.#replies[slot] === replyHash(words, 0);
+  }
+
+  /** The entry is in the kernel, or on its way there, with the reply tuple of the record. */
+  note(slot: number, words: Uint32Array, expires: number): void {
+    this.#reserve(slot);
+    this.#expires[slot] = expires;
+    this.#replies[slot] = replyHash(words, 0);
+    this.#seen[slot] = 1;
+  }
+
+  /** The kernel does not have it, or not for the flow that stands there now. */
+  forget(slot: number): void {
+    if (slot < this.#expires.length) this.#expires[slot] = 0;
+  }
+
+  /** A batch is being written: what a dump lists of it may be from before or after. Until the next call. */
+  writing(items: readonly { readonly slot: number }[]): void {
+    this.#writing = items;
+  }
+
+  /** True when it was written before the running dump began, and the dump has not listed it yet. */
+  settled(slot: number): boolean {
+    return this.expires(slot) > 0 && this.#seen[slot] === 0;
+  }
+
+  /** True when the last dump has listed it, or it was written since that began. */
+  seen(slot: number): boolean {
+    return this.#seen[slot] === 1;
+  }
+
+  beginDump(): void {
+    this.#seen.fill(0);
+    for (const { slot } of this.#writing) this.#seen[slot] = 1;
+    this.#removed = null;
+    this.#dumping = true;
+  }
+
+  /** The dump is over, complete or not. */
+  endDump(): void {
+    this.#removed = null;
+    this.#dumping = false;
+  }
+
+  /** An entry was removed: a dump that runs may list it yet. False when there is no room to remember that. */
+  removed(words: Uint32Array): boolean {
+    if (!this.#dumping) return true;
+    this.#removed ??= new FlowTable(REMOVED_MAX);
+    return this.#removed.find(words, 0) >= 0 || this.#removed.insert(words, 0) >= 0;
+  }
+
+  /** True when it was removed since the running dump began. */
+  wasRemoved(words: Uint32Array): boolean {
+    return this.#removed !== null && this.#removed.find(words, 0) >= 0;
+  }
+
+  #reserve(slot: number): void {
+    if (slot < this.#expires.length) return;
+    const length = Math.max(slot + 1, this.#expires.length * 2);
+    const expires = new Float64Array(length);
+    const replies = new Uint32Array(length);
+    const seen = new Uint8Array(length);
+    expires.set(this.#expires);
+    replies.set(this.#replies);
+    seen.set(this.#seen);
+    this.#expires = expires;
+    this.#replies = replies;
+    this.#seen = seen;
+  }
+}

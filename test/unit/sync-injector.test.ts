@@ -1,0 +1,197 @@
+/** Injector and Replicator together: whose a flow is that a dump lists while entries are written and removed. */
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { pino } from "pino";
+import { ExternalCache } from "../../src/cache/external.js";
+import { InternalCache } from "../../src/cache/internal.js";
+import { EVENT_NEW } from "../../src/ctnetlink/event-socket.js";
+import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket.js";
+import { HybridClock, systemClock } from "../../src/flow/clock.js";
+import { type DecodedFlow, HAS_MARK, W_HAS, W_MARK } from "../../src/flow/record.js";
+import { Injector } from "../../src/sync/injector.js";
+import { Journal } from "../../src/sync/journal.js";
+import { Replicator } from "../../src/sync/replicator.js";
+import { decodedFlow, tcpRecord } from "../support/records.js";
+
+const log = pino({ level: "silent" });
+
+/** The one flow of these tests, told apart by its mark. */
+function flow(mark: number): DecodedFlow {
+  const decoded = decodedFlow(tcpRecord(1));
+  decoded.words[W_MARK] = mark;
+  decoded.words[W_HAS]! |= HAS_MARK;
+  return decoded;
+}
+
+/** A node in mode `inject` whose kernel answers when the test says so. */
+class Node {
+  readonly internal = new InternalCache(10);
+  readonly external: ExternalCache;
+  readonly injector: Injector;
+  readonly replicator: Replicator;
+  readonly #origin: number;
+  /** Ends what the kernel is asked for. */
+  answer: (() => void) | null = null;
+  /** What a dump lists, when it does. */
+  dump: Promise<readonly DecodedFlow[]> = Promise.resolve([]);
+
+  constructor() {
+    const send = async ({ count }: { count: number }): Promise<BatchResult> => {
+      await new Promise<void>((resolve) => {
+        this.answer = resolve;
+      });
+      this.answer = null;
+      return { sent: count, errors: [], unknown: 0 };
+    };
+    this.injector = new Injector({
+      external: () => this.external,
+      kernel: { send, getAll: send },
+      node: {
+        owns: () => false,
+        claim: (claimed) => this.replicator.claim(claimed),
+        hears: () => true,
+        resync: () => undefined,
+      },
+      timeoutSeconds: null,
+      liberal: false,
+      wallSeconds: () => 0,
+      intervalMs: 0,
+      log,
+    });
+    this.external = new ExternalCache(10, this.injector);
+    this.#origin = this.external.origin("peer");
+    const hybridClock = new HybridClock(systemClock);
+    const journal = new Journal({
+      node: "self",
+      epoch: 1,
+      continues: null,
+      internal: this.internal,
+      sink: { publish: () => 0, publishAcked: async () => 0, backlog: { bytes: 0 } },
+      clock: systemClock,
+      hybridClock,
+      log,
+    });
+    this.replicator = new Replicator({
+      internal: this.internal,
+      external: this.external,
+      journal,
+      kernel: {
+        dump: async (visit): Promise<DumpResult> => {
+          const listed = await this.dump;
+          for (const item of listed) visit(item);
+          return { count: listed.length, malformed: 0, interrupted: false };
+        },
+        growBuffer: () => false,
+        hearNew: () => undefined,
+        readEvents: () => false,
+      },
+      ownPorts: new Set(),
+      filter: () => true,
+      ignoresOwn: true,
+      injection: this.injector,
+      standsBack: () => false,
+      carries: () => false,
+      publishIntervalMs: 0,
+      clock: systemClock,
+      log,
+      signal: new AbortController().signal,
+    });
+    this.injector.start();
+  }
+
+  /** The peer claims the flow, with this mark. */
+  peerTells(mark: number): void {
+    const own = this.internal.table.find(flow(mark).words, 0);
+    if (own >= 0) this.internal.supersede(own, { node: "peer", stamp: Number.MAX_SAFE_INTEGER });
+    this.external.upsert(this.#origin, 1, flow(mark).words, null, Number.MAX_SAFE_INTEGER);
+  }
+
+  peerEnds(): void {
+    this.external.destroy(this.#origin, 1);
+  }
+
+  /** Waits until the kernel is asked for something. */
+  async asked(): Promise<void> {
+    for (let turns = 0; turns < 1000 && this.answer === null; turns++) await new Promise(setImmediate);
+    assert.ok(this.answer !== null, "the kernel was asked for nothing");
+  }
+
+  /** Answers all that the kernel is asked for. */
+  async settle(): Promise<void> {
+    await this.asked();
+    for (let quiet = 0; quiet < 5; quiet++) {
+      await new Promise(setImmediate);
+      if (this.answer === null) continue;
+      this.answer();
+      quiet = 0;
+    }
+  }
+
+  get owner(): "self" | "peer" | "nobody" {
+    const own = this.internal.table.find(flow(0).words, 0);
+    if (own >= 0 && !this.internal.isSuperseded(own)) return "self";
+    return this.external.table.find(flow(0).words, 0) >= 0 ? "peer" : "nobody";
+  }
+}
+
+for (const way of ["pollKernel", "resyncKernel"] as const) {
+  const list = (node: Node, ...flows: DecodedFlow[]): Promise<boolean> => {
+    node.dump = Promise.resolve(flows);
+    return node.replicator[way]();
+  };
+
+  describe(`a dump while peers' flows are written (${way})`, () => {
+    it("does not take for packets what was listed before a write that is under way", async () => {
+      const node = new Node();
+      node.replicator.onEvent(EVENT_NEW, flow(1), 0);
+      node.replicator.flush();
+      node.peerTells(2);
+      await node.asked();
+      await list(node, flow(1));
+      assert.equal(node.owner, "peer");
+      await node.settle();
+      await list(node, flow(2));
+      assert.equal(node.owner, "peer");
+    });
+
+    it("does not take for another flow what was removed after it was listed", async () => {
+      const node = new Node();
+      node.peerTells(2);
+      await node.settle();
+      await list(node, flow(2));
+      let end: (flows: readonly DecodedFlow[]) => void = () => undefined;
+      node.dump = new Promise((resolve) => {
+        end = resolve;
+      });
+      const dump = node.replicator[way]();
+      node.peerEnds();
+      await node.settle();
+      assert.equal(node.injector.counters.removed, 1);
+      end([flow(2)]);
+      assert.ok(await dump);
+      assert.equal(node.owner, "nobody");
+      await list(node, flow(2));
+      assert.equal(node.owner, "self", "it is listed still, so it is another one");
+    });
+
+    it("takes for this node's own what packets have changed since it was written, to whatever it was before", async () => {
+      for (const [mark, listed] of [
+        [3, true],
+        [1, true],
+        [3, false],
+        [1, false],
+      ] as const) {
+        const node = new Node();
+        node.replicator.onEvent(EVENT_NEW, flow(1), 0);
+        node.replicator.flush();
+        node.peerTells(2);
+        await node.settle();
+        if (listed) await list(node, flow(2));
+        assert.equal(node.owner, "peer");
+        await list(node, flow(mark));
+        assert.equal(node.owner, "self", `mark ${mark}, ${listed ? "" : "not "}listed before`);
+        assert.equal(node.external.table.size, 0);
+      }
+    });
+  });
+}
