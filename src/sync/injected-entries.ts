@@ -55,11 +55,6 @@ export class InjectedEntries {
     this.#writing = items;
   }
 
-  /** True when it was written before the running dump began, and the dump has not listed it yet. */
-  settled(slot: number): boolean {
-    return this.expires(slot) > 0 && this.#seen[slot] === 0;
-  }
-
   /** True when the last dump has listed it, or it was written since that began. */
   seen(slot: number): boolean {
     return this.#seen[slot] === 1;

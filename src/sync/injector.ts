@@ -210,15 +210,18 @@ export class Injector implements ExternalListener {
    */
   present(flow: DecodedFlow): boolean {
     const { words } = flow;
+    if (this.#hasEnded(words)) return true;
     const { table } = this.#external();
     const slot = table.size === 0 ? -1 : table.find(words, 0);
-    if (slot < 0) return this.#hasEnded(words);
+    if (slot < 0) return false;
+    // It was written since the dump began: this may be what was there before, and says nothing.
+    if (this.#entries.seen(slot)) return true;
     const slab = table.slab(slot);
     const base = table.base(slot);
     const same = sameReply(slab, base, words);
     const sameAll = same && sameState(words, slab, base);
-    // Written before the dump began, and not to be written: what differs was changed by packets here.
-    const settled = this.#entries.settled(slot) && !this.#changed.has(slot);
+    // Written, and not to be written: what differs was changed by packets here.
+    const settled = this.#entries.expires(slot) > 0 && !this.#changed.has(slot);
     if (same && ((settled && !sameAll) || isAhead(words, slab, base))) return false;
     this.#entries.note(slot, words, this.#now() + words[W_TIMEOUT]!);
     if (sameAll) this.#changed.delete(slot);
@@ -226,9 +229,14 @@ export class Injector implements ExternalListener {
     return true;
   }
 
-  /** One that its owner ended, and that waits to be removed or was removed while the dump runs, is nobody's. */
+  /**
+   * One that its owner ended, and that waits to be removed or was removed while the dump runs, is nobody's: what came again under
+   * its tuple has yet to be written.
+   */
   #hasEnded(words: Uint32Array): boolean {
-    return this.#ended.find(words, 0) >= 0 || this.#ending.find(words, 0) >= 0 || this.#entries.wasRemoved(words);
+    const waits = (table: FlowTable): boolean => table.size > 0 && table.find(words, 0) >= 0;
+    const ended = waits(this.#ended) || waits(this.#ending) || this.#entries.wasRemoved(words);
+    return ended && !this.#node.owns(words, 0);
   }
 
   /** The dump is over. When it was complete, what peers carry and it did not list is written. */

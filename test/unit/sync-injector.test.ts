@@ -7,7 +7,8 @@ import { InternalCache } from "../../src/cache/internal.js";
 import { EVENT_NEW } from "../../src/ctnetlink/event-socket.js";
 import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket.js";
 import { HybridClock, systemClock } from "../../src/flow/clock.js";
-import { type DecodedFlow, HAS_MARK, W_HAS, W_MARK } from "../../src/flow/record.js";
+import { type DecodedFlow, HAS_MARK, W_HAS, W_MARK, W_STATUS } from "../../src/flow/record.js";
+import { IPS_ASSURED, IPS_CONFIRMED, IPS_SEEN_REPLY } from "../../src/flow/status.js";
 import { Injector } from "../../src/sync/injector.js";
 import { Journal } from "../../src/sync/journal.js";
 import { Replicator } from "../../src/sync/replicator.js";
@@ -16,9 +17,10 @@ import { decodedFlow, tcpRecord } from "../support/records.js";
 const log = pino({ level: "silent" });
 
 /** The one flow of these tests, told apart by its mark. */
-function flow(mark: number): DecodedFlow {
+function flow(mark: number, status = IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED): DecodedFlow {
   const decoded = decodedFlow(tcpRecord(1));
   decoded.words[W_MARK] = mark;
+  decoded.words[W_STATUS] = status;
   decoded.words[W_HAS]! |= HAS_MARK;
   return decoded;
 }
@@ -47,7 +49,10 @@ class Node {
       external: () => this.external,
       kernel: { send, getAll: send },
       node: {
-        owns: () => false,
+        owns: (words, base) => {
+          const slot = this.internal.table.find(words, base);
+          return slot >= 0 && !this.internal.isSuperseded(slot);
+        },
         claim: (claimed) => this.replicator.claim(claimed),
         hears: () => true,
         resync: () => undefined,
@@ -100,10 +105,10 @@ class Node {
   }
 
   /** The peer claims the flow, with this mark. */
-  peerTells(mark: number): void {
+  peerTells(mark: number, status?: number): void {
     const own = this.internal.table.find(flow(mark).words, 0);
     if (own >= 0) this.internal.supersede(own, { node: "peer", stamp: Number.MAX_SAFE_INTEGER });
-    this.external.upsert(this.#origin, 1, flow(mark).words, null, Number.MAX_SAFE_INTEGER);
+    this.external.upsert(this.#origin, 1, flow(mark, status).words, null, Number.MAX_SAFE_INTEGER);
   }
 
   peerEnds(): void {
@@ -172,6 +177,55 @@ for (const way of ["pollKernel", "resyncKernel"] as const) {
       assert.equal(node.owner, "nobody");
       await list(node, flow(2));
       assert.equal(node.owner, "self", "it is listed still, so it is another one");
+    });
+
+    it("does not take for written what was listed before a write that ended since", async () => {
+      const node = new Node();
+      node.peerTells(2);
+      await node.settle();
+      await list(node, flow(2));
+      node.peerTells(3);
+      await node.asked();
+      node.peerTells(2);
+      await list(node, flow(2));
+      const { updated } = node.injector.counters;
+      await node.settle();
+      assert.equal(node.injector.counters.updated, updated + 2, "the kernel was left with mark 3");
+      await list(node, flow(2));
+      assert.equal(node.owner, "peer");
+    });
+
+    it("does not take for a flow that came again what was listed of the one before", async () => {
+      const node = new Node();
+      node.peerTells(2, IPS_CONFIRMED | IPS_SEEN_REPLY);
+      await node.settle();
+      let end: (flows: readonly DecodedFlow[]) => void = () => undefined;
+      node.dump = new Promise((resolve) => {
+        end = resolve;
+      });
+      const dump = node.replicator[way]();
+      node.peerEnds();
+      node.peerTells(2, IPS_CONFIRMED);
+      end([flow(2, IPS_CONFIRMED | IPS_SEEN_REPLY)]);
+      assert.ok(await dump);
+      assert.equal(node.owner, "peer");
+      await node.settle();
+      assert.deepEqual([node.injector.counters.removed, node.injector.counters.injected], [1, 2]);
+      await list(node, flow(2, IPS_CONFIRMED));
+      assert.equal(node.owner, "peer");
+    });
+
+    it("leaves this node its own flow whose tuple was a peer's, and that entry waits to be removed", async () => {
+      const node = new Node();
+      node.peerTells(2);
+      await node.settle();
+      await list(node, flow(2));
+      node.peerEnds();
+      node.replicator.onEvent(EVENT_NEW, flow(1), 0);
+      await list(node, flow(1));
+      assert.equal(node.owner, "self");
+      await node.settle();
+      assert.equal(node.injector.counters.removed, 0);
     });
 
     it("takes for this node's own what packets have changed since it was written, to whatever it was before", async () => {
