@@ -197,7 +197,7 @@ async function startNode(
   const { replicator, events } = kernelSide;
   ownStream.begin();
   runPeers(peers, stopping, down);
-  if (injector !== null) await followersCaughtUp(followers, stopping, log);
+  if (injector !== null) await followersCaughtUp(peers, stopping, log);
   if (!(await replicator.resyncKernel()) && !stopping.aborted) {
     throw new ConntrailError("KERNEL", "the kernel's conntrack table could not be read; the log has the reason");
   }

@@ -18,8 +18,11 @@ export interface OpenInjection {
 }
 
 const TICK_MS = 1000;
-/** How long a start waits for peers; one that is away is not heard at all. */
-const CATCH_UP_MS = 3000;
+const CATCH_UP_TURN_MS = 50;
+/** Turns that a start waits for peers that are not reached: those that are away are not heard at all. */
+const REACH_TURNS = 60;
+/** Turns that it waits for those that are reached. */
+const CATCH_UP_TURNS_MAX = 600;
 
 /** Opens the injector, on a socket of its own so that its echoes can be told from those of other requests. */
 export function openInjection(
@@ -63,26 +66,47 @@ export function openInjection(
   return { injector, portId: kernel.portId };
 }
 
+function turn(signal: AbortSignal): Promise<void> {
+  return delay(CATCH_UP_TURN_MS, undefined, { signal, ref: false }).catch(() => undefined);
+}
+
+/** A peer whose stream is being read. */
+interface CatchingUp {
+  readonly follower: Pick<Follower, "node" | "caughtUp">;
+  /** True while its broker is connected. */
+  readonly reached: () => boolean;
+}
+
 /**
  * Waits until the followers have read what there was of their streams. Before that, the kernel's table cannot be told apart
- * into own flows and injected ones: the last ones injected may not be in the copies.
+ * into own flows and injected ones: the last ones injected may not be in the copies. So a peer that is there may take long. `pass` lets
+ * a turn pass.
  */
 export async function followersCaughtUp(
-  followers: readonly Follower[],
+  peers: readonly CatchingUp[],
   stopping: AbortSignal,
   log: Logger,
+  pass: (signal: AbortSignal) => Promise<void> = turn,
 ): Promise<void> {
   const done = new AbortController();
   const either = AbortSignal.any([stopping, done.signal]);
-  const late = new Set(followers.map(({ node }) => node));
+  const late = new Set(peers);
   const all = Promise.all(
-    followers.map(async (follower) => {
-      await follower.caughtUp(either);
-      if (!done.signal.aborted) late.delete(follower.node);
+    peers.map(async (peer) => {
+      await peer.follower.caughtUp(either);
+      if (!done.signal.aborted) late.delete(peer);
     }),
   );
-  await Promise.race([all, delay(CATCH_UP_MS, undefined, { signal: either, ref: false }).catch(() => undefined)]);
+  const overdue = async (): Promise<void> => {
+    // Turns, and not the time: a machine that stood still has reached nobody meanwhile.
+    for (let turns = 0; turns < CATCH_UP_TURNS_MAX && !either.aborted; turns++) {
+      if (turns >= REACH_TURNS && ![...late].some(({ reached }) => reached())) return;
+      await pass(either);
+    }
+  };
+  await Promise.race([all, overdue()]);
   done.abort();
   await all;
-  if (late.size > 0 && !stopping.aborted) log.warn({ peers: [...late] }, "starting without news of these peers");
+  if (late.size === 0 || stopping.aborted) return;
+  log.warn({ peers: [...late].map(({ follower }) => follower.node) }, "starting without news of these peers");
 }

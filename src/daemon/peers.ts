@@ -21,6 +21,8 @@ export interface Peer {
   readonly follower: Follower;
   readonly address: string;
   readonly discovered: boolean;
+  /** True while its broker is connected. */
+  readonly reached: () => boolean;
 }
 
 /** What all followers of a node share. */
@@ -67,7 +69,7 @@ export function createPeer(
     });
     down.push(unwatch);
   }
-  return { follower, address, discovered: peer.discovered === true };
+  return { follower, address, discovered: peer.discovered === true, reached: () => connection.connected };
 }
 
 function connectPeer(config: Config, peer: PeerConfig, log: Logger): BrokerConnection {
