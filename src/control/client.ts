@@ -185,18 +185,26 @@ function connect(path: string): Promise<Socket> {
   });
 }
 
-/** The bytes as they come. Silence counts only while someone waits for them, not while the reader is busy. */
+/**
+ * The bytes as they come. Silence counts only while someone waits for them, not while the reader is busy; and a process that was
+ * held up itself has yet to read what was said meanwhile.
+ */
 async function* chunks(socket: Socket, path: string, silenceMs: number): AsyncGenerator<Buffer, void, undefined> {
   const reader = socket[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
-  const onSilence = (): void => {
+  let waiting = 0;
+  const onSilence = (turn: number): void => {
+    if (turn !== waiting) return;
     const text = `the daemon on ${path} has said nothing for ${silenceMs / 1000} s: look at its log`;
     socket.destroy(new ConntrailError("TIMEOUT", text));
   };
   for (;;) {
-    const timer = setTimeout(onSilence, silenceMs);
+    const turn = ++waiting;
+    // Sockets are read between timers and this.
+    const timer = setTimeout(() => setImmediate(onSilence, turn), silenceMs);
     try {
       const next = await reader.next();
       if (next.done) return;
+      waiting++;
       clearTimeout(timer);
       yield next.value;
     } catch (error) {
