@@ -147,7 +147,7 @@ export function inNamespace<T>(name: string, enter: () => T): T {
 }
 
 /** Resolves as soon as `condition` holds, looking every few milliseconds; throws with `what` after the deadline. */
-export async function waitUntil(condition: () => boolean, what: string, deadlineMs = 5000): Promise<void> {
+export async function waitUntil(condition: () => boolean, what: string, deadlineMs = 30_000): Promise<void> {
   const deadline = performance.now() + deadlineMs;
   while (!condition()) {
     if (performance.now() > deadline) throw new Error(`waited ${deadlineMs} ms in vain: ${what}`);

@@ -58,7 +58,7 @@ export class NetlinkExchange implements AsyncDisposable {
   }
 
   /** Waits until the events so far fulfil `condition`. */
-  async until(condition: (events: NetlinkMessage[]) => boolean, limitMs = 5000): Promise<void> {
+  async until(condition: (events: NetlinkMessage[]) => boolean, limitMs = 30_000): Promise<void> {
     const deadline = Date.now() + limitMs;
     while (!condition(this.events)) {
       if (Date.now() > deadline) throw new Error(`no such event among ${this.events.length}`);
