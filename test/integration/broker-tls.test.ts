@@ -28,7 +28,7 @@ describe("embedded broker with TLS", { skip: natsServerMissing() || opensslMissi
       const plain = connect({});
       const wrongAuthority = connect({ tls: stranger, serverName: "fw1" });
       try {
-        await known.ready(3000);
+        await known.ready(30_000);
         for (const refused of [unknown, plain, wrongAuthority]) {
           await until("the refusal", () => refused.lastError !== "");
           assert.equal(refused.connected, false);

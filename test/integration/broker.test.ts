@@ -56,7 +56,7 @@ describe("embedded broker", { skip: natsServerMissing() }, () => {
     const pid = broker.pid!;
     assert.equal(broker.state, "running");
     const connection = connectBroker({ servers: [broker.address], node: "fw1", purpose: "test", log: silentLogger() });
-    const client = await connection.ready(2000);
+    const client = await connection.ready(30_000);
     assert.equal((await client.jetstreamManager()) !== null, true);
     await connection.close();
     await broker.stop();
@@ -71,7 +71,7 @@ describe("embedded broker", { skip: natsServerMissing() }, () => {
     const { broker } = edge;
     await broker.start();
     const connection = connectBroker({ servers: [broker.address], node: "fw1", purpose: "test", log: silentLogger() });
-    const jsm = await (await connection.ready(2000)).jetstreamManager();
+    const jsm = await (await connection.ready(30_000)).jetstreamManager();
     await jsm.streams.add({ name: "CT_fw1", subjects: ["ct.fw1.>"] });
     const first = broker.pid!;
     process.kill(first, "SIGKILL");
@@ -227,7 +227,7 @@ describe("embedded broker", { skip: natsServerMissing() }, () => {
       const pid = Number(await new Promise((resolve) => daemon.stdout.once("data", resolve)));
       assert.match(await readFile(`/proc/${pid}/cmdline`, "utf8"), /nats-server/);
       daemon.kill("SIGKILL");
-      await until("the end of the server", () => !isAlive(pid), 3000);
+      await until("the end of the server", () => !isAlive(pid));
     } finally {
       daemon.kill("SIGKILL");
     }

@@ -184,7 +184,7 @@ describe("history from a broker", { skip: natsServerMissing() }, () => {
     const joined = new HistoryCluster(["fw9"]);
     for (let i = 0; i < 20; i++) joined.batch(joined.members[0]!, new Random(i));
     await publish(server, joined);
-    await until("the node that joined to be told of", () => nodes.has("fw9"), 15_000);
+    await until("the node that joined to be told of", () => nodes.has("fw9"));
     end.abort();
     await following;
     await connection.close();

@@ -29,7 +29,7 @@ const ALL = [
   nat66Connection(),
   greConnection(),
 ];
-const WAIT_MS = 10_000;
+const WAIT_MS = 30_000;
 
 after(() => rmSync(directory, { recursive: true, force: true }));
 

@@ -16,7 +16,7 @@ it("streams are told with what there is of them and what was cut off", { skip: n
     log: silentLogger(),
   });
   try {
-    const client = await connection.ready(5000);
+    const client = await connection.ready(30_000);
     const jsm = await client.jetstreamManager({ checkAPI: false });
     assert.deepEqual(await keptStreams(connection), []);
     await ensureStream(jsm, "fw2", { maxAgeMs: 3_600_000, bytesMax: 64 * 1024 });

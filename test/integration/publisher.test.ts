@@ -80,14 +80,14 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     await using server = await startNatsServer();
     await using edge = setUp(server);
     const { publisher, connection } = edge;
-    await connection.ready(5000);
+    await connection.ready(30_000);
     await publisher.start();
     assert.equal(publisher.state, "up");
     assert.equal(await server.manage((jsm) => readLastOf(jsm, "fw1", "mark")), null);
     assert.equal(publisher.publish("ev", 1, payload(1)), "sent");
     assert.equal(await publisher.publishAcked("mark", 2, payload(2)), 2);
     assert.equal(publisher.publish("ev", 3, payload(3)), "sent");
-    assert.equal(await publisher.flush(2000), true);
+    assert.equal(await publisher.flush(30_000), true);
     assert.equal(publisher.lastSequence, 3);
     assert.equal(publisher.confirmedNumber, 3);
     assert.deepEqual(publisher.backlog, { messages: 0, bytes: 0 });
@@ -104,7 +104,7 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     await using server = await startNatsServer();
     await using edge = setUp(server);
     const { publisher, connection } = edge;
-    await connection.ready(5000);
+    await connection.ready(30_000);
     await publisher.start();
     for (let n = 1; n <= 5000; n++) publisher.publish("ev", n, payload(n));
     await until("the confirmation of all", () => publisher.confirmedNumber === 5000);
@@ -117,7 +117,7 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     const lost: number[][] = [];
     await using edge = setUp(server, { onLost: (first, last) => lost.push([first, last]) });
     const { publisher, connection } = edge;
-    await connection.ready(5000);
+    await connection.ready(30_000);
     await publisher.start();
     let number = 0;
     let running = true;
@@ -140,7 +140,7 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     }
     running = false;
     await writing;
-    assert.equal(await publisher.flush(10_000), true);
+    assert.equal(await publisher.flush(30_000), true);
     assert.deepEqual(lost, []);
     assert.ok(publisher.counters.resent > 0);
     assert.deepEqual(await numbersIn(server), upTo(number));
@@ -150,17 +150,17 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     await using server = await startNatsServer();
     await using edge = setUp(server, { limits: { ackTimeoutMs: 500 } });
     const { publisher, connection } = edge;
-    await connection.ready(5000);
+    await connection.ready(30_000);
     await publisher.start();
     for (let n = 1; n <= 100; n++) publisher.publish("ev", n, payload(n));
-    assert.equal(await publisher.flush(2000), true);
+    assert.equal(await publisher.flush(30_000), true);
     server.pause();
     for (let n = 101; n <= 1500; n++) publisher.publish("ev", n, payload(n, 512));
     await until("the connection to be given up", () => !connection.connected);
     server.resume();
     await until("publishing to resume", () => publisher.state === "up");
     for (let n = 1501; n <= 1600; n++) publisher.publish("ev", n, payload(n));
-    assert.equal(await publisher.flush(10_000), true);
+    assert.equal(await publisher.flush(30_000), true);
     assert.deepEqual(await numbersIn(server), upTo(1600));
   });
 
@@ -178,10 +178,10 @@ describe("publisher", { skip: natsServerMissing() }, () => {
       onStateChange: (state) => states.push(state),
     });
     const { publisher, connection } = edge;
-    await connection.ready(5000);
+    await connection.ready(30_000);
     await publisher.start();
     while (number < 10) publisher.publish("ev", ++number, payload(number));
-    assert.equal(await publisher.flush(2000), true);
+    assert.equal(await publisher.flush(30_000), true);
     await server.kill();
     await until("the loss to be seen", () => publisher.state === "down");
     assert.equal(publisher.publish("ev", ++number, payload(number)), "held");
@@ -192,7 +192,7 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     await server.start();
     await until("the report", () => lost.length > 0);
     assert.deepEqual(lost, [[11, 101]]);
-    assert.equal(await publisher.flush(5000), true);
+    assert.equal(await publisher.flush(30_000), true);
     assert.deepEqual(await numbersIn(server), [...upTo(10), ...upTo(202).slice(101)]);
     assert.deepEqual(states, ["up", "down", "up"]);
   });
@@ -202,15 +202,15 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     const lost: number[][] = [];
     await using edge = setUp(server, { onLost: (first, last) => lost.push([first, last]) });
     const { publisher, connection } = edge;
-    await connection.ready(5000);
+    await connection.ready(30_000);
     await publisher.start();
     for (let n = 1; n <= 10; n++) publisher.publish("ev", n, payload(n));
-    assert.equal(await publisher.flush(2000), true);
+    assert.equal(await publisher.flush(30_000), true);
     await server.manage((jsm) => jsm.streams.delete("CT_fw1"));
     assert.equal(await publisher.publishAcked("mark", 11, payload(11)), 1);
     assert.deepEqual(lost, [[1, 10]]);
     publisher.publish("ev", 12, payload(12));
-    assert.equal(await publisher.flush(2000), true);
+    assert.equal(await publisher.flush(30_000), true);
     assert.deepEqual(await numbersIn(server), [11, 12]);
   });
 
@@ -219,10 +219,10 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     const lost: number[][] = [];
     await using edge = setUp(server, { onLost: (first, last) => lost.push([first, last]) });
     const { publisher, connection } = edge;
-    await connection.ready(5000);
+    await connection.ready(30_000);
     await publisher.start();
     for (let n = 1; n <= 10; n++) publisher.publish("ev", n, payload(n));
-    assert.equal(await publisher.flush(2000), true);
+    assert.equal(await publisher.flush(30_000), true);
     await server.manage((jsm) => jsm.streams.purge("CT_fw1"));
     await server.kill("SIGTERM");
     await until("the loss to be seen", () => publisher.state === "down");
@@ -235,10 +235,10 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     await using server = await startNatsServer();
     await using edge = setUp(server);
     const { publisher, connection } = edge;
-    await connection.ready(5000);
+    await connection.ready(30_000);
     await publisher.start();
     publisher.publish("ev", 1, payload(1));
-    assert.equal(await publisher.flush(2000), true);
+    assert.equal(await publisher.flush(30_000), true);
     const other = await server.client();
     await other.jetstream().publish("ct.fw1.ev", payload(1, 64, 99));
     await other.close();
@@ -249,7 +249,7 @@ describe("publisher", { skip: natsServerMissing() }, () => {
   it("refuses a stream that does not fit the store, in one line", async () => {
     await using server = await startNatsServer({ maxFileStore: 10_000_000 });
     await using edge = setUp(server);
-    await edge.connection.ready(5000);
+    await edge.connection.ready(30_000);
     await assert.rejects(edge.publisher.start(), (error: unknown) => {
       assert.ok(error instanceof ConntrailError);
       assert.equal(error.code, "STORE");
@@ -262,7 +262,7 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     await using server = await startNatsServer();
     for (const bytesMax of [50_000_000, 60_000_000]) {
       await using edge = setUp(server, { retention: { maxAgeMs: 60_000, bytesMax } });
-      await edge.connection.ready(5000);
+      await edge.connection.ready(30_000);
       await edge.publisher.start();
       const { config } = await server.manage((jsm) => jsm.streams.info("CT_fw1"));
       assert.equal(config.max_bytes, bytesMax);

@@ -122,7 +122,7 @@ describe("replica", { skip: natsServerMissing() }, () => {
     peer.snapshot(7);
     peer.events(1000);
     for (const message of peer.messages) replica.append(message);
-    assert.equal(await replica.flush(5000), true);
+    assert.equal(await replica.flush(30_000), true);
     await assertCopied(server, peer.messages);
     assert.deepEqual(replica.tail, { epoch: 10, number: peer.messages.length });
     assert.deepEqual([replica.originSequence, replica.lastSequence], [peer.sequence, peer.messages.length]);
@@ -141,7 +141,7 @@ describe("replica", { skip: natsServerMissing() }, () => {
       replica.append({ ...message, payload });
       payload.fill(0);
     }
-    assert.equal(await replica.flush(5000), true);
+    assert.equal(await replica.flush(30_000), true);
     await assertCopied(server, peer.messages);
     replica.close();
   });
@@ -162,7 +162,7 @@ describe("replica", { skip: natsServerMissing() }, () => {
     for (const message of peer.messages.slice(first)) replica.append(message);
     for (const message of peer.messages) replica.append(message);
     assert.equal(replica.known, 7 + 13, "those of an epoch that is over as well");
-    assert.equal(await replica.flush(5000), true);
+    assert.equal(await replica.flush(30_000), true);
     await assertCopied(server, peer.messages);
     replica.close();
   });
@@ -175,7 +175,7 @@ describe("replica", { skip: natsServerMissing() }, () => {
     for (let round = 0; round < 4; round++) {
       const replica = await edge.open();
       for (const message of peer.messages) replica.append(message);
-      assert.equal(await replica.flush(5000), true);
+      assert.equal(await replica.flush(30_000), true);
       replica.close();
       const again = await edge.open();
       assert.deepEqual([again.tail.epoch, again.tail.number], [peer.writer.epoch, peer.writer.number]);
@@ -196,7 +196,7 @@ describe("replica", { skip: natsServerMissing() }, () => {
       const replica = await edge.open();
       for (const message of peer.messages.slice(replica.lastSequence)) replica.append(message);
       const before = replica.snapshotSequence;
-      assert.equal(await replica.flush(5000), true);
+      assert.equal(await replica.flush(30_000), true);
       replica.close();
       const again = await edge.open();
       again.close();
@@ -254,7 +254,7 @@ describe("replica", { skip: natsServerMissing() }, () => {
     }
     running = false;
     await copying;
-    assert.equal(await replica.flush(10_000), true);
+    assert.equal(await replica.flush(30_000), true);
     assert.ok(replica.counters.resent > 0);
     assert.deepEqual(edge.lost, []);
     await assertCopied(server, peer.messages);
@@ -280,7 +280,7 @@ describe("replica", { skip: natsServerMissing() }, () => {
     const replica = await edge.open();
     assert.equal(replica.originSequence, replica.lastSequence === 0 ? 0 : 5000 + replica.lastSequence);
     for (const message of peer.messages) replica.append(message);
-    assert.equal(await replica.flush(10_000), true);
+    assert.equal(await replica.flush(30_000), true);
     await assertCopied(server, peer.messages);
     replica.close();
   });
@@ -292,7 +292,7 @@ describe("replica", { skip: natsServerMissing() }, () => {
     peer.events(20);
     const replica = await edge.open();
     for (const message of peer.messages.slice(0, 15)) replica.append(message);
-    assert.equal(await replica.flush(5000), true);
+    assert.equal(await replica.flush(30_000), true);
     await server.manage((jsm) => jsm.streams.delete("CT_fw2"));
     for (const message of peer.messages.slice(15)) replica.append(message);
     await until("the report", () => edge.lost.length > 0);
@@ -302,7 +302,7 @@ describe("replica", { skip: natsServerMissing() }, () => {
     const again = await edge.open();
     assert.deepEqual([again.tail, again.originSequence], [{ epoch: 0, number: 0 }, 0]);
     for (const message of peer.messages) again.append(message);
-    assert.equal(await again.flush(5000), true);
+    assert.equal(await again.flush(30_000), true);
     await assertCopied(server, peer.messages);
     again.close();
   });
@@ -314,7 +314,7 @@ describe("replica", { skip: natsServerMissing() }, () => {
     peer.snapshot(1);
     const replica = await edge.open();
     for (const message of peer.messages) replica.append(message);
-    assert.equal(await replica.flush(5000), true);
+    assert.equal(await replica.flush(30_000), true);
     replica.close();
     await server.manage((jsm) => jsm.streams.purge("CT_fw2"));
     const again = await edge.open();
@@ -324,7 +324,7 @@ describe("replica", { skip: natsServerMissing() }, () => {
     );
     peer.snapshot(2);
     for (const message of peer.messages) again.append(message);
-    assert.equal(await again.flush(5000), true);
+    assert.equal(await again.flush(30_000), true);
     assert.equal(again.snapshotSequence, 11);
     await assertCopied(server, peer.messages);
     again.close();
@@ -339,7 +339,7 @@ describe("replica", { skip: natsServerMissing() }, () => {
     peer.snapshot(1);
     peer.events(3);
     for (const message of peer.messages) replica.append(message);
-    assert.equal(await replica.flush(5000), true);
+    assert.equal(await replica.flush(30_000), true);
     const reader = new StreamReader({ connection: edge.connection, node: "fw2", log: edge.log });
     const read: string[] = [];
     const stop = new AbortController();
@@ -364,7 +364,7 @@ describe("replica", { skip: natsServerMissing() }, () => {
     peer.snapshot(1);
     const first = await edge.open();
     for (const message of peer.messages) first.append(message);
-    assert.equal(await first.flush(5000), true);
+    assert.equal(await first.flush(30_000), true);
     first.close();
     const replica = await edge.open();
     await server.manage((jsm) => jsm.streams.delete("CT_fw2"));
@@ -385,7 +385,7 @@ describe("replica", { skip: natsServerMissing() }, () => {
     const peer = new Peer();
     peer.events(10);
     for (const message of peer.messages) replica.append(message);
-    assert.equal(await replica.flush(5000), true);
+    assert.equal(await replica.flush(30_000), true);
     await server.kill();
     await until("the loss to be seen", () => !edge.connection.connected);
     peer.events(PUBLISHER_LIMITS.ringMessagesMax + 5);
@@ -396,9 +396,9 @@ describe("replica", { skip: natsServerMissing() }, () => {
     const again = await edge.open();
     for (const [index, message] of peer.messages.entries()) {
       again.append(message);
-      if (index % 4096 === 4095) await until("room", () => again.flush(1000), 20_000);
+      if (index % 4096 === 4095) await until("room", () => again.flush(1000));
     }
-    await until("the copy", () => again.flush(1000), 20_000);
+    await until("the copy", () => again.flush(1000));
     const read = createEnvelopeReader();
     const numbers = (await copyIn(server)).map(({ payload }) => read(Buffer.from(payload, "hex"))!.number);
     assert.equal(numbers.length, peer.messages.length);

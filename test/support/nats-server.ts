@@ -1,4 +1,5 @@
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { randomInt } from "node:crypto";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -8,7 +9,11 @@ import { connect, type JetStreamManager, type NatsConnection } from "nats";
 import { type Logger, pino } from "pino";
 import { programDirectories } from "../../src/stream/broker-host.js";
 
-const START_TIMEOUT_MS = 10_000;
+const START_TIMEOUT_MS = 30_000;
+/** Below those that the kernel gives to clients: one of theirs may take a port at any moment, and a server's that is being restarted, too. */
+const PORT_MIN = 20_000;
+const PORT_COUNT = 12_000;
+const PORT_ATTEMPTS_MAX = 100;
 
 /** The reason to skip tests that need a nats-server, or false when it is installed. */
 export function natsServerMissing(): string | false {
@@ -27,19 +32,25 @@ export function silentLogger(): Logger {
 
 /** A port of 127.0.0.1 that was free a moment ago. */
 export async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  if (address === null || typeof address === "string") throw new Error("no port");
-  return address.port;
+  for (let attempt = 0; attempt < PORT_ATTEMPTS_MAX; attempt++) {
+    const port = PORT_MIN + randomInt(PORT_COUNT);
+    const server = createServer();
+    const free = await new Promise<boolean>((resolve) => {
+      server.once("error", () => resolve(false));
+      server.listen({ port, host: "127.0.0.1", exclusive: true }, () => resolve(true));
+    });
+    if (!free) continue;
+    await new Promise((resolve) => server.close(resolve));
+    return port;
+  }
+  throw new Error("no port");
 }
 
 /** Resolves when `condition` holds. Fails after `timeoutMs` with what was waited for. */
 export async function until(
   what: string,
   condition: () => boolean | Promise<boolean>,
-  timeoutMs = 10_000,
+  timeoutMs = 30_000,
 ): Promise<void> {
   const deadline = performance.now() + timeoutMs;
   while (!(await condition())) {
