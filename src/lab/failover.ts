@@ -21,8 +21,8 @@ export interface FailoverResult {
   readonly commit: CommitLine | undefined;
 }
 
-const TAKEOVER_TIMEOUT_MS = 15_000;
-const COMMIT_TIMEOUT_MS = 5_000;
+const TAKEOVER_TIMEOUT_MS = 30_000;
+const COMMIT_TIMEOUT_MS = 15_000;
 
 /** Takes `primary` out and waits until each session answers through the next one, is broken, or `settleTimeoutMs` is over. */
 export async function failOver(

@@ -23,7 +23,7 @@ import {
 } from "../../src/lab/topology.js";
 
 const READY_MS = 30_000;
-const WAIT_MS = 15_000;
+const WAIT_MS = 30_000;
 const PURGE_AFTER_S = 1;
 const SECOND_VIRTUAL_HOST = VIRTUAL_HOST + 1;
 const FIRST_SESSIONS = 12;

@@ -9,7 +9,7 @@ import { echoTargets } from "../../src/lab/sessions.js";
 import { SYNC } from "../../src/lab/topology.js";
 
 const READY_TIMEOUT_MS = 30_000;
-const AGREE_TIMEOUT_MS = 10_000;
+const AGREE_TIMEOUT_MS = 30_000;
 const PROTOCOLS = ["tcp", "udp", "icmp", "icmpv6"];
 
 const obstacle = labObstacle();
@@ -29,7 +29,7 @@ describe("agreement", { skip: obstacle ?? false, timeout: 120_000 }, () => {
     await assertAgreement(lab, first);
 
     await sessions.resume();
-    const { to, report } = await failOver(lab, first, "cut", 10_000);
+    const { to, report } = await failOver(lab, first, "cut", AGREE_TIMEOUT_MS);
     assert.equal(report.answering, report.sessions);
     await sessions.pause();
     await assertAgreement(lab, to);

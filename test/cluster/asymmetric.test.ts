@@ -13,7 +13,7 @@ import { ECHO_PORT, echoTargets } from "../../src/lab/sessions.js";
 import { cidr4, cidr6, FIREWALL_HOST_BASE, ipv4, ipv6, LAN, VIRTUAL_HOST, WAN } from "../../src/lab/topology.js";
 
 const READY_MS = 30_000;
-const WAIT_MS = 15_000;
+const WAIT_MS = 30_000;
 const TARGETS = echoTargets({ nat4: 4, nat6: 3, routed4: 3, routed6: 3 });
 const SESSIONS = 13;
 /** A datagram each fifth of a second until one comes back: the first answer may overtake the state. */

@@ -11,7 +11,7 @@ import { DatagramReader } from "../support/datagram-reader.js";
 import { printfForm } from "../support/printf-form.js";
 import { parseXmlLine, textAt } from "../support/xml-line.js";
 
-const WAIT_MS = 10_000;
+const WAIT_MS = 30_000;
 const LOCK = "/var/lock/conntrack.lock";
 const SOCKET = "/var/run/conntrackd.ctl";
 const SCRIPT = "/usr/share/doc/conntrackd/examples/sync/primary-backup.sh";
@@ -148,7 +148,7 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 180_000 }, () => 
     await Promise.all([a.conntrackd("-d"), b.conntrackd("-d")]);
     for (const sport of [1000, 1001, 1002]) await insert(a, sport, ["--mark", String(sport)]);
     await insert(a, 1003, ["--src-nat", "192.0.2.1"]);
-    await waitFor("the flows on both", 20_000, async () => (await lines(b, "-e")).length === 4);
+    await waitFor("the flows on both", WAIT_MS, async () => (await lines(b, "-e")).length === 4);
     for (const [host, option] of [
       [a, "-i"],
       [b, "-e"],
@@ -200,7 +200,7 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 180_000 }, () => 
     assert.match(started.stderr, /^\[.*\[ERROR\] can't connect: is conntrackd running\? appropriate permissions\?\n$/);
     assert.equal(started.logged[0], "WARNING: conntrackd was not cleanly stopped.");
     assert.doesNotMatch(started.logged.join("\n"), /ERROR/);
-    await waitFor("the primary's flow", 20_000, async () => (await lines(b, "-e")).length === 1);
+    await waitFor("the primary's flow", WAIT_MS, async () => (await lines(b, "-e")).length === 1);
     assert.deepEqual(await becomes(b, "backup"), clean);
 
     assert.deepEqual(await becomes(b, "primary"), clean);
@@ -221,7 +221,7 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 180_000 }, () => 
     await using _a = a;
     assert.deepEqual([await a.conntrackd("-d"), await b.conntrackd("-d")], [QUIET, QUIET]);
     const copy = "/var/lib/conntrail/jetstream/$G/streams/CT_10-9-8-2";
-    await waitFor("the copy of the peer's stream", 20_000, () => a.has(copy));
+    await waitFor("the copy of the peer's stream", WAIT_MS, () => a.has(copy));
     assert.deepEqual(await a.conntrackd("-k"), QUIET);
     await a.exec("ip", "addr", "add", "10.9.7.1/24", "dev", "sync0");
     await a.configure(a.conf().replaceAll("10.9.8.", "10.9.7."));

@@ -12,7 +12,7 @@ import { difference } from "../support/cluster/flow-map.js";
 import type { ClusterNode } from "../support/cluster/node.js";
 import { temporaryDirectory } from "../support/nats-server.js";
 
-const FOUND_MS = 15_000;
+const FOUND_MS = 30_000;
 const GROUP = "225.0.0.50";
 const PORT = 3780;
 const DISCOVER = ["peers: {}", `discover: { group: ${GROUP}, port: ${PORT}, interface: sync0 }`];
@@ -127,6 +127,9 @@ describe("discover", { skip: clusterObstacle(), timeout: 180_000 }, () => {
       );
     }
     assert.equal((await foreign.status()).peers.length, 0);
+    // Where its broker was slow to answer, the peer was refused at first.
+    const before = await first.counter("discovery", "refused");
+    const refusedBefore = logged(first, "an announcement was refused").length;
 
     const lie = (node: string, address: string, port = 4222): string =>
       JSON.stringify({ conntrail: 1, cluster: "chaos", node, address, port });
@@ -143,11 +146,12 @@ describe("discover", { skip: clusterObstacle(), timeout: 180_000 }, () => {
     await send(foreign, "10.77.0.33", lie("n8", "10.77.0.33"));
     await waitFor("all of it is counted", FOUND_MS, async () => {
       const { malformed, refused } = (await first.stats()).discovery ?? {};
-      return malformed === NOISE + 3 && refused === 5;
+      return malformed === NOISE + 3 && refused === before + 5;
     });
     const peers = (await first.status()).peers.map(({ node, address }) => [node, address]);
     assert.deepEqual(peers, [["n2", "10.77.0.2"]]);
-    const reasons = logged(first, "an announcement was refused").map(({ reason }) => String(reason));
+    const refusals = logged(first, "an announcement was refused").slice(refusedBefore);
+    const reasons = refusals.map(({ reason }) => String(reason));
     assert.equal(reasons.length, 5);
     assert.ok(reasons.some((reason) => reason.startsWith("n8 at 10.77.0.33 announces itself, but no connection")));
     assert.ok(reasons.some((reason) => reason.startsWith("n2 announces 10.77.0.3, known is n2 at 10.77.0.2: ")));

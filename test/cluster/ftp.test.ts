@@ -10,8 +10,8 @@ import { END_HOST, ipv4, ipv6, LAN, ROUTED, VIRTUAL_HOST, WAN } from "../../src/
 import { type FtpClientProcess, openFtpClient, startFtpServer } from "../support/ftp-process.js";
 
 const READY_TIMEOUT_MS = 30_000;
-const SYNC_TIMEOUT_MS = 10_000;
-const TAKEOVER_TIMEOUT_MS = 15_000;
+const SYNC_TIMEOUT_MS = 30_000;
+const TAKEOVER_TIMEOUT_MS = 30_000;
 const FTP_PORT = 21;
 /** Its text is shorter than that of the virtual address: PORT grows on its way, and sequence numbers are adjusted. */
 const SHORT_CLIENT = ipv4(LAN, 7);
@@ -47,8 +47,11 @@ describe("ftp", { skip: obstacle ?? false, timeout: 180_000 }, () => {
     await running.step("port");
     const transfer = running.step("retr 12000000 1500000");
 
-    const kernel = await expectations(first, "kernel");
-    assert.equal(kernel.length, 4, "the fifth has been used");
+    let kernel: ExpectationView[] = [];
+    await waitFor("the fifth to be used", SYNC_TIMEOUT_MS, async () => {
+      kernel = await expectations(first, "kernel");
+      return kernel.length === 4;
+    });
     assert.equal(kernel.filter(({ nat }) => nat !== undefined).length >= 3, true);
     await waitFor("the expectations in the external cache", SYNC_TIMEOUT_MS, async () => {
       const [backup] = lab.backups(first);

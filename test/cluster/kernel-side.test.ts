@@ -9,7 +9,7 @@ import { assertAgreement } from "../support/cluster/compare.js";
 import { difference, type FlowMap, markOf } from "../support/cluster/flow-map.js";
 import type { ClusterNode } from "../support/cluster/node.js";
 
-const WAIT_MS = 20_000;
+const WAIT_MS = 30_000;
 const POLL = "netlink: { poll: 200ms }";
 
 type Pair = readonly [ClusterNode, ClusterNode];

@@ -10,7 +10,7 @@ import { assertAgreement } from "../support/cluster/compare.js";
 import { difference, type FlowMap } from "../support/cluster/flow-map.js";
 import type { ClusterNode } from "../support/cluster/node.js";
 
-const WAIT_MS = 20_000;
+const WAIT_MS = 30_000;
 const LOAD = { flowsMax: 1000, operationsPerSecond: 1000 };
 const OBSERVER = 3;
 /** What needs a kernel. */

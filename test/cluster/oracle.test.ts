@@ -24,7 +24,7 @@ import { COMMIT_DIFFERENCES, EXTERNAL_DIFFERENCES } from "../support/oracle/know
 import { PORTS, serverAddress, sourceAddress } from "../support/oracle/network.js";
 import { kernelTables, Oracle, type OracleNode } from "../support/oracle/oracle.js";
 
-const AGREE_TIMEOUT_MS = 20_000;
+const AGREE_TIMEOUT_MS = 30_000;
 const GENERATED = 2200;
 const CHURN_ROUNDS = 3;
 

@@ -12,10 +12,10 @@ import { type NetworkPlan, SeedNetwork, seedsObstacle } from "../support/seeds/n
 
 const INSIDE_VIP = "10.0.0.3";
 const OUTSIDE_VIP = "192.168.255.250";
-const ELECTION_MS = 15_000;
+const ELECTION_MS = 30_000;
 /** PollSecs is 5 in its files. */
-const REPLICATED_MS = 20_000;
-const ALIVE_MS = 15_000;
+const REPLICATED_MS = 30_000;
+const ALIVE_MS = 30_000;
 
 /** As the text prints the ssh session, but for its source port and its age. */
 const INTERNAL = lineLike(

@@ -24,9 +24,9 @@ const TO_INTERNET = 6;
 const TO_DMZ = 4;
 /** Sessions of each group; the first has one of ssh beside them. */
 const SESSIONS = TO_INTERNET + TO_DMZ;
-const ELECTION_MS = 20_000;
-const REPLICATED_MS = 15_000;
-const ALIVE_MS = 15_000;
+const ELECTION_MS = 30_000;
+const REPLICATED_MS = 30_000;
+const ALIVE_MS = 30_000;
 /** PurgeTimeout in its files is 5 s. */
 const PURGED_MS = 6_000;
 

@@ -18,9 +18,9 @@ const VIRTUAL = ["10.15.7.100", "2001:db8:15:7::100", "172.16.10.100", "2001:db8
 const SERVER4 = "10.15.7.33";
 const SERVER6 = "2001:db8:15:7::33";
 const CLIENTS = ["client1", "client2"];
-const ELECTION_MS = 15_000;
-const REPLICATED_MS = 15_000;
-const ALIVE_MS = 15_000;
+const ELECTION_MS = 30_000;
+const REPLICATED_MS = 30_000;
+const ALIVE_MS = 30_000;
 const DOWNLOAD_MS = 60_000;
 /** CommitTimeout in its files. */
 const COMMIT_TIMEOUT_S = 1_800;

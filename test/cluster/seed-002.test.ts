@@ -23,8 +23,8 @@ import { type NetworkPlan, SeedNetwork, seedsObstacle } from "../support/seeds/n
 const SERVER = "192.168.1.3";
 const SESSIONS = 10;
 const DATAGRAMS = 20;
-const REPLICATED_MS = 15_000;
-const ALIVE_MS = 15_000;
+const REPLICATED_MS = 30_000;
+const ALIVE_MS = 30_000;
 
 /** The text has no ruleset. The rule for IPv6 has the kernel track it. */
 const RULESET = `

@@ -28,8 +28,8 @@ const SERVER = "192.168.1.3";
 /** As many as the text counts. */
 const SESSIONS = 325;
 const CLOSED = 225;
-const REPLICATED_MS = 15_000;
-const ALIVE_MS = 15_000;
+const REPLICATED_MS = 30_000;
+const ALIVE_MS = 30_000;
 
 function plan(link: ExampleLink): NetworkPlan {
   const gateway = (node: 1 | 2): NetworkPlan["firewalls"][string] => {

@@ -23,8 +23,8 @@ import type { FirewallFiles, SeedFirewall } from "../support/seeds/firewall.js";
 import { type NetworkPlan, SeedNetwork, seedsObstacle } from "../support/seeds/network.js";
 
 const B = "192.168.1.3";
-const REPLICATED_MS = 15_000;
-const ALIVE_MS = 15_000;
+const REPLICATED_MS = 30_000;
+const ALIVE_MS = 30_000;
 /** Long enough for TCP to have sent again several times. */
 const DEAD_MS = 3_000;
 

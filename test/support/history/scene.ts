@@ -41,7 +41,7 @@ const LAG_FACTOR = 2;
 
 const OBSERVER_HOST = 9;
 const READY_MS = 30_000;
-const TAKEOVER_MS = 15_000;
+const TAKEOVER_MS = 30_000;
 
 /** A change of the primary, as seen from outside. */
 export interface Failover {

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { Namespace } from "../../../src/lab/namespace.js";
 import { type CommandResult, findTool, type LineProcess, runCommand, waitFor } from "../../../src/lab/process.js";
 
-const START_TIMEOUT_MS = 10_000;
+const START_TIMEOUT_MS = 30_000;
 const LINK_PORT = 3780;
 const FLOWS_MAX = 131_072;
 

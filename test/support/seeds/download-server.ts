@@ -1,6 +1,7 @@
 /**
  * The web server of the seeds, run as a process inside the server's namespace with its port as argument. It gives disc.ts's
- * disc to whoever asks, a block each 20 ms, and all that is left at once when told "hurry" on its standard input.
+ * disc to whoever asks, a block each 20 ms, the second half slower, so that it lasts for as long as a test may take, and all that is
+ * left at once when told "hurry" on its standard input.
  */
 import { once } from "node:events";
 import { createServer, type ServerResponse } from "node:http";
@@ -9,6 +10,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { BLOCK_BYTES, blockOf, DISC_BLOCKS } from "./disc.js";
 
 const INTERVAL_MS = 20;
+const SECOND_HALF_INTERVAL_MS = 100;
 let hurry = false;
 
 async function give(response: ServerResponse): Promise<void> {
@@ -16,7 +18,7 @@ async function give(response: ServerResponse): Promise<void> {
   process.stdout.write("begun\n");
   for (let index = 0; index < DISC_BLOCKS && !response.destroyed; index++) {
     if (!response.write(blockOf(index))) await Promise.race([once(response, "drain"), once(response, "close")]);
-    if (!hurry) await delay(INTERVAL_MS);
+    if (!hurry) await delay(index < DISC_BLOCKS / 2 ? INTERVAL_MS : SECOND_HALF_INTERVAL_MS);
   }
   response.end();
 }

@@ -6,6 +6,7 @@ import { type LineProcess, waitFor } from "../../../src/lab/process.js";
 import { blockOf, DISC_BLOCKS } from "./disc.js";
 
 const PORT = 80;
+const START_TIMEOUT_MS = 30_000;
 
 /** A web server that gives a disc slowly until it is told to hurry, and the clients that fetch it. */
 export class Downloads {
@@ -26,7 +27,7 @@ export class Downloads {
 
   /** Starts wget as the text does, one attempt, and waits until it has received something. */
   async start(client: Namespace, host: string): Promise<void> {
-    await this.server.waitForLine("it listens", 5_000, (line) => (line === "listening" ? true : undefined));
+    await this.server.waitForLine("it listens", START_TIMEOUT_MS, (line) => (line === "listening" ? true : undefined));
     const name = `wget of ${client.name} from ${host}`;
     const url = `http://${host.includes(":") ? `[${host}]` : host}:${PORT}/disc.iso`;
     const script = 'wget --no-proxy -nv -t1 -O- "$1" | sha256sum';
@@ -35,7 +36,7 @@ export class Downloads {
     const wanted = this.#clients.length;
     await waitFor(
       `${name} has begun`,
-      5_000,
+      START_TIMEOUT_MS,
       () => this.server.lines.filter((line) => line === "begun").length >= wanted,
     );
   }

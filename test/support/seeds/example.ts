@@ -19,7 +19,7 @@ export type ExampleLink = "Multicast" | "UDP";
 const FIRST_LINK = "192.168.100.100";
 const SECOND_LINK = "192.168.100.200";
 /** advert_int is 3 and a backup waits for three of them and a skew. */
-export const EXAMPLE_ELECTION_MS = 25_000;
+export const EXAMPLE_ELECTION_MS = 30_000;
 
 /** The address of node 1 or 2 on the dedicated link. */
 export function linkAddress(node: 1 | 2): string {

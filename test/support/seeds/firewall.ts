@@ -23,7 +23,7 @@ export interface FirewallFiles {
 export const WITH_CONNTRACKD = process.env.SEEDS_WITH === "conntrackd";
 
 const CONFIG = "/etc/conntrackd/conntrackd.conf";
-const READY_TIMEOUT_MS = 20_000;
+const READY_TIMEOUT_MS = 30_000;
 const STOP_TIMEOUT_MS = 15_000;
 const WORDS_LINES = 60;
 
@@ -63,7 +63,7 @@ export class SeedFirewall {
       ["--mount", "sh", "-ec", MOUNTS, "sh", this.#directory, WITH_CONNTRACKD ? "" : file("program")],
       file("mounts.log"),
     );
-    await this.#holder.waitForLine("they are there", 5_000, (line) => (line === "ready" ? true : undefined));
+    await this.#holder.waitForLine("they are there", READY_TIMEOUT_MS, (line) => (line === "ready" ? true : undefined));
     await this.namespace.sysctl({
       // By default the kernel adopts a connection in mid-stream, and a firewall without any state would seem to work.
       "net.netfilter.nf_conntrack_tcp_loose": 0,
