@@ -3,6 +3,8 @@ import { replyHash } from "./injected-flow.js";
 
 /** Entries that are remembered as removed while one dump runs. */
 const REMOVED_MAX = 1 << 20;
+/** More flows than the kernel lists ahead of the one that is being looked at. */
+const LISTED_AHEAD = 256;
 
 /**
  * What this daemon knows of the entries that it wrote into the kernel, by the slots of the external cache: when they run out,
@@ -12,12 +14,19 @@ const REMOVED_MAX = 1 << 20;
 export class InjectedEntries {
   /** When the entry runs out if no packet comes, in seconds of the monotonic clock; 0: not written yet. */
   #expires = new Float64Array(4096);
+  /** So much later it may run out: the kernel was written to, or listed, at a time that is known to so many seconds. */
+  #within = new Float32Array(4096);
   /** The reply tuple that the kernel has, hashed. */
   #replies = new Uint32Array(4096);
   /** 1 where the last dump has listed the entry, or it was written since that began. */
   #seen = new Uint8Array(4096);
-  /** Slots of the batch that is being written. */
-  #writing: readonly { readonly slot: number }[] = [];
+  /** Slots of the batch that is being written, and when the entries run out if that takes no time. */
+  #writing = new Map<number, number>();
+  #writingSince = 0;
+  /** When the flow was listed that is LISTED_AHEAD or more before this one, or the dump began; and one on the way there. */
+  #listedSince = 0;
+  #listedNext = 0;
+  #listed = 0;
   #dumping = false;
   /** Removed while the dump runs. */
   #removed: FlowTable | null = null;
@@ -32,6 +41,16 @@ export class InjectedEntries {
     return this.#expires[slot] ?? 0;
   }
 
+  /** By so many seconds it may run out later than `expires`. */
+  within(slot: number): number {
+    return this.#within[slot] ?? 0;
+  }
+
+  /** True while the batch is written that it is in: nobody can tell yet when it runs out. */
+  isWriting(slot: number): boolean {
+    return this.#writing.has(slot);
+  }
+
   /** True when the kernel has it with the reply tuple of the record. */
   hasReply(slot: number, words: Uint32Array): boolean {
     return this.#replies[slot] === replyHash(words, 0);
@@ -41,8 +60,15 @@ export class InjectedEntries {
   note(slot: number, words: Uint32Array, expires: number): void {
     this.#reserve(slot);
     this.#expires[slot] = expires;
+    this.#within[slot] = 0;
     this.#replies[slot] = replyHash(words, 0);
     this.#seen[slot] = 1;
+  }
+
+  /** A dump lists the entry, with so many seconds left when the kernel listed it: between a while ago and now. */
+  listed(slot: number, words: Uint32Array, seconds: number, now: number): void {
+    this.note(slot, words, this.#listedSince + seconds);
+    this.#within[slot] = now - this.#listedSince;
   }
 
   /** The kernel does not have it, or not for the flow that stands there now. */
@@ -50,9 +76,24 @@ export class InjectedEntries {
     if (slot < this.#expires.length) this.#expires[slot] = 0;
   }
 
-  /** A batch is being written: what a dump lists of it may be from before or after. Until the next call. */
-  writing(items: readonly { readonly slot: number }[]): void {
-    this.#writing = items;
+  /** A batch is being written: what a dump lists of it may be from before or after. Until `written`. */
+  writing(
+    items: readonly { readonly slot: number; readonly words: Uint32Array; readonly timeoutSeconds: number }[],
+    now: number,
+  ): void {
+    this.#writingSince = now;
+    for (const { slot, words, timeoutSeconds } of items) {
+      this.note(slot, words, now + timeoutSeconds);
+      this.#writing.set(slot, now + timeoutSeconds);
+    }
+  }
+
+  /** The batch is written, each of it at some time until now. */
+  written(now: number): void {
+    for (const [slot, expires] of this.#writing) {
+      if (this.#expires[slot] === expires) this.#within[slot] = now - this.#writingSince;
+    }
+    this.#writing.clear();
   }
 
   /** True when the last dump has listed it, or it was written since that began. */
@@ -60,11 +101,21 @@ export class InjectedEntries {
     return this.#seen[slot] === 1;
   }
 
-  beginDump(): void {
+  beginDump(now: number): void {
     this.#seen.fill(0);
-    for (const { slot } of this.#writing) this.#seen[slot] = 1;
+    for (const slot of this.#writing.keys()) this.#seen[slot] = 1;
+    this.#listedSince = now;
+    this.#listedNext = now;
+    this.#listed = 0;
     this.#removed = null;
     this.#dumping = true;
+  }
+
+  /** The dump comes to another flow. */
+  countListed(now: number): void {
+    if (++this.#listed % LISTED_AHEAD !== 0) return;
+    this.#listedSince = this.#listedNext;
+    this.#listedNext = now;
   }
 
   /** The dump is over, complete or not. */
@@ -89,12 +140,15 @@ export class InjectedEntries {
     if (slot < this.#expires.length) return;
     const length = Math.max(slot + 1, this.#expires.length * 2);
     const expires = new Float64Array(length);
+    const within = new Float32Array(length);
     const replies = new Uint32Array(length);
     const seen = new Uint8Array(length);
     expires.set(this.#expires);
+    within.set(this.#within);
     replies.set(this.#replies);
     seen.set(this.#seen);
     this.#expires = expires;
+    this.#within = within;
     this.#replies = replies;
     this.#seen = seen;
   }

@@ -10,6 +10,7 @@ import {
   W_PROTOINFO,
   W_STATUS,
   W_TABLE_A,
+  W_TABLE_B,
   W_TIMEOUT,
   W_UPDATED,
 } from "../flow/record.js";
@@ -61,7 +62,10 @@ interface Ending {
   /** Where it stands in the table of those that are being removed. */
   readonly at: number;
   readonly words: Uint32Array;
+  /** When its entry runs out if no packet comes; 0: that is not known. */
   readonly expires: number;
+  /** Or later by so many seconds. */
+  readonly within: number;
 }
 
 /**
@@ -148,8 +152,10 @@ export class Injector implements ExternalListener {
       return;
     }
     const words = this.#ended.slab(at);
-    words[this.#ended.base(at) + W_PROTOINFO] = slab[base + W_PROTOINFO]!;
-    words[this.#ended.base(at) + W_TABLE_A] = Math.round(this.#entries.expires(slot));
+    const to = this.#ended.base(at);
+    words[to + W_PROTOINFO] = slab[base + W_PROTOINFO]!;
+    words[to + W_TABLE_A] = this.#entries.isWriting(slot) ? 0 : Math.round(this.#entries.expires(slot));
+    words[to + W_TABLE_B] = Math.ceil(this.#entries.within(slot));
     this.#poke();
   }
 
@@ -201,7 +207,7 @@ export class Injector implements ExternalListener {
 
   /** A dump of the kernel begins. */
   beginDump(): void {
-    this.#entries.beginDump();
+    this.#entries.beginDump(this.#now());
   }
 
   /**
@@ -210,6 +216,8 @@ export class Injector implements ExternalListener {
    */
   present(flow: DecodedFlow): boolean {
     const { words } = flow;
+    const now = this.#now();
+    this.#entries.countListed(now);
     if (this.#hasEnded(words)) return true;
     const { table } = this.#external();
     const slot = table.size === 0 ? -1 : table.find(words, 0);
@@ -223,16 +231,13 @@ export class Injector implements ExternalListener {
     // Written, and not to be written: what differs was changed by packets here.
     const settled = this.#entries.expires(slot) > 0 && !this.#changed.has(slot);
     if (same && ((settled && !sameAll) || isAhead(words, slab, base))) return false;
-    this.#entries.note(slot, words, this.#now() + words[W_TIMEOUT]!);
+    this.#entries.listed(slot, words, words[W_TIMEOUT]!, now);
     if (sameAll) this.#changed.delete(slot);
     else this.changed(slot);
     return true;
   }
 
-  /**
-   * One that its owner ended, and that waits to be removed or was removed while the dump runs, is nobody's: what came again under
-   * its tuple has yet to be written.
-   */
+  /** True of one that its owner ended, and that waits to be removed or was removed while the dump runs: it is nobody's. */
   #hasEnded(words: Uint32Array): boolean {
     const waits = (table: FlowTable): boolean => table.size > 0 && table.find(words, 0) >= 0;
     const ended = waits(this.#ended) || waits(this.#ending) || this.#entries.wasRemoved(words);
@@ -314,17 +319,16 @@ export class Injector implements ExternalListener {
       if (this.#entries.expires(item.slot) === 0) fresh.push(item);
       else if (this.#entries.hasReply(item.slot, item.words)) known.push(item);
       else stale.push(item);
-      // Before the request, not after: the row may go while that is on its way.
-      this.#entries.note(item.slot, item.words, this.#now() + item.timeoutSeconds);
     }
-    this.#entries.writing(items);
+    // Before the requests, not after: rows may go while they are on their way.
+    this.#entries.writing(items, this.#now());
     try {
       await this.#update(known, fresh);
       const existing = await this.#create(fresh);
       if (existing.length > 0) await this.#settle(existing, stale);
       if (stale.length > 0) await this.#replace(stale);
     } finally {
-      this.#entries.writing([]);
+      this.#entries.written(this.#now());
     }
   }
 
@@ -445,20 +449,23 @@ export class Injector implements ExternalListener {
     const words = this.#ending.slab(at).slice(base, base + RECORD_WORDS);
     const { table } = this.#external();
     const again = table.find(words, 0);
-    if (again < 0) return { at, words, expires: words[W_TABLE_A]! };
+    if (again < 0) return { at, words, expires: words[W_TABLE_A]!, within: words[W_TABLE_B]! };
     // The entry is of the flow that ended: what came again under its tuple is created anew.
     this.#entries.forget(again);
     this.#changed.add(again);
-    return { at, words, expires: 0 };
+    return { at, words, expires: 0, within: 0 };
   }
 
   /** Removes entries, but those that packets have kept alive here are claimed. */
   async #remove(endings: readonly Ending[]): Promise<void> {
     const asked = endings.filter(({ words, expires }) => expires > 0 && !isClosing(words, 0));
     const kept = new Set<Ending>();
-    for (const [ending, flow] of await this.#requests.read(asked)) {
-      const expires = this.#now() + flow.words[W_TIMEOUT]!;
-      if (Math.abs(expires - ending.expires) <= TOLERANCE_SECONDS) continue;
+    const from = this.#now() - TOLERANCE_SECONDS;
+    const found = await this.#requests.read(asked);
+    const until = this.#now() + TOLERANCE_SECONDS;
+    for (const [ending, flow] of found) {
+      const left = flow.words[W_TIMEOUT]!;
+      if (from + left <= ending.expires + ending.within && until + left >= ending.expires) continue;
       kept.add(ending);
       this.#claim(flow);
     }

@@ -1,13 +1,13 @@
 /** Injector and Replicator together: whose a flow is that a dump lists while entries are written and removed. */
 import assert from "node:assert/strict";
-import { describe, it } from "node:test";
+import { describe, it, type TestContext } from "node:test";
 import { pino } from "pino";
 import { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
 import { EVENT_NEW } from "../../src/ctnetlink/event-socket.js";
 import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket.js";
 import { HybridClock, systemClock } from "../../src/flow/clock.js";
-import { type DecodedFlow, HAS_MARK, W_HAS, W_MARK, W_STATUS } from "../../src/flow/record.js";
+import { type DecodedFlow, HAS_MARK, W_HAS, W_MARK, W_STATUS, W_TIMEOUT } from "../../src/flow/record.js";
 import { IPS_ASSURED, IPS_CONFIRMED, IPS_SEEN_REPLY } from "../../src/flow/status.js";
 import { Injector } from "../../src/sync/injector.js";
 import { Journal } from "../../src/sync/journal.js";
@@ -36,6 +36,8 @@ class Node {
   answer: (() => void) | null = null;
   /** What a dump lists, when it does. */
   dump: Promise<readonly DecodedFlow[]> = Promise.resolve([]);
+  /** What a lookup finds. */
+  found: DecodedFlow | null = null;
 
   constructor() {
     const send = async ({ count }: { count: number }): Promise<BatchResult> => {
@@ -47,7 +49,13 @@ class Node {
     };
     this.injector = new Injector({
       external: () => this.external,
-      kernel: { send, getAll: send },
+      kernel: {
+        send,
+        getAll: async (batch, visit) => {
+          if (this.found !== null) visit(0, this.found);
+          return send(batch);
+        },
+      },
       node: {
         owns: (words, base) => {
           const slot = this.internal.table.find(words, base);
@@ -249,3 +257,66 @@ for (const way of ["pollKernel", "resyncKernel"] as const) {
     });
   });
 }
+
+describe("the end of an injected flow", () => {
+  /** What a flow of the peer's has left when it is written. */
+  const WRITTEN_SECONDS = 432_005;
+
+  /** A node with an injected flow that its owner ends; who has it then, when the kernel says that so much is left. */
+  async function ownerAfterEnd(
+    t: TestContext,
+    seconds: { write?: number; list?: number; pass: number },
+    left: number,
+  ): Promise<Node["owner"]> {
+    let nowMs = 1_000_000;
+    t.mock.method(performance, "now", () => nowMs);
+    const later = (by = 0): void => {
+      nowMs += by * 1000;
+    };
+    const listed = (timeout: number): DecodedFlow => {
+      const decoded = flow(2);
+      decoded.words[W_TIMEOUT] = timeout;
+      return decoded;
+    };
+    const node = new Node();
+    node.peerTells(2);
+    await node.asked();
+    later(seconds.write);
+    await node.settle();
+    if (seconds.list !== undefined) {
+      const { list } = seconds;
+      node.dump = new Promise((resolve) => {
+        setImmediate(() => {
+          later(list);
+          resolve([listed(WRITTEN_SECONDS)]);
+        });
+      });
+      assert.ok(await node.replicator.pollKernel());
+    }
+    assert.equal(node.owner, "peer");
+    later(seconds.pass);
+    node.found = listed(left);
+    node.peerEnds();
+    await node.settle();
+    t.mock.restoreAll();
+    return node.owner;
+  }
+
+  it("claims it where packets have prolonged it, or given it another timeout", async (t) => {
+    assert.equal(await ownerAfterEnd(t, { pass: 100 }, WRITTEN_SECONDS - 100), "nobody");
+    assert.equal(await ownerAfterEnd(t, { pass: 100 }, WRITTEN_SECONDS - 90), "self");
+    assert.equal(await ownerAfterEnd(t, { pass: 100 }, 300), "self");
+    assert.equal(await ownerAfterEnd(t, { list: 0, pass: 100 }, WRITTEN_SECONDS - 90), "self");
+  });
+
+  it("does not where this process, or the kernel, was held up while it was written", async (t) => {
+    assert.equal(await ownerAfterEnd(t, { write: 10, pass: 100 }, WRITTEN_SECONDS - 100), "nobody");
+    assert.equal(await ownerAfterEnd(t, { write: 10, pass: 100 }, WRITTEN_SECONDS - 110), "nobody");
+    assert.equal(await ownerAfterEnd(t, { write: 10, pass: 100 }, WRITTEN_SECONDS - 90), "self");
+  });
+
+  it("does not where it was held up while the entry was listed", async (t) => {
+    assert.equal(await ownerAfterEnd(t, { list: 10, pass: 100 }, WRITTEN_SECONDS - 110), "nobody");
+    assert.equal(await ownerAfterEnd(t, { list: 10, pass: 100 }, WRITTEN_SECONDS - 90), "self");
+  });
+});
