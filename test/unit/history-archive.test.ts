@@ -269,11 +269,60 @@ describe("archiving", { skip }, () => {
   });
 });
 
+/** What a reader finds when it comes to the rows: its two ends stay as they are. */
+function spoilRows(path: string): void {
+  const bytes = readFileSync(path);
+  writeFileSync(path, bytes.fill(0xee, 4, Math.floor(bytes.length / 3)));
+}
+
+describe("an archive that is asked for a part of it", { skip }, () => {
+  /** A file an hour, of three connections each; `damaged` hears of files that are read and cannot be. */
+  async function hours(t: TestContext): Promise<{ archive: Archive; files: readonly string[]; damaged: string[] }> {
+    const directory = temporary(t);
+    for (let hour = 0; hour < 3; hour++) {
+      await write(
+        directory,
+        [0, 1, 2].map((i) => hourly(hour, i)),
+      );
+    }
+    const damaged: string[] = [];
+    const archive = await Archive.open(directory, { onDamaged: (path) => damaged.push(path) });
+    t.after(() => archive.close());
+    return { archive, files: (await listFiles(directory)).map(({ path }) => path), damaged };
+  }
+
+  function hourly(hour: number, i: number, uid = `C000000000000000${hour}${i}`): Connection {
+    const endMs = NOON_MS + hour * 3_600_000 + i;
+    const sport = 1000 + hour * 10 + i;
+    const orig = { src: "10.0.0.12", dst: "198.51.100.7", sport, dport: 443 };
+    return tcpConnection({ orig }, { uid, startMs: endMs - 50, endMs });
+  }
+
+  it("tells what it holds, by uid and by tuple and end, and reads what ended around then only", async (t) => {
+    const { archive, files, damaged } = await hours(t);
+    spoilRows(files[0]!);
+    const fresh = [hourly(1, 0, "Cnew1"), hourly(2, 3)];
+    fresh[0] = { ...fresh[0]!, endMs: fresh[0]!.endMs! + 0.001 };
+    const known = [hourly(1, 0), hourly(1, 1, "Canother"), { ...hourly(2, 2), endMs: hourly(2, 2).endMs! + 1000 }];
+    assert.deepEqual(await archive.unknown([...fresh, ...known]), fresh);
+    assert.deepEqual(damaged, []);
+    assert.deepEqual(await archive.unknown([hourly(0, 0)]), [hourly(0, 0)]);
+    assert.deepEqual(damaged, [files[0]!], "the rows were not spoilt");
+  });
+});
+
 describe("archive and streams as one", { skip }, () => {
   async function both(
     t: TestContext,
     seed: number,
-  ): Promise<{ whole: History; merged: ArchivedHistory; times: number[]; cut: HistoryCluster }> {
+  ): Promise<{
+    whole: History;
+    merged: ArchivedHistory;
+    times: number[];
+    cut: HistoryCluster;
+    directory: string;
+    asked: number[];
+  }> {
     const directory = temporary(t);
     await archive(directory, archiveCluster(seed, 200), 10);
     const whole = await History.open({ streams: archiveCluster(seed, 300), nodes: null });
@@ -287,7 +336,13 @@ describe("archive and streams as one", { skip }, () => {
     const opened = Archive.open(directory, { onDamaged: (path) => assert.fail(path) });
     t.after(async () => (await opened).close());
     const stamps = cut.stamps.map((stamp) => Math.floor(stamp / 4096) + 1_577_836_800_000);
-    return { whole, merged: new ArchivedHistory(history, cut, () => opened), times: stamps, cut };
+    const { unknown } = Archive.prototype;
+    const asked: number[] = [];
+    (await opened).unknown = function (connections) {
+      asked.push(connections.length);
+      return unknown.call(this, connections);
+    };
+    return { whole, merged: new ArchivedHistory(history, cut, () => opened), times: stamps, cut, directory, asked };
   }
 
   it("tell every connection once", async (t) => {
@@ -308,7 +363,24 @@ describe("archive and streams as one", { skip }, () => {
       const expected = keysOf(await collect(whole.connections(range, never)));
       assert.deepEqual(keysOf(await collect(merged.connections(range, never))), expected, `since ${share}`);
     }
-    assert.equal((await collect(merged.connections({ ...EVERYTHING, limit: 4 }, never))).length, 4);
+  });
+
+  it("read as much of the archive as a limit leaves room for, and ask it about many connections at once", async (t) => {
+    const { merged, directory, asked } = await both(t, 12);
+    const all = await collect(merged.connections(EVERYTHING, never));
+    const streamed = asked[0]!;
+    assert.ok(streamed > 0 && asked.length === 1, `asked of ${asked.join(", ")} connections`);
+    const [oldest] = await listFiles(directory);
+    for (const limit of [1, 4, 50, all.length - 20, all.length, all.length + 1]) {
+      const found = await collect(merged.connections({ ...EVERYTHING, limit }, never));
+      assert.deepEqual(keysOf(found), keysOf(all.slice(-limit)), `limit ${limit}`);
+    }
+    spoilRows(oldest!.path);
+    assert.equal(
+      (await collect(merged.connections({ ...EVERYTHING, limit: all.length - 20 }, never))).length > 0,
+      true,
+    );
+    await assert.rejects(collect(merged.connections(EVERYTHING, never)), "the rows were not spoilt");
   });
 
   it("agree with the streams about who was alive at a time", async (t) => {

@@ -2,11 +2,11 @@ import { formatCidr, parseCidr } from "../../flow/address.js";
 import { stampMs } from "../../flow/clock.js";
 import type { FlowQuery } from "../../flow/filter.js";
 import { protocolNumber } from "../../flow/protocol.js";
-import { W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_REPLY_SRC, W_ZONE } from "../../flow/record.js";
 import type { Connection, Gap, HistoryQuery, WhoQuestion } from "../connection.js";
 import { compileRowFilter, compileWhoFilter, type RowFilter } from "../row-filter.js";
 import { Database, duckdbText, quoted } from "./duckdb.js";
 import { type ArchiveFile, dayOf, listDays, listFiles } from "./files.js";
+import { KnownConnections } from "./known.js";
 import { ARCHIVE_LIMITS } from "./limits.js";
 import { RESTORED_COLUMNS, restoreConnections } from "./restore.js";
 import { type ArchiveState, type OnDamaged, readGaps, readState, soundFiles } from "./state.js";
@@ -19,10 +19,9 @@ interface ArchiveReading {
   readonly sinceMs: number | null;
   readonly untilMs: number | null;
   readonly accepts: (connection: Connection) => boolean;
+  /** The files that were written last come first, each as one batch in its own order. */
+  readonly latestFirst: boolean;
 }
-
-/** A day whose end may be told later by a clock that is off. */
-const DAYS_BESIDE = 1;
 
 /** The connections that have ended and were archived: each once, in about the order in which they ended. */
 export class Archive {
@@ -30,6 +29,7 @@ export class Archive {
   readonly #database: Database;
   readonly #onDamaged: OnDamaged;
   readonly #damaged = new Set<string>();
+  readonly #known: KnownConnections;
 
   private constructor(directory: string, database: Database, onDamaged: OnDamaged) {
     this.#directory = directory;
@@ -39,6 +39,11 @@ export class Archive {
       this.#damaged.add(path);
       onDamaged(path, why);
     };
+    this.#known = new KnownConnections({
+      database,
+      list: async (from, until) => soundFiles(await listFiles(directory, from, until), this.#onDamaged),
+      onDamaged: this.#onDamaged,
+    });
   }
 
   /** @throws ConntrailError STORE where DuckDB is missing */
@@ -56,12 +61,15 @@ export class Archive {
     return readState(this.#database, await listFiles(this.#directory), this.#onDamaged);
   }
 
-  /** Archived connections whose life overlaps the range. @throws ConntrailError USAGE where the filter cannot be read */
-  connections(query: HistoryQuery): AsyncGenerator<readonly Connection[], void, undefined> {
+  /**
+   * Archived connections whose life overlaps the range. `latestFirst`: the files that were written last come first, each as one
+   * batch in its own order. @throws ConntrailError USAGE where the filter cannot be read
+   */
+  connections(query: HistoryQuery, latestFirst = false): AsyncGenerator<readonly Connection[], void, undefined> {
     const { sinceMs, untilMs, nodes } = query;
     const accepts = ({ path }: Connection) => nodes === null || path.some(({ node }) => nodes.includes(node));
     const filter = compileRowFilter(query.filter);
-    return this.#read({ filter, where: flowTests(query.filter), sinceMs, untilMs, accepts });
+    return this.#read({ filter, where: flowTests(query.filter), sinceMs, untilMs, accepts, latestFirst });
   }
 
   /** Archived connections behind a public address and port. @throws ConntrailError USAGE when the address is none */
@@ -69,7 +77,14 @@ export class Archive {
     const { address, protocol, sinceMs, untilMs } = question;
     const where = [`${quoted(address)} IN (reply_dst, orig_dst)`];
     if (protocol !== null) where.push(`protocol_number = ${protocol}`);
-    return this.#read({ filter: compileWhoFilter(question), where, sinceMs, untilMs, accepts: () => true });
+    return this.#read({
+      filter: compileWhoFilter(question),
+      where,
+      sinceMs,
+      untilMs,
+      accepts: () => true,
+      latestFirst: false,
+    });
   }
 
   /** Where events were missing when what overlaps the range was archived, and what retention has cut off. */
@@ -81,26 +96,9 @@ export class Archive {
     return (await readGaps(this.#database, files)).filter(overlaps);
   }
 
-  /**
-   * Those of these connections that the archive does not hold: none of that uid, and none of that original tuple and end. A node
-   * that lost its stream tells of its connections anew, so their births, and uids, may differ.
-   */
-  async unknown(connections: readonly Connection[]): Promise<readonly Connection[]> {
-    const ends = connections.flatMap(({ endMs }) => (endMs === null ? [] : [endMs]));
-    if (ends.length === 0) return connections;
-    const from = dayOf(ends.reduce((a, b) => Math.min(a, b))) - DAYS_BESIDE;
-    const until = dayOf(ends.reduce((a, b) => Math.max(a, b))) + DAYS_BESIDE;
-    const files = await soundFiles(await listFiles(this.#directory, from, until), this.#onDamaged);
-    if (files.length === 0) return connections;
-    const uids = connections.map(({ uid }) => quoted(uid)).join(", ");
-    const times = [...new Set(ends)].map((ms) => Math.round(ms * 1000)).join(", ");
-    const condition = `uid IN (${uids}) OR epoch_us(end_time) IN (${times})`;
-    const known = new Set<string>();
-    for (const file of files) {
-      const sql = `SELECT ${RESTORED_COLUMNS} FROM ${parquet([file])} WHERE ${condition}`;
-      for await (const batch of this.#rows(file, sql)) for (const each of batch) known.add(each.uid).add(endKey(each));
-    }
-    return connections.filter((each) => each.end === "open" || (!known.has(each.uid) && !known.has(endKey(each))));
+  /** Those of these connections that the archive does not hold, as KnownConnections.without tells. */
+  unknown(connections: readonly Connection[]): Promise<readonly Connection[]> {
+    return this.#known.without(connections);
   }
 
   close(): void {
@@ -108,26 +106,26 @@ export class Archive {
   }
 
   async *#read(reading: ArchiveReading): AsyncGenerator<readonly Connection[], void, undefined> {
-    const { filter, accepts } = reading;
+    const { filter, accepts, latestFirst } = reading;
     const where = [...timeTests(reading), ...reading.where];
-    const condition = where.length === 0 ? "" : ` WHERE ${where.join(" AND ")}`;
-    for (const file of await this.#files(reading.sinceMs)) {
-      const sql = `SELECT ${RESTORED_COLUMNS} FROM ${parquet([file])}${condition}`;
-      for await (const batch of this.#rows(file, sql)) {
+    const condition = where.length === 0 ? "" : `WHERE ${where.join(" AND ")}`;
+    const files = await this.#files(reading.sinceMs);
+    for (const file of latestFirst ? files.reverse() : files) {
+      const whole: Connection[] = [];
+      for await (const batch of this.#rows(file, condition)) {
         const found = batch.filter((each) => filter.accepts(each.words, 0) && accepts(each));
-        if (found.length > 0) yield found;
+        if (latestFirst) for (const each of found) whole.push(each);
+        else if (found.length > 0) yield found;
       }
+      if (whole.length > 0) yield whole;
     }
   }
 
   /** What a file that proves to be damaged has up to there, and a word about it. */
-  async *#rows({ path }: ArchiveFile, sql: string): AsyncGenerator<readonly Connection[], void, undefined> {
+  async *#rows({ path }: ArchiveFile, condition: string): AsyncGenerator<readonly Connection[], void, undefined> {
+    const sql = `SELECT ${RESTORED_COLUMNS} FROM read_parquet(${quoted(path)}, hive_partitioning = false) ${condition}`;
     try {
-      const result = await this.#database.connection.stream(sql);
-      for (let chunk = await result.fetchChunk(); chunk !== null && chunk.rowCount > 0; ) {
-        yield restoreConnections(chunk);
-        chunk = await result.fetchChunk();
-      }
+      for await (const chunk of this.#database.chunks(sql)) yield restoreConnections(chunk);
     } catch (error) {
       this.#onDamaged(path, duckdbText(error));
     }
@@ -138,17 +136,6 @@ export class Archive {
     const fromDay = sinceMs === null ? undefined : dayOf(sinceMs);
     return soundFiles(await listFiles(this.#directory, fromDay), this.#onDamaged);
   }
-}
-
-/** A connection by original tuple, zone and end. */
-function endKey({ words, endMs }: Connection): string {
-  const tuple = [...words.subarray(W_ORIG_SRC, W_REPLY_SRC), words[W_ORIG_L4], words[W_PROTO], words[W_ZONE]! >>> 16];
-  return `${tuple.join(" ")} ${Math.round((endMs ?? 0) * 1000)}`;
-}
-
-/** A few files as a table. */
-function parquet(files: readonly ArchiveFile[]): string {
-  return `read_parquet([${files.map(({ path }) => quoted(path)).join(", ")}], hive_partitioning = false)`;
 }
 
 function timeTests({ sinceMs, untilMs }: ArchiveReading): string[] {

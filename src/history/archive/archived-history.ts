@@ -17,10 +17,13 @@ export type HistorySource = Pick<History, "nodes" | "connections" | "at" | "who"
  * not quite those of the messages.
  */
 export const OVERLAP_MS = HOLD_MS + 10_000;
+/** Of so many connections the archive is asked at once whether it has them: each time it looks through what ended around then. */
+const ASKED_AT_ONCE = 8192;
 
 /** What of an answer comes from the archive. */
 interface ArchivePart {
-  connections(archive: Archive): AsyncIterable<readonly Connection[]>;
+  /** `latestFirst`: as Archive.connections has it; asked for only where there is a limit. */
+  connections(archive: Archive, latestFirst: boolean): AsyncIterable<readonly Connection[]>;
   /** From the streams, what overlaps that time. */
   stream(sinceMs: number | null, untilMs: number | null): HistoryAnswer;
   readonly sinceMs: number | null;
@@ -56,7 +59,7 @@ export class ArchivedHistory implements HistorySource {
     const history = this.#history;
     const answer = history.connections(query, signal);
     return this.#answer(answer, signal, {
-      connections: (archive) => archive.connections(query),
+      connections: (archive, latestFirst) => archive.connections(query, latestFirst),
       stream: (from, until) => history.connections({ ...query, sinceMs: from, untilMs: until, limit: null }, signal),
       sinceMs,
       untilMs,
@@ -70,7 +73,7 @@ export class ArchivedHistory implements HistorySource {
     const { limit, nodes } = query;
     const range = { ...query, nodes: null, sinceMs: timeMs, untilMs: timeMs, limit: null };
     return this.#answer(this.#history.at(timeMs, query, signal), signal, {
-      connections: (archive) => archive.connections(range),
+      connections: (archive, latestFirst) => archive.connections(range, latestFirst),
       stream: (from, until) => this.#history.connections({ ...range, sinceMs: from, untilMs: until }, signal),
       sinceMs: timeMs,
       untilMs: timeMs,
@@ -121,8 +124,14 @@ export class ArchivedHistory implements HistorySource {
       // All that the archive has been through is read, so that what is open behind that is open in truth.
       const untilMs = part.untilMs === null ? null : Math.max(part.untilMs, stampMs(state.stamp) + 1);
       answering = part.stream(sinceMs, untilMs);
-      const merged = mergeArchive(archive, part, answering, signal);
-      yield* part.limit === null ? merged : newest(merged, part.limit);
+      const streamed = notArchived(archive, part, answering);
+      if (part.limit === null) {
+        yield* chosenOf(part, part.connections(archive, false), signal);
+        yield* streamed;
+      } else {
+        const found = await latest(part.connections(archive, true), streamed, part, part.limit, signal);
+        if (found.length > 0) yield found;
+      }
     };
     return {
       connections: read.call(this),
@@ -156,23 +165,53 @@ export class ArchivedHistory implements HistorySource {
   }
 }
 
-/** What the archive has, then what only the streams have. */
-async function* mergeArchive(
+async function* chosenOf(
+  part: ArchivePart,
+  batches: AsyncIterable<readonly Connection[]>,
+  signal: AbortSignal,
+): AsyncGenerator<readonly Connection[], void, undefined> {
+  for await (const batch of batches) {
+    if (signal.aborted) return;
+    const rows = batch.map(part.as).filter((each) => each !== null);
+    if (rows.length > 0) yield rows;
+  }
+}
+
+/** What only the streams have. */
+async function* notArchived(
   archive: Archive,
   part: ArchivePart,
   stream: HistoryAnswer,
-  signal: AbortSignal,
 ): AsyncGenerator<readonly Connection[], void, undefined> {
-  const chosen = (batch: readonly Connection[]): Connection[] => batch.map(part.as).filter((each) => each !== null);
-  for await (const batch of part.connections(archive)) {
-    if (signal.aborted) return;
-    const rows = chosen(batch);
-    if (rows.length > 0) yield rows;
-  }
+  let asked: Connection[] = [];
+  const unknown = async (): Promise<readonly Connection[]> => {
+    const rows = (await archive.unknown(asked)).map(part.as).filter((each) => each !== null);
+    asked = [];
+    return rows;
+  };
   for await (const batch of stream.connections) {
-    const rows = chosen(await archive.unknown(batch));
-    if (rows.length > 0) yield rows;
+    for (const connection of batch) asked.push(connection);
+    if (asked.length >= ASKED_AT_ONCE) yield await unknown();
   }
+  if (asked.length > 0) yield await unknown();
+}
+
+/** The last `limit` of what archive and streams have: of the archive no more is read than the streams leave room for. */
+async function latest(
+  archived: AsyncIterable<readonly Connection[]>,
+  streamed: AsyncIterable<readonly Connection[]>,
+  part: ArchivePart,
+  limit: number,
+  signal: AbortSignal,
+): Promise<readonly Connection[]> {
+  let found: readonly Connection[] = [];
+  for await (const batch of newest(streamed, limit)) found = batch;
+  if (found.length === limit) return found;
+  for await (const rows of chosenOf(part, archived, signal)) {
+    found = [...rows.slice(Math.max(0, rows.length - limit + found.length)), ...found];
+    if (found.length === limit) break;
+  }
+  return found;
 }
 
 /** A connection as it was at a time, as far as its record tells: alive, and nobody knows in which state. Null: it was not alive. */

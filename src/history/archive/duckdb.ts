@@ -2,7 +2,7 @@
  * DuckDB, loaded when it is needed and by nobody else: an optional package that a plain firewall does without
  * (docs/decisions/0006-duckdb-for-the-archive.md).
  */
-import type { DuckDBConnection, DuckDBInstance } from "@duckdb/node-api";
+import type { DuckDBConnection, DuckDBDataChunk, DuckDBInstance, DuckDBValue } from "@duckdb/node-api";
 import { ConntrailError, errorText } from "../../errors.js";
 
 /** The parts of the package in use: its API, and the C functions below it that fill a column at once. */
@@ -66,15 +66,24 @@ export class Database {
     return new Database(duckdb, instance, connection);
   }
 
-  /** Runs a statement that gives nothing back. */
-  async run(sql: string): Promise<void> {
-    await this.connection.run(sql);
+  /** Runs a statement that gives nothing back. `values` stand for $1 and so on. */
+  async run(sql: string, values: DuckDBValue[] = []): Promise<void> {
+    await this.connection.run(sql, values);
   }
 
   /** The rows of a small answer, as objects of plain JSON values. */
   async rows(sql: string): Promise<Record<string, unknown>[]> {
     const reader = await this.connection.runAndReadAll(sql);
     return reader.getRowObjectsJson() as Record<string, unknown>[];
+  }
+
+  /** The rows of an answer of any size, as they come. */
+  async *chunks(sql: string): AsyncGenerator<DuckDBDataChunk, void, undefined> {
+    const result = await this.connection.stream(sql);
+    for (let chunk = await result.fetchChunk(); chunk !== null && chunk.rowCount > 0; ) {
+      yield chunk;
+      chunk = await result.fetchChunk();
+    }
   }
 
   close(): void {

@@ -1,0 +1,159 @@
+import type { DuckDBDataChunk } from "@duckdb/node-api";
+import { W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_REPLY_SRC, W_ZONE } from "../../flow/record.js";
+import type { Connection } from "../connection.js";
+import { HOLD_MS } from "../held-ends.js";
+import { type Database, duckdbText, quoted } from "./duckdb.js";
+import { type ArchiveFile, dayOf } from "./files.js";
+import { RESTORED_COLUMNS, restoreConnections } from "./restore.js";
+import type { OnDamaged } from "./state.js";
+
+/** Times in milliseconds since 1970. */
+interface Range {
+  readonly fromMs: number;
+  readonly untilMs: number;
+}
+
+/** A file, and when its connections ended. */
+interface KnownFile extends Range {
+  readonly path: string;
+}
+
+/** A day whose end may be told later by a clock that is off. */
+const DAYS_BESIDE = 1;
+const ANY_TIME: Range = { fromMs: Number.NEGATIVE_INFINITY, untilMs: Number.POSITIVE_INFINITY };
+
+/** Tells of connections whether the archive holds them, reading only what ended at about the same time. */
+export class KnownConnections {
+  readonly #database: Database;
+  readonly #list: (fromDay: number, untilDay: number) => Promise<readonly ArchiveFile[]>;
+  readonly #onDamaged: OnDamaged;
+  /** Files do not change once they are there. */
+  readonly #ranges = new Map<string, Range>();
+
+  /** `list` gives the sound files of some days. */
+  constructor(options: {
+    database: Database;
+    list: (fromDay: number, untilDay: number) => Promise<readonly ArchiveFile[]>;
+    onDamaged: OnDamaged;
+  }) {
+    this.#database = options.database;
+    this.#list = options.list;
+    this.#onDamaged = options.onDamaged;
+  }
+
+  /**
+   * Those of these connections that the archive does not hold: none of that uid, and none of that original tuple and end. A node
+   * that lost its stream tells of its connections anew, so their births, and uids, may differ. Best asked of many that ended
+   * one after the other.
+   */
+  async without(connections: readonly Connection[]): Promise<readonly Connection[]> {
+    const ended = connections.filter(({ endMs }) => endMs !== null);
+    if (ended.length === 0) return connections;
+    const { fromMs, untilMs } = rangeOf(ended);
+    const files = await this.#files({ fromMs: fromMs - HOLD_MS, untilMs: untilMs + HOLD_MS });
+    if (files.length === 0) return connections;
+    const uids = await this.#uids(files, ended);
+    const ends = await this.#ends(
+      files,
+      ended.filter(({ uid }) => !uids.has(uid)),
+    );
+    return connections.filter((each) => each.end === "open" || (!uids.has(each.uid) && !ends.has(endKey(each))));
+  }
+
+  /** Uids that they share with connections which ended at about that time. */
+  async #uids(files: readonly KnownFile[], ended: readonly Connection[]): Promise<ReadonlySet<string>> {
+    const found = new Set<string>();
+    const { fromMs, untilMs } = rangeOf(ended);
+    const between = betweenTimes({ fromMs: fromMs - HOLD_MS, untilMs: untilMs + HOLD_MS });
+    await this.#ask(ended.map(({ uid }) => uid));
+    for (const { path } of files) {
+      const chunks = this.#chunks(path, "uid", `${between} AND uid IN (SELECT * FROM asked)`);
+      for await (const chunk of chunks) for (const uid of chunk.getColumnValues(0)) found.add(String(uid));
+    }
+    return found;
+  }
+
+  /** Keys of connections that ended when one of these did. */
+  async #ends(files: readonly KnownFile[], ended: readonly Connection[]): Promise<ReadonlySet<string>> {
+    const found = new Set<string>();
+    if (ended.length === 0) return found;
+    const range = rangeOf(ended);
+    const within = files.filter((file) => overlap(file, range));
+    if (within.length > 0) await this.#ask([...new Set(ended.map(endMicros))]);
+    for (const { path } of within) {
+      const condition = `${betweenTimes(range)} AND epoch_us(end_time) IN (SELECT * FROM asked)`;
+      const chunks = this.#chunks(path, RESTORED_COLUMNS, condition);
+      for await (const chunk of chunks) for (const each of restoreConnections(chunk)) found.add(endKey(each));
+    }
+    return found;
+  }
+
+  /** What is looked for, as a table: once for all files. */
+  async #ask(values: readonly string[] | readonly number[]): Promise<void> {
+    const { listValue } = this.#database.duckdb.api;
+    await this.#database.run("CREATE OR REPLACE TEMP TABLE asked AS SELECT unnest($1)", [listValue(values)]);
+  }
+
+  /** What a file that proves to be damaged has up to there, and a word about it. */
+  async *#chunks(path: string, columns: string, condition: string): AsyncGenerator<DuckDBDataChunk, void, undefined> {
+    const sql = `SELECT ${columns} FROM read_parquet(${quoted(path)}, hive_partitioning = false) WHERE ${condition}`;
+    try {
+      yield* this.#database.chunks(sql);
+    } catch (error) {
+      this.#onDamaged(path, duckdbText(error));
+    }
+  }
+
+  async #files(range: Range): Promise<KnownFile[]> {
+    const found: KnownFile[] = [];
+    const { fromMs, untilMs } = range;
+    for (const { path } of await this.#list(dayOf(fromMs) - DAYS_BESIDE, dayOf(untilMs) + DAYS_BESIDE)) {
+      let ends = this.#ranges.get(path);
+      // One whose metadata cannot be read is told of when its rows are.
+      ends ??= await this.#readRange(path).catch(() => ANY_TIME);
+      this.#ranges.set(path, ends);
+      if (overlap(ends, range)) found.push({ path, ...ends });
+    }
+    return found;
+  }
+
+  async #readRange(path: string): Promise<Range> {
+    const time = (value: string): string => `epoch_us(${value}::TIMESTAMPTZ)::DOUBLE / 1000`;
+    const [row] = await this.#database.rows(
+      `SELECT ${time("min(stats_min_value)")} AS first, ${time("max(stats_max_value)")} AS last
+       FROM parquet_metadata(${quoted(path)}) WHERE path_in_schema = 'end_time'`,
+    );
+    const { first, last } = row ?? {};
+    if (typeof first !== "number" || typeof last !== "number") return ANY_TIME;
+    return { fromMs: first, untilMs: last };
+  }
+}
+
+function rangeOf(ended: readonly Connection[]): Range {
+  let [fromMs, untilMs] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+  for (const { endMs } of ended) {
+    fromMs = Math.min(fromMs, endMs!);
+    untilMs = Math.max(untilMs, endMs!);
+  }
+  return { fromMs, untilMs };
+}
+
+function overlap(a: Range, b: Range): boolean {
+  return a.fromMs <= b.untilMs && b.fromMs <= a.untilMs;
+}
+
+function betweenTimes({ fromMs, untilMs }: Range): string {
+  const timestamp = (ms: number): string => `make_timestamptz(${Math.round(ms * 1000)})`;
+  return `end_time BETWEEN ${timestamp(fromMs)} AND ${timestamp(untilMs)}`;
+}
+
+function endMicros({ endMs }: Connection): number {
+  return Math.round((endMs ?? 0) * 1000);
+}
+
+/** A connection by original tuple, zone and end. */
+function endKey(connection: Connection): string {
+  const { words } = connection;
+  const tuple = [...words.subarray(W_ORIG_SRC, W_REPLY_SRC), words[W_ORIG_L4], words[W_PROTO], words[W_ZONE]! >>> 16];
+  return `${tuple.join(" ")} ${endMicros(connection)}`;
+}
