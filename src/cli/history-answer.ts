@@ -81,7 +81,10 @@ function showProgress(answer: HistoryAnswer, terminal: Terminal): () => void {
 }
 
 function progressText(answer: HistoryAnswer): string {
-  const { messages, messagesTotal, events, timeMs } = answer.progress();
+  const { messages, messagesTotal, events, timeMs, archive } = answer.progress();
+  if (archive !== undefined && archive.files < archive.filesTotal) {
+    return `file ${archive.files + 1} of ${archive.filesTotal} of the archive`;
+  }
   const share = messagesTotal === 0 ? "" : `${Math.min(100, Math.floor((100 * messages) / messagesTotal))} %, `;
   const time = timeMs === null ? "" : `, at ${formatTime(Math.floor(timeMs / 1000) * 1000)}`;
   return `${share}${events.toLocaleString("en")} events read${time}`;

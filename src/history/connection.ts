@@ -100,6 +100,14 @@ export interface HistoryProgress {
   readonly timeMs: number | null;
   /** Messages skipped because they were damaged or not ours. */
   readonly malformed: number;
+  /** The archive's files that the answer needs, and how many of them were read; left out where none is. */
+  readonly archive?: ArchiveProgress;
+}
+
+/** How much of an archive was read. */
+export interface ArchiveProgress {
+  readonly files: number;
+  readonly filesTotal: number;
 }
 
 /** A running answer. */

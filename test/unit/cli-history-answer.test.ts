@@ -79,6 +79,32 @@ test("a long scan shows its progress on a terminal, in a line that goes away", a
   assert.deepEqual(piped, ["", ""]);
 });
 
+test("a long reading of the archive shows its files until all are read", async () => {
+  mock.timers.enable({ apis: ["setInterval"] });
+  const screen = new Screen(true);
+  let archive = { files: 2, filesTotal: 12 };
+  async function* slow(): AsyncGenerator<readonly Connection[]> {
+    for (let ms = 0; ms < 2000; ms += 250) mock.timers.tick(250);
+    archive = { files: 12, filesTotal: 12 };
+    mock.timers.tick(250);
+    yield [];
+  }
+  let clock = 0;
+  mock.method(performance, "now", () => {
+    clock += 250;
+    return clock;
+  });
+  const answer = answerOf(slow());
+  await print(screen, { ...answer, progress: () => ({ ...answer.progress(), archive }) });
+  mock.restoreAll();
+  const lines = screen.texts()[1].split("\r").map((line) => line.replace("\u001b[K", ""));
+  assert.ok(lines.includes("file 3 of 12 of the archive"));
+  assert.deepEqual(
+    lines.filter((line) => line.startsWith("25 %")),
+    ["25 %, 1,234,567 events read, at 2026-01-31T12:00:00Z"],
+  );
+});
+
 test("gaps are lines, up to a bound", async () => {
   const screen = new Screen(false);
   const gap: Gap = { node: "fw2", fromMs: NOON_MS, untilMs: NOON_MS + 1000, reason: "overrun", events: 1 };

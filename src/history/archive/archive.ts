@@ -2,7 +2,7 @@ import { formatCidr, parseCidr } from "../../flow/address.js";
 import { stampMs } from "../../flow/clock.js";
 import type { FlowQuery } from "../../flow/filter.js";
 import { protocolNumber } from "../../flow/protocol.js";
-import type { Connection, Gap, HistoryQuery, WhoQuestion } from "../connection.js";
+import type { ArchiveProgress, Connection, Gap, HistoryQuery, WhoQuestion } from "../connection.js";
 import { compileRowFilter, compileWhoFilter, type RowFilter } from "../row-filter.js";
 import { Database, duckdbText, quoted } from "./duckdb.js";
 import { type ArchiveFile, dayOf, listDays, listFiles } from "./files.js";
@@ -30,6 +30,7 @@ export class Archive {
   readonly #onDamaged: OnDamaged;
   readonly #damaged = new Set<string>();
   readonly #known: KnownConnections;
+  #progress: ArchiveProgress = { files: 0, filesTotal: 0 };
 
   private constructor(directory: string, database: Database, onDamaged: OnDamaged) {
     this.#directory = directory;
@@ -54,6 +55,11 @@ export class Archive {
   /** True where there is an archive with at least one day: reading it needs DuckDB. */
   static async exists(directory: string): Promise<boolean> {
     return (await listDays(directory)).length > 0;
+  }
+
+  /** Of the last reading of `connections` or `who`. */
+  get progress(): ArchiveProgress {
+    return this.#progress;
   }
 
   /** How far it reaches; null: it holds nothing. */
@@ -110,7 +116,8 @@ export class Archive {
     const where = [...timeTests(reading), ...reading.where];
     const condition = where.length === 0 ? "" : `WHERE ${where.join(" AND ")}`;
     const files = await this.#files(reading.sinceMs);
-    for (const file of latestFirst ? files.reverse() : files) {
+    for (const [i, file] of (latestFirst ? files.reverse() : files).entries()) {
+      this.#progress = { files: i, filesTotal: files.length };
       const whole: Connection[] = [];
       for await (const batch of this.#rows(file, condition)) {
         const found = batch.filter((each) => filter.accepts(each.words, 0) && accepts(each));
@@ -119,6 +126,7 @@ export class Archive {
       }
       if (whole.length > 0) yield whole;
     }
+    this.#progress = { files: files.length, filesTotal: files.length };
   }
 
   /** What a file that proves to be damaged has up to there, and a word about it. */

@@ -112,13 +112,17 @@ export class ArchivedHistory implements HistorySource {
   #answer(alone: HistoryAnswer, signal: AbortSignal, part: ArchivePart): HistoryAnswer {
     let answering = alone;
     let archiveGaps: readonly Gap[] = [];
-    const read = async function* (this: ArchivedHistory): AsyncGenerator<readonly Connection[], void, undefined> {
+    let read: Archive | null = null;
+    const connections = async function* (
+      this: ArchivedHistory,
+    ): AsyncGenerator<readonly Connection[], void, undefined> {
       const archive = (await this.#reachesBack(part.sinceMs)) ? null : await this.#openArchive();
       const state = (await archive?.state()) ?? null;
       if (archive === null || state === null) {
         yield* alone.connections;
         return;
       }
+      read = archive;
       archiveGaps = await archive.gaps(part.sinceMs, part.untilMs);
       const sinceMs = await this.#streamSince(state, part.sinceMs);
       // All that the archive has been through is read, so that what is open behind that is open in truth.
@@ -134,9 +138,9 @@ export class ArchivedHistory implements HistorySource {
       }
     };
     return {
-      connections: read.call(this),
+      connections: connections.call(this),
       gaps: () => [...archiveGaps, ...answering.gaps()],
-      progress: () => answering.progress(),
+      progress: () => ({ ...answering.progress(), ...(read !== null && { archive: read.progress }) }),
     };
   }
 
