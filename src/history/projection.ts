@@ -1,9 +1,9 @@
 import { isAnotherConnection, type RareAttributes, RECORD_WORDS, W_UPDATED } from "../flow/record.js";
 import { FLOW_ID_MAX } from "../flow/slot-map.js";
 import { readNewRow, readUpdateRow } from "../stream/batch.js";
-import { BatchView, type OpenedMessage } from "../stream/batch-view.js";
+import { BatchView } from "../stream/batch-view.js";
 import { BATCH_ROWS_MAX, type NewSection } from "../stream/columns.js";
-import type { Envelope } from "../stream/envelope.js";
+import type { Envelope, OpenedMessage } from "../stream/envelope.js";
 import { MarkCodec } from "../stream/mark.js";
 import type { Connection, Gap } from "./connection.js";
 import { endingOf, msOfEnding, NO_ENDING } from "./ending.js";

@@ -1,7 +1,7 @@
 import { ConntrailError } from "../errors.js";
 import { stampMs } from "../flow/clock.js";
-import { createMessageOpener, type OpenedMessage } from "../stream/batch-view.js";
-import { aheadMs } from "../stream/envelope.js";
+import { createMessageOpener } from "../stream/batch-view.js";
+import { aheadMs, type OpenedMessage } from "../stream/envelope.js";
 import type { ReaderItem, StreamMessage } from "../stream/reader.js";
 import type { NodeState } from "./node-state.js";
 

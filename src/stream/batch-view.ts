@@ -6,29 +6,24 @@ import type { Packr } from "msgpackr";
 import type { RareAttributes } from "../flow/record.js";
 import type { SlotRange } from "./batch.js";
 import { DestroySection, MovedSection, NewSection, rowsOf, type Section, UpdateSection } from "./columns.js";
-import { createPackr, type Envelope, envelopeOf, unpackMessage } from "./envelope.js";
+import { createPackr, envelopeOf, type MessageParts, type OpenedMessage, unpackMessage } from "./envelope.js";
+import { PackedOpener, PackedPart } from "./packed-message.js";
 import { unpackRare } from "./rare.js";
-import type { MessageKind } from "./subjects.js";
-
-/** A message as far as its envelope; `map` holds views into the payload. */
-export interface OpenedMessage {
-  readonly kind: MessageKind;
-  readonly envelope: Envelope;
-  readonly payload: Uint8Array;
-  readonly map: Readonly<Record<string, unknown>>;
-}
 
 /** Opens messages; gives null for one that is damaged, of another version, or not ours. Never throws. */
 export function createMessageOpener(): (payload: Uint8Array) => OpenedMessage | null {
+  const packed = new PackedOpener();
   const packr: Packr = createPackr();
-  return (payload) => {
-    const map = unpackMessage(packr, payload);
-    if (map === null) return null;
-    const envelope = envelopeOf(map);
-    const kind = map.k;
-    if (envelope === null || (kind !== "ev" && kind !== "snap" && kind !== "mark")) return null;
-    return { kind, envelope, payload, map };
-  };
+  return (payload) => packed.open(payload) ?? openUnpacked(packr, payload);
+}
+
+function openUnpacked(packr: Packr, payload: Uint8Array): OpenedMessage | null {
+  const parts = unpackMessage(packr, payload);
+  if (parts === null) return null;
+  const envelope = envelopeOf(parts);
+  const kind = parts.k;
+  if (envelope === null || (kind !== "ev" && kind !== "snap" && kind !== "mark")) return null;
+  return { kind, envelope, payload, parts };
 }
 
 const NODE_NAMES_MAX = 256;
@@ -46,25 +41,22 @@ export class BatchView {
   readonly #updates = new UpdateSection();
   readonly #destroys = new DestroySection();
   readonly #moved = new MovedSection();
-  #map: Readonly<Record<string, unknown>> = {};
+  readonly #packr: Packr = createPackr();
+  #parts: MessageParts = {};
   #rare: Map<number, unknown> | null = null;
 
   /** False when the message is malformed as far as can be seen without opening its sections. */
   load(message: OpenedMessage): boolean {
-    const { map } = message;
-    this.#map = map;
+    const { parts } = message;
+    this.#parts = parts;
     this.#rare = null;
     this.damaged = false;
     this.range = null;
     this.rows = 0;
-    for (const key of ["n4", "n6", "u", "d", "mv"]) {
-      if (map[key] === undefined) continue;
-      const rows = rowsOf(map[key]);
-      if (rows < 0) return false;
-      this.rows += rows;
-    }
+    const { n4, n6, u, d, mv } = parts;
+    if (!(this.#count(n4) && this.#count(n6) && this.#count(u) && this.#count(d) && this.#count(mv))) return false;
     if (message.kind !== "snap") return true;
-    const { a, b } = map;
+    const { a, b } = parts;
     if (!isFlowId(a) || !isFlowId(b) || b < a) return false;
     this.range = { from: a, to: b };
     return true;
@@ -72,27 +64,27 @@ export class BatchView {
 
   /** New rows of a family (0: IPv4, 1: IPv6), opened; null when there are none, or they are malformed. */
   newRows(family: 0 | 1): NewSection | null {
-    return family === 0 ? this.#open(this.#new4, this.#map.n4) : this.#open(this.#new6, this.#map.n6);
+    return family === 0 ? this.#open(this.#new4, this.#parts.n4) : this.#open(this.#new6, this.#parts.n6);
   }
 
   /** Update rows, opened; null when there are none, or they are malformed. */
   updates(): UpdateSection | null {
-    return this.#open(this.#updates, this.#map.u);
+    return this.#open(this.#updates, this.#parts.u);
   }
 
   /** Destroy rows, opened; null when there are none, or they are malformed. */
   destroys(): DestroySection | null {
-    return this.#open(this.#destroys, this.#map.d);
+    return this.#open(this.#destroys, this.#parts.d);
   }
 
   /** Moved rows, opened; null when there are none, or they are malformed. */
   moved(): MovedSection | null {
-    return this.#open(this.#moved, this.#map.mv);
+    return this.#open(this.#moved, this.#parts.mv);
   }
 
   /** The name that a moved row's owner column stands for; null when the message does not say. */
   movedTo(index: number): string | null {
-    const names = this.#map.mo;
+    const names = this.#unpacked(this.#parts.mo);
     if (!Array.isArray(names) || names.length > NODE_NAMES_MAX) return null;
     const name: unknown = names[index];
     return typeof name === "string" ? name : null;
@@ -100,10 +92,23 @@ export class BatchView {
 
   /** Rare attributes of a row; section 0: IPv4, 1: IPv6, 2: updates. Null when it has none, or they are malformed. */
   rare(section: 0 | 1 | 2, row: number): RareAttributes | null {
-    if (this.#map.r === undefined) return null;
-    this.#rare ??= rareIndex(this.#map.r);
+    if (this.#parts.r === undefined) return null;
+    this.#rare ??= rareIndex(this.#unpacked(this.#parts.r));
     const packed = this.#rare.get(section * SECTION_ROWS + row);
     return packed === undefined ? null : unpackRare(packed);
+  }
+
+  /** False when a section is malformed. */
+  #count(section: unknown): boolean {
+    if (section === undefined) return true;
+    const rows = rowsOf(section);
+    this.rows += rows;
+    return rows >= 0;
+  }
+
+  /** PackedOpener has seen that it can be unpacked. */
+  #unpacked(part: unknown): unknown {
+    return part instanceof PackedPart ? this.#packr.unpack(part.payload.subarray(part.at, part.end)) : part;
   }
 
   #open<T extends Section>(section: T, map: unknown): T | null {

@@ -3,6 +3,9 @@
  * arrays for BATCH_ROWS_MAX rows, allocated once. On the wire a column is the little-endian bytes of its rows;
  * a column of zeros is left out.
  */
+import { codeOf, PackedPart, PackedReader } from "./packed-message.js";
+
+/** Rows of a section at the most. */
 export const BATCH_ROWS_MAX = 2048;
 
 type Column = Uint8Array | Uint16Array | Uint32Array | Float64Array;
@@ -12,20 +15,38 @@ export interface ColumnSpec {
   readonly key: string;
   readonly values: Column;
   readonly perRow: number;
+  /** The key as PackedReader gives it. */
+  readonly code: number;
+  /** The same memory as `values`. */
+  readonly bytes: Uint8Array;
+  readonly rowBytes: number;
 }
+
+function column(key: string, values: Column, perRow = 1): ColumnSpec {
+  const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  return { key, values, perRow, code: codeOf(key), bytes, rowBytes: perRow * values.BYTES_PER_ELEMENT };
+}
+
+const KEY_N = codeOf("n");
+
+/** From so many bytes on, a call of the engine that copies them all is dearer to begin and still cheaper. */
+const COPY_BYTES_MIN = 256;
 
 /** A group of columns of equal length. */
 export abstract class Section {
   rows = 0;
-  #fields: Record<string, unknown> = {};
   abstract readonly columns: readonly ColumnSpec[];
+  readonly #reader = new PackedReader();
+  /** Where each column of an opened section lies, in what, and how long it is there; null: it was left out. */
+  readonly #sources: (Uint8Array | null)[] = [];
+  readonly #at: number[] = [];
+  readonly #lengths: number[] = [];
 
   /** The section as a map of binaries; columns without a bit set are left out. Views into the scratch: pack at once. */
   encode(): Record<string, unknown> {
     const map: Record<string, unknown> = { n: this.rows };
-    for (const { key, values, perRow } of this.columns) {
-      const elements = this.rows * perRow;
-      if (!allZero(values, elements)) map[key] = bytesOf(values, elements);
+    for (const { key, values, perRow, bytes, rowBytes } of this.columns) {
+      if (!allZero(values, this.rows * perRow)) map[key] = bytes.subarray(0, this.rows * rowBytes);
     }
     return map;
   }
@@ -34,72 +55,104 @@ export abstract class Section {
   decode(map: unknown): boolean {
     this.rows = 0;
     if (map === undefined) return true;
-    if (typeof map !== "object" || map === null) return false;
-    const fields = map as Record<string, unknown>;
-    const rows = fields.n;
-    if (typeof rows !== "number" || !Number.isInteger(rows) || rows < 0 || rows > BATCH_ROWS_MAX) return false;
-    for (const { key, values, perRow } of this.columns) {
-      const elements = rows * perRow;
-      const bytes = fields[key];
-      if (bytes === undefined) values.fill(0, 0, elements);
-      else if (bytes instanceof Uint8Array && bytes.length === elements * values.BYTES_PER_ELEMENT) {
-        bytesOf(values, elements).set(bytes);
-      } else return false;
-    }
-    this.rows = rows;
-    return true;
+    const sound = this.open(map);
+    if (sound) this.takeAll();
+    // What was received may be large: it is not held until the next message.
+    this.#sources.fill(null);
+    return sound;
   }
 
   /**
-   * Looks at the section of an unpacked map without taking its columns: `take` does that one by one, for readers that skip what
-   * cannot concern them. False when it is malformed; the section is then empty.
+   * Looks at the section of a message, unpacked or not, without taking its columns: `take` does that one by one, for readers that
+   * skip what cannot concern them. False when it is malformed; the section is then empty.
    */
-  open(map: unknown): boolean {
+  open(section: unknown): boolean {
     this.rows = 0;
-    const rows = rowsOf(map);
+    const rows = rowsOf(section);
     if (rows < 0) return false;
-    const fields = map as Record<string, unknown>;
-    for (const { key, values, perRow } of this.columns) {
-      const bytes = fields[key];
-      if (bytes === undefined) continue;
-      if (!(bytes instanceof Uint8Array) || bytes.length !== rows * perRow * values.BYTES_PER_ELEMENT) return false;
+    if (section instanceof PackedPart) this.#placePacked(section);
+    else if (!this.#placeUnpacked(section as Record<string, unknown>)) return false;
+    for (let i = 0; i < this.columns.length; i++) {
+      if (this.#sources[i] !== null && this.#lengths[i] !== rows * this.columns[i]!.rowBytes) return false;
     }
-    this.#fields = fields;
     this.rows = rows;
     return true;
   }
 
   /** Takes a column of an opened section into its array. False when it is one of zeros. */
   take(key: string): boolean {
-    const spec = this.columns.find((column) => column.key === key);
-    if (spec === undefined) throw new RangeError(`no column ${key}`);
-    return this.#takeColumn(spec);
+    for (let i = 0; i < this.columns.length; i++) if (this.columns[i]!.key === key) return this.#takeColumn(i);
+    throw new RangeError(`no column ${key}`);
   }
 
   /** Takes all columns of an opened section. */
   takeAll(): void {
-    for (const spec of this.columns) this.#takeColumn(spec);
+    for (let i = 0; i < this.columns.length; i++) this.#takeColumn(i);
   }
 
-  #takeColumn({ key, values, perRow }: ColumnSpec): boolean {
-    const bytes = this.#fields[key] as Uint8Array | undefined;
-    const elements = this.rows * perRow;
-    if (bytes === undefined) values.fill(0, 0, elements);
-    else bytesOf(values, elements).set(bytes);
-    return bytes !== undefined;
+  /** False when a column is none. */
+  #placeUnpacked(fields: Record<string, unknown>): boolean {
+    for (let i = 0; i < this.columns.length; i++) {
+      const bytes = fields[this.columns[i]!.key];
+      if (bytes !== undefined && !(bytes instanceof Uint8Array)) return false;
+      this.#sources[i] = bytes ?? null;
+      this.#at[i] = 0;
+      this.#lengths[i] = bytes?.length ?? 0;
+    }
+    return true;
+  }
+
+  /** PackedOpener has seen that all of it is binaries. */
+  #placePacked({ payload, at }: PackedPart): void {
+    for (let i = 0; i < this.columns.length; i++) this.#sources[i] = null;
+    const reader = this.#reader;
+    reader.begin(payload, at);
+    // They come in the order of `columns`, some left out.
+    let next = 0;
+    for (let left = reader.map(); left > 0; left--) {
+      const code = reader.key();
+      if (code === KEY_N) {
+        reader.number();
+        continue;
+      }
+      const length = reader.binary();
+      const index = this.#indexOf(code, next);
+      if (index < 0) continue;
+      this.#sources[index] = payload;
+      this.#at[index] = reader.at - length;
+      this.#lengths[index] = length;
+      next = index + 1;
+    }
+  }
+
+  #indexOf(code: number, from: number): number {
+    const { columns } = this;
+    for (let i = from; i < columns.length; i++) if (columns[i]!.code === code) return i;
+    for (let i = 0; i < from; i++) if (columns[i]!.code === code) return i;
+    return -1;
+  }
+
+  #takeColumn(index: number): boolean {
+    const { values, perRow, bytes, rowBytes } = this.columns[index]!;
+    const source = this.#sources[index]!;
+    if (source === null) {
+      values.fill(0, 0, this.rows * perRow);
+      return false;
+    }
+    const at = this.#at[index]!;
+    const length = this.rows * rowBytes;
+    if (length >= COPY_BYTES_MIN) bytes.set(source.length === length ? source : source.subarray(at, at + length));
+    else for (let i = 0; i < length; i++) bytes[i] = source[at + i]!;
+    return true;
   }
 }
 
-/** Rows that a section of an unpacked map says it has; -1 when it is malformed. */
-export function rowsOf(map: unknown): number {
-  if (typeof map !== "object" || map === null) return -1;
-  const rows = (map as Record<string, unknown>).n;
+/** Rows that the section of a message says it has; -1 when it is malformed. */
+export function rowsOf(section: unknown): number {
+  if (typeof section !== "object" || section === null) return -1;
+  const rows = section instanceof PackedPart ? section.rows : (section as Record<string, unknown>).n;
   const sound = typeof rows === "number" && Number.isInteger(rows) && rows >= 0 && rows <= BATCH_ROWS_MAX;
   return sound ? rows : -1;
-}
-
-function bytesOf(values: Column, elements: number): Uint8Array {
-  return new Uint8Array(values.buffer, values.byteOffset, elements * values.BYTES_PER_ELEMENT);
 }
 
 function allZero(values: Column, elements: number): boolean {
@@ -137,18 +190,18 @@ export class NewSection extends Section {
     this.replySource = new Uint32Array(BATCH_ROWS_MAX * width);
     this.replyDestination = new Uint32Array(BATCH_ROWS_MAX * width);
     this.columns = [
-      { key: "f", values: this.flowId, perRow: 1 },
-      { key: "s", values: this.source, perRow: width },
-      { key: "d", values: this.destination, perRow: width },
-      { key: "l", values: this.layer4, perRow: 1 },
-      { key: "p", values: this.protocol, perRow: 1 },
-      { key: "z", values: this.zone, perRow: 1 },
-      { key: "rs", values: this.replySource, perRow: width },
-      { key: "rd", values: this.replyDestination, perRow: width },
-      { key: "rl", values: this.replyLayer4, perRow: 1 },
-      { key: "c", values: this.created, perRow: 1 },
-      { key: "h", values: this.stamp, perRow: 1 },
-      { key: "q", values: this.birth, perRow: 1 },
+      column("f", this.flowId),
+      column("s", this.source, width),
+      column("d", this.destination, width),
+      column("l", this.layer4),
+      column("p", this.protocol),
+      column("z", this.zone),
+      column("rs", this.replySource, width),
+      column("rd", this.replyDestination, width),
+      column("rl", this.replyLayer4),
+      column("c", this.created),
+      column("h", this.stamp),
+      column("q", this.birth),
       ...this.state.columns,
     ];
   }
@@ -169,14 +222,14 @@ export class StateColumns {
   readonly protocolB = new Uint32Array(BATCH_ROWS_MAX);
   readonly protocolC = new Uint32Array(BATCH_ROWS_MAX);
   readonly columns: readonly ColumnSpec[] = [
-    { key: "S", values: this.status, perRow: 1 },
-    { key: "t", values: this.timeout, perRow: 1 },
-    { key: "i", values: this.protocolState, perRow: 1 },
-    { key: "ws", values: this.windowScale, perRow: 1 },
-    { key: "fl", values: this.tcpFlags, perRow: 1 },
-    { key: "m", values: this.mark, perRow: 1 },
-    { key: "b", values: this.protocolB, perRow: 1 },
-    { key: "g", values: this.protocolC, perRow: 1 },
+    column("S", this.status),
+    column("t", this.timeout),
+    column("i", this.protocolState),
+    column("ws", this.windowScale),
+    column("fl", this.tcpFlags),
+    column("m", this.mark),
+    column("b", this.protocolB),
+    column("g", this.protocolC),
   ];
 }
 
@@ -184,7 +237,7 @@ export class StateColumns {
 export class UpdateSection extends Section {
   readonly flowId = new Uint32Array(BATCH_ROWS_MAX);
   readonly state = new StateColumns();
-  readonly columns: readonly ColumnSpec[] = [{ key: "f", values: this.flowId, perRow: 1 }, ...this.state.columns];
+  readonly columns: readonly ColumnSpec[] = [column("f", this.flowId), ...this.state.columns];
 }
 
 /** Ended flows, by flow id, with what the kernel counted and timed; 0 where it did neither. */
@@ -200,15 +253,15 @@ export class DestroySection extends Section {
   readonly startMicros = new Float64Array(BATCH_ROWS_MAX);
   readonly stopMicros = new Float64Array(BATCH_ROWS_MAX);
   readonly columns: readonly ColumnSpec[] = [
-    { key: "f", values: this.flowId, perRow: 1 },
-    { key: "i", values: this.protocolState, perRow: 1 },
-    { key: "x", values: this.measured, perRow: 1 },
-    { key: "po", values: this.packetsOriginal, perRow: 1 },
-    { key: "bo", values: this.bytesOriginal, perRow: 1 },
-    { key: "pr", values: this.packetsReply, perRow: 1 },
-    { key: "br", values: this.bytesReply, perRow: 1 },
-    { key: "t0", values: this.startMicros, perRow: 1 },
-    { key: "t1", values: this.stopMicros, perRow: 1 },
+    column("f", this.flowId),
+    column("i", this.protocolState),
+    column("x", this.measured),
+    column("po", this.packetsOriginal),
+    column("bo", this.bytesOriginal),
+    column("pr", this.packetsReply),
+    column("br", this.bytesReply),
+    column("t0", this.startMicros),
+    column("t1", this.stopMicros),
   ];
 }
 
@@ -225,8 +278,8 @@ export class MovedSection extends Section {
   /** Which node, as an index into the batch's list of names. */
   readonly owner = new Uint8Array(BATCH_ROWS_MAX);
   readonly columns: readonly ColumnSpec[] = [
-    { key: "f", values: this.flowId, perRow: 1 },
-    { key: "h", values: this.stamp, perRow: 1 },
-    { key: "o", values: this.owner, perRow: 1 },
+    column("f", this.flowId),
+    column("h", this.stamp),
+    column("o", this.owner),
   ];
 }

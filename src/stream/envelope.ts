@@ -1,5 +1,6 @@
 import { Packr } from "msgpackr";
 import { stampMs } from "../flow/clock.js";
+import type { MessageKind } from "./subjects.js";
 
 /**
  * What every message of a stream begins with: a msgpack map with these keys (FORMAT.md has the bytes).
@@ -16,6 +17,27 @@ export interface Envelope {
   stamp: number;
   /** The writer's wall clock, milliseconds since the Unix epoch. */
   wallMs: number;
+}
+
+/** What a batch holds beside its envelope, by the keys of FORMAT.md: unpacked by msgpackr, or a PackedPart. */
+export interface MessageParts {
+  readonly n4?: unknown;
+  readonly n6?: unknown;
+  readonly u?: unknown;
+  readonly d?: unknown;
+  readonly mv?: unknown;
+  readonly mo?: unknown;
+  readonly r?: unknown;
+  readonly a?: unknown;
+  readonly b?: unknown;
+}
+
+/** A message as far as its envelope; `parts` lie in the payload. */
+export interface OpenedMessage {
+  readonly kind: MessageKind;
+  readonly envelope: Envelope;
+  readonly payload: Uint8Array;
+  readonly parts: MessageParts;
 }
 
 /** `v` of every message; readers refuse others. */

@@ -47,6 +47,8 @@ export interface PullConsumerOptions {
 }
 
 const NANOS_PER_MS = 1_000_000;
+const DOT = 0x2e;
+const ZERO = 0x30;
 /**
  * Long, because a request's end has a race in nats-server 2.9: about one in a hundred that ends while messages come
  * ends without a word. The heartbeats tell all the while that it is alive.
@@ -234,13 +236,31 @@ export class PullConsumer {
  * or more, domain and account stand before the stream. Null when it is something else.
  */
 export function parseDelivery(reply: string): Delivery | null {
-  const words = reply.split(".");
-  if (words.length !== 9 && words.length < 11) return null;
-  const at = words.length === 9 ? 2 : 4;
-  const sequence = Number(words[at + 3]);
-  const delivered = Number(words[at + 4]);
-  const timeMs = Number(words[at + 5]) / NANOS_PER_MS;
-  const pending = Number(words[at + 6]);
+  const dots = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+  let found = 0;
+  for (let i = 0; i < reply.length; i++) if (reply.charCodeAt(i) === DOT) dots[found++] = i;
+  const words = found + 1;
+  if (words !== 9 && words < 11) return null;
+  dots[found] = reply.length;
+  // The dot before the stream's name.
+  const at = words === 9 ? 1 : 3;
+  const sequence = numberIn(reply, dots, at + 3);
+  const delivered = numberIn(reply, dots, at + 4);
+  const timeMs = numberIn(reply, dots, at + 5) / NANOS_PER_MS;
+  const pending = numberIn(reply, dots, at + 6);
   if (!(sequence > 0 && delivered > 0 && timeMs > 0 && pending >= 0)) return null;
-  return { stream: words[at]!, consumer: words[at + 1]!, sequence, delivered, timeMs, pending };
+  const stream = reply.slice(dots[at]! + 1, dots[at + 1]);
+  const consumer = reply.slice(dots[at + 1]! + 1, dots[at + 2]);
+  return { stream, consumer, sequence, delivered, timeMs, pending };
+}
+
+/** The word behind a dot; NaN when it is no number. Of nanoseconds the last digits are lost. */
+function numberIn(reply: string, dots: readonly number[], dot: number): number {
+  const end = dots[dot + 1]!;
+  let number = end === dots[dot]! + 1 ? Number.NaN : 0;
+  for (let i = dots[dot]! + 1; i < end; i++) {
+    const digit = reply.charCodeAt(i) - ZERO;
+    number = digit >= 0 && digit <= 9 ? number * 10 + digit : Number.NaN;
+  }
+  return number;
 }
