@@ -97,7 +97,10 @@ test("a long reading of the archive shows its files until all are read", async (
   const answer = answerOf(slow());
   await print(screen, { ...answer, progress: () => ({ ...answer.progress(), archive }) });
   mock.restoreAll();
-  const lines = screen.texts()[1].split("\r").map((line) => line.replace("\u001b[K", ""));
+  const lines = screen
+    .texts()[1]
+    .split("\r")
+    .map((line) => line.replace("\u001b[K", ""));
   assert.ok(lines.includes("file 3 of 12 of the archive"));
   assert.deepEqual(
     lines.filter((line) => line.startsWith("25 %")),
