@@ -19,7 +19,7 @@ export type ListKernel = (visit: (flow: DecodedFlow) => void) => Promise<unknown
 /** A kernel tells timeouts in whole seconds, so two of them that went down together may differ by this much. */
 const ROUNDING_SECONDS = 1;
 
-/** The timeouts of all flows at one moment, by slot. */
+/** The timeouts of all flows by slot, each as it was at some time until a moment. */
 export interface Look {
   readonly atMs: number;
   readonly timeouts: Uint32Array;
@@ -44,12 +44,12 @@ export class PassingTraffic {
   /** Takes the timeouts as they stand; `passes` compares them with later ones. */
   async look(): Promise<Look> {
     const { table } = this.#internal;
-    const look = { atMs: performance.now(), timeouts: new Uint32Array(table.slotsUsed) };
+    const timeouts = new Uint32Array(table.slotsUsed);
     await this.#list(({ words }) => {
       const slot = table.find(words, 0);
-      if (slot >= 0 && slot < look.timeouts.length) look.timeouts[slot] = words[W_TIMEOUT]!;
+      if (slot >= 0 && slot < timeouts.length) timeouts[slot] = words[W_TIMEOUT]!;
     });
-    return look;
+    return { atMs: performance.now(), timeouts };
   }
 
   /**

@@ -16,6 +16,8 @@ class Node {
   readonly internal = new InternalCache(100);
   readonly flows: DecodedFlow[] = [];
   readonly passing: PassingTraffic;
+  beforeList: () => void = () => undefined;
+  afterList: () => void = () => undefined;
 
   constructor(options: { flows: number; claimed: number; addresses?: string[] }) {
     for (let number = 0; number < options.flows; number++) {
@@ -29,7 +31,9 @@ class Node {
     this.passing = new PassingTraffic({
       internal: this.internal,
       list: async (visit) => {
+        this.beforeList();
         for (const flow of this.flows) visit(flow);
+        this.afterList();
       },
       addresses: () => new Set(options.addresses),
     });
@@ -65,6 +69,28 @@ describe("traffic that passes", () => {
     const { table } = routed.internal;
     table.slab(0)[table.base(0) + W_REPLY_DST] = table.slab(0)[table.base(0) + W_ORIG_SRC]!;
     assert.equal(await routed.passes(3), false, "an address at its end is no translation");
+  });
+
+  it("is none either when the first look was held up after the kernel had listed a flow, or before", async (t) => {
+    let nowMs = 1_000_000;
+    t.mock.method(performance, "now", () => nowMs);
+    for (const held of ["before", "after"]) {
+      const node = new Node({ flows: 1, claimed: 1 });
+      const [{ words }] = node.flows as [DecodedFlow];
+      const pass = (seconds: number): void => {
+        nowMs += seconds * 1000;
+        words[W_TIMEOUT]! -= seconds;
+      };
+      if (held === "before") node.beforeList = () => pass(10);
+      else node.afterList = () => pass(10);
+      const look = await node.passing.look();
+      node.beforeList = node.afterList = () => undefined;
+      pass(3);
+      assert.equal(await node.passing.passes(look), false, held);
+      pass(3);
+      words[W_TIMEOUT]! += 16;
+      assert.equal(await node.passing.passes(look), true, held);
+    }
   });
 
   it("is not told from flows that were not there at the first look", async () => {
