@@ -41,7 +41,7 @@ const TOOLS: readonly LabTool[] = [
   { tool: "ssh-keygen", debianPackage: "openssh-client" },
 ];
 
-const ELECTION_TIMEOUT_MS = 15_000;
+const ELECTION_TIMEOUT_MS = 30_000;
 
 /** Why this machine cannot run a laboratory, as one line with what to do about it; undefined when it can. */
 export function labObstacle(): string | undefined {

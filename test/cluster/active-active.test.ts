@@ -32,7 +32,7 @@ const SESSIONS = FIRST_SESSIONS + SECOND_SESSIONS;
 /** The second client's sessions use the second group's addresses. */
 const SECOND = ipv4(LAN, SECOND_CLIENT_HOST);
 
-describe("active-active", { skip: labObstacle() ?? false, timeout: 240_000 }, () => {
+describe("active-active", { skip: labObstacle() ?? false, timeout: 400_000 }, () => {
   for (const mode of ["inject", "cache"] as const) {
     it(`two sync groups in mode ${mode} survive the failure and the return of either firewall`, async () => {
       await using lab = await Lab.create({ firewalls: 2 });

@@ -14,7 +14,7 @@ const PROTOCOLS = ["tcp", "udp", "icmp", "icmpv6"];
 
 const obstacle = labObstacle();
 
-describe("agreement", { skip: obstacle ?? false, timeout: 120_000 }, () => {
+describe("agreement", { skip: obstacle ?? false, timeout: 400_000 }, () => {
   it("of the primary's kernel, its internal cache and each backup's external cache, before and after a failover", async () => {
     await using lab = await Lab.create({ firewalls: 3 });
     await lab.startDaemons(READY_TIMEOUT_MS);

@@ -19,7 +19,7 @@ const SESSIONS = 13;
 /** A datagram each fifth of a second until one comes back: the first answer may overtake the state. */
 const UDP_ECHO = `exec 3<>/dev/udp/$0/${ECHO_PORT}; for i in {1..25}; do echo x >&3; read -r -N 1 -t 0.2 -u 3 && exit 0; done; exit 1`;
 
-describe("asymmetric paths", { skip: labObstacle() ?? false, timeout: 120_000 }, () => {
+describe("asymmetric paths", { skip: labObstacle() ?? false, timeout: 400_000 }, () => {
   it("work in mode inject: TCP, UDP and ICMP, translated or not, also while either daemon restarts", async () => {
     await using lab = await Lab.create({ firewalls: 2 });
     const [out, back] = await start(lab);

@@ -29,7 +29,7 @@ async function lines(host: ConntrackdHost, ...args: string[]): Promise<string[]>
   return stdout.split("\n").filter((line) => line !== "");
 }
 
-describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 180_000 }, () => {
+describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 400_000 }, () => {
   it("-d returns when the daemon is ready; -k when it is gone", async () => {
     const [host, other] = await ConntrackdHost.pair();
     await using _other = other;

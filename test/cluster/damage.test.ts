@@ -9,7 +9,7 @@ import type { ClusterNode } from "../support/cluster/node.js";
 const FLOWS = 2000;
 const WAIT_MS = 30_000;
 
-describe("damage to the store", { skip: clusterObstacle(), timeout: 300_000 }, () => {
+describe("damage to the store", { skip: clusterObstacle(), timeout: 400_000 }, () => {
   it("wiped while the node is down: nothing is lost on either side", async () => {
     await using cluster = await loadedCluster(2);
     const [victim, other] = cluster.nodes as [ClusterNode, ClusterNode];

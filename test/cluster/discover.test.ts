@@ -31,7 +31,7 @@ socket.bind(0, source, async () => {
   socket.close();
 });`;
 
-describe("discover", { skip: clusterObstacle(), timeout: 180_000 }, () => {
+describe("discover", { skip: clusterObstacle(), timeout: 400_000 }, () => {
   it("three nodes find each other; one that restarts commits what a dead one carried", async (t) => {
     await using cluster = await Cluster.start({ nodes: 3, configure: () => DISCOVER });
     const [first, second, third] = cluster.nodes as [ClusterNode, ClusterNode, ClusterNode];

@@ -11,7 +11,7 @@ import type { ClusterNode } from "../support/cluster/node.js";
 const WAIT_MS = 60_000;
 const MIB = 1024 * 1024;
 
-describe("full disk", { skip: clusterObstacle(), timeout: 180_000 }, () => {
+describe("full disk", { skip: clusterObstacle(), timeout: 400_000 }, () => {
   it("capture goes on, status says so, and afterwards all agree", async () => {
     await using cluster = await Cluster.start({ nodes: 2, storeBytes: 24 * MIB });
     const [n1] = cluster.nodes as [ClusterNode];

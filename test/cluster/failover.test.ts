@@ -17,7 +17,7 @@ const GRACEFUL_GAP_MS_MAX = 1_500;
 
 const obstacle = labObstacle();
 
-describe("failover", { skip: obstacle ?? false, timeout: 180_000 }, () => {
+describe("failover", { skip: obstacle ?? false, timeout: 400_000 }, () => {
   it("breaks every session, NATed or not, when no state was replicated", async () => {
     await using lab = await Lab.create({ firewalls: 2 });
     const first = await lab.startKeepalived(() => undefined);

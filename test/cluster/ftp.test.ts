@@ -27,7 +27,7 @@ table inet lab_ftp {
 
 const obstacle = labObstacle();
 
-describe("ftp", { skip: obstacle ?? false, timeout: 180_000 }, () => {
+describe("ftp", { skip: obstacle ?? false, timeout: 400_000 }, () => {
   it("opens what was expected and ends what was running when the primary is cut off", async () => {
     await using lab = await createLab();
     await lab.startDaemons(READY_TIMEOUT_MS);

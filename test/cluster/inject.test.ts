@@ -21,7 +21,7 @@ const INJECT = { publishInterval: "0", configure: () => ["mode: inject"] };
 
 type Pair = readonly [ClusterNode, ClusterNode];
 
-describe("inject", { skip: clusterObstacle(), timeout: 180_000 }, () => {
+describe("inject", { skip: clusterObstacle(), timeout: 400_000 }, () => {
   it("brings flows into the peer's kernel, follows their changes and removes them; nothing is echoed", async (t) => {
     await using cluster = await Cluster.start({ nodes: 2, ...INJECT });
     const pair = cluster.nodes as unknown as Pair;

@@ -14,7 +14,7 @@ const POLL = "netlink: { poll: 200ms }";
 
 type Pair = readonly [ClusterNode, ClusterNode];
 
-describe("the kernel side", { skip: clusterObstacle(), timeout: 180_000 }, () => {
+describe("the kernel side", { skip: clusterObstacle(), timeout: 400_000 }, () => {
   it("polls: every change comes without events, a commit is owned at once, and a failover back works", async () => {
     await using cluster = await Cluster.start({ nodes: 2, configure: () => [POLL] });
     const pair = cluster.nodes as unknown as Pair;

@@ -24,7 +24,7 @@ for (const [signal, code] of [
   ["SIGTERM", 143],
   ["SIGINT", 130],
 ] as const) {
-  test(`${signal} takes a laboratory down`, { skip: labObstacle() ?? false, timeout: 60_000 }, async (t) => {
+  test(`${signal} takes a laboratory down`, { skip: labObstacle() ?? false, timeout: 400_000 }, async (t) => {
     const child = spawn(process.execPath, ["--input-type=module", "-e", SCRIPT], {
       stdio: ["ignore", "pipe", "inherit"],
     });

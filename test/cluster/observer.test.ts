@@ -27,7 +27,7 @@ const REFUSED = [
   ["dump", "internal"],
 ];
 
-describe("observer", { skip: clusterObstacle(), timeout: 120_000 }, () => {
+describe("observer", { skip: clusterObstacle(), timeout: 400_000 }, () => {
   it("keeps the streams of firewalls that are gone for good, and rebuilds from them", async () => {
     await using cluster = await Cluster.start({
       nodes: 3,
@@ -69,7 +69,7 @@ describe("observer", { skip: clusterObstacle(), timeout: 120_000 }, () => {
   });
 });
 
-describe("external broker", { skip: clusterObstacle(), timeout: 120_000 }, () => {
+describe("external broker", { skip: clusterObstacle(), timeout: 400_000 }, () => {
   it("is a nats-server of systemd with nats.conf; the daemon outlives its restarts", async () => {
     await using cluster = await Cluster.create({
       nodes: 2,

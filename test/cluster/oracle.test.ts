@@ -28,7 +28,7 @@ const AGREE_TIMEOUT_MS = 30_000;
 const GENERATED = 2200;
 const CHURN_ROUNDS = 3;
 
-describe("oracle", { skip: clusterObstacle() || conntrackdMissing(), timeout: 120_000 }, () => {
+describe("oracle", { skip: clusterObstacle() || conntrackdMissing(), timeout: 400_000 }, () => {
   let oracle: Oracle;
   before(async () => {
     oracle = await Oracle.start();
@@ -106,7 +106,7 @@ describe("oracle", { skip: clusterObstacle() || conntrackdMissing(), timeout: 12
   });
 });
 
-describe("oracle with window tracking", { skip: clusterObstacle() || conntrackdMissing(), timeout: 60_000 }, () => {
+describe("oracle with window tracking", { skip: clusterObstacle() || conntrackdMissing(), timeout: 400_000 }, () => {
   it("window scales are committed, and TCP is not made liberal", async () => {
     await using oracle = await Oracle.start({ windowTracking: true });
     oracle.traffic.all();

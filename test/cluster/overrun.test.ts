@@ -14,7 +14,7 @@ const WINDOW = 3000;
 /** What the daemon may grow by beyond what it has warmed up to: its ring of 64 MiB and as much again for garbage. */
 const GROWTH_BYTES_MAX = 160 * MIB;
 
-describe("overrun", { skip: clusterObstacle(), timeout: 300_000 }, () => {
+describe("overrun", { skip: clusterObstacle(), timeout: 400_000 }, () => {
   it("of the event socket: no restart, no lost flow, no ghost, counted, and marked in the stream", async () => {
     await using cluster = await Cluster.start({ nodes: 3, netlinkBuffer: ["64KiB", "128KiB"] });
     const [n1] = cluster.nodes as [ClusterNode];

@@ -24,7 +24,7 @@ const PROBES = 40;
 const SHARED_FLOWS = 900;
 const THIRD = SHARED_FLOWS / 3;
 
-describe("partition", { skip: clusterObstacle(), timeout: 120_000 + 4 * CUT_SECONDS * 1000 }, () => {
+describe("partition", { skip: clusterObstacle(), timeout: 400_000 + 4 * CUT_SECONDS * 1000 }, () => {
   it("two nodes converge, and nothing newer was overwritten", async () => {
     await using cluster = await Cluster.start({ nodes: 2 });
     await cutAndHeal(cluster, CUT_SECONDS);

@@ -14,7 +14,7 @@ import type { ClusterNode } from "../support/cluster/node.js";
 const FLOWS = Number(process.env.CHAOS_REPLAY_FLOWS ?? 50_000);
 const REPLAY_MS_MAX = 15_000;
 
-describe("replay", { skip: clusterObstacle(), timeout: 300_000 }, () => {
+describe("replay", { skip: clusterObstacle(), timeout: 400_000 }, () => {
   it(`rebuilds ${FLOWS} flows of a dead peer and as many of its own`, async (t) => {
     await using cluster = await Cluster.start({ nodes: 2, maxBytes: "512MiB" });
     const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];

@@ -52,7 +52,7 @@ function plan(): NetworkPlan {
   };
 }
 
-describe("seed 000, keepalived and conntrackd", { skip: seedsObstacle(), timeout: 120_000 }, () => {
+describe("seed 000, keepalived and conntrackd", { skip: seedsObstacle(), timeout: 400_000 }, () => {
   it("an ssh session through SNAT lives on when keepalived ends, and the dumps are those of the text", async () => {
     await SeedNetwork.run(plan(), async (network) => {
       const [first, second] = [network.firewall("fw-1"), network.firewall("fw-2")];

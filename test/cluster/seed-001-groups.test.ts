@@ -119,7 +119,7 @@ ${instances.join("\n")}`;
   return groups.join("\n");
 }
 
-describe("seed 001, a reader's two groups", { skip: seedsObstacle(), timeout: 240_000, concurrency: 2 }, () => {
+describe("seed 001, a reader's two groups", { skip: seedsObstacle(), timeout: 400_000, concurrency: 2 }, () => {
   for (const disabled of ["Off", "On"] as const) {
     it(`with DisableExternalCache ${disabled} the sessions of both groups live through the failover of either node`, async () => {
       await SeedNetwork.run(plan(disabled), (network) => failOverEach(network, disabled));

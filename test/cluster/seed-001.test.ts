@@ -62,7 +62,7 @@ function ofToday(keepalived: string): string {
   return keepalived.replaceAll(/^ {8}(2001:.*)$/gm, "    }\n    virtual_ipaddress_excluded {\n        $1");
 }
 
-describe("seed 001, firewall HA", { skip: seedsObstacle(), timeout: 240_000 }, () => {
+describe("seed 001, firewall HA", { skip: seedsObstacle(), timeout: 400_000 }, () => {
   it(`downloads on two clients come through ${FAILOVERS} forced failovers in a row`, async (t) => {
     await SeedNetwork.run(plan(), async (network) => {
       const firewalls = [network.firewall("fw1"), network.firewall("fw2")] as const;

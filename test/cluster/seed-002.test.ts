@@ -56,7 +56,7 @@ function plan(): NetworkPlan {
   return { hosts: exampleHosts("client", "server"), firewalls: { ...firewall(1), ...firewall(2) } };
 }
 
-describe("seed 002, virtual machines", { skip: seedsObstacle(), timeout: 180_000 }, () => {
+describe("seed 002, virtual machines", { skip: seedsObstacle(), timeout: 400_000 }, () => {
   it("refuses the file as printed; repaired, it filters in the kernel, takes over and ends through -k", async () => {
     await SeedNetwork.run(plan(), async (network) => {
       const [first, second] = [network.firewall("fw-1"), network.firewall("fw-2")];

@@ -40,7 +40,7 @@ function plan(link: ExampleLink): NetworkPlan {
   return { hosts: exampleHosts("client", "server"), firewalls: { gw01: gateway(1), gw02: gateway(2) } };
 }
 
-describe("seed 003, two gateways", { skip: seedsObstacle(), timeout: 180_000, concurrency: 2 }, () => {
+describe("seed 003, two gateways", { skip: seedsObstacle(), timeout: 400_000, concurrency: 2 }, () => {
   for (const link of ["Multicast", "UDP"] as const) {
     it(`with the ${link} block the backup's -e has as many lines as the -i of the active one`, async () => {
       await SeedNetwork.run(plan(link), (network) => countAndTakeOver(network, link));

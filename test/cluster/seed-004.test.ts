@@ -53,7 +53,7 @@ function plan(change: (files: Omit<FirewallFiles, "ruleset">) => Omit<FirewallFi
   };
 }
 
-describe("seed 004, the test case", { skip: seedsObstacle(), timeout: 180_000, concurrency: 2 }, () => {
+describe("seed 004, the test case", { skip: seedsObstacle(), timeout: 400_000, concurrency: 2 }, () => {
   it("without replicated state a takeover breaks the session, and its packets are logged as invalid", async () => {
     const silent = plan((files) => ({ ...files, keepalived: files.keepalived.replaceAll(/^\s*notify_.*$/gm, "") }));
     await SeedNetwork.run(silent, async (network) => {

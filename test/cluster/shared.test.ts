@@ -19,7 +19,7 @@ const OBSERVER = 3;
 const SERVERS = [4, 5, 6];
 const LOAD = { flowsMax: 2000, operationsPerSecond: 1000 };
 
-describe("shared broker", { skip: clusterObstacle(), timeout: 180_000 }, () => {
+describe("shared broker", { skip: clusterObstacle(), timeout: 400_000 }, () => {
   it("survives the loss of one of three servers under load, the stream's leader or another", async (t) => {
     await using cluster = await Cluster.create({ nodes: 6, configure });
     const servers = SERVERS.map((number) => cluster.nodes[number - 1]!);

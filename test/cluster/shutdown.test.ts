@@ -11,7 +11,7 @@ const WAIT_MS = 30_000;
 const STOP_MS_MAX = 5000;
 const RESTART_MS_MAX = 5000;
 
-describe("shutdown", { skip: clusterObstacle(), timeout: 120_000 }, () => {
+describe("shutdown", { skip: clusterObstacle(), timeout: 400_000 }, () => {
   it("SIGTERM under load leaves no process, no socket, and no consumer on any broker; a restart is quick", async (t) => {
     await using cluster = await Cluster.start({ nodes: 3 });
     const [n1, n2, n3] = cluster.nodes as [ClusterNode, ClusterNode, ClusterNode];

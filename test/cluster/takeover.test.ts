@@ -12,7 +12,7 @@ const WAIT_MS = 30_000;
 const MOVING = 1;
 const FLOWS = 2000;
 
-describe("takeover", { skip: clusterObstacle(), timeout: 300_000 }, () => {
+describe("takeover", { skip: clusterObstacle(), timeout: 400_000 }, () => {
   for (const nodes of [2, 3, 5]) {
     it(`${nodes} nodes: the primary dies, the backup's daemon is killed too before it commits`, async () => {
       await using cluster = await Cluster.start({ nodes });

@@ -10,7 +10,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { BLOCK_BYTES, blockOf, DISC_BLOCKS } from "./disc.js";
 
 const INTERVAL_MS = 20;
-const SECOND_HALF_INTERVAL_MS = 100;
+const SECOND_HALF_INTERVAL_MS = 200;
 let hurry = false;
 
 async function give(response: ServerResponse): Promise<void> {
