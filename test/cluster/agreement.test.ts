@@ -10,6 +10,12 @@ import { SYNC } from "../../src/lab/topology.js";
 
 const READY_TIMEOUT_MS = 30_000;
 const AGREE_TIMEOUT_MS = 30_000;
+/** Each kind of flow is there still when a slow machine comes to compare. */
+const LONG_TIMEOUTS = {
+  "net.netfilter.nf_conntrack_udp_timeout": 120,
+  "net.netfilter.nf_conntrack_icmp_timeout": 120,
+  "net.netfilter.nf_conntrack_icmpv6_timeout": 120,
+};
 const PROTOCOLS = ["tcp", "udp", "icmp", "icmpv6"];
 
 const obstacle = labObstacle();
@@ -17,6 +23,7 @@ const obstacle = labObstacle();
 describe("agreement", { skip: obstacle ?? false, timeout: 400_000 }, () => {
   it("of the primary's kernel, its internal cache and each backup's external cache, before and after a failover", async () => {
     await using lab = await Lab.create({ firewalls: 3 });
+    for (const { namespace } of lab.firewalls) await namespace.sysctl(LONG_TIMEOUTS);
     await lab.startDaemons(READY_TIMEOUT_MS);
     const first = await lab.startKeepalived((firewall) => firewall.conntrailHooks());
     const sessions = await lab.openSessions(echoTargets({ nat4: 5, nat6: 5, routed4: 5, routed6: 5 }), { ssh: true });

@@ -21,7 +21,7 @@ const LOAD = { flowsMax: 2000, operationsPerSecond: 1000 };
 
 describe("shared broker", { skip: clusterObstacle(), timeout: 400_000 }, () => {
   it("survives the loss of one of three servers under load, the stream's leader or another", async (t) => {
-    await using cluster = await Cluster.create({ nodes: 6, configure });
+    await using cluster = await Cluster.create({ nodes: 6, configure, netlinkBuffer: ["32MiB", "64MiB"] });
     const servers = SERVERS.map((number) => cluster.nodes[number - 1]!);
     const firewalls = FIREWALLS.map((number) => cluster.nodes[number - 1]!);
     const observer = cluster.nodes[OBSERVER - 1]!;

@@ -49,7 +49,7 @@ describe("takeover", { skip: clusterObstacle(), timeout: 400_000 }, () => {
     await assertAgreement(cluster.nodes);
     const rows = await n1.counter("journal", "rows");
     assert.equal((await n2.request("commit", {})).committed, 10);
-    await waitFor("n1 tells that 10 flows have moved", WAIT_MS / 3, async () => {
+    await waitFor("n1 tells that 10 flows have moved", WAIT_MS, async () => {
       return (await n1.counter("journal", "rows")) === rows + 10;
     });
   });
