@@ -1,6 +1,6 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type HookCommands, type SyncGroups, startKeepalived } from "./keepalived.js";
+import { ADVERT_SECONDS, type HookCommands, type SyncGroups, startKeepalived } from "./keepalived.js";
 import { signal } from "./leftover.js";
 import type { Namespace } from "./namespace.js";
 import { type CommandResult, type LineProcess, projectRoot, runCommand } from "./process.js";
@@ -34,13 +34,15 @@ export class Firewall {
   keepalived: LineProcess | undefined;
   /** True after `cut`: nothing runs here any more. */
   dead = false;
+  readonly #advertSeconds: number;
 
-  constructor(number: number, namespace: Namespace, labDirectory: string) {
+  constructor(number: number, namespace: Namespace, labDirectory: string, advertSeconds = ADVERT_SECONDS) {
     this.number = number;
     this.name = `fw${number}`;
     this.namespace = namespace;
     this.directory = join(labDirectory, this.name);
     this.configFile = join(this.directory, "conntrail.yaml");
+    this.#advertSeconds = advertSeconds;
   }
 
   /** Writes conntrail.yaml for this node of a cluster of `nodes`. */
@@ -69,7 +71,8 @@ export class Firewall {
   /** Starts keepalived; without hooks it moves the addresses and tells nobody. */
   startKeepalived(hooks: HookCommands | undefined, several?: SyncGroups): void {
     mkdirSync(this.directory, { recursive: true, mode: 0o700 });
-    this.keepalived = startKeepalived(this.namespace, this.number, this.directory, hooks, several);
+    const options = { several, advertSeconds: this.#advertSeconds };
+    this.keepalived = startKeepalived(this.namespace, this.number, this.directory, hooks, options);
   }
 
   /** Waits until keepalived has heard the primary, or at least listens to it. */

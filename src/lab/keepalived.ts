@@ -11,8 +11,8 @@ export interface HookCommands {
   readonly fault: string;
 }
 
-/** Seconds between adverts. A dead primary is noticed after three of them and a skew below one. */
-const ADVERT_SECONDS = 0.2;
+/** Seconds between adverts unless said. A dead primary is noticed after three of them and a skew below one. */
+export const ADVERT_SECONDS = 0.2;
 const PRIORITY_FIRST = 250;
 /** Far apart, so that two backups of a dead primary do not both step forward; nine firewalls fit. */
 const PRIORITY_STEP = 28;
@@ -23,11 +23,21 @@ export interface SyncGroups {
   readonly firewalls: number;
 }
 
+/** What a keepalived.conf may have otherwise. */
+export interface KeepalivedOptions {
+  readonly several?: SyncGroups | undefined;
+  readonly advertSeconds?: number;
+}
+
 /**
  * The keepalived.conf of firewall `number` (from 1): groups of a LAN and a WAN instance each, VRRPv3. One group does not
  * preempt. Of several, the hooks are told by `--group`, and group g (from 1) has the virtual host number g.
  */
-export function keepalivedConfig(number: number, hooks: HookCommands | undefined, several?: SyncGroups): string {
+export function keepalivedConfig(
+  number: number,
+  hooks: HookCommands | undefined,
+  { several, advertSeconds = ADVERT_SECONDS }: KeepalivedOptions = {},
+): string {
   const { groups, firewalls } = several ?? { groups: 1, firewalls: 1 };
   return `
 global_defs {
@@ -41,11 +51,17 @@ global_defs {
 
 ${Array.from({ length: groups }, (_, group) => {
   const rank = several === undefined ? number - 1 : (number - 1 - group + firewalls) % firewalls;
-  return syncGroup(group, PRIORITY_FIRST - PRIORITY_STEP * rank, hooks, several !== undefined);
+  return syncGroup(group, PRIORITY_FIRST - PRIORITY_STEP * rank, hooks, several !== undefined, advertSeconds);
 }).join("")}`;
 }
 
-function syncGroup(group: number, priority: number, hooks: HookCommands | undefined, several: boolean): string {
+function syncGroup(
+  group: number,
+  priority: number,
+  hooks: HookCommands | undefined,
+  several: boolean,
+  advertSeconds: number,
+): string {
   const suffix = group === 0 ? "" : String(group + 1);
   const option = several ? ` --group ${group + 1}` : "";
   const notify =
@@ -57,7 +73,7 @@ function syncGroup(group: number, priority: number, hooks: HookCommands | undefi
   notify_fault "${hooks.fault}${option}"
   notify_stop "${hooks.fault}${option}"`;
   const host = VIRTUAL_HOST + group;
-  const moves = several ? "" : "\n  nopreempt";
+  const timing = `  advert_int ${advertSeconds}${several ? "" : "\n  nopreempt"}`;
   return `
 vrrp_sync_group firewall${suffix} {
   group {
@@ -65,8 +81,8 @@ vrrp_sync_group firewall${suffix} {
     wan${suffix}
   }${notify}
 }
-${instance(`lan${suffix}`, "lan0", 51 + 10 * group, priority, moves, ipv4(LAN, host), ipv6(LAN, host))}
-${instance(`wan${suffix}`, "wan0", 52 + 10 * group, priority, moves, ipv4(WAN, host), ipv6(WAN, host))}
+${instance(`lan${suffix}`, "lan0", 51 + 10 * group, priority, timing, ipv4(LAN, host), ipv6(LAN, host))}
+${instance(`wan${suffix}`, "wan0", 52 + 10 * group, priority, timing, ipv4(WAN, host), ipv6(WAN, host))}
 `;
 }
 
@@ -79,7 +95,7 @@ function instance(
   device: string,
   routerId: number,
   priority: number,
-  moves: string,
+  timing: string,
   vip4: string,
   vip6: string,
 ): string {
@@ -89,7 +105,7 @@ vrrp_instance ${name} {
   interface ${device}
   virtual_router_id ${routerId}
   priority ${priority}
-  advert_int ${ADVERT_SECONDS}${moves}
+${timing}
   garp_master_delay 1
   garp_master_repeat 3
   virtual_ipaddress {
@@ -107,10 +123,10 @@ export function startKeepalived(
   number: number,
   directory: string,
   hooks: HookCommands | undefined,
-  several?: SyncGroups,
+  options: KeepalivedOptions = {},
 ): LineProcess {
   const config = join(directory, "keepalived.conf");
-  writeFileSync(config, keepalivedConfig(number, hooks, several), { mode: 0o600 });
+  writeFileSync(config, keepalivedConfig(number, hooks, options), { mode: 0o600 });
   const pidFiles = [
     "-p",
     join(directory, "keepalived.pid"),

@@ -85,12 +85,18 @@ export class Lab {
   #releaseSignals: () => void = () => undefined;
   #processes: LineProcess[] = [];
 
-  /** Builds namespaces, links and rulesets (with `rules` as more tables of each firewall); no daemon and no keepalived runs yet. Removes what killed runs have left first. */
-  static async create(options: { readonly firewalls?: number; readonly rules?: string } = {}): Promise<Lab> {
+  /**
+   * Builds namespaces, links and rulesets (with `rules` as more tables of each firewall); no daemon and no keepalived runs yet.
+   * `advertSeconds` apart, keepalived's adverts let a machine stand still for three times that before a backup takes over. Removes
+   * what killed runs have left first.
+   */
+  static async create(
+    options: { readonly firewalls?: number; readonly rules?: string; readonly advertSeconds?: number } = {},
+  ): Promise<Lab> {
     const obstacle = labObstacle();
     if (obstacle !== undefined) throw new ConntrailError("KERNEL", obstacle);
     removeLeftovers();
-    const lab = new Lab(options.firewalls ?? 3);
+    const lab = new Lab(options.firewalls ?? 3, options.advertSeconds);
     const building = lab.#build(options.rules);
     lab.#releaseSignals = exitOnSignals(building);
     try {
@@ -102,7 +108,7 @@ export class Lab {
     }
   }
 
-  private constructor(count: number) {
+  private constructor(count: number, advertSeconds: number | undefined) {
     if (count < 2 || count > FIREWALLS_MAX) {
       throw new ConntrailError("USAGE", `${count} firewalls: 2 to ${FIREWALLS_MAX} are possible`);
     }
@@ -119,7 +125,7 @@ export class Lab {
     recordLab(this.#state);
     mkdirSync(this.directory, { mode: 0o700 });
     this.firewalls = this.topology.firewalls.map(
-      (namespace, index) => new Firewall(index + 1, namespace, this.directory),
+      (namespace, index) => new Firewall(index + 1, namespace, this.directory, advertSeconds),
     );
     this.#removeAtExit = () => removeLab(this.#state);
     process.once("exit", this.#removeAtExit);

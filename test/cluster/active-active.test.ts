@@ -35,7 +35,7 @@ const SECOND = ipv4(LAN, SECOND_CLIENT_HOST);
 describe("active-active", { skip: labObstacle() ?? false, timeout: 400_000 }, () => {
   for (const mode of ["inject", "cache"] as const) {
     it(`two sync groups in mode ${mode} survive the failure and the return of either firewall`, async () => {
-      await using lab = await Lab.create({ firewalls: 2 });
+      await using lab = await Lab.create({ firewalls: 2, advertSeconds: 1 });
       const [first, second] = lab.firewalls as unknown as [Firewall, Firewall];
       await prepare(lab, mode);
       await lab.startDaemons(READY_MS);

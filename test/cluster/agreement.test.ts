@@ -22,7 +22,7 @@ const obstacle = labObstacle();
 
 describe("agreement", { skip: obstacle ?? false, timeout: 400_000 }, () => {
   it("of the primary's kernel, its internal cache and each backup's external cache, before and after a failover", async () => {
-    await using lab = await Lab.create({ firewalls: 3 });
+    await using lab = await Lab.create({ firewalls: 3, advertSeconds: 1 });
     for (const { namespace } of lab.firewalls) await namespace.sysctl(LONG_TIMEOUTS);
     await lab.startDaemons(READY_TIMEOUT_MS);
     const first = await lab.startKeepalived((firewall) => firewall.conntrailHooks());

@@ -19,7 +19,7 @@ const obstacle = labObstacle();
 
 describe("failover", { skip: obstacle ?? false, timeout: 400_000 }, () => {
   it("breaks every session, NATed or not, when no state was replicated", async () => {
-    await using lab = await Lab.create({ firewalls: 2 });
+    await using lab = await Lab.create({ firewalls: 2, advertSeconds: 1 });
     const first = await lab.startKeepalived(() => undefined);
     const sessions = await lab.openSessions(echoTargets({ nat4: 10, nat6: 4, routed4: 4, routed6: 4 }), { ssh: true });
     const result = await failOver(lab, first, "cut", 3_000);
@@ -30,7 +30,7 @@ describe("failover", { skip: obstacle ?? false, timeout: 400_000 }, () => {
   });
 
   it("keeps 200 sessions alive when the primary is cut off, and then the next one", async () => {
-    await using lab = await Lab.create({ firewalls: 3 });
+    await using lab = await Lab.create({ firewalls: 3, advertSeconds: 1 });
     const first = await startCluster(lab);
     await waitReplicated(lab, first);
     const one = await failOver(lab, first, "cut", ANSWER_TIMEOUT_MS);
@@ -43,7 +43,7 @@ describe("failover", { skip: obstacle ?? false, timeout: 400_000 }, () => {
   });
 
   it("is felt for less than 1.5 s when the primary hands over", async (t) => {
-    await using lab = await Lab.create({ firewalls: 3 });
+    await using lab = await Lab.create({ firewalls: 3, advertSeconds: 1 });
     const first = await startCluster(lab);
     await waitReplicated(lab, first);
     const gapsMs: number[] = [];

@@ -121,7 +121,7 @@ async function droppedAtDoor(firewall: Firewall): Promise<number> {
 }
 
 async function createLab(): Promise<Lab> {
-  const lab = await Lab.create({ firewalls: 2, rules: HELPER_RULES });
+  const lab = await Lab.create({ firewalls: 2, advertSeconds: 1, rules: HELPER_RULES });
   await lab.topology.client.ip([`addr add ${SHORT_CLIENT}/24 dev eth0`]);
   return lab;
 }

@@ -95,7 +95,7 @@ export class Scene implements AsyncDisposable {
   }
 
   static async start(): Promise<Scene> {
-    const lab = await Lab.create({ firewalls: 3 });
+    const lab = await Lab.create({ firewalls: 3, advertSeconds: 0.5 });
     const scene = new Scene(lab);
     try {
       await scene.#prepare();
@@ -292,6 +292,15 @@ control: ${join(place, "control.sock")}
     this.failovers.push(failover);
     await this.traffic({ type: "phase" });
     return failover;
+  }
+
+  /** Times that a firewall has become primary more than is due to the start and the failovers: the machine stood still for too long. */
+  get takenOverByItself(): number {
+    const times = this.lab.firewalls.map(({ directory }) => {
+      const log = readFileSync(join(directory, "keepalived.log"), "utf8");
+      return log.split("(lan) Entering MASTER STATE").length - 1;
+    });
+    return times.reduce((sum, count) => sum + count, 0) - 1 - this.failovers.length;
   }
 
   /** A node that was cut off boots again, with an empty table, and stays a backup without keepalived. */
