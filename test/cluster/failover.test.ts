@@ -84,8 +84,11 @@ async function waitReplicated(lab: Lab, primary: Firewall): Promise<void> {
 
 /** The sessions are the new primary's own now, each NATed one with its translation. */
 async function assertOwnSessions(primary: Firewall): Promise<void> {
-  const flows = establishedTo(await cachedFlows(primary, "internal"), [ECHO_PORT, SSH_PORT]);
-  assert.equal(flows.length, SESSIONS);
+  // What a commit wrote is read after its answer.
+  const flows = await waitFor("the sessions its own", SYNC_TIMEOUT_MS, async () => {
+    const found = establishedTo(await cachedFlows(primary, "internal"), [ECHO_PORT, SSH_PORT]);
+    return found.length === SESSIONS && found;
+  });
   const tenth = Math.floor((SESSIONS - 1) / 10);
   assert.equal(flows.filter(isNated).length, SESSIONS - 2 * tenth);
   assert.equal(flows.filter(isPortTranslated).length, 1);
