@@ -404,6 +404,12 @@ describe("history", { skip: obstacle ?? false, timeout: 800_000 }, () => {
     assert.ok(alone.connections.length < n, "nothing was cut: this has shown nothing");
     const range = ["--since", iso(sinceMs), "--until", iso(untilMs), "--format", "ndjson"];
     const found = linesOf((await scene.withArchive("history", ...range)).stdout);
+    const told = new Set(found.map(({ uid }) => uid));
+    assert.deepEqual(
+      whole.connections.filter(({ uid }) => !told.has(uid)),
+      [],
+      "what is missing",
+    );
     const open = new Set(whole.connections.filter(({ end }) => end === undefined).map(({ uid }) => uid));
     assert.deepEqual(
       byUid(found).map(({ uid }) => uid),
