@@ -47,13 +47,15 @@ describe("failover", { skip: obstacle ?? false, timeout: 400_000 }, () => {
     const first = await startCluster(lab);
     await waitReplicated(lab, first);
     const gapsMs: number[] = [];
-    // One of two is short: the machine may hold one up.
-    for (let primary = first; gapsMs.length < 2 && !gapsMs.some((ms) => ms < GRACEFUL_GAP_MS_MAX); ) {
-      const result = await failOver(lab, primary, "handOver", ANSWER_TIMEOUT_MS);
-      assert.deepEqual(fate(result.report), ALL_ALIVE);
-      gapsMs.push(result.longestGapMs);
-      primary = result.to;
+    // One of several is short: the machine may hold some up.
+    for (let primary = first; gapsMs.length < 5 && !gapsMs.some((ms) => ms < GRACEFUL_GAP_MS_MAX); ) {
+      const { from, to, longestGapMs, report } = await failOver(lab, primary, "handOver", ANSWER_TIMEOUT_MS);
+      assert.deepEqual(fate(report), ALL_ALIVE);
+      gapsMs.push(longestGapMs);
+      primary = to;
       await waitReplicated(lab, primary);
+      from.startKeepalived(from.conntrailHooks());
+      await from.waitBackup(READY_TIMEOUT_MS);
     }
     t.diagnostic(`longest gap ${gapsMs.join(" and ")} ms`);
     assert.ok(Math.min(...gapsMs) < GRACEFUL_GAP_MS_MAX, `longest gap ${gapsMs.join(" and ")} ms`);
