@@ -43,17 +43,17 @@ describe("failover", { skip: obstacle ?? false, timeout: 400_000 }, () => {
   });
 
   it("is felt for less than 1.5 s when the primary hands over", async (t) => {
-    await using lab = await Lab.create({ firewalls: 3, advertSeconds: 1 });
+    await using lab = await Lab.create({ firewalls: 3 });
     const first = await startCluster(lab);
     await waitReplicated(lab, first);
     const gapsMs: number[] = [];
     // One of several is short: the machine may hold some up.
-    for (let primary = first; gapsMs.length < 5 && !gapsMs.some((ms) => ms < GRACEFUL_GAP_MS_MAX); ) {
+    while (gapsMs.length < 5 && !gapsMs.some((ms) => ms < GRACEFUL_GAP_MS_MAX)) {
+      const primary = await lab.waitPrimary(READY_TIMEOUT_MS);
       const { from, to, longestGapMs, report } = await failOver(lab, primary, "handOver", ANSWER_TIMEOUT_MS);
       assert.deepEqual(fate(report), ALL_ALIVE);
       gapsMs.push(longestGapMs);
-      primary = to;
-      await waitReplicated(lab, primary);
+      await waitReplicated(lab, to);
       from.startKeepalived(from.conntrailHooks());
       await from.waitBackup(READY_TIMEOUT_MS);
     }

@@ -95,7 +95,7 @@ export class Scene implements AsyncDisposable {
   }
 
   static async start(): Promise<Scene> {
-    const lab = await Lab.create({ firewalls: 3, advertSeconds: 0.5 });
+    const lab = await Lab.create({ firewalls: 3 });
     const scene = new Scene(lab);
     try {
       await scene.#prepare();

@@ -145,7 +145,9 @@ export class Truth {
       const sinceMs = Date.parse(since);
       const failover = this.failovers.find(({ to }) => to === node);
       const [from, until] = i === 0 || failover === undefined ? startOf(record) : [failover.startMs, failover.endMs];
-      if (sinceMs < from || sinceMs > until + this.margins.eventMs) yield `came to ${node} at ${since}`;
+      // One that began as the primary changed may be known to the new one alone, from its commit on.
+      const latest = crosses && failover !== undefined ? Math.max(until, failover.endMs) : until;
+      if (sinceMs < from || sinceMs > latest + this.margins.eventMs) yield `came to ${node} at ${since}`;
     }
     if (flow.public !== null && life.records[0] > 0 && !samePublic(flow, record)) {
       yield `public ${JSON.stringify(publicOf(record))}`;
