@@ -25,6 +25,7 @@ import { HybridClock, systemClock } from "./flow/clock.js";
 import { keptStreams } from "./stream/kept-streams.js";
 import { createHandlers, createObserverHandlers } from "./sync/handlers.js";
 import { PassingTraffic } from "./sync/passing.js";
+import type { Replicator } from "./sync/replicator.js";
 import { prefixed, Reports } from "./sync/reports.js";
 import { Roles } from "./sync/roles.js";
 
@@ -145,6 +146,7 @@ async function startNode(
             external: () => external,
             followers: () => followers,
             claim: (flow) => kernelSide.replicator.claim(flow),
+            readEvents: () => kernelSide.replicator.readEvents(),
             resync: () => void kernelSide.replicator.resyncKernel(),
             log,
           },
@@ -157,12 +159,14 @@ async function startNode(
   const ownStream = await openOwnStream(config, broker, base, stopping, down);
   const { journal, publisher } = ownStream;
   const sinceStamp = hybridClock.next();
+  let opened: Replicator | null = null;
   const local = {
     node: config.node,
     internal,
     sinceStamp,
     reassert: (slot: number) => kernelSide.replicator.reassert(slot),
-    pending: () => kernelSide.replicator.poke(),
+    // The copies are read before there is anything to publish with.
+    pending: () => opened?.poke(),
   };
   const peerParts = { external, local, hybridClock, clock, log };
   const peers = createPeers(config, broker, peerParts, down);
@@ -196,6 +200,7 @@ async function startNode(
   const kernelSide = await openKernelSide(config, kernelParts, stopping, down);
   const { replicator, events } = kernelSide;
   ownStream.begin();
+  opened = replicator;
   runPeers(peers, stopping, down);
   if (injector !== null) await followersCaughtUp(peers, stopping, log);
   if (!(await replicator.resyncKernel()) && !stopping.aborted) {

@@ -44,6 +44,8 @@ export interface ExternalListener {
   changed(slot: number): void;
   /** The flow has ended, as far as its owner says. */
   ended(slot: number): void;
+  /** A local event was newer: the row goes in a moment. */
+  retired(slot: number): void;
   /** The row goes, but nothing is said of the flow: it is this node's own now, or another row takes its place. */
   forgotten(slot: number): void;
 }
@@ -217,6 +219,7 @@ export class ExternalCache {
     const { table } = this;
     const isAnother = isAnotherConnection(table.slab(slot), table.base(slot), words, base);
     const birth = isAnother ? 0 : table.birth(slot);
+    this.#listener?.retired(slot);
     this.#remove(slot);
     this.counters.retired++;
     return birth;
@@ -252,7 +255,7 @@ export class ExternalCache {
     if (slot < 0) return;
     const to = this.#origins.findIndex(({ node }) => node === owner);
     if (owner === null || (to >= 0 && this.#origins[to]!.heard >= stamp)) {
-      this.#remove(slot);
+      this.#end(slot);
       this.counters.moved++;
       return;
     }

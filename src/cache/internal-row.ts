@@ -19,8 +19,20 @@ export const ROW_RESTATED = 0x100_0000;
 /** The cache was flushed: not shown until an event or a dump tells of the flow again. */
 export const ROW_HIDDEN = 0x200_0000;
 
+/** As ROW_GENERATION: its protocol's state was told since the last dump began. */
+export const ROW_STATE_GENERATION = 0x400_0000;
+
 /** What a pending row says to the peers, as bits: the flow whole, its changed state, its end, or that it is elsewhere now. */
 export const PUBLISH_NEW = 1;
 export const PUBLISH_UPDATE = 2;
 export const PUBLISH_DESTROY = 4;
 export const PUBLISH_MOVED = 8;
+
+/** What a pending row of these bits says to the peers: PUBLISH_* bits. */
+export function publicationOf(bits: number): number {
+  const told = (bits & ROW_TOLD) !== 0;
+  if ((bits & ROW_SUPERSEDED) !== 0) return told ? PUBLISH_MOVED : 0;
+  const whole = (bits & ROW_NEW) !== 0;
+  if ((bits & ROW_DEAD) !== 0) return whole ? PUBLISH_NEW | PUBLISH_DESTROY : PUBLISH_DESTROY;
+  return whole || !told ? PUBLISH_NEW : PUBLISH_UPDATE;
+}

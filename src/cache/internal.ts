@@ -4,22 +4,23 @@ import {
   type FlowEnd,
   HAS_COUNTERS,
   HAS_ID,
+  HAS_PROTOINFO,
   HAS_TIMEOUT,
   HAS_TIMES,
   type RareAttributes,
   W_CREATED,
   W_HAS,
   W_ID,
+  W_PROTOINFO,
+  W_PROTOINFO_C,
   W_UPDATED,
 } from "../flow/record.js";
 import { readStamp, writeStamp } from "../flow/stamp.js";
 import { rareDiffers, recordDiffers, replyDiffers } from "./difference.js";
 import { InternalExpectations } from "./expectations.js";
+import { newInternalCounters } from "./internal-counters.js";
 import {
-  PUBLISH_DESTROY,
-  PUBLISH_MOVED,
-  PUBLISH_NEW,
-  PUBLISH_UPDATE,
+  publicationOf,
   ROW_DEAD,
   ROW_ENDED_ELSEWHERE,
   ROW_GENERATION,
@@ -27,30 +28,17 @@ import {
   ROW_NEW,
   ROW_QUEUED,
   ROW_RESTATED,
+  ROW_STATE_GENERATION,
   ROW_SUPERSEDED,
   ROW_TOLD,
 } from "./internal-row.js";
 import { createdSeconds, mergeRecord } from "./merge.js";
+import { PendingRows } from "./pending-rows.js";
 
 /** Which node carries a flow now, and the stamp of its claim. */
 export interface NewerOwner {
   readonly node: string;
   readonly stamp: number;
-}
-
-/** What an internal cache counts; the group `internal` of `stats`. */
-export interface InternalCounters {
-  created: number;
-  createFailedFull: number;
-  updated: number;
-  destroyed: number;
-  destroyUnknown: number;
-  /** A destroy that came after its tuple had been taken by a newer flow. */
-  destroyStale: number;
-  /** A new flow met the record of one whose end was never reported. */
-  replaced: number;
-  /** Rows that a dump no longer found. */
-  sweptByDump: number;
 }
 
 /**
@@ -61,18 +49,8 @@ export class InternalCache {
   readonly table: FlowTable;
   /** What the helpers of this kernel's flows expect. */
   readonly expectations = new InternalExpectations();
-  readonly counters: InternalCounters = {
-    created: 0,
-    createFailedFull: 0,
-    updated: 0,
-    destroyed: 0,
-    destroyUnknown: 0,
-    destroyStale: 0,
-    replaced: 0,
-    sweptByDump: 0,
-  };
-  #pending = new Uint32Array(1024);
-  #pendingCount = 0;
+  readonly counters = newInternalCounters();
+  readonly #pending = new PendingRows();
   readonly #endings = new Map<number, FlowEnd>();
   /** Rows of which peers have yet to be told that they moved. */
   readonly #moved = new Map<number, NewerOwner>();
@@ -172,9 +150,13 @@ export class InternalCache {
   dumped(flow: DecodedFlow, nowSeconds: number, claimed: NewerOwner | null, carries: boolean): number {
     const { words } = flow;
     let slot = this.table.find(words, 0);
-    if (slot >= 0 && this.#touched(slot)) return slot;
+    if (slot >= 0 && this.#touched(slot)) {
+      this.#complete(slot, flow);
+      if (carries && this.isSuperseded(slot)) this.announce(slot);
+      return slot;
+    }
     // Also where its tuple has a row: that of an older flow, whose end was missed and which the sweep will find.
-    if ((words[W_HAS]! & HAS_ID) !== 0 && this.#endedDuringDump?.has(words[W_ID]!)) return -1;
+    if (this.hasEnded(flow)) return -1;
     if (slot >= 0 && this.#isOtherFlow(slot, flow)) slot = this.#replace(slot);
     if (slot < 0 && claimed !== null && !carries) {
       const taken = this.#insert(flow, nowSeconds);
@@ -198,12 +180,21 @@ export class InternalCache {
     return slot;
   }
 
+  /** True when the dump that runs lists a flow that has ended since. */
+  hasEnded({ words }: DecodedFlow): boolean {
+    return (words[W_HAS]! & HAS_ID) !== 0 && this.#endedDuringDump?.has(words[W_ID]!) === true;
+  }
+
   /** After a dump: ends the rows that neither dump nor events have seen, at most `slotsMax` slots a call. True when done. */
   sweep(slotsMax: number): boolean {
     if (this.#sweepAt < 0) return true;
     const end = Math.min(this.#sweepAt + slotsMax, this.table.slotsUsed);
     for (let slot = this.#sweepAt; slot < end; slot++) {
-      if (!this.#isIndexed(slot) || this.#touched(slot)) continue;
+      if (!this.#isIndexed(slot)) continue;
+      if (this.#touched(slot)) {
+        this.#setStateGeneration(slot);
+        continue;
+      }
       this.counters.sweptByDump++;
       this.#end(slot, undefined);
     }
@@ -219,28 +210,25 @@ export class InternalCache {
     this.#sweepAt = -1;
     this.#endedDuringDump = null;
     for (let slot = 0; slot < this.table.slotsUsed; slot++) {
-      if (this.#isIndexed(slot)) this.#setGeneration(slot);
+      if (!this.#isIndexed(slot)) continue;
+      this.#setGeneration(slot);
+      this.#setStateGeneration(slot);
     }
   }
 
   /** Rows that peers have yet to be told of. */
   get pendingCount(): number {
-    return this.#pendingCount;
+    return this.#pending.count;
   }
 
   /** Slot of the pending row `index`, oldest first. */
   pendingSlot(index: number): number {
-    return this.#pending[index]!;
+    return this.#pending.at(index);
   }
 
   /** What the pending row at `slot` says to the peers: PUBLISH_* bits. */
   publication(slot: number): number {
-    const bits = this.#bits(slot);
-    const told = (bits & ROW_TOLD) !== 0;
-    if ((bits & ROW_SUPERSEDED) !== 0) return told ? PUBLISH_MOVED : 0;
-    const whole = (bits & ROW_NEW) !== 0;
-    if ((bits & ROW_DEAD) !== 0) return whole ? PUBLISH_NEW | PUBLISH_DESTROY : PUBLISH_DESTROY;
-    return whole || !told ? PUBLISH_NEW : PUBLISH_UPDATE;
+    return publicationOf(this.#bits(slot));
   }
 
   /** Who carries the flow of a row that is to be published as moved. */
@@ -260,7 +248,7 @@ export class InternalCache {
   /** The first `count` pending rows are published under `stamp`: ended ones give their slots back. */
   settle(count: number, stamp: number): void {
     for (let i = 0; i < count; i++) {
-      const slot = this.#pending[i]!;
+      const slot = this.#pending.at(i);
       const slab = this.table.slab(slot);
       const base = this.table.base(slot);
       if ((slab[base + W_HAS]! & ROW_DEAD) !== 0) {
@@ -278,8 +266,7 @@ export class InternalCache {
       if (this.table.birth(slot) === 0) this.table.setBirth(slot, stamp);
       if (!restated) writeStamp(slab, base, stamp);
     }
-    this.#pending.copyWithin(0, count, this.#pendingCount);
-    this.#pendingCount -= count;
+    this.#pending.drop(count);
   }
 
   /** Stamp of this node's last claim to the flow; Infinity while a newer one waits to be published. */
@@ -336,9 +323,10 @@ export class InternalCache {
   restate(slot: number): void {
     const slab = this.table.slab(slot);
     const at = this.table.base(slot) + W_HAS;
-    // What waits already is newer than the claim, and a flow that moved is no claim of ours any more.
-    if ((slab[at]! & (ROW_QUEUED | ROW_SUPERSEDED | ROW_DEAD)) !== 0) return;
-    slab[at]! |= ROW_NEW | ROW_RESTATED;
+    // A flow that moved is no claim of ours any more.
+    if ((slab[at]! & (ROW_SUPERSEDED | ROW_DEAD)) !== 0) return;
+    // What waits already is newer than the claim, but may be a change of what the peer has given up.
+    slab[at]! |= (slab[at]! & ROW_QUEUED) === 0 ? ROW_NEW | ROW_RESTATED : ROW_NEW;
     this.#queue(slot);
   }
 
@@ -366,7 +354,7 @@ export class InternalCache {
     slab[at + W_HAS] = (slab[at + W_HAS]! & ~HAS_ID) | ROW_TOLD;
     writeStamp(slab, at, stamp);
     if (rare !== null) this.table.rare.set(slot, rare);
-    this.#touch(slot);
+    this.#touch(slot, HAS_PROTOINFO);
     return true;
   }
 
@@ -408,7 +396,7 @@ export class InternalCache {
     }
     if (flow.rare !== null) this.table.rare.set(slot, flow.rare);
     this.counters.created++;
-    this.#touch(slot);
+    this.#touch(slot, words[W_HAS]!);
     this.announce(slot);
     return slot;
   }
@@ -420,11 +408,24 @@ export class InternalCache {
     else this.#changed(slot);
   }
 
+  /** An event names what changed. What it told nothing of, it does not make newer than the dump: the protocol's state. */
+  #complete(slot: number, flow: DecodedFlow): void {
+    const slab = this.table.slab(slot);
+    const base = this.table.base(slot);
+    if ((flow.words[W_HAS]! & HAS_PROTOINFO) === 0 || this.#isOtherFlow(slot, flow)) return;
+    if (((slab[base + W_HAS]! & ROW_STATE_GENERATION) !== 0) === (this.#generation !== 0)) return;
+    const isNews = slab[base + W_PROTOINFO] !== flow.words[W_PROTOINFO];
+    slab.set(flow.words.subarray(W_PROTOINFO, W_PROTOINFO_C + 1), base + W_PROTOINFO);
+    slab[base + W_HAS]! |= HAS_PROTOINFO;
+    this.#setStateGeneration(slot);
+    if (isNews) this.#changed(slot);
+  }
+
   /** Copies what the message carries; an event names only what changed. */
   #copyChanges(slot: number, flow: DecodedFlow, nowSeconds: number): void {
     mergeRecord(this.table.slab(slot), this.table.base(slot), flow.words, nowSeconds);
     if (flow.rare !== null) this.table.rare.set(slot, { ...this.table.rare.get(slot), ...flow.rare });
-    this.#touch(slot);
+    this.#touch(slot, flow.words[W_HAS]!);
   }
 
   #differs(slot: number, flow: DecodedFlow): boolean {
@@ -464,17 +465,12 @@ export class InternalCache {
     const at = this.table.base(slot) + W_HAS;
     if ((slab[at]! & ROW_QUEUED) !== 0) return;
     slab[at]! |= ROW_QUEUED;
-    if (this.#pendingCount === this.#pending.length) {
-      // Bounded by the slots of the table: a row is queued once.
-      const larger = new Uint32Array(this.#pending.length * 2);
-      larger.set(this.#pending);
-      this.#pending = larger;
-    }
-    this.#pending[this.#pendingCount++] = slot;
+    this.#pending.push(slot);
   }
 
-  #touch(slot: number): void {
+  #touch(slot: number, has: number): void {
     this.#setGeneration(slot);
+    if ((has & HAS_PROTOINFO) !== 0) this.#setStateGeneration(slot);
     if (this.#hidden > 0) this.#show(slot);
   }
 
@@ -490,6 +486,12 @@ export class InternalCache {
     const slab = this.table.slab(slot);
     const at = this.table.base(slot) + W_HAS;
     slab[at] = (slab[at]! & ~ROW_GENERATION) | this.#generation;
+  }
+
+  #setStateGeneration(slot: number): void {
+    const slab = this.table.slab(slot);
+    const at = this.table.base(slot) + W_HAS;
+    slab[at] = (slab[at]! & ~ROW_STATE_GENERATION) | (this.#generation === 0 ? 0 : ROW_STATE_GENERATION);
   }
 
   #touched(slot: number): boolean {

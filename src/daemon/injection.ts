@@ -2,6 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache } from "../cache/internal.js";
+import { ownFlow } from "../cache/own-flow.js";
 import type { Config } from "../config/config.js";
 import { RequestSocket } from "../ctnetlink/request-socket.js";
 import { systemClock } from "../flow/clock.js";
@@ -32,22 +33,22 @@ export function openInjection(
     external: () => ExternalCache;
     followers: () => readonly Follower[];
     claim: (flow: DecodedFlow) => void;
+    readEvents: () => void;
     resync: () => void;
     log: Logger;
   },
   down: TakeDown,
 ): OpenInjection {
-  const { internal, external, followers, claim, resync, log } = parts;
+  const { internal, external, followers, claim, readEvents, resync, log } = parts;
   const kernel = new RequestSocket();
   down.push(() => kernel.close());
   const injector = new Injector({
     external,
     kernel,
     node: {
-      owns: (words, base) => {
-        const slot = internal.table.size === 0 ? -1 : internal.table.find(words, base);
-        return slot >= 0 && !internal.isSuperseded(slot);
-      },
+      own: (words, base) => ownFlow(internal, words, base),
+      knows: (words, base) => internal.table.find(words, base) >= 0,
+      readEvents,
       claim,
       resync,
       hears: (node) => followers().some((follower) => follower.node === node && follower.state.connected),

@@ -73,6 +73,7 @@ export class Applier {
   /** The furthest place ever applied: what comes before it is a repetition. */
   #seen: Position = { epoch: 0, number: 0 };
   #fresh = true;
+  #goesOn = false;
   #exact = false;
   #snapshotId = 0;
   #wallMs = 0;
@@ -148,6 +149,16 @@ export class Applier {
     if (internal !== undefined && internal.pendingCount + internal.expectations.pendingCount > 0)
       this.#local?.pending();
     return sound;
+  }
+
+  /** What comes from here on no daemon of this node has read before. */
+  goOn(): void {
+    this.#goesOn = true;
+  }
+
+  /** True when a message that is older than what is here has yet to be answered; a claim in it has that stamp. */
+  #isNews(local: LocalFlows | null, stamp: number): boolean {
+    return this.#fresh && (this.#goesOn || stamp > (local?.sinceStamp ?? 0));
   }
 
   /** Keeps track of (epoch, number). False when the message is not to be applied: it is old, or another node's. */
@@ -289,8 +300,8 @@ export class Applier {
       return false;
     }
     this.#external.counters.stale++;
-    // What was told before this epoch, or read before, has long been answered by our own snapshot.
-    if (this.#fresh && stamp > local.sinceStamp) local.reassert(slot);
+    // What was told before this daemon came, and perhaps read by the one before it, was answered then.
+    if (this.#isNews(local, stamp)) local.reassert(slot);
     return true;
   }
 
@@ -335,7 +346,7 @@ export class Applier {
     const stamp = stated.stamp === 0 ? envelope.stamp : stated.stamp;
     if (ownStamp !== null && ownStamp >= stamp) {
       external.counters.stale++;
-      if (this.#fresh && stamp > (this.#local?.sinceStamp ?? 0)) internal?.restate(key);
+      if (this.#isNews(this.#local, stamp)) internal?.restate(key);
       return;
     }
     if (ownStamp !== null) internal?.supersede(key);

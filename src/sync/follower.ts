@@ -80,6 +80,8 @@ export class Follower {
   /** Where the stream ended when reading began: until then this node cannot say that it is in sync. */
   #target = 0;
   #started = false;
+  /** From here on no daemon of this node has read the stream before. */
+  #newsFrom = Number.POSITIVE_INFINITY;
   /** Sequence of the last message that is applied. */
   #at = 0;
   #pending = 0;
@@ -234,6 +236,7 @@ export class Follower {
     const fromSnapshot = this.#fromSnapshot || copied === 0;
     const fromFirst = this.#fromFirst || (this.#whole && copied === 0);
     const start = fromFirst ? 1 : fromSnapshot ? this.#snapshotStart(last) : copied + 1;
+    this.#newsFrom = fromFirst || fromSnapshot ? Math.max(last?.sequence ?? 0, lastEvent?.sequence ?? 0) + 1 : start;
     this.#fromSnapshot = false;
     this.#atSnapshot = fromSnapshot && !fromFirst;
     this.#at = start - 1;
@@ -288,6 +291,7 @@ export class Follower {
     this.#counters.messages++;
     this.#counters.bytes += message.payload.length;
     this.#replica?.append(message);
+    if (message.sequence >= this.#newsFrom) this.#applier.goOn();
     // What was stored before we came is as old as the peer's broker says; its clock need not be ours.
     const ageMs = Math.max(0, this.#newestMs - message.timeMs);
     this.#applier.apply(message, nowMs - ageMs);

@@ -12,12 +12,14 @@ const LISTED_AHEAD = 256;
  * the part is asked for, so a dump may list entries as they were before a write that ended since, or that were removed since.
  */
 export class InjectedEntries {
-  /** When the entry runs out if no packet comes, in seconds of the monotonic clock; 0: not written yet. */
+  /** When the entry runs out if no packet comes, in seconds of the monotonic clock; 0: not written yet, -1: written and gone. */
   #expires = new Float64Array(4096);
   /** So much later it may run out: the kernel was written to, or listed, at a time that is known to so many seconds. */
   #within = new Float32Array(4096);
   /** The reply tuple that the kernel has, hashed. */
   #replies = new Uint32Array(4096);
+  /** Birth of the connection that was written. */
+  #births = new Float64Array(4096);
   /** 1 where the last dump has listed the entry, or it was written since that began. */
   #seen = new Uint8Array(4096);
   /** Slots of the batch that is being written, and when the entries run out if that takes no time. */
@@ -38,7 +40,7 @@ export class InjectedEntries {
 
   /** When the entry runs out if no packet comes, in seconds of the monotonic clock; 0 when it is not in the kernel. */
   expires(slot: number): number {
-    return this.#expires[slot] ?? 0;
+    return Math.max(0, this.#expires[slot] ?? 0);
   }
 
   /** By so many seconds it may run out later than `expires`. */
@@ -56,6 +58,17 @@ export class InjectedEntries {
     return this.#replies[slot] === replyHash(words, 0);
   }
 
+  /** True when the entry was written for another connection than that of this birth. */
+  isAnother(slot: number, birth: number): boolean {
+    return this.expires(slot) > 0 && this.#births[slot] !== birth;
+  }
+
+  /** The entry is written for the connection of this birth. */
+  noteBirth(slot: number, birth: number): void {
+    this.#reserve(slot);
+    this.#births[slot] = birth;
+  }
+
   /** The entry is in the kernel, or on its way there, with the reply tuple of the record. */
   note(slot: number, words: Uint32Array, expires: number): void {
     this.#reserve(slot);
@@ -71,9 +84,19 @@ export class InjectedEntries {
     this.#within[slot] = now - this.#listedSince;
   }
 
-  /** The kernel does not have it, or not for the flow that stands there now. */
+  /** The kernel does not have it, or not for the flow that stands there now, as far as is known. */
   forget(slot: number): void {
+    if (slot < this.#expires.length && this.#expires[slot] !== 0) this.#expires[slot] = -1;
+  }
+
+  /** The row goes. */
+  drop(slot: number): void {
     if (slot < this.#expires.length) this.#expires[slot] = 0;
+  }
+
+  /** True when nothing was ever written for the row. */
+  isUntouched(slot: number): boolean {
+    return (this.#expires[slot] ?? 0) === 0;
   }
 
   /** A batch is being written: what a dump lists of it may be from before or after. Until `written`. */
@@ -125,10 +148,10 @@ export class InjectedEntries {
   }
 
   /** An entry was removed: a dump that runs may list it yet. False when there is no room to remember that. */
-  removed(words: Uint32Array): boolean {
+  removed(words: Uint32Array, base: number): boolean {
     if (!this.#dumping) return true;
     this.#removed ??= new FlowTable(REMOVED_MAX);
-    return this.#removed.find(words, 0) >= 0 || this.#removed.insert(words, 0) >= 0;
+    return this.#removed.find(words, base) >= 0 || this.#removed.insert(words, base) >= 0;
   }
 
   /** True when it was removed since the running dump began. */
@@ -142,14 +165,17 @@ export class InjectedEntries {
     const expires = new Float64Array(length);
     const within = new Float32Array(length);
     const replies = new Uint32Array(length);
+    const births = new Float64Array(length);
     const seen = new Uint8Array(length);
     expires.set(this.#expires);
     within.set(this.#within);
     replies.set(this.#replies);
+    births.set(this.#births);
     seen.set(this.#seen);
     this.#expires = expires;
     this.#within = within;
     this.#replies = replies;
+    this.#births = births;
     this.#seen = seen;
   }
 }

@@ -25,8 +25,12 @@ export function sameReply(slab: Uint32Array, base: number, words: Uint32Array): 
 export function isAhead(words: Uint32Array, slab: Uint32Array, base: number): boolean {
   if (isOlder(words, slab[base + W_STATUS]!)) return false;
   if ((words[W_STATUS]! & ~slab[base + W_STATUS]! & MONOTONIC_STATUS) !== 0) return true;
-  if ((words[W_PROTO]! & 0xff) !== TCP || isClosing(words, 0)) return false;
-  return (words[W_PROTOINFO]! & 0xff) > (slab[base + W_PROTOINFO]! & 0xff);
+  return !isClosing(words, 0) && isFurther(words, slab, base);
+}
+
+/** True for TCP that is in a later state here. */
+export function isFurther(words: Uint32Array, slab: Uint32Array, base: number): boolean {
+  return (words[W_PROTO]! & 0xff) === TCP && (words[W_PROTOINFO]! & 0xff) > (slab[base + W_PROTOINFO]! & 0xff);
 }
 
 /** True when the kernel's entry has long been answered and the peer has just seen the flow begin: that is another one. */
@@ -47,4 +51,10 @@ export function replyHash(words: Uint32Array, base: number): number {
   let hash = 0x811c9dc5;
   for (let i = W_REPLY_SRC; i < W_REPLY_DST + 4; i++) hash = Math.imul(hash ^ words[base + i]!, 0x01000193);
   return (Math.imul(hash ^ words[base + W_REPLY_L4]!, 0x01000193) | 1) >>> 0;
+}
+
+/** True when two records are of one flow in one state, timeouts aside, or neither is there. */
+export function isSame(a: Uint32Array | null, b: Uint32Array | null): boolean {
+  if (a === null || b === null) return a === b;
+  return sameReply(a, 0, b) && sameState(a, b, 0);
 }

@@ -14,6 +14,8 @@ export interface InjectorItem {
   readonly words: Uint32Array;
   readonly rare: RareAttributes | null;
   readonly timeoutSeconds: number;
+  /** The entry that this daemon has written is of another connection of that tuple. */
+  readonly isAnother: boolean;
 }
 
 /** Without what this kernel may lack: its master, its helper. */

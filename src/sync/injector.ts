@@ -1,6 +1,5 @@
 import type { Logger } from "pino";
 import type { ExternalCache, ExternalListener } from "../cache/external.js";
-import { errnoName } from "../ctnetlink/decode.js";
 import { BATCH_MESSAGES } from "../ctnetlink/request-socket.js";
 import { errorText } from "../errors.js";
 import { FlowTable } from "../flow/flow-table.js";
@@ -8,45 +7,18 @@ import {
   type DecodedFlow,
   RECORD_WORDS,
   W_PROTOINFO,
-  W_STATUS,
   W_TABLE_A,
   W_TABLE_B,
   W_TIMEOUT,
   W_UPDATED,
 } from "../flow/record.js";
 import { TIMEOUT_FLOOR_SECONDS } from "./commit.js";
+import { EntryWriter } from "./entry-writer.js";
 import { InjectedEntries } from "./injected-entries.js";
-import { isAhead, isClosing, isOlder, MONOTONIC_STATUS, sameReply, sameState } from "./injected-flow.js";
-import { type InjectorItem, type InjectorKernel, InjectorRequests, withoutHelp } from "./injector-requests.js";
-
-/** What an injector counts; the group `inject` of `stats`. */
-export interface InjectorCounters {
-  /** Flows of peers that were created in this kernel. */
-  injected: number;
-  updated: number;
-  /** Entries of another translation, or older ones of the same tuple, that a peer's flow took the place of. */
-  replaced: number;
-  removed: number;
-  failed: number;
-  /** Entries prolonged, or written again, because their owner still has the flow. */
-  renewed: number;
-  /** Flows of peers that became this node's own, because its kernel knew more, or its packets kept them alive. */
-  claimed: number;
-  /** Ends of flows that were not remembered for want of room: their entries stay until they expire, or become this node's. */
-  endingsDropped: number;
-}
-
-/** What an injector asks of the rest of the node. */
-export interface InjectorNode {
-  /** True when this node carries the flow with this original tuple. */
-  owns(words: Uint32Array, base: number): boolean;
-  /** Makes a flow of this kernel this node's own and tells the peers so. */
-  claim(flow: DecodedFlow): void;
-  /** True while the stream of a peer is followed. */
-  hears(node: string): boolean;
-  /** Compares the kernel's table with what is known of it: what became of some requests is not. */
-  resync(): void;
-}
+import { isAhead, isClosing, isSame, sameReply, sameState } from "./injected-flow.js";
+import { newInjectorCounters } from "./injector-counters.js";
+import type { InjectorNode } from "./injector-node.js";
+import { type InjectorItem, type InjectorKernel, InjectorRequests } from "./injector-requests.js";
 
 /** Room for this many ended flows between two writes, or until the first. */
 const ENDINGS_MAX = 1 << 20;
@@ -56,6 +28,9 @@ const GRACE_SECONDS = 5;
 const RENEW_AHEAD_SECONDS = 3;
 /** Seconds by which the kernel's idea of a timeout and ours differ without a packet having come. */
 const TOLERANCE_SECONDS = 2;
+
+/** Flows that wait to be verified. */
+const DOUBTFUL_MAX = 1 << 16;
 
 /** A flow that its owner ended. */
 interface Ending {
@@ -76,16 +51,7 @@ interface Ending {
  * here while its owner has it is written again, and one that its owner ended but that packets kept alive here is claimed.
  */
 export class Injector implements ExternalListener {
-  readonly counters: InjectorCounters = {
-    injected: 0,
-    updated: 0,
-    replaced: 0,
-    removed: 0,
-    failed: 0,
-    renewed: 0,
-    claimed: 0,
-    endingsDropped: 0,
-  };
+  readonly counters = newInjectorCounters();
   readonly #external: () => ExternalCache;
   readonly #requests: InjectorRequests;
   readonly #node: InjectorNode;
@@ -101,6 +67,9 @@ export class Injector implements ExternalListener {
   /** The other one of the two, empty while nothing is written. */
   #ending = new FlowTable(ENDINGS_MAX);
   readonly #entries = new InjectedEntries();
+  readonly #writer: EntryWriter;
+  /** Flows that packets here have changed: what was on its way into the kernel then may have undone that. */
+  #doubtful: { readonly words: Uint32Array }[] = [];
   #held = true;
   /** Cancels the write that is due; null when none is. */
   #cancel: (() => void) | null = null;
@@ -128,6 +97,14 @@ export class Injector implements ExternalListener {
     this.#wallSeconds = options.wallSeconds;
     this.#intervalMs = options.intervalMs;
     this.#log = options.log;
+    this.#writer = new EntryWriter({
+      requests: this.#requests,
+      entries: this.#entries,
+      counters: this.counters,
+      node: this.#node,
+      claim: (flow) => this.#claim(flow),
+      now: () => this.#now(),
+    });
   }
 
   /** From now on it writes; before, the external cache is being rebuilt and the kernel has yet to be listed. */
@@ -145,6 +122,8 @@ export class Injector implements ExternalListener {
     const { table } = this.#external();
     const slab = table.slab(slot);
     const base = table.base(slot);
+    // Nothing to remove: a peer's stream is read once more. What the kernel has there packets have made.
+    if (!this.#held && this.#entries.isUntouched(slot) && !this.#node.knows(slab, base)) return;
     let at = this.#ended.find(slab, base);
     if (at < 0) at = this.#ended.insert(slab, base);
     if (at < 0) {
@@ -159,10 +138,23 @@ export class Injector implements ExternalListener {
     this.#poke();
   }
 
+  retired(slot: number): void {
+    const { table } = this.#external();
+    const base = table.base(slot);
+    this.doubt(table.slab(slot).subarray(base, base + RECORD_WORDS));
+  }
+
+  /** What this kernel has of the flow is to be looked up, when nothing is being written. */
+  doubt(words: Uint32Array): void {
+    if (this.#doubtful.length < DOUBTFUL_MAX) this.#doubtful.push({ words: words.slice() });
+    else this.counters.unverified++;
+    this.#poke();
+  }
+
   forgotten(slot: number): void {
     this.#changed.delete(slot);
     this.#missed.delete(slot);
-    this.#entries.forget(slot);
+    this.#entries.drop(slot);
   }
 
   /** This kernel has ended a flow by itself. When a peer has it still, it is written again. */
@@ -171,6 +163,7 @@ export class Injector implements ExternalListener {
     const slot = external.table.size === 0 ? -1 : external.table.find(words, base);
     if (slot < 0) return;
     this.#entries.forget(slot);
+    this.#noteRemoved(words, base);
     // One that is closing is about to end at its owner as well.
     if (isClosing(external.table.slab(slot), external.table.base(slot))) return;
     this.#renew(slot);
@@ -222,26 +215,36 @@ export class Injector implements ExternalListener {
     const { table } = this.#external();
     const slot = table.size === 0 ? -1 : table.find(words, 0);
     if (slot < 0) return false;
-    // It was written since the dump began: this may be what was there before, and says nothing.
-    if (this.#entries.seen(slot)) return true;
     const slab = table.slab(slot);
     const base = table.base(slot);
+    // It was written since the dump began: this may be what was there before, and says nothing.
+    if (this.#entries.seen(slot)) {
+      if (!sameReply(slab, base, words) || !sameState(words, slab, base)) this.doubt(words);
+      return true;
+    }
     const same = sameReply(slab, base, words);
     const sameAll = same && sameState(words, slab, base);
     // Written, and not to be written: what differs was changed by packets here.
     const settled = this.#entries.expires(slot) > 0 && !this.#changed.has(slot);
-    if (same && ((settled && !sameAll) || isAhead(words, slab, base))) return false;
+    const isAnother = this.#entries.isAnother(slot, table.birth(slot));
+    if (same && !isAnother && ((settled && !sameAll) || isAhead(words, slab, base))) return false;
     this.#entries.listed(slot, words, words[W_TIMEOUT]!, now);
     if (sameAll) this.#changed.delete(slot);
     else this.changed(slot);
     return true;
   }
 
-  /** True of one that its owner ended, and that waits to be removed or was removed while the dump runs: it is nobody's. */
+  /**
+   * True of one that ended and waits to be removed, or was removed while the dump runs: it is nobody's. But this node's own may have
+   * the tuple of one that ended long ago, of which a daemon that starts reads once more.
+   */
   #hasEnded(words: Uint32Array): boolean {
+    return (this.#waitsForEnd(words) || this.#entries.wasRemoved(words)) && this.#node.own(words, 0) === null;
+  }
+
+  #waitsForEnd(words: Uint32Array): boolean {
     const waits = (table: FlowTable): boolean => table.size > 0 && table.find(words, 0) >= 0;
-    const ended = waits(this.#ended) || waits(this.#ending) || this.#entries.wasRemoved(words);
-    return ended && !this.#node.owns(words, 0);
+    return waits(this.#ended) || waits(this.#ending);
   }
 
   /** The dump is over. When it was complete, what peers carry and it did not list is written. */
@@ -259,7 +262,7 @@ export class Injector implements ExternalListener {
   /** At once after a pause, then at intervals; one write at a time. */
   #poke(): void {
     if (this.#held || this.#stopped || this.#cancel !== null || this.#writing !== null) return;
-    if (this.#changed.size === 0 && this.#ended.size === 0) return;
+    if (this.#changed.size + this.#ended.size + this.#doubtful.length === 0) return;
     const write = (): void => {
       this.#cancel = null;
       this.#writtenMs = performance.now();
@@ -281,10 +284,11 @@ export class Injector implements ExternalListener {
   /** Ends first: a tuple that ended and came again within a turn is a new flow. Never rejects. */
   async #write(): Promise<void> {
     try {
-      while (this.#ended.size + this.#changed.size > 0 && !this.#stopped) {
+      while (this.#ended.size + this.#changed.size + this.#doubtful.length > 0 && !this.#stopped) {
         if (this.#ended.size > 0) await this.#removeEnded();
         // Not while one waits that ended meanwhile.
         if (this.#ended.size === 0) await this.#inject(this.#takeChanged());
+        if (this.#ended.size === 0) await this.#verify(this.#doubtful.splice(0, BATCH_MESSAGES));
       }
     } catch (error) {
       this.#log.error(
@@ -304,129 +308,64 @@ export class Injector implements ExternalListener {
       const base = table.base(slot);
       const words = table.slab(slot).slice(base, base + RECORD_WORDS);
       const rare = table.rare.get(slot) ?? null;
-      items.push({ slot, words, rare, timeoutSeconds: this.#timeoutOf(words) });
+      const birth = table.birth(slot);
+      const isAnother = this.#entries.isAnother(slot, birth);
+      this.#entries.noteBirth(slot, birth);
+      items.push({ slot, words, rare, timeoutSeconds: this.#timeoutOf(words), isAnother });
       if (items.length >= BATCH_MESSAGES) break;
     }
     return items;
   }
 
-  /** What this kernel has of a flow is updated, or replaced where it is another one; else the flow is created. */
   async #inject(items: readonly InjectorItem[]): Promise<void> {
-    const fresh: InjectorItem[] = [];
-    const known: InjectorItem[] = [];
-    const stale: InjectorItem[] = [];
-    for (const item of items) {
-      if (this.#entries.expires(item.slot) === 0) fresh.push(item);
-      else if (this.#entries.hasReply(item.slot, item.words)) known.push(item);
-      else stale.push(item);
-    }
-    // Before the requests, not after: rows may go while they are on their way.
-    this.#entries.writing(items, this.#now());
-    try {
-      await this.#update(known, fresh);
-      const existing = await this.#create(fresh);
-      if (existing.length > 0) await this.#settle(existing, stale);
-      if (stale.length > 0) await this.#replace(stale);
-    } finally {
-      this.#entries.written(this.#now());
-    }
-  }
-
-  /** Updates entries that are there; those that are not join `missing`, those that know more than the peer are claimed. */
-  async #update(items: readonly InjectorItem[], missing: InjectorItem[]): Promise<void> {
-    const richer: InjectorItem[] = [];
-    const refused = await this.#requests.send("update", items);
-    for (const [item, errno] of refused) {
-      const name = errnoName(errno);
-      if (name === "ENOENT") missing.push(item);
-      else if (name === "EBUSY") richer.push(item);
-      // No rule here uses labels; all else is done by then.
-      else if (name === "ENOSPC") this.counters.updated++;
-      else this.#fail(item);
-    }
-    this.counters.updated += items.length - refused.size;
-    if (richer.length > 0) await this.#merge(richer);
-  }
-
-  /** Masters before the flows that they expected. Gives the flows that exist already. */
-  async #create(items: readonly InjectorItem[]): Promise<InjectorItem[]> {
-    const isRelated = ({ rare }: InjectorItem): boolean => rare?.master !== undefined;
-    const ordered = items.some(isRelated)
-      ? [...items.filter((item) => !isRelated(item)), ...items.filter(isRelated)]
-      : items;
-    const existing: InjectorItem[] = [];
-    const lacking: InjectorItem[] = [];
-    const refused = await this.#requests.send("create", ordered);
-    for (const [item, errno] of refused) {
-      const name = errnoName(errno);
-      if (name === "EEXIST") existing.push(item);
-      // No such master, no such helper here: the flow is let through without.
-      else if (name === "ENOENT" || name === "EOPNOTSUPP") lacking.push(withoutHelp(item));
-      else this.#fail(item);
-    }
-    const failed = await this.#requests.send("create", lacking);
-    for (const item of failed.keys()) this.#fail(item);
-    this.counters.injected += items.length - refused.size + lacking.length - failed.size;
-    return existing;
-  }
-
-  /** Flows that were there before this daemon wrote them: the same are updated, others join `stale`. */
-  async #settle(existing: readonly InjectorItem[], stale: InjectorItem[]): Promise<void> {
-    const found = await this.#requests.read(existing);
-    const same: InjectorItem[] = [];
-    for (const item of existing) {
-      const flow = found.get(item);
-      // Its original tuple is free: the reply tuple is another flow's, translated to the same port by this node.
-      if (flow === undefined) this.#fail(item);
-      else if (sameReply(item.words, 0, flow.words)) same.push(item);
-      else stale.push(item);
-    }
-    const missing: InjectorItem[] = [];
-    await this.#update(same, missing);
-    for (const item of missing) this.#fail(item);
-  }
-
-  async #replace(items: readonly InjectorItem[]): Promise<void> {
-    await this.#requests.send("delete", items);
-    const refused = await this.#requests.send("create", items);
-    for (const item of refused.keys()) this.#fail(item);
-    this.counters.replaced += items.length - refused.size;
+    await this.#writer.write(items);
+    // Written when nobody had told it to any more.
+    for (const item of items) if (this.#external().table.find(item.words, 0) < 0) this.doubt(item.words);
   }
 
   /**
-   * The kernel takes no status back: it has seen a reply that the peer has not. What both know is one flow, this node's
-   * own now. Only one that the peer has just seen begin is another: the old one of that tuple goes.
+   * What this kernel has of flows that packets made this node's own is told to the peers, whoever wrote it; what was written for nobody
+   * goes. Of one that something was heard of meanwhile, the kernel may have newer news than it gave.
    */
-  async #merge(items: readonly InjectorItem[]): Promise<void> {
+  async #verify(items: readonly { readonly words: Uint32Array }[]): Promise<void> {
+    if (items.length === 0) return;
+    const before = items.map(({ words }) => this.#node.own(words, 0));
     const found = await this.#requests.read(items);
-    const replaced: InjectorItem[] = [];
-    const merged: InjectorItem[] = [];
-    for (const item of items) {
+    this.#node.readEvents();
+    const { table } = this.#external();
+    const left: { readonly words: Uint32Array }[] = [];
+    for (const [index, item] of items.entries()) {
+      const { words } = item;
       const flow = found.get(item);
-      if (flow === undefined || isOlder(flow.words, item.words[W_STATUS]!)) {
-        replaced.push(item);
+      if (flow === undefined) continue;
+      const slot = table.find(words, 0);
+      if (slot >= 0) {
+        this.#verifyRow(slot, flow);
         continue;
       }
-      item.words[W_STATUS]! |= flow.words[W_STATUS]! & MONOTONIC_STATUS;
-      merged.push(item);
+      const own = this.#node.own(words, 0);
+      if (!isSame(before[index]!, own) || this.#waitsForEnd(words)) this.doubt(words);
+      else if (own === null) left.push(item);
+      else if (!isSame(flow.words, own)) this.#claim(flow);
     }
-    if (replaced.length > 0) await this.#replace(replaced);
-    if (merged.length === 0) return;
-    const refused = await this.#requests.send("update", merged);
-    for (const [item, flow] of await this.#requests.read(merged)) {
-      if (refused.has(item)) this.#fail(item);
-      else this.#claim(flow);
-    }
+    await this.#requests.send("delete", left);
+    for (const { words } of left) this.#noteRemoved(words, 0);
+  }
+
+  /** Nothing is being written: what differs from what was written last, packets have changed. Another flow is replaced. */
+  #verifyRow(slot: number, flow: DecodedFlow): void {
+    if (this.#changed.has(slot)) return;
+    const { table } = this.#external();
+    const [slab, base] = [table.slab(slot), table.base(slot)];
+    if (this.#entries.expires(slot) === 0 || !sameReply(slab, base, flow.words)) {
+      this.#entries.note(slot, flow.words, this.#now() + flow.words[W_TIMEOUT]!);
+      this.changed(slot);
+    } else if (!sameState(flow.words, slab, base)) this.#claim(flow);
   }
 
   #claim(flow: DecodedFlow): void {
     this.counters.claimed++;
     this.#node.claim(flow);
-  }
-
-  #fail({ slot }: InjectorItem): void {
-    this.counters.failed++;
-    this.#entries.forget(slot);
   }
 
   async #removeEnded(): Promise<void> {
@@ -442,6 +381,10 @@ export class Injector implements ExternalListener {
       endings = [];
     }
     await this.#remove(endings);
+  }
+
+  #noteRemoved(words: Uint32Array, base: number): void {
+    if (!this.#entries.removed(words, base)) this.counters.endingsDropped++;
   }
 
   #endingAt(at: number): Ending {
@@ -469,10 +412,12 @@ export class Injector implements ExternalListener {
       kept.add(ending);
       this.#claim(flow);
     }
-    const removed = endings.filter((ending) => !kept.has(ending) && !this.#node.owns(ending.words, 0));
+    const removed = endings.filter((ending) => !kept.has(ending) && this.#node.own(ending.words, 0) === null);
+    // What was written for the flow that ended may have gone into this node's own of its tuple.
+    for (const { words } of endings) if (this.#node.own(words, 0) !== null) this.doubt(words);
     const refused = await this.#requests.send("delete", removed);
     this.counters.removed += removed.length - refused.size;
-    for (const { words } of removed) if (!this.#entries.removed(words)) this.counters.endingsDropped++;
+    for (const { words } of removed) this.#noteRemoved(words, 0);
     for (const { at } of endings) {
       this.#ending.unlink(at);
       this.#ending.free(at);

@@ -181,9 +181,9 @@ export class Journal {
     return this.#eventBytes > snapshotDueBytes(this.#snapshotBytes);
   }
 
-  /** Publishes a mark, after the rows that wait. */
+  /** Publishes a mark, after the rows that wait. The mark of an epoch is its first message: they follow. */
   writeMark(mark: Mark): void {
-    this.writePending();
+    if (mark.type !== "epoch") this.writePending();
     const envelope = this.#nextEnvelope();
     this.counters.marks++;
     this.#sink.publish("mark", envelope.number, this.#marks.encode(envelope, mark, this.#snapshotSequence, this.role));

@@ -5,6 +5,13 @@ import type { DecodedFlow } from "../flow/record.js";
 /** Helpers whose expectations are replicated: all, or these. */
 export type HelperNames = true | readonly string[];
 
+/** A helper on another port has that in its name (`sip-5061`): the beginning counts, as in conntrackd. */
+export function isChosen(helpers: HelperNames, helper: string | undefined): boolean {
+  if (helpers === true) return true;
+  const name = helper?.toLowerCase();
+  return name !== undefined && helpers.some((chosen) => name.startsWith(chosen.toLowerCase()));
+}
+
 /** The kernel as the replicator needs it. */
 export interface KernelSource {
   /** Lists the table. */
@@ -25,6 +32,8 @@ export interface KernelSource {
 export interface Injection {
   /** The kernel has ended a flow that none of this daemon's requests removed. */
   expired(words: Uint32Array, base: number): void;
+  /** An event told of a flow that was unknown, and not how far it is: the kernel is to be asked. */
+  doubt(words: Uint32Array): void;
   /** A dump of the kernel begins. */
   beginDump(): void;
   /** A dump lists a flow: true when it is a peer's, and none of this node's own. */

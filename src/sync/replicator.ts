@@ -2,6 +2,7 @@ import type { Logger } from "pino";
 import { recordDiffers } from "../cache/difference.js";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache, NewerOwner } from "../cache/internal.js";
+import { lacksState } from "../cache/own-flow.js";
 import { EVENT_DESTROY, EVENT_NEW, EVENT_UPDATE, type EventKind, type EventSink } from "../ctnetlink/event-socket.js";
 import type { DumpResult } from "../ctnetlink/request-socket.js";
 import type { Clock } from "../flow/clock.js";
@@ -19,7 +20,7 @@ import {
 import { BATCH_ROWS_MAX } from "../stream/columns.js";
 import { EarlyExpectations } from "./early-expectations.js";
 import type { Journal } from "./journal.js";
-import type { HelperNames, Injection, KernelSource } from "./kernel-source.js";
+import { type HelperNames, type Injection, isChosen, type KernelSource } from "./kernel-source.js";
 import { findMasterZone } from "./master.js";
 import { Pacer } from "./pacer.js";
 import { newReplicatorCounters } from "./replicator-counters.js";
@@ -168,6 +169,7 @@ export class Replicator implements EventSink {
     if (inherits) this.#inherit(flow);
     const slot = this.#internal.upsert(flow, this.#nowSeconds);
     this.#internal.table.inheritBirth(slot, this.#external.retire(flow.words, 0));
+    if (slot >= 0 && lacksState(this.#internal, slot)) this.#injection?.doubt(flow.words);
   }
 
   onExpectation(kind: EventKind, expectation: Expectation, portId: number): void {
@@ -186,7 +188,7 @@ export class Replicator implements EventSink {
 
   /** True when it is one to replicate: of a chosen helper, its master being one that the filter keeps. Its zone is set then. */
   #placeExpectation(expectation: Expectation): boolean {
-    const chosen = this.#isChosen(expectation.helper);
+    const chosen = isChosen(this.#helpers, expectation.helper);
     const zone = chosen ? findMasterZone(this.#internal.table, expectation.master) : null;
     if (zone === null) {
       this.counters.expectationsFiltered++;
@@ -196,13 +198,6 @@ export class Replicator implements EventSink {
     setExpectationZone(expectation, zone);
     this.counters.expectations++;
     return true;
-  }
-
-  /** A helper on another port has that in its name (`sip-5061`): the beginning counts, as in conntrackd. */
-  #isChosen(helper: string | undefined): boolean {
-    if (this.#helpers === true) return true;
-    const name = helper?.toLowerCase();
-    return name !== undefined && this.#helpers.some((chosen) => name.startsWith(chosen.toLowerCase()));
   }
 
   /**
@@ -294,6 +289,11 @@ export class Replicator implements EventSink {
       if (this.#turnsToResync === 0) this.#resyncAfterOverrun();
     }
     this.poke();
+  }
+
+  /** Takes in what the kernel has told so far, as far as a turn's bound goes. */
+  readEvents(): void {
+    for (let turns = 0; turns < QUEUED_TURNS_MAX && this.#kernel.readEvents(); turns++);
   }
 
   /** One resync for all overruns until then. */
@@ -445,6 +445,7 @@ export class Replicator implements EventSink {
   }
 
   #dumped(flow: DecodedFlow): void {
+    if (this.#internal.hasEnded(flow)) return;
     if (this.#injection !== null && !this.#carries() && this.#injection.present(flow)) return;
     const birth = this.#injection !== null || this.#carries() ? this.#external.retire(flow.words, 0) : -1;
     // A peer's flow of which this kernel knows more is this node's own as well.

@@ -21,6 +21,10 @@ class Spy implements ExternalListener {
     this.#note("ended", slot);
   }
 
+  retired(slot: number): void {
+    this.#note("retired", slot);
+  }
+
   forgotten(slot: number): void {
     this.#note("forgotten", slot);
   }
@@ -69,7 +73,7 @@ describe("ExternalCache, a flow that its owner gave up", () => {
     spy.take();
     cache.moved(a, 1, "fw2", 200);
     assert.equal(holder(cache, 1), null);
-    assert.deepEqual(spy.take(), ["forgotten 1"], "its end was not seen here");
+    assert.deepEqual(spy.take(), ["ended 1", "forgotten 1"], "what was written for it is to go");
     assert.deepEqual(
       [cache.counters.moved, cache.counters.destroyed, cache.flowsOf(a), cache.table.size],
       [1, 0, 0, 0],
@@ -131,7 +135,7 @@ describe("ExternalCache, a flow that its owner gave up", () => {
     spy.take();
     cache.moved(a, 1, null, 200);
     assert.equal(holder(cache, 1), null);
-    assert.deepEqual(spy.take(), ["forgotten 1"]);
+    assert.deepEqual(spy.take(), ["ended 1", "forgotten 1"]);
     assert.equal(cache.counters.moved, 1);
   });
 
@@ -299,7 +303,7 @@ describe("ExternalCache, what a listener hears", () => {
     cache.upsert(b, 1, tcpRecord(6), null, 100);
     spy.take();
     cache.retire(tcpRecord(1), 0);
-    assert.deepEqual(spy.take(), ["forgotten 1"]);
+    assert.deepEqual(spy.take(), ["retired 1", "forgotten 1"]);
     cache.sweepRange(a, 0, 4, (flowId) => flowId === 3);
     assert.deepEqual(spy.take(), ["ended 2", "forgotten 2"]);
     cache.forgetFlowIds(a);

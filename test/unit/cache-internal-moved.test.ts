@@ -209,11 +209,11 @@ describe("InternalCache, claims told once more", () => {
     }
   });
 
-  it("are none of a flow that waits already, that moved or that has ended", () => {
+  it("go out whole where a change waits already, and are none of a flow that moved or that has ended", () => {
     const { cache, slot } = toldOfOne();
     cache.upsert(message(1, 1, 3), NOW);
     cache.restate(slot);
-    assert.deepEqual([cache.publication(slot), cache.isRestated(slot)], [PUBLISH_UPDATE, false]);
+    assert.deepEqual([cache.publication(slot), cache.isRestated(slot)], [PUBLISH_NEW, false]);
     settleAll(cache, 200);
     cache.restate(slot);
     cache.supersede(slot, FW2);

@@ -4,6 +4,7 @@ import { describe, it, type TestContext } from "node:test";
 import { pino } from "pino";
 import { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
+import { ownFlow } from "../../src/cache/own-flow.js";
 import { EVENT_NEW } from "../../src/ctnetlink/event-socket.js";
 import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket.js";
 import { HybridClock, systemClock } from "../../src/flow/clock.js";
@@ -57,10 +58,9 @@ class Node {
         },
       },
       node: {
-        owns: (words, base) => {
-          const slot = this.internal.table.find(words, base);
-          return slot >= 0 && !this.internal.isSuperseded(slot);
-        },
+        own: (words, base) => ownFlow(this.internal, words, base),
+        knows: (words, base) => this.internal.table.find(words, base) >= 0,
+        readEvents: () => undefined,
         claim: (claimed) => this.replicator.claim(claimed),
         hears: () => true,
         resync: () => undefined,

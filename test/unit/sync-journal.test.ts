@@ -141,6 +141,14 @@ describe("Journal", () => {
     assert.deepEqual(rows, [BATCH_ROWS_MAX, BATCH_ROWS_MAX, BATCH_ROWS_MAX / 2]);
   });
 
+  it("begins an epoch with its mark, also where rows wait: or readers could not go on", () => {
+    const bench = new Bench();
+    bench.flow(1);
+    bench.journal.writeMark({ type: "epoch", reason: "test", previousEpoch: 9, previousNumber: 5 });
+    bench.journal.writePending();
+    assert.deepEqual(bench.kinds, ["mark", "ev"]);
+  });
+
   it("puts the rows that wait before a mark", () => {
     const bench = new Bench();
     bench.flow(1);

@@ -1,0 +1,19 @@
+import { HAS_PROTOINFO, RECORD_WORDS, W_HAS, W_PROTO } from "../flow/record.js";
+import type { InternalCache } from "./internal.js";
+
+const TCP = 6;
+
+/** The record of a node's own flow with this original tuple, copied; null when there is none, or another node carries it. */
+export function ownFlow(internal: InternalCache, words: Uint32Array, base: number): Uint32Array | null {
+  const { table } = internal;
+  const slot = table.size === 0 ? -1 : table.find(words, base);
+  if (slot < 0 || internal.isSuperseded(slot)) return null;
+  const at = table.base(slot);
+  return table.slab(slot).slice(at, at + RECORD_WORDS);
+}
+
+/** True for a row of TCP of which nobody has told how far it is. */
+export function lacksState({ table }: InternalCache, slot: number): boolean {
+  const [slab, base] = [table.slab(slot), table.base(slot)];
+  return (slab[base + W_PROTO]! & 0xff) === TCP && (slab[base + W_HAS]! & HAS_PROTOINFO) === 0;
+}
