@@ -7,7 +7,8 @@ import { History } from "../../src/history/history.js";
 import type { HistoryStreams } from "../../src/history/streams.js";
 import { StoredStream } from "../support/history-cluster.js";
 import { Random, tcpRecord } from "../support/records.js";
-import { keyOf, SimNode, settled } from "../support/sim-node.js";
+import { keyOf } from "../support/sim-kernel.js";
+import { SimNode, settled } from "../support/sim-node.js";
 
 const EVERYTHING: HistoryQuery = { sinceMs: null, untilMs: null, filter: {}, nodes: null, limit: null };
 const never = new AbortController().signal;

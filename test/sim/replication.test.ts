@@ -3,7 +3,8 @@ import { describe, it } from "node:test";
 import { compileFilter } from "../../src/flow/filter.js";
 import { HAS_PROTOINFO, W_HAS, W_PROTOINFO, W_REPLY_L4, W_STATUS } from "../../src/flow/record.js";
 import { decodedFlow, Random, tcpRecord } from "../support/records.js";
-import { keyOf, SimNode, settled } from "../support/sim-node.js";
+import { keyOf, statusOf } from "../support/sim-kernel.js";
+import { SimNode, settled } from "../support/sim-node.js";
 
 const clock = { wallMs: () => 1_800_000_000_000 };
 
@@ -35,7 +36,7 @@ function traffic(node: SimNode, random: Random, steps: number, tuples: number): 
 }
 
 function truth(node: SimNode): Map<string, number> {
-  return new Map([...node.kernel.flows].map(([key, words]) => [key, words[W_STATUS]!]));
+  return new Map([...node.kernel.flows].map(([key, words]) => [key, statusOf(words, 0)]));
 }
 
 async function end(nodes: readonly SimNode[]): Promise<void> {
@@ -172,19 +173,19 @@ describe("replication between nodes, kernel and broker simulated", () => {
     await settled(nodes);
     const before = truth(primary);
     traffic(primary, new Random(2), 300, 200);
-    const { kernel, replicator } = primary;
-    const dump = kernel.dump.bind(kernel);
+    const { kernel, sockets, replicator } = primary;
+    const dump = sockets.dump.bind(sockets);
     const half = [...kernel.flows].slice(0, 50);
-    kernel.dump = async (visit) => {
+    sockets.dump = async (visit) => {
       for (const [, words] of half) visit(decodedFlow(words));
       throw new Error("the kernel falls silent");
     };
     assert.equal(await replicator.pollKernel(), false);
-    kernel.dump = async () => ({ count: 0, malformed: 0, interrupted: true });
+    sockets.dump = async () => ({ count: 0, malformed: 0, interrupted: true });
     assert.equal(await replicator.pollKernel(), false);
     await settled(nodes);
     for (const key of before.keys()) assert.ok(backup.view("external").has(key), "half a dump has ended a flow");
-    kernel.dump = dump;
+    sockets.dump = dump;
     assert.equal(await replicator.pollKernel(), true);
     await settled(nodes);
     assert.deepEqual(backup.view("external"), truth(primary));

@@ -1,182 +1,97 @@
 import { pino } from "pino";
 import { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
-import { decodeConntrack } from "../../src/ctnetlink/decode.js";
-import type { RequestBatch } from "../../src/ctnetlink/encode.js";
-import { EVENT_DESTROY, EVENT_NEW, EVENT_UPDATE } from "../../src/ctnetlink/event-socket.js";
-import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket.js";
+import { ownFlow } from "../../src/cache/own-flow.js";
 import { type Clock, HybridClock } from "../../src/flow/clock.js";
-import { DecodedFlow, W_ID, W_ORIG_L4, W_ORIG_SRC, W_STATUS } from "../../src/flow/record.js";
 import { Applier } from "../../src/sync/applier.js";
 import { Follower } from "../../src/sync/follower.js";
-import { Journal } from "../../src/sync/journal.js";
-import type { KernelSource } from "../../src/sync/kernel-source.js";
+import { Injector } from "../../src/sync/injector.js";
+import { type Continuation, Journal, type JournalSink } from "../../src/sync/journal.js";
+import type { PeerStream } from "../../src/sync/peer-stream.js";
 import { Replicator } from "../../src/sync/replicator.js";
 import { Roles } from "../../src/sync/roles.js";
 import { MemoryStream } from "./memory-stream.js";
+import { keyOf, SimKernel, statusOf } from "./sim-kernel.js";
+import { AT_ONCE, SimSockets, type Wire } from "./sim-sockets.js";
 
-const EEXIST = 17;
-const ENOENT = 2;
-const EBUSY = 16;
-const ASSURED = 0x4;
-/** IPS_SRC_NAT_DONE and IPS_DST_NAT_DONE, which the kernel sets by itself. */
-const NAT_DONE = 0x180;
 const OWN_PORT = 4711;
-const NEW_FLAGS_CREATE = 0x0400;
 const log = pino({ level: "silent" });
 
-/** A conntrack table that behaves as the kernel's towards its readers: ids, events with port ids, EEXIST and ENOENT. */
-export class SimKernel implements KernelSource {
-  readonly flows = new Map<string, Uint32Array>();
-  readonly #sink: () => Replicator;
-  #id: number;
-  /** While true, events are lost, as in an overrun. */
-  deaf = false;
-  #hearsNew = true;
-
-  constructor(firstId: number, sink: () => Replicator) {
-    this.#id = firstId;
-    this.#sink = sink;
-  }
-
-  /** Packets make a flow (0: none), change its status, or end it. */
-  create(words: Uint32Array, portId = 0): boolean {
-    const key = keyOf(words, 0);
-    if (this.flows.has(key)) return false;
-    const own = words.slice();
-    own[W_ID] = ++this.#id;
-    own[W_STATUS]! |= NAT_DONE;
-    this.flows.set(key, own);
-    this.#event(EVENT_NEW, own, portId);
-    return true;
-  }
-
-  update(key: string, status: number, portId = 0): boolean {
-    const words = this.flows.get(key);
-    if (words === undefined) return false;
-    words[W_STATUS] = status | NAT_DONE;
-    this.#event(EVENT_UPDATE, words, portId);
-    return true;
-  }
-
-  destroy(key: string, portId = 0): boolean {
-    const words = this.flows.get(key);
-    if (words === undefined) return false;
-    this.flows.delete(key);
-    this.#event(EVENT_DESTROY, words, portId);
-    return true;
-  }
-
-  async dump(visit: (flow: DecodedFlow) => void): Promise<DumpResult> {
-    for (const words of this.flows.values()) visit(decoded(words));
-    return { count: this.flows.size, malformed: 0, interrupted: false };
-  }
-
-  growBuffer(): boolean {
-    return false;
-  }
-
-  readEvents(): boolean {
-    return false;
-  }
-
-  hearNew(on: boolean): void {
-    this.#hearsNew = on;
-  }
-
-  async send(batch: RequestBatch): Promise<BatchResult> {
-    const bytes = batch.bytes(OWN_PORT, 1);
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-    const errors: BatchResult["errors"] = [];
-    let index = 0;
-    for (let at = 0; at < bytes.length; index++) {
-      const length = view.getUint32(at, true);
-      const type = view.getUint16(at + 4, true) & 0xff;
-      const flow = new DecodedFlow();
-      if (decodeConntrack(bytes, at + 16, at + length, flow) !== 0) throw new Error("undecodable request");
-      const key = keyOf(flow.words, 0);
-      const creates = (view.getUint16(at + 6, true) & NEW_FLAGS_CREATE) !== 0;
-      if (type === 2) {
-        if (!this.destroy(key, OWN_PORT)) errors.push({ index, errno: ENOENT });
-      } else if (creates) {
-        if (!this.create(flow.words, OWN_PORT)) errors.push({ index, errno: EEXIST });
-      } else {
-        const errno = this.#refuses(key, flow.words[W_STATUS]!);
-        if (errno === 0) this.update(key, flow.words[W_STATUS]!, OWN_PORT);
-        else errors.push({ index, errno });
-      }
-      at += (length + 3) & ~3;
-    }
-    return { sent: batch.count, errors, unknown: 0 };
-  }
-
-  /** The kernel does not take ASSURED back. */
-  #refuses(key: string, status: number): number {
-    const words = this.flows.get(key);
-    if (words === undefined) return ENOENT;
-    return (words[W_STATUS]! & ~status & ASSURED) !== 0 ? EBUSY : 0;
-  }
-
-  #event(
-    kind: typeof EVENT_NEW | typeof EVENT_UPDATE | typeof EVENT_DESTROY,
-    words: Uint32Array,
-    portId: number,
-  ): void {
-    if (this.deaf || (!this.#hearsNew && kind === EVENT_NEW)) return;
-    const sink = this.#sink();
-    sink.onEvent(kind, decoded(words), portId);
-    sink.onDrained(1, false);
-  }
+/** What a node is made of and how it works, where that is not the usual. */
+export interface SimNodeOptions {
+  /** The kernel sends no events; its table is read by `poll`. */
+  readonly polls?: boolean;
+  /** Mode `inject`. */
+  readonly injects?: boolean;
+  /** As in the replicator. */
+  readonly overrunResyncMs?: number | null;
+  readonly publishIntervalMs?: number;
+  readonly wire?: Wire;
+  /** What a daemon before this one has left. */
+  readonly kernel?: SimKernel;
+  readonly stream?: MemoryStream;
+  readonly internal?: InternalCache;
+  readonly hybridClock?: HybridClock;
+  readonly epoch?: number;
+  readonly continues?: Continuation | null;
+  /** In place of the stream itself. */
+  readonly sink?: JournalSink;
 }
 
-/** What stands for a flow in a SimKernel: its original source, and layer 4. */
-export function keyOf(words: Uint32Array, base: number): string {
-  return `${words[base + W_ORIG_SRC]}:${words[base + W_ORIG_L4]}`;
-}
-
-function decoded(words: Uint32Array): DecodedFlow {
-  const flow = new DecodedFlow();
-  flow.words.set(words);
-  return flow;
+/** A peer to follow, whichever of its daemons is running. */
+export interface SimPeer {
+  readonly name: string;
+  readonly stream: MemoryStream;
+  readonly journal: Journal;
 }
 
 /** A node without kernel and broker: every part between them is the real one. */
-export class SimNode {
+export class SimNode implements SimPeer {
   readonly name: string;
-  readonly internal = new InternalCache(10_000);
-  readonly external = new ExternalCache(50_000);
-  readonly stream = new MemoryStream();
+  readonly internal: InternalCache;
+  readonly external: ExternalCache;
+  readonly stream: MemoryStream;
   readonly kernel: SimKernel;
+  readonly sockets: SimSockets;
   readonly journal: Journal;
   readonly replicator: Replicator;
+  /** Null in mode `cache`. */
+  readonly injector: Injector | null;
   readonly followers: Follower[] = [];
   readonly roles: Roles;
   readonly #hybridClock: HybridClock;
   readonly #clock: Clock;
   readonly #end = new AbortController();
+  readonly #polls: boolean;
+  /** This daemon's first stamp. */
+  readonly #sinceStamp: number;
 
-  /**
-   * `skewMs`: how far this node's wall clock is off. `polls`: the kernel sends no events; its table is read by `poll`.
-   * `overrunResyncMs` as in the replicator.
-   */
-  constructor(
-    name: string,
-    index: number,
-    clock: Clock,
-    skewMs: number,
-    { polls = false, overrunResyncMs = 0 as number | null } = {},
-  ) {
+  /** `skewMs`: how far this node's wall clock is off. */
+  constructor(name: string, index: number, clock: Clock, skewMs: number, options: SimNodeOptions = {}) {
+    const { polls = false, injects = false, wire = AT_ONCE, publishIntervalMs = 0, epoch = 1 } = options;
     this.name = name;
+    this.#polls = polls;
     this.#clock = { wallMs: () => clock.wallMs() + skewMs };
-    this.#hybridClock = new HybridClock(this.#clock);
-    this.kernel = new SimKernel(index * 1_000_000, () => this.replicator);
-    this.kernel.deaf = polls;
+    this.#hybridClock = options.hybridClock ?? new HybridClock(this.#clock);
+    this.#sinceStamp = this.#hybridClock.next();
+    this.internal = options.internal ?? new InternalCache(10_000);
+    this.stream = options.stream ?? new MemoryStream();
+    this.kernel = options.kernel ?? new SimKernel(index * 1_000_000);
+    this.sockets = new SimSockets(this.kernel, {
+      portId: OWN_PORT + epoch,
+      wire,
+      muted: injects,
+      sink: () => this.replicator,
+    });
+    if (!polls) this.sockets.listen();
+    this.injector = injects ? this.#injector(publishIntervalMs) : null;
+    this.external = new ExternalCache(50_000, this.injector);
     this.journal = new Journal({
       node: name,
-      epoch: 1,
-      continues: null,
+      epoch,
+      continues: options.continues ?? null,
       internal: this.internal,
-      sink: this.stream,
+      sink: options.sink ?? this.stream,
       clock: this.#clock,
       hybridClock: this.#hybridClock,
       log,
@@ -185,14 +100,15 @@ export class SimNode {
       internal: this.internal,
       external: this.external,
       journal: this.journal,
-      kernel: this.kernel,
-      ownPorts: new Set([OWN_PORT]),
+      kernel: this.sockets,
+      ownPorts: new Set([this.sockets.portId]),
       filter: () => true,
       carries: () => this.roles.carries,
       standsBack: () => this.roles.standsBack,
-      ignoresOwn: false,
-      overrunResyncMs,
-      publishIntervalMs: 0,
+      ignoresOwn: injects,
+      injection: this.injector,
+      overrunResyncMs: options.overrunResyncMs === undefined ? 0 : options.overrunResyncMs,
+      publishIntervalMs,
       clock: this.#clock,
       log,
       signal: this.#end.signal,
@@ -200,10 +116,10 @@ export class SimNode {
     this.roles = new Roles({
       internal: this.internal,
       external: this.external,
-      kernel: this.kernel,
+      kernel: this.sockets,
       journal: this.journal,
       followers: this.followers,
-      injects: false,
+      injects,
       reader: () => this.replicator,
       before: "unknown",
       commitTimeoutSeconds: null,
@@ -212,6 +128,31 @@ export class SimNode {
       clock: this.#clock,
       log,
     });
+  }
+
+  #injector(intervalMs: number): Injector {
+    return new Injector({
+      external: () => this.external,
+      kernel: this.sockets,
+      node: {
+        own: (words, base) => ownFlow(this.internal, words, base),
+        knows: (words, base) => this.internal.table.find(words, base) >= 0,
+        readEvents: () => this.replicator.readEvents(),
+        claim: (flow) => this.replicator.claim(flow),
+        resync: () => void this.replicator.resyncKernel(),
+        hears: (node) => this.followers.some((follower) => follower.node === node && follower.state.connected),
+      },
+      timeoutSeconds: null,
+      liberal: true,
+      wallSeconds: () => Math.floor(this.#clock.wallMs() / 1000),
+      intervalMs,
+      log,
+    });
+  }
+
+  /** Aborted when the daemon is gone. */
+  get signal(): AbortSignal {
+    return this.#end.signal;
   }
 
   /** Writes the epoch mark and the first snapshot. */
@@ -223,21 +164,27 @@ export class SimNode {
 
   /** In place of events: takes what has changed since the last dump. */
   async poll(): Promise<void> {
-    if (this.kernel.deaf) await this.replicator.pollKernel();
+    if (this.#polls) await this.replicator.pollKernel();
   }
 
   /** Follows another node from now on. */
-  follow(peer: SimNode): void {
+  follow(peer: SimPeer): void {
+    void this.follower(peer, peer.stream).run(this.#end.signal);
+  }
+
+  /** What is to follow another node, over `stream`. */
+  follower(peer: SimPeer, stream: PeerStream): Follower {
     const local = {
       node: this.name,
       internal: this.internal,
       reassert: (slot: number) => this.replicator.reassert(slot),
-      pending: () => this.replicator.poke(),
-      sinceStamp: 0,
+      // Not before the epoch has begun.
+      pending: () => (this.journal.number > 0 ? this.replicator.poke() : undefined),
+      sinceStamp: this.#sinceStamp,
     };
     const { external } = this;
     const follower = new Follower({
-      stream: peer.stream,
+      stream,
       copy: null,
       applier: new Applier({ node: peer.name, external, local, hybridClock: this.#hybridClock, log }),
       whole: false,
@@ -249,19 +196,20 @@ export class SimNode {
       log,
     });
     this.followers.push(follower);
-    void follower.run(this.#end.signal);
+    return follower;
   }
 
   /** Ends it as a crash does: nothing more is read or written. */
   stop(): Promise<void> {
     this.#end.abort();
+    this.sockets.close();
     return this.roles.stop();
   }
 
   /** Flows by key, with their status. */
   view(cache: "internal" | "external"): Map<string, number> {
     const { table } = this[cache];
-    return this.#flows(cache, (slot) => table.slab(slot)[table.base(slot) + W_STATUS]!);
+    return this.#flows(cache, (slot) => statusOf(table.slab(slot), table.base(slot)));
   }
 
   /** Flows by key, with the stamp of their connection's first claim. */

@@ -1,0 +1,90 @@
+import type { ReaderItem, StreamMessage } from "../../src/stream/reader.js";
+import type { MessageKind } from "../../src/stream/subjects.js";
+import type { PeerStream } from "../../src/sync/peer-stream.js";
+import type { MemoryStream } from "./memory-stream.js";
+
+/** One node's way to another's stream: messages come later, some at a time, and not at all while it is cut. */
+export class SimLink implements PeerStream {
+  readonly #stream: MemoryStream;
+  /** Messages that have come over. */
+  #arrived = 0;
+  #up = true;
+  /** No daemon has read its copy yet, for which it needs no link. */
+  #restoring = true;
+  #wake: (() => void)[] = [];
+  /** Sequence of the last message that was read, and so is in the node's copy. */
+  readTo = 0;
+
+  constructor(stream: MemoryStream) {
+    this.#stream = stream;
+  }
+
+  get up(): boolean {
+    return this.#up;
+  }
+
+  set up(up: boolean) {
+    this.#up = up;
+    this.#look();
+  }
+
+  /** The next daemon has read the copy. */
+  follow(): void {
+    this.#restoring = false;
+    this.#look();
+  }
+
+  /** Messages that are on their way. */
+  get waiting(): number {
+    return this.#up && !this.#restoring ? this.#stream.messages.length - this.#arrived : 0;
+  }
+
+  /** So many messages come over. */
+  deliver(count: number): void {
+    this.#arrived += count;
+    this.#look();
+  }
+
+  /** The node's daemon is gone: its copy has what was read, up to `sequence` at the least. */
+  drop(sequence: number): void {
+    this.readTo = Math.max(this.readTo, sequence);
+    this.#arrived = this.readTo;
+    this.#restoring = true;
+  }
+
+  async readLast(kind: MessageKind, signal: AbortSignal): Promise<StreamMessage | null> {
+    signal.addEventListener("abort", () => this.#look(), { once: true });
+    while (!this.#up && !this.#restoring && !signal.aborted) await this.#more();
+    return this.#stream.messages.findLast((one) => one.kind === kind && one.sequence <= this.#arrived) ?? null;
+  }
+
+  async *read(startSequence: number, signal: AbortSignal): AsyncIterable<readonly ReaderItem[]> {
+    signal.addEventListener("abort", () => this.#look(), { once: true });
+    let told: boolean | null = null;
+    let next = startSequence;
+    while (!signal.aborted) {
+      const connected = this.#up || this.#restoring;
+      if (told !== connected) {
+        told = connected;
+        yield [{ type: "state", connected }];
+        continue;
+      }
+      const end = this.#arrived;
+      const messages = connected ? this.#stream.messages.slice(next - 1, end) : [];
+      if (messages.length === 0) await this.#more();
+      else {
+        next = end + 1;
+        yield messages.map((message) => ({ ...message, pending: end - message.sequence }));
+        this.readTo = Math.max(this.readTo, end);
+      }
+    }
+  }
+
+  #look(): void {
+    for (const resolve of this.#wake.splice(0)) resolve();
+  }
+
+  #more(): Promise<void> {
+    return new Promise((resolve) => this.#wake.push(resolve));
+  }
+}

@@ -1,0 +1,167 @@
+import type { RequestBatch } from "../../src/ctnetlink/encode.js";
+import { EVENT_DESTROY, EVENT_NEW, type EventKind, type EventSink } from "../../src/ctnetlink/event-socket.js";
+import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket.js";
+import type { DecodedFlow } from "../../src/flow/record.js";
+import type { InjectorKernel } from "../../src/sync/injector-requests.js";
+import type { KernelSource } from "../../src/sync/kernel-source.js";
+import { type Answer, requestsOf, type SimKernel } from "./sim-kernel.js";
+
+/** What goes between a daemon and its kernel, and to its broker; each keeps its own order. */
+export type Way = "events" | "requests" | "dump" | "publish";
+
+/** How long things take, and how much goes at a time. */
+export interface Wire {
+  /** Takes a step now or later. */
+  pass(way: Way, step: () => void): void;
+  /** How many of so many go at a time; 1 at the least. */
+  portion(count: number): number;
+}
+
+/** Everything at once, as if the kernel did nothing else meanwhile. */
+export const AT_ONCE: Wire = { pass: (_way, step) => step(), portion: (count) => count };
+
+interface KernelEvent {
+  readonly kind: EventKind;
+  readonly flow: DecodedFlow;
+  readonly portId: number;
+}
+
+/**
+ * A daemon's sockets to a SimKernel: events wait until they are read, a batch is carried out bit by bit and answered later, and a part
+ * of a dump is filled when the part before it is read.
+ */
+export class SimSockets implements KernelSource, InjectorKernel {
+  readonly portId: number;
+  /** How the next dump ends. */
+  nextDump: "whole" | "interrupted" | "failed" = "whole";
+  /** So many of the next events do not fit the buffer. */
+  overflows = 0;
+  readonly #kernel: SimKernel;
+  readonly #wire: Wire;
+  readonly #sink: () => EventSink;
+  readonly #isMuted: boolean;
+  #events: KernelEvent[] = [];
+  #isDue = false;
+  #hasOverrun = false;
+  #hearsNew = true;
+  #closed = false;
+
+  /** `muted`: of what its own requests do it hears the ends only. */
+  constructor(kernel: SimKernel, options: { portId: number; wire: Wire; muted: boolean; sink: () => EventSink }) {
+    this.#kernel = kernel;
+    this.portId = options.portId;
+    this.#wire = options.wire;
+    this.#isMuted = options.muted;
+    this.#sink = options.sink;
+  }
+
+  /** Hears the kernel's events from now on. */
+  listen(): void {
+    this.#kernel.listener = (kind, flow, portId) => this.#queue({ kind, flow, portId });
+  }
+
+  /** The daemon is gone. What it has sent the kernel carries out all the same. */
+  close(): void {
+    this.#closed = true;
+    this.#kernel.listener = null;
+  }
+
+  growBuffer(): boolean {
+    return false;
+  }
+
+  hearNew(on: boolean): void {
+    this.#hearsNew = on;
+  }
+
+  readEvents(): boolean {
+    this.#read();
+    return this.#events.length > 0;
+  }
+
+  dump(visit: (flow: DecodedFlow) => void): Promise<DumpResult> {
+    const listing = this.#kernel.list();
+    listing.next(0);
+    const result = { count: 0, malformed: 0, interrupted: this.nextDump === "interrupted" };
+    const fails = this.nextDump === "failed";
+    this.nextDump = "whole";
+    const fill = (): IteratorResult<DecodedFlow[], void> =>
+      listing.next(this.#wire.portion(this.#kernel.flows.size + 1));
+    return new Promise((resolve, reject) => {
+      const read = (part: IteratorResult<DecodedFlow[], void>): void => {
+        if (this.#closed) return;
+        if (part.done === true) {
+          resolve(result);
+          return;
+        }
+        for (const flow of part.value) visit(flow);
+        result.count += part.value.length;
+        const next = fill();
+        if (fails && next.done !== true) reject(new Error("the kernel falls silent"));
+        else this.#wire.pass("dump", () => read(next));
+      };
+      const first = fill();
+      this.#wire.pass("dump", () => read(first));
+    });
+  }
+
+  async send(batch: RequestBatch): Promise<BatchResult> {
+    return this.#send(batch, () => undefined);
+  }
+
+  async getAll(batch: RequestBatch, visit: (index: number, flow: DecodedFlow) => void): Promise<BatchResult> {
+    return this.#send(batch, visit);
+  }
+
+  #send(batch: RequestBatch, visit: (index: number, flow: DecodedFlow) => void): Promise<BatchResult> {
+    const requests = requestsOf(batch.bytes(this.portId, 1));
+    const answers: Answer[] = [];
+    return new Promise((resolve) => {
+      if (this.#closed) return;
+      const work = (): void => {
+        const end = answers.length + this.#wire.portion(requests.length - answers.length);
+        while (answers.length < end) answers.push(this.#kernel.request(requests[answers.length]!, this.portId));
+        this.#wire.pass("requests", answers.length < requests.length ? work : done);
+      };
+      const done = (): void => {
+        if (this.#closed) return;
+        for (const [index, { flow }] of answers.entries()) if (flow !== null) visit(index, flow);
+        const errors = answers.flatMap(({ errno }, index) => (errno === 0 ? [] : [{ index, errno }]));
+        resolve({ sent: requests.length, errors, unknown: 0 });
+      };
+      this.#wire.pass("requests", requests.length === 0 ? done : work);
+    });
+  }
+
+  #queue(event: KernelEvent): void {
+    if (!this.#hearsNew && event.kind === EVENT_NEW) return;
+    if (this.#isMuted && event.portId === this.portId && event.kind !== EVENT_DESTROY) return;
+    if (this.overflows > 0) {
+      this.overflows--;
+      this.#hasOverrun = true;
+    } else this.#events.push(event);
+    if (this.#isDue) return;
+    this.#isDue = true;
+    this.#wire.pass("events", () => {
+      this.#isDue = false;
+      if (!this.#closed) this.#read();
+    });
+  }
+
+  #read(): void {
+    const sink = this.#sink();
+    if (this.#hasOverrun) sink.onOverrun();
+    else if (this.#events.length === 0) return;
+    this.#hasOverrun = false;
+    const events = this.#events.splice(0, this.#events.length === 0 ? 0 : this.#wire.portion(this.#events.length));
+    for (const { kind, flow, portId } of events) sink.onEvent(kind, flow, portId);
+    const more = this.#events.length > 0;
+    sink.onDrained(events.length, more);
+    if (!more || this.#isDue) return;
+    this.#isDue = true;
+    this.#wire.pass("events", () => {
+      this.#isDue = false;
+      if (!this.#closed) this.#read();
+    });
+  }
+}
