@@ -2,7 +2,7 @@ import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Command, Option } from "commander";
-import { OVERLAP_MS } from "../history/archive/archived-history.js";
+import { indexesOf, streamsBeyondMs } from "../history/archive/archived-history.js";
 import { type SqlAnswer, SqlSession, STREAM_ROWS_MAX } from "../history/archive/sql.js";
 import type { CommandContext } from "./command.js";
 import { tellGaps } from "./history-answer.js";
@@ -31,14 +31,14 @@ export function register(program: Command, context: CommandContext): void {
 
 async function sql(query: string, asked: Format | null, context: CommandContext): Promise<void> {
   const { terminal } = context;
-  await withStreams(context, async ({ config, history }) => {
+  await withStreams(context, async ({ config, streams, history }) => {
     const onDamaged = (path: string, why: string): void => terminal.complain(damagedText(path, why));
     const spill = await mkdtemp(join(tmpdir(), "conntrail-sql-"));
     const session = await SqlSession.open(config.archive?.directory ?? null, spill, onDamaged);
     try {
       await session.check(query);
-      const untilMs = await session.archivedUntilMs();
-      const sinceMs = untilMs === null ? null : untilMs - OVERLAP_MS;
+      const state = await session.state();
+      const sinceMs = state === null ? null : await streamsBeyondMs(state, indexesOf(streams, history.nodes));
       const range = { sinceMs, untilMs: null, filter: {}, nodes: null, limit: null };
       const answer = history.connections(range, terminal.closed);
       const whole = await session.addStream(answer.connections);

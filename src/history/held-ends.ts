@@ -46,6 +46,16 @@ export class HeldEnds {
     return this.#first === this.#next ? Number.POSITIVE_INFINITY : this.#numbers[this.#at(this.#first) * NUMBERS]!;
   }
 
+  /** Stamp of the message that told one, the least of all; Infinity where none waits. What a stream brings late stands behind others. */
+  leastTold(): number {
+    let least = Number.POSITIVE_INFINITY;
+    for (let place = this.#first; place !== this.#next; place++) {
+      const at = this.#at(place);
+      if (this.#slots[at] !== 0) least = Math.min(least, this.#numbers[at * NUMBERS]!);
+    }
+    return least;
+  }
+
   /** Takes an end in, told by a message of that stamp; its place. */
   push(slot: number, told: number, ending: Ending): number {
     this.#skip();

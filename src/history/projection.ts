@@ -72,7 +72,7 @@ export class Projection {
 
   /** No end waits that was told HOLD_STAMPS before this. */
   get settled(): number {
-    return this.#settled;
+    return Math.min(this.#settled, this.#held.leastTold() + HOLD_STAMPS);
   }
 
   /** Birth of the oldest connection that is alive, or whose end waits; Infinity where there is none. */

@@ -16,7 +16,7 @@ export type HistorySource = Pick<History, "nodes" | "connections" | "at" | "who"
  * How much before the end of the archive the streams are read: what an archiver had read then may have waited, and kernel's times are
  * not quite those of the messages.
  */
-export const OVERLAP_MS = HOLD_MS + 10_000;
+const OVERLAP_MS = HOLD_MS + 10_000;
 /** Of so many connections the archive is asked at once whether it has them: each time it looks through what ended around then. */
 const ASKED_AT_ONCE = 8192;
 
@@ -124,7 +124,8 @@ export class ArchivedHistory implements HistorySource {
       }
       read = archive;
       archiveGaps = await archive.gaps(part.sinceMs, part.untilMs);
-      const sinceMs = await this.#streamSince(state, part.sinceMs);
+      const beyondMs = await streamsBeyondMs(state, this.#indexes());
+      const sinceMs = beyondMs === null ? part.sinceMs : Math.max(beyondMs, part.sinceMs ?? 0);
       // All that the archive has been through is read, so that what is open behind that is open in truth.
       const untilMs = part.untilMs === null ? null : Math.max(part.untilMs, stampMs(state.stamp) + 1);
       answering = part.stream(sinceMs, untilMs);
@@ -150,23 +151,33 @@ export class ArchivedHistory implements HistorySource {
     return plans.every(({ missing }) => missing === null);
   }
 
-  /** From when on the streams have what the archive has not: the least of what its nodes have said since. */
-  async #streamSince({ places, stamp }: ArchiveState, sinceMs: number | null): Promise<number | null> {
-    let least = stamp;
-    for (const index of this.#indexes()) {
-      const bounds = await index.bounds();
-      if (bounds === null || bounds.messages === 0) continue;
-      const last = await index.stampAt(bounds.last);
-      const archived = places[index.node]?.stamp ?? 0;
-      if (last !== null && last.stamp > archived) least = Math.min(least, archived);
-    }
-    if (least === 0) return sinceMs;
-    return Math.max(stampMs(least) - OVERLAP_MS, sinceMs ?? 0);
-  }
-
   #indexes(): StreamIndex[] {
-    return this.nodes.map((node) => new StreamIndex(this.#streams.lookup(node), node));
+    return indexesOf(this.#streams, this.nodes);
   }
+}
+
+/** What finds places in the streams of these nodes. */
+export function indexesOf(streams: HistoryStreams, nodes: readonly string[]): StreamIndex[] {
+  return nodes.map((node) => new StreamIndex(streams.lookup(node), node));
+}
+
+/**
+ * From when on the streams have what the archive has not, milliseconds since 1970: the least of what its nodes have said since. Null:
+ * from their beginning on.
+ */
+export async function streamsBeyondMs(
+  { places, stamp, settled = stamp }: ArchiveState,
+  indexes: readonly StreamIndex[],
+): Promise<number | null> {
+  let least = Math.min(stamp, settled);
+  for (const index of indexes) {
+    const bounds = await index.bounds();
+    if (bounds === null || bounds.messages === 0) continue;
+    const last = await index.stampAt(bounds.last);
+    const archived = places[index.node]?.stamp ?? 0;
+    if (last !== null && last.stamp > archived) least = Math.min(least, archived);
+  }
+  return least === 0 ? null : stampMs(least) - OVERLAP_MS;
 }
 
 async function* chosenOf(

@@ -49,6 +49,8 @@ const TURN_EVENTS = 1000;
 const TURN_MESSAGES = 256;
 /** How long a live archiver leaves a message alone: other nodes' copies may have something to say that is older. */
 const SETTLE_MS = 10_000;
+/** So long after a message that came late, ends since then are looked up when the archiver is started again. */
+const LATE_STAMPS = 600_000 * 4096;
 const REST_MS = 100;
 const TICK_MS = 1000;
 const REPORT_EVERY_MS = 1000;
@@ -69,6 +71,9 @@ export class ArchiveRun {
   /** The message that is applied; null: time alone tells of ends. */
   #message: Envelope | null = null;
   #gapsFrom: number;
+  /** The least stamp of messages that came behind later ones, and the stamp that had been read by then. */
+  #lateFrom = Number.POSITIVE_INFINITY;
+  #lateUntil = 0;
   #waitingSinceMs: number | null = null;
   #flushing: Promise<void> | null = null;
   #failures = 0;
@@ -121,6 +126,7 @@ export class ArchiveRun {
         } else {
           const { envelope } = source.head!;
           this.#message = envelope;
+          this.#noteLate(envelope.stamp);
           this.#projection.apply(source.node, source.head!, source.jump);
           this.#pass(source.node.name, envelope);
           source.advance();
@@ -145,8 +151,8 @@ export class ArchiveRun {
     const { writer, now } = this.#options;
     const by = this.#message;
     const isBefore = told.stamp <= (this.#before[told.node]?.stamp ?? 0);
-    const wasSettled = told.stamp + HOLD_STAMPS < this.#beforeSettled || (by !== null && this.#isBefore(by));
-    if (isBefore && wasSettled) return;
+    const byBefore = by !== null && by.stamp <= this.#beforeSettled && this.#isBefore(by);
+    if (isBefore && (byBefore || told.stamp + HOLD_STAMPS < this.#beforeSettled)) return;
     // Of these the archive may know, whatever the places say.
     const isLate = isBefore || !told.whole || (by !== null && by.stamp <= (writer.state?.stamp ?? -1));
     writer.add(connection, isLate);
@@ -156,6 +162,17 @@ export class ArchiveRun {
   #isBefore({ node, epoch, number }: Envelope): boolean {
     const archived = this.#before[node];
     return archived !== undefined && !isAfter({ epoch, number }, archived);
+  }
+
+  /** A stream came so late that it was not waited for: until its next snapshots, what is alive here may have ended. */
+  #noteLate(stamp: number): void {
+    const { stamp: read } = this.#projection;
+    if (stamp >= read) {
+      if (read > this.#lateUntil + LATE_STAMPS) this.#lateFrom = Number.POSITIVE_INFINITY;
+      return;
+    }
+    this.#lateFrom = Math.min(this.#lateFrom, stamp);
+    this.#lateUntil = read;
   }
 
   /** The ends that nothing came behind for so long that nothing will. */
@@ -205,7 +222,8 @@ export class ArchiveRun {
   async #flush(): Promise<void> {
     const { writer } = this.#options;
     this.#waitingSinceMs = null;
-    const { stamp, settled } = this.#projection;
+    const { stamp } = this.#projection;
+    const settled = Math.min(this.#projection.settled, this.#lateFrom);
     const from = Math.min(this.#projection.oldestBirth, stamp);
     const gaps = this.#projection.gaps(this.#gapsFrom, stamp);
     await writer.flush({ version: 1, places: { ...this.#places }, stamp, settled, from, gaps });

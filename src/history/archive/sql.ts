@@ -1,13 +1,12 @@
 import { rm } from "node:fs/promises";
 import type { DuckDBConnection, DuckDBExtractedStatements } from "@duckdb/node-api";
 import { ConntrailError } from "../../errors.js";
-import { stampMs } from "../../flow/clock.js";
 import type { Connection } from "../connection.js";
 import { ARCHIVE_COLUMNS } from "./columns.js";
 import { Database, duckdbText, quoted } from "./duckdb.js";
 import { type ArchiveFile, listFiles } from "./files.js";
 import { Staging } from "./staging.js";
-import { type OnDamaged, readState, soundFiles } from "./state.js";
+import { type ArchiveState, type OnDamaged, readState, soundFiles } from "./state.js";
 
 /** What `sql` may take: a person waits for it. */
 const SQL_LIMITS = { threads: 2, memoryMiB: 256 };
@@ -58,10 +57,9 @@ export class SqlSession {
     return new SqlSession(database, files, temporary, onDamaged);
   }
 
-  /** Up to when all ends are in the files, milliseconds since the Unix epoch; null: there are none. */
-  async archivedUntilMs(): Promise<number | null> {
-    const state = await readState(this.#database, this.#files, this.#onDamaged);
-    return state === null ? null : stampMs(state.stamp);
+  /** How far the files reach; null: there are none. */
+  async state(): Promise<ArchiveState | null> {
+    return readState(this.#database, this.#files, this.#onDamaged);
   }
 
   /** Takes in what the streams have; what is in the files too is left out. False when there was more than fits. */

@@ -20,7 +20,7 @@ export interface ArchiveState {
   readonly places: Readonly<Record<string, ArchivePlace>>;
   /** The greatest stamp of all that was read: an end that is read later and is older may be archived already. */
   readonly stamp: number;
-  /** No end waited that was told HOLD_STAMPS before this; left out: that is `stamp`. */
+  /** No end waited that was told HOLD_STAMPS before this, and no message had come late that was written since; left out: `stamp`. */
   readonly settled?: number;
   /** Where reading has to begin again to know all that was still open: the birth of the oldest of it, as a stamp. */
   readonly from: number;
