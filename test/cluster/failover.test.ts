@@ -47,8 +47,9 @@ describe("failover", { skip: obstacle ?? false, timeout: 400_000 }, () => {
     const first = await startCluster(lab);
     await waitReplicated(lab, first);
     const gapsMs: number[] = [];
-    // One of several is short: the machine may hold some up.
-    while (gapsMs.length < 5 && !gapsMs.some((ms) => ms < GRACEFUL_GAP_MS_MAX)) {
+    const areShort = (): boolean => gapsMs.filter((ms) => ms < GRACEFUL_GAP_MS_MAX).length > gapsMs.length / 2;
+    // More than half are short: the machine may hold one up.
+    while (gapsMs.length < 5 && !areShort()) {
       const primary = await lab.waitPrimary(READY_TIMEOUT_MS);
       const { from, to, longestGapMs, report } = await failOver(lab, primary, "handOver", ANSWER_TIMEOUT_MS);
       assert.deepEqual(fate(report), ALL_ALIVE);
@@ -58,7 +59,7 @@ describe("failover", { skip: obstacle ?? false, timeout: 400_000 }, () => {
       await from.waitBackup(READY_TIMEOUT_MS);
     }
     t.diagnostic(`longest gap ${gapsMs.join(" and ")} ms`);
-    assert.ok(Math.min(...gapsMs) < GRACEFUL_GAP_MS_MAX, `longest gap ${gapsMs.join(" and ")} ms`);
+    assert.ok(areShort(), `longest gap ${gapsMs.join(" and ")} ms`);
   });
 });
 

@@ -22,7 +22,6 @@ describe("shutdown", { skip: clusterObstacle(), timeout: 400_000 }, () => {
     await n2.loadGoesOn(1500);
     // Without followers there are no consumers at all, so whatever is left after two nodes ended was left behind.
     assert.ok((await consumers(n1)).length > 0, "n1 has no consumers: this proves nothing");
-    // One of both is quick each time: the machine may hold one up.
     const stopsMs: number[] = [];
     const restartsMs: number[] = [];
     for (const node of [n2, n3]) {
@@ -43,8 +42,8 @@ describe("shutdown", { skip: clusterObstacle(), timeout: 400_000 }, () => {
     }
     const text = (times: readonly number[]): string => `${times.map((ms) => ms.toFixed(0)).join(" and ")} ms`;
     t.diagnostic(`ended in ${text(stopsMs)}, ready again after ${text(restartsMs)}`);
-    assert.ok(Math.min(...stopsMs) < STOP_MS_MAX, text(stopsMs));
-    assert.ok(Math.min(...restartsMs) < RESTART_MS_MAX, text(restartsMs));
+    assert.ok(Math.max(...stopsMs) < STOP_MS_MAX, text(stopsMs));
+    assert.ok(Math.max(...restartsMs) < RESTART_MS_MAX, text(restartsMs));
     for (const node of cluster.nodes) await node.stopLoad();
     await assertAgreement(cluster.nodes);
     // Started again while its peers ran: what they had of its readers has gone too, or is in use again.
