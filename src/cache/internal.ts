@@ -60,12 +60,12 @@ export class InternalCache {
   #endedDuringDump: Set<number> | null = null;
   /** Living flows that a flush hides. */
   #hidden = 0;
-  readonly #limit: number;
+  readonly limit: number;
 
   /** `limit`: living flows at the most; `flowsMax` counts those too that have ended and wait to be published. */
   constructor(flowsMax: number, limit = flowsMax) {
     this.table = new FlowTable(flowsMax);
-    this.#limit = limit;
+    this.limit = limit;
   }
 
   /** Flows that live here and are shown. */
@@ -389,7 +389,7 @@ export class InternalCache {
     const { words } = flow;
     words[W_UPDATED] = nowSeconds;
     words[W_CREATED] = createdSeconds(flow, nowSeconds);
-    const slot = this.table.size >= this.#limit ? -1 : this.table.insert(words, 0);
+    const slot = this.table.size >= this.limit ? -1 : this.table.insert(words, 0);
     if (slot < 0) {
       this.counters.createFailedFull++;
       return -1;

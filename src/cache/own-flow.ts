@@ -12,6 +12,11 @@ export function ownFlow(internal: InternalCache, words: Uint32Array, base: numbe
   return table.slab(slot).slice(at, at + RECORD_WORDS);
 }
 
+/** True when a flow that packets begin here can become the node's own: else nobody knows of it but the kernel. */
+export function hasRoom({ table, limit }: InternalCache): boolean {
+  return table.size < limit && table.hasRoom;
+}
+
 /** True for a row of TCP of which nobody has told how far it is. */
 export function lacksState({ table }: InternalCache, slot: number): boolean {
   const [slab, base] = [table.slab(slot), table.base(slot)];

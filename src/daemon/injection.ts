@@ -2,7 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache } from "../cache/internal.js";
-import { ownFlow } from "../cache/own-flow.js";
+import { hasRoom, ownFlow } from "../cache/own-flow.js";
 import type { Config } from "../config/config.js";
 import { RequestSocket } from "../ctnetlink/request-socket.js";
 import { systemClock } from "../flow/clock.js";
@@ -48,6 +48,7 @@ export function openInjection(
     node: {
       own: (words, base) => ownFlow(internal, words, base),
       knows: (words, base) => internal.table.find(words, base) >= 0,
+      hasRoom: () => hasRoom(internal),
       readEvents,
       claim,
       resync,

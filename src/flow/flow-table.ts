@@ -90,6 +90,11 @@ export class FlowTable {
     if (own === 0 || birth < own) this.setBirth(slot, birth);
   }
 
+  /** True when another flow can be inserted. */
+  get hasRoom(): boolean {
+    return this.#slotsUsed - this.#freeCount < this.flowsMax;
+  }
+
   isLive(slot: number): boolean {
     return slot < this.#slotsUsed && (this.slab(slot)[this.base(slot) + W_HAS]! & ROW_LIVE) !== 0;
   }
@@ -155,7 +160,7 @@ export class FlowTable {
    * The slot's table words and the high half of W_HAS start as ROW_LIVE and zeros.
    */
   insert(words: Uint32Array, base: number, hash = this.hash(words, base)): number {
-    if (this.#slotsUsed - this.#freeCount >= this.flowsMax) return -1;
+    if (!this.hasRoom) return -1;
     const slot = this.#takeSlot();
     this.#fill(slot, words, base, hash);
     return slot;

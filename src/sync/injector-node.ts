@@ -6,6 +6,8 @@ export interface InjectorNode {
   own(words: Uint32Array, base: number): Uint32Array | null;
   /** True when this node has, or had, a flow with this original tuple that its kernel told of and still has. */
   knows(words: Uint32Array, base: number): boolean;
+  /** True while it can take in another flow of its own: else its kernel has flows that it does not know. */
+  hasRoom(): boolean;
   /** Takes in the kernel's events up to now. */
   readEvents(): void;
   /** Makes a flow of this kernel this node's own and tells the peers so. */

@@ -32,6 +32,13 @@ const TOLERANCE_SECONDS = 2;
 /** Flows that wait to be verified. */
 const DOUBTFUL_MAX = 1 << 16;
 
+/** A flow that is to be looked up. */
+interface Doubtful {
+  readonly words: Uint32Array;
+  /** False where packets may carry it here and this node has no room to know: what the kernel has then stays. */
+  readonly mayGo: boolean;
+}
+
 /** A flow that its owner ended. */
 interface Ending {
   /** Where it stands in the table of those that are being removed. */
@@ -69,7 +76,7 @@ export class Injector implements ExternalListener {
   readonly #entries = new InjectedEntries();
   readonly #writer: EntryWriter;
   /** Flows that packets here have changed: what was on its way into the kernel then may have undone that. */
-  #doubtful: { readonly words: Uint32Array }[] = [];
+  #doubtful: Doubtful[] = [];
   #held = true;
   /** Cancels the write that is due; null when none is. */
   #cancel: (() => void) | null = null;
@@ -146,7 +153,8 @@ export class Injector implements ExternalListener {
 
   /** What this kernel has of the flow is to be looked up, when nothing is being written. */
   doubt(words: Uint32Array): void {
-    if (this.#doubtful.length < DOUBTFUL_MAX) this.#doubtful.push({ words: words.slice() });
+    if (this.#doubtful.length < DOUBTFUL_MAX)
+      this.#doubtful.push({ words: words.slice(), mayGo: this.#node.hasRoom() });
     else this.counters.unverified++;
     this.#poke();
   }
@@ -327,13 +335,13 @@ export class Injector implements ExternalListener {
    * What this kernel has of flows that packets made this node's own is told to the peers, whoever wrote it; what was written for nobody
    * goes. Of one that something was heard of meanwhile, the kernel may have newer news than it gave.
    */
-  async #verify(items: readonly { readonly words: Uint32Array }[]): Promise<void> {
+  async #verify(items: readonly Doubtful[]): Promise<void> {
     if (items.length === 0) return;
     const before = items.map(({ words }) => this.#node.own(words, 0));
     const found = await this.#requests.read(items);
     this.#node.readEvents();
     const { table } = this.#external();
-    const left: { readonly words: Uint32Array }[] = [];
+    const left: Doubtful[] = [];
     for (const [index, item] of items.entries()) {
       const { words } = item;
       const flow = found.get(item);
@@ -345,8 +353,8 @@ export class Injector implements ExternalListener {
       }
       const own = this.#node.own(words, 0);
       if (!isSame(before[index]!, own) || this.#waitsForEnd(words)) this.doubt(words);
-      else if (own === null) left.push(item);
-      else if (!isSame(flow.words, own)) this.#claim(flow);
+      else if (own !== null && !isSame(flow.words, own)) this.#claim(flow);
+      else if (own === null && item.mayGo && this.#node.hasRoom()) left.push(item);
     }
     await this.#requests.send("delete", left);
     for (const { words } of left) this.#noteRemoved(words, 0);

@@ -1,7 +1,7 @@
 import { pino } from "pino";
 import { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
-import { ownFlow } from "../../src/cache/own-flow.js";
+import { hasRoom, ownFlow } from "../../src/cache/own-flow.js";
 import { type Clock, HybridClock } from "../../src/flow/clock.js";
 import { Applier } from "../../src/sync/applier.js";
 import { Follower } from "../../src/sync/follower.js";
@@ -137,6 +137,7 @@ export class SimNode implements SimPeer {
       node: {
         own: (words, base) => ownFlow(this.internal, words, base),
         knows: (words, base) => this.internal.table.find(words, base) >= 0,
+        hasRoom: () => hasRoom(this.internal),
         readEvents: () => this.replicator.readEvents(),
         claim: (flow) => this.replicator.claim(flow),
         resync: () => void this.replicator.resyncKernel(),

@@ -4,8 +4,10 @@ import { describe, it, type TestContext } from "node:test";
 import { pino } from "pino";
 import { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
-import { ownFlow } from "../../src/cache/own-flow.js";
-import { EVENT_NEW } from "../../src/ctnetlink/event-socket.js";
+import { hasRoom, ownFlow } from "../../src/cache/own-flow.js";
+import { IPCTNL_MSG_CT_DELETE } from "../../src/ctnetlink/constants.js";
+import type { RequestBatch } from "../../src/ctnetlink/encode.js";
+import { EVENT_NEW, EVENT_UPDATE } from "../../src/ctnetlink/event-socket.js";
 import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket.js";
 import { HybridClock, systemClock } from "../../src/flow/clock.js";
 import { type DecodedFlow, HAS_MARK, W_HAS, W_MARK, W_STATUS, W_TIMEOUT } from "../../src/flow/record.js";
@@ -16,6 +18,8 @@ import { Replicator } from "../../src/sync/replicator.js";
 import { decodedFlow, tcpRecord } from "../support/records.js";
 
 const log = pino({ level: "silent" });
+/** Where a message says what is asked for. */
+const NLMSG_TYPE = 4;
 
 /** The one flow of these tests, told apart by its mark. */
 function flow(mark: number, status = IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED): DecodedFlow {
@@ -28,7 +32,7 @@ function flow(mark: number, status = IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURE
 
 /** A node in mode `inject` whose kernel answers when the test says so. */
 class Node {
-  readonly internal = new InternalCache(10);
+  readonly internal: InternalCache;
   readonly external: ExternalCache;
   readonly injector: Injector;
   readonly replicator: Replicator;
@@ -39,9 +43,15 @@ class Node {
   dump: Promise<readonly DecodedFlow[]> = Promise.resolve([]);
   /** What a lookup finds. */
   found: DecodedFlow | null = null;
+  /** Entries that the kernel was asked to remove. */
+  removed = 0;
 
-  constructor() {
-    const send = async ({ count }: { count: number }): Promise<BatchResult> => {
+  /** `limit`: flows of its own that it can hold. */
+  constructor(limit = 10) {
+    this.internal = new InternalCache(10, limit);
+    const send = async (batch: RequestBatch): Promise<BatchResult> => {
+      const { count } = batch;
+      if (batch.bytes(1, 1)[NLMSG_TYPE] === IPCTNL_MSG_CT_DELETE) this.removed += count;
       await new Promise<void>((resolve) => {
         this.answer = resolve;
       });
@@ -60,6 +70,7 @@ class Node {
       node: {
         own: (words, base) => ownFlow(this.internal, words, base),
         knows: (words, base) => this.internal.table.find(words, base) >= 0,
+        hasRoom: () => hasRoom(this.internal),
         readEvents: () => undefined,
         claim: (claimed) => this.replicator.claim(claimed),
         hears: () => true,
@@ -129,9 +140,14 @@ class Node {
     assert.ok(this.answer !== null, "the kernel was asked for nothing");
   }
 
-  /** Answers all that the kernel is asked for. */
+  /** Answers all that the kernel is asked for, which is something. */
   async settle(): Promise<void> {
     await this.asked();
+    await this.rest();
+  }
+
+  /** Answers all that the kernel is asked for. */
+  async rest(): Promise<void> {
     for (let quiet = 0; quiet < 5; quiet++) {
       await new Promise(setImmediate);
       if (this.answer === null) continue;
@@ -234,6 +250,20 @@ for (const way of ["pollKernel", "resyncKernel"] as const) {
       assert.equal(node.owner, "self");
       await node.settle();
       assert.equal(node.injector.counters.removed, 0);
+    });
+
+    it("removes nothing that packets pass on, also where this node has no room for it", async () => {
+      const node = new Node(0);
+      node.peerTells(2);
+      await node.settle();
+      await list(node, flow(2));
+      node.found = flow(3);
+      if (way === "pollKernel") await list(node, flow(3));
+      else node.replicator.onEvent(EVENT_UPDATE, flow(3), 0);
+      assert.equal(node.external.table.size, 0);
+      await node.rest();
+      assert.equal(node.internal.counters.createFailedFull, 1);
+      assert.equal(node.removed, 0);
     });
 
     it("takes for this node's own what packets have changed since it was written, to whatever it was before", async () => {
