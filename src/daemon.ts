@@ -7,27 +7,26 @@ import type { Logger } from "pino";
 import { ExternalCache } from "./cache/external.js";
 import { InternalCache } from "./cache/internal.js";
 import type { Config } from "./config/config.js";
-import { formatMetrics, serveMetrics } from "./control/metrics.js";
 import { type ControlHandlers, type ControlServer, type NodeHandlers, serveControl } from "./control/server.js";
 import { RequestSocket } from "./ctnetlink/request-socket.js";
 import { checkKernel, enableEvents, type KernelState } from "./ctnetlink/sysctl.js";
-import { peersMax } from "./daemon/announcement.js";
 import { openArchive } from "./daemon/archive.js";
-import { withDiscovered } from "./daemon/discovered-peers.js";
-import { createDiscovery } from "./daemon/discovery.js";
 import { followersCaughtUp, openInjection } from "./daemon/injection.js";
 import { openKernelSide } from "./daemon/kernel-side.js";
-import { createPeers, type Peer, runPeers } from "./daemon/peers.js";
+import { createDiscovery, createPeers, type Peer, runPeers, startDiscovery } from "./daemon/peers.js";
 import { type OwnBroker, openBroker, openOwnStream, type TakeDown } from "./daemon/streams.js";
 import { Systemd } from "./daemon/systemd.js";
+import { peersMax } from "./discovery/announcement.js";
+import { withDiscovered } from "./discovery/discovered-peers.js";
 import { ConntrailError } from "./errors.js";
 import { HybridClock, systemClock } from "./flow/clock.js";
+import { formatMetrics, serveMetrics } from "./metrics/prometheus.js";
 import { keptStreams } from "./stream/kept-streams.js";
 import { createHandlers, createObserverHandlers } from "./sync/handlers.js";
-import { PassingTraffic } from "./sync/passing.js";
-import type { Replicator } from "./sync/replicator.js";
+import type { Replicator } from "./sync/out/replicator.js";
 import { prefixed, Reports } from "./sync/reports.js";
-import { Roles } from "./sync/roles.js";
+import { PassingTraffic } from "./sync/takeover/passing.js";
+import { Roles } from "./sync/takeover/roles.js";
 
 /** How the daemon hears from the process that it lives in. */
 export interface DaemonControls {
@@ -120,6 +119,7 @@ async function layGround(
 }
 
 /** A firewall: its kernel's events out, its peers' streams in. */
+// biome-ignore lint/complexity/noExcessiveLinesPerFunction: split with the node
 async function startNode(
   config: Config,
   log: Logger,
@@ -259,7 +259,7 @@ async function startNode(
     kernelSide.setFilter(next.filter);
     await replicator.resyncKernel();
   });
-  discovery?.start(down);
+  startDiscovery(discovery, down);
   ready(ground, { epoch: journal.epoch, flows: internal.table.size, external: external.table.size });
 }
 
@@ -287,7 +287,7 @@ async function startObserver(ground: Ground): Promise<void> {
     }),
   });
   await ground.answerWith(createObserverHandlers({ external, followers, reports, signal: stopping, log }), reports);
-  discovery?.start(down);
+  startDiscovery(discovery, down);
   ready(ground, { external: external.table.size });
 }
 

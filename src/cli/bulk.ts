@@ -1,6 +1,6 @@
 import type { Command } from "commander";
-import type { CommandContext } from "./command.js";
-import { formatMs } from "./terminal.js";
+import type { CommandContext } from "./command/command.js";
+import { formatMs } from "./process/terminal.js";
 
 /** `bulk`: sends the whole internal cache to the peers. */
 export function register(program: Command, context: CommandContext): void {

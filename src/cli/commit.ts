@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import type { CommitReport } from "../control/protocol.js";
-import type { CommandContext } from "./command.js";
-import { formatMs } from "./terminal.js";
+import type { CommandContext } from "./command/command.js";
+import { formatMs } from "./process/terminal.js";
 
 /** `commit`: writes the external cache into the kernel and returns when that is done. */
 export function register(program: Command, context: CommandContext): void {

@@ -1,5 +1,5 @@
 import { type Command, InvalidArgumentError } from "commander";
-import type { CommandContext } from "./command.js";
+import type { CommandContext } from "./command/command.js";
 
 /** `demo`: the cluster in network namespaces. */
 export function register(program: Command, context: CommandContext): void {

@@ -2,9 +2,9 @@ import { Argument, type Command, Option } from "commander";
 import { FLOW_TABLES, type FlowTableName } from "../control/protocol.js";
 import { ConntrailError } from "../errors.js";
 import { compileFlowQuery, type FlowQuery } from "../flow/filter.js";
-import type { CommandContext } from "./command.js";
-import { addFlowOptions, flowQuery } from "./flow-options.js";
-import { DUMP_FORMATS, type DumpFormat, dumpExpectations, dumpFlows } from "./table-dump.js";
+import type { CommandContext } from "./command/command.js";
+import { addFlowOptions, flowQuery } from "./command/flow-options.js";
+import { DUMP_FORMATS, type DumpFormat, dumpExpectations, dumpFlows } from "./command/table-dump.js";
 
 /** `dump`: the flows of a cache or of the kernel. */
 export function register(program: Command, context: CommandContext): void {

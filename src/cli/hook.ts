@@ -1,8 +1,8 @@
 import { Argument, type Command, InvalidArgumentError } from "commander";
 import { GROUP_NAME, HOOK_ROLES, type HookReport, type HookRole } from "../control/protocol.js";
-import type { CommandContext } from "./command.js";
+import type { CommandContext } from "./command/command.js";
 import { formatCommit } from "./commit.js";
-import { formatMs } from "./terminal.js";
+import { formatMs } from "./process/terminal.js";
 
 /** `hook`: what keepalived calls when this node's role changes. */
 export function register(program: Command, context: CommandContext): void {

@@ -6,9 +6,9 @@ import type { Remark } from "../conntrackd/remark.js";
 import { translate } from "../conntrackd/translate.js";
 import { errorAt } from "../conntrackd/tree.js";
 import { ConntrailError } from "../errors.js";
-import type { CommandContext } from "./command.js";
-import { writeNewFile } from "./new-file.js";
-import { formatColumns } from "./terminal.js";
+import type { CommandContext } from "./command/command.js";
+import { writeNewFile } from "./command/new-file.js";
+import { formatColumns } from "./process/terminal.js";
 
 interface ImportOptions {
   out?: string;

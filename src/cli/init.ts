@@ -3,8 +3,8 @@ import { checkConfig } from "../config/config.js";
 import { DEFAULT_CONFIG_PATH } from "../config/config-text.js";
 import { yamlScalar } from "../config/yaml-scalar.js";
 import { ConntrailError } from "../errors.js";
-import type { CommandContext } from "./command.js";
-import { writeNewFile } from "./new-file.js";
+import type { CommandContext } from "./command/command.js";
+import { writeNewFile } from "./command/new-file.js";
 
 interface InitOptions {
   cluster: string;

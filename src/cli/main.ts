@@ -1,8 +1,8 @@
 import { Command, CommanderError } from "commander";
 import { ConntrailError, errorText } from "../errors.js";
-import { CommandContext, type CommandModule } from "./command.js";
-import { OutputClosed, Terminal } from "./terminal.js";
-import { packageVersion } from "./version.js";
+import { CommandContext, type CommandModule } from "./command/command.js";
+import { packageVersion } from "./command/version.js";
+import { OutputClosed, Terminal } from "./process/terminal.js";
 
 /** Each subcommand has its file. Only the one that is called is loaded, so that a hook starts fast. */
 const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
@@ -16,11 +16,11 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   bulk: () => import("./bulk.js"),
   purge: () => import("./purge.js"),
   hook: () => import("./hook.js"),
-  history: () => import("./history.js"),
-  at: () => import("./at.js"),
-  who: () => import("./who.js"),
-  archive: () => import("./archive.js"),
-  sql: () => import("./sql.js"),
+  history: () => import("./history/history.js"),
+  at: () => import("./history/at.js"),
+  who: () => import("./history/who.js"),
+  archive: () => import("./history/archive.js"),
+  sql: () => import("./history/sql.js"),
   init: () => import("./init.js"),
   import: () => import("./import.js"),
   demo: () => import("./demo-command.js"),

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import type { CommandContext } from "./command.js";
+import type { CommandContext } from "./command/command.js";
 
 /** `purge`: asks for the kernel table and the internal cache to be emptied after `purge.after`. */
 export function register(program: Command, context: CommandContext): void {

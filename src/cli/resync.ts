@@ -1,7 +1,7 @@
 import { Argument, type Command } from "commander";
 import { RESYNC_SOURCES, type ResyncSource } from "../control/protocol.js";
-import type { CommandContext } from "./command.js";
-import { formatMs } from "./terminal.js";
+import type { CommandContext } from "./command/command.js";
+import { formatMs } from "./process/terminal.js";
 
 /** `resync`: compares a cache with where it comes from and puts it right. */
 export function register(program: Command, context: CommandContext): void {

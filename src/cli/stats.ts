@@ -1,7 +1,7 @@
 import { type Command, Option } from "commander";
 import type { StatsReport } from "../control/protocol.js";
-import type { CommandContext } from "./command.js";
-import { formatConntrackdStats } from "./conntrackd-stats.js";
+import type { CommandContext } from "./command/command.js";
+import { formatConntrackdStats } from "./conntrackd/stats.js";
 
 /** `stats`: every counter of the daemon. */
 export function register(program: Command, context: CommandContext): void {

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import type { ArchiveStatus, PeerStatus, StatusReport, StreamStatus } from "../control/protocol.js";
-import type { CommandContext } from "./command.js";
-import { formatColumns, formatMs } from "./terminal.js";
+import type { CommandContext } from "./command/command.js";
+import { formatColumns, formatMs } from "./process/terminal.js";
 
 /** `status`: how this node stands; exit 1 when it is not in sync. */
 export function register(program: Command, context: CommandContext): void {

@@ -11,6 +11,7 @@ import { ConntrailError } from "../errors.js";
 import type { Expectation } from "../flow/expectation.js";
 import type { FilterRules } from "../flow/filter.js";
 import { DecodedFlow } from "../flow/record.js";
+import * as libc from "../os/libc.js";
 import {
   IPCTNL_MSG_CT_DELETE,
   IPCTNL_MSG_CT_NEW,
@@ -32,7 +33,6 @@ import {
 import { decodeConntrack, errnoName } from "./decode.js";
 import { type EventCounters, newEventCounters } from "./event-counters.js";
 import { decodeExpectation } from "./expectation.js";
-import * as libc from "./libc.js";
 import { ReceiveBuffer, SLOTS } from "./receive-buffer.js";
 import { SocketFilter, type SocketFilterState } from "./socket-filter.js";
 

@@ -8,10 +8,10 @@ import { formatMessage, type NetlinkMessage, parseMessages, rt } from "netlink";
 import { ConntrailError } from "../errors.js";
 import { formatAddress } from "../flow/address.js";
 import { AF_INET, AF_INET6 } from "../flow/record.js";
+import { EAGAIN } from "../os/libc.js";
 import { readNet32 } from "./attributes.js";
 import { NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR } from "./constants.js";
 import { decodeError, errnoName } from "./decode.js";
-import { EAGAIN } from "./libc.js";
 import { NetlinkSocket } from "./netlink-socket.js";
 
 /** Whom to tell, deadlines and sizes. */

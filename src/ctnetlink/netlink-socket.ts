@@ -14,7 +14,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readlinkSync } from "node:fs";
 import { RawNetlinkSocket } from "netlink";
 import { ConntrailError, errorText } from "../errors.js";
-import * as libc from "./libc.js";
+import * as libc from "../os/libc.js";
 
 /** Protocol, sizes, groups, and where datagrams go. */
 export interface NetlinkSocketOptions {

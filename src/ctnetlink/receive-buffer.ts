@@ -5,7 +5,7 @@
  *   iovecs    SLOTS × struct iovec (16 bytes), each pointing at its slot
  *   slots     SLOTS × SLOT_STRIDE bytes
  */
-import * as libc from "./libc.js";
+import * as libc from "../os/libc.js";
 
 /** Datagrams of one read. */
 export const SLOTS = 128;

@@ -8,6 +8,7 @@ import assert from "node:assert/strict";
 import { ConntrailError } from "../errors.js";
 import type { Expectation } from "../flow/expectation.js";
 import { type AF_INET, type AF_INET6, DecodedFlow } from "../flow/record.js";
+import { EAGAIN, ENOENT, EPERM } from "../os/libc.js";
 import { readHost16, readHost32 } from "./attributes.js";
 import {
   IPCTNL_MSG_CT_NEW,
@@ -26,7 +27,6 @@ import {
 import { decodeConntrack, decodeError, errnoName } from "./decode.js";
 import { RequestBatch } from "./encode.js";
 import { decodeExpectation } from "./expectation.js";
-import { EAGAIN, ENOENT, EPERM } from "./libc.js";
 import { NetlinkSocket } from "./netlink-socket.js";
 
 /** Messages per batch at which creating is fastest; larger ones only hold up the event loop for longer. */

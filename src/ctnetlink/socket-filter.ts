@@ -17,6 +17,7 @@ import { type Cidr, maskWord } from "../flow/address.js";
 import { type FilterRules, membership } from "../flow/filter.js";
 import { IPPROTO_TCP } from "../flow/protocol.js";
 import { AF_INET, AF_INET6 } from "../flow/record.js";
+import * as libc from "../os/libc.js";
 import { swap32 } from "./attributes.js";
 import {
   BPF_INSTRUCTION_BYTES,
@@ -54,7 +55,6 @@ import {
   NLA_HDRLEN,
   NLMSG_HDRLEN,
 } from "./constants.js";
-import * as libc from "./libc.js";
 
 /** The two bytes of nlmsg_type, which is in (little-endian) host order. */
 const AT_TYPE = 4;

@@ -5,7 +5,7 @@ import type { Logger } from "pino";
 import type { Config } from "../config/config.js";
 import type { ArchiverOptions } from "../history/archive/archiver.js";
 import type { ArchiveReport } from "../history/archive/run.js";
-import { brokerClientAddress } from "../stream/broker-config.js";
+import { brokerClientAddress } from "../stream/broker/broker-config.js";
 import type { ArchiveMessage } from "./archive-process.js";
 import type { TakeDown } from "./streams.js";
 

@@ -7,8 +7,8 @@ import type { Config } from "../config/config.js";
 import { RequestSocket } from "../ctnetlink/request-socket.js";
 import { systemClock } from "../flow/clock.js";
 import type { DecodedFlow } from "../flow/record.js";
-import type { Follower } from "../sync/follower.js";
-import { Injector } from "../sync/injector.js";
+import type { Follower } from "../sync/in/follower.js";
+import { Injector } from "../sync/inject/injector.js";
 import type { TakeDown } from "./streams.js";
 
 /** Mode `inject`: the way of the peers' flows into this kernel. */

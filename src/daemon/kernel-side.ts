@@ -9,9 +9,9 @@ import type { RequestSocket } from "../ctnetlink/request-socket.js";
 import { parseCidr } from "../flow/address.js";
 import type { Clock } from "../flow/clock.js";
 import { compileFilter, type FilterRules } from "../flow/filter.js";
-import type { Journal } from "../sync/journal.js";
-import type { Injection } from "../sync/kernel-source.js";
-import { Replicator } from "../sync/replicator.js";
+import type { Journal } from "../sync/out/journal.js";
+import { Replicator } from "../sync/out/replicator.js";
+import type { Injection } from "../sync/ports/kernel.js";
 import type { TakeDown } from "./streams.js";
 
 /** A kernel that is read less often than this has its buffer full of events too soon. */

@@ -1,16 +1,17 @@
 import type { Logger } from "pino";
 import type { ExternalCache } from "../cache/external.js";
 import type { Config, PeerConfig } from "../config/config.js";
+import { Discovery } from "../discovery/discovery.js";
 import { errorText } from "../errors.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
-import { hostPort } from "../stream/broker-config.js";
+import { hostPort } from "../stream/broker/broker-config.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
 import { StreamReader } from "../stream/reader.js";
 import { Replica } from "../stream/replica.js";
 import { askSnapshot } from "../stream/snapshot-request.js";
-import { Applier, type LocalFlows } from "../sync/applier.js";
-import { Follower } from "../sync/follower.js";
-import type { CopySource } from "../sync/peer-stream.js";
+import { Applier, type LocalFlows } from "../sync/in/applier.js";
+import { Follower } from "../sync/in/follower.js";
+import type { CopySource } from "../sync/ports/peer-stream.js";
 import type { OwnBroker, TakeDown } from "./streams.js";
 
 /** How long a peer that announced itself may take to answer; it announces itself again. */
@@ -118,4 +119,38 @@ export function runPeers(peers: readonly Peer[], stopping: AbortSignal, down: Ta
   down.push(async () => {
     await Promise.all(running);
   });
+}
+
+/**
+ * Null where the configuration does not want it. Peers that it finds join `known`, which the whole node looks at, and are followed;
+ * `start` begins.
+ */
+export function createDiscovery(
+  config: Config,
+  broker: OwnBroker,
+  parts: PeerParts,
+  known: { readonly peers: Peer[]; readonly followers: Follower[] },
+  stopping: AbortSignal,
+  down: TakeDown,
+): Discovery | null {
+  const { discover } = config;
+  if (discover === null) return null;
+  const onPeer = async (peerConfig: PeerConfig): Promise<void> => {
+    if (stopping.aborted) return;
+    const peer = createPeer(config, peerConfig, broker, parts, down);
+    await peer.follower.restore(stopping);
+    if (stopping.aborted) return;
+    known.peers.push(peer);
+    known.followers.push(peer.follower);
+    runPeers([peer], stopping, down);
+  };
+  const reach = (peer: PeerConfig): Promise<string | null> => reachPeer(config, peer, parts.log, stopping);
+  return new Discovery({ config, discover, reach, onPeer, log: parts.log });
+}
+
+/** Lets discovery begin, and end before the peers that it found. */
+export function startDiscovery(discovery: Discovery | null, down: TakeDown): void {
+  if (discovery === null) return;
+  down.push(() => discovery.close());
+  discovery.start();
 }

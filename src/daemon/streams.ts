@@ -3,20 +3,20 @@ import type { Logger } from "pino";
 import type { InternalCache } from "../cache/internal.js";
 import type { Config } from "../config/config.js";
 import type { BrokerStatus } from "../control/protocol.js";
+import { peersMax } from "../discovery/announcement.js";
 import { ConntrailError, errorText } from "../errors.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
-import { EmbeddedBroker } from "../stream/broker.js";
+import { EmbeddedBroker } from "../stream/broker/broker.js";
+import { storedStreams } from "../stream/broker/stored-streams.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
-import { createEnvelopeReader, MarkCodec, type Role } from "../stream/mark.js";
+import { createEnvelopeReader, MarkCodec, type Role } from "../stream/format/mark.js";
+import { streamName } from "../stream/format/subjects.js";
 import { type Retention, readLastOf, readTip } from "../stream/own-stream.js";
 import { Publisher } from "../stream/publisher.js";
 import { StreamReader } from "../stream/reader.js";
 import { onSnapshotAsked } from "../stream/snapshot-request.js";
-import { storedStreams } from "../stream/stored-streams.js";
-import { streamName } from "../stream/subjects.js";
-import { Journal } from "../sync/journal.js";
-import { type OwnTail, restoreInternal } from "../sync/restore.js";
-import { peersMax } from "./announcement.js";
+import { type OwnTail, restoreInternal } from "../sync/in/restore.js";
+import { Journal } from "../sync/out/journal.js";
 
 /** What takes a part down again; run last first. */
 export type TakeDown = (() => Promise<void> | void)[];

@@ -1,6 +1,6 @@
 import type { Logger } from "pino";
-import { UnixDatagram } from "../ctnetlink/unix-datagram.js";
 import { errorText } from "../errors.js";
+import { UnixDatagram } from "../os/unix-datagram.js";
 
 /** What a service manager is told, sd_notify(3): that the daemon is ready, that it lives, that it ends. */
 export class Systemd {

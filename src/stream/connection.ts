@@ -4,7 +4,7 @@ import { checkServerIdentity, type PeerCertificate } from "node:tls";
 import { type ConnectionOptions, connect, Events, type NatsConnection, type TlsOptions } from "nats";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../errors.js";
-import { inboxPrefix } from "./subjects.js";
+import { inboxPrefix } from "./format/subjects.js";
 
 /** Paths of PEM files. They are read again at each connect, so a renewed certificate needs no restart. */
 export interface TlsFiles {

@@ -1,5 +1,5 @@
 import type { BrokerConnection } from "./connection.js";
-import { nodeOfStream } from "./subjects.js";
+import { nodeOfStream } from "./format/subjects.js";
 
 /** What a broker still has of a node's stream. */
 export interface KeptStream {

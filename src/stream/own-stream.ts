@@ -11,7 +11,7 @@ import {
   type StreamInfo,
 } from "nats";
 import { ConntrailError, errorText } from "../errors.js";
-import { kindOfSubject, type MessageKind, streamName, streamSubjects, subject } from "./subjects.js";
+import { kindOfSubject, type MessageKind, streamName, streamSubjects, subject } from "./format/subjects.js";
 
 /** How long and how much a stream keeps. */
 export interface Retention {

@@ -1,6 +1,7 @@
 import { createInbox, headers, type Msg, type MsgHdrs, type NatsConnection, type Subscription } from "nats";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../errors.js";
+import { inboxPrefix, type MessageKind, streamName, subject } from "./format/subjects.js";
 import { ensureStream, ORIGIN_HEADER, readTip, SNAPSHOT_HEADER, type StreamTip } from "./own-stream.js";
 import { parseAnswer } from "./publish-answer.js";
 import {
@@ -12,7 +13,6 @@ import {
   type PublisherState,
   type PublishOutcome,
 } from "./publisher-options.js";
-import { inboxPrefix, type MessageKind, streamName, subject } from "./subjects.js";
 import { type CopyOrigin, type Unconfirmed, UnconfirmedRing } from "./unconfirmed.js";
 
 const API_TIMEOUT_MS = 2000;

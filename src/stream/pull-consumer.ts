@@ -8,7 +8,7 @@ import {
   nuid,
   type Subscription,
 } from "nats";
-import { inboxPrefix, streamName } from "./subjects.js";
+import { inboxPrefix, streamName } from "./format/subjects.js";
 
 /** Why a consumer is of no more use. */
 export type ConsumerFailure = "missedHeartbeats" | "deliveryGaps" | "sequenceHoles" | "refusals";

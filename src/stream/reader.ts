@@ -3,9 +3,9 @@ import type { Msg, NatsConnection, StreamInfo } from "nats";
 import type { Logger } from "pino";
 import { errorText } from "../errors.js";
 import type { BrokerConnection } from "./connection.js";
+import { kindOfSubject, type MessageKind, streamName } from "./format/subjects.js";
 import { directGet, directLastOf, findStream } from "./own-stream.js";
 import { type ConsumerFailure, type Delivery, PullConsumer } from "./pull-consumer.js";
-import { kindOfSubject, type MessageKind, streamName } from "./subjects.js";
 
 /** One message of a stream. */
 export interface StreamMessage {

@@ -1,7 +1,7 @@
 import type { Logger } from "pino";
 import type { BrokerConnection } from "./connection.js";
-import { isAfter, type Position } from "./envelope.js";
-import { createEnvelopeReader, MarkCodec } from "./mark.js";
+import { isAfter, type Position } from "./format/envelope.js";
+import { createEnvelopeReader, MarkCodec } from "./format/mark.js";
 import { ensureStream, type Retention, readLastOf, readTip, type StoredMessage } from "./own-stream.js";
 import { Publisher } from "./publisher.js";
 import type { PublisherCounters } from "./publisher-options.js";

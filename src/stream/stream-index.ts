@@ -1,9 +1,9 @@
 import { stampMs } from "../flow/clock.js";
 import type { BrokerConnection } from "./connection.js";
-import { aheadMs } from "./envelope.js";
-import { createEnvelopeReader, MarkCodec } from "./mark.js";
+import { aheadMs } from "./format/envelope.js";
+import { createEnvelopeReader, MarkCodec } from "./format/mark.js";
+import { type MessageKind, nodeOfStream, streamName } from "./format/subjects.js";
 import { directLastOf, directNext, findStream, type StoredMessage } from "./own-stream.js";
-import { type MessageKind, nodeOfStream, streamName } from "./subjects.js";
 
 /** Where a stream begins and ends. */
 export interface StreamBounds {

@@ -1,4 +1,4 @@
-import type { MessageKind } from "./subjects.js";
+import type { MessageKind } from "./format/subjects.js";
 
 /** One message that the broker has not confirmed. */
 export interface Unconfirmed {

@@ -18,14 +18,14 @@ import { ConntrailError, errorText } from "../errors.js";
 import { type Expectation, expectationToJson } from "../flow/expectation.js";
 import type { FlowTable } from "../flow/flow-table.js";
 import { type DecodedFlow, type RareAttributes, RECORD_WORDS } from "../flow/record.js";
-import type { KernelRequests } from "./commit.js";
-import { removeExpectations } from "./expectation-commit.js";
-import type { Follower } from "./follower.js";
-import type { Journal } from "./journal.js";
-import { removeFromKernel } from "./kernel-flush.js";
-import type { Replicator } from "./replicator.js";
+import type { Follower } from "./in/follower.js";
+import type { Journal } from "./out/journal.js";
+import type { Replicator } from "./out/replicator.js";
+import type { KernelRequests } from "./ports/kernel.js";
 import type { Reports } from "./reports.js";
-import type { Roles } from "./roles.js";
+import { removeExpectations } from "./takeover/expectation-commit.js";
+import { removeFromKernel } from "./takeover/kernel-flush.js";
+import type { Roles } from "./takeover/roles.js";
 
 /** How long `resync peers` waits; a table of a million flows takes about a second. */
 const RESYNC_TIMEOUT_MS = 60_000;

@@ -11,7 +11,7 @@ import type {
 } from "../control/protocol.js";
 import type { KernelState } from "../ctnetlink/sysctl.js";
 import type { Clock } from "../flow/clock.js";
-import type { Follower } from "./follower.js";
+import type { Follower } from "./in/follower.js";
 
 type Counters = Readonly<Record<string, number>>;
 

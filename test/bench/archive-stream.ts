@@ -21,9 +21,9 @@ import {
   W_REPLY_SRC,
   W_STATUS,
 } from "../../src/flow/record.js";
-import type { HistoryStreams } from "../../src/history/streams.js";
-import { BatchEncoder } from "../../src/stream/batch.js";
-import { MarkCodec } from "../../src/stream/mark.js";
+import type { HistoryStreams } from "../../src/history/scan/streams.js";
+import { BatchEncoder } from "../../src/stream/format/batch.js";
+import { MarkCodec } from "../../src/stream/format/mark.js";
 import type { StoredMessage } from "../../src/stream/own-stream.js";
 import type { ReaderItem } from "../../src/stream/reader.js";
 

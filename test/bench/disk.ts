@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { requestReport } from "../../src/control/client.js";
 import { waitFor } from "../../src/lab/process.js";
-import { snapshotDueBytes } from "../../src/sync/journal.js";
+import { snapshotDueBytes } from "../../src/sync/out/journal.js";
 import { Cluster } from "../support/cluster/cluster.js";
 import type { ClusterNode } from "../support/cluster/node.js";
 import { type Bench, CHURN_LIVE, CHURN_RANGE } from "./bench.js";

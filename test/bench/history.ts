@@ -30,13 +30,13 @@ import {
   W_TIMEOUT,
 } from "../../src/flow/record.js";
 import type { HistoryAnswer } from "../../src/history/connection.js";
-import { History } from "../../src/history/history.js";
-import { brokerStreams } from "../../src/history/streams.js";
-import { BatchEncoder } from "../../src/stream/batch.js";
+import { History } from "../../src/history/scan/history.js";
+import { brokerStreams } from "../../src/history/scan/streams.js";
 import { connectBroker } from "../../src/stream/connection.js";
-import { createEnvelopeReader, type Mark, MarkCodec } from "../../src/stream/mark.js";
+import { BatchEncoder } from "../../src/stream/format/batch.js";
+import { createEnvelopeReader, type Mark, MarkCodec } from "../../src/stream/format/mark.js";
 import { Publisher } from "../../src/stream/publisher.js";
-import { snapshotDueBytes } from "../../src/sync/journal.js";
+import { snapshotDueBytes } from "../../src/sync/out/journal.js";
 import { startNatsServer, type TestNatsServer } from "../support/nats-server.js";
 import { type CommandCost, historyCommand } from "./history-command.js";
 

@@ -8,13 +8,13 @@ import { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
 import { HybridClock, systemClock } from "../../src/flow/clock.js";
 import { connectBroker } from "../../src/stream/connection.js";
-import { createEnvelopeReader } from "../../src/stream/mark.js";
+import { createEnvelopeReader } from "../../src/stream/format/mark.js";
 import { Publisher } from "../../src/stream/publisher.js";
 import { StreamReader } from "../../src/stream/reader.js";
 import { Replica } from "../../src/stream/replica.js";
-import { Applier } from "../../src/sync/applier.js";
-import { Follower } from "../../src/sync/follower.js";
-import { Journal } from "../../src/sync/journal.js";
+import { Applier } from "../../src/sync/in/applier.js";
+import { Follower } from "../../src/sync/in/follower.js";
+import { Journal } from "../../src/sync/out/journal.js";
 import { startNatsServer, type TestNatsServer } from "../support/nats-server.js";
 import { decodedFlow, tcpRecord } from "../support/records.js";
 

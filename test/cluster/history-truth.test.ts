@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import type { FlowQuery } from "../../src/flow/filter.js";
-import type { ConnectionJson } from "../../src/history/connection-json.js";
+import type { ConnectionJson } from "../../src/history/format/connection-json.js";
 import type { Firewall } from "../../src/lab/firewall.js";
 import { labObstacle } from "../../src/lab/lab.js";
 import { waitFor } from "../../src/lab/process.js";

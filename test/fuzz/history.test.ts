@@ -3,9 +3,9 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import fc from "fast-check";
 import type { Connection } from "../../src/history/connection.js";
-import { History } from "../../src/history/history.js";
-import { BatchDecoder } from "../../src/stream/batch.js";
-import { BatchView, createMessageOpener } from "../../src/stream/batch-view.js";
+import { History } from "../../src/history/scan/history.js";
+import { BatchDecoder } from "../../src/stream/format/batch.js";
+import { BatchView, createMessageOpener } from "../../src/stream/format/batch-view.js";
 import { HistoryCluster } from "../support/history-cluster.js";
 import { Random } from "../support/records.js";
 

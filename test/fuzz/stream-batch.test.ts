@@ -2,10 +2,10 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import * as fc from "fast-check";
 import { RECORD_WORDS } from "../../src/flow/record.js";
-import { BatchDecoder, BatchEncoder, readNewRow, readUpdateRow } from "../../src/stream/batch.js";
-import { BATCH_ROWS_MAX } from "../../src/stream/columns.js";
-import { createPackr } from "../../src/stream/envelope.js";
-import { createEnvelopeReader, MarkCodec } from "../../src/stream/mark.js";
+import { BatchDecoder, BatchEncoder, readNewRow, readUpdateRow } from "../../src/stream/format/batch.js";
+import { BATCH_ROWS_MAX } from "../../src/stream/format/columns.js";
+import { createPackr } from "../../src/stream/format/envelope.js";
+import { createEnvelopeReader, MarkCodec } from "../../src/stream/format/mark.js";
 import { type Plain, readPlain, writePlain } from "../support/msgpack.js";
 import { anyRecord, Random, randomRare, tcpRecord } from "../support/records.js";
 

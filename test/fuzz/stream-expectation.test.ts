@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";
-import { BatchDecoder, BatchEncoder } from "../../src/stream/batch.js";
-import { unpackExpectation } from "../../src/stream/expectation.js";
+import { BatchDecoder, BatchEncoder } from "../../src/stream/format/batch.js";
+import { unpackExpectation } from "../../src/stream/format/expectation.js";
 import { expectationArbitrary } from "../support/expectation-arbitrary.js";
 
 const ENVELOPE = { node: "a", epoch: 1, number: 1, stamp: 1, wallMs: 1 };

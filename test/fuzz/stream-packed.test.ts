@@ -2,11 +2,11 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import * as fc from "fast-check";
-import { BatchEncoder } from "../../src/stream/batch.js";
-import { BatchView, createMessageOpener } from "../../src/stream/batch-view.js";
-import { createPackr, envelopeOf, type OpenedMessage, unpackMessage } from "../../src/stream/envelope.js";
-import { type Mark, MarkCodec } from "../../src/stream/mark.js";
-import { PackedOpener } from "../../src/stream/packed-message.js";
+import { BatchEncoder } from "../../src/stream/format/batch.js";
+import { BatchView, createMessageOpener } from "../../src/stream/format/batch-view.js";
+import { createPackr, envelopeOf, type OpenedMessage, unpackMessage } from "../../src/stream/format/envelope.js";
+import { type Mark, MarkCodec } from "../../src/stream/format/mark.js";
+import { PackedOpener } from "../../src/stream/format/packed-message.js";
 import { expectationArbitrary } from "../support/expectation-arbitrary.js";
 import { readPlain, writePlain } from "../support/msgpack.js";
 import { anyRecord, Random, randomRare } from "../support/records.js";

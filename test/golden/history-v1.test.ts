@@ -5,9 +5,9 @@ import { join } from "node:path";
 import { describe, it } from "node:test";
 import { formatAddress } from "../../src/flow/address.js";
 import { W_PROTO } from "../../src/flow/record.js";
-import { Projection } from "../../src/history/projection.js";
-import { compileRowFilter } from "../../src/history/row-filter.js";
-import { createMessageOpener } from "../../src/stream/batch-view.js";
+import { Projection } from "../../src/history/scan/projection.js";
+import { compileRowFilter } from "../../src/history/scan/row-filter.js";
+import { createMessageOpener } from "../../src/stream/format/batch-view.js";
 
 function read(...names: readonly string[]): { projection: Projection; ended: number } {
   let ended = 0;

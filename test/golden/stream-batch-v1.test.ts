@@ -7,8 +7,8 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, it } from "node:test";
 import { HAS_COUNTERS, HAS_TIMES, type RareAttributes, RECORD_WORDS } from "../../src/flow/record.js";
-import { BatchDecoder, BatchEncoder, readNewRow, readUpdateRow } from "../../src/stream/batch.js";
-import { type Mark, MarkCodec } from "../../src/stream/mark.js";
+import { BatchDecoder, BatchEncoder, readNewRow, readUpdateRow } from "../../src/stream/format/batch.js";
+import { type Mark, MarkCodec } from "../../src/stream/format/mark.js";
 import { type Plain, readPlain } from "../support/msgpack.js";
 
 const ENVELOPE = {

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { type ExpectationJson, expectationFromJson } from "../../src/flow/expectation.js";
-import { BatchDecoder, BatchEncoder } from "../../src/stream/batch.js";
+import { BatchDecoder, BatchEncoder } from "../../src/stream/format/batch.js";
 import { readPlain } from "../support/msgpack.js";
 
 const ENVELOPE = {

@@ -8,9 +8,9 @@ import { fileURLToPath } from "node:url";
 import { ArchiveSupervisor } from "../../src/daemon/archive.js";
 import { loadDuckdb } from "../../src/history/archive/duckdb.js";
 import { listFiles } from "../../src/history/archive/files.js";
-import type { ConnectionJson } from "../../src/history/connection-json.js";
+import type { ConnectionJson } from "../../src/history/format/connection-json.js";
+import { streamName, subject } from "../../src/stream/format/subjects.js";
 import { ensureStream } from "../../src/stream/own-stream.js";
-import { streamName, subject } from "../../src/stream/subjects.js";
 import { archiveCluster, keysOf, readArchive, settledOf, truthOf } from "../support/archive-cluster.js";
 import { HistoryCluster } from "../support/history-cluster.js";
 import {

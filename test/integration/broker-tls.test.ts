@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { describe, it } from "node:test";
-import { EmbeddedBroker } from "../../src/stream/broker.js";
+import { EmbeddedBroker } from "../../src/stream/broker/broker.js";
 import { connectBroker, type TlsFiles } from "../../src/stream/connection.js";
 import { makeCertificate, opensslMissing } from "../support/certificate.js";
 import { freePort, natsServerMissing, silentLogger, temporaryDirectory, until } from "../support/nats-server.js";

@@ -6,8 +6,8 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { describe, it } from "node:test";
 import { ConntrailError, type ErrorCode } from "../../src/errors.js";
-import { EmbeddedBroker, type EmbeddedBrokerOptions } from "../../src/stream/broker.js";
-import { findProgram, programDirectories } from "../../src/stream/broker-host.js";
+import { EmbeddedBroker, type EmbeddedBrokerOptions } from "../../src/stream/broker/broker.js";
+import { findProgram, programDirectories } from "../../src/stream/broker/broker-host.js";
 import { connectBroker } from "../../src/stream/connection.js";
 import { freePort, natsServerMissing, silentLogger, temporaryDirectory, until } from "../support/nats-server.js";
 
@@ -214,7 +214,7 @@ describe("embedded broker", { skip: natsServerMissing() }, () => {
     };
     const source = `
       import { pino } from "pino";
-      import { EmbeddedBroker } from ${JSON.stringify(new URL("../../src/stream/broker.js", import.meta.url).href)};
+      import { EmbeddedBroker } from ${JSON.stringify(new URL("../../src/stream/broker/broker.js", import.meta.url).href)};
       const broker = new EmbeddedBroker({ ...${JSON.stringify(options)}, log: pino({ level: "silent" }) });
       await broker.start();
       process.stdout.write(String(broker.pid));

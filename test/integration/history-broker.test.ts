@@ -3,12 +3,12 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { stampMs } from "../../src/flow/clock.js";
 import type { Connection, ConnectionChange, HistoryAnswer, HistoryQuery } from "../../src/history/connection.js";
-import { History } from "../../src/history/history.js";
-import { brokerStreams } from "../../src/history/streams.js";
+import { History } from "../../src/history/scan/history.js";
+import { brokerStreams } from "../../src/history/scan/streams.js";
 import { type BrokerConnection, connectBroker } from "../../src/stream/connection.js";
+import { streamName, subject } from "../../src/stream/format/subjects.js";
 import { ensureStream } from "../../src/stream/own-stream.js";
 import { Replica } from "../../src/stream/replica.js";
-import { streamName, subject } from "../../src/stream/subjects.js";
 import { HistoryCluster } from "../support/history-cluster.js";
 import {
   natsServerMissing,

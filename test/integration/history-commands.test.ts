@@ -10,8 +10,8 @@ import type { NatsConnection } from "nats";
 import { stampOfMs } from "../../src/flow/clock.js";
 import { type Flow, recordFromFlow } from "../../src/flow/flow.js";
 import { HAS_COUNTERS, HAS_TIMES } from "../../src/flow/record.js";
+import { subject } from "../../src/stream/format/subjects.js";
 import { ensureStream } from "../../src/stream/own-stream.js";
-import { subject } from "../../src/stream/subjects.js";
 import { natsServerMissing, startNatsServer, type TestNatsServer } from "../support/nats-server.js";
 import { StreamWriter, type WrittenMessage } from "../support/stream-writer.js";
 

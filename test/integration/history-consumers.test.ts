@@ -8,10 +8,10 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { csvHead, csvRow } from "../../src/history/csv.js";
-import { ecsDocument } from "../../src/history/ecs.js";
-import { IpfixEncoder, natEvents } from "../../src/history/ipfix.js";
-import { zeekFoot, zeekHead, zeekRow } from "../../src/history/zeek.js";
+import { csvHead, csvRow } from "../../src/history/format/csv.js";
+import { ecsDocument } from "../../src/history/format/ecs.js";
+import { IpfixEncoder, natEvents } from "../../src/history/format/ipfix.js";
+import { zeekFoot, zeekHead, zeekRow } from "../../src/history/format/zeek.js";
 import {
   bareConnection,
   echoConnection,

@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { it } from "node:test";
 import { connectBroker } from "../../src/stream/connection.js";
+import { subject } from "../../src/stream/format/subjects.js";
 import { keptStreams } from "../../src/stream/kept-streams.js";
 import { ensureStream } from "../../src/stream/own-stream.js";
-import { subject } from "../../src/stream/subjects.js";
 import { natsServerMissing, silentLogger, startNatsServer } from "../support/nats-server.js";
 
 it("streams are told with what there is of them and what was cut off", { skip: natsServerMissing() }, async () => {

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { connectBroker } from "../../src/stream/connection.js";
+import type { MessageKind } from "../../src/stream/format/subjects.js";
 import { type ReaderItem, StreamReader, type StreamReaderOptions } from "../../src/stream/reader.js";
-import type { MessageKind } from "../../src/stream/subjects.js";
 import {
   freePort,
   natsServerMissing,

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import { connectBroker } from "../../src/stream/connection.js";
-import { createEnvelopeReader, type Mark } from "../../src/stream/mark.js";
+import { createEnvelopeReader, type Mark } from "../../src/stream/format/mark.js";
 import { PUBLISHER_LIMITS } from "../../src/stream/publisher-options.js";
 import type { StreamMessage } from "../../src/stream/reader.js";
 import { StreamReader } from "../../src/stream/reader.js";

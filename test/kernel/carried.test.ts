@@ -9,7 +9,7 @@ import { test } from "node:test";
 import { IP_CT_TCP_FLAG_BE_LIBERAL, IP_CT_TCP_FLAG_WINDOW_SCALE } from "../../src/ctnetlink/constants.js";
 import { RequestBatch } from "../../src/ctnetlink/encode.js";
 import { type Flow, recordFromFlow } from "../../src/flow/flow.js";
-import { TIMEOUT_FLOOR_SECONDS } from "../../src/sync/commit.js";
+import { TIMEOUT_FLOOR_SECONDS } from "../../src/sync/ports/kernel.js";
 import { INSERTED, KINDS, MORE_KINDS, tcp } from "../support/kernel-flows.js";
 import { kernelAvailable, waitUntil } from "../support/kernel-namespace.js";
 import { KernelNode } from "../support/kernel-node.js";

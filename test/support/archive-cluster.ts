@@ -2,7 +2,7 @@ import { stampMs } from "../../src/flow/clock.js";
 import { W_ORIG_L4 } from "../../src/flow/record.js";
 import { Archive } from "../../src/history/archive/archive.js";
 import type { Connection, HistoryQuery } from "../../src/history/connection.js";
-import { HOLD_STAMPS } from "../../src/history/held-ends.js";
+import { HOLD_STAMPS } from "../../src/history/scan/held-ends.js";
 import { HistoryCluster, type TrueConnection } from "./history-cluster.js";
 import { Random, tcpRecord } from "./records.js";
 

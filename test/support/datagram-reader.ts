@@ -1,6 +1,6 @@
 import { closeSync, rmSync } from "node:fs";
 import koffi from "koffi";
-import { AF_UNIX, bind, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, socket } from "../../src/ctnetlink/libc.js";
+import { AF_UNIX, bind, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, socket } from "../../src/os/libc.js";
 
 const recv = koffi.load(null).func("long recv(int fd, void *data, size_t length, int flags)") as (
   fd: number,

@@ -1,12 +1,12 @@
 import { stampMs } from "../../src/flow/clock.js";
 import { RECORD_WORDS, W_CREATED, W_STATUS } from "../../src/flow/record.js";
-import type { HistoryStreams } from "../../src/history/streams.js";
-import { BatchEncoder } from "../../src/stream/batch.js";
-import { type Mark, MarkCodec } from "../../src/stream/mark.js";
+import type { HistoryStreams } from "../../src/history/scan/streams.js";
+import { BatchEncoder } from "../../src/stream/format/batch.js";
+import { type Mark, MarkCodec } from "../../src/stream/format/mark.js";
+import type { MessageKind } from "../../src/stream/format/subjects.js";
 import type { StoredMessage } from "../../src/stream/own-stream.js";
 import type { ReaderItem, StreamMessage } from "../../src/stream/reader.js";
 import type { StreamBounds, StreamLookup } from "../../src/stream/stream-index.js";
-import type { MessageKind } from "../../src/stream/subjects.js";
 import { type Random, tcpRecord } from "./records.js";
 
 /** A stream in memory, of which a test may cut off the beginning. */

@@ -7,11 +7,11 @@ import { EventSocket } from "../../src/ctnetlink/event-socket.js";
 import { RequestSocket } from "../../src/ctnetlink/request-socket.js";
 import { HybridClock, systemClock } from "../../src/flow/clock.js";
 import { type Flow, flowFromRecord } from "../../src/flow/flow.js";
-import { Applier } from "../../src/sync/applier.js";
-import { commitExternal } from "../../src/sync/commit.js";
-import { Follower } from "../../src/sync/follower.js";
-import { Journal } from "../../src/sync/journal.js";
-import { Replicator } from "../../src/sync/replicator.js";
+import { Applier } from "../../src/sync/in/applier.js";
+import { Follower } from "../../src/sync/in/follower.js";
+import { Journal } from "../../src/sync/out/journal.js";
+import { Replicator } from "../../src/sync/out/replicator.js";
+import { commitExternal } from "../../src/sync/takeover/commit.js";
 import { KernelNamespace } from "./kernel-namespace.js";
 import { MemoryStream } from "./memory-stream.js";
 

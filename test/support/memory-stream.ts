@@ -1,7 +1,7 @@
+import type { MessageKind } from "../../src/stream/format/subjects.js";
 import type { ReaderItem, StreamMessage } from "../../src/stream/reader.js";
-import type { MessageKind } from "../../src/stream/subjects.js";
-import type { JournalSink } from "../../src/sync/journal.js";
-import type { PeerStream } from "../../src/sync/peer-stream.js";
+import type { JournalSink } from "../../src/sync/out/journal.js";
+import type { PeerStream } from "../../src/sync/ports/peer-stream.js";
 
 /**
  * A node's stream in memory, for tests of what stands on both of its sides. `messages` may be cut, reordered or damaged

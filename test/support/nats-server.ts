@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { connect, type JetStreamManager, type NatsConnection } from "nats";
 import { type Logger, pino } from "pino";
-import { programDirectories } from "../../src/stream/broker-host.js";
+import { programDirectories } from "../../src/stream/broker/broker-host.js";
 
 const START_TIMEOUT_MS = 30_000;
 /** Below those that the kernel gives to clients: one of theirs may take a port at any moment, and a server's that is being restarted, too. */

@@ -1,10 +1,10 @@
 import { stampMs } from "../../src/flow/clock.js";
 import type { FlowQuery } from "../../src/flow/filter.js";
 import type { Connection } from "../../src/history/connection.js";
-import { Projection } from "../../src/history/projection.js";
-import { compileRowFilter, RowFilter } from "../../src/history/row-filter.js";
-import type { BatchEncoder } from "../../src/stream/batch.js";
-import { createMessageOpener } from "../../src/stream/batch-view.js";
+import { Projection } from "../../src/history/scan/projection.js";
+import { compileRowFilter, RowFilter } from "../../src/history/scan/row-filter.js";
+import type { BatchEncoder } from "../../src/stream/format/batch.js";
+import { createMessageOpener } from "../../src/stream/format/batch-view.js";
 import { tcpRecord } from "./records.js";
 import { StreamWriter, type WrittenMessage } from "./stream-writer.js";
 

@@ -1,6 +1,6 @@
+import type { MessageKind } from "../../src/stream/format/subjects.js";
 import type { ReaderItem, StreamMessage } from "../../src/stream/reader.js";
-import type { MessageKind } from "../../src/stream/subjects.js";
-import type { PeerStream } from "../../src/sync/peer-stream.js";
+import type { PeerStream } from "../../src/sync/ports/peer-stream.js";
 import type { MemoryStream } from "./memory-stream.js";
 
 /** One node's way to another's stream: messages come later, some at a time, and not at all while it is cut. */

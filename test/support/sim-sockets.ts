@@ -2,8 +2,7 @@ import type { RequestBatch } from "../../src/ctnetlink/encode.js";
 import { EVENT_DESTROY, EVENT_NEW, type EventKind, type EventSink } from "../../src/ctnetlink/event-socket.js";
 import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket.js";
 import type { DecodedFlow } from "../../src/flow/record.js";
-import type { InjectorKernel } from "../../src/sync/injector-requests.js";
-import type { KernelSource } from "../../src/sync/kernel-source.js";
+import type { InjectorKernel, KernelSource } from "../../src/sync/ports/kernel.js";
 import { type Answer, requestsOf, type SimKernel } from "./sim-kernel.js";
 
 /** What goes between a daemon and its kernel, and to its broker; each keeps its own order. */

@@ -1,7 +1,7 @@
-import { BatchEncoder } from "../../src/stream/batch.js";
-import type { Envelope } from "../../src/stream/envelope.js";
-import { type Mark, MarkCodec } from "../../src/stream/mark.js";
-import type { MessageKind } from "../../src/stream/subjects.js";
+import { BatchEncoder } from "../../src/stream/format/batch.js";
+import type { Envelope } from "../../src/stream/format/envelope.js";
+import { type Mark, MarkCodec } from "../../src/stream/format/mark.js";
+import type { MessageKind } from "../../src/stream/format/subjects.js";
 
 /** A message of a node's stream, as tests put it together. */
 export interface WrittenMessage {

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { type ConntrackdRequest, parseOptions } from "../../src/cli/conntrackd-options.js";
+import { type ConntrackdRequest, parseOptions } from "../../src/cli/conntrackd/options.js";
 
 interface Captured {
   readonly args: string;

@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import type { StatsPart } from "../../src/cli/conntrackd-options.js";
-import { formatStatsPart, type StatsLink } from "../../src/cli/conntrackd-stats.js";
+import type { StatsPart } from "../../src/cli/conntrackd/options.js";
+import { formatStatsPart, type StatsLink } from "../../src/cli/conntrackd/stats.js";
 import { STATS, STATUS } from "../support/control-handlers.js";
 import { printfForm } from "../support/printf-form.js";
 

@@ -41,7 +41,7 @@ interface Result {
   readonly stderr: string;
 }
 
-const PROGRAM = `const { main } = await import(${JSON.stringify(new URL("../../src/cli/conntrackd.js", import.meta.url).href)});
+const PROGRAM = `const { main } = await import(${JSON.stringify(new URL("../../src/cli/conntrackd/main.js", import.meta.url).href)});
 await main(process.argv.slice(1));`;
 
 function run(...args: string[]): Promise<Result> {

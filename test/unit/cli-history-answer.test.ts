@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { PassThrough } from "node:stream";
 import { afterEach, mock, test } from "node:test";
-import { type OutputRow, textOutput } from "../../src/cli/connection-output.js";
-import { printAnswer } from "../../src/cli/history-answer.js";
-import { Terminal } from "../../src/cli/terminal.js";
+import { printAnswer } from "../../src/cli/history/answer.js";
+import { type OutputRow, textOutput } from "../../src/cli/history/connection-output.js";
+import { Terminal } from "../../src/cli/process/terminal.js";
 import type { Connection, Gap, HistoryAnswer } from "../../src/history/connection.js";
 import { NOON_MS, tcpConnection } from "../support/connections.js";
 

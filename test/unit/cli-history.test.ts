@@ -53,8 +53,8 @@ before(() => {
   cpSync(join(PROJECT, "package.json"), join(directory, "tree", "package.json"));
   cpSync(join(BUILD, "src"), join(directory, "tree", "dist", "src"), { recursive: true });
   symlinkSync(join(PROJECT, "node_modules"), join(directory, "tree", "node_modules"));
-  cpSync(join(directory, "tree", "dist", "src", "cli", "history-source.js"), join(directory, "history-source.js"));
-  writeFileSync(join(directory, "tree", "dist", "src", "cli", "history-source.js"), SOURCE);
+  cpSync(join(directory, "tree", "dist", "src", "cli", "history", "source.js"), join(directory, "source.js"));
+  writeFileSync(join(directory, "tree", "dist", "src", "cli", "history", "source.js"), SOURCE);
   writeFileSync(config, "cluster: edge\nnode: fw1\nlisten: 127.0.0.1\n");
 });
 
@@ -413,8 +413,8 @@ test("mistakes end with one line and 2", async () => {
 });
 
 test("without a broker it is a failure that says so", async () => {
-  const tree = join(directory, "tree", "dist", "src", "cli", "history-source.js");
-  cpSync(join(directory, "history-source.js"), tree);
+  const tree = join(directory, "tree", "dist", "src", "cli", "history", "source.js");
+  cpSync(join(directory, "source.js"), tree);
   try {
     writeFileSync(join(directory, "none.yaml"), "cluster: edge\nnode: fw1\nlisten: 127.0.0.1\nbroker: { port: 1 }\n");
     const child = spawn(process.execPath, [program, "history", "-c", join(directory, "none.yaml")]);

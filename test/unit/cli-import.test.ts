@@ -6,10 +6,10 @@ import { join } from "node:path";
 import { Writable } from "node:stream";
 import { after, test } from "node:test";
 import { Command } from "commander";
-import { CommandContext } from "../../src/cli/command.js";
-import { loadAnyConfig, readAnyConfig } from "../../src/cli/config-file.js";
+import { CommandContext } from "../../src/cli/command/command.js";
+import { loadAnyConfig, readAnyConfig } from "../../src/cli/command/config-file.js";
 import { register } from "../../src/cli/import.js";
-import { Terminal } from "../../src/cli/terminal.js";
+import { Terminal } from "../../src/cli/process/terminal.js";
 import { loadConfig } from "../../src/config/config.js";
 import { ConntrailError } from "../../src/errors.js";
 

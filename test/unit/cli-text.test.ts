@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { formatCommit } from "../../src/cli/commit.js";
-import { formatConntrackdStats } from "../../src/cli/conntrackd-stats.js";
+import { formatConntrackdStats } from "../../src/cli/conntrackd/stats.js";
 import { formatFlush } from "../../src/cli/flush.js";
 import { formatHook } from "../../src/cli/hook.js";
-import { formatLogLine } from "../../src/cli/log-line.js";
+import { formatLogLine } from "../../src/cli/process/log-line.js";
+import { formatColumns, formatMs } from "../../src/cli/process/terminal.js";
 import { formatStats } from "../../src/cli/stats.js";
 import { formatStatus } from "../../src/cli/status.js";
-import { formatColumns, formatMs } from "../../src/cli/terminal.js";
 import { COMMIT, STATS, STATUS } from "../support/control-handlers.js";
 
 test("status is a table", () => {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { formatMetrics, serveMetrics } from "../../src/control/metrics.js";
+import { formatMetrics, serveMetrics } from "../../src/metrics/prometheus.js";
 import { STATUS } from "../support/control-handlers.js";
 import { freePort } from "../support/nats-server.js";
 

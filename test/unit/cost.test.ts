@@ -13,8 +13,8 @@ import { decodeConntrack } from "../../src/ctnetlink/decode.js";
 import { RequestBatch } from "../../src/ctnetlink/encode.js";
 import { HybridClock } from "../../src/flow/clock.js";
 import { DecodedFlow, RECORD_WORDS } from "../../src/flow/record.js";
-import { Journal } from "../../src/sync/journal.js";
-import { Pacer } from "../../src/sync/pacer.js";
+import { Journal } from "../../src/sync/out/journal.js";
+import { Pacer } from "../../src/sync/out/pacer.js";
 import { writeTestFlow } from "../support/cluster/flows.js";
 
 const log = pino({ level: "silent" });

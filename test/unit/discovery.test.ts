@@ -14,8 +14,8 @@ import {
   judgeAnnouncement,
   PEERS_MAX,
   peersMax,
-} from "../../src/daemon/announcement.js";
-import { discoveredPath, saveDiscovered, withDiscovered } from "../../src/daemon/discovered-peers.js";
+} from "../../src/discovery/announcement.js";
+import { discoveredPath, saveDiscovered, withDiscovered } from "../../src/discovery/discovered-peers.js";
 
 const OWN: Announcement = { cluster: "edge", node: "fw1", address: "10.77.0.1", port: 4222 };
 const OTHER: Announcement = { cluster: "edge", node: "fw2", address: "10.77.0.2", port: 4222 };

@@ -10,7 +10,7 @@ import { loadDuckdb } from "../../src/history/archive/duckdb.js";
 import { ArchiveRun } from "../../src/history/archive/run.js";
 import { ArchiveWriter } from "../../src/history/archive/writer.js";
 import type { Connection } from "../../src/history/connection.js";
-import type { HistoryStreams } from "../../src/history/streams.js";
+import type { HistoryStreams } from "../../src/history/scan/streams.js";
 import { createUid } from "../../src/history/uid.js";
 import type { ReaderItem } from "../../src/stream/reader.js";
 import { archiveCluster, keysOf, readArchive } from "../support/archive-cluster.js";

@@ -15,10 +15,10 @@ import { dayFolder, dayOf, listFiles } from "../../src/history/archive/files.js"
 import { ArchiveRun } from "../../src/history/archive/run.js";
 import { SqlSession } from "../../src/history/archive/sql.js";
 import { ArchiveWriter } from "../../src/history/archive/writer.js";
-import { communityId } from "../../src/history/community-id.js";
 import type { Connection, HistoryAnswer, HistoryQuery } from "../../src/history/connection.js";
-import { connectionToJson } from "../../src/history/connection-json.js";
-import { History } from "../../src/history/history.js";
+import { communityId } from "../../src/history/format/community-id.js";
+import { connectionToJson } from "../../src/history/format/connection-json.js";
+import { History } from "../../src/history/scan/history.js";
 import { createUid } from "../../src/history/uid.js";
 import { archiveCluster, EVERYTHING, keysOf, readArchive, truthOf } from "../support/archive-cluster.js";
 import { connection, NOON_MS, tcpConnection } from "../support/connections.js";

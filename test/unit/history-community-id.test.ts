@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type FlowTuple, recordFromFlow } from "../../src/flow/flow.js";
 import { hasPorts, isIcmp, protocolText } from "../../src/flow/protocol.js";
-import { communityId } from "../../src/history/community-id.js";
+import { communityId } from "../../src/history/format/community-id.js";
 
 type Row = readonly [protocol: number, src: string, dst: string, sport: number, dport: number, id: string];
 

@@ -1,11 +1,11 @@
 /** What is printed of a connection, format by format. That others can read it: test/integration/history-consumers.test.ts. */
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
-import { ConnectionTable, formatLocalTime } from "../../src/cli/connection-table.js";
-import { connectionToJson, gapToJson } from "../../src/history/connection-json.js";
-import { csvHead, csvRow } from "../../src/history/csv.js";
-import { ecsDocument } from "../../src/history/ecs.js";
-import { connState, zeekFoot, zeekHead, zeekJsonRow, zeekRow } from "../../src/history/zeek.js";
+import { ConnectionTable, formatLocalTime } from "../../src/cli/history/connection-table.js";
+import { connectionToJson, gapToJson } from "../../src/history/format/connection-json.js";
+import { csvHead, csvRow } from "../../src/history/format/csv.js";
+import { ecsDocument } from "../../src/history/format/ecs.js";
+import { connState, zeekFoot, zeekHead, zeekJsonRow, zeekRow } from "../../src/history/format/zeek.js";
 import { bareConnection, connection, echoConnection, NOON_MS, tcpConnection } from "../support/connections.js";
 
 const zone = process.env.TZ;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { GapList } from "../../src/history/node-state.js";
+import { GapList } from "../../src/history/scan/node-state.js";
 
 describe("gaps of a node", () => {
   it("touch what they overlap, also where a later one ends before an earlier", () => {

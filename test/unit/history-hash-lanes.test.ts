@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { describe, it } from "node:test";
-import { HashLanes, LANES } from "../../src/history/hash-lanes.js";
+import { HashLanes, LANES } from "../../src/history/archive/hash-lanes.js";
 import { Random } from "../support/records.js";
 
 const MESSAGES = 103;

@@ -3,9 +3,9 @@ import { describe, it } from "node:test";
 import { formatAddress } from "../../src/flow/address.js";
 import { stampMs } from "../../src/flow/clock.js";
 import { AF_INET, HAS_COUNTERS, W_REPLY_DST, W_REPLY_L4 } from "../../src/flow/record.js";
-import { HELD_MAX, HeldEnds, HOLD_MS } from "../../src/history/held-ends.js";
-import type { Ending } from "../../src/history/live-table.js";
-import { compileWhoFilter } from "../../src/history/row-filter.js";
+import { HELD_MAX, HeldEnds, HOLD_MS } from "../../src/history/scan/held-ends.js";
+import type { Ending } from "../../src/history/scan/live-table.js";
+import { compileWhoFilter } from "../../src/history/scan/row-filter.js";
 import { add, Bench, destroy } from "../support/projection-bench.js";
 import { tcpRecord } from "../support/records.js";
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Connection } from "../../src/history/connection.js";
-import { IpfixEncoder, natEvents } from "../../src/history/ipfix.js";
+import { IpfixEncoder, natEvents } from "../../src/history/format/ipfix.js";
 import {
   bareConnection,
   connection,

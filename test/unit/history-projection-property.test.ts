@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { stampMs } from "../../src/flow/clock.js";
 import { W_ORIG_L4, W_STATUS } from "../../src/flow/record.js";
 import type { Connection, HistoryAnswer, HistoryQuery } from "../../src/history/connection.js";
-import { History } from "../../src/history/history.js";
+import { History } from "../../src/history/scan/history.js";
 import { HistoryCluster, type TrueConnection } from "../support/history-cluster.js";
 import { Random, tcpRecord } from "../support/records.js";
 

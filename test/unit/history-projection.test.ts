@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { stampMs } from "../../src/flow/clock.js";
 import { HAS_COUNTERS, HAS_TIMES, W_MARK, W_PROTOINFO, W_REPLY_L4 } from "../../src/flow/record.js";
-import { createMessageOpener } from "../../src/stream/batch-view.js";
+import { createMessageOpener } from "../../src/stream/format/batch-view.js";
 import { add, BEGIN, Bench, destroy } from "../support/projection-bench.js";
 import { tcpRecord } from "../support/records.js";
 import type { StreamWriter, WrittenMessage } from "../support/stream-writer.js";

@@ -13,10 +13,10 @@ import {
   W_REPLY_DST,
   W_REPLY_L4,
 } from "../../src/flow/record.js";
-import { compileRowFilter, compileWhoFilter, type RowFilter } from "../../src/history/row-filter.js";
-import { BatchEncoder } from "../../src/stream/batch.js";
-import { BatchView, createMessageOpener } from "../../src/stream/batch-view.js";
-import { BATCH_ROWS_MAX } from "../../src/stream/columns.js";
+import { compileRowFilter, compileWhoFilter, type RowFilter } from "../../src/history/scan/row-filter.js";
+import { BatchEncoder } from "../../src/stream/format/batch.js";
+import { BatchView, createMessageOpener } from "../../src/stream/format/batch-view.js";
+import { BATCH_ROWS_MAX } from "../../src/stream/format/columns.js";
 import { anyRecord, Random, tcpRecord } from "../support/records.js";
 
 const ENVELOPE = { node: "fw1", epoch: 1, number: 1, stamp: 1, wallMs: 1 };

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import type { Flow } from "../../src/flow/flow.js";
 import { W_PROTO } from "../../src/flow/record.js";
 import type { Connection } from "../../src/history/connection.js";
-import { compileWhoFilter } from "../../src/history/row-filter.js";
+import { compileWhoFilter } from "../../src/history/scan/row-filter.js";
 import { whoAnswer } from "../../src/history/who-answer.js";
 import { connection, echoConnection, greConnection, tcpConnection } from "../support/connections.js";
 

@@ -19,8 +19,8 @@ import {
   W_TIMEOUT,
   W_ZONE,
 } from "../../src/flow/record.js";
-import { BatchDecoder, BatchEncoder, readNewRow, readUpdateRow } from "../../src/stream/batch.js";
-import { BATCH_ROWS_MAX, MEASURED_COUNTERS, MEASURED_TIMES } from "../../src/stream/columns.js";
+import { BatchDecoder, BatchEncoder, readNewRow, readUpdateRow } from "../../src/stream/format/batch.js";
+import { BATCH_ROWS_MAX, MEASURED_COUNTERS, MEASURED_TIMES } from "../../src/stream/format/columns.js";
 import { readPlain } from "../support/msgpack.js";
 import {
   anyRecord,

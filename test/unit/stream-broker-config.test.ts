@@ -7,8 +7,8 @@ import {
   hostPort,
   parseBrokerVersion,
   versionAtLeast,
-} from "../../src/stream/broker-config.js";
-import { parseLogLine } from "../../src/stream/broker-host.js";
+} from "../../src/stream/broker/broker-config.js";
+import { parseLogLine } from "../../src/stream/broker/broker-host.js";
 
 const OPTIONS: BrokerConfigOptions = {
   node: "fw1",

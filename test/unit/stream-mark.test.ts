@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { BatchDecoder, BatchEncoder } from "../../src/stream/batch.js";
-import { isAfter } from "../../src/stream/envelope.js";
-import { createEnvelopeReader, type Mark, MarkCodec } from "../../src/stream/mark.js";
+import { BatchDecoder, BatchEncoder } from "../../src/stream/format/batch.js";
+import { isAfter } from "../../src/stream/format/envelope.js";
+import { createEnvelopeReader, type Mark, MarkCodec } from "../../src/stream/format/mark.js";
 import { type Plain, readPlain, writePlain } from "../support/msgpack.js";
 
 const ENVELOPE = { node: "fw-1", epoch: 3, number: 4, stamp: 2 ** 52 + 1, wallMs: 1_800_000_000_123 };

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { kindOfSubject, MESSAGE_KINDS, streamName, streamSubjects, subject } from "../../src/stream/format/subjects.js";
 import { parseDelivery } from "../../src/stream/pull-consumer.js";
-import { kindOfSubject, MESSAGE_KINDS, streamName, streamSubjects, subject } from "../../src/stream/subjects.js";
 
 describe("subjects", () => {
   it("are named after the node and the kind, both ways", () => {

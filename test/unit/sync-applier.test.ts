@@ -7,8 +7,8 @@ import { PUBLISH_MOVED } from "../../src/cache/internal-row.js";
 import { HybridClock } from "../../src/flow/clock.js";
 import { W_CREATED, W_STATUS, W_UPDATED } from "../../src/flow/record.js";
 import { FLOW_ID_MAX } from "../../src/flow/slot-map.js";
-import type { BatchEncoder } from "../../src/stream/batch.js";
-import { Applier } from "../../src/sync/applier.js";
+import type { BatchEncoder } from "../../src/stream/format/batch.js";
+import { Applier } from "../../src/sync/in/applier.js";
 import { decodedFlow, tcpRecord } from "../support/records.js";
 import { StreamWriter, type WrittenMessage } from "../support/stream-writer.js";
 

@@ -29,14 +29,14 @@ import {
   W_UPDATED,
   W_ZONE,
 } from "../../src/flow/record.js";
-import type { MessageKind } from "../../src/stream/subjects.js";
-import { Applier } from "../../src/sync/applier.js";
-import { commitExternal } from "../../src/sync/commit.js";
-import { commitExpectations } from "../../src/sync/expectation-commit.js";
-import { Journal } from "../../src/sync/journal.js";
-import type { HelperNames } from "../../src/sync/kernel-source.js";
-import { Replicator } from "../../src/sync/replicator.js";
-import { SequenceWatch } from "../../src/sync/sequence-watch.js";
+import type { MessageKind } from "../../src/stream/format/subjects.js";
+import { Applier } from "../../src/sync/in/applier.js";
+import { Journal } from "../../src/sync/out/journal.js";
+import { Replicator } from "../../src/sync/out/replicator.js";
+import { SequenceWatch } from "../../src/sync/out/sequence-watch.js";
+import type { HelperNames } from "../../src/sync/ports/kernel.js";
+import { commitExternal } from "../../src/sync/takeover/commit.js";
+import { commitExpectations } from "../../src/sync/takeover/expectation-commit.js";
 import { sampleExpectation } from "../support/control-handlers.js";
 
 const log = pino({ level: "silent" });

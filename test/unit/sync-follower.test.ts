@@ -5,12 +5,12 @@ import { it } from "node:test";
 import { pino } from "pino";
 import { ExternalCache } from "../../src/cache/external.js";
 import { HybridClock, systemClock } from "../../src/flow/clock.js";
-import { MarkCodec } from "../../src/stream/mark.js";
+import { MarkCodec } from "../../src/stream/format/mark.js";
 import type { ReaderItem, StreamMessage } from "../../src/stream/reader.js";
-import { Applier } from "../../src/sync/applier.js";
-import { Follower } from "../../src/sync/follower.js";
 import { resyncPeers } from "../../src/sync/handlers.js";
-import type { PeerStream } from "../../src/sync/peer-stream.js";
+import { Applier } from "../../src/sync/in/applier.js";
+import { Follower } from "../../src/sync/in/follower.js";
+import type { PeerStream } from "../../src/sync/ports/peer-stream.js";
 
 const log = pino({ level: "silent" });
 

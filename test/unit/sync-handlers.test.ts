@@ -9,7 +9,7 @@ import type { BatchResult } from "../../src/ctnetlink/request-socket.js";
 import { expectationFromJson } from "../../src/flow/expectation.js";
 import { DecodedFlow } from "../../src/flow/record.js";
 import { createHandlers, createObserverHandlers, type NodeParts } from "../../src/sync/handlers.js";
-import { Roles } from "../../src/sync/roles.js";
+import { Roles } from "../../src/sync/takeover/roles.js";
 import { sampleExpectation, sampleRecord } from "../support/control-handlers.js";
 import { waitUntil } from "../support/kernel-namespace.js";
 

@@ -6,7 +6,7 @@ import type { RequestBatch } from "../../src/ctnetlink/encode.js";
 import type { BatchResult } from "../../src/ctnetlink/request-socket.js";
 import { flowFromRecord, recordFromFlow, type TcpInfo } from "../../src/flow/flow.js";
 import { DecodedFlow } from "../../src/flow/record.js";
-import { InjectorRequests } from "../../src/sync/injector-requests.js";
+import { InjectorRequests } from "../../src/sync/inject/injector-requests.js";
 
 const FLOW = recordFromFlow({
   family: "ipv4",

@@ -12,9 +12,9 @@ import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket
 import { HybridClock, systemClock } from "../../src/flow/clock.js";
 import { type DecodedFlow, HAS_MARK, W_HAS, W_MARK, W_STATUS, W_TIMEOUT } from "../../src/flow/record.js";
 import { IPS_ASSURED, IPS_CONFIRMED, IPS_SEEN_REPLY } from "../../src/flow/status.js";
-import { Injector } from "../../src/sync/injector.js";
-import { Journal } from "../../src/sync/journal.js";
-import { Replicator } from "../../src/sync/replicator.js";
+import { Injector } from "../../src/sync/inject/injector.js";
+import { Journal } from "../../src/sync/out/journal.js";
+import { Replicator } from "../../src/sync/out/replicator.js";
 import { decodedFlow, tcpRecord } from "../support/records.js";
 
 const log = pino({ level: "silent" });

@@ -3,10 +3,10 @@ import { describe, it } from "node:test";
 import { pino } from "pino";
 import { InternalCache } from "../../src/cache/internal.js";
 import { HybridClock } from "../../src/flow/clock.js";
-import { BatchDecoder } from "../../src/stream/batch.js";
-import { BATCH_ROWS_MAX } from "../../src/stream/columns.js";
-import { createEnvelopeReader, type Mark, MarkCodec } from "../../src/stream/mark.js";
-import { type Continuation, Journal } from "../../src/sync/journal.js";
+import { BatchDecoder } from "../../src/stream/format/batch.js";
+import { BATCH_ROWS_MAX } from "../../src/stream/format/columns.js";
+import { createEnvelopeReader, type Mark, MarkCodec } from "../../src/stream/format/mark.js";
+import { type Continuation, Journal } from "../../src/sync/out/journal.js";
 import { MemoryStream } from "../support/memory-stream.js";
 import { decodedFlow, tcpRecord } from "../support/records.js";
 

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, it, mock } from "node:test";
-import { Pacer } from "../../src/sync/pacer.js";
+import { Pacer } from "../../src/sync/out/pacer.js";
 
 /** A pacer over a clock that stands still until it is told; `rows` is what each flush finds. */
 class Bench {

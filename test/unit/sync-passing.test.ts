@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { InternalCache } from "../../src/cache/internal.js";
 import { DecodedFlow, W_ORIG_SRC, W_REPLY_DST, W_TIMEOUT } from "../../src/flow/record.js";
-import { PassingTraffic } from "../../src/sync/passing.js";
+import { PassingTraffic } from "../../src/sync/takeover/passing.js";
 import { sampleRecord } from "../support/control-handlers.js";
 
 const NOW = 1_000_000;

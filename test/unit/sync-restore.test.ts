@@ -7,9 +7,9 @@ import { PUBLISH_NEW } from "../../src/cache/internal-row.js";
 import { HybridClock } from "../../src/flow/clock.js";
 import { RECORD_WORDS, W_STATUS } from "../../src/flow/record.js";
 import type { ReaderItem } from "../../src/stream/reader.js";
-import { type Continuation, Journal } from "../../src/sync/journal.js";
-import type { PeerStream } from "../../src/sync/peer-stream.js";
-import { restoreInternal } from "../../src/sync/restore.js";
+import { restoreInternal } from "../../src/sync/in/restore.js";
+import { type Continuation, Journal } from "../../src/sync/out/journal.js";
+import type { PeerStream } from "../../src/sync/ports/peer-stream.js";
 import { MemoryStream } from "../support/memory-stream.js";
 import { decodedFlow, Random, tcpRecord } from "../support/records.js";
 

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { it } from "node:test";
-import { Turn } from "../../src/sync/turn.js";
+import { Turn } from "../../src/os/turn.js";
 
 function busy(ms: number): void {
   const end = performance.now() + ms;

@@ -3,7 +3,7 @@ import { stampMs } from "../../flow/clock.js";
 import type { FlowQuery } from "../../flow/filter.js";
 import { protocolNumber } from "../../flow/protocol.js";
 import type { ArchiveProgress, Connection, Gap, HistoryQuery, WhoQuestion } from "../connection.js";
-import { compileRowFilter, compileWhoFilter, type RowFilter } from "../row-filter.js";
+import { compileRowFilter, compileWhoFilter, type RowFilter } from "../scan/row-filter.js";
 import { Database, duckdbText, quoted } from "./duckdb.js";
 import { type ArchiveFile, dayOf, listDays, listFiles } from "./files.js";
 import { KnownConnections } from "./known.js";

@@ -2,10 +2,10 @@ import { stampMs, stampOfMs } from "../../flow/clock.js";
 import { HAS_PROTOINFO, HAS_STATUS, W_HAS } from "../../flow/record.js";
 import { StreamIndex } from "../../stream/stream-index.js";
 import type { Connection, ConnectionChange, Gap, HistoryAnswer, HistoryQuery, WhoQuestion } from "../connection.js";
-import { HOLD_MS } from "../held-ends.js";
-import { type History, newest } from "../history.js";
-import { planStreams } from "../plan.js";
-import type { HistoryStreams } from "../streams.js";
+import { HOLD_MS } from "../scan/held-ends.js";
+import { type History, newest } from "../scan/history.js";
+import { planStreams } from "../scan/plan.js";
+import type { HistoryStreams } from "../scan/streams.js";
 import type { Archive } from "./archive.js";
 import type { ArchiveState } from "./state.js";
 

@@ -1,7 +1,7 @@
 import type { Logger } from "pino";
 import { type BrokerConnection, connectBroker, type TlsFiles } from "../../stream/connection.js";
-import { History } from "../history.js";
-import { brokerStreams } from "../streams.js";
+import { History } from "../scan/history.js";
+import { brokerStreams } from "../scan/streams.js";
 import { ARCHIVE_LIMITS } from "./limits.js";
 import { type ArchiveReport, ArchiveRun } from "./run.js";
 import { ArchiveWriter } from "./writer.js";

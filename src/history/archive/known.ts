@@ -1,7 +1,7 @@
 import type { DuckDBDataChunk } from "@duckdb/node-api";
 import { W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_REPLY_SRC, W_ZONE } from "../../flow/record.js";
 import type { Connection } from "../connection.js";
-import { HOLD_MS } from "../held-ends.js";
+import { HOLD_MS } from "../scan/held-ends.js";
 import { type Database, duckdbText, quoted } from "./duckdb.js";
 import { type ArchiveFile, dayOf } from "./files.js";
 import { RESTORED_COLUMNS, restoreConnections } from "./restore.js";

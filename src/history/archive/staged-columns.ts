@@ -22,10 +22,10 @@ import {
   W_STATUS,
   W_ZONE,
 } from "../../flow/record.js";
-import { COMMUNITY_ID_LENGTH, putCommunityId, putCommunityMessage } from "../community-id.js";
-import { HashLanes, LANES } from "../hash-lanes.js";
+import { COMMUNITY_ID_LENGTH, putCommunityId, putCommunityMessage } from "../format/community-id.js";
 import { createUidMessage, putUid, UID_LENGTH } from "../uid.js";
 import { type DuckdbPackage, VECTOR_ROWS } from "./duckdb.js";
+import { HashLanes, LANES } from "./hash-lanes.js";
 import { COUNTERS, OUTCOMES, type StagedPage } from "./staged-page.js";
 import { STATES, StagedTraits } from "./staged-traits.js";
 import { TextVector, type Vector } from "./text-vector.js";

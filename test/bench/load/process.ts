@@ -4,9 +4,9 @@
  */
 import koffi from "koffi";
 import { NETLINK_NETFILTER, NFNLGRP_CONNTRACK_NEW } from "../../../src/ctnetlink/constants.js";
-import * as libc from "../../../src/ctnetlink/libc.js";
 import { RequestSocket } from "../../../src/ctnetlink/request-socket.js";
 import { AF_INET, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../../../src/flow/record.js";
+import * as libc from "../../../src/os/libc.js";
 import { inNamespace } from "../../support/kernel-namespace.js";
 import { Ring, sleepUntil } from "./churn.js";
 import type { LoadQuestion, LoadQuestions, LoadRequest, LoadResponse } from "./protocol.js";

@@ -2,8 +2,8 @@
 import koffi from "koffi";
 import { NETLINK_NETFILTER } from "../../../src/ctnetlink/constants.js";
 import { RequestBatch } from "../../../src/ctnetlink/encode.js";
-import * as libc from "../../../src/ctnetlink/libc.js";
 import { RECORD_WORDS } from "../../../src/flow/record.js";
+import * as libc from "../../../src/os/libc.js";
 import { writeTestFlow } from "../../support/cluster/flows.js";
 import { inNamespace } from "../../support/kernel-namespace.js";
 

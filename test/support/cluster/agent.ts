@@ -5,8 +5,8 @@
 import { connect, type NatsConnection } from "nats";
 import { RequestSocket } from "../../../src/ctnetlink/request-socket.js";
 import { RECORD_WORDS } from "../../../src/flow/record.js";
-import { MarkCodec } from "../../../src/stream/mark.js";
-import { streamName, subject } from "../../../src/stream/subjects.js";
+import { MarkCodec } from "../../../src/stream/format/mark.js";
+import { streamName, subject } from "../../../src/stream/format/subjects.js";
 import type {
   AgentQuestion,
   AgentQuestions,

@@ -1,6 +1,6 @@
 /** What a test asks of the history that a node's broker holds, over the IPC channel to a process in the node's namespace. */
 import type { HistoryQuery, WhoQuestion } from "../../../src/history/connection.js";
-import type { ConnectionJson, GapJson } from "../../../src/history/connection-json.js";
+import type { ConnectionJson, GapJson } from "../../../src/history/format/connection-json.js";
 
 export interface Answer {
   readonly connections: readonly ConnectionJson[];

@@ -1,15 +1,15 @@
 /** Runs in a namespace, as a child of the test, and asks the broker whose address is its argument, as `history`, `at` and `who` do. */
 import { pino } from "pino";
 import type { HistoryAnswer, HistoryQuery, WhoQuestion } from "../../../src/history/connection.js";
-import { connectionToJson, gapToJson } from "../../../src/history/connection-json.js";
-import { History } from "../../../src/history/history.js";
-import { brokerStreams, type HistoryStreams } from "../../../src/history/streams.js";
+import { connectionToJson, gapToJson } from "../../../src/history/format/connection-json.js";
+import { History } from "../../../src/history/scan/history.js";
+import { brokerStreams, type HistoryStreams } from "../../../src/history/scan/streams.js";
 import { whoAnswer } from "../../../src/history/who-answer.js";
-import { BatchDecoder } from "../../../src/stream/batch.js";
-import { MEASURED_TIMES } from "../../../src/stream/columns.js";
 import { connectBroker } from "../../../src/stream/connection.js";
+import { BatchDecoder } from "../../../src/stream/format/batch.js";
+import { MEASURED_TIMES } from "../../../src/stream/format/columns.js";
+import { streamName } from "../../../src/stream/format/subjects.js";
 import { StreamIndex } from "../../../src/stream/stream-index.js";
-import { streamName } from "../../../src/stream/subjects.js";
 import type { Answer, AskerRequest, AskerResponse, WhoReply } from "./asker-protocol.js";
 import { cachedStreams } from "./cached-streams.js";
 

@@ -1,4 +1,4 @@
-import type { HistoryStreams } from "../../../src/history/streams.js";
+import type { HistoryStreams } from "../../../src/history/scan/streams.js";
 import type { StoredMessage } from "../../../src/stream/own-stream.js";
 import type { StreamMessage } from "../../../src/stream/reader.js";
 import type { StreamLookup } from "../../../src/stream/stream-index.js";

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { protocolNumber } from "../../../src/flow/protocol.js";
 import type { WhoQuestion } from "../../../src/history/connection.js";
-import type { ConnectionJson, GapJson } from "../../../src/history/connection-json.js";
+import type { ConnectionJson, GapJson } from "../../../src/history/format/connection-json.js";
 import type { Answer, WhoReply } from "./asker-protocol.js";
 import { COMMIT_TIMEOUT_MS, type Failover, MARKS, type Margins, TIMEOUT_MS } from "./scene.js";
 import type { TrafficFlow } from "./traffic-protocol.js";

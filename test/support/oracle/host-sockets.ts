@@ -3,10 +3,10 @@
  * veth mostly arrived, when the call returns. No child process, so hundreds of steps cost milliseconds.
  */
 import koffi from "koffi";
-import { close, errno, socket } from "../../../src/ctnetlink/libc.js";
 import { parseAddress } from "../../../src/flow/address.js";
 import { AF_INET, AF_INET6 } from "../../../src/flow/record.js";
 import type { Namespace } from "../../../src/lab/namespace.js";
+import { close, errno, socket } from "../../../src/os/libc.js";
 import { inNamespace } from "../kernel-namespace.js";
 
 export const SOCK_STREAM = 1;

@@ -1,0 +1,24 @@
+import { type Config, parseConfig } from "../../config/config.js";
+import { readConfigText } from "../../config/config-text.js";
+import { isConntrackdConf, parseConntrackdConf } from "../../conntrackd/conf.js";
+import type { Remark } from "../../conntrackd/remark.js";
+import { translate } from "../../conntrackd/translate.js";
+
+/** A configuration, and what became of each directive of the conntrackd.conf that it was made of; none of YAML. */
+export interface AnyConfig {
+  readonly config: Config;
+  readonly remarks: readonly Remark[];
+}
+
+/** The configuration in a file, conntrail's YAML or a conntrackd.conf. Throws ConntrailError CONFIG with one line. */
+export function loadAnyConfig(path: string): Config {
+  return readAnyConfig(path).config;
+}
+
+/** As `loadAnyConfig`, with what there is to say about it. */
+export function readAnyConfig(path: string): AnyConfig {
+  const text = readConfigText(path);
+  if (!isConntrackdConf(text)) return { config: parseConfig(text, path), remarks: [] };
+  const { yaml, remarks } = translate(parseConntrackdConf(text, path));
+  return { config: parseConfig(yaml, path), remarks };
+}

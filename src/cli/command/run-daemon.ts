@@ -1,0 +1,126 @@
+import { setPriority } from "node:os";
+import type { Logger } from "pino";
+import type { Config } from "../../config/config.js";
+import type { DaemonControls } from "../../daemon.js";
+import { errorText } from "../../errors.js";
+import { type LockFile, takeLock } from "../process/lock-file.js";
+import { type DaemonLog, openLog } from "../process/log.js";
+import { loadAnyConfig, readAnyConfig } from "./config-file.js";
+
+/** How long a clean end may take before the process is ended anyway. */
+const END_MS_MAX = 15_000;
+
+/** Who runs the daemon in this process. */
+export interface DaemonHost {
+  readonly configPath: string;
+  /** Called when the node does its work. */
+  ready(): void;
+  /** Called with the one line that says why it cannot go on; the process ends with 1. */
+  failed(text: string): void;
+}
+
+/**
+ * Runs the daemon in this process until it is told to end, and ends the process: with 0 after a clean end, with 1 when it could not
+ * go on. Throws ConntrailError for what keeps it from beginning: configuration, log file, lock file.
+ */
+export async function runInForeground(host: DaemonHost): Promise<void> {
+  const { config, remarks } = readAnyConfig(host.configPath);
+  const log = openLog(config);
+  const { logger } = log;
+  let lock: LockFile | null;
+  try {
+    lock = config.lock === null ? null : takeLock(config.lock);
+  } catch (error) {
+    if (log.kept) logger.error(errorText(error));
+    throw error;
+  }
+  if (lock !== null && lock.takenOverFrom !== null) {
+    const fields = { lock: config.lock, pid: lock.takenOverFrom };
+    logger.warn(fields, "took over the lock file of a daemon that did not end cleanly");
+  }
+  // Standard error, where Node tells of it, may be nobody's; the log is read later.
+  if (log.kept) process.on("uncaughtExceptionMonitor", (error) => logger.fatal({ err: error }, "crashed"));
+  for (const { line, directive, verdict, note } of remarks) {
+    if (verdict === "not supported") logger.warn({ line, directive, note }, "directive not supported");
+  }
+  renice(config.nice, logger);
+  const { controls, onHup } = createControls(host, logger);
+  process.on("SIGHUP", () => {
+    onHup(log).catch((error: unknown) =>
+      logger.error({ error: errorText(error) }, "reload failed, the configuration stays as it was"),
+    );
+  });
+  // Not a literal: the daemon's modules are the largest part of the program, and only this command needs them.
+  const root = new URL("../../daemon.js", import.meta.url).href;
+  const { runDaemon } = (await import(root)) as typeof import("../../daemon.js");
+  let code = 0;
+  try {
+    await runDaemon(config, logger, controls);
+    logger.info("ended");
+  } catch (error) {
+    if (log.kept) logger.fatal(errorText(error));
+    host.failed(errorText(error));
+    code = 1;
+  }
+  lock?.remove();
+  // A handle that something left open must not keep a daemon alive that has ended.
+  process.exit(code);
+}
+
+/** Ends at signals and on request, within bounds; reads the configuration anew at SIGHUP. */
+function createControls(host: DaemonHost, logger: Logger) {
+  const end = new AbortController();
+  const reloads: ((config: Config) => void | Promise<void>)[] = [];
+  /** As the last SIGHUP found it; one may come before the node is ready. */
+  let reloaded: Config | null = null;
+  const onEnd = (reason: string): void => {
+    if (end.signal.aborted) return;
+    logger.info({ signal: reason }, "ending");
+    end.abort();
+    setTimeout(() => {
+      logger.error({ afterMs: END_MS_MAX }, "not ended in time, ending the process");
+      process.exit(1);
+    }, END_MS_MAX).unref();
+  };
+  process.on("SIGTERM", onEnd).on("SIGINT", onEnd);
+  // A part that cannot take the new configuration goes on with the old one.
+  const reload = async (callback: (config: Config) => void | Promise<void>, config: Config): Promise<boolean> => {
+    try {
+      await callback(config);
+      return true;
+    } catch (error) {
+      logger.error({ error: errorText(error) }, "reload failed, a part stays as it was");
+      return false;
+    }
+  };
+  const controls: DaemonControls = {
+    signal: end.signal,
+    onReload: (callback) => {
+      reloads.push(callback);
+      if (reloaded !== null) void reload(callback, reloaded);
+    },
+    stop: () => onEnd("stop"),
+    ready: () => host.ready(),
+  };
+  const onHup = async (log: DaemonLog): Promise<void> => {
+    // First, so that logrotate's signal does its work whatever became of the configuration.
+    log.reopen();
+    const config = loadAnyConfig(host.configPath);
+    logger.level = config.logLevel;
+    reloaded = config;
+    let whole = true;
+    for (const callback of reloads) whole = (await reload(callback, config)) && whole;
+    if (whole) logger.info("reloaded");
+  };
+  return { controls, onHup };
+}
+
+/** The broker, a child, inherits it. */
+function renice(nice: number | null, logger: Logger): void {
+  if (nice === null) return;
+  try {
+    setPriority(nice);
+  } catch (error) {
+    logger.warn({ nice, error: errorText(error) }, "the scheduling priority could not be set");
+  }
+}

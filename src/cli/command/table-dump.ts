@@ -1,0 +1,99 @@
+import { requestDump, requestExpectations } from "../../control/client.js";
+import type { ExpectationView, FlowTableName } from "../../control/protocol.js";
+import {
+  expectationFromJson,
+  formatExpectation,
+  formatExpectationTool,
+  formatExpectationXml,
+} from "../../flow/expectation.js";
+import { flowFromRecord } from "../../flow/flow.js";
+import { formatConntrack, formatConntrackTool, formatXml } from "../../flow/format.js";
+import { type RareAttributes, RECORD_WORDS } from "../../flow/record.js";
+import type { Terminal } from "../process/terminal.js";
+
+/** How a table can be printed. */
+export const DUMP_FORMATS = ["conntrack", "json", "xml"] as const;
+
+/** One of DUMP_FORMATS. */
+export type DumpFormat = (typeof DUMP_FORMATS)[number];
+
+/** Puts one flow into text, without the line feed. */
+type FlowFormatter = (words: Uint32Array, base: number, rare: RareAttributes | null) => string;
+
+/** Prints the expectations of a table. Throws like `requestReport`. */
+export async function dumpExpectations(
+  path: string,
+  table: FlowTableName,
+  format: DumpFormat,
+  terminal: Terminal,
+): Promise<void> {
+  const views = await requestExpectations(path, table, { signal: terminal.closed });
+  const lines = views.map((view) => formatView(view, table, format));
+  if (format === "json") await terminal.write(`[${lines.length === 0 ? "" : `\n${lines.join(",\n")}\n`}]\n`);
+  else if (lines.length > 0) await terminal.write(`${lines.join("\n")}\n`);
+}
+
+function formatView(view: ExpectationView, table: FlowTableName, format: DumpFormat): string {
+  const expectation = expectationFromJson(view);
+  switch (format) {
+    case "conntrack":
+      if (table === "kernel") return formatExpectationTool(expectation);
+      return formatExpectation(expectation, view.activeSeconds ?? 0);
+    case "xml":
+      return formatExpectationXml(expectation, { timeout: table === "kernel" });
+    case "json":
+      return JSON.stringify(view);
+    default:
+      return format satisfies never;
+  }
+}
+
+/** Prints the flows of a table, those that match, as they come. Throws like `request`. */
+export async function dumpFlows(
+  path: string,
+  table: FlowTableName,
+  format: DumpFormat,
+  matches: (words: Uint32Array, base: number) => boolean,
+  terminal: Terminal,
+): Promise<void> {
+  const formatFlow = formatter(table, format);
+  const [open, between, close] = format === "json" ? ["[\n", ",\n", "\n]\n"] : ["", "\n", "\n"];
+  let printed = 0;
+  try {
+    for await (const batch of requestDump(path, table, { signal: terminal.closed })) {
+      let text = "";
+      for (let i = 0, base = 0; base < batch.words.length; i++, base += RECORD_WORDS) {
+        if (!matches(batch.words, base)) continue;
+        text += printed++ === 0 ? open : between;
+        text += formatFlow(batch.words, base, batch.rare.get(i) ?? null);
+      }
+      if (text !== "") await terminal.write(text);
+    }
+  } catch (error) {
+    terminal.throwIfClosed();
+    // What was printed ends with a whole line; JSON stays open, so that nobody takes half a table for a whole one.
+    if (printed > 0) await terminal.write("\n");
+    throw error;
+  }
+  if (printed > 0) await terminal.write(close);
+  else if (format === "json") await terminal.write("[]\n");
+}
+
+/**
+ * An external cache is printed without reply tuples, as conntrackd does. A kernel table is printed as conntrack(8) does:
+ * it has timeouts, and does not know how long its entries have been active.
+ */
+function formatter(table: FlowTableName, format: DumpFormat): FlowFormatter {
+  const options = { reply: table !== "external", nowSeconds: Math.floor(Date.now() / 1000) };
+  switch (format) {
+    case "conntrack":
+      if (table === "kernel") return (words, base, rare) => formatConntrackTool(words, base, rare);
+      return (words, base, rare) => formatConntrack(words, base, rare, options);
+    case "xml":
+      return (words, base, rare) => formatXml(words, base, rare, options);
+    case "json":
+      return (words, base, rare) => JSON.stringify(flowFromRecord(words, base, rare));
+    default:
+      return format satisfies never;
+  }
+}

@@ -1,0 +1,118 @@
+import { readConfigText } from "../../config/config-text.js";
+import { controlPath } from "../../config/control-path.js";
+import { type ConntrackdConf, isConntrackdConf, parseConntrackdConf } from "../../conntrackd/conf.js";
+import { isYes } from "../../conntrackd/leaf.js";
+import { linksOf } from "../../conntrackd/link.js";
+import { directivesAt } from "../../conntrackd/tree.js";
+import { ConntrailError, errorText } from "../../errors.js";
+import { packageVersion } from "../command/version.js";
+import { OutputClosed, Terminal } from "../process/terminal.js";
+import { type Complaint, type ParsedOptions, parseOptions, usageText, versionText } from "./options.js";
+import type { RequestConfig } from "./request.js";
+import { BROKER_LINK, type StatsLink } from "./stats.js";
+
+/** Where conntrackd looks for its configuration. */
+const DEFAULT_CONNTRACKD_CONF = "/etc/conntrackd/conntrackd.conf";
+
+/**
+ * Runs conntrackd's command line and sets the exit code as conntrackd does: 0 done, or the request is on its way; 1 for a daemon
+ * that cannot be reached or refuses, a bad configuration, bad parameters.
+ */
+export async function main(argv: readonly string[]): Promise<void> {
+  const terminal = new Terminal(process.stdout, process.stderr);
+  const options = parseOptions(argv);
+  if (options.usage) await terminal.write(usageText(packageVersion()));
+  for (const each of options.complaints) complain(terminal, each);
+  try {
+    process.exitCode = await run(options, terminal);
+  } catch (error) {
+    process.exitCode = error instanceof OutputClosed ? 0 : 1;
+    if (!(error instanceof OutputClosed)) complain(terminal, { level: "ERROR", text: complaintOf(error) });
+  }
+}
+
+/** Does what the options say; the exit code. */
+async function run({ does, configPath }: ParsedOptions, terminal: Terminal): Promise<number> {
+  const path = configPath ?? DEFAULT_CONNTRACKD_CONF;
+  switch (does.kind) {
+    case "exit":
+      return does.code;
+    case "version":
+      await terminal.write(versionText(packageVersion()));
+      return 0;
+    case "request": {
+      const { sendRequest } = await import("./request.js");
+      await sendRequest(does.request, await readRequestConfig(path), terminal);
+      return terminal.exitCode;
+    }
+    case "daemon": {
+      if (does.background) {
+        // What is wrong with the file is said at once, in the foreground.
+        const [{ runInBackground }, { loadAnyConfig }] = await Promise.all([
+          import("../process/background.js"),
+          import("../command/config-file.js"),
+        ]);
+        loadAnyConfig(path);
+        await runInBackground(path);
+        return 0;
+      }
+      await runHere(path, terminal);
+      return 0;
+    }
+    default:
+      return does satisfies never;
+  }
+}
+
+/** The daemon in this process, which tells the one that started it, if it was `-d`, what became of it. */
+async function runHere(path: string, terminal: Terminal): Promise<void> {
+  const [{ runInForeground }, { reportFailure, reportReady }] = await Promise.all([
+    import("../command/run-daemon.js"),
+    import("../process/background.js"),
+  ]);
+  try {
+    await runInForeground({
+      configPath: path,
+      ready: reportReady,
+      failed: (text) => {
+        reportFailure(text);
+        complain(terminal, { level: "ERROR", text });
+      },
+    });
+  } catch (error) {
+    reportFailure(errorText(error));
+    throw error;
+  }
+}
+
+/** What a request needs of the configuration, read without the rest of it, so that a script's call is quick. */
+async function readRequestConfig(path: string): Promise<RequestConfig> {
+  const text = readConfigText(path);
+  if (!isConntrackdConf(text)) return { control: await controlPath(path), link: BROKER_LINK, expectations: true };
+  const conf = parseConntrackdConf(text, path);
+  const sync = directivesAt(conf.nodes, ["Sync", "Options", "ExpectationSync"]).at(-1);
+  const expectations = sync !== undefined && (sync.block !== null || isYes(sync.values[0]?.text ?? ""));
+  return { control: conf.unixPath, link: linkOf(conf), expectations };
+}
+
+function linkOf({ nodes, device }: ConntrackdConf): StatsLink {
+  const kind = linksOf(nodes).active?.kind ?? BROKER_LINK.protocol;
+  return { protocol: kind === "Multicast" ? "multicast" : kind, device: device ?? BROKER_LINK.device };
+}
+
+/** conntrackd's own words where scripts may look for them; the rest says more. */
+function complaintOf(error: unknown): string {
+  const cause = error instanceof ConntrailError ? (error.cause as NodeJS.ErrnoException | undefined) : undefined;
+  if (cause?.code === "ENOENT" && cause.syscall === "open" && (error as ConntrailError).code === "CONFIG") {
+    return `can't open config file \`${cause.path}'`;
+  }
+  if (cause?.syscall === "connect") return "can't connect: is conntrackd running? appropriate permissions?";
+  return errorText(error);
+}
+
+/** A line as conntrackd writes it: `[Sat Nov 21 11:10:06 2026] (pid=8474) [ERROR] what is wrong`. */
+function complain(terminal: Terminal, { level, text }: Complaint): void {
+  const [weekday, month, day, year, clock] = new Date().toString().split(" ");
+  const date = `${weekday} ${month} ${String(Number(day)).padStart(2)} ${clock} ${year}`;
+  terminal.usage(`[${date}] (pid=${process.pid}) [${level}] ${text.trim().replace(/\s*\n\s*/g, " ")}\n`);
+}

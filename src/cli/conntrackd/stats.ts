@@ -1,0 +1,226 @@
+import type { StatsReport, StatusReport } from "../../control/protocol.js";
+import type { StatsPart } from "./options.js";
+
+/**
+ * The texts of `conntrackd -s`, in its own printf forms, from the counters named in StatsReport; one that the daemon does not have
+ * is 0. Headings are conntrackd's, whatever carries the messages: its resend queue is what the broker has yet to confirm.
+ */
+
+/** The dedicated link as the configuration names it. */
+export interface StatsLink {
+  readonly protocol: "UDP" | "TCP" | "multicast";
+  readonly device: string;
+}
+
+/** What a part is printed from. */
+export interface StatsSources {
+  readonly stats: StatsReport;
+  readonly status: StatusReport;
+  readonly link: StatsLink;
+  /** conntrackd without ExpectationSync prints nothing of expectations. */
+  readonly expectations: boolean;
+}
+
+/** Where the configuration names no interface, the broker is named. */
+export const BROKER_LINK: StatsLink = { protocol: "UDP", device: "nats" };
+
+/** What the publisher holds unconfirmed at the most, and conntrackd's sizes of the queues that conntrail does not need. */
+const RESEND_QUEUE_MAX = 16_384;
+const TX_QUEUE_MAX = 2_147_483_647;
+const ERROR_QUEUE_MAX = 128;
+
+/** What `conntrackd -s PART` prints. */
+export function formatStatsPart(part: StatsPart, sources: StatsSources): string {
+  const { stats, status, link } = sources;
+  switch (part) {
+    case "ct":
+      return formatConntrackdStats(stats, link);
+    case "expect":
+      if (!sources.expectations) return "";
+      return generalText(stats, link, expectationCache(stats, "internal"), expectationCache(stats, "external"));
+    case "network":
+      return networkText(stats) + trafficText(stats, activeHead(stats, link));
+    case "cache":
+      return extendedCacheText(stats, "internal") + extendedCacheText(stats, "external");
+    case "runtime":
+      return runtimeText(stats, status);
+    case "link":
+      return trafficText(stats, linkHead(status, link));
+    case "rsqueue":
+      return resendQueueText(status);
+    case "queue":
+      return queueText(stats, status);
+    case "process":
+      // conntrackd's children that write a dump; here the daemon does that itself.
+      return "";
+    default:
+      return part satisfies never;
+  }
+}
+
+/** What `conntrackd -s` prints. */
+export function formatConntrackdStats(stats: StatsReport, link: StatsLink = BROKER_LINK): string {
+  return generalText(stats, link, stats.internal ?? {}, stats.external ?? {});
+}
+
+type Counters = Readonly<Record<string, number>>;
+
+function generalText(stats: StatsReport, link: StatsLink, internal: Counters, external: Counters): string {
+  const traffic = `${wide(stats.traffic?.bytes)} Bytes      ${wide(stats.traffic?.packets)} Pckts`;
+  const { malformed, lost } = stats.messages ?? {};
+  return [
+    cacheText("internal", internal),
+    cacheText("external", external),
+    `traffic processed:\n${traffic}\n\n`,
+    trafficText(stats, activeHead(stats, link)),
+    `message tracking:\n${wide(malformed)} Malformed msgs ${wide(lost)} Lost msgs\n\n`,
+  ].join("");
+}
+
+function cacheText(name: string, cache: Counters): string {
+  const row = (head: string, done: number | undefined, failed: number | undefined): string =>
+    `${head}\t${narrow(done)}\tfailed:\t${narrow(failed)}\n`;
+  return [
+    `cache ${name}:\n`,
+    `current active connections:\t${narrow(cache.active)}\n`,
+    row("connections created:\t", cache.created, cache.createFailed),
+    row("connections updated:\t", cache.updated, cache.updateFailed),
+    row("connections destroyed:\t", cache.destroyed, cache.destroyFailed),
+    "\n",
+  ].join("");
+}
+
+/** The counters of expectations under the names that those of flows have. */
+function expectationCache(stats: StatsReport, cache: "internal" | "external"): Counters {
+  const counters = stats.expectations ?? {};
+  const count = (name: string): number => counters[`${cache}${name}`] ?? 0;
+  return {
+    active: count("Active"),
+    created: count("Created"),
+    createFailed: count("CreateFailedFull") + count("Stale"),
+    updated: count("Updated"),
+    updateFailed: 0,
+    destroyed: count("Destroyed"),
+    destroyFailed: count("DestroyUnknown") + count("Unknown"),
+  };
+}
+
+function trafficText(stats: StatsReport, head: string): string {
+  const link = stats.link ?? {};
+  return [
+    `${head}:\n`,
+    `${wide(link.bytesSent)} Bytes sent ${wide(link.bytesReceived)} Bytes recv\n`,
+    `${wide(link.packetsSent)} Pckts sent ${wide(link.packetsReceived)} Pckts recv\n`,
+    `${wide(link.sendErrors)} Error send ${wide(link.receiveErrors)} Error recv\n\n`,
+  ].join("");
+}
+
+/** Of TCP it also says whether there is a connection each way. */
+function activeHead(stats: StatsReport, { protocol, device }: StatsLink): string {
+  const head = `${protocol} traffic (active device=${device})`;
+  if (protocol !== "TCP") return head;
+  const connected = (packets = 0): string => (packets > 0 ? "connected" : "disconnected");
+  const { packetsSent, packetsReceived } = stats.link ?? {};
+  return `${head} server=${connected(packetsReceived)} client=${connected(packetsSent)}`;
+}
+
+function linkHead(status: StatusReport, { protocol, device }: StatsLink): string {
+  const running = status.broker.state === "up" ? "RUNNING" : "DOWN";
+  return `${protocol} traffic device=${device} status=${running} role=ACTIVE`;
+}
+
+function networkText(stats: StatsReport): string {
+  const { malformed, lost } = stats.messages ?? {};
+  return [
+    "network statistics:\n\trecv:\n",
+    `\t\tMalformed messages:\t${wide(malformed)}\n`,
+    `\t\tWrong protocol version:\t${wide(0)}\n`,
+    `\t\tMalformed header:\t${wide(0)}\n`,
+    `\t\tMalformed payload:\t${wide(0)}\n`,
+    `\t\tBad message type:\t${wide(0)}\n`,
+    `\t\tTruncated message:\t${wide(0)}\n`,
+    `\t\tBad message size:\t${wide(0)}\n`,
+    `\tsend:\n\t\tMalformed messages:\t${wide(0)}\n\n`,
+    "sequence tracking statistics:\n\trecv:\n",
+    `\t\tPackets lost:\t\t${wide(lost)}\n`,
+    `\t\tPackets before:\t\t${wide(0)}\n\n`,
+  ].join("");
+}
+
+function extendedCacheText(stats: StatsReport, name: "internal" | "external"): string {
+  const cache = stats[name] ?? {};
+  const both = (done: number | undefined, failed: number | undefined): string => `${narrow(done)}/${narrow(failed)}`;
+  return [
+    `cache:${name}\tactive objects:\t\t${narrow(cache.active)}\n`,
+    `\tactive/total entries:\t\t${both(cache.active, cache.active)}\n`,
+    `\tcreation OK/failed:\t\t${both(cache.created, cache.createFailed)}\n`,
+    `\t\tno memory available:\t${narrow(0)}\n`,
+    `\t\tno space left in cache:\t${narrow(cache.createFailedFull)}\n`,
+    `\tupdate OK/failed:\t\t${both(cache.updated, cache.updateFailed)}\n`,
+    `\t\tentry not found:\t${narrow(cache.updateFailed)}\n`,
+    `\tdeletion created/failed:\t${both(cache.destroyed, cache.destroyFailed)}\n`,
+    `\t\tentry not found:\t${narrow(cache.destroyFailed)}\n\n`,
+  ].join("");
+}
+
+function runtimeText(stats: StatsReport, status: StatusReport): string {
+  const { events = {}, replicator = {}, control = {} } = stats;
+  return [
+    `daemon uptime: ${uptime(stats.runtime?.uptimeSeconds ?? 0)}\n\nnetlink stats:\n`,
+    `\tevents received:\t${wide(events.eventsReceived)}\n`,
+    `\tevents filtered:\t${wide((replicator.filtered ?? 0) + (replicator.expectationsFiltered ?? 0))}\n`,
+    `\tevents unknown type:\t\t${narrow(events.unknownType)}\n`,
+    `\tcatch event failed:\t\t${narrow(events.receiveErrors)}\n`,
+    `\tdump unknown type:\t\t${narrow(0)}\n`,
+    `\tnetlink overrun:\t\t${narrow(events.overruns)}\n`,
+    `\tflush kernel table:\t\t${narrow(replicator.kernelFlushes)}\n`,
+    `\tresync with kernel table:\t${narrow(replicator.kernelResyncs)}\n`,
+    `\tcurrent buffer size (in bytes):\t${narrow(events.bufferBytes)}\n\nruntime stats:\n`,
+    // The broker is the only child.
+    `\tchild process failed:\t\t${narrow(status.broker.restarts)}\n`,
+    `\t\tchild process segfault:\t${narrow(0)}\n`,
+    `\t\tchild process termsig:\t${narrow(0)}\n`,
+    `\tselect failed:\t\t\t${narrow(0)}\n`,
+    `\twait failed:\t\t\t${narrow(0)}\n`,
+    `\tlocal read failed:\t\t${narrow((control.timedOut ?? 0) + (control.aborted ?? 0))}\n`,
+    `\tlocal unknown request:\t\t${narrow((control.malformed ?? 0) + (control.oversized ?? 0))}\n\n`,
+  ].join("");
+}
+
+/** `2 days 3 h 4 min`; days and hours stand there when there are any. */
+function uptime(seconds: number): string {
+  const days = Math.floor(seconds / 86_400);
+  const hours = Math.floor(seconds / 3600) % 24;
+  const minutes = Math.floor(seconds / 60) % 60;
+  const dayText = days === 0 ? "" : `${days} day${days === 1 ? "" : "s"} `;
+  return `${dayText}${hours === 0 ? "" : `${hours} h `}${minutes} min`;
+}
+
+function resendQueueText({ publisher }: StatusReport): string {
+  const { unconfirmed, confirmedNumber } = publisher;
+  let text = `resent queue (len=${unconfirmed})\n`;
+  for (let i = 1; i <= unconfirmed; i++) text += `object -> seq:${confirmedNumber + i}\n`;
+  return text;
+}
+
+function queueText(stats: StatsReport, { publisher }: StatusReport): string {
+  const queue = (name: string, current: number, max: number, full: number | undefined): string =>
+    `queue ${name}:\ncurrent elements:\t\t${narrow(current)}\nmaximum elements:\t\t${narrow(max)}\n` +
+    `not enough space errors:\t${narrow(full)}\n\n`;
+  return [
+    `allocated queue nodes:\t\t${narrow(publisher.unconfirmed)}\n\n`,
+    queue("txqueue", 0, TX_QUEUE_MAX, 0),
+    queue("errorq", 0, ERROR_QUEUE_MAX, 0),
+    queue("rsqueue", publisher.unconfirmed, RESEND_QUEUE_MAX, stats.publisher?.droppedMessages),
+  ].join("");
+}
+
+/** %12u */
+function narrow(value = 0): string {
+  return String(value).padStart(12);
+}
+
+/** %20llu */
+function wide(value = 0): string {
+  return String(value).padStart(20);
+}

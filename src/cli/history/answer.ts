@@ -1,0 +1,91 @@
+import type { Connection, Gap, HistoryAnswer } from "../../history/connection.js";
+import { formatTime } from "../../history/time.js";
+import type { Terminal } from "../process/terminal.js";
+import type { ConnectionOutput, OutputRow } from "./connection-output.js";
+
+const PROGRESS_FIRST_MS = 1000;
+const PROGRESS_EVERY_MS = 250;
+/** More gaps than this are a number. */
+const GAP_LINES_MAX = 8;
+
+/** What became of an answer. */
+export interface PrintedAnswer {
+  readonly connections: number;
+  readonly gaps: readonly Gap[];
+}
+
+/**
+ * Prints an answer as it comes, then on standard error what it lacks. `rows` makes what is printed of a batch; where it is
+ * left out, each connection is a row.
+ */
+export async function printAnswer(
+  answer: HistoryAnswer,
+  output: ConnectionOutput,
+  terminal: Terminal,
+  rows: (batch: readonly Connection[]) => readonly OutputRow[] = (batch) => batch.map((connection) => ({ connection })),
+): Promise<PrintedAnswer> {
+  const stopProgress = showProgress(answer, terminal);
+  let connections = 0;
+  let doubtful = false;
+  try {
+    for await (const batch of answer.connections) {
+      const printed = rows(batch);
+      connections += printed.length;
+      doubtful ||= printed.some(({ connection }) => connection.mayMiss);
+      terminal.progressLine("");
+      await output.write(printed);
+    }
+  } finally {
+    stopProgress();
+  }
+  terminal.throwIfClosed();
+  const gaps = answer.gaps();
+  await output.end(gaps);
+  tellGaps(gaps, terminal);
+  if (doubtful && output.marksDoubt) terminal.complain("? marks connections for which events may be missing");
+  const { malformed } = answer.progress();
+  if (malformed > 0) terminal.complain(`passed over: ${counted(malformed, "message")}, damaged or not conntrail's`);
+  return { connections, gaps };
+}
+
+/** A line for each gap, up to a bound. */
+export function tellGaps(gaps: readonly Gap[], terminal: Terminal): void {
+  for (const gap of gaps.slice(0, GAP_LINES_MAX)) terminal.complain(formatGap(gap));
+  const more = gaps.length - GAP_LINES_MAX;
+  if (more > 0) terminal.complain(`and ${counted(more, "more gap")}; --json lists them all`);
+}
+
+/** `events of fw2 may be missing from … until … (12 events): overrun`. */
+export function formatGap({ node, fromMs, untilMs, events, reason }: Gap): string {
+  const from = fromMs === null ? "" : ` from ${formatTime(fromMs)}`;
+  const until = untilMs === null ? "" : ` until ${formatTime(untilMs)}`;
+  const count = events === null ? "" : ` (${counted(events, "event")})`;
+  return `events of ${node} may be missing${from}${until}${count}: ${reason}`;
+}
+
+function counted(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? "" : "s"}`;
+}
+
+/** Shows how far a long scan is, on a terminal. Returns the way to end that. */
+function showProgress(answer: HistoryAnswer, terminal: Terminal): () => void {
+  if (!terminal.watched) return () => {};
+  const start = performance.now();
+  const timer = setInterval(() => {
+    if (performance.now() - start >= PROGRESS_FIRST_MS) terminal.progressLine(progressText(answer));
+  }, PROGRESS_EVERY_MS);
+  return () => {
+    clearInterval(timer);
+    terminal.progressLine("");
+  };
+}
+
+function progressText(answer: HistoryAnswer): string {
+  const { messages, messagesTotal, events, timeMs, archive } = answer.progress();
+  if (archive !== undefined && archive.files < archive.filesTotal) {
+    return `file ${archive.files + 1} of ${archive.filesTotal} of the archive`;
+  }
+  const share = messagesTotal === 0 ? "" : `${Math.min(100, Math.floor((100 * messages) / messagesTotal))} %, `;
+  const time = timeMs === null ? "" : `, at ${formatTime(Math.floor(timeMs / 1000) * 1000)}`;
+  return `${share}${events.toLocaleString("en")} events read${time}`;
+}

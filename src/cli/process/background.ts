@@ -1,0 +1,59 @@
+import { spawn } from "node:child_process";
+import { resolve } from "node:path";
+import { ConntrailError } from "../../errors.js";
+
+/** A store that is read through at the start may take as long as systemd is told to wait (deploy/conntrail.service). */
+const START_MS_MAX = 60_000;
+
+/** What the daemon tells the process that started it with `-d`. */
+type Report = { readonly ready: true } | { readonly failed: string };
+
+/**
+ * Starts this program once more as a daemon: detached, in a session of its own, in /, without the terminal. Resolves when it is
+ * ready. Throws ConntrailError CONTROL with its reason when it ends before, TIMEOUT when it is not ready in time and was ended.
+ */
+export async function runInBackground(configPath: string): Promise<void> {
+  const child = spawn(process.execPath, [...process.execArgv, process.argv[1]!, "-C", resolve(configPath)], {
+    cwd: "/",
+    detached: true,
+    stdio: ["ignore", "ignore", "ignore", "ipc"],
+  });
+  let timer: NodeJS.Timeout | undefined;
+  try {
+    await new Promise<void>((done, reject) => {
+      const fail = (code: "CONTROL" | "TIMEOUT", text: string): void => reject(new ConntrailError(code, text));
+      let reason = "conntrackd cannot start, please review your configuration";
+      child.on("message", (message) => {
+        const report = message as Report;
+        if ("ready" in report) done();
+        else reason = report.failed;
+      });
+      child.once("error", reject);
+      child.once("exit", () => fail("CONTROL", reason));
+      timer = setTimeout(() => {
+        child.kill("SIGTERM");
+        fail("TIMEOUT", `the daemon was not ready within ${START_MS_MAX / 1000} s: look at its log`);
+      }, START_MS_MAX);
+    });
+  } finally {
+    clearTimeout(timer);
+    if (child.connected) child.disconnect();
+    child.unref();
+  }
+}
+
+/** Tells the process that started this one that the daemon does its work; nothing when nobody did. */
+export function reportReady(): void {
+  report({ ready: true });
+  if (process.connected) process.disconnect();
+}
+
+/** Tells the process that started this one why the daemon ends; nothing when nobody did. */
+export function reportFailure(text: string): void {
+  report({ failed: text });
+}
+
+function report(message: Report): void {
+  // Whoever started it may be gone, which is no concern of a daemon's.
+  process.send?.(message, undefined, undefined, () => {});
+}

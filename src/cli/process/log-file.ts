@@ -1,0 +1,47 @@
+import { appendFileSync, closeSync, openSync } from "node:fs";
+import { ConntrailError, errorText } from "../../errors.js";
+
+/** Readable by root alone, as conntrackd makes it: it names hosts. */
+const MODE = 0o600;
+
+/** A log file that each line is appended to at once. What cannot be written (a full disk) is counted, and said when there is room again. */
+export class LogFile {
+  readonly #path: string;
+  #fd: number;
+  #lost = 0;
+
+  /** Throws ConntrailError CONFIG when it cannot be opened. */
+  constructor(path: string) {
+    this.#path = path;
+    this.#fd = openLog(path);
+  }
+
+  write(line: string): void {
+    try {
+      if (this.#lost > 0) {
+        const lost = { level: 40, time: Date.now(), lost: this.#lost, msg: "lines of the log could not be written" };
+        // Of the line for which there was no room, the file may have the beginning.
+        appendFileSync(this.#fd, `\n${JSON.stringify(lost)}\n`);
+        this.#lost = 0;
+      }
+      appendFileSync(this.#fd, line);
+    } catch {
+      this.#lost++;
+    }
+  }
+
+  /** Goes on in a new file of the name, after logrotate has moved the old one. Throws as the constructor; the old one is kept then. */
+  reopen(): void {
+    const fd = openLog(this.#path);
+    closeSync(this.#fd);
+    this.#fd = fd;
+  }
+}
+
+function openLog(path: string): number {
+  try {
+    return openSync(path, "a", MODE);
+  } catch (cause) {
+    throw new ConntrailError("CONFIG", `log.file ${path} cannot be written: ${errorText(cause)}`, { cause });
+  }
+}

@@ -1,0 +1,77 @@
+import { UnixDatagram } from "../../os/unix-datagram.js";
+import { formatLogText, type LogEntry, parseLogEntry } from "./log-line.js";
+
+/** Where syslog(3) sends to. */
+const DEV_LOG = "/dev/log";
+
+/** Longer lines are cut; a syslog daemon takes 8 KiB. */
+const LINE_LENGTH_MAX = 4000;
+
+/** Codes of syslog(3). */
+const FACILITIES: Readonly<Record<string, number>> = {
+  user: 1,
+  daemon: 3,
+  local0: 16,
+  local1: 17,
+  local2: 18,
+  local3: 19,
+  local4: 20,
+  local5: 21,
+  local6: 22,
+  local7: 23,
+};
+
+const LOG_CRIT = 2;
+const LOG_ERR = 3;
+const LOG_WARNING = 4;
+const LOG_INFO = 6;
+const LOG_DEBUG = 7;
+
+/**
+ * The log for syslog, as the C library would write it. Nothing waits for the syslog daemon: a line that it does not take is
+ * counted, and said with the next that it takes.
+ */
+export class Syslog {
+  readonly #facility: number;
+  readonly #socket: UnixDatagram;
+  #lost = 0;
+
+  constructor(facility: string, path = DEV_LOG) {
+    this.#facility = FACILITIES[facility] ?? 3;
+    this.#socket = new UnixDatagram(path);
+  }
+
+  /** A line as pino writes it. */
+  write(line: string): void {
+    const entry = parseLogEntry(line);
+    if (entry === null) return;
+    if (this.#lost > 0) {
+      const lost = { level: 40, time: entry.time, lost: this.#lost, msg: "lines of the log were not taken by syslog" };
+      if (this.#send(lost)) this.#lost = 0;
+    }
+    if (!this.#send(entry)) this.#lost++;
+  }
+
+  #send(entry: LogEntry): boolean {
+    const priority = this.#facility * 8 + severity(Number(entry.level));
+    const text = formatLogText(entry)
+      .replace(/\s*\n\s*/g, " ")
+      .slice(0, LINE_LENGTH_MAX);
+    return this.#socket.send(
+      `<${priority}>${timestamp(new Date(Number(entry.time)))} conntrail[${process.pid}]: ${text}`,
+    );
+  }
+}
+
+function severity(level: number): number {
+  if (level >= 60) return LOG_CRIT;
+  if (level >= 50) return LOG_ERR;
+  if (level >= 40) return LOG_WARNING;
+  return level >= 30 ? LOG_INFO : LOG_DEBUG;
+}
+
+/** `Jan  2 03:04:05`, in this machine's time. */
+function timestamp(date: Date): string {
+  const [, month, day, , clock] = date.toString().split(" ");
+  return `${month} ${String(Number(day)).padStart(2)} ${clock}`;
+}

@@ -1,0 +1,110 @@
+import { ConntrailError } from "../../errors.js";
+
+/** Thrown where output has nowhere to go any more; ends a command quietly. */
+export class OutputClosed extends Error {
+  override readonly name = "OutputClosed";
+}
+
+/** The standard output and error of a command, and the code with which it ends. */
+export class Terminal {
+  /** 0 done, 1 failed, 2 usage. */
+  exitCode = 0;
+  readonly #stdout: NodeJS.WriteStream;
+  readonly #stderr: NodeJS.WriteStream;
+  readonly #closed = new AbortController();
+  #failure: Error = new OutputClosed();
+
+  constructor(stdout: NodeJS.WriteStream, stderr: NodeJS.WriteStream) {
+    this.#stdout = stdout;
+    this.#stderr = stderr;
+    // `conntrail dump internal | head` closes the pipe early, which is no fault.
+    stdout.on("error", (cause: NodeJS.ErrnoException) => {
+      if (cause.code !== "EPIPE") {
+        this.#failure = new ConntrailError("CONTROL", `the output cannot be written: ${cause.message}`, { cause });
+      }
+      this.#closed.abort();
+    });
+    stderr.on("error", () => {});
+  }
+
+  /** Aborted when nobody reads the output any more. */
+  get closed(): AbortSignal {
+    return this.#closed.signal;
+  }
+
+  /** Throws what became of the output when it takes no more: OutputClosed when its reader went, which is no fault. */
+  throwIfClosed(): void {
+    if (this.closed.aborted) throw this.#failure;
+  }
+
+  /** Writes to standard output and waits until it is written. Throws as `throwIfClosed`. */
+  async write(text: string): Promise<void> {
+    this.throwIfClosed();
+    await new Promise<void>((resolve) => {
+      this.#stdout.write(text, () => resolve());
+    });
+    this.throwIfClosed();
+  }
+
+  /** A line on standard output. */
+  line(text: string): Promise<void> {
+    return this.write(`${text}\n`);
+  }
+
+  /** A value as JSON on standard output. */
+  json(value: unknown): Promise<void> {
+    return this.write(`${JSON.stringify(value, null, 2)}\n`);
+  }
+
+  /** Progress for a person who watches; nothing when standard error is not a terminal. */
+  progress(text: string): void {
+    if (this.#stderr.isTTY) this.#stderr.write(`${text}\n`);
+  }
+
+  /** Whether standard output shows colours: a terminal, unless NO_COLOR is set (https://no-color.org). */
+  get colours(): boolean {
+    return this.#stdout.isTTY === true && (process.env.NO_COLOR ?? "") === "";
+  }
+
+  /** Whether a person watches standard error. */
+  get watched(): boolean {
+    return this.#stderr.isTTY === true;
+  }
+
+  /** Progress in one line that the next one writes over; "" takes it away. Nothing when standard error is not a terminal. */
+  progressLine(text: string): void {
+    if (this.watched) this.#stderr.write(`\r\u001b[K${text}`);
+  }
+
+  /** The one line that says why a command failed, or what its answer lacks. */
+  complain(text: string): void {
+    this.#stderr.write(`conntrail: ${text.trim().replace(/\s*\n\s*/g, " ")}\n`);
+  }
+
+  /** Standard error as it is, for usage texts. */
+  usage(text: string): void {
+    this.#stderr.write(text);
+  }
+}
+
+/** Columns as wide as their widest cell, two spaces apart; the first row is the heading. */
+export function formatColumns(rows: readonly (readonly string[])[]): string {
+  const widths: number[] = [];
+  for (const row of rows) {
+    row.forEach((cell, i) => {
+      widths[i] = Math.max(widths[i] ?? 0, cell.length);
+    });
+  }
+  return rows
+    .map((row) => `${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  ")}`.trimEnd())
+    .map((line) => `${line}\n`)
+    .join("");
+}
+
+/** Milliseconds for people: `850 ms`, `2.4 s`, `12 min`, `3.5 h`. */
+export function formatMs(ms: number | null): string {
+  if (ms === null) return "-";
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  if (ms < 120_000) return `${(ms / 1000).toFixed(1)} s`;
+  return ms < 7_200_000 ? `${Math.round(ms / 60_000)} min` : `${(ms / 3_600_000).toFixed(1)} h`;
+}

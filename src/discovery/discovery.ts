@@ -1,0 +1,280 @@
+import { createSocket, type RemoteInfo, type Socket } from "node:dgram";
+import { once } from "node:events";
+import { isIPv6 } from "node:net";
+import { networkInterfaces } from "node:os";
+import type { Logger } from "pino";
+import { canonicalAddress } from "../config/address.js";
+import type { Config, DiscoverConfig, PeerConfig } from "../config/config.js";
+import { ConntrailError, errorText } from "../errors.js";
+import {
+  type Announcement,
+  decodeAnnouncement,
+  encodeAnnouncement,
+  judgeAnnouncement,
+  PEERS_MAX,
+} from "./announcement.js";
+import { saveDiscovered } from "./discovered-peers.js";
+
+/** What discovery counts; the group `discovery` of `stats`. */
+export interface DiscoveryCounters {
+  announcementsSent: number;
+  sendFailed: number;
+  /** Datagrams of others. */
+  received: number;
+  /** Those that are no announcement of a known version. */
+  malformed: number;
+  /** Announcements of other clusters. */
+  foreign: number;
+  /** Those of this cluster that contradict what is known, or of nodes whose broker does not answer; the log says why, once. */
+  refused: number;
+  peersFound: number;
+  /** Times that the sockets were made anew because nothing was heard, or could not be made. */
+  reopened: number;
+}
+
+const ANNOUNCE_INTERVAL_MS = 1000;
+/** This node hears itself every second: after such a silence the interface has gone, or is another one by that name. */
+const SILENCE_MS_MAX = 5000;
+/** Nodes at a time whose brokers are tried. */
+const TRIED_MAX = 16;
+/** Reasons that are remembered, so that each is logged once. */
+const REASONS_MAX = 64;
+
+interface Sockets {
+  readonly receiver: Socket;
+  readonly sender: Socket;
+  /** The group as it is sent to, with the interface where it is IPv6. */
+  readonly group: string;
+}
+
+/**
+ * Finds peers by multicast on the dedicated link: tells of this node every second, and reports each node of the same cluster
+ * once. Nothing that comes in, and no state of the interface, ends it.
+ */
+export class Discovery {
+  readonly counters: DiscoveryCounters = {
+    announcementsSent: 0,
+    sendFailed: 0,
+    received: 0,
+    malformed: 0,
+    foreign: 0,
+    refused: 0,
+    peersFound: 0,
+    reopened: 0,
+  };
+  readonly #config: Config;
+  readonly #discover: DiscoverConfig;
+  readonly #own: Announcement;
+  readonly #peers: PeerConfig[];
+  readonly #reach: (peer: PeerConfig) => Promise<string | null>;
+  readonly #onPeer: (peer: PeerConfig) => Promise<void>;
+  readonly #log: Logger;
+  readonly #reasons = new Set<string>();
+  #sockets: Sockets | null = null;
+  #timer: NodeJS.Timeout | null = null;
+  #opening: Promise<void> | null = null;
+  readonly #tried = new Map<string, Promise<void>>();
+  #saving: Promise<void> = Promise.resolve();
+  #heardMs = Number.NEGATIVE_INFINITY;
+  #trouble = "";
+  #closed = false;
+
+  constructor(options: {
+    /** With the peers that are known already. */
+    config: Config;
+    discover: DiscoverConfig;
+    /** Null when the broker of a node answers; else why it does not. */
+    reach: (peer: PeerConfig) => Promise<string | null>;
+    /** Follows a new peer from now on. */
+    onPeer: (peer: PeerConfig) => Promise<void>;
+    log: Logger;
+  }) {
+    const { config } = options;
+    this.#config = config;
+    this.#discover = options.discover;
+    this.#own = { cluster: config.cluster, node: config.node, address: config.listen, port: config.broker.port };
+    this.#peers = [...config.peers];
+    this.#reach = options.reach;
+    this.#onPeer = options.onPeer;
+    this.#log = options.log;
+  }
+
+  /** Begins; an interface that is not there yet is waited for. */
+  start(): void {
+    this.#timer = setInterval(() => this.#tick(), ANNOUNCE_INTERVAL_MS);
+    this.#tick();
+  }
+
+  /** Resolves when a peer that was just found is followed. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    if (this.#timer !== null) clearInterval(this.#timer);
+    await this.#opening;
+    this.#drop();
+    await Promise.all(this.#tried.values());
+  }
+
+  #tick(): void {
+    if (this.#opening !== null) return;
+    if (performance.now() - this.#heardMs > SILENCE_MS_MAX) {
+      this.#opening = this.#reopen().finally(() => {
+        this.#opening = null;
+      });
+      return;
+    }
+    this.#announce();
+  }
+
+  async #reopen(): Promise<void> {
+    if (Number.isFinite(this.#heardMs)) this.counters.reopened++;
+    this.#heardMs = performance.now();
+    this.#drop();
+    try {
+      this.#sockets = await this.#open();
+      if (!this.#closed) this.#announce();
+    } catch (error) {
+      this.#complain(errorText(error));
+    }
+  }
+
+  /** The receiver takes what comes to the group alone; what the sender sends comes from `listen`, as receivers demand. */
+  async #open(): Promise<Sockets> {
+    const { group, port } = this.#discover;
+    const { listen } = this.#config;
+    const ipv6 = isIPv6(group);
+    const type = ipv6 ? "udp6" : "udp4";
+    const name = this.#discover.interface ?? interfaceOf(listen);
+    const scope = ipv6 ? `%${name}` : "";
+    const receiver = createSocket({ type, reuseAddr: true });
+    const sender = createSocket({ type });
+    const sockets = { receiver, sender, group: `${group}${scope}` };
+    try {
+      receiver.bind({ address: sockets.group, port });
+      await once(receiver, "listening");
+      receiver.addMembership(group, ipv6 ? `::${scope}` : listen);
+      sender.bind({ address: listen, port: 0, exclusive: true });
+      await once(sender, "listening");
+      sender.setMulticastInterface(ipv6 ? `::${scope}` : listen);
+      sender.setMulticastTTL(1);
+      sender.setMulticastLoopback(true);
+    } catch (error) {
+      receiver.close();
+      sender.close();
+      const where = `${sockets.group} port ${port}, listen ${listen} on ${name}`;
+      throw new ConntrailError("KERNEL", `discover: ${where}: ${errorText(error)}`, { cause: error });
+    }
+    for (const socket of [receiver, sender]) socket.on("error", (error) => this.#complain(errorText(error)));
+    receiver.on("message", (bytes, from) => this.#receive(bytes, from));
+    const level = this.counters.reopened === 0 ? "info" : "debug";
+    this.#log[level]({ group, port, interface: name }, "listening for peers");
+    return sockets;
+  }
+
+  #drop(): void {
+    this.#sockets?.receiver.close();
+    this.#sockets?.sender.close();
+    this.#sockets = null;
+  }
+
+  /** An observer listens only: it has no stream that others could follow. */
+  #announce(): void {
+    if (this.#sockets === null || this.#config.mode === "observer") return;
+    const { sender, group } = this.#sockets;
+    sender.send(encodeAnnouncement(this.#own), this.#discover.port, group, (error) => {
+      if (error === null) {
+        this.counters.announcementsSent++;
+        return;
+      }
+      this.counters.sendFailed++;
+      this.#complain(errorText(error));
+    });
+  }
+
+  #receive(bytes: Buffer, from: RemoteInfo): void {
+    const heard = decodeAnnouncement(bytes);
+    const verdict = heard === null ? null : judgeAnnouncement(heard, from.address, this.#own, this.#peers);
+    if (verdict?.type !== "own") this.counters.received++;
+    switch (verdict?.type) {
+      case undefined:
+        this.counters.malformed++;
+        return;
+      case "foreign":
+        this.counters.foreign++;
+        return;
+      case "refused":
+        this.#refuse(verdict.reason);
+        return;
+      case "found":
+        this.#try({ node: heard!.node, address: heard!.address, discovered: true });
+        break;
+      case "own":
+      case "known":
+        break;
+    }
+    this.#heardMs = performance.now();
+    if (this.#trouble === "") return;
+    this.#trouble = "";
+    this.#log.info("peers can be discovered again");
+  }
+
+  #try(peer: PeerConfig): void {
+    if (this.#tried.size >= TRIED_MAX || this.#tried.has(peer.address)) return;
+    const tried = this.#take(peer).catch((error: unknown) => {
+      this.#log.error(
+        { err: error, peer: peer.node },
+        "the peer that was found cannot be followed; restart to try again",
+      );
+    });
+    this.#tried.set(peer.address, tried);
+    void tried.then(() => this.#tried.delete(peer.address));
+  }
+
+  /** Nothing is kept of a node whose broker does not answer, or with `tls` cannot prove its name: anybody may announce anything. */
+  async #take(peer: PeerConfig): Promise<void> {
+    const { node, address } = peer;
+    const trouble = await this.#reach(peer);
+    if (this.#closed) return;
+    if (trouble !== null) return this.#refuse(`${node} at ${address} announces itself, but ${trouble}`);
+    // Others were tried at the same time.
+    const taken = this.#peers.some((other) => other.node === node || other.address === address);
+    if (taken || this.#peers.length >= PEERS_MAX) return;
+    this.#peers.push(peer);
+    this.counters.peersFound++;
+    this.#log.info({ peer: node, address }, "peer found");
+    this.#saving = this.#saving.then(() => this.#save());
+    await this.#saving;
+    if (!this.#closed) await this.#onPeer(peer);
+  }
+
+  async #save(): Promise<void> {
+    await saveDiscovered(this.#config, this.#peers).catch((error: unknown) => {
+      const trouble = errorText(error);
+      this.#log.warn({ error: trouble }, "the discovered peers could not be saved: a restart has to find them again");
+    });
+  }
+
+  #refuse(reason: string): void {
+    this.counters.refused++;
+    if (this.#reasons.size >= REASONS_MAX || this.#reasons.has(reason)) return;
+    this.#reasons.add(reason);
+    this.#log.warn({ reason }, "an announcement was refused");
+  }
+
+  /** Until something is heard again, the same trouble is told of once. */
+  #complain(trouble: string): void {
+    if (this.#closed || trouble === this.#trouble) return;
+    this.#trouble = trouble;
+    this.#log.warn({ trouble }, "peers cannot be discovered now; it is tried again");
+  }
+}
+
+/** The interface that has an address. @throws ConntrailError KERNEL when none has */
+function interfaceOf(address: string): string {
+  for (const [name, addresses = []] of Object.entries(networkInterfaces())) {
+    if (addresses.some((one) => canonicalAddress(one.address) === address)) return name;
+  }
+  throw new ConntrailError(
+    "KERNEL",
+    `discover: no interface has the address ${address}: bring it up, or correct listen`,
+  );
+}

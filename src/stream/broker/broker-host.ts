@@ -1,0 +1,207 @@
+import { execFile } from "node:child_process";
+import { constants } from "node:fs";
+import { access, mkdir, readdir, readFile, rename, stat, unlink, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { delimiter, dirname, join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { promisify } from "node:util";
+import type { Logger } from "pino";
+import { ConntrailError, errorText } from "../../errors.js";
+import {
+  BROKER_VERSION_MIN,
+  type BrokerConfigOptions,
+  type BrokerVersion,
+  brokerConfig,
+  hostPort,
+  parseBrokerVersion,
+  versionAtLeast,
+} from "./broker-config.js";
+
+/** The broker's child carries its daemon's process id in this variable: see `stopLeftovers`. */
+export const DAEMON_PID_VARIABLE = "CONNTRAIL_DAEMON_PID";
+
+/** Debian installs nats-server to /usr/sbin, which is not in the PATH of users. */
+const MORE_DIRECTORIES = ["/usr/local/bin", "/usr/local/sbin", "/usr/bin", "/usr/sbin"];
+const LEFTOVER_TERM_MS = 3000;
+const LEFTOVER_KILL_MS = 3000;
+const POLL_MS = 10;
+
+/** Where programs are looked for: the PATH, then the places of Debian and of hand-made installations. */
+export function programDirectories(): readonly string[] {
+  return [...(process.env.PATH ?? "").split(delimiter).filter((path) => path !== ""), ...MORE_DIRECTORIES];
+}
+
+/** The first executable of that name, or null. */
+export async function findProgram(name: string, directories: readonly string[]): Promise<string | null> {
+  for (const directory of directories) {
+    const file = join(directory, name);
+    if (await succeeds(access(file, constants.X_OK))) return file;
+  }
+  return null;
+}
+
+/** nats-server and its version. @throws ConntrailError BROKER_MISSING, BROKER when it is too old or does not run */
+export async function findBroker(directories: readonly string[]): Promise<{ file: string; version: BrokerVersion }> {
+  const least = BROKER_VERSION_MIN.join(".");
+  const file = await findProgram("nats-server", directories);
+  if (file === null) {
+    const message = `nats-server not found in PATH: apt-get install nats-server (${least} or newer), or set broker.mode to external`;
+    throw new ConntrailError("BROKER_MISSING", message);
+  }
+  const output = await promisify(execFile)(file, ["--version"], { timeout: 10_000 }).catch((error: unknown) => {
+    throw new ConntrailError("BROKER", `${file} --version failed: ${errorText(error)}`, { cause: error });
+  });
+  const version = parseBrokerVersion(output.stdout + output.stderr);
+  if (version === null || !versionAtLeast(version, BROKER_VERSION_MIN)) {
+    const found = version === null ? `does not tell its version (${output.stdout.trim()})` : `is ${version.join(".")}`;
+    throw new ConntrailError(
+      "BROKER",
+      `${file} ${found}, conntrail needs ${least} or newer: install a newer nats-server`,
+    );
+  }
+  return { file, version };
+}
+
+/** Makes the store directory, proves that it can be written and puts the configuration there. @throws ConntrailError STORE */
+export async function prepareStore(options: BrokerConfigOptions, version: BrokerVersion): Promise<string> {
+  const { storeDir } = options;
+  const path = join(storeDir, "nats.conf");
+  try {
+    await mkdir(join(storeDir, "jetstream"), { recursive: true, mode: 0o700 });
+    const probe = join(storeDir, "jetstream", ".conntrail-probe");
+    await writeFile(probe, "");
+    await unlink(probe);
+    await writeFile(`${path}.new`, brokerConfig(options, version), { mode: 0o600 });
+    await rename(`${path}.new`, path);
+  } catch (error) {
+    const message = `the store ${storeDir} cannot be written (${errorText(error)}): broker.store must be a directory this user may write`;
+    throw new ConntrailError("STORE", message, { cause: error });
+  }
+  return path;
+}
+
+/** Proves that the address can be listened on. @throws ConntrailError PORT_TAKEN, BROKER */
+export async function checkListen({ host, port }: { host: string; port: number }): Promise<void> {
+  const server = createServer();
+  const failure = await new Promise<NodeJS.ErrnoException | null>((resolve) => {
+    server.once("error", resolve);
+    server.listen({ host, port, exclusive: true }, () => resolve(null));
+  });
+  if (failure === null) {
+    await new Promise((resolve) => server.close(resolve));
+    return;
+  }
+  const where = hostPort(host, port);
+  if (failure.code === "EADDRINUSE") {
+    const message = `${where} is taken by another program (ss -ltnp 'sport = :${port}' names it): stop it, set another broker.port, or broker.mode to external if it is a nats-server to use`;
+    throw new ConntrailError("PORT_TAKEN", message, { cause: failure });
+  }
+  if (failure.code === "EADDRNOTAVAIL") {
+    const message = `${host} is no address of this machine (ip addr): correct the listen address, or bring its interface up first`;
+    throw new ConntrailError("BROKER", message, { cause: failure });
+  }
+  throw new ConntrailError("BROKER", `cannot listen on ${where}: ${errorText(failure)}`, { cause: failure });
+}
+
+/**
+ * Stops brokers that a killed daemon left behind: processes whose command line is nats-server with this very
+ * configuration file. Without setpriv nothing else ends them.
+ * @throws ConntrailError ALREADY_RUNNING when the daemon that started it is still its parent, BROKER when it does not end
+ */
+export async function stopLeftovers(configPath: string, log: Logger): Promise<void> {
+  for (const pid of await brokersWith(configPath)) {
+    const daemon = await livingDaemonOf(pid);
+    if (daemon !== null) {
+      const message = `the store of ${configPath} is in use by the conntrail with process id ${daemon}: stop it first`;
+      throw new ConntrailError("ALREADY_RUNNING", message);
+    }
+    log.warn({ pid, configPath }, "a broker was left over by a killed daemon, stopping it");
+    if (await endProcess(pid, "SIGTERM", LEFTOVER_TERM_MS)) continue;
+    if (await endProcess(pid, "SIGKILL", LEFTOVER_KILL_MS)) continue;
+    throw new ConntrailError(
+      "BROKER",
+      `the left-over nats-server with process id ${pid} does not end: kill it by hand`,
+    );
+  }
+}
+
+/**
+ * Sets how late the timers of all threads of a process may come, PR_SET_TIMERSLACK of prctl(2); the threads that it starts later
+ * inherit it. Needs CAP_SYS_NICE. False when some thread could not be set.
+ */
+export async function setTimerSlack(pid: number, nanoseconds: number): Promise<boolean> {
+  const threads = await readdir(`/proc/${pid}/task`).catch(() => []);
+  // A thread has this file under its own number only, not in its process's list of threads.
+  const set = threads.map((thread) => succeeds(writeFile(`/proc/${thread}/timerslack_ns`, String(nanoseconds))));
+  return threads.length > 0 && (await Promise.all(set)).every(Boolean);
+}
+
+/** Level and text of a line that nats-server logs: `[pid] [INF] text`, with the time before the level if that is on. */
+export function parseLogLine(line: string): { level: "debug" | "warn" | "error"; text: string } {
+  const match = /^\[\d+\] (?:[\d/:. ]+)?\[(\w{3})\] (.*)$/.exec(line);
+  if (match === null) {
+    // What ends it before it logs has no prefix: `nats-server: <configuration error>`.
+    return { level: line.startsWith("nats-server:") ? "error" : "debug", text: line };
+  }
+  const text = match[2]!;
+  if (match[1] === "WRN") return { level: "warn", text };
+  return { level: match[1] === "ERR" || match[1] === "FTL" ? "error" : "debug", text };
+}
+
+async function brokersWith(configPath: string): Promise<number[]> {
+  const entries = (await readdir("/proc")).filter((entry) => /^\d+$/.test(entry));
+  // Side by side: one by one, a thousand processes hold up a start for half a second.
+  const found = await Promise.all(entries.map((entry) => isBrokerWith(entry, configPath)));
+  return entries.filter((_, index) => found[index]).map(Number);
+}
+
+async function isBrokerWith(pid: string, configPath: string): Promise<boolean> {
+  const text = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
+  if (!text.includes("nats-server")) return false;
+  const words = text.split("\0");
+  if (!words[0]!.endsWith("nats-server") || words[words.indexOf("-c") + 1] !== configPath) return false;
+  return seesSameDirectory(pid, dirname(configPath));
+}
+
+/** The processes of containers show as well, and the directory of that name is another one there. */
+async function seesSameDirectory(pid: string, path: string): Promise<boolean> {
+  const seen = await Promise.all([stat(`/proc/${pid}/root${path}`), stat(path)]).catch(() => null);
+  return seen !== null && seen[0].dev === seen[1].dev && seen[0].ino === seen[1].ino;
+}
+
+/** An orphan has another parent by now than the daemon that its environment names. */
+async function livingDaemonOf(pid: number): Promise<number | null> {
+  const environment = await readFile(`/proc/${pid}/environ`, "utf8").catch(() => "");
+  const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "");
+  const daemon = new RegExp(`(?:^|\\0)${DAEMON_PID_VARIABLE}=(\\d+)`).exec(environment)?.[1];
+  const parent = /^PPid:\s+(\d+)$/m.exec(status)?.[1];
+  return daemon !== undefined && daemon === parent ? Number(daemon) : null;
+}
+
+async function endProcess(pid: number, signal: "SIGTERM" | "SIGKILL", timeoutMs: number): Promise<boolean> {
+  try {
+    process.kill(pid, signal);
+  } catch {
+    return true;
+  }
+  const deadline = performance.now() + timeoutMs;
+  while (await isRunning(pid)) {
+    if (performance.now() > deadline) return false;
+    await delay(POLL_MS);
+  }
+  return true;
+}
+
+/** A zombie holds neither port nor files, so it counts as gone. */
+async function isRunning(pid: number): Promise<boolean> {
+  if (!(await succeeds(stat(`/proc/${pid}`)))) return false;
+  const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "State:\tZ");
+  return !/^State:\s+[ZX]/m.test(status);
+}
+
+function succeeds(promise: Promise<unknown>): Promise<boolean> {
+  return promise.then(
+    () => true,
+    () => false,
+  );
+}

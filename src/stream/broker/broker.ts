@@ -1,0 +1,292 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import type { Logger } from "pino";
+import { ConntrailError, errorText } from "../../errors.js";
+import { type BrokerConnection, connectBroker } from "../connection.js";
+import { type BrokerConfigOptions, brokerClientAddress } from "./broker-config.js";
+import {
+  checkListen,
+  DAEMON_PID_VARIABLE,
+  findBroker,
+  findProgram,
+  parseLogLine,
+  prepareStore,
+  programDirectories,
+  setTimerSlack,
+  stopLeftovers,
+} from "./broker-host.js";
+
+/** What an embedded broker needs: its configuration, a logger, and bounds that tests may change. */
+export interface EmbeddedBrokerOptions extends BrokerConfigOptions {
+  log: Logger;
+  /** Where nats-server and setpriv are looked for; by default the PATH and Debian's directories. */
+  programDirectories?: readonly string[];
+  /** How long the first start may take. A large store is read through before the broker answers. */
+  startTimeoutMs?: number;
+  /** How long `stop` waits for a clean exit before SIGKILL. */
+  stopTimeoutMs?: number;
+  /**
+   * How late the server's timers may come; by default the kernel's 50 µs. The Go runtime's monitor sleeps for 20 µs at a time while
+   * there is work, and the server leaves a timer behind for each message that it delivers: then each of these is a wake-up of its own.
+   */
+  timerSlackMs?: number;
+  /** Called at each change. Must not throw. */
+  onStateChange?: (state: BrokerState) => void;
+}
+
+/** `waiting`: it has ended by itself and will be started again in a moment. */
+export type BrokerState = "stopped" | "starting" | "running" | "waiting" | "stopping";
+
+const NANOS_PER_MS = 1_000_000;
+const BACKOFF_MS_MIN = 100;
+const BACKOFF_MS_MAX = 5000;
+/** A broker that ran this long has earned a fresh backoff. */
+const STABLE_MS = 10_000;
+const LOG_LINE_MAX = 8192;
+const READY_TIMEOUT_MS = 500;
+const READY_PAUSE_MS = 20;
+/** A broker with a small store listens after some 50 ms, and everything waits for it. */
+const START_RETRY_MS = 10;
+/** How often JetStream is asked whether it is there, and how often in a row it may stay silent. */
+const WATCH_INTERVAL_MS = 2000;
+const WATCH_TIMEOUT_MS = 2000;
+const WATCH_FAILURES_MAX = 3;
+
+/**
+ * A nats-server of the daemon's own: a child process, supervised, that does not outlive the daemon.
+ * It is configured by `<storeDir>/nats.conf`, written at each start, and keeps its streams in `<storeDir>/jetstream`.
+ */
+export class EmbeddedBroker {
+  /** How often it was started again after it had ended by itself. */
+  restarts = 0;
+  /** Lines it logged as warning or error. */
+  warnings = 0;
+  readonly #options: EmbeddedBrokerOptions;
+  readonly #log: Logger;
+  readonly #stop = new AbortController();
+  #command: readonly string[] = [];
+  #state: BrokerState = "stopped";
+  #child: ChildProcess | null = null;
+  #exited: Promise<void> = Promise.resolve();
+  #supervisor: Promise<void> = Promise.resolve();
+  #said = "";
+
+  constructor(options: EmbeddedBrokerOptions) {
+    this.#options = options;
+    this.#log = options.log;
+  }
+
+  get state(): BrokerState {
+    return this.#state;
+  }
+
+  /** The process id while there is a child. */
+  get pid(): number | null {
+    return this.#child?.pid ?? null;
+  }
+
+  /** What a client on this machine connects to, `host:port`. */
+  get address(): string {
+    return brokerClientAddress(this.#options.listen);
+  }
+
+  /**
+   * Resolves when JetStream answers. Once only; after a failure no child is left.
+   * @throws ConntrailError BROKER_MISSING, PORT_TAKEN, STORE, ALREADY_RUNNING, or BROKER (too old, no such address, does not start)
+   */
+  async start(): Promise<void> {
+    if (this.#command.length > 0 || this.#stop.signal.aborted) throw new Error("a broker is started once");
+    const directories = this.#options.programDirectories ?? programDirectories();
+    const { file, version } = await findBroker(directories);
+    const configPath = join(this.#options.storeDir, "nats.conf");
+    await stopLeftovers(configPath, this.#log);
+    await prepareStore(this.#options, version);
+    await checkListen(this.#options.listen);
+    // The kernel kills the broker when the thread that started it ends, also by SIGKILL: so this must be the main thread.
+    const setpriv = await findProgram("setpriv", directories);
+    const bond = setpriv === null ? [] : [setpriv, "--pdeathsig", "KILL"];
+    this.#command = [...bond, file, "-c", configPath];
+    if (this.#stop.signal.aborted) return;
+    this.#set("starting");
+    this.#spawn();
+    const startedMs = performance.now();
+    if (!(await this.#answers(this.#options.startTimeoutMs ?? 60_000))) {
+      const stopped = this.#stop.signal.aborted;
+      this.#stop.abort();
+      await this.#end();
+      this.#set("stopped");
+      const reason = stopped ? "stopped while it started" : this.#said === "" ? "no answer in time" : this.#said;
+      throw new ConntrailError("BROKER", `${file} -c ${configPath} did not start: ${reason}`);
+    }
+    await this.#running();
+    this.#log.info({ address: this.address, version: version.join("."), pid: this.pid }, "broker started");
+    this.#supervisor = this.#supervise(startedMs).catch((error: unknown) => {
+      this.#log.error({ err: error }, "the broker's supervisor ended");
+    });
+  }
+
+  /** SIGTERM, SIGKILL after the bound; returns when the child is gone. May be called in any state and again. */
+  async stop(): Promise<void> {
+    this.#stop.abort();
+    if (this.#child !== null) this.#set("stopping");
+    await this.#end();
+    await this.#supervisor;
+    this.#set("stopped");
+  }
+
+  async #supervise(firstStartMs: number): Promise<void> {
+    let startedMs = firstStartMs;
+    let backoffMs = BACKOFF_MS_MIN;
+    for (;;) {
+      await this.#lives();
+      if (this.#stop.signal.aborted) return;
+      if (performance.now() - startedMs >= STABLE_MS) backoffMs = BACKOFF_MS_MIN;
+      this.#log.error({ said: this.#said, againInMs: backoffMs }, "the broker ended, it is started again");
+      this.#set("waiting");
+      await delay(backoffMs, undefined, { signal: this.#stop.signal }).catch(() => undefined);
+      if (this.#stop.signal.aborted) return;
+      backoffMs = Math.min(backoffMs * 2, BACKOFF_MS_MAX);
+      this.restarts++;
+      startedMs = performance.now();
+      this.#set("starting");
+      this.#spawn();
+      // While it lives it may be reading a large store: only its exit ends this wait.
+      if (await this.#answers(Number.POSITIVE_INFINITY)) await this.#running();
+    }
+  }
+
+  /**
+   * Returns when the child has ended. One that answers at its door while JetStream does not (a full disk switches that off for
+   * good) is ended, to be started again; one that does not answer at all may be frozen, and is left alone.
+   */
+  async #lives(): Promise<void> {
+    const ended = new AbortController();
+    const exited = this.#exited.then(() => ended.abort());
+    const either = AbortSignal.any([ended.signal, this.#stop.signal]);
+    const connection = this.#connect("watch");
+    let failures = 0;
+    while (!either.aborted) {
+      await delay(WATCH_INTERVAL_MS, undefined, { signal: either }).catch(() => undefined);
+      if (either.aborted || this.#state !== "running" || !connection.connected) continue;
+      failures = (await jetStreamAnswers(connection, WATCH_TIMEOUT_MS)) ? 0 : failures + 1;
+      if (failures < WATCH_FAILURES_MAX || either.aborted) continue;
+      this.#log.error({ said: this.#said }, "JetStream of the broker does not answer, the broker is started again");
+      this.#child?.kill("SIGKILL");
+      failures = 0;
+    }
+    await connection.close();
+    await exited;
+  }
+
+  #connect(purpose: string, retryMs?: number): BrokerConnection {
+    const { node, tls, log } = this.#options;
+    return connectBroker({
+      servers: [this.address],
+      node,
+      purpose,
+      serverName: node,
+      log: log.child({}, { level: "silent" }),
+      ...(tls === undefined ? {} : { tls }),
+      ...(retryMs === undefined ? {} : { retryMs }),
+    });
+  }
+
+  #spawn(): void {
+    const [file, ...args] = this.#command;
+    const child = spawn(file!, args, {
+      stdio: ["ignore", "pipe", "pipe"],
+      env: { ...process.env, [DAEMON_PID_VARIABLE]: String(process.pid) },
+    });
+    this.#child = child;
+    this.#said = "";
+    this.#readLines(child.stdout);
+    this.#readLines(child.stderr);
+    this.#exited = new Promise((resolve) => {
+      const gone = (reason: string) => {
+        if (this.#child === child) this.#child = null;
+        if (this.#said === "") this.#said = reason;
+        resolve();
+      };
+      child.on("error", (error) => {
+        if (child.pid === undefined) gone(errorText(error));
+      });
+      child.once("close", (code, signal) => gone(signal ?? `exit code ${code}`));
+    });
+  }
+
+  async #running(): Promise<void> {
+    const { timerSlackMs = 0 } = this.#options;
+    const pid = this.pid;
+    if (timerSlackMs > 0 && pid !== null && !(await setTimerSlack(pid, timerSlackMs * NANOS_PER_MS))) {
+      this.#log.debug({ pid }, "the broker's timers stay as punctual as they are: setting that needs CAP_SYS_NICE");
+    }
+    if (!this.#stop.signal.aborted) this.#set("running");
+  }
+
+  /** True when JetStream answers; false when the child ended first, the time is over or we are stopping. */
+  async #answers(timeoutMs: number): Promise<boolean> {
+    let ended = false;
+    const end = this.#exited.then(() => {
+      ended = true;
+      return false;
+    });
+    const connection = this.#connect("start", START_RETRY_MS);
+    const deadline = performance.now() + timeoutMs;
+    try {
+      while (!ended && !this.#stop.signal.aborted && performance.now() < deadline) {
+        if (await Promise.race([jetStreamAnswers(connection, READY_TIMEOUT_MS), end])) return !ended;
+      }
+      if (!ended && this.#said === "") this.#said = connection.lastError;
+      return false;
+    } finally {
+      await connection.close();
+    }
+  }
+
+  async #end(): Promise<void> {
+    const child = this.#child;
+    if (child === null) return;
+    child.kill("SIGTERM");
+    const timer = setTimeout(() => child.kill("SIGKILL"), this.#options.stopTimeoutMs ?? 5000);
+    await this.#exited;
+    clearTimeout(timer);
+  }
+
+  #readLines(output: NodeJS.ReadableStream | null): void {
+    let rest = "";
+    output?.setEncoding("utf8");
+    output?.on("error", () => undefined);
+    output?.on("data", (text: string | Buffer) => {
+      const lines = (rest + String(text)).split("\n");
+      rest = (lines.pop() ?? "").slice(0, LOG_LINE_MAX);
+      for (const line of lines) if (line !== "") this.#logLine(line);
+    });
+  }
+
+  #logLine(line: string): void {
+    const { level, text } = parseLogLine(line);
+    if (level !== "debug") {
+      this.warnings++;
+      this.#said = text;
+    }
+    this.#log[level]({ from: "nats-server" }, text);
+  }
+
+  #set(state: BrokerState): void {
+    if (this.#state === state) return;
+    this.#state = state;
+    this.#options.onStateChange?.(state);
+  }
+}
+
+async function jetStreamAnswers(connection: BrokerConnection, timeoutMs: number): Promise<boolean> {
+  try {
+    const client = await connection.ready(timeoutMs);
+    const answer = await client.request("$JS.API.INFO", "", { timeout: timeoutMs });
+    return !("error" in answer.json<object>());
+  } catch {
+    await delay(READY_PAUSE_MS);
+    return false;
+  }
+}

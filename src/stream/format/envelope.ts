@@ -1,0 +1,112 @@
+import { Packr } from "msgpackr";
+import { stampMs } from "../../flow/clock.js";
+import type { MessageKind } from "./subjects.js";
+
+/**
+ * What every message of a stream begins with: a msgpack map with these keys (FORMAT.md has the bytes).
+ * Readers trust (epoch, number), not stream sequences: a broker that lost its tail uses those again.
+ */
+export interface Envelope {
+  /** Name of the node that wrote the message. */
+  node: string;
+  /** Grows with each start of that node's daemon. */
+  epoch: number;
+  /** 1, 2, 3 … within the epoch, without holes, over all kinds of messages. */
+  number: number;
+  /** Hybrid logical clock, see `src/flow/clock.ts`. */
+  stamp: number;
+  /** The writer's wall clock, milliseconds since the Unix epoch. */
+  wallMs: number;
+}
+
+/** What a batch holds beside its envelope, by the keys of FORMAT.md: unpacked by msgpackr, or a PackedPart. */
+export interface MessageParts {
+  readonly n4?: unknown;
+  readonly n6?: unknown;
+  readonly u?: unknown;
+  readonly d?: unknown;
+  readonly mv?: unknown;
+  readonly mo?: unknown;
+  readonly r?: unknown;
+  readonly a?: unknown;
+  readonly b?: unknown;
+}
+
+/** A message as far as its envelope; `parts` lie in the payload. */
+export interface OpenedMessage {
+  readonly kind: MessageKind;
+  readonly envelope: Envelope;
+  readonly payload: Uint8Array;
+  readonly parts: MessageParts;
+}
+
+/** `v` of every message; readers refuse others. */
+export const FORMAT_VERSION = 1;
+
+/** Stamps beyond this (the year 2087) come from a broken clock; taking one over would use up the numbers for all. */
+const STAMP_MAX = Number.MAX_SAFE_INTEGER - 2 ** 48;
+
+/** Clocks that agree are never so far apart. */
+const AHEAD_MS_MIN = 1000;
+
+/**
+ * How far stamps are ahead of the writer's own clock, in milliseconds, because another node's clock is: 0 up to a second. Stamps
+ * order the messages; taken away from a stamp's time, this gives the time by the writer's clock.
+ */
+export function aheadMs({ stamp, wallMs }: Envelope): number {
+  const ahead = stampMs(stamp) - wallMs;
+  return ahead > AHEAD_MS_MIN ? ahead : 0;
+}
+
+/** Packs plain maps that any msgpack reader understands: no records, no extensions. */
+export function createPackr(): Packr {
+  return new Packr({ useRecords: false, mapsAsObjects: true, moreTypes: false, int64AsType: "number" });
+}
+
+/** The map keys of an envelope. */
+export function envelopeFields(envelope: Envelope): Record<string, unknown> {
+  return {
+    v: FORMAT_VERSION,
+    o: envelope.node,
+    e: envelope.epoch,
+    n: envelope.number,
+    h: envelope.stamp,
+    w: envelope.wallMs,
+  };
+}
+
+/** Unpacks a payload to its map; null when it is not a map of this format version. Never throws. */
+export function unpackMessage(packr: Packr, payload: Uint8Array): Record<string, unknown> | null {
+  let value: unknown;
+  try {
+    value = packr.unpack(payload);
+  } catch {
+    return null;
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return null;
+  const map = value as Record<string, unknown>;
+  return map.v === FORMAT_VERSION ? map : null;
+}
+
+/** Reads the envelope out of an unpacked map; null when a field is missing or of the wrong type. */
+export function envelopeOf(map: Record<string, unknown>): Envelope | null {
+  const { o, e, n, h, w } = map;
+  if (typeof o !== "string" || !isCount(e) || !isCount(n) || !isCount(h) || !isCount(w)) return null;
+  if (h > STAMP_MAX) return null;
+  return { node: o, epoch: e, number: n, stamp: h, wallMs: w };
+}
+
+function isCount(value: unknown): value is number {
+  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
+}
+
+/** A place in a node's stream: epoch and number. (0, 0) is before the first message. */
+export interface Position {
+  readonly epoch: number;
+  readonly number: number;
+}
+
+/** True when `a` comes after `b` in a stream. */
+export function isAfter(a: Position, b: Position): boolean {
+  return a.epoch > b.epoch || (a.epoch === b.epoch && a.number > b.number);
+}

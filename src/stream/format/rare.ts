@@ -1,0 +1,69 @@
+/** Rare attributes as a msgpack map: short keys, binaries for words. */
+import { type RareAttributes, RECORD_WORDS, type SequenceAdjustment } from "../../flow/record.js";
+
+/** [section, row, attributes]. */
+export type RareRow = [section: 0 | 1 | 2, row: number, attributes: Record<string, unknown>];
+
+/** A netlink attribute is no longer, so that a reader takes whatever a writer had from its kernel. */
+const NAME_CHARS_MAX = 65_535;
+const LABEL_BYTES_MAX = 16;
+
+/** The map of the attributes that are there. */
+export function packRare(rare: RareAttributes): Record<string, unknown> {
+  const map: Record<string, unknown> = {};
+  if (rare.helper !== undefined) map.helper = rare.helper;
+  if (rare.labels !== undefined) map.labels = rare.labels;
+  if (rare.secctx !== undefined) map.secctx = rare.secctx;
+  if (rare.seqadjOrig !== undefined) map.so = packAdjustment(rare.seqadjOrig);
+  if (rare.seqadjReply !== undefined) map.sr = packAdjustment(rare.seqadjReply);
+  if (rare.synproxy !== undefined) map.sp = [rare.synproxy.isn, rare.synproxy.its, rare.synproxy.tsoff];
+  if (rare.master !== undefined) map.ma = Array.from(rare.master);
+  return map;
+}
+
+/** The pair of packRare; null when the map is malformed. Unknown keys are passed over, for newer writers. */
+export function unpackRare(value: unknown): RareAttributes | null {
+  if (typeof value !== "object" || value === null || Array.isArray(value) || ArrayBuffer.isView(value)) return null;
+  const map = value as Record<string, unknown>;
+  const rare: RareAttributes = {};
+  if (map.helper !== undefined) {
+    if (!isName(map.helper)) return null;
+    rare.helper = map.helper;
+  }
+  if (map.secctx !== undefined) {
+    if (!isName(map.secctx)) return null;
+    rare.secctx = map.secctx;
+  }
+  if (map.labels !== undefined) {
+    if (!(map.labels instanceof Uint8Array) || map.labels.length > LABEL_BYTES_MAX) return null;
+    rare.labels = Uint8Array.from(map.labels);
+  }
+  const words: [unknown, number, (words: number[]) => void][] = [
+    [map.so, 3, (w) => (rare.seqadjOrig = unpackAdjustment(w))],
+    [map.sr, 3, (w) => (rare.seqadjReply = unpackAdjustment(w))],
+    [map.sp, 3, (w) => (rare.synproxy = { isn: w[0]!, its: w[1]!, tsoff: w[2]! })],
+    [map.ma, RECORD_WORDS, (w) => (rare.master = Uint32Array.from(w))],
+  ];
+  for (const [list, length, take] of words) {
+    if (list === undefined) continue;
+    if (!Array.isArray(list) || list.length !== length || !list.every(isWord)) return null;
+    take(list);
+  }
+  return rare;
+}
+
+function packAdjustment(adjustment: SequenceAdjustment): number[] {
+  return [adjustment.correctionPos, adjustment.offsetBefore, adjustment.offsetAfter];
+}
+
+function unpackAdjustment(words: number[]): SequenceAdjustment {
+  return { correctionPos: words[0]!, offsetBefore: words[1]!, offsetAfter: words[2]! };
+}
+
+function isName(value: unknown): value is string {
+  return typeof value === "string" && value.length <= NAME_CHARS_MAX;
+}
+
+function isWord(value: unknown): value is number {
+  return typeof value === "number" && Number.isInteger(value) && value >= -0x80000000 && value <= 0xffffffff;
+}

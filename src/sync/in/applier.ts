@@ -1,0 +1,387 @@
+import type { Logger } from "pino";
+import { type ExternalCache, ROWS_AHEAD } from "../../cache/external.js";
+import type { InternalCache } from "../../cache/internal.js";
+import type { HybridClock } from "../../flow/clock.js";
+import { expectationKey } from "../../flow/expectation.js";
+import { RECORD_WORDS, W_CREATED, W_UPDATED } from "../../flow/record.js";
+import { FLOW_ID_MAX } from "../../flow/slot-map.js";
+import { BatchDecoder, readNewRow, readUpdateRow } from "../../stream/format/batch.js";
+import type { DestroySection, NewSection } from "../../stream/format/columns.js";
+import { type Envelope, isAfter, type Position } from "../../stream/format/envelope.js";
+import type { StreamExpectation } from "../../stream/format/expectation.js";
+import { type DecodedMark, type Mark, MarkCodec } from "../../stream/format/mark.js";
+import type { MessageKind } from "../../stream/format/subjects.js";
+
+/** A message of a stream, wherever it was read. */
+export interface StreamPayload {
+  readonly kind: MessageKind;
+  readonly payload: Uint8Array;
+}
+
+/** What an applier counts. */
+export interface ApplierCounters {
+  rows: number;
+  malformed: number;
+  /** Messages that were applied before, or belong to an epoch that is over. */
+  outdated: number;
+  /** Places where numbers are missing. */
+  holes: number;
+  epochs: number;
+  snapshots: number;
+  gapMarks: number;
+}
+
+/** What an applier does with flows that this node's own kernel has too. */
+export interface LocalFlows {
+  /** This node's name. */
+  readonly node: string;
+  readonly internal: InternalCache;
+  /** Called with the slot of an internal row that a peer's message was older than. */
+  readonly reassert: (slot: number) => void;
+  /** Called when a message has left something for the peers to be told: nothing else may wake this node's stream. */
+  readonly pending: () => void;
+  /** This daemon's first stamp. */
+  readonly sinceStamp: number;
+}
+
+/**
+ * Applies one node's stream to an external cache, message by message in order. It holds that node's exact table (`exact`) once a
+ * complete snapshot was read and for as long as no number is missing. Malformed messages are counted and skipped.
+ */
+export class Applier {
+  readonly node: string;
+  readonly counters: ApplierCounters = {
+    rows: 0,
+    malformed: 0,
+    outdated: 0,
+    holes: 0,
+    epochs: 0,
+    snapshots: 0,
+    gapMarks: 0,
+  };
+  readonly #external: ExternalCache;
+  readonly #local: LocalFlows | null;
+  readonly #hybridClock: HybridClock;
+  readonly #log: Logger;
+  readonly #origin: number;
+  readonly #decoder = new BatchDecoder();
+  readonly #marks = new MarkCodec();
+  readonly #records = Array.from({ length: ROWS_AHEAD }, () => new Uint32Array(RECORD_WORDS));
+  readonly #hashes = new Int32Array(ROWS_AHEAD);
+  #epoch = 0;
+  #number = 0;
+  /** The furthest place ever applied: what comes before it is a repetition. */
+  #seen: Position = { epoch: 0, number: 0 };
+  #fresh = true;
+  #goesOn = false;
+  #exact = false;
+  #snapshotId = 0;
+  #wallMs = 0;
+  #lastSnapshotSequence = 0;
+
+  constructor(options: {
+    node: string;
+    external: ExternalCache;
+    /** Null where no kernel is: rows of this node's own flows then do not matter. */
+    local: LocalFlows | null;
+    hybridClock: HybridClock;
+    log: Logger;
+  }) {
+    this.node = options.node;
+    this.#external = options.external;
+    this.#local = options.local;
+    this.#hybridClock = options.hybridClock;
+    this.#log = options.log;
+    this.#origin = options.external.origin(options.node);
+  }
+
+  /** True while the cache holds this node's exact table as of `position`. */
+  get exact(): boolean {
+    return this.#exact;
+  }
+
+  /** True between the begin and the end mark of a snapshot that may make it exact. */
+  get inSnapshot(): boolean {
+    return this.#snapshotId !== 0;
+  }
+
+  /** Stream sequence of the begin mark of the last complete snapshot, as a mark says; 0 when it says none. */
+  snapshotSequenceOf(mark: Uint8Array): number {
+    return this.#marks.decode(mark)?.snapshotSequence ?? 0;
+  }
+
+  get position(): Position {
+    return { epoch: this.#epoch, number: this.#number };
+  }
+
+  /** Wall clock of the last message's writer, milliseconds. */
+  get wallMs(): number {
+    return this.#wallMs;
+  }
+
+  /** What the last mark said: stream sequence of the begin mark of the writer's last complete snapshot. */
+  get lastSnapshotSequence(): number {
+    return this.#lastSnapshotSequence;
+  }
+
+  /** Flows that the node owns in the cache. */
+  get flows(): number {
+    return this.#external.flowsOf(this.#origin);
+  }
+
+  /** The next message may come from anywhere, also from before the last one: everything is applied anew. */
+  restart(): void {
+    if (this.#epoch !== 0) this.#external.forgetFlowIds(this.#origin);
+    this.#epoch = 0;
+    this.#number = 0;
+    this.#snapshotId = 0;
+    this.#exact = false;
+  }
+
+  /**
+   * Applies a message. `localMs` is when it was written, by this node's clock as well as can be told. False when it was
+   * malformed.
+   */
+  apply(message: StreamPayload, localMs: number): boolean {
+    const sound = message.kind === "mark" ? this.#mark(message.payload) : this.#batch(message.payload, localMs);
+    if (!sound) this.counters.malformed++;
+    const internal = this.#local?.internal;
+    if (internal !== undefined && internal.pendingCount + internal.expectations.pendingCount > 0)
+      this.#local?.pending();
+    return sound;
+  }
+
+  /** What comes from here on no daemon of this node has read before. */
+  goOn(): void {
+    this.#goesOn = true;
+  }
+
+  /** True when a message that is older than what is here has yet to be answered; a claim in it has that stamp. */
+  #isNews(local: LocalFlows | null, stamp: number): boolean {
+    return this.#fresh && (this.#goesOn || stamp > (local?.sinceStamp ?? 0));
+  }
+
+  /** Keeps track of (epoch, number). False when the message is not to be applied: it is old, or another node's. */
+  #accept(envelope: Envelope, mark: Mark | null): boolean {
+    const { epoch, number } = envelope;
+    if (envelope.node !== this.node || epoch < this.#epoch || (epoch === this.#epoch && number <= this.#number)) {
+      this.counters.outdated++;
+      return false;
+    }
+    if (epoch > this.#epoch) this.#beginEpoch(envelope, mark);
+    else if (number !== this.#number + 1) this.#hole(envelope);
+    this.#epoch = epoch;
+    this.#number = number;
+    this.#fresh = isAfter(envelope, this.#seen);
+    if (this.#fresh) this.#seen = { epoch, number };
+    this.#hybridClock.observe(envelope.stamp);
+    this.#wallMs = envelope.wallMs;
+    return true;
+  }
+
+  /** A restarted daemon that took its table over goes on where it was; else its flow ids mean nothing any more. */
+  #beginEpoch(envelope: Envelope, mark: Mark | null): void {
+    if (this.#epoch === 0) return;
+    this.counters.epochs++;
+    const goesOn =
+      mark?.type === "epoch" &&
+      envelope.number === 1 &&
+      mark.previousNumber > 0 &&
+      mark.previousEpoch === this.#epoch &&
+      mark.previousNumber === this.#number;
+    // A snapshot that was being written then has no end.
+    this.#snapshotId = 0;
+    if (goesOn) return;
+    this.#exact = false;
+    this.#external.forgetFlowIds(this.#origin);
+  }
+
+  #hole(envelope: Envelope): void {
+    this.counters.holes++;
+    this.#exact = false;
+    this.#snapshotId = 0;
+    this.#log.warn({ peer: this.node, after: this.#number, next: envelope.number }, "messages of the peer are missing");
+  }
+
+  #mark(payload: Uint8Array): boolean {
+    const decoded = this.#marks.decode(payload);
+    if (decoded === null) return false;
+    if (this.#accept(decoded.envelope, decoded.mark)) this.#applyMark(decoded);
+    return true;
+  }
+
+  #applyMark({ envelope, mark, snapshotSequence }: DecodedMark): void {
+    this.#lastSnapshotSequence = snapshotSequence;
+    this.#external.heard(this.#origin, envelope.stamp);
+    switch (mark.type) {
+      case "snapshot-begin":
+        this.#snapshotId = mark.id;
+        this.#external.expectations.beginSnapshot(this.node);
+        break;
+      case "snapshot-end":
+        if (mark.id !== this.#snapshotId) break;
+        this.#snapshotId = 0;
+        this.counters.snapshots++;
+        this.#external.sweepOrphans(this.#origin);
+        this.#external.expectations.endSnapshot(this.node);
+        if (!this.#exact) this.#log.info({ peer: this.node, flows: this.flows }, "in sync with the peer");
+        this.#exact = true;
+        break;
+      case "gap":
+        this.counters.gapMarks++;
+        if (this.#fresh) this.#log.warn({ peer: this.node, reason: mark.reason }, "the peer may have missed events");
+        break;
+      case "epoch":
+      case "role":
+      case "commit":
+      case "stop":
+        if (this.#fresh) this.#log.info({ peer: this.node, mark }, "peer");
+        break;
+    }
+  }
+
+  #batch(payload: Uint8Array, localMs: number): boolean {
+    const envelope = this.#decoder.decode(payload);
+    if (envelope === null) return false;
+    if (!this.#accept(envelope, null)) return true;
+    const { new4, new6, updates, destroys, range } = this.#decoder;
+    const localSeconds = Math.floor(localMs / 1000);
+    this.#applyNew(new4, 0, envelope, localSeconds);
+    this.#applyNew(new6, 1, envelope, localSeconds);
+    this.#applyUpdates(envelope, localSeconds);
+    this.#applyDestroys(destroys);
+    this.#applyMoved();
+    for (const stated of this.#decoder.expectations) this.#applyExpectation(stated, envelope, localSeconds);
+    this.#external.heard(this.#origin, envelope.stamp);
+    if (range !== null) this.#external.sweepRange(this.#origin, range.from, range.to, statedIn(new4, new6));
+    this.counters.rows += new4.rows + new6.rows + updates.rows + destroys.rows;
+    this.counters.rows += this.#decoder.expectations.length;
+    return true;
+  }
+
+  #applyNew(section: NewSection, index: 0 | 1, envelope: Envelope, localSeconds: number): void {
+    const { table } = this.#external;
+    const wallSeconds = Math.floor(envelope.wallMs / 1000);
+    const rare = this.#decoder.rare[index]!;
+    for (let row = 0; row < section.rows; row++) {
+      if (row % ROWS_AHEAD === 0) {
+        const end = Math.min(row + ROWS_AHEAD, section.rows);
+        for (let next = row; next < end; next++) {
+          const words = this.#records[next - row]!;
+          readNewRow(section, next, words);
+          this.#hashes[next - row] = table.hash(words, 0);
+        }
+        table.readAhead(this.#hashes, end - row);
+      }
+      const flowId = section.flowId[row]!;
+      if (flowId > FLOW_ID_MAX) continue;
+      const words = this.#records[row % ROWS_AHEAD]!;
+      words[W_UPDATED] = localSeconds;
+      // The age counts, not the time: the peer's clock is not ours.
+      words[W_CREATED] = words[W_CREATED] === 0 ? localSeconds : localSeconds - (wallSeconds - words[W_CREATED]!);
+      const stamp = section.stamp[row] === 0 ? envelope.stamp : section.stamp[row]!;
+      if (this.#local !== null && this.#localIsNewer(this.#local, words, stamp)) {
+        this.#external.disclaim(this.#origin, flowId);
+        continue;
+      }
+      const birth = section.birth[row] === 0 ? stamp : section.birth[row]!;
+      this.#external.upsert(this.#origin, flowId, words, rare.get(row) ?? null, stamp, birth);
+    }
+  }
+
+  /** True when this node's own kernel has newer news of the flow; else that is marked as superseded. */
+  #localIsNewer(local: LocalFlows, words: Uint32Array, stamp: number): boolean {
+    const { internal } = local;
+    const slot = internal.table.size === 0 ? -1 : internal.table.find(words, 0);
+    if (slot < 0) return false;
+    const held = internal.stamp(slot);
+    if (held < stamp || (held === stamp && this.node < local.node)) {
+      internal.supersede(slot, { node: this.node, stamp });
+      return false;
+    }
+    this.#external.counters.stale++;
+    // What was told before this daemon came, and perhaps read by the one before it, was answered then.
+    if (this.#isNews(local, stamp)) local.reassert(slot);
+    return true;
+  }
+
+  #applyUpdates(envelope: Envelope, localSeconds: number): void {
+    const { updates } = this.#decoder;
+    const { table } = this.#external;
+    const rare = this.#decoder.rare[2]!;
+    for (let row = 0; row < updates.rows; row++) {
+      const slot = this.#external.slotOf(this.#origin, updates.flowId[row]!);
+      if (slot < 0) {
+        this.#external.counters.unknown++;
+        continue;
+      }
+      const slab = table.slab(slot);
+      const base = table.base(slot);
+      readUpdateRow(updates, row, slab, base);
+      slab[base + W_UPDATED] = localSeconds;
+      this.#external.changed(slot, rare.get(row) ?? null, envelope.stamp);
+    }
+  }
+
+  #applyMoved(): void {
+    const { moved, movedTo } = this.#decoder;
+    for (let row = 0; row < moved.rows; row++) {
+      const owner = movedTo[moved.owner[row]!]!;
+      const elsewhere = owner === this.#local?.node ? null : owner;
+      this.#external.moved(this.#origin, moved.flowId[row]!, elsewhere, moved.stamp[row]!);
+    }
+  }
+
+  #applyExpectation(stated: StreamExpectation, envelope: Envelope, localSeconds: number): void {
+    const { expectation, ended, createdSeconds } = stated;
+    const external = this.#external.expectations;
+    const internal = this.#local?.internal.expectations;
+    const key = internal === undefined || internal.size === 0 ? "" : expectationKey(expectation);
+    const ownStamp = internal?.stamp(key) ?? null;
+    if (ended) {
+      if (ownStamp !== null) internal?.endElsewhere(key);
+      external.destroy(this.node, expectation);
+      return;
+    }
+    const stamp = stated.stamp === 0 ? envelope.stamp : stated.stamp;
+    if (ownStamp !== null && ownStamp >= stamp) {
+      external.counters.stale++;
+      if (this.#isNews(this.#local, stamp)) internal?.restate(key);
+      return;
+    }
+    if (ownStamp !== null) internal?.supersede(key);
+    const age = Math.max(0, Math.floor(envelope.wallMs / 1000) - createdSeconds);
+    const row = { expectation, createdSeconds: localSeconds - age, updatedSeconds: localSeconds };
+    external.upsert(this.node, row, stamp);
+  }
+
+  #applyDestroys({ flowId, rows }: DestroySection): void {
+    for (let row = 0; row < rows; row++) {
+      if (row % ROWS_AHEAD === 0) this.#external.readAhead(this.#origin, flowId, row, Math.min(row + ROWS_AHEAD, rows));
+      this.#applyDestroy(flowId[row]!);
+    }
+  }
+
+  #applyDestroy(flowId: number): void {
+    const { table } = this.#external;
+    const slot = this.#external.slotOf(this.#origin, flowId);
+    const internal = this.#local?.internal;
+    if (slot >= 0 && internal !== undefined && internal.table.size > 0) {
+      const local = internal.table.find(table.slab(slot), table.base(slot));
+      if (local >= 0 && internal.isSuperseded(local)) internal.endElsewhere(local);
+    }
+    this.#external.destroy(this.#origin, flowId);
+  }
+}
+
+/** A test for "this chunk states the flow id", asked in ascending order: both sections are sorted by flow id. */
+function statedIn(new4: NewSection, new6: NewSection): (flowId: number) => boolean {
+  let row4 = 0;
+  let row6 = 0;
+  return (flowId) => {
+    while (row4 < new4.rows && new4.flowId[row4]! < flowId) row4++;
+    while (row6 < new6.rows && new6.flowId[row6]! < flowId) row6++;
+    const stated4 = row4 < new4.rows && new4.flowId[row4] === flowId;
+    return stated4 || (row6 < new6.rows && new6.flowId[row6] === flowId);
+  };
+}

@@ -1,0 +1,76 @@
+import { RequestBatch } from "../../ctnetlink/encode.js";
+import type { DecodedFlow, RareAttributes } from "../../flow/record.js";
+import type { InjectorKernel } from "../ports/kernel.js";
+
+/** A flow on its way into the kernel, copied: its row may change or go meanwhile. */
+export interface InjectorItem {
+  readonly slot: number;
+  readonly words: Uint32Array;
+  readonly rare: RareAttributes | null;
+  readonly timeoutSeconds: number;
+  /** The entry that this daemon has written is of another connection of that tuple. */
+  readonly isAnother: boolean;
+}
+
+/** Without what this kernel may lack: its master, its helper. */
+export function withoutHelp(item: InjectorItem): InjectorItem {
+  const { master: _master, helper: _helper, ...rest } = item.rare ?? {};
+  return { ...item, rare: rest };
+}
+
+/** Reads and writes flows of the kernel, a batch at a time, one call after the other. */
+export class InjectorRequests {
+  readonly #kernel: InjectorKernel;
+  readonly #liberal: boolean;
+  readonly #batch = new RequestBatch();
+
+  /** `liberal`: sets BE_LIBERAL on TCP flows. */
+  constructor(kernel: InjectorKernel, liberal: boolean) {
+    this.#kernel = kernel;
+    this.#liberal = liberal;
+  }
+
+  /** Looks flows up, at most a batch of them. */
+  async read<T extends { readonly words: Uint32Array }>(items: readonly T[]): Promise<Map<T, DecodedFlow>> {
+    const found = new Map<T, DecodedFlow>();
+    if (items.length === 0) return found;
+    this.#batch.reset();
+    for (const { words } of items) this.#batch.get(words, 0);
+    await this.#kernel.getAll(this.#batch, (index, flow) => found.set(items[index]!, flow));
+    return found;
+  }
+
+  /** Sends one kind of request for at most a batch of flows; which the kernel refused, and why. */
+  async send<T extends { readonly words: Uint32Array } & Partial<InjectorItem>>(
+    request: "create" | "update" | "delete",
+    items: readonly T[],
+  ): Promise<Map<T, number>> {
+    const refused = new Map<T, number>();
+    let sent = 0;
+    while (sent < items.length) {
+      this.#batch.reset();
+      const first = sent;
+      while (sent < items.length && this.#add(request, items[sent]!)) sent++;
+      const { errors } = await this.#kernel.send(this.#batch);
+      for (const { index, errno } of errors) refused.set(items[first + index]!, errno);
+    }
+    return refused;
+  }
+
+  /** False when the batch is full. */
+  #add(
+    request: "create" | "update" | "delete",
+    item: { readonly words: Uint32Array } & Partial<InjectorItem>,
+  ): boolean {
+    const { words, rare = null, timeoutSeconds = 0 } = item;
+    const options = { timeoutSeconds, liberal: this.#liberal };
+    switch (request) {
+      case "create":
+        return this.#batch.create(words, 0, rare, options);
+      case "update":
+        return this.#batch.update(words, 0, rare, options);
+      case "delete":
+        return this.#batch.delete(words, 0);
+    }
+  }
+}

@@ -1,0 +1,318 @@
+import assert from "node:assert/strict";
+import type { Logger } from "pino";
+import { type ClaimedExpectation, secondsLeft } from "../../cache/expectations.js";
+import type { InternalCache } from "../../cache/internal.js";
+import { PUBLISH_DESTROY, PUBLISH_MOVED, PUBLISH_NEW, PUBLISH_UPDATE } from "../../cache/internal-row.js";
+import type { Clock, HybridClock } from "../../flow/clock.js";
+import { BatchEncoder } from "../../stream/format/batch.js";
+import type { Envelope } from "../../stream/format/envelope.js";
+import { BATCH_EXPECTATIONS_MAX } from "../../stream/format/expectation.js";
+import { type Mark, MarkCodec, type Role } from "../../stream/format/mark.js";
+import type { MessageKind } from "../../stream/format/subjects.js";
+
+/** What the journal writes to: the publisher of this node's stream. */
+export interface JournalSink {
+  /** Hands a message over; never blocks. */
+  publish(kind: MessageKind, number: number, payload: Uint8Array): unknown;
+  /** Publishes and resolves with the message's stream sequence once confirmed; null when it was dropped. */
+  publishAcked(kind: MessageKind, number: number, payload: Uint8Array): Promise<number | null>;
+  /** What waits for its confirmation. */
+  readonly backlog: { readonly bytes: number };
+}
+
+/** What a journal counts; the group `journal` of `stats`. */
+export interface JournalCounters {
+  batches: number;
+  rows: number;
+  bytes: number;
+  marks: number;
+  snapshots: number;
+  snapshotsAbandoned: number;
+  snapshotChunks: number;
+  snapshotBytes: number;
+}
+
+/** Rows of a snapshot chunk at the most, and slots looked at for one: what bounds a step of a snapshot. */
+const CHUNK_ROWS_MAX = 1024;
+const CHUNK_SLOTS_MAX = 16_384;
+/** Beyond the last slot. */
+const SLOTS_END = 0xffffffff;
+/** A snapshot waits while so much is unconfirmed, so that it never pushes events out of the publisher's ring. */
+const SNAPSHOT_BACKLOG_BYTES_MAX = 8 * 1024 * 1024;
+const SNAPSHOT_WAIT_MS = 5;
+/** A snapshot is due when the events since the last one outweigh it so many times, and this many bytes at the least. */
+const SNAPSHOT_DUE_FACTOR = 2;
+const SNAPSHOT_DUE_BYTES_MIN = 4 * 1024 * 1024;
+
+/** What a restarted daemon took over from its own stream: where that ended, and its last complete snapshot. */
+export interface Continuation {
+  readonly epoch: number;
+  readonly number: number;
+  readonly snapshotSequence: number;
+}
+
+/**
+ * Writes this node's stream: numbers and stamps every message of the epoch, turns pending rows of the internal cache into
+ * batches, and writes snapshots slot range by slot range between them. Before each chunk all pending rows go out, so the
+ * chunk is exact at its place in the order.
+ */
+export class Journal {
+  readonly epoch: number;
+  /** What every mark says of this node's role. */
+  role: Role = "unknown";
+  readonly counters: JournalCounters = {
+    batches: 0,
+    rows: 0,
+    bytes: 0,
+    marks: 0,
+    snapshots: 0,
+    snapshotsAbandoned: 0,
+    snapshotChunks: 0,
+    snapshotBytes: 0,
+  };
+  readonly #node: string;
+  readonly #internal: InternalCache;
+  readonly #sink: JournalSink;
+  readonly #clock: Clock;
+  readonly #hybridClock: HybridClock;
+  readonly #log: Logger;
+  readonly #encoder = new BatchEncoder();
+  readonly #marks = new MarkCodec();
+  #number = 0;
+  #snapshotSequence: number;
+  /** Bytes of the last snapshot, and of the events since it began. */
+  #snapshotBytes = 0;
+  #eventBytes = 0;
+  #snapshotRunning: Promise<boolean> | null = null;
+  #spoiled = false;
+
+  constructor(options: {
+    node: string;
+    epoch: number;
+    /** Null: this epoch goes on from nothing, and begins with a snapshot. */
+    continues: Continuation | null;
+    internal: InternalCache;
+    sink: JournalSink;
+    clock: Clock;
+    hybridClock: HybridClock;
+    log: Logger;
+  }) {
+    this.#node = options.node;
+    this.#snapshotSequence = options.continues?.snapshotSequence ?? 0;
+    this.epoch = options.epoch;
+    this.#internal = options.internal;
+    this.#sink = options.sink;
+    this.#clock = options.clock;
+    this.#hybridClock = options.hybridClock;
+    this.#log = options.log;
+  }
+
+  /** Number of the last message written. */
+  get number(): number {
+    return this.#number;
+  }
+
+  /** Publishes everything that waits in the internal cache; returns how many rows went out. */
+  writePending(): number {
+    let rows = 0;
+    const { expectations } = this.#internal;
+    while (this.#internal.pendingCount > 0 || expectations.pendingCount > 0) rows += this.#writeBatch();
+    return rows;
+  }
+
+  #writeBatch(): number {
+    const internal = this.#internal;
+    const encoder = this.#encoder;
+    let taken = 0;
+    while (taken < internal.pendingCount && !encoder.full) {
+      const slot = internal.pendingSlot(taken++);
+      this.#addRow(slot, internal.publication(slot));
+    }
+    const expectations = internal.expectations.pending(BATCH_EXPECTATIONS_MAX);
+    this.#addExpectations(expectations.rows);
+    for (const expectation of expectations.ended) encoder.addExpectationEnd(expectation);
+    const rows = encoder.rows + encoder.expectations;
+    if (rows === 0) {
+      internal.settle(taken, this.#hybridClock.next());
+      return 0;
+    }
+    const envelope = this.#nextEnvelope();
+    const payload = encoder.encode(envelope, null);
+    internal.settle(taken, envelope.stamp);
+    internal.expectations.settle(expectations, envelope.stamp);
+    this.counters.batches++;
+    this.counters.rows += rows;
+    this.counters.bytes += payload.length;
+    this.#eventBytes += payload.length;
+    this.#sink.publish("ev", envelope.number, payload);
+    return rows;
+  }
+
+  #addRow(slot: number, publication: number): void {
+    const { table } = this.#internal;
+    const slab = table.slab(slot);
+    const base = table.base(slot);
+    const rare = table.rare.get(slot) ?? null;
+    if ((publication & PUBLISH_NEW) !== 0) {
+      const stated = this.#internal.isRestated(slot) ? { stamp: this.#internal.stamp(slot) } : null;
+      // One that is over already may have its tuple again in the same message: two births, or the two could not be told apart.
+      const isOver = (publication & PUBLISH_DESTROY) !== 0;
+      const birth = table.birth(slot) || (isOver ? this.#hybridClock.next() : 0);
+      this.#encoder.addNew(slot, slab, base, rare, stated, birth);
+    }
+    if ((publication & PUBLISH_UPDATE) !== 0) this.#encoder.addUpdate(slot, slab, base, rare);
+    if ((publication & PUBLISH_DESTROY) !== 0) this.#encoder.addDestroy(slot, slab, base, this.#internal.ending(slot));
+    if ((publication & PUBLISH_MOVED) !== 0) {
+      const owner = this.#internal.newerOwner(slot);
+      assert(owner !== undefined, "a moved row has a newer owner");
+      this.#encoder.addMoved(slot, owner.node, owner.stamp);
+    }
+  }
+
+  #addExpectations(rows: Iterable<ClaimedExpectation>): void {
+    const nowSeconds = Math.floor(this.#clock.wallMs() / 1000);
+    for (const row of rows) {
+      this.#encoder.addExpectation(row.expectation, secondsLeft(row, nowSeconds), row.createdSeconds, row.stamp);
+    }
+  }
+
+  /** True when a snapshot would spare readers more than it costs. */
+  get snapshotDue(): boolean {
+    return this.#eventBytes > snapshotDueBytes(this.#snapshotBytes);
+  }
+
+  /** Publishes a mark, after the rows that wait. The mark of an epoch is its first message: they follow. */
+  writeMark(mark: Mark): void {
+    if (mark.type !== "epoch") this.writePending();
+    const envelope = this.#nextEnvelope();
+    this.counters.marks++;
+    this.#sink.publish("mark", envelope.number, this.#marks.encode(envelope, mark, this.#snapshotSequence, this.role));
+  }
+
+  /**
+   * Writes a snapshot into the stream; one at a time, a second call joins the running one. Resolves with false when it was
+   * cut short (the broker away, `signal`): readers then ignore it.
+   */
+  writeSnapshot(signal: AbortSignal): Promise<boolean> {
+    this.#snapshotRunning ??= this.#snapshot(signal).finally(() => {
+      this.#spoiled = false;
+      this.#snapshotRunning = null;
+    });
+    return this.#snapshotRunning;
+  }
+
+  /**
+   * Messages did not get into the stream: says so in a gap mark and writes a snapshot, also where one is being written, which is
+   * not whole now.
+   */
+  async lost(reason: string, signal: AbortSignal): Promise<void> {
+    this.writeMark({ type: "gap", reason });
+    this.#spoiled = this.#snapshotRunning !== null;
+    await this.#snapshotRunning;
+    if (!signal.aborted) await this.writeSnapshot(signal);
+  }
+
+  async #snapshot(signal: AbortSignal): Promise<boolean> {
+    const startedMs = this.#clock.wallMs();
+    const id = startedMs;
+    const bytesBefore = this.counters.snapshotBytes;
+    const eventBytes = this.#eventBytes;
+    this.#eventBytes = 0;
+    const beginSequence = await this.#markAcked({ type: "snapshot-begin", id, flows: this.#internal.table.size });
+    if (beginSequence === null || !(await this.#writeChunks(signal))) return this.#abandoned(eventBytes);
+    const end: Mark = { type: "snapshot-end", id, flows: this.#internal.table.size };
+    if (this.#spoiled || (await this.#markAcked(end, beginSequence)) === null) return this.#abandoned(eventBytes);
+    this.#snapshotSequence = beginSequence;
+    this.#snapshotBytes = this.counters.snapshotBytes - bytesBefore;
+    this.counters.snapshots++;
+    const durationMs = this.#clock.wallMs() - startedMs;
+    this.#log.info({ flows: this.#internal.table.size, beginSequence, durationMs }, "snapshot written");
+    return true;
+  }
+
+  #abandoned(eventBytes: number): false {
+    this.#eventBytes += eventBytes;
+    this.counters.snapshotsAbandoned++;
+    this.#log.warn("snapshot abandoned: the broker did not take all of it");
+    return false;
+  }
+
+  async #writeChunks(signal: AbortSignal): Promise<boolean> {
+    for (let from: number | null = 0; from !== null; ) {
+      if (signal.aborted) return false;
+      if (this.#sink.backlog.bytes > SNAPSHOT_BACKLOG_BYTES_MAX) {
+        await new Promise((resolve) => setTimeout(resolve, SNAPSHOT_WAIT_MS));
+        continue;
+      }
+      from = this.#writeChunk(from);
+      await new Promise(setImmediate);
+    }
+    return true;
+  }
+
+  /** Writes the chunk that begins at slot `from`; returns where the next begins, null after the last. */
+  #writeChunk(from: number): number | null {
+    this.writePending();
+    const { table } = this.#internal;
+    const end = Math.min(from + CHUNK_SLOTS_MAX, table.slotsUsed);
+    let slot = from;
+    for (; slot < end && this.#encoder.rows < CHUNK_ROWS_MAX && !this.#encoder.full; slot++) {
+      if (!this.#internal.isFlow(slot) || this.#internal.isSuperseded(slot)) continue;
+      const stated = { stamp: this.#internal.stamp(slot) };
+      const rare = table.rare.get(slot) ?? null;
+      this.#encoder.addNew(slot, table.slab(slot), table.base(slot), rare, stated, table.birth(slot));
+    }
+    if (slot < table.slotsUsed) {
+      this.#publishChunk(from, slot);
+      return slot;
+    }
+    this.#writeLastChunk(from);
+    return null;
+  }
+
+  /** The last chunk holds the expectations, and is followed by more when they are many: all of them at one place in the order. */
+  #writeLastChunk(from: number): void {
+    const rows = [...this.#internal.expectations.claimed()];
+    this.#addExpectations(rows.splice(0, BATCH_EXPECTATIONS_MAX));
+    this.#publishChunk(from, SLOTS_END);
+    while (rows.length > 0) {
+      this.#addExpectations(rows.splice(0, BATCH_EXPECTATIONS_MAX));
+      this.#publishChunk(SLOTS_END, SLOTS_END);
+    }
+  }
+
+  #publishChunk(from: number, to: number): void {
+    const envelope = this.#nextEnvelope();
+    const payload = this.#encoder.encode(envelope, { from, to });
+    this.counters.snapshotChunks++;
+    this.counters.snapshotBytes += payload.length;
+    this.#sink.publish("snap", envelope.number, payload);
+  }
+
+  async #markAcked(mark: Mark, snapshotSequence = this.#snapshotSequence): Promise<number | null> {
+    this.writePending();
+    const envelope = this.#nextEnvelope();
+    this.counters.marks++;
+    return this.#sink.publishAcked(
+      "mark",
+      envelope.number,
+      this.#marks.encode(envelope, mark, snapshotSequence, this.role),
+    );
+  }
+
+  #nextEnvelope(): Envelope {
+    this.#number++;
+    return {
+      node: this.#node,
+      epoch: this.epoch,
+      number: this.#number,
+      stamp: this.#hybridClock.next(),
+      wallMs: this.#clock.wallMs(),
+    };
+  }
+}
+
+/** Bytes of events after which a snapshot is due, by the bytes of the last one. */
+export function snapshotDueBytes(snapshotBytes: number): number {
+  return Math.max(SNAPSHOT_DUE_BYTES_MIN, SNAPSHOT_DUE_FACTOR * snapshotBytes);
+}

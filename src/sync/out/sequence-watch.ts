@@ -1,0 +1,91 @@
+import type { Logger } from "pino";
+import { errorText } from "../../errors.js";
+import { type DecodedFlow, HAS_MARK, W_HAS, W_MARK } from "../../flow/record.js";
+
+/** What a watch counts; part of the group `expectations` of `stats`. */
+export interface SequenceWatchCounters {
+  mastersLookedUp: number;
+  /** Masters that were to be looked up while as many waited as are kept. */
+  mastersDropped: number;
+}
+
+/** Masters that wait at the most. */
+const MASTERS_MAX = 1024;
+/** The helper reports what it expects just before it rewrites the packet: a moment later the kernel knows the rest. */
+const DELAY_MS = 3;
+
+/**
+ * A helper that rewrites an address in a TCP stream to one of another length shifts the sequence numbers from there on
+ * (CTA_SEQ_ADJ_*), and the kernel sends no event of that. But it does so where it expects a connection; so the master of each
+ * expectation is looked up.
+ */
+export class SequenceWatch {
+  readonly counters: SequenceWatchCounters = { mastersLookedUp: 0, mastersDropped: 0 };
+  readonly #lookUp: (words: Uint32Array, base: number) => Promise<DecodedFlow | null>;
+  readonly #found: (flow: DecodedFlow) => void;
+  readonly #log: Logger;
+  readonly #masters = new Map<string, Uint32Array>();
+  #timer: NodeJS.Timeout | null = null;
+  #running = false;
+  #stopped = false;
+
+  constructor(options: {
+    lookUp: (words: Uint32Array, base: number) => Promise<DecodedFlow | null>;
+    found: (flow: DecodedFlow) => void;
+    log: Logger;
+  }) {
+    this.#lookUp = options.lookUp;
+    this.#found = options.found;
+    this.#log = options.log;
+  }
+
+  /** The helper of the flow with this original tuple has expected something. */
+  note(master: Uint32Array): void {
+    if (this.#stopped) return;
+    const key = master.join();
+    if (this.#masters.size >= MASTERS_MAX && !this.#masters.has(key)) {
+      this.counters.mastersDropped++;
+      return;
+    }
+    this.#masters.set(key, master);
+    this.#schedule();
+  }
+
+  #schedule(): void {
+    if (this.#timer !== null || this.#running || this.#masters.size === 0 || this.#stopped) return;
+    this.#timer = setTimeout(() => {
+      this.#timer = null;
+      this.#running = true;
+      void this.#run().finally(() => {
+        this.#running = false;
+        this.#schedule();
+      });
+    }, DELAY_MS);
+  }
+
+  /** Looks up those that wait now, one after the other. Never rejects. */
+  async #run(): Promise<void> {
+    const masters = [...this.#masters.values()];
+    this.#masters.clear();
+    for (const master of masters) {
+      if (this.#stopped) return;
+      try {
+        this.counters.mastersLookedUp++;
+        const flow = await this.#lookUp(master, 0);
+        if (flow === null || this.#stopped) continue;
+        // An event leaves a mark of 0 out, a lookup does not: a row must not look different for having been looked up.
+        if (flow.words[W_MARK] === 0) flow.words[W_HAS]! &= ~HAS_MARK;
+        this.#found(flow);
+      } catch (error) {
+        if (!this.#stopped) this.#log.warn({ error: errorText(error) }, "a flow with a helper could not be looked up");
+      }
+    }
+  }
+
+  /** Looks up no more. */
+  stop(): void {
+    this.#stopped = true;
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+  }
+}

@@ -1,0 +1,19 @@
+import type { MessageKind } from "../../stream/format/subjects.js";
+import type { ReaderItem, StreamMessage } from "../../stream/reader.js";
+import type { Replica } from "../../stream/replica.js";
+
+/** The stream of one peer, as the follower reads it. */
+export interface PeerStream {
+  /** The last message of a kind; null when there is none. */
+  readLast(kind: MessageKind, signal: AbortSignal): Promise<StreamMessage | null>;
+  /** Items from a stream sequence on, in order, until the signal or a reset. */
+  read(startSequence: number, signal: AbortSignal): AsyncIterable<readonly ReaderItem[]>;
+}
+
+/** Where a peer's stream is copied to, and read from when this node starts. */
+export interface CopySource {
+  /** Opens the copy; rejects when the own broker is away. `lost`: the copy missed messages, open it anew. */
+  open(lost: () => void): Promise<Replica>;
+  /** The copy as a stream. */
+  readonly stream: PeerStream;
+}

@@ -1,0 +1,279 @@
+import assert from "node:assert/strict";
+import type { ExternalCache } from "../../cache/external.js";
+import type { CommitReport } from "../../control/protocol.js";
+import { errnoName } from "../../ctnetlink/decode.js";
+import { type EncodeOptions, RequestBatch } from "../../ctnetlink/encode.js";
+import type { FlowTable } from "../../flow/flow-table.js";
+import { type RareAttributes, RECORD_WORDS, W_PROTO, W_PROTOINFO, W_TIMEOUT, W_UPDATED } from "../../flow/record.js";
+import { type KernelRequests, TIMEOUT_FLOOR_SECONDS } from "../ports/kernel.js";
+
+/** What a commit decides for all entries. */
+export interface CommitOptions {
+  /** Kernel timeout of every entry; null: what was left of the owner's, never below a floor. */
+  readonly timeoutSeconds: number | null;
+  /** Sets BE_LIBERAL on TCP flows: this kernel has not seen their windows. */
+  readonly liberal: boolean;
+  readonly nowSeconds: number;
+}
+
+/** Says whether this kernel's flow with the same original tuple has the same reply tuple, so that it can be updated. */
+export type SameTuples = (words: Uint32Array, base: number) => boolean;
+
+/** TCP flows that are closing (after ESTABLISHED) do not come back to life: they get what was left, or this. */
+const CLOSING_FLOOR_SECONDS = 10;
+const TCP = 6;
+const TCP_ESTABLISHED = 3;
+/** A commit looks at so many slots before it lets the event loop turn, whether it found flows or not. */
+const SLOTS_PER_TURN = 16_384;
+/**
+ * Flows in a batch: between two, the kernel waits for this process some 0.1 ms. A thread of the pool sends, so the event loop is not held
+ * up by the 4 ms that the kernel works on one; other programs' requests are.
+ */
+const BATCH_FLOWS = 1024;
+/** Batches under way: while the kernel works on one, the next is encoded. */
+const PIPELINE = 2;
+
+/** The flows of one batch, copied: while the kernel works on them, events may change or end the rows. */
+export class Staging {
+  readonly words = new Uint32Array(BATCH_FLOWS * RECORD_WORDS);
+  readonly rare: (RareAttributes | null)[] = [];
+  readonly batch = new RequestBatch();
+
+  /** Empties it. */
+  reset(): void {
+    this.rare.length = 0;
+  }
+
+  /** Takes a flow as it stands. */
+  add(table: FlowTable, slot: number): void {
+    const slab = table.slab(slot);
+    const base = table.base(slot);
+    this.words.set(slab.subarray(base, base + RECORD_WORDS), this.rare.length * RECORD_WORDS);
+    this.rare.push(table.rare.get(slot) ?? null);
+  }
+
+  get count(): number {
+    return this.rare.length;
+  }
+}
+
+/** What became of the entries. */
+export interface Tally {
+  committed: number;
+  updated: number;
+  skipped: number;
+  failed: Record<string, number>;
+  withoutMaster: number;
+  withoutHelper: number;
+}
+
+/** All at zero. */
+export function newTally(): Tally {
+  return { committed: 0, updated: 0, skipped: 0, failed: {}, withoutMaster: 0, withoutHelper: 0 };
+}
+
+/**
+ * Writes the external cache into the kernel: masters before the flows that they expected, in batches, each awaited so
+ * that events are read in between. An entry that the kernel has already is updated in place, or replaced where its NAT is
+ * another. Rows stay in the external cache until this kernel is read to have them.
+ */
+export async function commitExternal(
+  external: ExternalCache,
+  kernel: KernelRequests,
+  sameTuples: SameTuples,
+  options: CommitOptions,
+  progress: (done: number, total: number) => void,
+): Promise<CommitReport> {
+  const startedMs = performance.now();
+  const tally = newTally();
+  const total = external.table.size;
+  const spare = Array.from({ length: PIPELINE }, () => new Staging());
+  let done = 0;
+  for (const related of [false, true]) {
+    const running: Promise<void>[] = [];
+    for await (const staging of stagings(external.table, related, spare)) {
+      const { count } = staging;
+      const written = commitStaging(staging, kernel, sameTuples, options, tally).then(() => {
+        done += count;
+        progress(done, total);
+        spare.push(staging);
+      });
+      // Its failure is seen where it is awaited.
+      written.catch(() => {});
+      running.push(written);
+      if (running.length >= PIPELINE) await running.shift();
+    }
+    await Promise.all(running);
+  }
+  const { withoutMaster, withoutHelper, ...counts } = tally;
+  return {
+    ...counts,
+    ...(withoutMaster > 0 ? { withoutMaster } : {}),
+    ...(withoutHelper > 0 ? { withoutHelper } : {}),
+    stale: 0,
+    durationMs: Math.round((performance.now() - startedMs) * 10) / 10,
+  };
+}
+
+/**
+ * The table's flows with (`related`) or without a master, batch by batch, as they stand when the batch is made. A staging is taken
+ * from `spare`, where who is done with it puts it back.
+ */
+async function* stagings(table: FlowTable, related: boolean, spare: Staging[]): AsyncGenerator<Staging> {
+  if (related && table.rare.size === 0) return;
+  let staging = takeSpare(spare);
+  for (let slot = 0; slot < table.slotsUsed; slot++) {
+    if (slot % SLOTS_PER_TURN === SLOTS_PER_TURN - 1) await new Promise(setImmediate);
+    if (!table.isLive(slot)) continue;
+    if ((table.rare.get(slot)?.master !== undefined) !== related) continue;
+    staging.add(table, slot);
+    if (staging.count < BATCH_FLOWS) continue;
+    yield staging;
+    staging = takeSpare(spare);
+  }
+  if (staging.count > 0) yield staging;
+  else spare.push(staging);
+}
+
+function takeSpare(spare: Staging[]): Staging {
+  const staging = spare.pop();
+  assert.ok(staging !== undefined, "no more batches are under way than there are stagings");
+  staging.reset();
+  return staging;
+}
+
+/** Creates the flows of a staging in the kernel, or updates or replaces what is there already. */
+export async function commitStaging(
+  staging: Staging,
+  kernel: KernelRequests,
+  sameTuples: SameTuples,
+  options: CommitOptions,
+  tally: Tally,
+): Promise<void> {
+  const all = Array.from({ length: staging.count }, (_, index) => index);
+  const refused = await create(staging, all, kernel, options, tally);
+  tally.committed += staging.count - refused.length;
+  const existing: number[] = [];
+  for (const { index, errno } of refused) {
+    if (errnoName(errno) === "EEXIST") existing.push(index);
+    else countFailure(tally, errno);
+  }
+  if (existing.length === 0) return;
+  // What peers hold is newer than our kernel's entry, or a local event would have retired the row. An entry that nobody has told of yet
+  // was made by packets of that very connection, in the moments before this commit, and may be translated otherwise.
+  const same = existing.filter((index) => sameTuples(staging.words, index * RECORD_WORDS));
+  const notUpdated = new Set((await send(staging, same, kernel, "update", options)).map(({ index }) => index));
+  const updated = new Set(same.filter((index) => !notUpdated.has(index)));
+  // A connection that was closing does not end another one that has begun here by its tuple meanwhile.
+  const replaced = existing.filter((index) => !updated.has(index) && !isClosing(staging.words, index * RECORD_WORDS));
+  await send(staging, replaced, kernel, "delete", options);
+  const failed = await create(staging, replaced, kernel, options, tally);
+  tally.updated += updated.size + replaced.length - failed.length;
+  tally.skipped += existing.length - updated.size - replaced.length;
+  for (const { errno } of failed) countFailure(tally, errno);
+}
+
+/**
+ * Creates the given flows; which of them the kernel refused. A related flow whose master this kernel lacks goes in without it,
+ * and a flow whose helper it lacks without that: what is open now lives on, though nothing more will be expected of it.
+ */
+async function create(
+  staging: Staging,
+  indexes: readonly number[],
+  kernel: KernelRequests,
+  options: CommitOptions,
+  tally: Tally,
+): Promise<Refusal[]> {
+  const refused = await send(staging, indexes, kernel, "create", options);
+  const reduced = refused.filter(({ index, errno }) => reduce(staging, index, errno, tally)).map(({ index }) => index);
+  if (reduced.length === 0) return refused;
+  const others = refused.filter(({ index }) => !reduced.includes(index));
+  // Without its master a flow may still lack its helper, and then nothing is left to take away.
+  return [...others, ...(await create(staging, reduced, kernel, options, tally))];
+}
+
+/** Takes away of a refused flow what the kernel lacks; false when that is not why it was refused. */
+function reduce(staging: Staging, index: number, errno: number, tally: Tally): boolean {
+  const { master, helper, ...rest } = staging.rare[index] ?? {};
+  const reason = errnoName(errno);
+  if (reason === "ENOENT" && master !== undefined) {
+    staging.rare[index] = helper === undefined ? rest : { ...rest, helper };
+    tally.withoutMaster++;
+    return true;
+  }
+  if (reason === "EOPNOTSUPP" && helper !== undefined) {
+    staging.rare[index] = master === undefined ? rest : { ...rest, master };
+    tally.withoutHelper++;
+    return true;
+  }
+  return false;
+}
+
+interface Refusal {
+  index: number;
+  errno: number;
+}
+
+/** Sends one kind of request for the given flows; which of them the kernel refused, by their index in the staging. */
+async function send(
+  staging: Staging,
+  indexes: readonly number[],
+  kernel: KernelRequests,
+  request: "create" | "update" | "delete",
+  options: CommitOptions,
+): Promise<Refusal[]> {
+  const { batch } = staging;
+  const refused: Refusal[] = [];
+  const encode: EncodeOptions = { timeoutSeconds: 0, liberal: options.liberal };
+  let sent = 0;
+  while (sent < indexes.length) {
+    batch.reset();
+    const first = sent;
+    for (; sent < indexes.length; sent++) {
+      const index = indexes[sent]!;
+      const base = index * RECORD_WORDS;
+      encode.timeoutSeconds = timeoutFor(staging.words, base, options);
+      if (!add(batch, request, staging, index, encode)) break;
+    }
+    const result = await kernel.send(batch);
+    for (const error of result.errors) refused.push({ index: indexes[first + error.index]!, errno: error.errno });
+  }
+  return refused;
+}
+
+/** False when the batch is full. */
+function add(
+  batch: RequestBatch,
+  request: "create" | "update" | "delete",
+  staging: Staging,
+  index: number,
+  options: EncodeOptions,
+): boolean {
+  const base = index * RECORD_WORDS;
+  const rare = staging.rare[index] ?? null;
+  switch (request) {
+    case "create":
+      return batch.create(staging.words, base, rare, options);
+    case "update":
+      return batch.update(staging.words, base, rare, options);
+    case "delete":
+      return batch.delete(staging.words, base);
+  }
+}
+
+/** CTA_TIMEOUT for a flow: the configured one, else what was left of the owner's. */
+export function timeoutFor(words: Uint32Array, base: number, options: CommitOptions): number {
+  if (options.timeoutSeconds !== null) return options.timeoutSeconds;
+  const age = Math.max(0, options.nowSeconds - words[base + W_UPDATED]!);
+  const left = words[base + W_TIMEOUT]! - age;
+  return Math.max(left, isClosing(words, base) ? CLOSING_FLOOR_SECONDS : TIMEOUT_FLOOR_SECONDS);
+}
+
+function isClosing(words: Uint32Array, base: number): boolean {
+  return (words[base + W_PROTO]! & 0xff) === TCP && (words[base + W_PROTOINFO]! & 0xff) > TCP_ESTABLISHED;
+}
+
+function countFailure(tally: Tally, errno: number): void {
+  const reason = errnoName(errno);
+  tally.failed[reason] = (tally.failed[reason] ?? 0) + 1;
+}

@@ -1,0 +1,93 @@
+import { type ExternalExpectations, secondsLeft } from "../../cache/expectations.js";
+import type { ExpectationCommit } from "../../control/protocol.js";
+import { errnoName } from "../../ctnetlink/decode.js";
+import { RequestBatch } from "../../ctnetlink/encode.js";
+import { BATCH_MESSAGES } from "../../ctnetlink/request-socket.js";
+import type { Expectation } from "../../flow/expectation.js";
+import type { KernelRequests } from "../ports/kernel.js";
+
+/** An expectation with what is left of its time. */
+interface Due {
+  readonly expectation: Expectation;
+  readonly leftSeconds: number;
+}
+
+/**
+ * Writes the expectations of all peers into the kernel, after the flows, since an expectation needs its master. One that the
+ * kernel has already is replaced. Rows stay until the kernel's own events retire them; those whose time is over go.
+ */
+export async function commitExpectations(
+  external: ExternalExpectations,
+  kernel: KernelRequests,
+  nowSeconds: number,
+): Promise<ExpectationCommit> {
+  external.expire(nowSeconds);
+  const due: Due[] = [];
+  for (const row of external.rows()) {
+    due.push({ expectation: row.expectation, leftSeconds: secondsLeft(row, nowSeconds) });
+  }
+  const failed: Record<string, number> = {};
+  let committed = 0;
+  for (let first = 0; first < due.length; first += BATCH_MESSAGES) {
+    const part = due.slice(first, first + BATCH_MESSAGES);
+    committed += await commitPart(part, kernel, failed);
+  }
+  return { committed, failed };
+}
+
+async function commitPart(
+  part: readonly Due[],
+  kernel: KernelRequests,
+  failed: Record<string, number>,
+): Promise<number> {
+  const refused = await send(kernel, part, (batch, { expectation }) => batch.createExpectation(expectation));
+  const existing: Due[] = [];
+  for (const [due, errno] of refused) {
+    if (errnoName(errno) === "EEXIST") existing.push(due);
+    else count(failed, errno);
+  }
+  if (existing.length > 0) {
+    await send(kernel, existing, (batch, { expectation }) => batch.deleteExpectation(expectation));
+    const again = await send(kernel, existing, (batch, { expectation }) => batch.createExpectation(expectation));
+    for (const due of existing) if (!again.has(due)) refused.delete(due);
+    for (const errno of again.values()) count(failed, errno);
+  }
+  const created = part.filter((due) => !refused.has(due));
+  // The kernel begins with the helper's own time. What is used up in the meantime needs no time.
+  await send(kernel, created, (batch, { expectation, leftSeconds }) =>
+    batch.expectationTimeout(expectation, leftSeconds),
+  );
+  return created.length;
+}
+
+/** Removes expectations from the kernel, those that it still has; returns how many that were. */
+export async function removeExpectations(
+  expectations: readonly Expectation[],
+  kernel: KernelRequests,
+): Promise<number> {
+  let removed = 0;
+  for (let first = 0; first < expectations.length; first += BATCH_MESSAGES) {
+    const part = expectations.slice(first, first + BATCH_MESSAGES);
+    const refused = await send(kernel, part, (batch, expectation) => batch.deleteExpectation(expectation, true));
+    removed += part.length - refused.size;
+  }
+  return removed;
+}
+
+/** Sends one request for each; what the kernel refused, with its errno. Not more than BATCH_MESSAGES: they fit a batch. */
+async function send<T>(
+  kernel: KernelRequests,
+  items: readonly T[],
+  add: (batch: RequestBatch, item: T) => boolean,
+): Promise<Map<T, number>> {
+  if (items.length === 0) return new Map();
+  const batch = new RequestBatch();
+  for (const item of items) add(batch, item);
+  const { errors } = await kernel.send(batch);
+  return new Map(errors.map(({ index, errno }) => [items[index]!, errno]));
+}
+
+function count(failed: Record<string, number>, errno: number): void {
+  const reason = errnoName(errno);
+  failed[reason] = (failed[reason] ?? 0) + 1;
+}

@@ -1,0 +1,39 @@
+import type { InternalCache } from "../../cache/internal.js";
+import { RequestBatch } from "../../ctnetlink/encode.js";
+import { BATCH_MESSAGES } from "../../ctnetlink/request-socket.js";
+import { Turn } from "../../os/turn.js";
+import type { KernelRequests } from "../ports/kernel.js";
+
+/** Slots looked at between two looks at the clock. */
+const SLOTS_PER_LOOK = 1024;
+
+/**
+ * Removes flows of the internal cache from the kernel, those that `chosen` picks, in batches; the kernel's destroy events
+ * then take them out of the cache. Each is removed only if it is still the flow that the cache knows (CTA_ID).
+ * Returns how many the kernel removed.
+ */
+export async function removeFromKernel(
+  internal: InternalCache,
+  kernel: KernelRequests,
+  chosen: (slot: number) => boolean,
+): Promise<number> {
+  const { table } = internal;
+  const batch = new RequestBatch();
+  let removed = 0;
+  const send = async (): Promise<void> => {
+    if (batch.count === 0) return;
+    const count = batch.count;
+    const { errors } = await kernel.send(batch);
+    removed += count - errors.length;
+    batch.reset();
+  };
+  const turn = new Turn();
+  for (let slot = 0; slot < table.slotsUsed; slot++) {
+    if (slot % SLOTS_PER_LOOK === 0 && turn.over) await turn.yield();
+    if (!internal.isFlow(slot) || !chosen(slot)) continue;
+    batch.delete(table.slab(slot), table.base(slot), true);
+    if (batch.count >= BATCH_MESSAGES) await send();
+  }
+  await send();
+  return removed;
+}

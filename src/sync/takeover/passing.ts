@@ -1,0 +1,99 @@
+import { networkInterfaces } from "node:os";
+import type { InternalCache } from "../../cache/internal.js";
+import { formatAddress } from "../../flow/address.js";
+import type { DecodedFlow } from "../../flow/record.js";
+import {
+  HAS_TIMEOUT,
+  W_HAS,
+  W_ORIG_DST,
+  W_ORIG_SRC,
+  W_PROTO,
+  W_REPLY_DST,
+  W_REPLY_SRC,
+  W_TIMEOUT,
+} from "../../flow/record.js";
+
+/** Lists this kernel's table: src/ctnetlink/request-socket.ts. */
+export type ListKernel = (visit: (flow: DecodedFlow) => void) => Promise<unknown>;
+
+/** A kernel tells timeouts in whole seconds, so two of them that went down together may differ by this much. */
+const ROUNDING_SECONDS = 1;
+
+/** The timeouts of all flows by slot, each as it was at some time until a moment. */
+export interface Look {
+  readonly atMs: number;
+  readonly timeouts: Uint32Array;
+}
+
+/**
+ * Finds out whether this node still carries flows that another node has claimed. With two sync groups and a script that does not
+ * name its group, the primary of one group claims all that it has committed, and the other node is told to step down though
+ * it carries its own group as before. The kernel sends no event for a packet that changes no state, but sets the flow's timeout anew.
+ */
+export class PassingTraffic {
+  readonly #internal: InternalCache;
+  readonly #list: ListKernel;
+  readonly #addresses: () => ReadonlySet<string>;
+
+  constructor(options: { internal: InternalCache; list: ListKernel; addresses?: () => ReadonlySet<string> }) {
+    this.#internal = options.internal;
+    this.#list = options.list;
+    this.#addresses = options.addresses ?? localAddresses;
+  }
+
+  /** Takes the timeouts as they stand; `passes` compares them with later ones. */
+  async look(): Promise<Look> {
+    const { table } = this.#internal;
+    const timeouts = new Uint32Array(table.slotsUsed);
+    await this.#list(({ words }) => {
+      const slot = table.find(words, 0);
+      if (slot >= 0 && slot < timeouts.length) timeouts[slot] = words[W_TIMEOUT]!;
+    });
+    return { atMs: performance.now(), timeouts };
+  }
+
+  /**
+   * True when a flow that another node has claimed is translated to an address that this machine holds, or has seen a packet here
+   * since `before`: its timeout did not go down as the time went.
+   */
+  async passes(before: Look): Promise<boolean> {
+    const addresses = this.#addresses();
+    const { table } = this.#internal;
+    for (let slot = 0; slot < table.slotsUsed; slot++) {
+      if (this.#isClaimed(slot) && isTranslatedTo(addresses, table.slab(slot), table.base(slot))) return true;
+    }
+    const atMs = performance.now();
+    const leastSeconds = (atMs - before.atMs) / 1000 - ROUNDING_SECONDS;
+    let passes = false;
+    await this.#list(({ words }) => {
+      if (passes || (words[W_HAS]! & HAS_TIMEOUT) === 0) return;
+      const slot = table.find(words, 0);
+      if (slot < 0 || !this.#isClaimed(slot)) return;
+      const earlier = before.timeouts[slot] ?? 0;
+      passes = earlier > 0 && earlier - words[W_TIMEOUT]! < leastSeconds;
+    });
+    return passes;
+  }
+
+  #isClaimed(slot: number): boolean {
+    return this.#internal.isFlow(slot) && this.#internal.isSuperseded(slot);
+  }
+}
+
+function isTranslatedTo(addresses: ReadonlySet<string>, words: Uint32Array, base: number): boolean {
+  const family = words[base + W_PROTO]! >>> 8;
+  const to = (there: number, back: number): boolean => {
+    for (let i = 0; i < 4; i++) {
+      if (words[base + there + i] !== words[base + back + i]) {
+        return addresses.has(formatAddress(words, base + there, family));
+      }
+    }
+    return false;
+  };
+  return to(W_REPLY_DST, W_ORIG_SRC) || to(W_ORIG_DST, W_REPLY_SRC);
+}
+
+/** Addresses of this machine now, virtual ones included, as inet_ntop prints them. */
+function localAddresses(): ReadonlySet<string> {
+  return new Set(Object.values(networkInterfaces()).flatMap((list) => (list ?? []).map(({ address }) => address)));
+}

@@ -1,0 +1,103 @@
+/**
+ * The plan of the house: who may import whom, and which package is at home where. Stated here alone; test/unit/style.test.ts
+ * holds every file of src/ to it.
+ */
+
+/**
+ * A file imports from its own folder and from those named here, types included. The rows go from the ground up: a folder
+ * names only folders above it in this table, so nothing imports upwards and nothing goes in a circle. A folder that is not named
+ * belongs to the nearest one around it that is.
+ */
+export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
+  // Ground: what a flow is, what was configured, what the operating system does.
+  "errors.ts": [],
+  os: ["errors.ts"],
+  flow: ["errors.ts"],
+  ownership: ["errors.ts", "flow"],
+  config: ["errors.ts", "flow"],
+  conntrackd: ["errors.ts", "flow", "config"],
+  // Edges: kernel, stream, tables, control socket. None knows another.
+  ctnetlink: ["errors.ts", "os", "flow"],
+  "stream/format": ["errors.ts", "flow"],
+  stream: ["errors.ts", "flow", "stream/format"],
+  "stream/broker": ["errors.ts", "stream", "stream/format"],
+  cache: ["errors.ts", "flow", "ownership"],
+  control: ["errors.ts", "flow"],
+  metrics: ["errors.ts", "control"],
+  discovery: ["errors.ts", "config"],
+  // Ways: each wing of sync is one way of the data; sync itself builds a node of them.
+  "sync/ports": ["errors.ts", "flow", "ctnetlink", "stream", "stream/format"],
+  "sync/out": ["errors.ts", "os", "flow", "ownership", "ctnetlink", "stream/format", "cache", "sync/ports"],
+  "sync/in": ["errors.ts", "os", "flow", "ownership", "stream", "stream/format", "cache", "sync/ports", "sync/out"],
+  "sync/inject": ["errors.ts", "os", "flow", "ownership", "ctnetlink", "cache", "sync/ports"],
+  "sync/takeover": [
+    ...["errors.ts", "os", "flow", "ownership", "ctnetlink", "stream/format", "cache", "control"],
+    ...["sync/ports", "sync/out", "sync/in"],
+  ],
+  sync: [
+    ...["errors.ts", "os", "flow", "ownership", "ctnetlink", "stream", "stream/format", "cache", "control"],
+    ...["sync/ports", "sync/out", "sync/in", "sync/inject", "sync/takeover"],
+  ],
+  history: ["errors.ts", "flow"],
+  "history/format": ["errors.ts", "flow", "history"],
+  "history/scan": ["errors.ts", "flow", "ownership", "stream", "stream/format", "history"],
+  "history/archive": [
+    ...["errors.ts", "flow", "ownership", "stream", "stream/format", "history", "history/format", "history/scan"],
+  ],
+  lab: ["errors.ts", "flow", "config", "control"],
+  // Composition, and the command line on top.
+  daemon: [
+    ...[
+      "errors.ts",
+      "os",
+      "flow",
+      "config",
+      "ctnetlink",
+      "stream",
+      "stream/format",
+      "stream/broker",
+      "cache",
+      "control",
+    ],
+    ...["metrics", "discovery", "sync/ports", "sync/out", "sync/in", "sync/inject", "sync/takeover", "sync"],
+    ...["history/archive"],
+  ],
+  "daemon.ts": [
+    ...["errors.ts", "flow", "config", "ctnetlink", "stream", "cache", "control", "metrics", "discovery"],
+    ...["sync/out", "sync/takeover", "sync", "daemon"],
+  ],
+  "cli/process": ["errors.ts", "os", "config"],
+  "cli/command": ["errors.ts", "flow", "config", "conntrackd", "control", "daemon.ts", "cli/process"],
+  "cli/conntrackd": ["errors.ts", "flow", "config", "conntrackd", "control", "cli/process", "cli/command"],
+  "cli/history": [
+    ...["errors.ts", "flow", "config", "stream", "stream/broker", "history", "history/format", "history/scan"],
+    ...["history/archive", "cli/process", "cli/command"],
+  ],
+  cli: [
+    ...["errors.ts", "flow", "config", "conntrackd", "control", "lab"],
+    ...["cli/process", "cli/command", "cli/conntrackd", "cli/history"],
+  ],
+};
+
+/** Packages that some folders alone may import, those inside them included. */
+export const PACKAGE_HOMES: Readonly<Record<string, readonly string[]>> = {
+  nats: ["stream"],
+  msgpackr: ["stream/format"],
+  netlink: ["ctnetlink"],
+  koffi: ["os"],
+  commander: ["cli"],
+  "@duckdb": ["history"],
+};
+
+/** Folders without I/O, timers and clocks: what they do follows from what they are given. */
+export const PURE: readonly string[] = ["flow", "ownership", "cache", "stream/format"];
+
+/** What those may import beside each other. */
+export const PURE_MAY_IMPORT: readonly string[] = [
+  "node:assert/strict",
+  "node:crypto",
+  "node:net",
+  "node:util",
+  "msgpackr",
+  "zod",
+];
