@@ -1,4 +1,5 @@
 import { type Expectation, expectationKey } from "../flow/expectation.js";
+import { isNewerClaim } from "../ownership/claim.js";
 
 /** Expectations of each table at the most: some hundreds are many, and what is beyond is counted and left out. */
 export const EXPECTATIONS_MAX = 4096;
@@ -344,7 +345,7 @@ export class ExternalExpectations {
       counters.created++;
     } else if (before.owner === owner) {
       counters.updated++;
-    } else if (stamp > before.stamp || (stamp === before.stamp && owner < before.owner)) {
+    } else if (isNewerClaim(stamp, owner, before.stamp, before.owner)) {
       counters.taken++;
     } else {
       counters.stale++;

@@ -1,7 +1,9 @@
 import { FlowTable } from "../flow/flow-table.js";
-import { isAnotherConnection, type RareAttributes, RECORD_WORDS, W_HAS, W_ID } from "../flow/record.js";
+import { type RareAttributes, RECORD_WORDS, W_HAS, W_ID } from "../flow/record.js";
+import { isAnotherConnection } from "../flow/record-fields.js";
 import { SlotMap } from "../flow/slot-map.js";
 import { readStamp, writeStamp } from "../flow/stamp.js";
+import { isNewerClaim } from "../ownership/claim.js";
 import { ExternalExpectations } from "./expectations.js";
 
 /** In W_HAS of an external row: which origin owns it. */
@@ -225,11 +227,8 @@ export class ExternalCache {
     return birth;
   }
 
-  /** Of equal stamps the one of the lesser name is newer, so that all nodes agree. */
   #isNewer(origin: number, stamp: number, slot: number): boolean {
-    const held = this.stamp(slot);
-    if (stamp !== held) return stamp > held;
-    return this.#origins[origin]!.node < this.#origins[this.#ownerOf(slot)]!.node;
+    return isNewerClaim(stamp, this.#origins[origin]!.node, this.stamp(slot), this.ownerName(slot));
   }
 
   /** A flow id of a peer now stands for a flow that this node does not take from it: what it stood for before is gone. */

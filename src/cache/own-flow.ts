@@ -1,7 +1,6 @@
-import { HAS_PROTOINFO, RECORD_WORDS, W_HAS, W_PROTO } from "../flow/record.js";
+import { HAS_PROTOINFO, RECORD_WORDS, W_HAS } from "../flow/record.js";
+import { isTcp } from "../flow/record-fields.js";
 import type { InternalCache } from "./internal.js";
-
-const TCP = 6;
 
 /** The record of a node's own flow with this original tuple, copied; null when there is none, or another node carries it. */
 export function ownFlow(internal: InternalCache, words: Uint32Array, base: number): Uint32Array | null {
@@ -20,5 +19,5 @@ export function hasRoom({ table, limit }: InternalCache): boolean {
 /** True for a row of TCP of which nobody has told how far it is. */
 export function lacksState({ table }: InternalCache, slot: number): boolean {
   const [slab, base] = [table.slab(slot), table.base(slot)];
-  return (slab[base + W_PROTO]! & 0xff) === TCP && (slab[base + W_HAS]! & HAS_PROTOINFO) === 0;
+  return isTcp(slab, base) && (slab[base + W_HAS]! & HAS_PROTOINFO) === 0;
 }

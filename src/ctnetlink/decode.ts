@@ -40,6 +40,7 @@ import {
   W_TIMEOUT,
   W_ZONE,
 } from "../flow/record.js";
+import { protocolOf } from "../flow/record-fields.js";
 import { readHost16, readHost32, readNet16, readNet32, readNet64 } from "./attributes.js";
 import {
   CTA_COUNTERS_BYTES,
@@ -170,7 +171,7 @@ export function decodeConntrack(bytes: Uint8Array, start: number, end: number, o
     at += (length + 3) & ~3;
   }
   if ((has & HAS_ORIG) === 0) return DecodeFailure.noOriginalTuple;
-  if ((has & HAS_REPLY) !== 0 && replyProtocol !== (words[W_PROTO]! & 0xff)) return DecodeFailure.badTuple;
+  if ((has & HAS_REPLY) !== 0 && replyProtocol !== protocolOf(words, 0)) return DecodeFailure.badTuple;
   if (out.rare !== null) has |= HAS_RARE;
   words[W_HAS] = has & ~HAS_ORIG;
   return 0;

@@ -25,6 +25,7 @@ import {
   W_STATUS,
   W_ZONE,
 } from "../flow/record.js";
+import { familyOf } from "../flow/record-fields.js";
 import {
   IPS_ASSURED,
   IPS_CONFIRMED,
@@ -112,7 +113,7 @@ export class RequestBatch {
    * times; labels only where a rule uses some; ENOENT for an unknown master, EOPNOTSUPP for an unknown helper.
    */
   create(words: Uint32Array, base: number, rare: RareAttributes | null, options: EncodeOptions): boolean {
-    if (!this.#begin(IPCTNL_MSG_CT_NEW, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL, words[base + W_PROTO]! >>> 8)) {
+    if (!this.#begin(IPCTNL_MSG_CT_NEW, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL, familyOf(words, base))) {
       return false;
     }
     const out = this.#out;
@@ -137,7 +138,7 @@ export class RequestBatch {
    * ENOSPC for labels where no rule uses some; all else is done by then.
    */
   update(words: Uint32Array, base: number, rare: RareAttributes | null, options: EncodeOptions): boolean {
-    if (!this.#begin(IPCTNL_MSG_CT_NEW, NLM_F_REQUEST, words[base + W_PROTO]! >>> 8)) return false;
+    if (!this.#begin(IPCTNL_MSG_CT_NEW, NLM_F_REQUEST, familyOf(words, base))) return false;
     const out = this.#out;
     this.#original(words, base);
     if ((words[base + W_HAS]! & HAS_STATUS) !== 0) {
@@ -159,7 +160,7 @@ export class RequestBatch {
    * if it is still the one with the CTA_ID of word 23, which therefore must come from this kernel.
    */
   delete(words: Uint32Array, base: number, matchId = false): boolean {
-    if (!this.#begin(IPCTNL_MSG_CT_DELETE, NLM_F_REQUEST, words[base + W_PROTO]! >>> 8)) return false;
+    if (!this.#begin(IPCTNL_MSG_CT_DELETE, NLM_F_REQUEST, familyOf(words, base))) return false;
     this.#original(words, base);
     if (matchId) this.#out.putNet32(CTA_ID, words[base + W_ID]!);
     this.#end();
@@ -168,7 +169,7 @@ export class RequestBatch {
 
   /** Asks for the flow with this original tuple and zone, which comes as an IPCTNL_MSG_CT_NEW; ENOENT when there is none. */
   get(words: Uint32Array, base: number): boolean {
-    if (!this.#begin(IPCTNL_MSG_CT_GET, NLM_F_REQUEST, words[base + W_PROTO]! >>> 8)) return false;
+    if (!this.#begin(IPCTNL_MSG_CT_GET, NLM_F_REQUEST, familyOf(words, base))) return false;
     this.#original(words, base);
     this.#end();
     return true;
@@ -198,7 +199,7 @@ export class RequestBatch {
    */
   createExpectation(expectation: Expectation): boolean {
     const flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL;
-    if (!this.#beginExpectation(IPCTNL_MSG_EXP_NEW, flags, expectation.tuple[W_PROTO]! >>> 8)) return false;
+    if (!this.#beginExpectation(IPCTNL_MSG_EXP_NEW, flags, familyOf(expectation.tuple, 0))) return false;
     encodeExpectation(this.#out, expectation);
     this.#end();
     return true;
@@ -206,7 +207,7 @@ export class RequestBatch {
 
   /** Asks for the time that is left of an expectation to be set; ENOENT when there is none with its tuple. */
   expectationTimeout(expectation: Expectation, timeoutSeconds: number): boolean {
-    if (!this.#beginExpectation(IPCTNL_MSG_EXP_NEW, NLM_F_REQUEST, expectation.tuple[W_PROTO]! >>> 8)) return false;
+    if (!this.#beginExpectation(IPCTNL_MSG_EXP_NEW, NLM_F_REQUEST, familyOf(expectation.tuple, 0))) return false;
     encodeExpectationTimeout(this.#out, expectation, timeoutSeconds);
     this.#end();
     return true;
@@ -214,7 +215,7 @@ export class RequestBatch {
 
   /** Asks for the expectation to be removed, with `matchId` only if it has its id still; ENOENT when there is none. */
   deleteExpectation(expectation: Expectation, matchId = false): boolean {
-    if (!this.#beginExpectation(IPCTNL_MSG_EXP_DELETE, NLM_F_REQUEST, expectation.tuple[W_PROTO]! >>> 8)) return false;
+    if (!this.#beginExpectation(IPCTNL_MSG_EXP_DELETE, NLM_F_REQUEST, familyOf(expectation.tuple, 0))) return false;
     encodeExpectationName(this.#out, expectation, matchId);
     this.#end();
     return true;

@@ -11,6 +11,7 @@
  */
 import { EXPECT_FN_MAX, type Expectation, type ExpectationNat, HELPER_NAME_MAX } from "../flow/expectation.js";
 import { AF_INET, AF_INET6, RECORD_WORDS, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_ZONE } from "../flow/record.js";
+import { zoneReplyOf } from "../flow/record-fields.js";
 import { type AttributeWriter, readHost16, readNet16, readNet32, readText } from "./attributes.js";
 import {
   CTA_EXPECT_CLASS,
@@ -204,7 +205,7 @@ export function encodeExpectationName(out: AttributeWriter, expectation: Expecta
 
 function encodeIdentity(out: AttributeWriter, { tuple }: Expectation): void {
   encodeOriginal(out, CTA_EXPECT_TUPLE, tuple);
-  const zone = tuple[W_ZONE]! & 0xffff;
+  const zone = zoneReplyOf(tuple, 0);
   if (zone !== 0) out.putNet16(CTA_EXPECT_ZONE, zone);
 }
 

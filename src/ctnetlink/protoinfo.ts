@@ -3,7 +3,8 @@
  * In the record: words 24 to 26.
  */
 import { IPPROTO_DCCP, IPPROTO_SCTP, IPPROTO_TCP } from "../flow/protocol.js";
-import { HAS_PROTOINFO, W_HAS, W_PROTO, W_PROTOINFO, W_PROTOINFO_B, W_PROTOINFO_C } from "../flow/record.js";
+import { HAS_PROTOINFO, W_HAS, W_PROTOINFO, W_PROTOINFO_B, W_PROTOINFO_C } from "../flow/record.js";
+import { protocolOf } from "../flow/record-fields.js";
 import { type AttributeWriter, readHost16, readNet32 } from "./attributes.js";
 import {
   CTA_PROTOINFO,
@@ -147,7 +148,7 @@ function decodeDccp(bytes: Uint8Array, at: number, end: number, words: Uint32Arr
  */
 export function encodeProtoinfo(out: AttributeWriter, words: Uint32Array, base: number, liberal: boolean): void {
   const has = (words[base + W_HAS]! & HAS_PROTOINFO) !== 0;
-  switch (words[base + W_PROTO]! & 0xff) {
+  switch (protocolOf(words, base)) {
     case IPPROTO_TCP:
       if (has || liberal) encodeTcp(out, words, base, has, liberal);
       break;

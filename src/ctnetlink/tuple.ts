@@ -11,8 +11,6 @@ import {
   AF_INET,
   AF_INET6,
   HAS_REPLY,
-  mirrorL4,
-  replyIsMirror,
   W_HAS,
   W_ORIG_DST,
   W_ORIG_L4,
@@ -23,6 +21,7 @@ import {
   W_REPLY_SRC,
   W_STATUS,
 } from "../flow/record.js";
+import { familyOf, mirrorL4, protocolOf, replyIsMirror } from "../flow/record-fields.js";
 import { IPS_DST_NAT, IPS_SRC_NAT } from "../flow/status.js";
 import { type AttributeWriter, readHost16, readHost32, readNet16, readNet32 } from "./attributes.js";
 import {
@@ -259,8 +258,8 @@ export function encodeReply(out: AttributeWriter, type: number, words: Uint32Arr
 /** Writes CTA_NAT_DST and CTA_NAT_SRC when the reply tuple is not the original one turned round; see `encodeReply`. */
 export function encodeNat(out: AttributeWriter, words: Uint32Array, base: number): void {
   if ((words[base + W_HAS]! & HAS_REPLY) === 0 || replyIsMirror(words, base)) return;
-  const protocol = words[base + W_PROTO]! & 0xff;
-  const family = words[base + W_PROTO]! >>> 8;
+  const protocol = protocolOf(words, base);
+  const family = familyOf(words, base);
   const reply = words[base + W_REPLY_L4]!;
   if (isIcmp(protocol)) {
     // The one id is in reach of both; leave it to the one that the flow's status names, source when in doubt.

@@ -9,7 +9,8 @@ export const systemClock: Clock = { wallMs: () => Date.now() };
 
 /** Stamps count from here (2020-01-01), so that they stay exact integers until 2089. */
 const STAMP_EPOCH_MS = 1_577_836_800_000;
-const STAMPS_PER_MS = 4096;
+/** Stamps of one millisecond of the wall clock. */
+export const STAMPS_PER_MS = 4096;
 
 /** The time of a stamp, whole milliseconds since the Unix epoch. */
 export function stampMs(stamp: number): number {

@@ -15,6 +15,7 @@ import { formatAddress } from "./address.js";
 import { type FlowMaster, type FlowTuple, flowFromRecord, recordFromFlow } from "./flow.js";
 import { hasPorts, IPPROTO_GRE, protocolName } from "./protocol.js";
 import { AF_INET, AF_INET6, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_ZONE } from "./record.js";
+import { familyOf, protocolOf, zoneReplyOf } from "./record-fields.js";
 
 /** It stays when a connection has come (SIP registrations). */
 export const NF_CT_EXPECT_PERMANENT = 0x1;
@@ -64,7 +65,7 @@ export const EXPECT_FN_MAX = 31;
  */
 export function expectationKey({ tuple, mask }: Expectation): string {
   const words = [tuple[W_PROTO]!, tuple[W_ZONE]!, tuple[W_ORIG_L4]!, mask[W_ORIG_L4]!];
-  const width = tuple[W_PROTO]! >>> 8 === AF_INET6 ? 4 : 1;
+  const width = familyOf(tuple, 0) === AF_INET6 ? 4 : 1;
   for (let i = 0; i < width; i++) {
     words.push(tuple[W_ORIG_SRC + i]!, tuple[W_ORIG_DST + i]!, mask[W_ORIG_SRC + i]!, mask[W_ORIG_DST + i]!);
   }
@@ -90,9 +91,9 @@ export function formatExpectationTool(expectation: Expectation): string {
 function expectationLine(expectation: Expectation): string {
   const { tuple, mask, master, flags, helper } = expectation;
   const text =
-    `proto=${tuple[W_PROTO]! & 0xff} ${tupleText(tuple, "")}` +
+    `proto=${protocolOf(tuple, 0)} ${tupleText(tuple, "")}` +
     `${tupleText(mask, "mask-")}${tupleText(master, "master-")}`;
-  const zone = tuple[W_ZONE]! & 0xffff;
+  const zone = zoneReplyOf(tuple, 0);
   const parts = [flagNames(flags).join(","), `class=${expectation.class}`];
   if (zone !== 0) parts.unshift(`zone=${zone}`);
   if (helper !== undefined) parts.push(`helper=${helper}`);
@@ -100,8 +101,8 @@ function expectationLine(expectation: Expectation): string {
 }
 
 function tupleText(words: Uint32Array, prefix: string): string {
-  const family = words[W_PROTO]! >>> 8;
-  const protocol = words[W_PROTO]! & 0xff;
+  const family = familyOf(words, 0);
+  const protocol = protocolOf(words, 0);
   const l4 = words[W_ORIG_L4]!;
   const addresses = `${prefix}src=${formatAddress(words, W_ORIG_SRC, family)} ${prefix}dst=${formatAddress(words, W_ORIG_DST, family)} `;
   if (hasPorts(protocol)) return `${addresses}sport=${l4 >>> 16} dport=${l4 & 0xffff} `;
@@ -120,8 +121,8 @@ function flagNames(flags: number): string[] {
 /** One `<flow>…</flow>` of `conntrackd -i expect -x`, without the line feed; `timeout` only of a kernel's table. */
 export function formatExpectationXml(expectation: Expectation, options: { timeout: boolean }): string {
   const { tuple, mask, master, flags, helper } = expectation;
-  const family = tuple[W_PROTO]! >>> 8;
-  const protocol = tuple[W_PROTO]! & 0xff;
+  const family = familyOf(tuple, 0);
+  const protocol = protocolOf(tuple, 0);
   const parts = [
     ["expected", tuple],
     ["mask", mask],
@@ -129,7 +130,7 @@ export function formatExpectationXml(expectation: Expectation, options: { timeou
   ] as const;
   const layer3 = parts.map(([name, words]) => `<${name}>${addressesXml(words, family)}</${name}>`).join("");
   const layer4 = parts.map(([name, words]) => `<${name}>${layer4Xml(words, protocol)}</${name}>`).join("");
-  const zone = tuple[W_ZONE]! & 0xffff;
+  const zone = zoneReplyOf(tuple, 0);
   let meta = "";
   if (helper !== undefined) meta += `<helper-name>${escapeXml(helper)}</helper-name>`;
   if (options.timeout) meta += `<timeout>${expectation.timeoutSeconds}</timeout>`;

@@ -11,18 +11,17 @@ import {
   HAS_MARK,
   HAS_PROTOINFO,
   HAS_REPLY,
-  replyIsMirror,
   W_HAS,
   W_MARK,
   W_ORIG_DST,
   W_ORIG_L4,
   W_ORIG_SRC,
   W_PROTO,
-  W_PROTOINFO,
   W_REPLY_DST,
   W_REPLY_L4,
   W_REPLY_SRC,
 } from "./record.js";
+import { familyOf, protocolOf, protocolStateOf, replyIsMirror } from "./record-fields.js";
 
 /** Tests the record at `words[base]`; true means: keep it. */
 export type FlowPredicate = (words: Uint32Array, base: number) => boolean;
@@ -65,7 +64,7 @@ export function compileFilter(rules: FilterRules, local?: LocalAddressLookup): F
       states !== undefined &&
       protocol === IPPROTO_TCP &&
       words[base + W_HAS]! & HAS_PROTOINFO &&
-      states[words[base + W_PROTOINFO]! & 0xff] === 0
+      states[protocolStateOf(words, base)] === 0
     ) {
       return false;
     }
@@ -233,7 +232,7 @@ export function isTranslated(words: Uint32Array, base: number): boolean {
 function protocolTest(text: string): FlowPredicate {
   const protocol = protocolNumber(text);
   if (protocol === undefined) throw badOption("--proto", text, "a name such as tcp, or a number from 0 to 255");
-  return (words, base) => (words[base + W_PROTO]! & 0xff) === protocol;
+  return (words, base) => protocolOf(words, base) === protocol;
 }
 
 function markTest(text: string): FlowPredicate {
@@ -251,7 +250,7 @@ function portTest(text: string): FlowPredicate {
   const port = unsigned(text);
   if (port === undefined || port > 0xffff) throw badOption("--port", text, "a number from 0 to 65535");
   return (words, base) => {
-    if (!hasPorts(words[base + W_PROTO]! & 0xff)) return false;
+    if (!hasPorts(protocolOf(words, base))) return false;
     const orig = words[base + W_ORIG_L4]!;
     if (orig >>> 16 === port || (orig & 0xffff) === port) return true;
     if (!(words[base + W_HAS]! & HAS_REPLY)) return false;
@@ -265,7 +264,7 @@ function addressTest(option: string, text: string, places: readonly number[]): F
   if (cidr === undefined) throw badOption(option, text, "an IPv4 or IPv6 address, or a network such as 192.0.2.0/24");
   const set = new AddressSet([cidr]);
   return (words, base) => {
-    const family = words[base + W_PROTO]! >>> 8;
+    const family = familyOf(words, base);
     const hasReply = (words[base + W_HAS]! & HAS_REPLY) !== 0;
     for (let i = 0; i < places.length; i++) {
       const place = places[i]!;

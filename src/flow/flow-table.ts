@@ -10,6 +10,7 @@ import {
   W_PROTO,
   W_ZONE,
 } from "./record.js";
+import { zoneOrigOf } from "./record-fields.js";
 
 /** Records per slab: 2^12 records of 128 bytes are 512 KiB. */
 const SLAB_BITS = 12;
@@ -257,7 +258,7 @@ export class FlowTable {
     const at = this.base(slot);
     if (slab[at + W_ORIG_L4] !== words[base + W_ORIG_L4]) return false;
     if (slab[at + W_PROTO] !== words[base + W_PROTO]) return false;
-    if (slab[at + W_ZONE]! >>> 16 !== words[base + W_ZONE]! >>> 16) return false;
+    if (zoneOrigOf(slab, at) !== zoneOrigOf(words, base)) return false;
     for (let i = 0; i < 4; i++) {
       if (slab[at + W_ORIG_SRC + i] !== words[base + W_ORIG_SRC + i]) return false;
       if (slab[at + W_ORIG_DST + i] !== words[base + W_ORIG_DST + i]) return false;

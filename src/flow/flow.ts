@@ -59,6 +59,7 @@ import {
   W_UPDATED,
   W_ZONE,
 } from "./record.js";
+import { familyOf, protocolOf, zoneOrigOf, zoneReplyOf } from "./record-fields.js";
 import { statusBits, statusNames } from "./status.js";
 
 /** Addresses and layer 4 of one direction. Ports for TCP, UDP, UDPLite, SCTP and DCCP, `icmp*` for ICMP and ICMPv6, keys for GRE. */
@@ -137,8 +138,8 @@ export interface Flow {
 
 /** The object form of the record at `base`. Table words (30, 31, the high half of 29) are not part of it. */
 export function flowFromRecord(words: Uint32Array, base: number, rare: RareAttributes | null): Flow {
-  const family = words[base + W_PROTO]! >>> 8;
-  const protocol = words[base + W_PROTO]! & 0xff;
+  const family = familyOf(words, base);
+  const protocol = protocolOf(words, base);
   const has = words[base + W_HAS]!;
   const orig = tuple(words, base + W_ORIG_SRC, base + W_ORIG_DST, base + W_ORIG_L4, family, protocol);
   const flow: Flow = { family: familyName(family), protocol: protocolText(protocol), orig };
@@ -152,8 +153,8 @@ export function flowFromRecord(words: Uint32Array, base: number, rare: RareAttri
   if (has & HAS_PROTOINFO) readProtoinfo(flow, words, base, protocol);
   if (has & HAS_TIMEOUT) flow.timeoutSeconds = words[base + W_TIMEOUT]!;
   if (has & HAS_MARK) flow.mark = words[base + W_MARK]!;
-  const zoneOrig = words[base + W_ZONE]! >>> 16;
-  const zoneReply = words[base + W_ZONE]! & 0xffff;
+  const zoneOrig = zoneOrigOf(words, base);
+  const zoneReply = zoneReplyOf(words, base);
   if (zoneOrig === zoneReply) {
     if (zoneOrig !== 0) flow.zone = zoneOrig;
   } else {
@@ -336,14 +337,14 @@ function rareFromFlow(flow: Flow): RareAttributes | null {
 }
 
 function masterFromWords(words: Uint32Array): FlowMaster {
-  const family = words[W_PROTO]! >>> 8;
-  const protocol = words[W_PROTO]! & 0xff;
+  const family = familyOf(words, 0);
+  const protocol = protocolOf(words, 0);
   const master: FlowMaster = {
     family: familyName(family),
     protocol: protocolText(protocol),
     ...tuple(words, W_ORIG_SRC, W_ORIG_DST, W_ORIG_L4, family, protocol),
   };
-  const zone = words[W_ZONE]! >>> 16;
+  const zone = zoneOrigOf(words, 0);
   if (zone !== 0) master.zone = zone;
   return master;
 }

@@ -27,15 +27,13 @@ import {
   W_ORIG_DST,
   W_ORIG_L4,
   W_ORIG_SRC,
-  W_PROTO,
-  W_PROTOINFO,
   W_REPLY_DST,
   W_REPLY_L4,
   W_REPLY_SRC,
   W_STATUS,
   W_TIMEOUT,
-  W_ZONE,
 } from "./record.js";
+import { familyOf, icmpTypeOf, protocolOf, protocolStateOf, zoneOrigOf, zoneReplyOf } from "./record-fields.js";
 import { IPS_ASSURED, IPS_HW_OFFLOAD, IPS_OFFLOAD, IPS_SEEN_REPLY } from "./status.js";
 
 /** What belongs to a dump, not to the flow. */
@@ -87,16 +85,16 @@ function conntrackLine(
   timeout: string,
   kernel: KernelOptions,
 ): string {
-  const protocol = words[base + W_PROTO]! & 0xff;
-  const family = words[base + W_PROTO]! >>> 8;
+  const protocol = protocolOf(words, base);
+  const family = familyOf(words, base);
   const has = words[base + W_HAS]!;
   const status = words[base + W_STATUS]!;
-  const zoneOrig = words[base + W_ZONE]! >>> 16;
-  const zoneReply = words[base + W_ZONE]! & 0xffff;
+  const zoneOrig = zoneOrigOf(words, base);
+  const zoneReply = zoneReplyOf(words, base);
   const counters = kernel.counters;
   let line = `${protocolName(protocol).padEnd(8)} ${protocol} ${timeout}`;
   if (has & HAS_PROTOINFO && protocolStates(protocol) !== undefined) {
-    line += `${stateName(protocol, words[base + W_PROTOINFO]! & 0xff)} `;
+    line += `${stateName(protocol, protocolStateOf(words, base))} `;
   }
   line += tupleText(words, base + W_ORIG_SRC, base + W_ORIG_DST, words[base + W_ORIG_L4]!, family, protocol);
   if (zoneOrig !== zoneReply && zoneOrig !== 0) line += `zone-orig=${zoneOrig} `;
@@ -119,7 +117,7 @@ function conntrackLine(
 function tupleText(words: Uint32Array, src: number, dst: number, l4: number, family: number, protocol: number): string {
   const text = `src=${formatAddress(words, src, family)} dst=${formatAddress(words, dst, family)} `;
   if (hasPorts(protocol)) return `${text}sport=${l4 >>> 16} dport=${l4 & 0xffff} `;
-  if (isIcmp(protocol)) return `${text}type=${(l4 >>> 8) & 0xff} code=${l4 & 0xff} id=${l4 >>> 16} `;
+  if (isIcmp(protocol)) return `${text}type=${icmpTypeOf(l4)} code=${l4 & 0xff} id=${l4 >>> 16} `;
   if (protocol === IPPROTO_GRE) {
     return `${text}srckey=0x${(l4 >>> 16).toString(16)} dstkey=0x${(l4 & 0xffff).toString(16)} `;
   }
@@ -143,11 +141,11 @@ export function formatXml(
   rare: RareAttributes | null,
   options: Pick<FormatOptions, "reply">,
 ): string {
-  const protocol = words[base + W_PROTO]! & 0xff;
-  const family = words[base + W_PROTO]! >>> 8;
+  const protocol = protocolOf(words, base);
+  const family = familyOf(words, base);
   const has = words[base + W_HAS]!;
-  const zoneOrig = words[base + W_ZONE]! >>> 16;
-  const zoneReply = words[base + W_ZONE]! & 0xffff;
+  const zoneOrig = zoneOrigOf(words, base);
+  const zoneReply = zoneReplyOf(words, base);
   const zonesDiffer = zoneOrig !== zoneReply;
   const orig = tupleXml(words, base + W_ORIG_SRC, base + W_ORIG_DST, words[base + W_ORIG_L4]!, family, protocol);
   const reply =
@@ -161,7 +159,7 @@ export function formatXml(
   xml += "</meta>";
   let meta = "";
   if (has & HAS_PROTOINFO && protocolStates(protocol) !== undefined) {
-    meta += `<state>${stateName(protocol, words[base + W_PROTOINFO]! & 0xff)}</state>`;
+    meta += `<state>${stateName(protocol, protocolStateOf(words, base))}</state>`;
   }
   if (has & HAS_MARK) meta += `<mark>${words[base + W_MARK]}</mark>`;
   if (rare?.secctx !== undefined) meta += `<secctx>${escapeXml(rare.secctx)}</secctx>`;

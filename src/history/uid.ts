@@ -1,5 +1,6 @@
 import crypto from "node:crypto";
-import { AF_INET, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_ZONE } from "../flow/record.js";
+import { AF_INET, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../flow/record.js";
+import { zoneOrigOf } from "../flow/record-fields.js";
 
 /** Character codes of the digits of base62, two at a time. */
 const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -36,7 +37,7 @@ export function createUidMessage(): PutUidMessage {
     view.setFloat64(0, birth);
     out[at] = view.getUint32(0);
     out[at + step] = view.getUint32(4);
-    out[at + 2 * step] = words[base + W_ZONE]! >>> 16;
+    out[at + 2 * step] = zoneOrigOf(words, base);
     out[at + 3 * step] = proto;
     out[at + 4 * step] = words[base + W_ORIG_L4]!;
     for (let i = 0; i < width; i++) {

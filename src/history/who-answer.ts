@@ -1,7 +1,8 @@
 /** Who was behind a public address and port: what of a connection answers that. */
 import { formatAddress } from "../flow/address.js";
 import { hasPorts, IPPROTO_GRE, isIcmp } from "../flow/protocol.js";
-import { W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_REPLY_DST, W_REPLY_L4, W_REPLY_SRC } from "../flow/record.js";
+import { W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_REPLY_DST, W_REPLY_L4, W_REPLY_SRC } from "../flow/record.js";
+import { familyOf, protocolOf } from "../flow/record-fields.js";
 import type { Connection } from "./connection.js";
 
 /** One end as `who` shows it. */
@@ -26,8 +27,8 @@ export interface WhoAnswer {
 
 /** Reads the answer from a connection that `History.who` found for this address and port. */
 export function whoAnswer({ words }: Connection, address: string, port: number): WhoAnswer {
-  const protocol = words[W_PROTO]! & 0xff;
-  const family = words[W_PROTO]! >>> 8;
+  const protocol = protocolOf(words, 0);
+  const family = familyOf(words, 0);
   const orig = words[W_ORIG_L4]!;
   const reply = words[W_REPLY_L4]!;
   // An ICMP id belongs to the source.

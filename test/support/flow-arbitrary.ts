@@ -10,7 +10,6 @@ import {
   HAS_REPLY,
   HAS_STATUS,
   HAS_TIMEOUT,
-  mirrorL4,
   type RareAttributes,
   RECORD_WORDS,
   W_HAS,
@@ -30,6 +29,7 @@ import {
   W_TIMEOUT,
   W_ZONE,
 } from "../../src/flow/record.js";
+import { mirrorL4 } from "../../src/flow/record-fields.js";
 
 const ICMP = 1;
 const TCP = 6;

@@ -21,7 +21,6 @@ import {
   HAS_REPLY,
   HAS_STATUS,
   HAS_TIMEOUT,
-  replyIsMirror,
   W_HAS,
   W_ID,
   W_MARK,
@@ -38,6 +37,7 @@ import {
   W_TIMEOUT,
   W_ZONE,
 } from "../../src/flow/record.js";
+import { replyIsMirror } from "../../src/flow/record-fields.js";
 import {
   IPS_ASSURED,
   IPS_CONFIRMED,

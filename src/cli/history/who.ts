@@ -10,7 +10,8 @@ import {
   protocolNumber,
   protocolText,
 } from "../../flow/protocol.js";
-import { AF_INET, W_PROTO } from "../../flow/record.js";
+import { AF_INET } from "../../flow/record.js";
+import { protocolOf } from "../../flow/record-fields.js";
 import type { Connection, Gap, HistoryAnswer, WhoQuestion } from "../../history/connection.js";
 import { connectionToJson, gapToJson } from "../../history/format/connection-json.js";
 import { formatTime, type NamedTime, parseTime, requirePast } from "../../history/time.js";
@@ -147,7 +148,7 @@ function whoJson(question: WhoQuestion, answers: readonly Found[], gaps: readonl
 export function formatWho(answers: readonly Found[]): string {
   const rows = answers.map(({ inside, remote, translation, connection }) => [
     endpoint(inside.address, inside.port),
-    protocolOf(connection),
+    protocolNameOf(connection),
     translation === "none" ? "not translated" : translation,
     endpoint(remote.address, remote.port),
     connection.startMs === null ? "before" : formatLocalTime(connection.startMs),
@@ -157,8 +158,8 @@ export function formatWho(answers: readonly Found[]): string {
   return formatColumns([["INSIDE", "PROTO", "TRANSLATION", "REMOTE", "START", "END", "NODES"], ...rows]);
 }
 
-function protocolOf({ words }: Connection): string {
-  return protocolText(words[W_PROTO]! & 0xff);
+function protocolNameOf({ words }: Connection): string {
+  return protocolText(protocolOf(words, 0));
 }
 
 function tellNobody(question: WhoQuestion, gaps: readonly Gap[], { terminal }: CommandContext): void {
@@ -172,7 +173,7 @@ function tellNobody(question: WhoQuestion, gaps: readonly Gap[], { terminal }: C
 }
 
 function tellDoubts(answers: readonly Found[], { protocol }: WhoQuestion, { terminal }: CommandContext): void {
-  const protocols = new Set(answers.map(({ connection }) => protocolOf(connection)));
+  const protocols = new Set(answers.map(({ connection }) => protocolNameOf(connection)));
   if (protocol === null && protocols.size > 1) {
     terminal.complain(`${[...protocols].join(" and ")}: --proto chooses one of them`);
   }

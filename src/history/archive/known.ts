@@ -1,5 +1,6 @@
 import type { DuckDBDataChunk } from "@duckdb/node-api";
-import { W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_REPLY_SRC, W_ZONE } from "../../flow/record.js";
+import { W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_REPLY_SRC } from "../../flow/record.js";
+import { zoneOrigOf } from "../../flow/record-fields.js";
 import type { Connection } from "../connection.js";
 import { HOLD_MS } from "../scan/held-ends.js";
 import { type Database, duckdbText, quoted } from "./duckdb.js";
@@ -154,6 +155,6 @@ function endMicros({ endMs }: Connection): number {
 /** A connection by original tuple, zone and end. */
 function endKey(connection: Connection): string {
   const { words } = connection;
-  const tuple = [...words.subarray(W_ORIG_SRC, W_REPLY_SRC), words[W_ORIG_L4], words[W_PROTO], words[W_ZONE]! >>> 16];
+  const tuple = [...words.subarray(W_ORIG_SRC, W_REPLY_SRC), words[W_ORIG_L4], words[W_PROTO], zoneOrigOf(words, 0)];
   return `${tuple.join(" ")} ${endMicros(connection)}`;
 }

@@ -28,6 +28,7 @@ import {
   W_STATUS,
   W_ZONE,
 } from "../../flow/record.js";
+import { familyOf, protocolOf } from "../../flow/record-fields.js";
 import type { Connection, PathStep } from "../connection.js";
 
 const layer4 = (source: string, destination: string): string => `${source}::UINTEGER * 65536 + ${destination}`;
@@ -153,9 +154,9 @@ function stepOf(text: string): PathStep {
 /** Null where they cannot be read: no connection is lost for that. */
 function unpackAttributes(text: string, words: Uint32Array): RareAttributes | null {
   try {
-    const family = words[W_PROTO]! >>> 8 === AF_INET6 ? "ipv6" : "ipv4";
+    const family = familyOf(words, 0) === AF_INET6 ? "ipv6" : "ipv4";
     const end = family === "ipv6" ? "::" : "0.0.0.0";
-    const protocol = protocolText(words[W_PROTO]! & 0xff);
+    const protocol = protocolText(protocolOf(words, 0));
     const { rare } = recordFromFlow({ ...(JSON.parse(text) as Flow), family, protocol, orig: { src: end, dst: end } });
     if (rare !== null) words[W_HAS]! |= HAS_RARE;
     return rare;

@@ -1,4 +1,4 @@
-import { stampMs, stampOfMs } from "../../flow/clock.js";
+import { STAMPS_PER_MS, stampMs, stampOfMs } from "../../flow/clock.js";
 import { type Envelope, isAfter } from "../../stream/format/envelope.js";
 import type { Connection } from "../connection.js";
 import { HOLD_STAMPS } from "../scan/held-ends.js";
@@ -50,7 +50,7 @@ const TURN_MESSAGES = 256;
 /** How long a live archiver leaves a message alone: other nodes' copies may have something to say that is older. */
 const SETTLE_MS = 10_000;
 /** So long after a message that came late, ends since then are looked up when the archiver is started again. */
-const LATE_STAMPS = 600_000 * 4096;
+const LATE_STAMPS = 600_000 * STAMPS_PER_MS;
 const REST_MS = 100;
 const TICK_MS = 1000;
 const REPORT_EVERY_MS = 1000;

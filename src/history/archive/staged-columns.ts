@@ -22,6 +22,7 @@ import {
   W_STATUS,
   W_ZONE,
 } from "../../flow/record.js";
+import { familyOf } from "../../flow/record-fields.js";
 import { COMMUNITY_ID_LENGTH, putCommunityId, putCommunityMessage } from "../format/community-id.js";
 import { createUidMessage, putUid, UID_LENGTH } from "../uid.js";
 import { type DuckdbPackage, VECTOR_ROWS } from "./duckdb.js";
@@ -197,7 +198,7 @@ export class PageColumns {
       const bits = present === null ? null : this.#traits[present];
       for (let row = 0; row < rows; row++) {
         const at = row * RECORD_WORDS;
-        const family = words[at + W_PROTO]! >>> 8;
+        const family = familyOf(words, at);
         if (bits !== null && (bits[row >>> 3]! & (1 << (row & 7))) === 0) texts.set(row, "");
         else if (family === AF_INET) texts.setIpv4(row, words[at + word]!);
         else texts.set(row, formatAddress(words, at + word, family));

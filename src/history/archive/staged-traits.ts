@@ -10,12 +10,11 @@ import {
   W_ORIG_DST,
   W_ORIG_L4,
   W_ORIG_SRC,
-  W_PROTO,
-  W_PROTOINFO,
   W_REPLY_DST,
   W_REPLY_L4,
   W_REPLY_SRC,
 } from "../../flow/record.js";
+import { familyOf, protocolOf, protocolStateOf } from "../../flow/record-fields.js";
 import { VECTOR_ROWS } from "./duckdb.js";
 import { COUNTERS, type StagedPage } from "./staged-page.js";
 
@@ -63,9 +62,9 @@ export class StagedTraits {
       const byte = row >>> 3;
       const bit = 1 << (row & 7);
       const has = words[at + W_HAS]!;
-      const protocol = words[at + W_PROTO]! & 0xff;
+      const protocol = protocolOf(words, at);
       this.protocol[row] = protocol;
-      this.isIpv6[row] = words[at + W_PROTO]! >>> 8 === AF_INET6 ? 1 : 0;
+      this.isIpv6[row] = familyOf(words, at) === AF_INET6 ? 1 : 0;
       if (!Number.isNaN(page.startMs[row]!)) this.start[byte]! |= bit;
       if (!Number.isNaN(page.endMs[row]!)) this.end[byte]! |= bit;
       if (!Number.isNaN(page.counters[COUNTERS * row]!)) this.counters[byte]! |= bit;
@@ -73,7 +72,7 @@ export class StagedTraits {
       if ((has & HAS_MARK) !== 0) this.mark[byte]! |= bit;
       if ((has & HAS_PROTOINFO) !== 0) {
         this.protoinfo[byte]! |= bit;
-        const code = STATE_CODES[(protocol << 8) | (words[at + W_PROTOINFO]! & 0xff)]!;
+        const code = STATE_CODES[(protocol << 8) | protocolStateOf(words, at)]!;
         if (code !== NO_STATE) this.hasState[byte]! |= bit;
         this.state[row] = code === NO_STATE ? 0 : code;
       }

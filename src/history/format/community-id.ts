@@ -5,7 +5,8 @@
  */
 import * as crypto from "node:crypto";
 import { hasPorts, IPPROTO_DCCP, IPPROTO_ICMP, IPPROTO_UDPLITE, isIcmp } from "../../flow/protocol.js";
-import { AF_INET6, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../../flow/record.js";
+import { AF_INET6, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC } from "../../flow/record.js";
+import { familyOf, icmpTypeOf, protocolOf } from "../../flow/record-fields.js";
 
 const SEED = 0;
 /** Of IPv6 with ports. */
@@ -37,11 +38,11 @@ export interface PortPair {
 
 /** The ports of the original direction; null for a protocol without ports. */
 export function portPair(words: Uint32Array, base: number): PortPair | null {
-  const protocol = words[base + W_PROTO]! & 0xff;
+  const protocol = protocolOf(words, base);
   const l4 = words[base + W_ORIG_L4]!;
   if (hasPorts(protocol)) return { source: l4 >>> 16, destination: l4 & 0xffff, oneWay: false };
   if (!isIcmp(protocol)) return null;
-  const type = (l4 >>> 8) & 0xff;
+  const type = icmpTypeOf(l4);
   const counterpart = (protocol === IPPROTO_ICMP ? ICMP_COUNTERPART : ICMPV6_COUNTERPART).get(type);
   return { source: type, destination: counterpart ?? l4 & 0xff, oneWay: counterpart === undefined };
 }
@@ -73,8 +74,8 @@ export function putCommunityMessage(
   words: Uint32Array,
   base: number,
 ): number {
-  const protocol = words[base + W_PROTO]! & 0xff;
-  const width = words[base + W_PROTO]! >>> 8 === AF_INET6 ? 4 : 1;
+  const protocol = protocolOf(words, base);
+  const width = familyOf(words, base) === AF_INET6 ? 4 : 1;
   const ports = hashedPorts(protocol, words, base);
   const swap = ports?.oneWay !== true && !inOrder(words, base, width, ports);
   const first = base + (swap ? W_ORIG_DST : W_ORIG_SRC);

@@ -2,7 +2,7 @@
  * Connections as comma-separated values (RFC 4180): a heading, CRLF at the end of each line, quotes where they are needed.
  * What was not recorded is empty. Columns stay in their places; new ones come behind.
  */
-import { W_PROTO } from "../../flow/record.js";
+import { protocolOf } from "../../flow/record-fields.js";
 import type { Connection } from "../connection.js";
 import { type ConnectionJson, connectionToJson } from "./connection-json.js";
 
@@ -17,7 +17,7 @@ const COLUMNS: readonly (readonly [name: string, cell: (json: ConnectionJson, co
   ["outcome", ({ outcome }) => outcome],
   ["family", ({ family }) => family],
   ["protocol", ({ protocol }) => protocol],
-  ["protocol_number", (_, { words }) => words[W_PROTO]! & 0xff],
+  ["protocol_number", (_, { words }) => protocolOf(words, 0)],
   ["orig_src", ({ orig }) => orig.src],
   ["orig_sport", ({ orig }) => orig.sport],
   ["orig_dst", ({ orig }) => orig.dst],

@@ -4,7 +4,7 @@
  */
 import type { Translation } from "../../flow/flow.js";
 import { IPPROTO_ICMPV6 } from "../../flow/protocol.js";
-import { W_PROTO } from "../../flow/record.js";
+import { protocolOf } from "../../flow/record-fields.js";
 import type { Connection } from "../connection.js";
 import { type ConnectionJson, connectionToJson, type DirectionCounters } from "./connection-json.js";
 
@@ -50,7 +50,7 @@ function event(json: ConnectionJson): Record<string, unknown> {
 }
 
 function network({ words }: Connection, json: ConnectionJson): Record<string, unknown> {
-  const number = words[W_PROTO]! & 0xff;
+  const number = protocolOf(words, 0);
   const { counters } = json;
   return {
     type: json.family,

@@ -17,12 +17,11 @@ import {
   W_ORIG_DST,
   W_ORIG_L4,
   W_ORIG_SRC,
-  W_PROTO,
   W_REPLY_DST,
   W_REPLY_L4,
   W_REPLY_SRC,
-  W_ZONE,
 } from "../../flow/record.js";
+import { familyOf, protocolOf, zoneOrigOf } from "../../flow/record-fields.js";
 import type { Connection, ConnectionCounters } from "../connection.js";
 
 /** How messages are cut and templates repeated. */
@@ -197,8 +196,8 @@ export class IpfixEncoder {
 }
 
 function templateOf({ words, counters }: NatEvent): number {
-  const protocol = words[W_PROTO]! & 0xff;
-  const ipv6 = words[W_PROTO]! >>> 8 === AF_INET6 ? IPV6 : 0;
+  const protocol = protocolOf(words, 0);
+  const ipv6 = familyOf(words, 0) === AF_INET6 ? IPV6 : 0;
   const ports = hasPorts(protocol) || isIcmp(protocol) ? PORTS : 0;
   return TEMPLATE_FIRST + ipv6 + ports + (counters === null ? 0 : COUNTERS);
 }
@@ -236,9 +235,9 @@ function writeTemplate(bytes: Buffer, start: number, template: number): number {
 function writeEvent(bytes: Buffer, start: number, template: number, event: NatEvent): number {
   const { words, counters } = event;
   const bits = template - TEMPLATE_FIRST;
-  const protocol = words[W_PROTO]! & 0xff;
+  const protocol = protocolOf(words, 0);
   let at = bytes.writeBigUInt64BE(BigInt(Math.max(0, Math.floor(event.timeMs))), start);
-  at = bytes.writeUInt32BE(words[W_ZONE]! >>> 16, at);
+  at = bytes.writeUInt32BE(zoneOrigOf(words, 0), at);
   at = bytes.writeUInt8(protocol, at);
   at = bytes.writeUInt8(NAT_EVENT_VALUE[event.type][bits & IPV6 ? "ipv6" : "ipv4"], at);
   const [source, destination, newSource, newDestination] = layer4(words, protocol);

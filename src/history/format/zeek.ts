@@ -7,7 +7,18 @@
  * https://docs.zeek.org/en/master/logs/conn.html
  */
 import { IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP } from "../../flow/protocol.js";
-import { HAS_PROTOINFO, HAS_STATUS, W_HAS, W_PROTO, W_PROTOINFO, W_PROTOINFO_B, W_STATUS } from "../../flow/record.js";
+import { HAS_PROTOINFO, HAS_STATUS, W_HAS, W_PROTOINFO_B, W_STATUS } from "../../flow/record.js";
+import {
+  protocolOf,
+  protocolStateOf,
+  TCP_CONNTRACK_CLOSE,
+  TCP_CONNTRACK_CLOSE_WAIT,
+  TCP_CONNTRACK_ESTABLISHED,
+  TCP_CONNTRACK_FIN_WAIT,
+  TCP_CONNTRACK_LAST_ACK,
+  TCP_CONNTRACK_SYN_SENT,
+  TCP_CONNTRACK_TIME_WAIT,
+} from "../../flow/record-fields.js";
 import { IPS_ASSURED, IPS_SEEN_REPLY } from "../../flow/status.js";
 import type { Connection } from "../connection.js";
 import { portPair } from "./community-id.js";
@@ -42,7 +53,7 @@ const FIELDS: readonly Field[] = [
   { name: "id.orig_p", type: "port", value: ({ words }) => portPair(words, 0)?.source ?? 0 },
   { name: "id.resp_h", type: "addr", value: (_, { orig }) => orig.dst },
   { name: "id.resp_p", type: "port", value: ({ words }) => portPair(words, 0)?.destination ?? 0 },
-  { name: "proto", type: "enum", value: ({ words }) => transport(words[W_PROTO]! & 0xff) },
+  { name: "proto", type: "enum", value: ({ words }) => transport(protocolOf(words, 0)) },
   { name: "service", type: "string", value: unset },
   { name: "duration", type: "interval", value: (connection) => durationSeconds(connection) },
   { name: "orig_bytes", type: "count", value: unset },
@@ -57,7 +68,7 @@ const FIELDS: readonly Field[] = [
   { name: "resp_pkts", type: "count", value: ({ counters }) => counters?.replyPackets ?? null },
   { name: "resp_ip_bytes", type: "count", value: ({ counters }) => counters?.replyBytes ?? null },
   { name: "tunnel_parents", type: "set[string]", value: unset },
-  { name: "ip_proto", type: "count", value: ({ words }) => words[W_PROTO]! & 0xff },
+  { name: "ip_proto", type: "count", value: ({ words }) => protocolOf(words, 0) },
   { name: "community_id", type: "string", value: (_, { communityId }) => communityId },
   // Here Zeek's own end.
   { name: "nat_orig_h", type: "addr", value: (_, { nat }) => nat?.src?.address ?? null },
@@ -139,20 +150,13 @@ function transport(protocol: number): string {
   }
 }
 
-const TCP_SYN_SENT = 1;
-const TCP_ESTABLISHED = 3;
-const TCP_FIN_WAIT = 4;
-const TCP_CLOSE_WAIT = 5;
-const TCP_LAST_ACK = 6;
-const TCP_TIME_WAIT = 7;
-const TCP_CLOSE = 8;
 /** IP_CT_TCP_FLAG_CLOSE_INIT: this side sent its FIN first. */
 const TCP_FLAG_CLOSE_INIT = 0x04;
 
 /** Zeek's word for how a connection went. Null where the kernel's state leaves it open, as who of the two sent a reset. */
 export function connState(words: Uint32Array): string | null {
   const has = words[W_HAS]!;
-  const protocol = words[W_PROTO]! & 0xff;
+  const protocol = protocolOf(words, 0);
   if (!(has & HAS_STATUS)) return null;
   const replied = (words[W_STATUS]! & IPS_SEEN_REPLY) !== 0;
   if (protocol === IPPROTO_UDP) return replied ? "SF" : "S0";
@@ -161,19 +165,19 @@ export function connState(words: Uint32Array): string | null {
 }
 
 function tcpConnState(words: Uint32Array, replied: boolean): string | null {
-  switch (words[W_PROTOINFO]! & 0xff) {
-    case TCP_SYN_SENT:
+  switch (protocolStateOf(words, 0)) {
+    case TCP_CONNTRACK_SYN_SENT:
       return replied ? "OTH" : "S0";
-    case TCP_ESTABLISHED:
+    case TCP_CONNTRACK_ESTABLISHED:
       return replied ? "S1" : "OTH";
-    case TCP_FIN_WAIT:
-    case TCP_CLOSE_WAIT:
+    case TCP_CONNTRACK_FIN_WAIT:
+    case TCP_CONNTRACK_CLOSE_WAIT:
       if (words[W_PROTOINFO_B]! & TCP_FLAG_CLOSE_INIT) return "S2";
       return (words[W_PROTOINFO_B]! >>> 16) & TCP_FLAG_CLOSE_INIT ? "S3" : null;
-    case TCP_LAST_ACK:
-    case TCP_TIME_WAIT:
+    case TCP_CONNTRACK_LAST_ACK:
+    case TCP_CONNTRACK_TIME_WAIT:
       return "SF";
-    case TCP_CLOSE:
+    case TCP_CONNTRACK_CLOSE:
       return replied && !(words[W_STATUS]! & IPS_ASSURED) ? "REJ" : null;
     default:
       return "OTH";

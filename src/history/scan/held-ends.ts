@@ -1,3 +1,4 @@
+import { STAMPS_PER_MS } from "../../flow/clock.js";
 import type { Ending } from "./live-table.js";
 
 /**
@@ -6,7 +7,7 @@ import type { Ending } from "./live-table.js";
  */
 export const HOLD_MS = 20_000;
 /** The same in stamps. */
-export const HOLD_STAMPS = HOLD_MS * 4096;
+export const HOLD_STAMPS = HOLD_MS * STAMPS_PER_MS;
 /** So many at a time. */
 export const HELD_MAX = 65_536;
 /** Entries that there is room for at first. */

@@ -1,6 +1,7 @@
 import { stampMs, stampOfMs } from "../../flow/clock.js";
 import { FlowTable } from "../../flow/flow-table.js";
-import { isAnotherConnection, type RareAttributes, RECORD_WORDS, W_CREATED, W_HAS, W_ID } from "../../flow/record.js";
+import { type RareAttributes, RECORD_WORDS, W_CREATED, W_HAS, W_ID } from "../../flow/record.js";
+import { isAnotherConnection } from "../../flow/record-fields.js";
 import { readStamp, writeStamp } from "../../flow/stamp.js";
 import type { Connection, ConnectionCounters, PathStep } from "../connection.js";
 import type { UidOf } from "../uid.js";

@@ -1,5 +1,6 @@
-import { stampMs } from "../../flow/clock.js";
+import { STAMPS_PER_MS, stampMs } from "../../flow/clock.js";
 import { SlotMap } from "../../flow/slot-map.js";
+import { isNewerClaim } from "../../ownership/claim.js";
 import { aheadMs, type Envelope, type Position } from "../../stream/format/envelope.js";
 import type { Mark } from "../../stream/format/mark.js";
 import type { Gap } from "../connection.js";
@@ -17,7 +18,7 @@ export interface StampGap {
 }
 
 /** After an overrun, what the kernel holds is found by a dump: what begins meanwhile may have begun before. */
-const OVERRUN_SETTLE_STAMPS = 5000 * 4096;
+const OVERRUN_SETTLE_STAMPS = 5000 * STAMPS_PER_MS;
 /** Gaps kept one by one; what comes after is one gap to the end of the last. */
 const GAPS_MAX = 1000;
 
@@ -240,9 +241,9 @@ export class NodeState {
   }
 }
 
-/** Of equal stamps the one of the lesser name is newer, as in ExternalCache. */
+/** The rule of claims, for nodes as a projection knows them. */
 export function isNewer(stamp: number, node: NodeState, held: number, owner: NodeState): boolean {
-  return stamp === held ? node.name < owner.name : stamp > held;
+  return isNewerClaim(stamp, node.name, held, owner.name);
 }
 
 /** True when a gap touches a range of times; null: from the beginning, to the end. */

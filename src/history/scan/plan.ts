@@ -1,4 +1,4 @@
-import { stampMs } from "../../flow/clock.js";
+import { STAMPS_PER_MS, stampMs } from "../../flow/clock.js";
 import type { StreamBounds, StreamIndex } from "../../stream/stream-index.js";
 import type { Segment } from "./source.js";
 
@@ -30,7 +30,7 @@ interface Start {
 }
 
 /** What is read before and behind a commit: claims come about with it, not at it. */
-const CLAIM_STAMPS = 2000 * 4096;
+const CLAIM_STAMPS = 2000 * STAMPS_PER_MS;
 
 /**
  * Where to begin with each stream: at its last snapshot that was complete when the range began, so that however much is stored

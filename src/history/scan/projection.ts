@@ -1,4 +1,5 @@
-import { isAnotherConnection, type RareAttributes, RECORD_WORDS, W_UPDATED } from "../../flow/record.js";
+import { type RareAttributes, RECORD_WORDS, W_UPDATED } from "../../flow/record.js";
+import { isAnotherConnection } from "../../flow/record-fields.js";
 import { FLOW_ID_MAX } from "../../flow/slot-map.js";
 import { readNewRow, readUpdateRow } from "../../stream/format/batch.js";
 import { BatchView } from "../../stream/format/batch-view.js";

@@ -11,6 +11,7 @@
  */
 import type { Packr } from "msgpackr";
 import type { Expectation } from "../../flow/expectation.js";
+import { IPPROTO_DCCP, IPPROTO_SCTP, IPPROTO_TCP } from "../../flow/protocol.js";
 import {
   AF_INET,
   AF_INET6,
@@ -22,7 +23,6 @@ import {
   HAS_STATUS,
   HAS_TIMEOUT,
   HAS_TIMES,
-  mirrorL4,
   type RareAttributes,
   W_CREATED,
   W_HAS,
@@ -41,6 +41,7 @@ import {
   W_TIMEOUT,
   W_ZONE,
 } from "../../flow/record.js";
+import { familyOf, isTcp, mirrorL4, protocolOf, protocolStateOf } from "../../flow/record-fields.js";
 import {
   BATCH_ROWS_MAX,
   DestroySection,
@@ -61,9 +62,6 @@ import {
 } from "./expectation.js";
 import { packRare, type RareRow, unpackRare } from "./rare.js";
 
-const TCP = 6;
-const DCCP = 33;
-const SCTP = 132;
 /** Rare attributes are large: so many of them make a batch full. */
 const RARE_ROWS_MAX = 512;
 const NODE_NAMES_MAX = 256;
@@ -114,10 +112,10 @@ export class BatchEncoder {
     stated: { readonly stamp: number } | null,
     birth = 0,
   ): void {
-    const isV6 = words[base + W_PROTO]! >>> 8 === AF_INET6;
+    const isV6 = familyOf(words, base) === AF_INET6;
     const section = isV6 ? this.#new6 : this.#new4;
     const row = section.rows++;
-    const protocol = words[base + W_PROTO]! & 0xff;
+    const protocol = protocolOf(words, base);
     const { width } = section;
     section.flowId[row] = flowId;
     for (let i = 0, at = row * width; i < width; i++, at++) {
@@ -153,7 +151,7 @@ export class BatchEncoder {
     const section = this.#destroys;
     const row = section.rows++;
     section.flowId[row] = flowId;
-    section.protocolState[row] = words[base + W_PROTOINFO]! & 0xff;
+    section.protocolState[row] = protocolStateOf(words, base);
     const counted = end !== undefined && (end.has & HAS_COUNTERS) !== 0;
     const timed = end !== undefined && (end.has & HAS_TIMES) !== 0;
     section.measured[row] = (counted ? MEASURED_COUNTERS : 0) | (timed ? MEASURED_TIMES : 0);
@@ -224,7 +222,7 @@ export class BatchEncoder {
 }
 
 function writeState(state: StateColumns, row: number, words: Uint32Array, base: number): void {
-  const protocol = words[base + W_PROTO]! & 0xff;
+  const protocol = protocolOf(words, base);
   const info = words[base + W_PROTOINFO]!;
   const infoB = words[base + W_PROTOINFO_B]!;
   state.status[row] = words[base + W_STATUS]!;
@@ -232,7 +230,7 @@ function writeState(state: StateColumns, row: number, words: Uint32Array, base: 
   state.protocolState[row] = info & 0xff;
   state.windowScale[row] = ((info >>> 8) & 0xf) | (((info >>> 16) & 0xf) << 4);
   state.mark[row] = words[base + W_MARK]!;
-  if (protocol === TCP) {
+  if (protocol === IPPROTO_TCP) {
     // The masks are meaningful in requests only: the kernel's own messages carry the flags.
     state.tcpFlags[row] = (infoB & 0xff) | ((infoB >>> 8) & 0xff00);
     state.protocolB[row] = 0;
@@ -250,7 +248,7 @@ function readState(state: StateColumns, row: number, words: Uint32Array, base: n
   words[base + W_TIMEOUT] = state.timeout[row]!;
   words[base + W_MARK] = state.mark[row]!;
   words[base + W_PROTOINFO] = state.protocolState[row]! | ((scale & 0xf) << 8) | ((scale >>> 4) << 16);
-  if ((words[base + W_PROTO]! & 0xff) === TCP) {
+  if (isTcp(words, base)) {
     const flags = state.tcpFlags[row]!;
     words[base + W_PROTOINFO_B] = (flags & 0xff) | ((flags & 0xff00) << 8);
     words[base + W_PROTOINFO_C] = 0;
@@ -262,7 +260,7 @@ function readState(state: StateColumns, row: number, words: Uint32Array, base: n
 
 /** True for entries with a CTA_PROTOINFO: of TCP and SCTP, and of DCCP where the kernel tracks it and so knows a state. */
 function hasProtocolInfo(protocol: number, state: number): boolean {
-  return protocol === TCP || protocol === SCTP || (protocol === DCCP && state !== 0);
+  return protocol === IPPROTO_TCP || protocol === IPPROTO_SCTP || (protocol === IPPROTO_DCCP && state !== 0);
 }
 
 /** A message of kind `ev` or `snap`, decoded. Its sections are scratch: they hold until the next `decode`. */

@@ -9,16 +9,8 @@
  *   s: seconds left   c: created, seconds since 1970   g: flags?   y: class?   helper?   fn: function?
  */
 import { EXPECT_FN_MAX, type Expectation, HELPER_NAME_MAX, setExpectationZone } from "../../flow/expectation.js";
-import {
-  AF_INET,
-  AF_INET6,
-  RECORD_WORDS,
-  W_ORIG_DST,
-  W_ORIG_L4,
-  W_ORIG_SRC,
-  W_PROTO,
-  W_ZONE,
-} from "../../flow/record.js";
+import { AF_INET, AF_INET6, RECORD_WORDS, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../../flow/record.js";
+import { familyOf, protocolOf, zoneReplyOf } from "../../flow/record-fields.js";
 
 /** Expectations of a message at the most. */
 export const BATCH_EXPECTATIONS_MAX = 256;
@@ -42,13 +34,13 @@ export function packExpectation(
   stamp: number | null,
 ): Record<string, unknown> {
   const map = packName(expectation);
-  map.m = [expectation.master[W_PROTO]! & 0xff, ...tupleWords(expectation.master)];
+  map.m = [protocolOf(expectation.master, 0), ...tupleWords(expectation.master)];
   map.s = Math.max(0, leftSeconds);
   map.c = createdSeconds;
   if (stamp !== null) map.h = stamp;
   if (expectation.nat !== undefined) {
     const { direction, tuple } = expectation.nat;
-    map.n = [direction, tuple[W_PROTO]! & 0xff, ...tupleWords(tuple)];
+    map.n = [direction, protocolOf(tuple, 0), ...tupleWords(tuple)];
   }
   if (expectation.flags !== 0) map.g = expectation.flags;
   if (expectation.class !== 0) map.y = expectation.class;
@@ -64,13 +56,13 @@ export function packExpectationEnd(expectation: Expectation): Record<string, unk
 
 function packName({ tuple, mask }: Expectation): Record<string, unknown> {
   const map: Record<string, unknown> = { p: tuple[W_PROTO]!, t: tupleWords(tuple), k: tupleWords(mask) };
-  const zone = tuple[W_ZONE]! & 0xffff;
+  const zone = zoneReplyOf(tuple, 0);
   if (zone !== 0) map.z = zone;
   return map;
 }
 
 function tupleWords(words: Uint32Array): number[] {
-  const width = words[W_PROTO]! >>> 8 === AF_INET6 ? 4 : 1;
+  const width = familyOf(words, 0) === AF_INET6 ? 4 : 1;
   return [
     ...words.subarray(W_ORIG_SRC, W_ORIG_SRC + width),
     ...words.subarray(W_ORIG_DST, W_ORIG_DST + width),

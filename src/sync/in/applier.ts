@@ -5,6 +5,7 @@ import type { HybridClock } from "../../flow/clock.js";
 import { expectationKey } from "../../flow/expectation.js";
 import { RECORD_WORDS, W_CREATED, W_UPDATED } from "../../flow/record.js";
 import { FLOW_ID_MAX } from "../../flow/slot-map.js";
+import { isNewerClaim } from "../../ownership/claim.js";
 import { BatchDecoder, readNewRow, readUpdateRow } from "../../stream/format/batch.js";
 import type { DestroySection, NewSection } from "../../stream/format/columns.js";
 import { type Envelope, isAfter, type Position } from "../../stream/format/envelope.js";
@@ -294,8 +295,7 @@ export class Applier {
     const { internal } = local;
     const slot = internal.table.size === 0 ? -1 : internal.table.find(words, 0);
     if (slot < 0) return false;
-    const held = internal.stamp(slot);
-    if (held < stamp || (held === stamp && this.node < local.node)) {
+    if (isNewerClaim(stamp, this.node, internal.stamp(slot), local.node)) {
       internal.supersede(slot, { node: this.node, stamp });
       return false;
     }

@@ -1,7 +1,8 @@
 import { errnoName } from "../../ctnetlink/decode.js";
 import { type DecodedFlow, W_PROTOINFO, W_STATUS } from "../../flow/record.js";
+import { sameReply } from "../../flow/record-fields.js";
 import type { InjectedEntries } from "./injected-entries.js";
-import { isFurther, isOlder, MONOTONIC_STATUS, sameReply } from "./injected-flow.js";
+import { isFurther, isOlder, MONOTONIC_STATUS } from "./injected-flow.js";
 import type { InjectorCounters } from "./injector-counters.js";
 import type { InjectorNode } from "./injector-node.js";
 import { type InjectorItem, type InjectorRequests, withoutHelp } from "./injector-requests.js";
@@ -101,7 +102,7 @@ export class EntryWriter {
       const flow = found.get(item);
       // Its original tuple is free: the reply tuple is another flow's, translated to the same port by this node.
       if (flow === undefined) this.#fail(item);
-      else if (sameReply(item.words, 0, flow.words)) same.push(item);
+      else if (sameReply(item.words, 0, flow.words, 0)) same.push(item);
       else stale.push(item);
     }
     const missing: InjectorItem[] = [];

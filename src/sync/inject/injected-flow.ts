@@ -1,22 +1,10 @@
 /** How a flow of this kernel and what a peer says of it compare. `words` is the kernel's record, at base 0. */
-import { W_MARK, W_PROTO, W_PROTOINFO, W_REPLY_DST, W_REPLY_L4, W_REPLY_SRC, W_STATUS } from "../../flow/record.js";
+import { W_MARK, W_PROTOINFO, W_REPLY_DST, W_REPLY_L4, W_REPLY_SRC, W_STATUS } from "../../flow/record.js";
+import { isClosing, isTcp, protocolStateOf, sameReply } from "../../flow/record-fields.js";
 import { IPS_ASSURED, IPS_SEEN_REPLY } from "../../flow/status.js";
 
-const TCP = 6;
-const TCP_ESTABLISHED = 3;
 /** Bits that the kernel does not take back. */
 export const MONOTONIC_STATUS = IPS_SEEN_REPLY | IPS_ASSURED;
-
-/** True for TCP after ESTABLISHED. */
-export function isClosing(words: Uint32Array, base: number): boolean {
-  return (words[base + W_PROTO]! & 0xff) === TCP && (words[base + W_PROTOINFO]! & 0xff) > TCP_ESTABLISHED;
-}
-
-/** True when the record `words` has the reply tuple of the row: the same translation. */
-export function sameReply(slab: Uint32Array, base: number, words: Uint32Array): boolean {
-  for (let i = W_REPLY_SRC; i < W_REPLY_DST + 4; i++) if (slab[base + i] !== words[i]) return false;
-  return slab[base + W_REPLY_L4] === words[W_REPLY_L4];
-}
 
 /**
  * True when the kernel has seen a reply that the row lacks, or is further in opening the connection. One that is closing where
@@ -30,7 +18,7 @@ export function isAhead(words: Uint32Array, slab: Uint32Array, base: number): bo
 
 /** True for TCP that is in a later state here. */
 export function isFurther(words: Uint32Array, slab: Uint32Array, base: number): boolean {
-  return (words[W_PROTO]! & 0xff) === TCP && (words[W_PROTOINFO]! & 0xff) > (slab[base + W_PROTOINFO]! & 0xff);
+  return isTcp(words, 0) && protocolStateOf(words, 0) > protocolStateOf(slab, base);
 }
 
 /** True when the kernel's entry has long been answered and the peer has just seen the flow begin: that is another one. */
@@ -41,8 +29,7 @@ export function isOlder(words: Uint32Array, status: number): boolean {
 /** True when the kernel's flow is as the row says, timeouts aside. */
 export function sameState(words: Uint32Array, slab: Uint32Array, base: number): boolean {
   if (((words[W_STATUS]! ^ slab[base + W_STATUS]!) & MONOTONIC_STATUS) !== 0) return false;
-  const isTcp = (words[W_PROTO]! & 0xff) === TCP;
-  const state = isTcp ? 0xff : 0xffff_ffff;
+  const state = isTcp(words, 0) ? 0xff : 0xffff_ffff;
   return words[W_MARK] === slab[base + W_MARK] && ((words[W_PROTOINFO]! ^ slab[base + W_PROTOINFO]!) & state) === 0;
 }
 
@@ -56,5 +43,5 @@ export function replyHash(words: Uint32Array, base: number): number {
 /** True when two records are of one flow in one state, timeouts aside, or neither is there. */
 export function isSame(a: Uint32Array | null, b: Uint32Array | null): boolean {
   if (a === null || b === null) return a === b;
-  return sameReply(a, 0, b) && sameState(a, b, 0);
+  return sameReply(a, 0, b, 0) && sameState(a, b, 0);
 }

@@ -12,10 +12,11 @@ import {
   W_TIMEOUT,
   W_UPDATED,
 } from "../../flow/record.js";
+import { isClosing, sameReply } from "../../flow/record-fields.js";
 import { type InjectorKernel, TIMEOUT_FLOOR_SECONDS } from "../ports/kernel.js";
 import { EntryWriter } from "./entry-writer.js";
 import { InjectedEntries } from "./injected-entries.js";
-import { isAhead, isClosing, isSame, sameReply, sameState } from "./injected-flow.js";
+import { isAhead, isSame, sameState } from "./injected-flow.js";
 import { newInjectorCounters } from "./injector-counters.js";
 import type { InjectorNode } from "./injector-node.js";
 import { type InjectorItem, InjectorRequests } from "./injector-requests.js";
@@ -227,10 +228,10 @@ export class Injector implements ExternalListener {
     const base = table.base(slot);
     // It was written since the dump began: this may be what was there before, and says nothing.
     if (this.#entries.seen(slot)) {
-      if (!sameReply(slab, base, words) || !sameState(words, slab, base)) this.doubt(words);
+      if (!sameReply(slab, base, words, 0) || !sameState(words, slab, base)) this.doubt(words);
       return true;
     }
-    const same = sameReply(slab, base, words);
+    const same = sameReply(slab, base, words, 0);
     const sameAll = same && sameState(words, slab, base);
     // Written, and not to be written: what differs was changed by packets here.
     const settled = this.#entries.expires(slot) > 0 && !this.#changed.has(slot);
@@ -365,7 +366,7 @@ export class Injector implements ExternalListener {
     if (this.#changed.has(slot)) return;
     const { table } = this.#external();
     const [slab, base] = [table.slab(slot), table.base(slot)];
-    if (this.#entries.expires(slot) === 0 || !sameReply(slab, base, flow.words)) {
+    if (this.#entries.expires(slot) === 0 || !sameReply(slab, base, flow.words, 0)) {
       this.#entries.note(slot, flow.words, this.#now() + flow.words[W_TIMEOUT]!);
       this.changed(slot);
     } else if (!sameState(flow.words, slab, base)) this.#claim(flow);

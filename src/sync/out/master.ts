@@ -1,5 +1,6 @@
 import type { FlowTable } from "../../flow/flow-table.js";
 import { W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_REPLY_SRC, W_ZONE } from "../../flow/record.js";
+import { zoneReplyOf } from "../../flow/record-fields.js";
 
 /** Flows with rare attributes that are looked through for a master, so that no event costs more than a moment. */
 const CANDIDATES_MAX = 65_536;
@@ -10,7 +11,7 @@ const CANDIDATES_MAX = 65_536;
  */
 export function findMasterZone(table: FlowTable, master: Uint32Array): number | null {
   if (table.size === 0) return null;
-  if (table.find(master, 0) >= 0) return master[W_ZONE]! & 0xffff;
+  if (table.find(master, 0) >= 0) return zoneReplyOf(master, 0);
   let left = CANDIDATES_MAX;
   for (const [slot, rare] of table.rare) {
     if (left-- === 0) return null;

@@ -4,7 +4,8 @@ import type { CommitReport } from "../../control/protocol.js";
 import { errnoName } from "../../ctnetlink/decode.js";
 import { type EncodeOptions, RequestBatch } from "../../ctnetlink/encode.js";
 import type { FlowTable } from "../../flow/flow-table.js";
-import { type RareAttributes, RECORD_WORDS, W_PROTO, W_PROTOINFO, W_TIMEOUT, W_UPDATED } from "../../flow/record.js";
+import { type RareAttributes, RECORD_WORDS, W_TIMEOUT, W_UPDATED } from "../../flow/record.js";
+import { isClosing } from "../../flow/record-fields.js";
 import { type KernelRequests, TIMEOUT_FLOOR_SECONDS } from "../ports/kernel.js";
 
 /** What a commit decides for all entries. */
@@ -21,8 +22,6 @@ export type SameTuples = (words: Uint32Array, base: number) => boolean;
 
 /** TCP flows that are closing (after ESTABLISHED) do not come back to life: they get what was left, or this. */
 const CLOSING_FLOOR_SECONDS = 10;
-const TCP = 6;
-const TCP_ESTABLISHED = 3;
 /** A commit looks at so many slots before it lets the event loop turn, whether it found flows or not. */
 const SLOTS_PER_TURN = 16_384;
 /**
@@ -267,10 +266,6 @@ export function timeoutFor(words: Uint32Array, base: number, options: CommitOpti
   const age = Math.max(0, options.nowSeconds - words[base + W_UPDATED]!);
   const left = words[base + W_TIMEOUT]! - age;
   return Math.max(left, isClosing(words, base) ? CLOSING_FLOOR_SECONDS : TIMEOUT_FLOOR_SECONDS);
-}
-
-function isClosing(words: Uint32Array, base: number): boolean {
-  return (words[base + W_PROTO]! & 0xff) === TCP && (words[base + W_PROTOINFO]! & 0xff) > TCP_ESTABLISHED;
 }
 
 function countFailure(tally: Tally, errno: number): void {

@@ -2,16 +2,8 @@ import { networkInterfaces } from "node:os";
 import type { InternalCache } from "../../cache/internal.js";
 import { formatAddress } from "../../flow/address.js";
 import type { DecodedFlow } from "../../flow/record.js";
-import {
-  HAS_TIMEOUT,
-  W_HAS,
-  W_ORIG_DST,
-  W_ORIG_SRC,
-  W_PROTO,
-  W_REPLY_DST,
-  W_REPLY_SRC,
-  W_TIMEOUT,
-} from "../../flow/record.js";
+import { HAS_TIMEOUT, W_HAS, W_ORIG_DST, W_ORIG_SRC, W_REPLY_DST, W_REPLY_SRC, W_TIMEOUT } from "../../flow/record.js";
+import { familyOf } from "../../flow/record-fields.js";
 
 /** Lists this kernel's table: src/ctnetlink/request-socket.ts. */
 export type ListKernel = (visit: (flow: DecodedFlow) => void) => Promise<unknown>;
@@ -81,7 +73,7 @@ export class PassingTraffic {
 }
 
 function isTranslatedTo(addresses: ReadonlySet<string>, words: Uint32Array, base: number): boolean {
-  const family = words[base + W_PROTO]! >>> 8;
+  const family = familyOf(words, base);
   const to = (there: number, back: number): boolean => {
     for (let i = 0; i < 4; i++) {
       if (words[base + there + i] !== words[base + back + i]) {

@@ -5,7 +5,7 @@ import type { InternalCache } from "../../cache/internal.js";
 import type { CommitReport, HookReport, HookRole, PurgeReport, RowKind } from "../../control/protocol.js";
 import { ConntrailError } from "../../errors.js";
 import type { Clock } from "../../flow/clock.js";
-import { W_REPLY_DST, W_REPLY_L4, W_REPLY_SRC } from "../../flow/record.js";
+import { sameReply } from "../../flow/record-fields.js";
 import type { Role } from "../../stream/format/mark.js";
 import type { Follower } from "../in/follower.js";
 import type { Journal } from "../out/journal.js";
@@ -357,9 +357,4 @@ export class Roles {
 
 function failures({ failed }: CommitReport): number {
   return Object.values(failed).reduce((sum, count) => sum + count, 0);
-}
-
-function sameReply(a: Uint32Array, baseA: number, b: Uint32Array, baseB: number): boolean {
-  for (let i = W_REPLY_SRC; i < W_REPLY_DST + 4; i++) if (a[baseA + i] !== b[baseB + i]) return false;
-  return a[baseA + W_REPLY_L4] === b[baseB + W_REPLY_L4];
 }

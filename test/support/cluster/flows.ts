@@ -6,7 +6,6 @@ import {
   HAS_REPLY,
   HAS_STATUS,
   HAS_TIMEOUT,
-  mirrorL4,
   RECORD_WORDS,
   W_HAS,
   W_MARK,
@@ -21,6 +20,7 @@ import {
   W_STATUS,
   W_TIMEOUT,
 } from "../../../src/flow/record.js";
+import { mirrorL4 } from "../../../src/flow/record-fields.js";
 import { IPS_ASSURED, IPS_SEEN_REPLY } from "../../../src/flow/status.js";
 
 const TCP = 6;
