@@ -153,7 +153,8 @@ async function startNode(
           down,
         );
   const injector = injection?.injector ?? null;
-  const external = new ExternalCache(config.cacheLimit ?? flowsMax * Math.max(1, peersMax(config)), injector);
+  const external = new ExternalCache(config.cacheLimit ?? flowsMax * Math.max(1, peersMax(config)));
+  if (injector !== null) external.listen(injector);
 
   const base = { internal, clock, hybridClock, log };
   const ownStream = await openOwnStream(config, broker, base, stopping, down);

@@ -92,10 +92,14 @@ export class ExternalCache {
   readonly #slotsAhead = new Int32Array(ROWS_AHEAD);
   readonly #hashesAhead = new Int32Array(ROWS_AHEAD);
   readonly #departures = new Map<number, Departure>();
-  readonly #listener: ExternalListener | null;
+  #listener: ExternalListener | null = null;
 
-  constructor(flowsMax: number, listener: ExternalListener | null = null) {
+  constructor(flowsMax: number) {
     this.#table = new FlowTable(flowsMax);
+  }
+
+  /** From now on `listener` hears what becomes of rows. One listener at a time. */
+  listen(listener: ExternalListener): void {
     this.#listener = listener;
   }
 

@@ -85,7 +85,8 @@ export class SimNode implements SimPeer {
     });
     if (!polls) this.sockets.listen();
     this.injector = injects ? this.#injector(publishIntervalMs) : null;
-    this.external = new ExternalCache(50_000, this.injector);
+    this.external = new ExternalCache(50_000);
+    if (this.injector !== null) this.external.listen(this.injector);
     this.journal = new Journal({
       node: name,
       epoch,

@@ -45,7 +45,8 @@ class Spy implements ExternalListener {
 
 function setUp(flowsMax = 100) {
   const spy: Spy = new Spy(() => cache);
-  const cache: ExternalCache = new ExternalCache(flowsMax, spy);
+  const cache: ExternalCache = new ExternalCache(flowsMax);
+  cache.listen(spy);
   return { cache, spy, a: cache.origin("fw1"), b: cache.origin("fw2"), c: cache.origin("fw3") };
 }
 

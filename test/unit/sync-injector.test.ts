@@ -82,7 +82,8 @@ class Node {
       intervalMs: 0,
       log,
     });
-    this.external = new ExternalCache(10, this.injector);
+    this.external = new ExternalCache(10);
+    this.external.listen(this.injector);
     this.#origin = this.external.origin("peer");
     const hybridClock = new HybridClock(systemClock);
     const journal = new Journal({
