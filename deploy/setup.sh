@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes this clone ready to run: distribution packages, npm packages, build. Safe to repeat; when nothing is missing it
-# changes nothing and needs no network. Installs no service that would start: what it installs stays stopped and disabled.
+# Makes this clone ready to run: packages of the distribution, npm packages, build. It is safe to repeat: if nothing is
+# missing, it changes nothing and needs no network. Services that it installs stay stopped and disabled.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -12,16 +12,16 @@ node_major=$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null) || die "
 [ "$node_major" -ge 20 ] || die "found Node.js $(node --version); install Node.js 20 or newer"
 [ "$(uname -s)" = Linux ] || die "found $(uname -s); conntrail runs on Linux only"
 
-# A package is missing when the command is: what came another way than through apt is good, too.
+# A package is missing if its command is. Commands that did not come from apt are fine too.
 declare -A package_of=(
   [nats-server]=nats-server [keepalived]=keepalived [conntrack]=conntrack [nft]=nftables [ip]=iproute2
   [sshd]=openssh-server [ssh]=openssh-client [ping]=iputils-ping [unshare]=util-linux [modprobe]=kmod [sysctl]=procps
 )
-# What only tests compare with, or run beside; where a distribution has one not, the tests say what they skip.
+# Only tests compare with these or run beside them. If a distribution lacks one, the tests say what they skip.
 declare -A test_package_of=(
   [nfcapd]=nfdump [ipfixDump]=libfixbuf-tools [iptables]=iptables [wget]=wget [conntrackd]=conntrackd
 )
-# Units that those packages bring, and that would start at the next boot.
+# These packages bring units that would start at the next boot.
 declare -A unit_of=(
   [nats-server]=nats-server.service [keepalived]=keepalived.service [openssh-server]=ssh.service
   [conntrackd]=conntrackd.service [nfdump]=nfdump.service
@@ -56,7 +56,7 @@ apt_install() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=120 "$@" </dev/null
 }
 
-# False when one is missing that the program needs.
+# False if a package is missing that the program needs.
 one_by_one() {
   local package
   if [ ${#needed[@]} -gt 0 ]; then apt_install "${needed[@]}" || return 1; fi
@@ -82,7 +82,7 @@ install_packages() {
   local log
   log=$(mktemp)
   forbid_starts
-  # The package lists of a fresh machine are empty or old: refresh them only when the first try fails.
+  # The package lists of a fresh machine are empty or old. They are refreshed only if the first try fails.
   if ! apt_install "${missing[@]}" >"$log" 2>&1; then
     say "refreshing the package lists"
     if ! { apt-get update -q && apt_install "${missing[@]}"; } >"$log" 2>&1 && ! one_by_one >"$log" 2>&1; then
@@ -99,7 +99,7 @@ install_packages() {
   keep_disabled "${missing[@]}"
 }
 
-# A nats-server of the distribution would take the port of the embedded broker at the next boot.
+# The distribution's nats-server would take the embedded broker's port at the next boot.
 keep_disabled() {
   command -v systemctl >/dev/null || return 0
   local package
@@ -128,7 +128,7 @@ build() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
-# npm runs hooks as the owner of the folder; files that root made would then not be writable for anyone else.
+# npm runs hooks as the owner of the folder, who could not write files that root made.
 [ -w . ] || die "$PWD is not writable for $(id -un); run setup as the owner of the clone"
 install_packages
 install_node_modules
