@@ -41,6 +41,7 @@ import {
   W_ZONE,
 } from "../flow/record.js";
 import { protocolOf } from "../flow/record-fields.js";
+import { EBADMSG } from "../os/errno.js";
 import { readHost16, readHost32, readNet16, readNet32, readNet64 } from "./attributes.js";
 import {
   CTA_COUNTERS_BYTES,
@@ -274,43 +275,12 @@ function microsOfNanos(high: number, low: number): number {
   return ((high - rest) / 1000) * 4294967296 + Math.floor((rest * 4294967296 + low) / 1000);
 }
 
-/** EBADMSG, for an NLMSG_ERROR too short to hold its errno. */
-const EBADMSG = 74;
-
 /**
- * The errno of an NLMSG_ERROR, from the payload after its nlmsghdr: 0 for an acknowledgement, else positive.
+ * The errno of an NLMSG_ERROR, from the payload after its nlmsghdr: 0 for an acknowledgement, else positive; EBADMSG
+ * for a payload too short to hold it.
  * The request's nlmsghdr follows at `start + 4`; its sequence number is also that of the error's own header.
  */
 export function decodeError(bytes: Uint8Array, start: number, end: number): number {
   if (end > bytes.length || end - start < 4) return EBADMSG;
   return -(readHost32(bytes, start) | 0) | 0;
 }
-
-/** The name of a positive errno that ctnetlink and its sockets give, else its number as text. */
-export function errnoName(errno: number): string {
-  return ERRNO_NAMES.get(errno) ?? `errno ${errno}`;
-}
-
-const ERRNO_NAMES: ReadonlyMap<number, string> = new Map([
-  [1, "EPERM"],
-  [2, "ENOENT"],
-  [4, "EINTR"],
-  [11, "EAGAIN"],
-  [12, "ENOMEM"],
-  [13, "EACCES"],
-  [16, "EBUSY"],
-  [17, "EEXIST"],
-  [19, "ENODEV"],
-  [22, "EINVAL"],
-  [28, "ENOSPC"],
-  [34, "ERANGE"],
-  [EBADMSG, "EBADMSG"],
-  [90, "EMSGSIZE"],
-  [93, "EPROTONOSUPPORT"],
-  [95, "EOPNOTSUPP"],
-  [97, "EAFNOSUPPORT"],
-  [105, "ENOBUFS"],
-  [109, "ETOOMANYREFS"],
-  [110, "ETIMEDOUT"],
-  [111, "ECONNREFUSED"],
-]);

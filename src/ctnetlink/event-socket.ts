@@ -11,6 +11,7 @@ import { ConntrailError } from "../errors.js";
 import type { Expectation } from "../flow/expectation.js";
 import type { FilterRules } from "../flow/filter.js";
 import { DecodedFlow } from "../flow/record.js";
+import { EAFNOSUPPORT, EAGAIN, EINTR, ENOBUFS, ENOENT, EPERM, EPROTONOSUPPORT, errnoName } from "../os/errno.js";
 import * as libc from "../os/libc.js";
 import {
   IPCTNL_MSG_CT_DELETE,
@@ -30,7 +31,7 @@ import {
   NLM_F_EXCL,
   NLMSG_HDRLEN,
 } from "./constants.js";
-import { decodeConntrack, errnoName } from "./decode.js";
+import { decodeConntrack } from "./decode.js";
 import { type EventCounters, newEventCounters } from "./event-counters.js";
 import { decodeExpectation } from "./expectation.js";
 import { ReceiveBuffer, SLOTS } from "./receive-buffer.js";
@@ -258,9 +259,9 @@ export class EventSocket {
       const count = this.#receive.read(this.#fd, wanted);
       if (count < 0) {
         const errno = libc.errno();
-        if (errno === libc.EAGAIN) return false;
+        if (errno === EAGAIN) return false;
         budget--;
-        if (errno !== libc.EINTR) this.#receiveFailed(errno);
+        if (errno !== EINTR) this.#receiveFailed(errno);
       } else {
         budget -= count;
         this.#counters.datagrams += count;
@@ -275,7 +276,7 @@ export class EventSocket {
 
   /** Whatever failed, events may be missing: the owner has to compare with a dump. */
   #receiveFailed(errno: number): void {
-    if (errno === libc.ENOBUFS) this.#counters.overruns++;
+    if (errno === ENOBUFS) this.#counters.overruns++;
     else this.#counters.receiveErrors++;
     this.#sink.onOverrun();
   }
@@ -480,10 +481,10 @@ function readBuffer(fd: number): number {
 
 function failure(operation: string, errno: number): ConntrailError {
   const where = `conntrack event socket: ${operation}`;
-  if (errno === libc.EPERM) {
+  if (errno === EPERM) {
     return new ConntrailError("PERMISSION", `${where}: not permitted; run as root or with CAP_NET_ADMIN`);
   }
-  if (errno === libc.EPROTONOSUPPORT || errno === libc.EAFNOSUPPORT || errno === libc.ENOENT) {
+  if (errno === EPROTONOSUPPORT || errno === EAFNOSUPPORT || errno === ENOENT) {
     return new ConntrailError("KERNEL", `${where}: this kernel has no nfnetlink: modprobe nf_conntrack_netlink`);
   }
   return new ConntrailError("KERNEL", `${where} failed with ${errnoName(errno)}`);

@@ -8,10 +8,10 @@ import { formatMessage, type NetlinkMessage, parseMessages, rt } from "netlink";
 import { ConntrailError } from "../errors.js";
 import { formatAddress } from "../flow/address.js";
 import { AF_INET, AF_INET6 } from "../flow/record.js";
-import { EAGAIN } from "../os/libc.js";
+import { EAGAIN, EBUSY, errnoName } from "../os/errno.js";
 import { readNet32 } from "./attributes.js";
 import { NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR } from "./constants.js";
-import { decodeError, errnoName } from "./decode.js";
+import { decodeError } from "./decode.js";
 import { NetlinkSocket } from "./netlink-socket.js";
 
 /** Whom to tell, deadlines and sizes. */
@@ -43,7 +43,6 @@ const RTM_GETADDR = 22;
 const IFADDRMSG_BYTES = 8;
 const DATAGRAM_BYTES = 32 << 10;
 const DUMP_RETRY_MS = 50;
-const EBUSY = 16;
 
 /** The machine's own IPv4 and IPv6 addresses, kept current. */
 export class LocalAddresses {

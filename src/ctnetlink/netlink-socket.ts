@@ -14,6 +14,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readlinkSync } from "node:fs";
 import { RawNetlinkSocket } from "netlink";
 import { ConntrailError, errorText } from "../errors.js";
+import { EPERM } from "../os/errno.js";
 import * as libc from "../os/libc.js";
 
 /** Protocol, sizes, groups, and where datagrams go. */
@@ -196,7 +197,7 @@ function outside(listener: () => void): void {
 
 function failure(error: unknown): ConntrailError {
   const errno = (error as { errno?: number }).errno;
-  if (errno === libc.EPERM) {
+  if (errno === EPERM) {
     return new ConntrailError("PERMISSION", "netlink socket: not permitted; run as root or with CAP_NET_ADMIN", {
       cause: error,
     });

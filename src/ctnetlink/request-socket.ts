@@ -8,7 +8,7 @@ import assert from "node:assert/strict";
 import { ConntrailError } from "../errors.js";
 import type { Expectation } from "../flow/expectation.js";
 import { type AF_INET, type AF_INET6, DecodedFlow } from "../flow/record.js";
-import { EAGAIN, ENOENT, EPERM } from "../os/libc.js";
+import { EAGAIN, ENOENT, EPERM, errnoName } from "../os/errno.js";
 import { readHost16, readHost32 } from "./attributes.js";
 import {
   IPCTNL_MSG_CT_NEW,
@@ -24,7 +24,7 @@ import {
   NLMSG_HDRLEN,
   NLMSG_NOOP,
 } from "./constants.js";
-import { decodeConntrack, decodeError, errnoName } from "./decode.js";
+import { decodeConntrack, decodeError } from "./decode.js";
 import { RequestBatch } from "./encode.js";
 import { decodeExpectation } from "./expectation.js";
 import { NetlinkSocket } from "./netlink-socket.js";

@@ -31,15 +31,6 @@ export const POLLIN = 0x001;
 export const EFD_CLOEXEC = 0o2000000;
 export const EFD_NONBLOCK = 0o4000;
 
-export const EPERM = 1;
-export const ENOENT = 2;
-export const EINTR = 4;
-export const EAGAIN = 11;
-export const EEXIST = 17;
-export const EPROTONOSUPPORT = 93;
-export const EAFNOSUPPORT = 97;
-export const ENOBUFS = 105;
-
 type Memory = Uint8Array | Int32Array | Uint32Array | null;
 type PollDone = (error: Error | null, ready: number) => void;
 

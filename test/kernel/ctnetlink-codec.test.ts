@@ -3,10 +3,11 @@ import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { test } from "node:test";
-import { decodeConntrack, decodeError, errnoName } from "../../src/ctnetlink/decode.js";
+import { decodeConntrack, decodeError } from "../../src/ctnetlink/decode.js";
 import { RequestBatch } from "../../src/ctnetlink/encode.js";
 import { type Flow, flowFromRecord, recordFromFlow } from "../../src/flow/flow.js";
 import { DecodedFlow } from "../../src/flow/record.js";
+import { errnoName } from "../../src/os/errno.js";
 import { INSERTED, KINDS, MORE_KINDS, tcp } from "../support/kernel-flows.js";
 import { NetlinkExchange, type NetlinkMessage } from "../support/netlink-exchange.js";
 

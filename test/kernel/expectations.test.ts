@@ -14,12 +14,11 @@ import {
   setExpectationZone,
 } from "../../src/flow/expectation.js";
 import { type DecodedFlow, W_HAS, W_ORIG_L4 } from "../../src/flow/record.js";
+import { EEXIST, ENOENT } from "../../src/os/errno.js";
 import { FTP_PROGRAM, type FtpAnswer } from "../support/ftp.js";
 import { KernelNamespace, kernelAvailable, waitUntil } from "../support/kernel-namespace.js";
 
 const skip = kernelAvailable() ?? false;
-const ENOENT = 2;
-const EEXIST = 17;
 const PORT = 21;
 const HELPER_RULES = `
 add table inet ftp

@@ -3,12 +3,11 @@ import { test } from "node:test";
 import { RequestBatch } from "../../src/ctnetlink/encode.js";
 import { BATCH_MESSAGES, RequestSocket, type RequestSocketOptions } from "../../src/ctnetlink/request-socket.js";
 import { AF_INET, AF_INET6, W_ORIG_SRC, W_PROTO } from "../../src/flow/record.js";
+import { EEXIST, ENOENT } from "../../src/os/errno.js";
 import { KernelNamespace, kernelAvailable, udpRecord } from "../support/kernel-namespace.js";
 
 const skip = kernelAvailable() ?? false;
 const CREATE = { timeoutSeconds: 600, liberal: false };
-const ENOENT = 2;
-const EEXIST = 17;
 
 /** A RequestSocket in a namespace, closed at the end of its scope. */
 class Requests implements Disposable {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { DecodeFailure, decodeConntrack, decodeError, errnoName } from "../../src/ctnetlink/decode.js";
+import { DecodeFailure, decodeConntrack, decodeError } from "../../src/ctnetlink/decode.js";
 import {
   DecodedFlow,
   HAS_COUNTERS,
@@ -31,6 +31,7 @@ import {
   W_UPDATED,
   W_ZONE,
 } from "../../src/flow/record.js";
+import { errnoName } from "../../src/os/errno.js";
 import { be16, be32, be64, ip4, ip6, nest, nla, payload, text, u8 } from "../support/netlink-attributes.js";
 
 function ports(

@@ -1,6 +1,6 @@
-import { errnoName } from "../../ctnetlink/decode.js";
 import { type DecodedFlow, W_PROTOINFO, W_STATUS } from "../../flow/record.js";
 import { sameReply } from "../../flow/record-fields.js";
+import { EBUSY, EEXIST, ENOENT, ENOSPC, EOPNOTSUPP } from "../../os/errno.js";
 import type { InjectedEntries } from "./injected-entries.js";
 import { isFurther, isOlder, MONOTONIC_STATUS } from "./injected-flow.js";
 import type { InjectorCounters } from "./injector-counters.js";
@@ -61,11 +61,10 @@ export class EntryWriter {
     const richer: InjectorItem[] = [];
     const refused = await this.#requests.send("update", items);
     for (const [item, errno] of refused) {
-      const name = errnoName(errno);
-      if (name === "ENOENT") missing.push(item);
-      else if (name === "EBUSY") richer.push(item);
+      if (errno === ENOENT) missing.push(item);
+      else if (errno === EBUSY) richer.push(item);
       // No rule here uses labels; all else is done by then.
-      else if (name === "ENOSPC") this.#counters.updated++;
+      else if (errno === ENOSPC) this.#counters.updated++;
       else this.#fail(item);
     }
     this.#counters.updated += items.length - refused.size;
@@ -82,10 +81,9 @@ export class EntryWriter {
     const lacking: InjectorItem[] = [];
     const refused = await this.#requests.send("create", ordered);
     for (const [item, errno] of refused) {
-      const name = errnoName(errno);
-      if (name === "EEXIST") existing.push(item);
+      if (errno === EEXIST) existing.push(item);
       // No such master, no such helper here: the flow is let through without.
-      else if (name === "ENOENT" || name === "EOPNOTSUPP") lacking.push(withoutHelp(item));
+      else if (errno === ENOENT || errno === EOPNOTSUPP) lacking.push(withoutHelp(item));
       else this.#fail(item);
     }
     const failed = await this.#requests.send("create", lacking);

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import type { ExternalCache } from "../../cache/external.js";
 import type { CommitReport } from "../../control/protocol.js";
-import { errnoName } from "../../ctnetlink/decode.js";
 import { type EncodeOptions, RequestBatch } from "../../ctnetlink/encode.js";
 import type { FlowTable } from "../../flow/flow-table.js";
 import { type RareAttributes, RECORD_WORDS, W_TIMEOUT, W_UPDATED } from "../../flow/record.js";
 import { isClosing } from "../../flow/record-fields.js";
+import { EEXIST, ENOENT, EOPNOTSUPP, errnoName } from "../../os/errno.js";
 import { type KernelRequests, TIMEOUT_FLOOR_SECONDS } from "../ports/kernel.js";
 
 /** What a commit decides for all entries. */
@@ -154,7 +154,7 @@ export async function commitStaging(
   tally.committed += staging.count - refused.length;
   const existing: number[] = [];
   for (const { index, errno } of refused) {
-    if (errnoName(errno) === "EEXIST") existing.push(index);
+    if (errno === EEXIST) existing.push(index);
     else countFailure(tally, errno);
   }
   if (existing.length === 0) return;
@@ -194,13 +194,12 @@ async function create(
 /** Takes away of a refused flow what the kernel lacks; false when that is not why it was refused. */
 function reduce(staging: Staging, index: number, errno: number, tally: Tally): boolean {
   const { master, helper, ...rest } = staging.rare[index] ?? {};
-  const reason = errnoName(errno);
-  if (reason === "ENOENT" && master !== undefined) {
+  if (errno === ENOENT && master !== undefined) {
     staging.rare[index] = helper === undefined ? rest : { ...rest, helper };
     tally.withoutMaster++;
     return true;
   }
-  if (reason === "EOPNOTSUPP" && helper !== undefined) {
+  if (errno === EOPNOTSUPP && helper !== undefined) {
     staging.rare[index] = master === undefined ? rest : { ...rest, master };
     tally.withoutHelper++;
     return true;

@@ -1,9 +1,9 @@
 import { type ExternalExpectations, secondsLeft } from "../../cache/expectations.js";
 import type { ExpectationCommit } from "../../control/protocol.js";
-import { errnoName } from "../../ctnetlink/decode.js";
 import { RequestBatch } from "../../ctnetlink/encode.js";
 import { BATCH_MESSAGES } from "../../ctnetlink/request-socket.js";
 import type { Expectation } from "../../flow/expectation.js";
+import { EEXIST, errnoName } from "../../os/errno.js";
 import type { KernelRequests } from "../ports/kernel.js";
 
 /** An expectation with what is left of its time. */
@@ -43,7 +43,7 @@ async function commitPart(
   const refused = await send(kernel, part, (batch, { expectation }) => batch.createExpectation(expectation));
   const existing: Due[] = [];
   for (const [due, errno] of refused) {
-    if (errnoName(errno) === "EEXIST") existing.push(due);
+    if (errno === EEXIST) existing.push(due);
     else count(failed, errno);
   }
   if (existing.length > 0) {

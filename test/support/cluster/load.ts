@@ -1,8 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { errnoName } from "../../../src/ctnetlink/decode.js";
 import { RequestBatch } from "../../../src/ctnetlink/encode.js";
 import { BATCH_MESSAGES, type RequestSocket } from "../../../src/ctnetlink/request-socket.js";
 import { RECORD_WORDS } from "../../../src/flow/record.js";
+import { errnoName } from "../../../src/os/errno.js";
 import { Random } from "../records.js";
 import type { BulkOperation, LoadOptions, LoadTruth } from "./agent-protocol.js";
 import { writeTestFlow } from "./flows.js";

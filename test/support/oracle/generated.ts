@@ -1,6 +1,5 @@
 /** Entries that no packet could make, written over ctnetlink: every protocol, state and kind of translation, zones, labels, marks. */
 import * as fc from "fast-check";
-import { errnoName } from "../../../src/ctnetlink/decode.js";
 import { RequestBatch } from "../../../src/ctnetlink/encode.js";
 import { BATCH_MESSAGES, type RequestSocket } from "../../../src/ctnetlink/request-socket.js";
 import { IPPROTO_SCTP, IPPROTO_TCP, SCTP_STATES } from "../../../src/flow/protocol.js";
@@ -15,6 +14,7 @@ import {
   W_ZONE,
 } from "../../../src/flow/record.js";
 import { IPS_ASSURED, IPS_SEEN_REPLY } from "../../../src/flow/status.js";
+import { errnoName } from "../../../src/os/errno.js";
 import { type ArbitraryFlow, flowArbitrary } from "../flow-arbitrary.js";
 import { Random } from "../records.js";
 
