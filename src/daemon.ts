@@ -136,25 +136,12 @@ async function startNode(
   const internal = new InternalCache(flowsMax, config.cacheLimit ?? flowsMax);
   const kernel = new RequestSocket();
   down.push(() => kernel.close());
+  const external = new ExternalCache(config.cacheLimit ?? flowsMax * Math.max(1, peersMax(config)));
   const injection =
     config.mode !== "inject"
       ? null
-      : openInjection(
-          config,
-          {
-            internal,
-            external: () => external,
-            followers: () => followers,
-            claim: (flow) => kernelSide.replicator.claim(flow),
-            readEvents: () => kernelSide.replicator.readEvents(),
-            resync: () => void kernelSide.replicator.resyncKernel(),
-            log,
-          },
-          down,
-        );
+      : openInjection(config, { internal, external, followers: () => followers, log }, down);
   const injector = injection?.injector ?? null;
-  const external = new ExternalCache(config.cacheLimit ?? flowsMax * Math.max(1, peersMax(config)));
-  if (injector !== null) external.listen(injector);
 
   const base = { internal, clock, hybridClock, log };
   const ownStream = await openOwnStream(config, broker, base, stopping, down);
@@ -208,7 +195,11 @@ async function startNode(
     throw new ConntrailError("KERNEL", "the kernel's conntrack table could not be read; the log has the reason");
   }
   if (!ownStream.goesOn) void journal.writeSnapshot(stopping);
-  injector?.start();
+  injector?.start({
+    claim: (flow) => replicator.claim(flow),
+    readEvents: () => replicator.readEvents(),
+    resync: () => void replicator.resyncKernel(),
+  });
   down.push(() => roles.stop());
   const archive = openArchive(config, log, down);
 

@@ -2,11 +2,9 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache } from "../cache/internal.js";
-import { hasRoom, ownFlow } from "../cache/own-flow.js";
 import type { Config } from "../config/config.js";
 import { RequestSocket } from "../ctnetlink/request-socket.js";
 import { systemClock } from "../flow/clock.js";
-import type { DecodedFlow } from "../flow/record.js";
 import type { Follower } from "../sync/in/follower.js";
 import { Injector } from "../sync/inject/injector.js";
 import type { TakeDown } from "./streams.js";
@@ -30,36 +28,27 @@ export function openInjection(
   config: Config,
   parts: {
     internal: InternalCache;
-    external: () => ExternalCache;
+    external: ExternalCache;
     followers: () => readonly Follower[];
-    claim: (flow: DecodedFlow) => void;
-    readEvents: () => void;
-    resync: () => void;
     log: Logger;
   },
   down: TakeDown,
 ): OpenInjection {
-  const { internal, external, followers, claim, readEvents, resync, log } = parts;
+  const { internal, external, followers, log } = parts;
   const kernel = new RequestSocket();
   down.push(() => kernel.close());
   const injector = new Injector({
+    internal,
     external,
     kernel,
-    node: {
-      own: (words, base) => ownFlow(internal, words, base),
-      knows: (words, base) => internal.table.find(words, base) >= 0,
-      hasRoom: () => hasRoom(internal),
-      readEvents,
-      claim,
-      resync,
-      hears: (node) => followers().some((follower) => follower.node === node && follower.state.connected),
-    },
+    hears: (node) => followers().some((follower) => follower.node === node && follower.state.connected),
     timeoutSeconds: config.commitTimeoutSeconds,
     liberal: !config.commitWindowTracking,
     wallSeconds: () => Math.floor(systemClock.wallMs() / 1000),
     intervalMs: config.publishIntervalMs,
     log,
   });
+  external.listen(injector);
   const renewing = setInterval(() => injector.tick(), TICK_MS);
   down.push(async () => {
     clearInterval(renewing);

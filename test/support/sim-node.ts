@@ -1,7 +1,6 @@
 import { pino } from "pino";
 import { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
-import { hasRoom, ownFlow } from "../../src/cache/own-flow.js";
 import { type Clock, HybridClock } from "../../src/flow/clock.js";
 import { Applier } from "../../src/sync/in/applier.js";
 import { Follower } from "../../src/sync/in/follower.js";
@@ -84,8 +83,8 @@ export class SimNode implements SimPeer {
       sink: () => this.replicator,
     });
     if (!polls) this.sockets.listen();
-    this.injector = injects ? this.#injector(publishIntervalMs) : null;
     this.external = new ExternalCache(50_000);
+    this.injector = injects ? this.#injector(publishIntervalMs) : null;
     if (this.injector !== null) this.external.listen(this.injector);
     this.journal = new Journal({
       node: name,
@@ -133,17 +132,10 @@ export class SimNode implements SimPeer {
 
   #injector(intervalMs: number): Injector {
     return new Injector({
-      external: () => this.external,
+      internal: this.internal,
+      external: this.external,
       kernel: this.sockets,
-      node: {
-        own: (words, base) => ownFlow(this.internal, words, base),
-        knows: (words, base) => this.internal.table.find(words, base) >= 0,
-        hasRoom: () => hasRoom(this.internal),
-        readEvents: () => this.replicator.readEvents(),
-        claim: (flow) => this.replicator.claim(flow),
-        resync: () => void this.replicator.resyncKernel(),
-        hears: (node) => this.followers.some((follower) => follower.node === node && follower.state.connected),
-      },
+      hears: (node) => this.followers.some((follower) => follower.node === node && follower.state.connected),
       timeoutSeconds: null,
       liberal: true,
       wallSeconds: () => Math.floor(this.#clock.wallMs() / 1000),

@@ -143,7 +143,11 @@ export class Machine implements SimPeer, Wire {
     await node.replicator.resyncKernel();
     if (node.signal.aborted) return;
     if (continues === null) void node.journal.writeSnapshot(node.signal);
-    node.injector?.start();
+    node.injector?.start({
+      claim: (flow) => node.replicator.claim(flow),
+      readEvents: () => node.replicator.readEvents(),
+      resync: () => void node.replicator.resyncKernel(),
+    });
     this.isReady = true;
   }
 

@@ -4,7 +4,6 @@ import { describe, it, type TestContext } from "node:test";
 import { pino } from "pino";
 import { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
-import { hasRoom, ownFlow } from "../../src/cache/own-flow.js";
 import { IPCTNL_MSG_CT_DELETE } from "../../src/ctnetlink/constants.js";
 import type { RequestBatch } from "../../src/ctnetlink/encode.js";
 import { EVENT_NEW, EVENT_UPDATE } from "../../src/ctnetlink/event-socket.js";
@@ -46,8 +45,8 @@ class Node {
   /** Entries that the kernel was asked to remove. */
   removed = 0;
 
-  /** `limit`: flows of its own that it can hold. */
-  constructor(limit = 10) {
+  /** `limit`: flows of its own that it can hold. `starts`: its injector writes at once. */
+  constructor(limit = 10, starts = true) {
     this.internal = new InternalCache(10, limit);
     const send = async (batch: RequestBatch): Promise<BatchResult> => {
       const { count } = batch;
@@ -58,8 +57,10 @@ class Node {
       this.answer = null;
       return { sent: count, errors: [], unknown: 0 };
     };
+    this.external = new ExternalCache(10);
     this.injector = new Injector({
-      external: () => this.external,
+      internal: this.internal,
+      external: this.external,
       kernel: {
         send,
         getAll: async (batch, visit) => {
@@ -67,22 +68,13 @@ class Node {
           return send(batch);
         },
       },
-      node: {
-        own: (words, base) => ownFlow(this.internal, words, base),
-        knows: (words, base) => this.internal.table.find(words, base) >= 0,
-        hasRoom: () => hasRoom(this.internal),
-        readEvents: () => undefined,
-        claim: (claimed) => this.replicator.claim(claimed),
-        hears: () => true,
-        resync: () => undefined,
-      },
+      hears: () => true,
       timeoutSeconds: null,
       liberal: false,
       wallSeconds: () => 0,
       intervalMs: 0,
       log,
     });
-    this.external = new ExternalCache(10);
     this.external.listen(this.injector);
     this.#origin = this.external.origin("peer");
     const hybridClock = new HybridClock(systemClock);
@@ -121,7 +113,15 @@ class Node {
       log,
       signal: new AbortController().signal,
     });
-    this.injector.start();
+    if (starts) this.start();
+  }
+
+  start(): void {
+    this.injector.start({
+      claim: (claimed) => this.replicator.claim(claimed),
+      readEvents: () => undefined,
+      resync: () => undefined,
+    });
   }
 
   /** The peer claims the flow, with this mark. */
@@ -288,6 +288,25 @@ for (const way of ["pollKernel", "resyncKernel"] as const) {
     });
   });
 }
+
+describe("the start of an injector", () => {
+  it("writes nothing before, and then what has come meanwhile", async () => {
+    const node = new Node(10, false);
+    node.peerTells(2);
+    await node.rest();
+    node.injector.tick();
+    await node.rest();
+    assert.equal(node.injector.counters.injected, 0);
+    node.start();
+    await node.settle();
+    assert.equal(node.injector.counters.injected, 1);
+  });
+
+  it("takes place once", () => {
+    const node = new Node();
+    assert.throws(() => node.start(), /an injector starts once/);
+  });
+});
 
 describe("the end of an injected flow", () => {
   /** What a flow of the peer's has left when it is written. */

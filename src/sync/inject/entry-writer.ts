@@ -1,63 +1,114 @@
-import { type DecodedFlow, W_PROTOINFO, W_STATUS } from "../../flow/record.js";
-import { sameReply } from "../../flow/record-fields.js";
+/** What peers say of their flows goes into this kernel, whatever that has there already, a batch at a time. */
+import type { ExternalCache } from "../../cache/external.js";
+import type { InternalCache } from "../../cache/internal.js";
+import { ownFlow } from "../../cache/own-flow.js";
+import { BATCH_MESSAGES } from "../../ctnetlink/request-socket.js";
+import { RECORD_WORDS, W_PROTOINFO, W_STATUS, W_TIMEOUT, W_UPDATED } from "../../flow/record.js";
+import { isClosing, sameReply } from "../../flow/record-fields.js";
 import { EBUSY, EEXIST, ENOENT, ENOSPC, EOPNOTSUPP } from "../../os/errno.js";
-import type { InjectedEntries } from "./injected-entries.js";
+import { type Carrier, TIMEOUT_FLOOR_SECONDS } from "../ports/kernel.js";
+import type { Doubts } from "./doubts.js";
+import { type InjectedEntries, nowSeconds } from "./injected-entries.js";
 import { isFurther, isOlder, MONOTONIC_STATUS } from "./injected-flow.js";
 import type { InjectorCounters } from "./injector-counters.js";
-import type { InjectorNode } from "./injector-node.js";
-import { type InjectorItem, type InjectorRequests, withoutHelp } from "./injector-requests.js";
+import type { InjectorItem, InjectorRequests } from "./injector-requests.js";
+import type { WorkList } from "./work-list.js";
 
-/** Writes peers' flows into this kernel, a batch at a time, whatever that has there already. */
+/** An injected entry lives so much longer than its owner's: the owner, not this kernel, is to end it. */
+const GRACE_SECONDS = 5;
+
+/** Writes the rows that have changed. */
 export class EntryWriter {
-  readonly #requests: InjectorRequests;
+  readonly #internal: InternalCache;
+  readonly #external: ExternalCache;
+  readonly #work: WorkList;
   readonly #entries: InjectedEntries;
+  readonly #requests: InjectorRequests;
+  readonly #doubts: Doubts;
   readonly #counters: InjectorCounters;
-  readonly #node: InjectorNode;
-  readonly #claim: (flow: DecodedFlow) => void;
-  readonly #now: () => number;
+  readonly #timeoutSeconds: number | null;
+  readonly #wallSeconds: () => number;
 
-  /** `now`: seconds of the monotonic clock. */
   constructor(parts: {
-    requests: InjectorRequests;
+    internal: InternalCache;
+    external: ExternalCache;
+    work: WorkList;
     entries: InjectedEntries;
+    requests: InjectorRequests;
+    doubts: Doubts;
     counters: InjectorCounters;
-    node: InjectorNode;
-    /** Makes a flow this node's own. */
-    claim: (flow: DecodedFlow) => void;
-    now: () => number;
+    /** Timeout of every entry; null: what was left of the owner's, never below a floor. */
+    timeoutSeconds: number | null;
+    wallSeconds: () => number;
   }) {
-    this.#requests = parts.requests;
+    this.#internal = parts.internal;
+    this.#external = parts.external;
+    this.#work = parts.work;
     this.#entries = parts.entries;
+    this.#requests = parts.requests;
+    this.#doubts = parts.doubts;
     this.#counters = parts.counters;
-    this.#node = parts.node;
-    this.#claim = parts.claim;
-    this.#now = parts.now;
+    this.#timeoutSeconds = parts.timeoutSeconds;
+    this.#wallSeconds = parts.wallSeconds;
   }
 
-  /** What this kernel has of a flow is updated, or replaced where it is another one; else the flow is created. */
-  async write(items: readonly InjectorItem[]): Promise<void> {
+  /** Writes rows that have changed, at most a batch. */
+  async writeChanged(carrier: Carrier): Promise<void> {
+    const items = this.#takeChanged();
+    await this.#write(items, carrier);
+    // The row of one that is gone now went while it was being written.
+    for (const { words } of items) if (this.#external.table.find(words, 0) < 0) this.#doubts.add(words);
+  }
+
+  #takeChanged(): InjectorItem[] {
+    const { table } = this.#external;
+    const items: InjectorItem[] = [];
+    for (const slot of this.#work.takeChanged()) {
+      if (!table.isLive(slot)) continue;
+      const base = table.base(slot);
+      const words = table.slab(slot).slice(base, base + RECORD_WORDS);
+      const rare = table.rare.get(slot) ?? null;
+      const birth = table.birth(slot);
+      const isAnother = this.#entries.isAnother(slot, birth);
+      this.#entries.noteBirth(slot, birth);
+      items.push({ slot, words, rare, timeoutSeconds: this.#timeoutOf(words), isAnother });
+      if (items.length >= BATCH_MESSAGES) break;
+    }
+    return items;
+  }
+
+  /** A flow that its owner's packets keep alive beyond what was published last gets the whole of its owner's timeout. */
+  #timeoutOf(words: Uint32Array): number {
+    if (this.#timeoutSeconds !== null) return this.#timeoutSeconds;
+    const leftSeconds = words[W_TIMEOUT]! - Math.max(0, this.#wallSeconds() - words[W_UPDATED]!);
+    const seconds = (leftSeconds > 0 ? leftSeconds : words[W_TIMEOUT]!) + GRACE_SECONDS;
+    return isClosing(words, 0) ? seconds : Math.max(seconds, TIMEOUT_FLOOR_SECONDS);
+  }
+
+  /** A flow that this kernel has is updated, or replaced where it is another one; any other is created. */
+  async #write(items: readonly InjectorItem[], carrier: Carrier): Promise<void> {
     const fresh: InjectorItem[] = [];
     const known: InjectorItem[] = [];
     const stale: InjectorItem[] = [];
     for (const item of items) {
-      if (this.#entries.expires(item.slot) === 0) fresh.push(item);
+      if (this.#entries.expiresSeconds(item.slot) === 0) fresh.push(item);
       else if (this.#entries.hasReply(item.slot, item.words)) known.push(item);
       else stale.push(item);
     }
     // Before the requests, not after: rows may go while they are on their way.
-    this.#entries.writing(items, this.#now());
+    this.#entries.beginWrite(items, nowSeconds());
     try {
-      await this.#update(known, fresh);
+      await this.#update(known, fresh, carrier);
       const existing = await this.#create(fresh);
-      if (existing.length > 0) await this.#settle(existing, stale);
+      if (existing.length > 0) await this.#settle(existing, stale, carrier);
       if (stale.length > 0) await this.#replace(stale);
     } finally {
-      this.#entries.written(this.#now());
+      this.#entries.endWrite(nowSeconds());
     }
   }
 
-  /** Updates entries that are there; those that are not join `missing`, those that know more than the peer are claimed. */
-  async #update(items: readonly InjectorItem[], missing: InjectorItem[]): Promise<void> {
+  /** Updates entries; those that are not there join `missing`, those that know more than the peer are claimed. */
+  async #update(items: readonly InjectorItem[], missing: InjectorItem[], carrier: Carrier): Promise<void> {
     const richer: InjectorItem[] = [];
     const refused = await this.#requests.send("update", items);
     for (const [item, errno] of refused) {
@@ -68,10 +119,10 @@ export class EntryWriter {
       else this.#fail(item);
     }
     this.#counters.updated += items.length - refused.size;
-    if (richer.length > 0) await this.#merge(richer);
+    if (richer.length > 0) await this.#merge(richer, carrier);
   }
 
-  /** Masters before the flows that they expected. Gives the flows that exist already. */
+  /** Creates masters before the flows that they expected. Returns the flows that exist already. */
   async #create(items: readonly InjectorItem[]): Promise<InjectorItem[]> {
     const isRelated = ({ rare }: InjectorItem): boolean => rare?.master !== undefined;
     const ordered = items.some(isRelated)
@@ -92,25 +143,25 @@ export class EntryWriter {
     return existing;
   }
 
-  /** Flows that were there before this daemon wrote them: the same are updated, others join `stale`. */
-  async #settle(existing: readonly InjectorItem[], stale: InjectorItem[]): Promise<void> {
+  /** Of flows that were there before this daemon wrote them, the same ones are updated, others join `stale`. */
+  async #settle(existing: readonly InjectorItem[], stale: InjectorItem[], carrier: Carrier): Promise<void> {
     const found = await this.#requests.read(existing);
     const same: InjectorItem[] = [];
     for (const item of existing) {
       const flow = found.get(item);
-      // Its original tuple is free: the reply tuple is another flow's, translated to the same port by this node.
+      // Its original tuple is free: the reply tuple belongs to another flow, which this node translated to the same port.
       if (flow === undefined) this.#fail(item);
       else if (sameReply(item.words, 0, flow.words, 0)) same.push(item);
       else stale.push(item);
     }
     const missing: InjectorItem[] = [];
-    await this.#update(same, missing);
+    await this.#update(same, missing, carrier);
     for (const item of missing) this.#fail(item);
   }
 
-  /** But not where packets have made the entry this node's own meanwhile. */
+  /** Replaces entries, but not where packets have made the flow this node's own meanwhile. */
   async #replace(stale: readonly InjectorItem[]): Promise<void> {
-    const items = stale.filter(({ words }) => this.#node.own(words, 0) === null);
+    const items = this.#notOwn(stale);
     await this.#requests.send("delete", items);
     const refused = await this.#requests.send("create", items);
     for (const item of refused.keys()) this.#fail(item);
@@ -118,11 +169,11 @@ export class EntryWriter {
   }
 
   /**
-   * The kernel takes no status back: it has seen a reply that the peer has not. What both know is one flow, this node's
-   * own now. Only one that the peer has just seen begin is another: the old one of that tuple goes.
+   * The kernel takes no status back: it has seen a reply that the peer has not. Both know one flow, which is this node's
+   * own now. Only a flow that the peer has just seen begin is another one: the old one of that tuple goes.
    */
-  async #merge(richer: readonly InjectorItem[]): Promise<void> {
-    const items = richer.filter(({ words }) => this.#node.own(words, 0) === null);
+  async #merge(richer: readonly InjectorItem[], carrier: Carrier): Promise<void> {
+    const items = this.#notOwn(richer);
     const found = await this.#requests.read(items);
     const replaced: InjectorItem[] = [];
     const merged: InjectorItem[] = [];
@@ -140,13 +191,27 @@ export class EntryWriter {
     if (merged.length === 0) return;
     const refused = await this.#requests.send("update", merged);
     for (const [item, flow] of await this.#requests.read(merged)) {
-      if (refused.has(item)) this.#fail(item);
-      else this.#claim(flow);
+      if (refused.has(item)) {
+        this.#fail(item);
+        continue;
+      }
+      this.#counters.claimed++;
+      carrier.claim(flow);
     }
+  }
+
+  #notOwn(items: readonly InjectorItem[]): InjectorItem[] {
+    return items.filter(({ words }) => ownFlow(this.#internal, words, 0) === null);
   }
 
   #fail({ slot }: InjectorItem): void {
     this.#counters.failed++;
     this.#entries.forget(slot);
   }
+}
+
+/** Without what this kernel may lack: its master, its helper. */
+function withoutHelp(item: InjectorItem): InjectorItem {
+  const { master: _master, helper: _helper, ...rest } = item.rare ?? {};
+  return { ...item, rare: rest };
 }

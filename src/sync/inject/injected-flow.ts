@@ -1,5 +1,5 @@
-/** How a flow of this kernel and what a peer says of it compare. `words` is the kernel's record, at base 0. */
-import { W_MARK, W_PROTOINFO, W_REPLY_DST, W_REPLY_L4, W_REPLY_SRC, W_STATUS } from "../../flow/record.js";
+/** How a flow of this kernel and what a peer published of it compare. `words` is the kernel's record, at base 0. */
+import { W_MARK, W_PROTOINFO, W_STATUS } from "../../flow/record.js";
 import { isClosing, isTcp, protocolStateOf, sameReply } from "../../flow/record-fields.js";
 import { IPS_ASSURED, IPS_SEEN_REPLY } from "../../flow/status.js";
 
@@ -21,7 +21,7 @@ export function isFurther(words: Uint32Array, slab: Uint32Array, base: number): 
   return isTcp(words, 0) && protocolStateOf(words, 0) > protocolStateOf(slab, base);
 }
 
-/** True when the kernel's entry has long been answered and the peer has just seen the flow begin: that is another one. */
+/** True when the kernel's entry was answered long ago and the peer has just seen the flow begin: that is another one. */
 export function isOlder(words: Uint32Array, status: number): boolean {
   return (words[W_STATUS]! & IPS_ASSURED) !== 0 && (status & IPS_SEEN_REPLY) === 0;
 }
@@ -31,13 +31,6 @@ export function sameState(words: Uint32Array, slab: Uint32Array, base: number): 
   if (((words[W_STATUS]! ^ slab[base + W_STATUS]!) & MONOTONIC_STATUS) !== 0) return false;
   const state = isTcp(words, 0) ? 0xff : 0xffff_ffff;
   return words[W_MARK] === slab[base + W_MARK] && ((words[W_PROTOINFO]! ^ slab[base + W_PROTOINFO]!) & state) === 0;
-}
-
-/** FNV-1a over the words of the reply tuple; never 0. */
-export function replyHash(words: Uint32Array, base: number): number {
-  let hash = 0x811c9dc5;
-  for (let i = W_REPLY_SRC; i < W_REPLY_DST + 4; i++) hash = Math.imul(hash ^ words[base + i]!, 0x01000193);
-  return (Math.imul(hash ^ words[base + W_REPLY_L4]!, 0x01000193) | 1) >>> 0;
 }
 
 /** True when two records are of one flow in one state, timeouts aside, or neither is there. */

@@ -1,33 +1,18 @@
-/** What an injector counts; the group `inject` of `stats`. */
-export interface InjectorCounters {
+/** What the injector counts; the group `inject` of `stats`. */
+export class InjectorCounters {
   /** Flows of peers that were created in this kernel. */
-  injected: number;
-  updated: number;
-  /** Entries of another translation, or older ones of the same tuple, that a peer's flow took the place of. */
-  replaced: number;
-  removed: number;
-  failed: number;
-  /** Entries prolonged, or written again, because their owner still has the flow. */
-  renewed: number;
-  /** Flows of peers that became this node's own, because its kernel knew more, or its packets kept them alive. */
-  claimed: number;
-  /** Ends of flows that were not remembered for want of room: their entries stay until they expire, or become this node's. */
-  endingsDropped: number;
-  /** Flows that were to be looked up, and were not for want of room: this kernel may have them in another state than was told. */
-  unverified: number;
-}
-
-/** All at zero. */
-export function newInjectorCounters(): InjectorCounters {
-  return {
-    injected: 0,
-    updated: 0,
-    replaced: 0,
-    removed: 0,
-    failed: 0,
-    renewed: 0,
-    claimed: 0,
-    endingsDropped: 0,
-    unverified: 0,
-  };
+  injected = 0;
+  updated = 0;
+  /** Entries with another translation, or older ones of the same tuple, that a peer's flow replaced. */
+  replaced = 0;
+  removed = 0;
+  failed = 0;
+  /** Entries whose timeout was renewed, or that were written again, because their owner still has the flow. */
+  renewed = 0;
+  /** Flows of peers that this node claimed, because its kernel knew more or its packets kept them alive. */
+  claimed = 0;
+  /** Ends that were not remembered for want of room: those entries stay until they expire, or become this node's own. */
+  endingsDropped = 0;
+  /** Flows that were not looked up for want of room: this kernel may have them in another state than was published. */
+  unverified = 0;
 }

@@ -2,20 +2,14 @@ import { RequestBatch } from "../../ctnetlink/encode.js";
 import type { DecodedFlow, RareAttributes } from "../../flow/record.js";
 import type { InjectorKernel } from "../ports/kernel.js";
 
-/** A flow on its way into the kernel, copied: its row may change or go meanwhile. */
+/** A flow on its way into the kernel, copied: its row may change or go meanwhile. Its slot is that of the external cache. */
 export interface InjectorItem {
   readonly slot: number;
   readonly words: Uint32Array;
   readonly rare: RareAttributes | null;
   readonly timeoutSeconds: number;
-  /** The entry that this daemon has written is of another connection of that tuple. */
+  /** The entry that this daemon wrote belongs to another connection of that tuple. */
   readonly isAnother: boolean;
-}
-
-/** Without what this kernel may lack: its master, its helper. */
-export function withoutHelp(item: InjectorItem): InjectorItem {
-  const { master: _master, helper: _helper, ...rest } = item.rare ?? {};
-  return { ...item, rare: rest };
 }
 
 /** Reads and writes flows of the kernel, a batch at a time, one call after the other. */

@@ -43,6 +43,16 @@ export interface Injection {
   endDump(complete: boolean): void;
 }
 
+/** Mode `inject`: this node, which carries flows of its own, as what writes the peers' flows into its kernel calls it. */
+export interface Carrier {
+  /** Makes a flow of this kernel this node's own, and publishes that. */
+  claim(flow: DecodedFlow): void;
+  /** Takes in the kernel's events up to now. */
+  readEvents(): void;
+  /** Compares the kernel's table with what is known of it: nobody knows what became of some requests. */
+  resync(): void;
+}
+
 /** The kernel as a commit needs it: src/ctnetlink/request-socket.ts, or the simulator's. */
 export interface KernelRequests {
   send(batch: RequestBatch): Promise<BatchResult>;
