@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import { ConntrailError } from "../../src/errors.js";
-import { connectBroker } from "../../src/stream/connection.js";
+import { type BrokerConnection, connectBroker } from "../../src/stream/connection.js";
 import { readLastOf } from "../../src/stream/own-stream.js";
 import { Publisher } from "../../src/stream/publisher.js";
 import type { PublisherOptions } from "../../src/stream/publisher-options.js";
@@ -30,44 +30,54 @@ function readNumber(bytes: Uint8Array): { epoch: number; number: number } | null
   return { epoch: buffer.readUInt32BE(0), number: buffer.readUInt32BE(4) };
 }
 
-function setUp(server: TestNatsServer, options: Partial<PublisherOptions> = {}) {
-  const log = silentLogger();
-  const connection = connectBroker({ servers: [server.address], node: "fw1", purpose: "test", log });
-  const publisher = new Publisher({
-    node: "fw1",
-    epoch: EPOCH,
-    connection,
-    retention: { maxAgeMs: 3_600_000, bytesMax: 1024 ** 3 },
-    readNumber: (message) => readNumber(message.payload),
-    log,
-    ...options,
-  });
-  return {
-    connection,
-    publisher,
-    async [Symbol.asyncDispose]() {
-      publisher.close();
-      await connection.close();
-    },
-  };
-}
+/** A node with a broker of its own, and a publisher that has yet to start. */
+class Edge implements AsyncDisposable {
+  readonly server: TestNatsServer;
+  readonly connection: BrokerConnection;
+  readonly publisher: Publisher;
+  /** First and last number of each report of a loss. */
+  readonly lost: number[][] = [];
 
-/** Every number in the stream, in its order. */
-async function numbersIn(server: TestNatsServer): Promise<number[]> {
-  const client = await server.client();
-  try {
-    const consumer = await client.jetstream().consumers.get("CT_fw1");
-    const numbers: number[] = [];
-    let left = (await consumer.info(true)).num_pending;
-    while (left > 0) {
-      for await (const message of await consumer.fetch({ max_messages: Math.min(left, 1000), expires: 2000 })) {
-        numbers.push(readNumber(message.data)!.number);
-        left--;
-      }
-    }
-    return numbers;
-  } finally {
-    await client.close();
+  constructor(server: TestNatsServer, options: Partial<PublisherOptions> = {}) {
+    const log = silentLogger();
+    this.server = server;
+    this.connection = connectBroker({ servers: [server.address], node: "fw1", purpose: "test", log });
+    this.publisher = new Publisher({
+      node: "fw1",
+      epoch: EPOCH,
+      connection: this.connection,
+      retention: { maxAgeMs: 3_600_000, bytesMax: 1024 ** 3 },
+      readNumber: (message) => readNumber(message.payload),
+      log,
+      onLost: (first, last) => this.lost.push([first, last]),
+      ...options,
+    });
+  }
+
+  /** Resolves when the publisher has started. */
+  async start(): Promise<void> {
+    await this.connection.ready(30_000);
+    await this.publisher.start();
+  }
+
+  /** Publishes events with the numbers `first` to `last`. */
+  publish(first: number, last: number, bytes = 64): void {
+    for (let number = first; number <= last; number++) this.publisher.publish("ev", number, payload(number, bytes));
+  }
+
+  /** Resolves when all is confirmed. */
+  async flushed(): Promise<void> {
+    assert.equal(await this.publisher.flush(30_000), true);
+  }
+
+  /** Every number in the stream, in its order. */
+  async numbers(): Promise<number[]> {
+    return (await this.server.messagesIn("CT_fw1")).map(({ data }) => readNumber(data)!.number);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.publisher.close();
+    await this.connection.close();
   }
 }
 
@@ -78,16 +88,15 @@ function upTo(last: number): number[] {
 describe("publisher", { skip: natsServerMissing() }, () => {
   it("creates its stream, confirms what it sends and finds the last mark again", async () => {
     await using server = await startNatsServer();
-    await using edge = setUp(server);
-    const { publisher, connection } = edge;
-    await connection.ready(30_000);
-    await publisher.start();
+    await using edge = new Edge(server);
+    const { publisher } = edge;
+    await edge.start();
     assert.equal(publisher.state, "up");
     assert.equal(await server.manage((jsm) => readLastOf(jsm, "fw1", "mark")), null);
     assert.equal(publisher.publish("ev", 1, payload(1)), "sent");
     assert.equal(await publisher.publishAcked("mark", 2, payload(2)), 2);
     assert.equal(publisher.publish("ev", 3, payload(3)), "sent");
-    assert.equal(await publisher.flush(30_000), true);
+    await edge.flushed();
     assert.equal(publisher.lastSequence, 3);
     assert.equal(publisher.confirmedNumber, 3);
     assert.deepEqual(publisher.backlog, { messages: 0, bytes: 0 });
@@ -102,23 +111,20 @@ describe("publisher", { skip: natsServerMissing() }, () => {
 
   it("confirms a lone message by itself, with few answers for many", async () => {
     await using server = await startNatsServer();
-    await using edge = setUp(server);
-    const { publisher, connection } = edge;
-    await connection.ready(30_000);
-    await publisher.start();
-    for (let n = 1; n <= 5000; n++) publisher.publish("ev", n, payload(n));
+    await using edge = new Edge(server);
+    const { publisher } = edge;
+    await edge.start();
+    edge.publish(1, 5000);
     await until("the confirmation of all", () => publisher.confirmedNumber === 5000);
     assert.ok(publisher.counters.confirms < 20, `${publisher.counters.confirms} confirms`);
-    assert.deepEqual(await numbersIn(server), upTo(5000));
+    assert.deepEqual(await edge.numbers(), upTo(5000));
   });
 
   it("loses nothing, repeats nothing and keeps the order when the server is killed in mid stream", async () => {
     await using server = await startNatsServer();
-    const lost: number[][] = [];
-    await using edge = setUp(server, { onLost: (first, last) => lost.push([first, last]) });
-    const { publisher, connection } = edge;
-    await connection.ready(30_000);
-    await publisher.start();
+    await using edge = new Edge(server);
+    const { publisher } = edge;
+    await edge.start();
     let number = 0;
     let running = true;
     const writing = (async () => {
@@ -140,28 +146,27 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     }
     running = false;
     await writing;
-    assert.equal(await publisher.flush(30_000), true);
-    assert.deepEqual(lost, []);
+    await edge.flushed();
+    assert.deepEqual(edge.lost, []);
     assert.ok(publisher.counters.resent > 0);
-    assert.deepEqual(await numbersIn(server), upTo(number));
+    assert.deepEqual(await edge.numbers(), upTo(number));
   });
 
   it("neither repeats nor loses when a frozen server wakes with an old connection's messages in its socket", async () => {
     await using server = await startNatsServer();
-    await using edge = setUp(server, { limits: { ackTimeoutMs: 500 } });
-    const { publisher, connection } = edge;
-    await connection.ready(30_000);
-    await publisher.start();
-    for (let n = 1; n <= 100; n++) publisher.publish("ev", n, payload(n));
-    assert.equal(await publisher.flush(30_000), true);
+    await using edge = new Edge(server, { limits: { ackTimeoutMs: 500 } });
+    const { publisher } = edge;
+    await edge.start();
+    edge.publish(1, 100);
+    await edge.flushed();
     server.pause();
-    for (let n = 101; n <= 1500; n++) publisher.publish("ev", n, payload(n, 512));
-    await until("the connection to be given up", () => !connection.connected);
+    edge.publish(101, 1500, 512);
+    await until("the connection to be given up", () => !edge.connection.connected);
     server.resume();
     await until("publishing to resume", () => publisher.state === "up");
-    for (let n = 1501; n <= 1600; n++) publisher.publish("ev", n, payload(n));
-    assert.equal(await publisher.flush(30_000), true);
-    assert.deepEqual(await numbersIn(server), upTo(1600));
+    edge.publish(1501, 1600);
+    await edge.flushed();
+    assert.deepEqual(await edge.numbers(), upTo(1600));
   });
 
   it("holds while the broker is away, drops the oldest beyond its bounds and says which are lost", async () => {
@@ -169,7 +174,7 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     const lost: number[][] = [];
     const states: string[] = [];
     let number = 0;
-    await using edge = setUp(server, {
+    await using edge = new Edge(server, {
       limits: { ringMessagesMax: 100, ringBytesMax: 1_000_000, windowMessagesMax: 40, askMessages: 20 },
       onLost: (first, last) => {
         lost.push([first, last]);
@@ -177,11 +182,10 @@ describe("publisher", { skip: natsServerMissing() }, () => {
       },
       onStateChange: (state) => states.push(state),
     });
-    const { publisher, connection } = edge;
-    await connection.ready(30_000);
-    await publisher.start();
+    const { publisher } = edge;
+    await edge.start();
     while (number < 10) publisher.publish("ev", ++number, payload(number));
-    assert.equal(await publisher.flush(30_000), true);
+    await edge.flushed();
     await server.kill();
     await until("the loss to be seen", () => publisher.state === "down");
     assert.equal(publisher.publish("ev", ++number, payload(number)), "held");
@@ -192,53 +196,48 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     await server.start();
     await until("the report", () => lost.length > 0);
     assert.deepEqual(lost, [[11, 101]]);
-    assert.equal(await publisher.flush(30_000), true);
-    assert.deepEqual(await numbersIn(server), [...upTo(10), ...upTo(202).slice(101)]);
+    await edge.flushed();
+    assert.deepEqual(await edge.numbers(), [...upTo(10), ...upTo(202).slice(101)]);
     assert.deepEqual(states, ["up", "down", "up"]);
   });
 
   it("starts the stream anew when it was deleted, and reports what went with it", async () => {
     await using server = await startNatsServer();
-    const lost: number[][] = [];
-    await using edge = setUp(server, { onLost: (first, last) => lost.push([first, last]) });
-    const { publisher, connection } = edge;
-    await connection.ready(30_000);
-    await publisher.start();
-    for (let n = 1; n <= 10; n++) publisher.publish("ev", n, payload(n));
-    assert.equal(await publisher.flush(30_000), true);
+    await using edge = new Edge(server);
+    const { publisher } = edge;
+    await edge.start();
+    edge.publish(1, 10);
+    await edge.flushed();
     await server.manage((jsm) => jsm.streams.delete("CT_fw1"));
     assert.equal(await publisher.publishAcked("mark", 11, payload(11)), 1);
-    assert.deepEqual(lost, [[1, 10]]);
+    assert.deepEqual(edge.lost, [[1, 10]]);
     publisher.publish("ev", 12, payload(12));
-    assert.equal(await publisher.flush(30_000), true);
-    assert.deepEqual(await numbersIn(server), [11, 12]);
+    await edge.flushed();
+    assert.deepEqual(await edge.numbers(), [11, 12]);
   });
 
   it("goes on after a purge without reporting a loss", async () => {
     await using server = await startNatsServer();
-    const lost: number[][] = [];
-    await using edge = setUp(server, { onLost: (first, last) => lost.push([first, last]) });
-    const { publisher, connection } = edge;
-    await connection.ready(30_000);
-    await publisher.start();
-    for (let n = 1; n <= 10; n++) publisher.publish("ev", n, payload(n));
-    assert.equal(await publisher.flush(30_000), true);
+    await using edge = new Edge(server);
+    const { publisher } = edge;
+    await edge.start();
+    edge.publish(1, 10);
+    await edge.flushed();
     await server.manage((jsm) => jsm.streams.purge("CT_fw1"));
     await server.kill("SIGTERM");
     await until("the loss to be seen", () => publisher.state === "down");
     await server.start();
     assert.equal(await publisher.publishAcked("mark", 11, payload(11)), 11);
-    assert.deepEqual(lost, []);
+    assert.deepEqual(edge.lost, []);
   });
 
   it("notices another writer at once and keeps its own order", async () => {
     await using server = await startNatsServer();
-    await using edge = setUp(server);
-    const { publisher, connection } = edge;
-    await connection.ready(30_000);
-    await publisher.start();
+    await using edge = new Edge(server);
+    const { publisher } = edge;
+    await edge.start();
     publisher.publish("ev", 1, payload(1));
-    assert.equal(await publisher.flush(30_000), true);
+    await edge.flushed();
     const other = await server.client();
     await other.jetstream().publish("ct.fw1.ev", payload(1, 64, 99));
     await other.close();
@@ -248,7 +247,7 @@ describe("publisher", { skip: natsServerMissing() }, () => {
 
   it("refuses a stream that does not fit the store, in one line", async () => {
     await using server = await startNatsServer({ maxFileStore: 10_000_000 });
-    await using edge = setUp(server);
+    await using edge = new Edge(server);
     await edge.connection.ready(30_000);
     await assert.rejects(edge.publisher.start(), (error: unknown) => {
       assert.ok(error instanceof ConntrailError);
@@ -261,9 +260,8 @@ describe("publisher", { skip: natsServerMissing() }, () => {
   it("brings the limits of a stream that is there up to date", async () => {
     await using server = await startNatsServer();
     for (const bytesMax of [50_000_000, 60_000_000]) {
-      await using edge = setUp(server, { retention: { maxAgeMs: 60_000, bytesMax } });
-      await edge.connection.ready(30_000);
-      await edge.publisher.start();
+      await using edge = new Edge(server, { retention: { maxAgeMs: 60_000, bytesMax } });
+      await edge.start();
       const { config } = await server.manage((jsm) => jsm.streams.info("CT_fw1"));
       assert.equal(config.max_bytes, bytesMax);
     }

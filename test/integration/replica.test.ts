@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
-import { connectBroker } from "../../src/stream/connection.js";
+import { type BrokerConnection, connectBroker } from "../../src/stream/connection.js";
 import { createEnvelopeReader, type Mark } from "../../src/stream/format/mark.js";
 import { PUBLISHER_LIMITS } from "../../src/stream/publisher-options.js";
 import type { StreamMessage } from "../../src/stream/reader.js";
@@ -53,14 +53,51 @@ class Peer {
   }
 }
 
-/** This node's side: its connection to its broker. */
-function setUp(server: TestNatsServer) {
-  const log = silentLogger();
-  const connection = connectBroker({ servers: [server.address], node: "fw1", purpose: "test", log });
-  const lost: number[] = [];
-  const open = (): Promise<Replica> =>
-    Replica.open({ node: "fw2", connection, retention: RETENTION, log, onLost: () => lost.push(1) });
-  return { connection, open, lost, log, [Symbol.asyncDispose]: () => connection.close() };
+/** A peer whose stream this node copies, and this node's side: its broker and its connection to that. */
+class Edge implements AsyncDisposable {
+  readonly peer = new Peer();
+  readonly server: TestNatsServer;
+  readonly log = silentLogger();
+  readonly lost: number[] = [];
+  connection: BrokerConnection;
+
+  private constructor(server: TestNatsServer) {
+    this.server = server;
+    this.connection = this.#connect();
+  }
+
+  static async start(): Promise<Edge> {
+    return new Edge(await startNatsServer());
+  }
+
+  /** Another connection, as the next daemon has it. */
+  reconnect(): void {
+    this.connection = this.#connect();
+  }
+
+  #connect(): BrokerConnection {
+    return connectBroker({ servers: [this.server.address], node: "fw1", purpose: "test", log: this.log });
+  }
+
+  open(): Promise<Replica> {
+    const { connection, log } = this;
+    return Replica.open({ node: "fw2", connection, retention: RETENTION, log, onLost: () => this.lost.push(1) });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.connection.close();
+    await this.server[Symbol.asyncDispose]();
+  }
+}
+
+function append(replica: Replica, messages: readonly StreamMessage[]): void {
+  for (const message of messages) replica.append(message);
+}
+
+/** Appends messages, and waits until the copy has them. */
+async function copy(replica: Replica, messages: readonly StreamMessage[], timeoutMs = 30_000): Promise<void> {
+  append(replica, messages);
+  assert.equal(await replica.flush(timeoutMs), true);
 }
 
 interface Copied {
@@ -73,27 +110,13 @@ interface Copied {
 
 /** Every message of the copy, with its headers. */
 async function copyIn(server: TestNatsServer): Promise<Copied[]> {
-  const client = await server.client();
-  try {
-    const consumer = await client.jetstream().consumers.get("CT_fw2");
-    const copied: Copied[] = [];
-    let left = (await consumer.info(true)).num_pending;
-    while (left > 0) {
-      for await (const message of await consumer.fetch({ max_messages: Math.min(left, 1000), expires: 2000 })) {
-        copied.push({
-          sequence: message.seq,
-          kind: message.subject,
-          payload: Buffer.from(message.data).toString("hex"),
-          origin: Number(message.headers?.get("Ct-Origin")),
-          snapshot: Number(message.headers?.get("Ct-Snapshot")),
-        });
-        left--;
-      }
-    }
-    return copied;
-  } finally {
-    await client.close();
-  }
+  return (await server.messagesIn("CT_fw2")).map(({ seq, subject, data, headers }) => ({
+    sequence: seq,
+    kind: subject,
+    payload: Buffer.from(data).toString("hex"),
+    origin: Number(headers?.get("Ct-Origin")),
+    snapshot: Number(headers?.get("Ct-Snapshot")),
+  }));
 }
 
 /** The copy holds these messages of the peer, each once and in order, and says where they stood there. */
@@ -113,16 +136,14 @@ async function assertCopied(server: TestNatsServer, messages: readonly StreamMes
 
 describe("replica", { skip: natsServerMissing() }, () => {
   it("copies each message once and in order, with its place in the peer's stream", async () => {
-    await using server = await startNatsServer();
-    await using edge = setUp(server);
+    await using edge = await Edge.start();
+    const { server, peer } = edge;
     const replica = await edge.open();
-    const peer = new Peer();
     assert.deepEqual([replica.tail, replica.originSequence, replica.lastSequence], [{ epoch: 0, number: 0 }, 0, 0]);
     peer.mark({ type: "epoch", reason: "test", previousEpoch: 0, previousNumber: 0 });
     peer.snapshot(7);
     peer.events(1000);
-    for (const message of peer.messages) replica.append(message);
-    assert.equal(await replica.flush(30_000), true);
+    await copy(replica, peer.messages);
     await assertCopied(server, peer.messages);
     assert.deepEqual(replica.tail, { epoch: 10, number: peer.messages.length });
     assert.deepEqual([replica.originSequence, replica.lastSequence], [peer.sequence, peer.messages.length]);
@@ -131,10 +152,9 @@ describe("replica", { skip: natsServerMissing() }, () => {
   });
 
   it("keeps a payload though the reader's buffer changes", async () => {
-    await using server = await startNatsServer();
-    await using edge = setUp(server);
+    await using edge = await Edge.start();
+    const { server, peer } = edge;
     const replica = await edge.open();
-    const peer = new Peer();
     peer.events(50);
     for (const message of peer.messages) {
       const payload = Uint8Array.from(message.payload);
@@ -147,20 +167,19 @@ describe("replica", { skip: natsServerMissing() }, () => {
   });
 
   it("skips what it has, and what is no message, and counts both", async () => {
-    await using server = await startNatsServer();
-    await using edge = setUp(server);
+    await using edge = await Edge.start();
+    const { server, peer } = edge;
     const replica = await edge.open();
-    const peer = new Peer();
     peer.events(10);
-    for (const message of peer.messages) replica.append(message);
-    for (const message of peer.messages.slice(3)) replica.append(message);
+    append(replica, peer.messages);
+    append(replica, peer.messages.slice(3));
     replica.append({ ...peer.messages[0]!, payload: Uint8Array.of(0x93, 1, 2, 3) });
     assert.deepEqual([replica.known, replica.malformed], [7, 1]);
     const first = peer.messages.length;
     peer.writer.restart(false);
     peer.events(3);
-    for (const message of peer.messages.slice(first)) replica.append(message);
-    for (const message of peer.messages) replica.append(message);
+    append(replica, peer.messages.slice(first));
+    append(replica, peer.messages);
     assert.equal(replica.known, 7 + 13, "those of an epoch that is over as well");
     assert.equal(await replica.flush(30_000), true);
     await assertCopied(server, peer.messages);
@@ -168,14 +187,12 @@ describe("replica", { skip: natsServerMissing() }, () => {
   });
 
   it("knows after close and open how far it is, and goes on there", async () => {
-    await using server = await startNatsServer();
-    await using edge = setUp(server);
-    const peer = new Peer();
+    await using edge = await Edge.start();
+    const { server, peer } = edge;
     peer.events(5);
     for (let round = 0; round < 4; round++) {
       const replica = await edge.open();
-      for (const message of peer.messages) replica.append(message);
-      assert.equal(await replica.flush(30_000), true);
+      await copy(replica, peer.messages);
       replica.close();
       const again = await edge.open();
       assert.deepEqual([again.tail.epoch, again.tail.number], [peer.writer.epoch, peer.writer.number]);
@@ -188,13 +205,12 @@ describe("replica", { skip: natsServerMissing() }, () => {
   });
 
   it("knows after open where the last complete snapshot begins in the copy", async () => {
-    await using server = await startNatsServer();
-    await using edge = setUp(server);
-    const peer = new Peer();
+    await using edge = await Edge.start();
+    const { server, peer } = edge;
     const expected: number[] = [];
     const reopened = async (): Promise<number> => {
       const replica = await edge.open();
-      for (const message of peer.messages.slice(replica.lastSequence)) replica.append(message);
+      append(replica, peer.messages.slice(replica.lastSequence));
       const before = replica.snapshotSequence;
       assert.equal(await replica.flush(30_000), true);
       replica.close();
@@ -228,10 +244,9 @@ describe("replica", { skip: natsServerMissing() }, () => {
   });
 
   it("loses, repeats and swaps nothing when the own broker is killed in mid copy", async () => {
-    await using server = await startNatsServer();
-    await using edge = setUp(server);
+    await using edge = await Edge.start();
+    const { server, peer } = edge;
     const replica = await edge.open();
-    const peer = new Peer();
     let appended = 0;
     let running = true;
     const copying = (async () => {
@@ -265,56 +280,49 @@ describe("replica", { skip: natsServerMissing() }, () => {
   });
 
   it("goes on from what is confirmed when the daemon dies in mid copy, and its last messages may come late", async () => {
-    await using server = await startNatsServer();
-    const peer = new Peer();
+    await using edge = await Edge.start();
+    const { server, peer } = edge;
     peer.events(3000);
     for (let round = 0; round < 3; round++) {
-      const edge = setUp(server);
       const replica = await edge.open();
-      for (const message of peer.messages.slice(replica.lastSequence, 1000 * (round + 1))) replica.append(message);
+      append(replica, peer.messages.slice(replica.lastSequence, 1000 * (round + 1)));
       // Neither flushed nor closed: what is on its way may arrive or not.
       await edge.connection.close();
       replica.close();
+      edge.reconnect();
     }
-    await using edge = setUp(server);
     const replica = await edge.open();
     assert.equal(replica.originSequence, replica.lastSequence === 0 ? 0 : 5000 + replica.lastSequence);
-    for (const message of peer.messages) replica.append(message);
-    assert.equal(await replica.flush(30_000), true);
+    await copy(replica, peer.messages);
     await assertCopied(server, peer.messages);
     replica.close();
   });
 
   it("is told when the broker has lost the copy's tail, and copies it again after open", async () => {
-    await using server = await startNatsServer();
-    await using edge = setUp(server);
-    const peer = new Peer();
+    await using edge = await Edge.start();
+    const { server, peer } = edge;
     peer.events(20);
     const replica = await edge.open();
-    for (const message of peer.messages.slice(0, 15)) replica.append(message);
-    assert.equal(await replica.flush(30_000), true);
+    await copy(replica, peer.messages.slice(0, 15));
     await server.manage((jsm) => jsm.streams.delete("CT_fw2"));
-    for (const message of peer.messages.slice(15)) replica.append(message);
+    append(replica, peer.messages.slice(15));
     await until("the report", () => edge.lost.length > 0);
     assert.equal(edge.lost.length, 1);
     replica.close();
     await server.manage((jsm) => jsm.streams.delete("CT_fw2"));
     const again = await edge.open();
     assert.deepEqual([again.tail, again.originSequence], [{ epoch: 0, number: 0 }, 0]);
-    for (const message of peer.messages) again.append(message);
-    assert.equal(await again.flush(30_000), true);
+    await copy(again, peer.messages);
     await assertCopied(server, peer.messages);
     again.close();
   });
 
   it("begins anew when all of it was removed by age, its places going on", async () => {
-    await using server = await startNatsServer();
-    await using edge = setUp(server);
-    const peer = new Peer();
+    await using edge = await Edge.start();
+    const { server, peer } = edge;
     peer.snapshot(1);
     const replica = await edge.open();
-    for (const message of peer.messages) replica.append(message);
-    assert.equal(await replica.flush(30_000), true);
+    await copy(replica, peer.messages);
     replica.close();
     await server.manage((jsm) => jsm.streams.purge("CT_fw2"));
     const again = await edge.open();
@@ -323,23 +331,20 @@ describe("replica", { skip: natsServerMissing() }, () => {
       [{ epoch: 0, number: 0 }, 0, 0, 5],
     );
     peer.snapshot(2);
-    for (const message of peer.messages) again.append(message);
-    assert.equal(await again.flush(30_000), true);
+    await copy(again, peer.messages);
     assert.equal(again.snapshotSequence, 11);
     await assertCopied(server, peer.messages);
     again.close();
   });
 
   it("can be read as any stream, from the snapshot that it names", async () => {
-    await using server = await startNatsServer();
-    await using edge = setUp(server);
+    await using edge = await Edge.start();
+    const { peer } = edge;
     const replica = await edge.open();
-    const peer = new Peer();
     peer.events(3);
     peer.snapshot(1);
     peer.events(3);
-    for (const message of peer.messages) replica.append(message);
-    assert.equal(await replica.flush(30_000), true);
+    await copy(replica, peer.messages);
     const reader = new StreamReader({ connection: edge.connection, node: "fw2", log: edge.log });
     const read: string[] = [];
     const stop = new AbortController();
@@ -358,13 +363,11 @@ describe("replica", { skip: natsServerMissing() }, () => {
   });
 
   it("is told that the copy is gone, also when nothing was appended since it was opened", async () => {
-    await using server = await startNatsServer();
-    await using edge = setUp(server);
-    const peer = new Peer();
+    await using edge = await Edge.start();
+    const { server, peer } = edge;
     peer.snapshot(1);
     const first = await edge.open();
-    for (const message of peer.messages) first.append(message);
-    assert.equal(await first.flush(30_000), true);
+    await copy(first, peer.messages);
     first.close();
     const replica = await edge.open();
     await server.manage((jsm) => jsm.streams.delete("CT_fw2"));
@@ -379,17 +382,15 @@ describe("replica", { skip: natsServerMissing() }, () => {
   });
 
   it("has no hole after a report, when everything is appended again", async () => {
-    await using server = await startNatsServer();
-    await using edge = setUp(server);
+    await using edge = await Edge.start();
+    const { server, peer } = edge;
     const replica = await edge.open();
-    const peer = new Peer();
     peer.events(10);
-    for (const message of peer.messages) replica.append(message);
-    assert.equal(await replica.flush(30_000), true);
+    await copy(replica, peer.messages);
     await server.kill();
     await until("the loss to be seen", () => !edge.connection.connected);
     peer.events(PUBLISHER_LIMITS.ringMessagesMax + 5);
-    for (const message of peer.messages.slice(10)) replica.append(message);
+    append(replica, peer.messages.slice(10));
     await server.start();
     await until("the report", () => edge.lost.length > 0);
     replica.close();
@@ -406,34 +407,32 @@ describe("replica", { skip: natsServerMissing() }, () => {
   });
 
   it("knows a snapshot that began before it was opened and ended after", async () => {
-    await using server = await startNatsServer();
-    await using edge = setUp(server);
-    const peer = new Peer();
+    await using edge = await Edge.start();
+    const { peer } = edge;
     peer.mark({ type: "snapshot-begin", id: 1, flows: 1 });
     peer.chunk();
     const first = await edge.open();
-    for (const message of peer.messages) first.append(message);
+    append(first, peer.messages);
     await first.flush(5000);
     first.close();
     peer.mark({ type: "snapshot-end", id: 1, flows: 1 });
     const again = await edge.open();
-    for (const message of peer.messages) again.append(message);
+    append(again, peer.messages);
     await again.flush(5000);
     again.close();
     assert.equal(again.snapshotSequence, 1);
   });
 
   it("does not take a snapshot with a hole for complete", async () => {
-    await using server = await startNatsServer();
-    await using edge = setUp(server);
-    const peer = new Peer();
+    await using edge = await Edge.start();
+    const { peer } = edge;
     peer.snapshot(1);
     const begin = peer.messages.length + 1;
     peer.mark({ type: "snapshot-begin", id: 2, flows: 1 });
     peer.writer.number++;
     peer.mark({ type: "snapshot-end", id: 2, flows: 1 });
     const replica = await edge.open();
-    for (const message of peer.messages) replica.append(message);
+    append(replica, peer.messages);
     await replica.flush(5000);
     replica.close();
     assert.notEqual(replica.snapshotSequence, begin);

@@ -5,7 +5,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { connect, type JetStreamManager, type NatsConnection } from "nats";
+import { connect, type JetStreamManager, type JsMsg, type NatsConnection } from "nats";
 import { type Logger, pino } from "pino";
 import { programDirectories } from "../../src/stream/broker/broker-host.js";
 
@@ -155,6 +155,25 @@ export class TestNatsServer implements AsyncDisposable {
     const client = await this.client();
     try {
       return await use(await client.jetstreamManager());
+    } finally {
+      await client.close();
+    }
+  }
+
+  /** Every message of a stream, in its order. */
+  async messagesIn(stream: string): Promise<JsMsg[]> {
+    const client = await this.client();
+    try {
+      const consumer = await client.jetstream().consumers.get(stream);
+      const messages: JsMsg[] = [];
+      let left = (await consumer.info(true)).num_pending;
+      while (left > 0) {
+        for await (const message of await consumer.fetch({ max_messages: Math.min(left, 1000), expires: 2000 })) {
+          messages.push(message);
+          left--;
+        }
+      }
+      return messages;
     } finally {
       await client.close();
     }
