@@ -1,10 +1,8 @@
 /** `archive`, `sql`, `history` over an archive, and the archiver beside a daemon, with a real broker. */
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, type TestContext, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { ArchiveSupervisor } from "../../src/daemon/archive.js";
 import { loadDuckdb } from "../../src/history/archive/duckdb.js";
 import { listFiles } from "../../src/history/archive/files.js";
@@ -20,9 +18,9 @@ import {
   type TestNatsServer,
   until,
 } from "../support/nats-server.js";
+import { finish, type ProgramResult, startMain } from "../support/program.js";
 import { Random } from "../support/records.js";
 
-const MAIN = fileURLToPath(new URL("../../src/cli/main.js", import.meta.url));
 const skip =
   natsServerMissing() ||
   (await loadDuckdb().then(
@@ -81,26 +79,8 @@ archive: { dir: ${directory}, max_age: 36500d }
 `;
 }
 
-interface Result {
-  readonly code: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-function run(...args: string[]): Promise<Result> {
-  const script = `import(${JSON.stringify(MAIN)}).then(({ main }) => main(process.argv.slice(1)))`;
-  const child = spawn(process.execPath, ["-e", script, "--", ...args, "-c", config], {
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  let stdout = "";
-  let stderr = "";
-  child.stdout.on("data", (data: Buffer) => {
-    stdout += data.toString();
-  });
-  child.stderr.on("data", (data: Buffer) => {
-    stderr += data.toString();
-  });
-  return new Promise((resolve) => child.once("close", (code) => resolve({ code, stdout, stderr })));
+function run(...args: string[]): Promise<ProgramResult> {
+  return finish(startMain([...args, "-c", config]));
 }
 
 /** All connections by original source port and end. */

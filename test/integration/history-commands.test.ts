@@ -1,11 +1,10 @@
 /** `history`, `at` and `who` against streams on a real broker: two nodes, a connection that moves, one that is measured. */
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import type { NatsConnection } from "nats";
 import { stampOfMs } from "../../src/flow/clock.js";
 import { type Flow, recordFromFlow } from "../../src/flow/flow.js";
@@ -13,10 +12,10 @@ import { HAS_COUNTERS, HAS_TIMES } from "../../src/flow/record.js";
 import { subject } from "../../src/stream/format/subjects.js";
 import { ensureStream } from "../../src/stream/own-stream.js";
 import { natsServerMissing, startNatsServer, type TestNatsServer } from "../support/nats-server.js";
+import { finish, type ProgramResult, startMain } from "../support/program.js";
 import { StreamWriter, type WrittenMessage } from "../support/stream-writer.js";
 
 const skip = natsServerMissing();
-const MAIN = fileURLToPath(new URL("../../src/cli/main.js", import.meta.url));
 /** A minute ago, at a whole second: nothing of the scene lies ahead. */
 const START_MS = Math.floor(Date.now() / 1000) * 1000 - 60_000;
 const ALL = 0xffff_ffff;
@@ -102,39 +101,11 @@ after(async () => {
   await server?.[Symbol.asyncDispose]();
 });
 
-interface Result {
-  readonly code: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
 function start(...args: string[]): ChildProcess {
-  const call = `import(${JSON.stringify(MAIN)}).then(({ main }) => main(process.argv.slice(1)))`;
-  const env = { ...process.env, TZ: "UTC" };
-  return spawn(process.execPath, ["--input-type=module", "-e", call, "--", ...args, "-c", config], {
-    cwd: root(),
-    env,
-  });
+  return startMain([...args, "-c", config]);
 }
 
-/** Where the packages are. */
-function root(): string {
-  for (let at = dirname(MAIN); ; at = dirname(at)) if (existsSync(join(at, "package.json"))) return at;
-}
-
-async function finish(child: ChildProcess): Promise<Result> {
-  let [stdout, stderr] = ["", ""];
-  child.stdout!.on("data", (chunk: Buffer) => {
-    stdout += chunk.toString();
-  });
-  child.stderr!.on("data", (chunk: Buffer) => {
-    stderr += chunk.toString();
-  });
-  const [code] = (await once(child, "close")) as [number | null];
-  return { code, stdout, stderr };
-}
-
-function run(...args: string[]): Promise<Result> {
+function run(...args: string[]): Promise<ProgramResult> {
   return finish(start(...args));
 }
 

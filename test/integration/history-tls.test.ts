@@ -1,10 +1,8 @@
 /** The history commands against a broker that asks for certificates. */
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { EmbeddedBroker } from "../../src/stream/broker/broker.js";
 import { connectBroker, type TlsFiles } from "../../src/stream/connection.js";
 import { subject } from "../../src/stream/format/subjects.js";
@@ -12,9 +10,9 @@ import { ensureStream } from "../../src/stream/own-stream.js";
 import { makeCertificate, opensslMissing } from "../support/certificate.js";
 import { HistoryCluster } from "../support/history-cluster.js";
 import { freePort, natsServerMissing, silentLogger, temporaryDirectory } from "../support/nats-server.js";
+import { finish, type ProgramResult, startMain } from "../support/program.js";
 import { Random } from "../support/records.js";
 
-const MAIN = fileURLToPath(new URL("../../src/cli/main.js", import.meta.url));
 const skip = natsServerMissing() || opensslMissing();
 
 test("history, also with --follow, asks a broker with TLS by the node's certificate, and no other", {
@@ -79,14 +77,6 @@ tls: { ca: ${ca}, cert: ${cert}, key: ${key} }
   }
 });
 
-function run(...args: string[]): Promise<{ code: number | null; stdout: string; stderr: string }> {
-  const script = `import(${JSON.stringify(MAIN)}).then(({ main }) => main(process.argv.slice(1)))`;
-  const child = spawn(process.execPath, ["-e", script, "--", ...args], { stdio: ["ignore", "pipe", "pipe"] });
-  const text = { stdout: "", stderr: "" };
-  for (const stream of ["stdout", "stderr"] as const) {
-    child[stream].on("data", (data: Buffer) => {
-      text[stream] += data.toString();
-    });
-  }
-  return new Promise((resolve) => child.once("close", (code) => resolve({ code, ...text })));
+function run(...args: string[]): Promise<ProgramResult> {
+  return finish(startMain(args));
 }

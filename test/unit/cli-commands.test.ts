@@ -15,18 +15,17 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { parseConfig } from "../../src/config/config.js";
 import { type ControlServer, serveControl } from "../../src/control/server.js";
 import { ConntrailError } from "../../src/errors.js";
 import { COMMIT, FakeHandlers, STATS, STATUS } from "../support/control-handlers.js";
+import { finish, ProgramCopy, type ProgramResult } from "../support/program.js";
 
-const BUILD = fileURLToPath(new URL("../..", import.meta.url));
-const PROJECT = projectOf(BUILD);
 const directory = mkdtempSync(join(tmpdir(), `conntrail-cli-${process.pid}-`));
-const program = join(directory, "tree", "bin", "conntrail");
+const tree = join(directory, "tree");
+const copy = new ProgramCopy(tree);
 const config = join(directory, "fw1.yaml");
 const socket = join(directory, "control.sock");
 const handlers = new FakeHandlers();
@@ -46,12 +45,7 @@ const DAEMON = `export async function runDaemon(config, logger, controls) {
 `;
 
 before(async () => {
-  mkdirSync(dirname(program), { recursive: true });
-  cpSync(join(PROJECT, "bin", "conntrail"), program);
-  cpSync(join(PROJECT, "package.json"), join(directory, "tree", "package.json"));
-  cpSync(join(BUILD, "src"), join(directory, "tree", "dist", "src"), { recursive: true });
-  symlinkSync(join(PROJECT, "node_modules"), join(directory, "tree", "node_modules"));
-  writeFileSync(join(directory, "tree", "dist", "src", "daemon.js"), DAEMON);
+  copy.replace("daemon.js", DAEMON);
   writeFileSync(config, configText("edge", "info"));
   server = await serveControl(socket, handlers);
 });
@@ -65,35 +59,12 @@ function configText(cluster: string, level: string): string {
   return `cluster: ${cluster}\nnode: fw1\nlisten: 10.77.0.1\ncontrol: ${socket}\nlog: { level: ${level} }\n`;
 }
 
-function projectOf(start: string): string {
-  for (let at = start; ; at = dirname(at)) if (existsSync(join(at, "package.json"))) return at;
-}
-
-interface Result {
-  readonly code: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
 function start(...args: string[]): ChildProcess {
-  return spawn(process.execPath, [program, ...args], { cwd: "/", stdio: ["ignore", "pipe", "pipe"] });
-}
-
-async function finish(child: ChildProcess): Promise<Result> {
-  let stdout = "";
-  let stderr = "";
-  child.stdout?.on("data", (chunk: Buffer) => {
-    stdout += chunk.toString();
-  });
-  child.stderr?.on("data", (chunk: Buffer) => {
-    stderr += chunk.toString();
-  });
-  const [code] = (await once(child, "close")) as [number | null];
-  return { code, stdout, stderr };
+  return spawn(process.execPath, [copy.path, ...args], { cwd: "/", stdio: ["ignore", "pipe", "pipe"] });
 }
 
 /** Runs a command on the configuration of this test. */
-function run(...args: string[]): Promise<Result> {
+function run(...args: string[]): Promise<ProgramResult> {
   return finish(start(...args, "-c", config));
 }
 
@@ -230,7 +201,7 @@ test("output that cannot be written is a failure", {
   try {
     for (const command of [["stats"], ["dump", "internal"], ["dump", "internal", "--json"]]) {
       const stdio: StdioOptions = ["ignore", full, "pipe"];
-      const child = spawn(process.execPath, [program, ...command, "-c", config], { stdio });
+      const child = spawn(process.execPath, [copy.path, ...command, "-c", config], { stdio });
       const { code, stderr } = await finish(child);
       assert.deepEqual(
         [code, stderr.split(":").slice(0, 3)],
@@ -273,7 +244,7 @@ test("mistakes end with one line and 2", async () => {
 });
 
 test("help and version end with 0", async () => {
-  const { version } = JSON.parse(readFileSync(join(PROJECT, "package.json"), "utf8")) as { version: string };
+  const { version } = JSON.parse(readFileSync(join(tree, "package.json"), "utf8")) as { version: string };
   assert.deepEqual(await finish(start("--version")), { code: 0, stdout: `${version}\n`, stderr: "" });
   const help = await finish(start("--help"));
   assert.equal(help.code, 0);
@@ -436,13 +407,13 @@ test("daemon: what it cannot go on with is one line and 1", async () => {
 
 test("the launcher works through a link, and says what to run when nothing is built", async () => {
   const link = join(directory, "link");
-  symlinkSync(program, link);
+  symlinkSync(copy.path, link);
   const linked = spawn(link, ["status", "-c", config], { cwd: directory, stdio: ["ignore", "pipe", "pipe"] });
   assert.equal((await finish(linked)).code, 1);
   const bare = join(directory, "bare");
   mkdirSync(join(bare, "bin"), { recursive: true });
-  cpSync(program, join(bare, "bin", "conntrail"));
-  cpSync(join(PROJECT, "package.json"), join(bare, "package.json"));
+  cpSync(copy.path, join(bare, "bin", "conntrail"));
+  cpSync(join(tree, "package.json"), join(bare, "package.json"));
   const child = spawn(join(bare, "bin", "conntrail"), ["status"], { stdio: ["ignore", "pipe", "pipe"] });
   assert.deepEqual(await finish(child), {
     code: 1,
@@ -454,7 +425,7 @@ test("the launcher works through a link, and says what to run when nothing is bu
 test("with a log file nothing is printed, and a crash or a failure is in it", async () => {
   const log = join(directory, "daemon.log");
   const file = join(directory, "logged.yaml");
-  const daemon = async (cluster: string): Promise<Result> => {
+  const daemon = async (cluster: string): Promise<ProgramResult> => {
     writeFileSync(file, `${configText(cluster, "info").replace("}", `, file: ${log} }`)}lock: ${directory}/lock\n`);
     return finish(start("daemon", "-c", file));
   };

@@ -1,6 +1,5 @@
 /** `dump --expect` as a child process, against a daemon that has nothing behind it. */
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,6 +7,7 @@ import { after, before, test } from "node:test";
 import { requestExpectations } from "../../src/control/client.js";
 import { type ControlServer, serveControl } from "../../src/control/server.js";
 import { FakeHandlers, sampleExpectation } from "../support/control-handlers.js";
+import { finish, type ProgramResult, startMain } from "../support/program.js";
 
 const directory = mkdtempSync(join(tmpdir(), "conntrail-expect-"));
 const socket = join(directory, "control.sock");
@@ -25,15 +25,8 @@ after(async () => {
   rmSync(directory, { recursive: true, force: true });
 });
 
-function dump(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  const main = new URL("../../src/cli/main.js", import.meta.url).href;
-  const script = `const { main } = await import(${JSON.stringify(main)}); await main(process.argv.slice(1));`;
-  return new Promise((resolve) => {
-    const all = ["--input-type=module", "-e", script, "dump", ...args, "-c", config];
-    execFile(process.execPath, all, (error, stdout, stderr) => {
-      resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr });
-    });
-  });
+function dump(...args: string[]): Promise<ProgramResult> {
+  return finish(startMain(["dump", ...args, "-c", config]));
 }
 
 const LINE =

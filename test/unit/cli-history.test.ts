@@ -3,20 +3,19 @@ import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { createSocket } from "node:dgram";
 import { once } from "node:events";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { type IpfixMessage, IpfixReader, splitMessages } from "../support/ipfix-messages.js";
+import { finish, ProgramCopy, type ProgramResult } from "../support/program.js";
 
-const BUILD = fileURLToPath(new URL("../..", import.meta.url));
-const PROJECT = projectOf(BUILD);
 const directory = mkdtempSync(join(tmpdir(), `conntrail-cli-history-${process.pid}-`));
-const program = join(directory, "tree", "bin", "conntrail");
+const copy = new ProgramCopy(join(directory, "tree"));
 const config = join(directory, "fw1.yaml");
 
+const SOURCE_FILE = "cli/history/source.js";
 /** Stands in for the streams: what is asked is in the reason of a gap. MANY connections where port 1 is asked for, none for port 2. */
 const SOURCE = `
 import { bareConnection, echoConnection, NOON_MS, tcpConnection } from ${JSON.stringify(new URL("../support/connections.js", import.meta.url).href)};
@@ -48,51 +47,22 @@ export const withHistory = (context, use) => use(HISTORY);
 `;
 
 before(() => {
-  mkdirSync(dirname(program), { recursive: true });
-  cpSync(join(PROJECT, "bin", "conntrail"), program);
-  cpSync(join(PROJECT, "package.json"), join(directory, "tree", "package.json"));
-  cpSync(join(BUILD, "src"), join(directory, "tree", "dist", "src"), { recursive: true });
-  symlinkSync(join(PROJECT, "node_modules"), join(directory, "tree", "node_modules"));
-  cpSync(join(directory, "tree", "dist", "src", "cli", "history", "source.js"), join(directory, "source.js"));
-  writeFileSync(join(directory, "tree", "dist", "src", "cli", "history", "source.js"), SOURCE);
+  copy.replace(SOURCE_FILE, SOURCE);
   writeFileSync(config, "cluster: edge\nnode: fw1\nlisten: 127.0.0.1\n");
 });
 
 after(() => rmSync(directory, { recursive: true, force: true }));
 
-function projectOf(start: string): string {
-  for (let at = start; ; at = dirname(at)) if (existsSync(join(at, "package.json"))) return at;
-}
-
-interface Result {
-  readonly code: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
 function start(...args: string[]): ChildProcess {
   const env = { ...process.env, TZ: "UTC" };
-  return spawn(process.execPath, [program, ...args, "-c", config], {
+  return spawn(process.execPath, [copy.path, ...args, "-c", config], {
     cwd: "/",
     env,
     stdio: ["ignore", "pipe", "pipe"],
   });
 }
 
-async function finish(child: ChildProcess): Promise<Result> {
-  let stdout = "";
-  let stderr = "";
-  child.stdout?.on("data", (chunk: Buffer) => {
-    stdout += chunk.toString();
-  });
-  child.stderr?.on("data", (chunk: Buffer) => {
-    stderr += chunk.toString();
-  });
-  const [code] = (await once(child, "close")) as [number | null];
-  return { code, stdout, stderr };
-}
-
-function run(...args: string[]): Promise<Result> {
+function run(...args: string[]): Promise<ProgramResult> {
   return finish(start(...args));
 }
 
@@ -413,15 +383,14 @@ test("mistakes end with one line and 2", async () => {
 });
 
 test("without a broker it is a failure that says so", async () => {
-  const tree = join(directory, "tree", "dist", "src", "cli", "history", "source.js");
-  cpSync(join(directory, "source.js"), tree);
+  copy.restore(SOURCE_FILE);
   try {
     writeFileSync(join(directory, "none.yaml"), "cluster: edge\nnode: fw1\nlisten: 127.0.0.1\nbroker: { port: 1 }\n");
-    const child = spawn(process.execPath, [program, "history", "-c", join(directory, "none.yaml")]);
+    const child = spawn(process.execPath, [copy.path, "history", "-c", join(directory, "none.yaml")]);
     const { code, stdout, stderr } = await finish(child);
     assert.deepEqual([code, stdout], [1, ""]);
     assert.match(stderr, /^conntrail: no connection to the broker at 127\.0\.0\.1:1: .*; is the daemon running\?\n$/);
   } finally {
-    writeFileSync(tree, SOURCE);
+    copy.replace(SOURCE_FILE, SOURCE);
   }
 });
