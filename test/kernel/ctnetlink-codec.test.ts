@@ -1,6 +1,5 @@
 /** The codec against the running kernel: what it creates, conntrack(8) shows, and packets take. */
 import assert from "node:assert/strict";
-import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { test } from "node:test";
 import { decodeConntrack, decodeError } from "../../src/ctnetlink/decode.js";
@@ -9,56 +8,21 @@ import { type Flow, flowFromRecord, recordFromFlow } from "../../src/flow/flow.j
 import { DecodedFlow } from "../../src/flow/record.js";
 import { errnoName } from "../../src/os/errno.js";
 import { INSERTED, KINDS, MORE_KINDS, tcp } from "../support/kernel-flows.js";
+import { KernelNamespace, kernelAvailable } from "../support/kernel-namespace.js";
 import { NetlinkExchange, type NetlinkMessage } from "../support/netlink-exchange.js";
 
-const SKIP = missing();
+const SKIP = kernelAvailable() ?? false;
 const OPTIONS = { timeoutSeconds: 600, liberal: false };
 
-function missing(): string | false {
-  if (process.getuid?.() !== 0) return "needs root for network namespaces";
-  for (const tool of ["conntrack", "nft", "ip"]) {
-    try {
-      execFileSync("sh", ["-c", `command -v ${tool}`], { stdio: "ignore" });
-    } catch {
-      return `needs ${tool}`;
-    }
-  }
-  return false;
-}
-
-/** A network namespace that lives as long as its scope. */
-class Namespace implements Disposable {
-  readonly name: string;
-
-  constructor(suffix: string) {
-    this.name = `ctcodec-${process.pid}-${suffix}`;
-    execFileSync("ip", ["netns", "add", this.name]);
-    this.run("ip", "link", "set", "lo", "up");
-  }
-
-  run(...command: string[]): string {
-    return execFileSync("ip", ["netns", "exec", this.name, ...command], {
-      encoding: "utf8",
-      stdio: ["ignore", "pipe", "ignore"],
-    });
-  }
-
-  nft(rules: string): void {
-    execFileSync("ip", ["netns", "exec", this.name, "nft", "-f", "-"], { input: rules });
-  }
-
-  /** The lines of `conntrack -L`, sorted, without what passes: timeout and use. */
-  lines(): string[] {
-    return ["ipv4", "ipv6"]
-      .flatMap((family) => this.run("conntrack", "-L", "-f", family, "-o", "extended").trim().split("\n"))
-      .filter((line) => line !== "")
-      .map((line) => line.replace(/^(\w+ +\d+ \w+ +\d+) \d+ /, "$1 ").replace(/ use=\d+/, ""))
-      .sort();
-  }
-
-  [Symbol.dispose](): void {
-    execFileSync("ip", ["netns", "del", this.name]);
-  }
+/** The lines of `conntrack -L`, sorted, without what passes: timeout and use. */
+async function linesOf(namespace: KernelNamespace): Promise<string[]> {
+  const list = (family: string): Promise<string> => namespace.conntrack("-L", "-f", family, "-o", "extended");
+  const [ipv4, ipv6] = [await list("ipv4"), await list("ipv6")];
+  return [ipv4, ipv6]
+    .flatMap((text) => text.trim().split("\n"))
+    .filter((line) => line !== "")
+    .map((line) => line.replace(/^(\w+ +\d+ \w+ +\d+) \d+ /, "$1 ").replace(/ use=\d+/, ""))
+    .sort();
 }
 
 /** With it the kernel keeps labels, and translates. */
@@ -111,9 +75,9 @@ async function dump(exchange: NetlinkExchange): Promise<DecodedFlow[]> {
 }
 
 test("what conntrack(8) creates goes over to another kernel table, line by line the same", { skip: SKIP }, async () => {
-  using from = new Namespace("from");
-  using to = new Namespace("to");
-  for (const line of INSERTED) from.run("conntrack", "-I", ...line.split(" "));
+  await using from = await KernelNamespace.create();
+  await using to = await KernelNamespace.create();
+  for (const line of INSERTED) await from.conntrack("-I", ...line.split(" "));
   await using source = await NetlinkExchange.open(from.name);
   await using target = await NetlinkExchange.open(to.name);
   const flows = await dump(source);
@@ -122,7 +86,7 @@ test("what conntrack(8) creates goes over to another kernel table, line by line 
     await outcome(target, (batch) => flows.every((flow) => batch.create(flow.words, 0, flow.rare, OPTIONS))),
     OK,
   );
-  assert.deepEqual(to.lines(), from.lines());
+  assert.deepEqual(await linesOf(to), await linesOf(from));
   const shown = (list: DecodedFlow[]): string[] =>
     list
       .map(({ words, rare }) => JSON.stringify({ ...flowFromRecord(words, 0, rare), id: 0, timeoutSeconds: 0 }))
@@ -131,8 +95,8 @@ test("what conntrack(8) creates goes over to another kernel table, line by line 
 });
 
 test("each kind of flow comes back from the kernel as it was created", { skip: SKIP }, async () => {
-  using namespace = new Namespace("kinds");
-  namespace.nft(RULES);
+  await using namespace = await KernelNamespace.create();
+  await namespace.nft(RULES);
   await using exchange = await NetlinkExchange.open(namespace.name);
   for (const [kind, flow] of Object.entries({ ...KINDS, ...MORE_KINDS })) {
     assert.equal(await create(exchange, flow), OK, kind);
@@ -144,7 +108,7 @@ test("each kind of flow comes back from the kernel as it was created", { skip: S
 });
 
 test("the outcomes that a commit has to expect", { skip: SKIP }, async () => {
-  using namespace = new Namespace("outcomes");
+  await using namespace = await KernelNamespace.create();
   await using exchange = await NetlinkExchange.open(namespace.name);
   const translated = KINDS["both, addresses and ports, in a zone"]!;
   assert.equal(await create(exchange, translated), OK);
@@ -170,7 +134,7 @@ test("the outcomes that a commit has to expect", { skip: SKIP }, async () => {
 });
 
 test("delete and flush take what is meant and no more", { skip: SKIP }, async () => {
-  using namespace = new Namespace("delete");
+  await using namespace = await KernelNamespace.create();
   await using exchange = await NetlinkExchange.open(namespace.name);
   const zoned = { ...tcp(1), zone: 9 };
   const half = { ...tcp(2), zoneOrig: 9 };
@@ -189,7 +153,7 @@ test("delete and flush take what is meant and no more", { skip: SKIP }, async ()
   assert.equal(await get(exchange, six), undefined);
   assert.notEqual(await get(exchange, tcp(1)), undefined);
   assert.equal(await outcome(exchange, (batch) => batch.flush(0)), OK);
-  assert.deepEqual(namespace.lines(), []);
+  assert.deepEqual(await linesOf(namespace), []);
 });
 
 const ECHO = `
@@ -205,22 +169,22 @@ setTimeout(() => process.exit(1), 30_000).unref();
 `;
 
 test("packets of a created flow are translated, both ways", { skip: SKIP }, async () => {
-  using client = new Namespace("client");
-  using firewall = new Namespace("fw");
-  using server = new Namespace("server");
+  await using client = await KernelNamespace.create();
+  await using firewall = await KernelNamespace.create();
+  await using server = await KernelNamespace.create();
   for (const [peer, device, net] of [
     [client, "c", 1],
     [server, "s", 2],
   ] as const) {
-    firewall.run("ip", "link", "add", device, "type", "veth", "peer", "name", "e", "netns", peer.name);
-    firewall.run("ip", "addr", "add", `10.8.${net}.1/24`, "dev", device);
-    firewall.run("ip", "link", "set", device, "up");
-    peer.run("ip", "addr", "add", `10.8.${net}.2/24`, "dev", "e");
-    peer.run("ip", "link", "set", "e", "up");
+    await firewall.exec("ip", ["link", "add", device, "type", "veth", "peer", "name", "e", "netns", peer.name]);
+    await firewall.exec("ip", ["addr", "add", `10.8.${net}.1/24`, "dev", device]);
+    await firewall.exec("ip", ["link", "set", device, "up"]);
+    await peer.exec("ip", ["addr", "add", `10.8.${net}.2/24`, "dev", "e"]);
+    await peer.exec("ip", ["link", "set", "e", "up"]);
   }
-  client.run("ip", "route", "add", "default", "via", "10.8.1.1");
-  firewall.run("sysctl", "-qw", "net.ipv4.ip_forward=1");
-  firewall.nft(RULES);
+  await client.exec("ip", ["route", "add", "default", "via", "10.8.1.1"]);
+  firewall.sysctl("net/ipv4/ip_forward", "1");
+  await firewall.nft(RULES);
   await using exchange = await NetlinkExchange.open(firewall.name);
   const flow: Flow = {
     family: "ipv4",
@@ -230,14 +194,9 @@ test("packets of a created flow are translated, both ways", { skip: SKIP }, asyn
     status: ["SEEN_REPLY", "ASSURED", "CONFIRMED"],
   };
   assert.equal(await create(exchange, flow), OK);
-  const echo = spawn("ip", ["netns", "exec", server.name, process.execPath, "-e", ECHO], {
-    stdio: ["ignore", "pipe", "ignore"],
-  });
-  try {
-    await once(echo.stdout, "data");
-    assert.equal(client.run(process.execPath, "-e", ASK).trim(), "10.8.2.1:40000 10.8.9.9:53");
-    assert.equal((await dump(exchange)).length, 1, "no second flow was made for the packets");
-  } finally {
-    echo.kill("SIGKILL");
-  }
+  const echo = server.spawn(process.execPath, ["-e", ECHO], { stdio: ["ignore", "pipe", "ignore"] });
+  await once(echo.stdout!, "data");
+  const { stdout } = await client.exec(process.execPath, ["-e", ASK]);
+  assert.equal(stdout.trim(), "10.8.2.1:40000 10.8.9.9:53");
+  assert.equal((await dump(exchange)).length, 1, "no second flow was made for the packets");
 });

@@ -49,6 +49,24 @@ export function ip6(...groups: number[]): Buffer {
   return Buffer.concat(groups.map(be16));
 }
 
+/** A tuple of IPv4 with ports, `CTA_TUPLE_*` by number; `more` attributes stand behind its layers 3 and 4. */
+export function portTuple(
+  type: number,
+  source: string,
+  destination: string,
+  protocol: number,
+  sport: number,
+  dport: number,
+  ...more: Uint8Array[]
+): Buffer {
+  return nest(
+    type,
+    nest(1, nla(1, ip4(source)), nla(2, ip4(destination))),
+    nest(2, nla(1, u8(protocol)), nla(2, be16(sport)), nla(3, be16(dport))),
+    ...more,
+  );
+}
+
 /** The payload of a conntrack message: nfgenmsg, then attributes. */
 export function payload(family: number, ...attributes: Uint8Array[]): Buffer {
   return Buffer.concat([Buffer.from([family, 0, 0, 0]), ...attributes]);

@@ -32,26 +32,10 @@ import {
   W_ZONE,
 } from "../../src/flow/record.js";
 import { errnoName } from "../../src/os/errno.js";
-import { be16, be32, be64, ip4, ip6, nest, nla, payload, text, u8 } from "../support/netlink-attributes.js";
+import { be16, be32, be64, ip4, ip6, nest, nla, payload, portTuple, text, u8 } from "../support/netlink-attributes.js";
 
-function ports(
-  type: number,
-  source: string,
-  destination: string,
-  sport: number,
-  dport: number,
-  ...more: Buffer[]
-): Buffer {
-  return nest(
-    type,
-    nest(1, nla(1, ip4(source)), nla(2, ip4(destination))),
-    nest(2, nla(1, u8(6)), nla(2, be16(sport)), nla(3, be16(dport))),
-    ...more,
-  );
-}
-
-const ORIG = ports(1, "10.0.0.1", "10.0.0.2", 1000, 80);
-const REPLY = ports(2, "10.0.0.2", "10.0.0.1", 80, 1000);
+const ORIG = portTuple(1, "10.0.0.1", "10.0.0.2", 6, 1000, 80);
+const REPLY = portTuple(2, "10.0.0.2", "10.0.0.1", 6, 80, 1000);
 
 function decode(bytes: Uint8Array): DecodedFlow {
   const flow = new DecodedFlow();
@@ -139,7 +123,7 @@ test("ICMP and ICMPv6 are id, type and code; other protocols nothing", () => {
 
 test("a zone is for both directions or for one", () => {
   assert.equal(decode(payload(2, ORIG, REPLY, nla(18, be16(0xfffe)))).words[W_ZONE], 0xfffefffe);
-  const zoned = (type: number): Buffer => ports(type, "1.1.1.1", "2.2.2.2", 1, 2, nla(3, be16(9)));
+  const zoned = (type: number): Buffer => portTuple(type, "1.1.1.1", "2.2.2.2", 6, 1, 2, nla(3, be16(9)));
   assert.equal(decode(payload(2, zoned(1), REPLY)).words[W_ZONE], 9 << 16);
   assert.equal(decode(payload(2, ORIG, zoned(2))).words[W_ZONE], 9);
 });
@@ -197,7 +181,7 @@ test("rare attributes", () => {
       three(15, 1, 2, 0xfffffffd),
       three(16, 4, 5, 6),
       three(24, 7, 8, 9),
-      ports(14, "9.9.9.9", "8.8.8.8", 5, 21),
+      portTuple(14, "9.9.9.9", "8.8.8.8", 6, 5, 21),
     ),
   );
   const master = new Uint32Array(32);

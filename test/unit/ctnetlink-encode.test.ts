@@ -3,7 +3,20 @@ import { test } from "node:test";
 import { RequestBatch } from "../../src/ctnetlink/encode.js";
 import { type Flow, recordFromFlow } from "../../src/flow/flow.js";
 import { W_ID } from "../../src/flow/record.js";
-import { be16, be32, be64, ip4, ip6, message, nest, nla, payload, text, u8 } from "../support/netlink-attributes.js";
+import {
+  be16,
+  be32,
+  be64,
+  ip4,
+  ip6,
+  message,
+  nest,
+  nla,
+  payload,
+  portTuple,
+  text,
+  u8,
+} from "../support/netlink-attributes.js";
 
 const NEW = 0x100;
 const GET = 0x101;
@@ -35,25 +48,8 @@ const UDP: Flow = {
   reply: { src: "10.0.0.2", dst: "10.0.0.1", sport: 53, dport: 1000 },
 };
 
-function ports(
-  type: number,
-  source: string,
-  destination: string,
-  protocol: number,
-  sport: number,
-  dport: number,
-  ...more: Buffer[]
-): Buffer {
-  return nest(
-    type,
-    nest(1, nla(1, ip4(source)), nla(2, ip4(destination))),
-    nest(2, nla(1, u8(protocol)), nla(2, be16(sport)), nla(3, be16(dport))),
-    ...more,
-  );
-}
-
-const UDP_ORIG = ports(1, "10.0.0.1", "10.0.0.2", 17, 1000, 53);
-const UDP_REPLY = ports(2, "10.0.0.2", "10.0.0.1", 17, 53, 1000);
+const UDP_ORIG = portTuple(1, "10.0.0.1", "10.0.0.2", 17, 1000, 53);
+const UDP_REPLY = portTuple(2, "10.0.0.2", "10.0.0.1", 17, 53, 1000);
 const CONFIRMED = nla(3, be32(8));
 const TIMEOUT = nla(7, be32(300));
 
@@ -94,8 +90,8 @@ test("create TCP: settable status bits, timeout, the flags that need no history"
     created(flow),
     creation(
       2,
-      ports(1, "10.0.0.1", "10.0.0.2", 6, 1000, 80),
-      ports(2, "10.0.0.2", "10.0.0.1", 6, 80, 1000),
+      portTuple(1, "10.0.0.1", "10.0.0.2", 6, 1000, 80),
+      portTuple(2, "10.0.0.2", "10.0.0.1", 6, 80, 1000),
       nla(3, be32(0xe)),
       TIMEOUT,
       nla(8, be32(5)),
@@ -105,7 +101,7 @@ test("create TCP: settable status bits, timeout, the flags that need no history"
 });
 
 test("liberal sets the flag both ways, also where the state is not known", () => {
-  const tuples = [ports(1, "10.0.0.1", "10.0.0.2", 6, 1000, 80), ports(2, "10.0.0.2", "10.0.0.1", 6, 80, 1000)];
+  const tuples = [portTuple(1, "10.0.0.1", "10.0.0.2", 6, 1000, 80), portTuple(2, "10.0.0.2", "10.0.0.1", 6, 80, 1000)];
   const liberal = { timeoutSeconds: 300, liberal: true };
   assert.equal(created(TCP, liberal), creation(2, ...tuples, nla(3, be32(0xe)), TIMEOUT, tcpInfo(3, 0x0f, 0x0b, 0x0f)));
   const { state, tcp, ...stateless } = TCP;
@@ -176,8 +172,8 @@ test("NAT of GRE: keys go in the reply tuple, addresses in the ranges", () => {
     created(flow),
     creation(
       2,
-      ports(1, "1.1.1.1", "2.2.2.2", 47, 1, 2),
-      ports(2, "2.2.2.2", "1.1.1.1", 47, 2, 9),
+      portTuple(1, "1.1.1.1", "2.2.2.2", 47, 1, 2),
+      portTuple(2, "2.2.2.2", "1.1.1.1", 47, 2, 9),
       CONFIRMED,
       TIMEOUT,
       ...ranges,
@@ -194,17 +190,17 @@ test("zones", () => {
   const zone = nla(3, be16(9));
   const both = creation(2, UDP_ORIG, nla(18, be16(9)), UDP_REPLY, CONFIRMED, TIMEOUT);
   assert.equal(created({ ...UDP, zone: 9 }), both);
-  const orig = ports(1, "10.0.0.1", "10.0.0.2", 17, 1000, 53, zone);
+  const orig = portTuple(1, "10.0.0.1", "10.0.0.2", 17, 1000, 53, zone);
   assert.equal(created({ ...UDP, zoneOrig: 9 }), creation(2, orig, UDP_REPLY, CONFIRMED, TIMEOUT));
-  const reply = ports(2, "10.0.0.2", "10.0.0.1", 17, 53, 1000, zone);
+  const reply = portTuple(2, "10.0.0.2", "10.0.0.1", 17, 53, 1000, zone);
   assert.equal(created({ ...UDP, zoneReply: 9 }), creation(2, UDP_ORIG, reply, CONFIRMED, TIMEOUT));
 });
 
 test("SCTP and DCCP protoinfo", () => {
   const sctp: Flow = { ...UDP, protocol: "sctp", state: "ESTABLISHED", sctp: { vtagOrig: 0xdeadbeef, vtagReply: 1 } };
   const tuples = (protocol: number): Buffer[] => [
-    ports(1, "10.0.0.1", "10.0.0.2", protocol, 1000, 53),
-    ports(2, "10.0.0.2", "10.0.0.1", protocol, 53, 1000),
+    portTuple(1, "10.0.0.1", "10.0.0.2", protocol, 1000, 53),
+    portTuple(2, "10.0.0.2", "10.0.0.1", protocol, 53, 1000),
   ];
   const sctpInfo = nest(4, nest(3, nla(1, u8(4)), nla(2, be32(0xdeadbeef)), nla(3, be32(1))));
   assert.equal(created(sctp), creation(2, ...tuples(132), CONFIRMED, TIMEOUT, sctpInfo));
@@ -236,7 +232,7 @@ const LATER = [
 
 test("rare attributes of a new flow", () => {
   const help = nest(5, nla(1, text("ftp")));
-  const master = ports(14, "1.1.1.1", "2.2.2.2", 6, 3, 21);
+  const master = portTuple(14, "1.1.1.1", "2.2.2.2", 6, 3, 21);
   assert.equal(created(RARE), creation(2, UDP_ORIG, UDP_REPLY, CONFIRMED, TIMEOUT, help, master, ...LATER));
 });
 
