@@ -32,16 +32,16 @@ import {
 import type { HistoryAnswer } from "../../src/history/connection.js";
 import { History } from "../../src/history/scan/history.js";
 import { brokerStreams } from "../../src/history/scan/streams.js";
-import { connectBroker } from "../../src/stream/connection.js";
 import { BatchEncoder } from "../../src/stream/format/batch.js";
-import { createEnvelopeReader, type Mark, MarkCodec } from "../../src/stream/format/mark.js";
-import { Publisher } from "../../src/stream/publisher.js";
+import { type Mark, MarkCodec } from "../../src/stream/format/mark.js";
+import type { Publisher } from "../../src/stream/publisher.js";
 import { snapshotDueBytes } from "../../src/sync/out/journal.js";
 import { startNatsServer, type TestNatsServer } from "../support/nats-server.js";
 import { type CommandCost, historyCommand } from "./history-command.js";
+import { connect, startPublisher } from "./stream.js";
 
 const log = pino({ level: "silent" });
-const retention = { maxAgeMs: 0, bytesMax: 10 * 1024 ** 3 };
+const STORE_BYTES_MAX = 10 * 1024 ** 3;
 const FLOWS = 100_000;
 const ROWS = 1000;
 const INTERVAL_MS = 20;
@@ -52,7 +52,7 @@ const runsOfWho = 30;
 
 /** Writes `events` events, `rows` a message, and measures filtered scans over all of them. */
 export async function benchHistory(events: number, rows = ROWS): Promise<void> {
-  await using server = await startNatsServer({ maxFileStore: 3 * retention.bytesMax });
+  await using server = await startNatsServer({ maxFileStore: 3 * STORE_BYTES_MAX });
   const written = await writeStore(server, events, rows);
   const connection = connect(server, "history");
   const history = await History.open({ streams: brokerStreams(connection, log), nodes: null });
@@ -78,7 +78,7 @@ export async function benchHistory(events: number, rows = ROWS): Promise<void> {
 
 /** Writes `events` events and asks at random times who was behind a public port. */
 export async function benchWho(events: number): Promise<void> {
-  await using server = await startNatsServer({ maxFileStore: 3 * retention.bytesMax });
+  await using server = await startNatsServer({ maxFileStore: 3 * STORE_BYTES_MAX });
   const written = await writeStore(server, events);
   const connection = connect(server, "who");
   const history = await History.open({ streams: brokerStreams(connection, log), nodes: null });
@@ -174,16 +174,7 @@ async function writeStore(server: TestNatsServer, events: number, rows = ROWS): 
   await connection.ready(10_000);
   const writers: Writer[] = [];
   for (const node of ["fw1", "fw2", "fw3"]) {
-    const readEnvelope = createEnvelopeReader();
-    const publisher = new Publisher({
-      node,
-      epoch: 1,
-      connection,
-      retention,
-      readNumber: (message) => readEnvelope(message.payload),
-      log,
-    });
-    await publisher.start();
+    const publisher = await startPublisher(connection, node, STORE_BYTES_MAX);
     const writer = new Writer(node, publisher);
     writer.mark({ type: "epoch", reason: "bench", previousEpoch: 0, previousNumber: 0 });
     await snapshot(writer, null);
@@ -310,8 +301,4 @@ async function snapshot(writer: Writer, table: Table | null, free: readonly numb
   }
   writer.mark({ type: "snapshot-end", id, flows: FLOWS }, begin);
   writer.snapshotSequence = begin;
-}
-
-function connect(server: TestNatsServer, purpose: string) {
-  return connectBroker({ servers: [server.address], node: "bench", purpose, log });
 }

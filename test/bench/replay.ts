@@ -7,9 +7,6 @@ import { pino } from "pino";
 import { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
 import { HybridClock, systemClock } from "../../src/flow/clock.js";
-import { connectBroker } from "../../src/stream/connection.js";
-import { createEnvelopeReader } from "../../src/stream/format/mark.js";
-import { Publisher } from "../../src/stream/publisher.js";
 import { StreamReader } from "../../src/stream/reader.js";
 import { Replica } from "../../src/stream/replica.js";
 import { Applier } from "../../src/sync/in/applier.js";
@@ -17,6 +14,7 @@ import { Follower } from "../../src/sync/in/follower.js";
 import { Journal } from "../../src/sync/out/journal.js";
 import { startNatsServer, type TestNatsServer } from "../support/nats-server.js";
 import { decodedFlow, tcpRecord } from "../support/records.js";
+import { connect, startPublisher } from "./stream.js";
 
 const log = pino({ level: "silent" });
 const retention = { maxAgeMs: 0, bytesMax: 2 * 1024 ** 3 };
@@ -78,16 +76,7 @@ async function writeOrigin(server: TestNatsServer, flows: number): Promise<void>
   const connection = connect(server, "writer");
   await connection.ready(10_000);
   const internal = new InternalCache(flows * 2);
-  const readEnvelope = createEnvelopeReader();
-  const publisher = new Publisher({
-    node,
-    epoch: 1,
-    connection,
-    retention,
-    readNumber: (message) => readEnvelope(message.payload),
-    log,
-  });
-  await publisher.start();
+  const publisher = await startPublisher(connection, node, retention.bytesMax);
   const clock = systemClock;
   const hybridClock = new HybridClock(clock);
   const journal = new Journal({ node, epoch: 1, continues: null, internal, sink: publisher, clock, hybridClock, log });
@@ -106,8 +95,4 @@ async function writeOrigin(server: TestNatsServer, flows: number): Promise<void>
   await publisher.flush(10_000);
   publisher.close();
   await connection.close();
-}
-
-function connect(server: TestNatsServer, purpose: string) {
-  return connectBroker({ servers: [server.address], node: "bench", purpose, log });
 }
