@@ -3,12 +3,10 @@
  * that lives through the end of keepalived on the first. All files are those of the text.
  */
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { describe, it } from "node:test";
-import { Sessions } from "../../src/lab/sessions.js";
 import { startSsh } from "../../src/lab/ssh.js";
 import { lineLike, ruleCommands, seedFile, textForm } from "../support/seeds/files.js";
-import { type NetworkPlan, SeedNetwork, seedsObstacle } from "../support/seeds/network.js";
+import { assertAlive, type NetworkPlan, SeedNetwork, seedsObstacle } from "../support/seeds/network.js";
 
 const INSIDE_VIP = "10.0.0.3";
 const OUTSIDE_VIP = "192.168.255.250";
@@ -65,9 +63,7 @@ describe("seed 000, keepalived and conntrackd", { skip: seedsObstacle(), timeout
 
       const ssh = await startSsh(network.host("server"), "192.168.255.33", network.directory, 22);
       network.adopt(ssh.process);
-      const sessions = new Sessions(network.host("client"), join(network.directory, "sessions.log"));
-      network.adopt(sessions.process);
-      await sessions.open([], ssh.clientArguments);
+      const sessions = await network.openSessions("client", [], ssh.clientArguments);
 
       await first.waitLine("-i", INTERNAL, REPLICATED_MS);
       assert.deepEqual((await second.lines("-i")).filter(isSsh), []);
@@ -83,9 +79,7 @@ describe("seed 000, keepalived and conntrackd", { skip: seedsObstacle(), timeout
       await second.waitHolds(INSIDE_VIP, ELECTION_MS);
       await second.waitLine("-i", INTERNAL, REPLICATED_MS);
       await sessions.resume();
-      await sessions.mark();
-      const { answering, reasons } = await sessions.settle(ALIVE_MS);
-      assert.deepEqual({ answering, reasons }, { answering: 1, reasons: [] });
+      await assertAlive(sessions, 1, ALIVE_MS);
       for (const firewall of [first, second]) assert.deepEqual(await firewall.complaints(), []);
     });
   });

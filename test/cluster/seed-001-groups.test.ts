@@ -4,10 +4,9 @@
  * to work. One script serves both groups, so nothing tells the daemon which of them has moved.
  */
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { describe, it } from "node:test";
 import { waitFor } from "../../src/lab/process.js";
-import { ECHO_PORT, Sessions, startEchoServer } from "../../src/lab/sessions.js";
+import { ECHO_PORT, type Sessions, startEchoServer } from "../../src/lab/sessions.js";
 import { startSsh } from "../../src/lab/ssh.js";
 import { lineLike, seedFile } from "../support/seeds/files.js";
 import { type SeedFirewall, WITH_CONNTRACKD } from "../support/seeds/firewall.js";
@@ -160,18 +159,16 @@ async function openSessions(network: SeedNetwork): Promise<Sessions[]> {
   for (const name of ["server", "dmz1", "dmz2"]) {
     network.adopt(await startEchoServer(network.host(name), network.directory, []));
   }
-  const ssh = await startSsh(network.host("server"), SERVER, network.directory, 22);
-  network.adopt(ssh.process);
+  const service = await startSsh(network.host("server"), SERVER, network.directory, 22);
+  network.adopt(service.process);
   return Promise.all(
-    [1, 2].map(async (group) => {
-      const sessions = new Sessions(network.host(`lan${group}`), join(network.directory, `sessions${group}.log`));
-      network.adopt(sessions.process);
+    [1, 2].map((group) => {
       const targets = [
         { name: `Internet by group ${group}`, host: SERVER, port: ECHO_PORT, count: TO_INTERNET },
         { name: `DMZ by group ${group}`, host: `172.16.20.${group}`, port: ECHO_PORT, count: TO_DMZ },
       ];
-      await sessions.open(targets, group === 1 ? ssh.clientArguments : []);
-      return sessions;
+      const ssh = group === 1 ? service.clientArguments : [];
+      return network.openSessions(`lan${group}`, targets, ssh, `sessions${group}.log`);
     }),
   );
 }

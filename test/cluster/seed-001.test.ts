@@ -3,15 +3,14 @@
  * accepts, long downloads on two clients while keepalived is restarted on whichever firewall is active, five times in a row.
  */
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { describe, it } from "node:test";
 import type { Namespace } from "../../src/lab/namespace.js";
 import { waitFor } from "../../src/lab/process.js";
-import { ECHO_PORT, Sessions, startEchoServer } from "../../src/lab/sessions.js";
+import { ECHO_PORT, type Sessions, startEchoServer } from "../../src/lab/sessions.js";
 import { Downloads, discChecksum } from "../support/seeds/downloads.js";
 import { seedFile } from "../support/seeds/files.js";
 import type { SeedFirewall } from "../support/seeds/firewall.js";
-import { type NetworkPlan, SeedNetwork, seedsObstacle } from "../support/seeds/network.js";
+import { assertAlive, type NetworkPlan, SeedNetwork, seedsObstacle } from "../support/seeds/network.js";
 
 const FAILOVERS = 5;
 const VIRTUAL = ["10.15.7.100", "2001:db8:15:7::100", "172.16.10.100", "2001:db8:16:10::100"];
@@ -89,9 +88,7 @@ describe("seed 001, firewall HA", { skip: seedsObstacle(), timeout: 400_000 }, (
       }
 
       await idle.resume();
-      await idle.mark();
-      const { answering, reasons } = await idle.settle(ALIVE_MS);
-      assert.deepEqual({ answering, reasons }, { answering: 1, reasons: [] });
+      await assertAlive(idle, 1, ALIVE_MS);
       const checksums = await downloads.finish(DOWNLOAD_MS);
       assert.deepEqual(checksums, Array(2 * CLIENTS.length).fill(discChecksum()));
       for (const name of [...CLIENTS, "server"]) assert.equal(await resets(network.host(name)), 0, `RSTs at ${name}`);
@@ -123,9 +120,7 @@ async function startDownloads(network: SeedNetwork): Promise<Downloads> {
 /** The text's "other less intensive task": nothing is said on it, so that its timeout in the kernel stays as committed. */
 async function openIdleSession(network: SeedNetwork): Promise<Sessions> {
   network.adopt(await startEchoServer(network.host("server"), network.directory, []));
-  const sessions = new Sessions(network.host("client1"), join(network.directory, "sessions.log"));
-  network.adopt(sessions.process);
-  await sessions.open([{ name: "idle", host: SERVER4, port: ECHO_PORT, count: 1 }], []);
+  const sessions = await network.openSessions("client1", [{ name: "idle", host: SERVER4, port: ECHO_PORT, count: 1 }]);
   await sessions.pause();
   return sessions;
 }

@@ -7,18 +7,11 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { describe, it } from "node:test";
 import { projectRoot, waitFor } from "../../src/lab/process.js";
-import { ECHO_PORT, Sessions, startEchoServer } from "../../src/lab/sessions.js";
-import {
-  EXAMPLE_ELECTION_MS,
-  exampleHosts,
-  exampleLinks,
-  INSIDE_VIP,
-  OUTSIDE_VIP,
-  startExampleKeepalived,
-} from "../support/seeds/example.js";
+import { ECHO_PORT, startEchoServer } from "../../src/lab/sessions.js";
+import { exampleHosts, exampleLinks, startExampleKeepalived, waitHoldsExample } from "../support/seeds/example.js";
 import { seedFile } from "../support/seeds/files.js";
 import type { SeedFirewall } from "../support/seeds/firewall.js";
-import { type NetworkPlan, SeedNetwork, seedsObstacle } from "../support/seeds/network.js";
+import { assertAlive, type NetworkPlan, SeedNetwork, seedsObstacle } from "../support/seeds/network.js";
 
 const SERVER = "192.168.1.3";
 const SESSIONS = 10;
@@ -64,10 +57,8 @@ describe("seed 002, virtual machines", { skip: seedsObstacle(), timeout: 400_000
       await Promise.all([first.startService(), second.startService()]);
       await startExampleKeepalived(network, "fw-1", "fw-2");
       network.adopt(await startEchoServer(network.host("server"), network.directory, [SERVER]));
-      const sessions = new Sessions(network.host("client"), join(network.directory, "sessions.log"));
-      network.adopt(sessions.process);
       const target = { name: "server", host: SERVER, port: ECHO_PORT };
-      await sessions.open([{ ...target, count: SESSIONS }], []);
+      const sessions = await network.openSessions("client", [{ ...target, count: SESSIONS }]);
       await waitFor("the sessions in -e of fw-2", REPLICATED_MS, async () => {
         return (await second.lines("-e")).length === SESSIONS;
       });
@@ -77,10 +68,8 @@ describe("seed 002, virtual machines", { skip: seedsObstacle(), timeout: 400_000
       await sessions.resume();
 
       await first.stopKeepalived();
-      for (const address of [INSIDE_VIP, OUTSIDE_VIP]) await second.waitHolds(address, EXAMPLE_ELECTION_MS);
-      await sessions.mark();
-      const { answering, reasons } = await sessions.settle(ALIVE_MS);
-      assert.deepEqual({ answering, reasons }, { answering: SESSIONS, reasons: [] });
+      await waitHoldsExample(second);
+      await assertAlive(sessions, SESSIONS, ALIVE_MS);
 
       for (const firewall of [first, second]) {
         assert.deepEqual(await firewall.complaints(), []);
@@ -121,9 +110,7 @@ async function assertKernelFilter(
   assert.ok(kernel.some((line) => line.startsWith("icmp")));
   assert.ok(kernel.some((line) => line.startsWith("tcp") && line.includes("src=::1 ")));
   // What comes last is seen last: when the daemon knows of this session, it has been told of all that went before.
-  const later = new Sessions(network.host("client"), join(network.directory, "later.log"));
-  network.adopt(later.process);
-  await later.open([{ name: "server", host: SERVER, port: ECHO_PORT, count: 1 }], []);
+  await network.openSessions("client", [{ name: "server", host: SERVER, port: ECHO_PORT, count: 1 }], [], "later.log");
   await waitFor("one more session", REPLICATED_MS, async () => (await firewall.lines("-i")).length > SESSIONS);
   const lines = await firewall.lines("-i");
   assert.equal(lines.length, SESSIONS + 1, lines.join("\n"));

@@ -4,25 +4,22 @@
  * against those of `-i` on the active gateway.
  */
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { describe, it } from "node:test";
 import { waitFor } from "../../src/lab/process.js";
-import { ECHO_PORT, Sessions, startEchoServer } from "../../src/lab/sessions.js";
+import { ECHO_PORT, startEchoServer } from "../../src/lab/sessions.js";
 import {
-  EXAMPLE_ELECTION_MS,
   type ExampleLink,
   exampleFiles,
   exampleHosts,
   exampleLinks,
   GROUP,
-  INSIDE_VIP,
   linkAddress,
-  OUTSIDE_VIP,
   startExampleKeepalived,
+  waitHoldsExample,
 } from "../support/seeds/example.js";
 import { seedFile, textForm } from "../support/seeds/files.js";
 import type { SeedFirewall } from "../support/seeds/firewall.js";
-import { type NetworkPlan, SeedNetwork, seedsObstacle } from "../support/seeds/network.js";
+import { assertAlive, type NetworkPlan, SeedNetwork, seedsObstacle } from "../support/seeds/network.js";
 
 const SERVER = "192.168.1.3";
 /** As many as the text counts. */
@@ -53,9 +50,8 @@ async function countAndTakeOver(network: SeedNetwork, link: ExampleLink): Promis
   await Promise.all([active.startService(), backup.startService()]);
   await startExampleKeepalived(network, "gw01", "gw02");
   network.adopt(await startEchoServer(network.host("server"), network.directory, []));
-  const sessions = new Sessions(network.host("client"), join(network.directory, "sessions.log"));
-  network.adopt(sessions.process);
-  await sessions.open([{ name: "server", host: SERVER, port: ECHO_PORT, count: SESSIONS }], []);
+  const target = { name: "server", host: SERVER, port: ECHO_PORT, count: SESSIONS };
+  const sessions = await network.openSessions("client", [target]);
   await sessions.pause();
   await waitEqual(active, backup, SESSIONS);
 
@@ -80,10 +76,8 @@ async function countAndTakeOver(network: SeedNetwork, link: ExampleLink): Promis
 
   await sessions.resume();
   await active.stopKeepalived();
-  for (const address of [INSIDE_VIP, OUTSIDE_VIP]) await backup.waitHolds(address, EXAMPLE_ELECTION_MS);
-  await sessions.mark();
-  const { answering, reasons } = await sessions.settle(ALIVE_MS);
-  assert.deepEqual({ answering, reasons }, { answering: SESSIONS - CLOSED, reasons: [] });
+  await waitHoldsExample(backup);
+  await assertAlive(sessions, SESSIONS - CLOSED, ALIVE_MS);
   for (const gateway of [active, backup]) assert.deepEqual(await gateway.complaints(), []);
 }
 

@@ -4,19 +4,16 @@
  * the configuration files to the distribution's example.
  */
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { describe, it } from "node:test";
 import type { SessionReport } from "../../src/lab/session-protocol.js";
-import { Sessions } from "../../src/lab/sessions.js";
+import type { Sessions } from "../../src/lab/sessions.js";
 import { type SshService, startSsh } from "../../src/lab/ssh.js";
 import {
-  EXAMPLE_ELECTION_MS,
   exampleFiles,
   exampleHosts,
   exampleLinks,
-  INSIDE_VIP,
-  OUTSIDE_VIP,
   startExampleKeepalived,
+  waitHoldsExample,
 } from "../support/seeds/example.js";
 import { lineLike, seedFile } from "../support/seeds/files.js";
 import type { FirewallFiles, SeedFirewall } from "../support/seeds/firewall.js";
@@ -98,10 +95,7 @@ async function startSshd(network: SeedNetwork): Promise<SshService> {
 }
 
 async function openSsh(network: SeedNetwork, ssh: SshService): Promise<Sessions> {
-  const sessions = new Sessions(network.host("A"), join(network.directory, "sessions.log"));
-  network.adopt(sessions.process);
-  await sessions.open([], ssh.clientArguments);
-  return sessions;
+  return network.openSessions("A", [], ssh.clientArguments);
 }
 
 /**
@@ -117,7 +111,7 @@ async function takeOver(
   await sessions.pause();
   await network.firewall("FW1").cut(["eth0", "eth1", "eth2"]);
   const second = network.firewall("FW2");
-  for (const address of [INSIDE_VIP, OUTSIDE_VIP]) await second.waitHolds(address, EXAMPLE_ELECTION_MS);
+  await waitHoldsExample(second);
   await done();
   await sessions.resume();
   await sessions.mark();

@@ -5,12 +5,12 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { EXAMPLES, type FirewallFiles } from "./firewall.js";
+import { EXAMPLES, type FirewallFiles, type SeedFirewall } from "./firewall.js";
 import type { HostPlan, NetworkPlan, SeedNetwork } from "./network.js";
 
 /** The virtual addresses of the example, and its multicast group. */
-export const INSIDE_VIP = "192.168.0.100";
-export const OUTSIDE_VIP = "192.168.1.100";
+const INSIDE_VIP = "192.168.0.100";
+const OUTSIDE_VIP = "192.168.1.100";
 export const GROUP = "225.0.0.50";
 
 /** How the example's nodes speak to each other: its Multicast block as shipped, or the UDP block of its comments. */
@@ -19,7 +19,7 @@ export type ExampleLink = "Multicast" | "UDP";
 const FIRST_LINK = "192.168.100.100";
 const SECOND_LINK = "192.168.100.200";
 /** advert_int is 3 and a backup waits for three of them and a skew. */
-export const EXAMPLE_ELECTION_MS = 30_000;
+const ELECTION_MS = 30_000;
 
 /** The address of node 1 or 2 on the dedicated link. */
 export function linkAddress(node: 1 | 2): string {
@@ -57,11 +57,14 @@ export function exampleHosts(inside: string, outside: string): NetworkPlan["host
 /** Starts keepalived on the first until it is primary, then on the second: both have one priority. */
 export async function startExampleKeepalived(network: SeedNetwork, first: string, second: string): Promise<void> {
   network.firewall(first).startKeepalived();
-  for (const address of [INSIDE_VIP, OUTSIDE_VIP]) {
-    await network.firewall(first).waitHolds(address, EXAMPLE_ELECTION_MS);
-  }
+  await waitHoldsExample(network.firewall(first));
   network.firewall(second).startKeepalived();
-  await network.firewall(second).waitKeepalived(/\(VI_1\) Entering BACKUP STATE/, EXAMPLE_ELECTION_MS);
+  await network.firewall(second).waitKeepalived(/\(VI_1\) Entering BACKUP STATE/, ELECTION_MS);
+}
+
+/** Resolves when a node holds both virtual addresses. */
+export async function waitHoldsExample(firewall: SeedFirewall): Promise<void> {
+  for (const address of [INSIDE_VIP, OUTSIDE_VIP]) await firewall.waitHolds(address, ELECTION_MS);
 }
 
 function exampleConntrackd(node: 1 | 2, link: ExampleLink): string {

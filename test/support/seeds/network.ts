@@ -2,6 +2,7 @@
  * The networks of the seeds: hosts and firewalls in namespaces, on bridges, with the interface names and addresses that the
  * texts give them. What a test makes goes when it ends, also when it is killed.
  */
+import assert from "node:assert/strict";
 import type { ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { existsSync, mkdirSync } from "node:fs";
@@ -11,6 +12,8 @@ import { labObstacle } from "../../../src/lab/lab.js";
 import { type LabState, processStart, recordLab, removeLab, removeLeftovers } from "../../../src/lab/leftover.js";
 import { Namespace } from "../../../src/lab/namespace.js";
 import { findTool, type LineProcess, runOrThrow } from "../../../src/lab/process.js";
+import type { SessionTarget } from "../../../src/lab/session-protocol.js";
+import { Sessions } from "../../../src/lab/sessions.js";
 import { buildEndHost, buildSwitch, prepareFirewall, veth } from "../../../src/lab/topology.js";
 import { dismissJanitor, startJanitor } from "../cluster/cluster.js";
 import { type FirewallFiles, PRIMARY_BACKUP, SeedFirewall } from "./firewall.js";
@@ -42,6 +45,13 @@ export function seedsObstacle(): string | false {
   }
   if (!existsSync(PRIMARY_BACKUP)) return `${PRIMARY_BACKUP} is not there: install conntrackd with its documentation`;
   return false;
+}
+
+/** From now on so many sessions, and no others, still answer within `timeoutMs`, and none has broken. */
+export async function assertAlive(sessions: Sessions, count: number, timeoutMs: number): Promise<void> {
+  await sessions.mark();
+  const { answering, reasons } = await sessions.settle(timeoutMs);
+  assert.deepEqual({ answering, reasons }, { answering: count, reasons: [] });
 }
 
 /** A seed's network, up and running; no daemon and no keepalived yet. */
@@ -109,6 +119,19 @@ export class SeedNetwork implements AsyncDisposable {
   adopt<T extends LineProcess>(child: T): T {
     this.#processes.push(child);
     return child;
+  }
+
+  /** Opens sessions from a host, as `Sessions.open` does, which end with the network; `log`: the file of what they say. */
+  async openSessions(
+    host: string,
+    targets: readonly SessionTarget[],
+    ssh: readonly string[] = [],
+    log = "sessions.log",
+  ): Promise<Sessions> {
+    const sessions = new Sessions(this.host(host), join(this.directory, log));
+    this.adopt(sessions.process);
+    await sessions.open(targets, ssh);
+    return sessions;
   }
 
   async #build(plan: NetworkPlan): Promise<void> {
