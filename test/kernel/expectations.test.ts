@@ -78,6 +78,15 @@ class Ftp implements AsyncDisposable {
     };
   }
 
+  /** A client of IPv4 whose first step makes the helper expect a connection. */
+  async expect(step: "port" | "epsv") {
+    const client = await this.client("127.0.0.2", "127.0.0.1");
+    await client(step);
+    const [expectation] = await this.dump();
+    assert.ok(expectation !== undefined);
+    return { client, expectation };
+  }
+
   async dump(): Promise<Expectation[]> {
     const found: Expectation[] = [];
     const result = await this.requests.dumpExpectations({}, (expectation) => found.push(expectation));
@@ -141,14 +150,12 @@ test("PORT, EPRT, PASV and EPSV: events, dump and conntrack(8) tell the same", {
 
 test("the connection that was expected ends its expectation, and so does the end of the master", { skip }, async () => {
   await using ftp = await Ftp.create();
-  const client = await ftp.client("127.0.0.2", "127.0.0.1");
-  await client("port");
-  const [expected] = await ftp.dump();
+  const { client, expectation: expected } = await ftp.expect("port");
   const got = await client("retr 100000 10000000");
   assert.deepEqual([got.reply, got.bytes, got.wrong], ["226 sent", 100_000, 0]);
   assert.deepEqual(await ftp.dump(), []);
   await waitUntil(() => ftp.heard.at(-1)?.kind === EVENT_DESTROY, "the event of its end");
-  assert.equal(expectationKey(ftp.heard.at(-1)!.expectation), expectationKey(expected!));
+  assert.equal(expectationKey(ftp.heard.at(-1)!.expectation), expectationKey(expected));
   await client("epsv");
   assert.equal((await ftp.dump()).length, 1);
   await ftp.requests.flush();
@@ -158,10 +165,7 @@ test("the connection that was expected ends its expectation, and so does the end
 
 test("an expectation is created again as it was, and the connection goes through it", { skip }, async () => {
   await using ftp = await Ftp.create();
-  const client = await ftp.client("127.0.0.2", "127.0.0.1");
-  await client("port");
-  const [expectation] = await ftp.dump();
-  assert.ok(expectation !== undefined);
+  const { client, expectation } = await ftp.expect("port");
   assert.deepEqual(await ftp.send((batch) => batch.createExpectation(expectation)), [EEXIST]);
   assert.deepEqual(await ftp.send((batch) => batch.deleteExpectation({ ...expectation, id: 1 }, true)), [ENOENT]);
   assert.deepEqual(await ftp.send((batch) => batch.deleteExpectation(expectation, true)), []);
@@ -183,10 +187,7 @@ test("an expectation is created again as it was, and the connection goes through
 
 test("NAT, function and flags come back as they were sent", { skip }, async () => {
   await using ftp = await Ftp.create();
-  const client = await ftp.client("127.0.0.2", "127.0.0.1");
-  await client("port");
-  const [expectation] = await ftp.dump();
-  assert.ok(expectation !== undefined);
+  const { expectation } = await ftp.expect("port");
   const nat = { direction: 1, tuple: expectation.master.slice() };
   nat.tuple.fill(0, 0, 8);
   nat.tuple[W_ORIG_L4] = 4242 << 16;
@@ -208,10 +209,7 @@ test("NAT, function and flags come back as they were sent", { skip }, async () =
 
 test("the kernel wants the master, in its zone", { skip }, async () => {
   await using ftp = await Ftp.create();
-  const client = await ftp.client("127.0.0.2", "127.0.0.1");
-  await client("epsv");
-  const [expectation] = await ftp.dump();
-  assert.ok(expectation !== undefined);
+  const { expectation } = await ftp.expect("epsv");
   assert.deepEqual(await ftp.send((batch) => void batch.deleteExpectation(expectation)), []);
   const master = expectation.master.slice();
   master[W_ORIG_L4]!++;

@@ -169,6 +169,28 @@ for (const way of ["pollKernel", "resyncKernel"] as const) {
     node.dump = Promise.resolve(flows);
     return node.replicator[way]();
   };
+  /** A dump that is under way until `end` says what it lists, and gives whether it was whole. */
+  const listLater = (node: Node): { end(...flows: DecodedFlow[]): Promise<boolean> } => {
+    let end: (flows: readonly DecodedFlow[]) => void = () => undefined;
+    node.dump = new Promise((resolve) => {
+      end = resolve;
+    });
+    const dump = node.replicator[way]();
+    return {
+      end: (...flows) => {
+        end(flows);
+        return dump;
+      },
+    };
+  };
+  /** A node that has written the peer's flow with mark 2, and has seen it in a dump. */
+  const injected = async (limit?: number): Promise<Node> => {
+    const node = new Node(limit);
+    node.peerTells(2);
+    await node.settle();
+    await list(node, flow(2));
+    return node;
+  };
 
   describe(`a dump while peers' flows are written (${way})`, () => {
     it("does not take for packets what was listed before a write that is under way", async () => {
@@ -185,30 +207,19 @@ for (const way of ["pollKernel", "resyncKernel"] as const) {
     });
 
     it("does not take for another flow what was removed after it was listed", async () => {
-      const node = new Node();
-      node.peerTells(2);
-      await node.settle();
-      await list(node, flow(2));
-      let end: (flows: readonly DecodedFlow[]) => void = () => undefined;
-      node.dump = new Promise((resolve) => {
-        end = resolve;
-      });
-      const dump = node.replicator[way]();
+      const node = await injected();
+      const dump = listLater(node);
       node.peerEnds();
       await node.settle();
       assert.equal(node.injector.counters.removed, 1);
-      end([flow(2)]);
-      assert.ok(await dump);
+      assert.ok(await dump.end(flow(2)));
       assert.equal(node.owner, "nobody");
       await list(node, flow(2));
       assert.equal(node.owner, "self", "it is listed still, so it is another one");
     });
 
     it("does not take for written what was listed before a write that ended since", async () => {
-      const node = new Node();
-      node.peerTells(2);
-      await node.settle();
-      await list(node, flow(2));
+      const node = await injected();
       node.peerTells(3);
       await node.asked();
       node.peerTells(2);
@@ -224,15 +235,10 @@ for (const way of ["pollKernel", "resyncKernel"] as const) {
       const node = new Node();
       node.peerTells(2, IPS_CONFIRMED | IPS_SEEN_REPLY);
       await node.settle();
-      let end: (flows: readonly DecodedFlow[]) => void = () => undefined;
-      node.dump = new Promise((resolve) => {
-        end = resolve;
-      });
-      const dump = node.replicator[way]();
+      const dump = listLater(node);
       node.peerEnds();
       node.peerTells(2, IPS_CONFIRMED);
-      end([flow(2, IPS_CONFIRMED | IPS_SEEN_REPLY)]);
-      assert.ok(await dump);
+      assert.ok(await dump.end(flow(2, IPS_CONFIRMED | IPS_SEEN_REPLY)));
       assert.equal(node.owner, "peer");
       await node.settle();
       assert.deepEqual([node.injector.counters.removed, node.injector.counters.injected], [1, 2]);
@@ -241,10 +247,7 @@ for (const way of ["pollKernel", "resyncKernel"] as const) {
     });
 
     it("leaves this node its own flow whose tuple was a peer's, and that entry waits to be removed", async () => {
-      const node = new Node();
-      node.peerTells(2);
-      await node.settle();
-      await list(node, flow(2));
+      const node = await injected();
       node.peerEnds();
       node.replicator.onEvent(EVENT_NEW, flow(1), 0);
       await list(node, flow(1));
@@ -254,10 +257,7 @@ for (const way of ["pollKernel", "resyncKernel"] as const) {
     });
 
     it("removes nothing that packets pass on, also where this node has no room for it", async () => {
-      const node = new Node(0);
-      node.peerTells(2);
-      await node.settle();
-      await list(node, flow(2));
+      const node = await injected(0);
       node.found = flow(3);
       if (way === "pollKernel") await list(node, flow(3));
       else node.replicator.onEvent(EVENT_UPDATE, flow(3), 0);
