@@ -94,6 +94,21 @@ export class KernelNamespace {
     return child;
   }
 
+  /** What a process without capabilities gets thrown that imports `module` and does this: the code and the message. */
+  async refusal(module: string, attempt: string): Promise<string> {
+    const script = `
+      const module = await import(${JSON.stringify(module)});
+      process.setegid(65534);
+      process.seteuid(65534);
+      try {
+        ${attempt};
+      } catch (error) {
+        process.stdout.write(error.code + " " + error.message);
+      }
+      process.exit(0);`;
+    return (await this.exec(process.execPath, ["--input-type=module", "-e", script])).stdout;
+  }
+
   /** conntrack(8) in this namespace; resolves with what it printed. */
   async conntrack(...args: string[]): Promise<string> {
     return (await this.exec("conntrack", args)).stdout;

@@ -1,7 +1,8 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { toolEnvironment } from "../../../src/lab/process.js";
-import type { LoadQuestion, LoadQuestions, LoadResponse } from "./protocol.js";
+import type { ChildAnswer } from "../../support/child-answers.js";
+import type { LoadQuestion, LoadQuestions } from "./protocol.js";
 
 const PROCESS = fileURLToPath(new URL("process.js", import.meta.url));
 
@@ -17,7 +18,7 @@ export class LoadProcess implements AsyncDisposable {
       serialization: "advanced",
       stdio: ["ignore", "inherit", "inherit", "ipc"],
     });
-    this.#child.on("message", (response) => this.#take(response as LoadResponse));
+    this.#child.on("message", (response) => this.#take(response as ChildAnswer));
     this.#child.once("exit", () => this.#fail(new Error("the load process ended")));
   }
 
@@ -42,7 +43,7 @@ export class LoadProcess implements AsyncDisposable {
     await ended;
   }
 
-  #take({ id, answer, error }: LoadResponse): void {
+  #take({ id, answer, error }: ChildAnswer): void {
     const waiting = this.#waiting.get(id);
     this.#waiting.delete(id);
     if (error === undefined) waiting?.resolve(answer);

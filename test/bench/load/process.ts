@@ -7,9 +7,10 @@ import { NETLINK_NETFILTER, NFNLGRP_CONNTRACK_NEW } from "../../../src/ctnetlink
 import { RequestSocket } from "../../../src/ctnetlink/request-socket.js";
 import { AF_INET, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../../../src/flow/record.js";
 import * as libc from "../../../src/os/libc.js";
+import { answerQuestions } from "../../support/child-answers.js";
 import { inNamespace } from "../../support/kernel-namespace.js";
 import { Ring, sleepUntil } from "./churn.js";
-import type { LoadQuestion, LoadQuestions, LoadRequest, LoadResponse } from "./protocol.js";
+import type { LoadQuestion, LoadQuestions } from "./protocol.js";
 import { encodeRequests, Requester } from "./requester.js";
 
 /** As many as a commit puts into one send. */
@@ -118,16 +119,4 @@ const answers: Answers = {
   first,
 };
 
-async function answer({ id, question, args }: LoadRequest): Promise<LoadResponse> {
-  try {
-    const run = answers[question] as (args: unknown) => unknown;
-    return { id, answer: await run(args) };
-  } catch (error) {
-    return { id, error: error instanceof Error ? (error.stack ?? error.message) : String(error) };
-  }
-}
-
-process.on("message", (request: LoadRequest) => {
-  void answer(request).then((response) => process.send?.(response, undefined, undefined, () => undefined));
-});
-process.on("disconnect", () => process.exit(0));
+answerQuestions(answers);

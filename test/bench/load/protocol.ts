@@ -51,17 +51,3 @@ export interface LoadQuestions {
 
 /** A name of LoadQuestions. */
 export type LoadQuestion = keyof LoadQuestions;
-
-/** As sent to the process. */
-export interface LoadRequest {
-  readonly id: number;
-  readonly question: LoadQuestion;
-  readonly args: unknown;
-}
-
-/** As it answers. */
-export interface LoadResponse {
-  readonly id: number;
-  readonly answer?: unknown;
-  readonly error?: string;
-}

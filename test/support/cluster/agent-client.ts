@@ -3,7 +3,8 @@ import { closeSync, openSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import type { Namespace } from "../../../src/lab/namespace.js";
 import { toolEnvironment } from "../../../src/lab/process.js";
-import type { AgentQuestion, AgentQuestions, AgentResponse } from "./agent-protocol.js";
+import type { ChildAnswer } from "../child-answers.js";
+import type { AgentQuestion, AgentQuestions } from "./agent-protocol.js";
 
 const AGENT = fileURLToPath(new URL("agent.js", import.meta.url));
 const ANSWER_TIMEOUT_MS = 60_000;
@@ -37,7 +38,7 @@ export class Agent {
       });
     });
     this.#child.on("error", (error) => this.#fail(`the agent in ${this.#name}: ${error.message}`));
-    this.#child.on("message", (response) => this.#take(response as AgentResponse));
+    this.#child.on("message", (response) => this.#take(response as ChildAnswer));
   }
 
   get pid(): number | undefined {
@@ -71,7 +72,7 @@ export class Agent {
     await this.exited;
   }
 
-  #take({ id, answer, error }: AgentResponse): void {
+  #take({ id, answer, error }: ChildAnswer): void {
     const waiting = this.#waiting.get(id);
     this.#waiting.delete(id);
     if (error === undefined) waiting?.resolve(answer);

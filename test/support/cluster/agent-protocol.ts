@@ -72,17 +72,3 @@ export interface AgentQuestions {
 
 /** The name of a question. */
 export type AgentQuestion = keyof AgentQuestions;
-
-/** A question on its way. */
-export interface AgentRequest<Q extends AgentQuestion = AgentQuestion> {
-  readonly id: number;
-  readonly question: Q;
-  readonly args: AgentQuestions[Q]["args"];
-}
-
-/** Its answer, or why there is none. */
-export interface AgentResponse {
-  readonly id: number;
-  readonly answer?: unknown;
-  readonly error?: string;
-}

@@ -7,14 +7,8 @@ import { RequestSocket } from "../../../src/ctnetlink/request-socket.js";
 import { RECORD_WORDS } from "../../../src/flow/record.js";
 import { MarkCodec } from "../../../src/stream/format/mark.js";
 import { streamName, subject } from "../../../src/stream/format/subjects.js";
-import type {
-  AgentQuestion,
-  AgentQuestions,
-  AgentRequest,
-  AgentResponse,
-  MarkView,
-  StreamView,
-} from "./agent-protocol.js";
+import { answerQuestions } from "../child-answers.js";
+import type { AgentQuestion, AgentQuestions, MarkView, StreamView } from "./agent-protocol.js";
 import { applyBulk, Load } from "./load.js";
 
 const CONNECT_TIMEOUT_MS = 5000;
@@ -117,17 +111,4 @@ async function marks(client: NatsConnection, node: string): Promise<MarkView[]> 
 
 const ERR_NO_MESSAGE = 10037;
 
-async function answer(answers: Answers, { id, question, args }: AgentRequest): Promise<AgentResponse> {
-  try {
-    const run = answers[question] as (args: unknown) => unknown;
-    return { id, answer: await run(args) };
-  } catch (error) {
-    return { id, error: error instanceof Error ? (error.stack ?? error.message) : String(error) };
-  }
-}
-
-const answers = createAnswers(new RequestSocket({ timeoutMs: 20_000 }));
-process.on("message", (request: AgentRequest) => {
-  void answer(answers, request).then((response) => process.send?.(response));
-});
-process.on("disconnect", () => process.exit(0));
+answerQuestions(createAnswers(new RequestSocket({ timeoutMs: 20_000 })));
