@@ -1,7 +1,7 @@
 import { stampMs } from "../flow/clock.js";
 import type { BrokerConnection } from "./connection.js";
 import { aheadMs } from "./format/envelope.js";
-import { createEnvelopeReader, MarkCodec } from "./format/mark.js";
+import { createEnvelopeReader, epochBegin, MarkCodec } from "./format/mark.js";
 import { type MessageKind, nodeOfStream, streamName } from "./format/subjects.js";
 import { directLastOf, directNext, findStream, type StoredMessage } from "./own-stream.js";
 
@@ -181,8 +181,7 @@ export class StreamIndex {
   async isBeginning(sequence: number): Promise<boolean> {
     const message = await this.#lookup.next(sequence, null);
     const decoded = message?.sequence === sequence ? this.#marks.decode(message.payload) : null;
-    if (decoded?.mark.type !== "epoch") return false;
-    return decoded.envelope.number === 1 && decoded.mark.previousEpoch === 0;
+    return decoded !== null && epochBegin(decoded.envelope.number, decoded.mark)?.previousEpoch === 0;
   }
 
   /** In a copy the header says where the snapshot begins there; the mark itself where it begins at its writer's. */

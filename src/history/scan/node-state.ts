@@ -2,7 +2,7 @@ import { STAMPS_PER_MS, stampMs } from "../../flow/clock.js";
 import { SlotMap } from "../../flow/slot-map.js";
 import { isNewerClaim } from "../../ownership/claim.js";
 import { aheadMs, type Envelope, type Position } from "../../stream/format/envelope.js";
-import type { Mark } from "../../stream/format/mark.js";
+import { epochBegin, type Mark, tableGoesOn } from "../../stream/format/mark.js";
 import type { Gap } from "../connection.js";
 
 /** A stretch of a node's stream, by stamps, in which events may be missing. */
@@ -155,7 +155,7 @@ export class NodeState {
   #missBefore({ epoch, number, stamp }: Envelope, mark: Mark | null): boolean {
     if (this.epoch === 0 || epoch < this.epoch) return false;
     if (epoch > this.epoch) {
-      const begin = mark?.type === "epoch" && number === 1 ? mark : null;
+      const begin = epochBegin(number, mark);
       const reason = begin === null ? "messages are missing" : `the daemon was not running (${begin.reason})`;
       this.miss(this.stopStamp || this.heard, stamp, reason);
       return true;
@@ -174,13 +174,7 @@ export class NodeState {
 
   /** A daemon that took its table over goes on where it was; else its flow ids mean nothing any more. */
   #beginEpoch(number: number, mark: Mark | null): void {
-    const begin = mark?.type === "epoch" && number === 1 ? mark : null;
-    const goesOn =
-      begin !== null &&
-      begin.previousNumber > 0 &&
-      begin.previousEpoch === this.epoch &&
-      begin.previousNumber === this.number;
-    if (goesOn) return;
+    if (tableGoesOn(epochBegin(number, mark), this)) return;
     this.forgetFlowIds();
     this.bridges = true;
   }

@@ -278,7 +278,7 @@ export class BatchDecoder {
   /** Snapshot chunks: the slots stated whole. */
   range: SlotRange | null = null;
   /** Rare attributes by section (0: new4, 1: new6, 2: updates) and row. */
-  readonly rare: readonly Map<number, RareAttributes>[] = [new Map(), new Map(), new Map()];
+  readonly rare = [rareRows(), rareRows(), rareRows()] as const;
 
   /** Takes a payload apart; its envelope, or null when it is malformed in any way. Never throws. */
   decode(payload: Uint8Array): Envelope | null {
@@ -351,10 +351,14 @@ export class BatchDecoder {
       if (!isSlot(row) || row >= counts[section]!) return false;
       const attributes = unpackRare(packed);
       if (attributes === null) return false;
-      this.rare[section]!.set(row, attributes);
+      this.rare[section].set(row, attributes);
     }
     return true;
   }
+}
+
+function rareRows(): Map<number, RareAttributes> {
+  return new Map();
 }
 
 function isSlot(value: unknown): value is number {

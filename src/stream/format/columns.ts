@@ -283,3 +283,18 @@ export class MovedSection extends Section {
     column("o", this.owner),
   ];
 }
+
+/**
+ * A test for "one of these sections has the flow id", asked in ascending order: sections are sorted by flow id. The
+ * columns `f` are taken before.
+ */
+export function hasFlowId(new4: NewSection | null, new6: NewSection | null): (flowId: number) => boolean {
+  let row4 = 0;
+  let row6 = 0;
+  return (flowId) => {
+    while (new4 !== null && row4 < new4.rows && new4.flowId[row4]! < flowId) row4++;
+    while (new6 !== null && row6 < new6.rows && new6.flowId[row6]! < flowId) row6++;
+    const isIn4 = new4 !== null && row4 < new4.rows && new4.flowId[row4] === flowId;
+    return isIn4 || (new6 !== null && row6 < new6.rows && new6.flowId[row6] === flowId);
+  };
+}

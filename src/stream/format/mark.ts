@@ -5,7 +5,7 @@
  */
 import type { Packr } from "msgpackr";
 import { z } from "zod";
-import { createPackr, type Envelope, envelopeFields, envelopeOf, unpackMessage } from "./envelope.js";
+import { createPackr, type Envelope, envelopeFields, envelopeOf, type Position, unpackMessage } from "./envelope.js";
 
 const count = z.number().int().nonnegative();
 
@@ -40,6 +40,23 @@ export type Role = z.infer<typeof rolesSchema> | "unknown";
 
 /** What a mark says; FORMAT.md has the table. */
 export type Mark = z.infer<typeof markSchema>;
+
+/** The mark of an epoch. */
+export type EpochMark = Extract<Mark, { type: "epoch" }>;
+
+/** The mark by which an epoch begins, of its message `number`; null for every other message. */
+export function epochBegin(number: number, mark: Mark | null): EpochMark | null {
+  return mark?.type === "epoch" && number === 1 ? mark : null;
+}
+
+/**
+ * True when the table of an epoch goes on in the next one, which took over just what ended at `end`, the place of the
+ * last message read: flow ids keep their meaning. Else those of the earlier epoch mean nothing any more.
+ */
+export function tableGoesOn(begin: EpochMark | null, end: Position): boolean {
+  if (begin === null || begin.previousNumber === 0) return false;
+  return begin.previousEpoch === end.epoch && begin.previousNumber === end.number;
+}
 
 /** A mark with its place in the stream. */
 export interface DecodedMark {
