@@ -23,7 +23,6 @@ import { HybridClock, systemClock } from "./flow/clock.js";
 import { formatMetrics, serveMetrics } from "./metrics/prometheus.js";
 import { keptStreams } from "./stream/kept-streams.js";
 import { createHandlers, createObserverHandlers } from "./sync/handlers.js";
-import type { Replicator } from "./sync/out/replicator.js";
 import { prefixed, Reports } from "./sync/reports.js";
 import { PassingTraffic } from "./sync/takeover/passing.js";
 import { Roles } from "./sync/takeover/roles.js";
@@ -147,15 +146,7 @@ async function startNode(
   const ownStream = await openOwnStream(config, broker, base, stopping, down);
   const { journal, publisher } = ownStream;
   const sinceStamp = hybridClock.next();
-  let opened: Replicator | null = null;
-  const local = {
-    node: config.node,
-    internal,
-    sinceStamp,
-    reassert: (slot: number) => kernelSide.replicator.reassert(slot),
-    // The copies are read before there is anything to publish with.
-    pending: () => opened?.poke(),
-  };
+  const local = { node: config.node, internal, sinceStamp };
   const peerParts = { external, local, hybridClock, clock, log };
   const peers = createPeers(config, broker, peerParts, down);
   await Promise.all(peers.map(({ follower }) => follower.restore(stopping)));
@@ -188,7 +179,8 @@ async function startNode(
   const kernelSide = await openKernelSide(config, kernelParts, stopping, down);
   const { replicator, events } = kernelSide;
   ownStream.begin();
-  opened = replicator;
+  // Not before: the copies are read when there is nothing to publish with.
+  internal.listen(() => replicator.poke());
   runPeers(peers, stopping, down);
   if (injector !== null) await followersCaughtUp(peers, stopping, log);
   if (!(await replicator.resyncKernel()) && !stopping.aborted) {
@@ -217,7 +209,7 @@ async function startNode(
     groups: () => ({
       internal: { ...internal.counters },
       events: { ...events.counters },
-      replicator: { ...replicator.counters },
+      replicator: { ...replicator.counters, reasserted: internal.reasserted },
       journal: { ...journal.counters },
       publisher: { ...publisher.counters },
       commit: { ...roles.counters },

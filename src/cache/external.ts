@@ -3,8 +3,8 @@ import { type RareAttributes, RECORD_WORDS, W_HAS, W_ID } from "../flow/record.j
 import { isAnotherConnection } from "../flow/record-fields.js";
 import { SlotMap } from "../flow/slot-map.js";
 import { readStamp, writeStamp } from "../flow/stamp.js";
-import { isNewerClaim } from "../ownership/claim.js";
-import { ExternalExpectations } from "./expectations.js";
+import { type Claim, type ClaimOutcome, isClaimRead, outcomeOfClaim } from "../ownership/claim.js";
+import { ExternalExpectations } from "./external-expectations.js";
 
 /** In W_HAS of an external row: which origin owns it. */
 const OWNER_SHIFT = 24;
@@ -16,7 +16,7 @@ export const ORIGINS_MAX = 255;
 export const ROWS_AHEAD = 16;
 
 /** What became of a row. */
-export type Outcome = "created" | "updated" | "taken" | "stale" | "unknown" | "destroyed" | "full";
+export type Outcome = ClaimOutcome | "created" | "unknown" | "destroyed" | "full";
 
 /** What an external cache counts; the group `external` of `stats`. */
 export interface ExternalCounters {
@@ -54,7 +54,7 @@ export interface ExternalListener {
 
 /** A row that its owner gave up in favour of another node, of which nothing was heard yet. */
 interface Departure {
-  readonly to: number;
+  readonly to: Origin;
   readonly stamp: number;
 }
 
@@ -68,8 +68,8 @@ interface Origin {
 }
 
 /**
- * The flows of all peers in one table by tuple, each row with its owner and the owner's stamp: a newer stamp takes a row
- * over, an older one is dropped and counted, and only the owner ends a row. Pure state.
+ * The flows of all peers in one table by tuple, each row with its owner and the owner's stamp: a newer claim takes a
+ * row over, an older one is dropped and counted, and only the owner ends a row. Pure state.
  */
 export class ExternalCache {
   /** What the helpers of the peers' flows expect. */
@@ -116,24 +116,30 @@ export class ExternalCache {
     return this.#origins.push({ node, heard: 0, slots: new SlotMap(), flows: 0 }) - 1;
   }
 
+  #origin(index: number): Origin {
+    const origin = this.#origins[index];
+    if (origin === undefined) throw new RangeError(`no peer ${index}`);
+    return origin;
+  }
+
   /** Flows that a peer owns. */
   flowsOf(origin: number): number {
-    return this.#origins[origin]!.flows;
+    return this.#origin(origin).flows;
   }
 
   /** Name of the node that owns a row. */
   ownerName(slot: number): string {
-    return this.#origins[this.#ownerOf(slot)]!.node;
+    return this.#origin(this.#ownerOf(slot)).node;
   }
 
   /** The slot that a flow id of a peer stands for; -1 when it owns no row by that id. */
   slotOf(origin: number, flowId: number): number {
-    return this.#origins[origin]!.slots.get(flowId);
+    return this.#origin(origin).slots.get(flowId);
   }
 
   /**
-   * A flow with its tuples, as its owner knows it. `words` is a record at base 0, with W_UPDATED and W_CREATED set; `birth` is
-   * the stamp of the connection's first claim by whichever node.
+   * A flow with its tuples, as its owner knows it. `words` is a record at base 0, with W_UPDATED and W_CREATED set;
+   * `birth` is the stamp of the connection's first claim by whichever node.
    */
   upsert(
     origin: number,
@@ -143,7 +149,7 @@ export class ExternalCache {
     stamp: number,
     birth = stamp,
   ): Outcome {
-    const owner = this.#origins[origin]!;
+    const owner = this.#origin(origin);
     const hash = this.table.hash(words, 0);
     let slot = this.table.find(words, 0, hash);
     const before = owner.slots.get(flowId);
@@ -162,10 +168,10 @@ export class ExternalCache {
       this.#own(slot, origin, flowId, rare, stamp);
       return "created";
     }
-    const previous = this.#ownerOf(slot);
-    if (previous !== origin && !this.#isNewer(origin, stamp, slot)) {
+    const outcome = outcomeOfClaim(stamp, owner.node, this.stamp(slot), this.ownerName(slot));
+    if (outcome === "stale") {
       this.counters.stale++;
-      return "stale";
+      return outcome;
     }
     this.#disown(slot);
     const slab = this.table.slab(slot);
@@ -175,9 +181,9 @@ export class ExternalCache {
     slab[base + W_HAS] = (words[W_HAS]! & 0xffff) | tableBits;
     this.table.setBirth(slot, birth);
     this.#own(slot, origin, flowId, rare, stamp);
-    if (previous === origin) this.counters.updated++;
+    if (outcome === "updated") this.counters.updated++;
     else this.counters.taken++;
-    return previous === origin ? "updated" : "taken";
+    return outcome;
   }
 
   /** Says that the owner has changed a row in place (through `slab`), under `stamp`. */
@@ -188,10 +194,10 @@ export class ExternalCache {
     this.#listener?.changed(slot);
   }
 
-  /** Flows of a peer, ids [from, to) of `flowIds`, ROWS_AHEAD at the most, end in a moment: reads what that takes ahead. */
+  /** Reads ahead what `destroy` takes of a peer's flows, ids [from, to) of `flowIds`: ROWS_AHEAD at the most. */
   readAhead(origin: number, flowIds: Uint32Array, from: number, to: number): void {
     const { table } = this;
-    const { slots } = this.#origins[origin]!;
+    const { slots } = this.#origin(origin);
     const count = to - from;
     for (let i = 0; i < count; i++) this.#slotsAhead[i] = slots.get(flowIds[from + i]!);
     table.readRowsAhead(this.#slotsAhead, count);
@@ -231,11 +237,7 @@ export class ExternalCache {
     return birth;
   }
 
-  #isNewer(origin: number, stamp: number, slot: number): boolean {
-    return isNewerClaim(stamp, this.#origins[origin]!.node, this.stamp(slot), this.ownerName(slot));
-  }
-
-  /** A flow id of a peer now stands for a flow that this node does not take from it: what it stood for before is gone. */
+  /** A flow id of a peer stands for a flow that this node does not take from it: what it stood for before is gone. */
   disclaim(origin: number, flowId: number): void {
     const slot = this.slotOf(origin, flowId);
     if (slot < 0) return;
@@ -245,29 +247,29 @@ export class ExternalCache {
 
   /** Messages of a peer up to this stamp were applied. */
   heard(origin: number, stamp: number): void {
-    this.#origins[origin]!.heard = stamp;
+    this.#origin(origin).heard = stamp;
   }
 
   /**
    * A peer gives a flow up because `owner` carries it, by a claim of that stamp. Where that claim was read already, or
-   * `owner` is this node (null), the row has no owner any more and goes; else it stays until the claim comes, or until a
-   * complete snapshot of `owner` shows that the flow has ended meanwhile.
+   * `owner` is this node (null), the row has no owner any more and goes. Else it stays until the claim comes, or until
+   * a complete snapshot of `owner` shows that the flow has ended meanwhile.
    */
   moved(origin: number, flowId: number, owner: string | null, stamp: number): void {
     const slot = this.slotOf(origin, flowId);
     if (slot < 0) return;
-    const to = this.#origins.findIndex(({ node }) => node === owner);
-    if (owner === null || (to >= 0 && this.#origins[to]!.heard >= stamp)) {
+    const to = this.#origins.find(({ node }) => node === owner);
+    if (owner === null || (to !== undefined && isClaimRead(stamp, to.heard))) {
       this.#end(slot);
       this.counters.moved++;
       return;
     }
-    this.#origins[origin]!.slots.delete(flowId);
-    if (to >= 0) this.#departures.set(slot, { to, stamp });
+    this.#origin(origin).slots.delete(flowId);
+    if (to !== undefined) this.#departures.set(slot, { to, stamp });
   }
 
   /** Who carries the flow with this original tuple, and the stamp of the claim; null when no peer does. */
-  claim(words: Uint32Array, base: number): { node: string; stamp: number } | null {
+  claim(words: Uint32Array, base: number): Claim | null {
     const slot = this.table.size === 0 ? -1 : this.table.find(words, base);
     return slot < 0 ? null : { node: this.ownerName(slot), stamp: this.stamp(slot) };
   }
@@ -279,12 +281,12 @@ export class ExternalCache {
 
   /** The peer's flow ids mean nothing any more (its next epoch): its rows stay until `sweepOrphans`. */
   forgetFlowIds(origin: number): void {
-    this.#origins[origin]!.slots.clear();
+    this.#origin(origin).slots.clear();
   }
 
   /** After a complete snapshot of a peer: ends its rows that no flow id stands for. */
   sweepOrphans(origin: number): void {
-    const owner = this.#origins[origin]!;
+    const owner = this.#origin(origin);
     const { slots } = owner;
     // Each flow id stands for one row of its origin. Mostly all rows have one, and a million need not be looked at.
     for (let slot = 0; slot < this.table.slotsUsed && owner.flows > slots.size; slot++) {
@@ -294,7 +296,7 @@ export class ExternalCache {
       this.counters.sweptBySnapshot++;
     }
     for (const [slot, { to, stamp }] of this.#departures) {
-      if (to !== origin || stamp > this.#origins[to]!.heard) continue;
+      if (to !== owner || !isClaimRead(stamp, to.heard)) continue;
       this.#end(slot);
       this.counters.moved++;
     }
@@ -302,7 +304,7 @@ export class ExternalCache {
 
   /** A snapshot chunk states the flow ids [from, to) whole: those not in `stated` (ascending) have ended. */
   sweepRange(origin: number, from: number, to: number, isStated: (flowId: number) => boolean): void {
-    const { slots } = this.#origins[origin]!;
+    const { slots } = this.#origin(origin);
     const end = Math.min(to, slots.length);
     for (let flowId = from; flowId < end; flowId++) {
       const slot = slots.get(flowId);
@@ -314,7 +316,7 @@ export class ExternalCache {
 
   /** Forgets all rows, of one peer or of all. */
   flush(origin?: number): void {
-    this.expectations.flush(origin === undefined ? undefined : this.#origins[origin]!.node);
+    this.expectations.flush(origin === undefined ? undefined : this.#origin(origin).node);
     if (origin === undefined && this.#listener === null) {
       this.#begin();
       return;
@@ -324,7 +326,7 @@ export class ExternalCache {
     }
   }
 
-  /** With an empty table: to take a million rows out of the old one would hold up the event loop for a quarter of a second. */
+  /** With an empty table: taking a million rows out of the old one would block the event loop for 250 ms. */
   #begin(): void {
     this.#table = new FlowTable(this.#table.flowsMax);
     this.#departures.clear();
@@ -343,14 +345,14 @@ export class ExternalCache {
     if (this.#departures.size > 0) this.#departures.delete(slot);
     if (rare !== null) this.table.rare.set(slot, rare);
     else if (this.table.rare.size > 0) this.table.rare.delete(slot);
-    const owner = this.#origins[origin]!;
+    const owner = this.#origin(origin);
     owner.slots.set(flowId, slot);
     owner.flows++;
     this.#listener?.changed(slot);
   }
 
   #disown(slot: number): void {
-    const owner = this.#origins[this.#ownerOf(slot)]!;
+    const owner = this.#origin(this.#ownerOf(slot));
     const flowId = this.#flowId(slot);
     // After forgetFlowIds, the id may already stand for another row.
     if (owner.slots.get(flowId) === slot) owner.slots.delete(flowId);

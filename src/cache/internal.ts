@@ -8,6 +8,7 @@ import {
   HAS_TIMEOUT,
   HAS_TIMES,
   type RareAttributes,
+  RECORD_WORDS,
   W_CREATED,
   W_HAS,
   W_ID,
@@ -15,52 +16,87 @@ import {
   W_PROTOINFO_C,
   W_UPDATED,
 } from "../flow/record.js";
+import { isTcp } from "../flow/record-fields.js";
 import { readStamp, writeStamp } from "../flow/stamp.js";
-import { rareDiffers, recordDiffers, replyDiffers } from "./difference.js";
-import { InternalExpectations } from "./expectations.js";
-import { newInternalCounters } from "./internal-counters.js";
+import { type Claim, isNewerClaim } from "../ownership/claim.js";
 import {
+  after,
+  awaitsStamp,
+  CHANGE,
+  CLAIM,
+  CLAIM_AGAIN,
+  END,
+  END_ELSEWHERE,
+  hasEndedElsewhere,
+  isEnded,
+  isPending,
+  isRepeated,
+  isSuperseded,
+  PUBLISH,
+  PUBLISH_MOVED,
+  PUBLISHED,
   publicationOf,
-  ROW_DEAD,
-  ROW_ENDED_ELSEWHERE,
-  ROW_GENERATION,
-  ROW_HIDDEN,
-  ROW_NEW,
-  ROW_QUEUED,
-  ROW_RESTATED,
-  ROW_STATE_GENERATION,
-  ROW_SUPERSEDED,
-  ROW_TOLD,
-} from "./internal-row.js";
-import { createdSeconds, mergeRecord } from "./merge.js";
-import { PendingRows } from "./pending-rows.js";
+  STATE_BITS,
+  SUPERSEDE,
+} from "../ownership/state.js";
+import { DumpGeneration } from "./dump-generation.js";
+import { InternalExpectations } from "./internal-expectations.js";
+import { createdSeconds, isOtherFlow, mergeRecord, rareDiffers, recordDiffers, replyDiffers } from "./row-changes.js";
 
-/** Which node carries a flow now, and the stamp of its claim. */
-export interface NewerOwner {
-  readonly node: string;
-  readonly stamp: number;
+/** In a row's W_HAS, beside ROW_LIVE of the table and the bits of dump-generation.ts: who carries the flow. */
+const STATE_SHIFT = 17;
+const STATE_MASK = ((1 << STATE_BITS) - 1) << STATE_SHIFT;
+/** In the list of pending rows. */
+const ROW_QUEUED = 0x20_0000;
+/** The cache was flushed: not shown until an event or a dump tells of the flow again. */
+const ROW_HIDDEN = 0x100_0000;
+
+/** What an internal cache counts; the group `internal` of `stats`. */
+export interface InternalCounters {
+  created: number;
+  createFailedFull: number;
+  updated: number;
+  destroyed: number;
+  destroyUnknown: number;
+  /** A destroy that came after its tuple had been taken by a newer flow. */
+  destroyStale: number;
+  /** A new flow met the record of one whose end was never reported. */
+  replaced: number;
+  /** Rows that a dump no longer found. */
+  sweptByDump: number;
 }
 
 /**
- * This node's view of its kernel's table, kept by events and dumps, and the list of what the peers have yet to be told.
- * Pure state: no I/O, no timers; the caller says what time it is. Changes of one flow between two publications are one row.
+ * This node's view of its kernel's table, kept by events and dumps, and the list of what has yet to be published.
+ * Changes of one flow between two publications are one row. Pure state: no I/O, no timers, and the caller gives the time.
  */
 export class InternalCache {
   readonly table: FlowTable;
   /** What the helpers of this kernel's flows expect. */
   readonly expectations = new InternalExpectations();
-  readonly counters = newInternalCounters();
-  readonly #pending = new PendingRows();
+  readonly counters: InternalCounters = {
+    created: 0,
+    createFailedFull: 0,
+    updated: 0,
+    destroyed: 0,
+    destroyUnknown: 0,
+    destroyStale: 0,
+    replaced: 0,
+    sweptByDump: 0,
+  };
+  /** Times that a peer's message was older than the claim to a flow here, which was answered: `claimAgain`. */
+  reasserted = 0;
+  readonly limit: number;
+  readonly #pending = new PendingSlots();
   readonly #endings = new Map<number, FlowEnd>();
-  /** Rows of which peers have yet to be told that they moved. */
-  readonly #moved = new Map<number, NewerOwner>();
-  #generation = 0;
-  #sweepAt = -1;
-  /** CTA_IDs that ended while a dump runs: the dump may still list them. */
-  #endedDuringDump: Set<number> | null = null;
+  /** Of rows that are to be published as moved: the newest claim. */
+  readonly #newerOwners = new Map<number, Claim>();
+  readonly #dump = new DumpGeneration();
+  /** Where the sweep after the running dump goes on. */
+  #sweepAt = 0;
   /** Living flows that a flush hides. */
   #hidden = 0;
-  readonly limit: number;
+  #onPending: (() => void) | null = null;
 
   /** `limit`: living flows at the most; `flowsMax` counts those too that have ended and wait to be published. */
   constructor(flowsMax: number, limit = flowsMax) {
@@ -71,6 +107,35 @@ export class InternalCache {
   /** Flows that live here and are shown. */
   get size(): number {
     return this.table.size - this.#hidden;
+  }
+
+  /** True when a flow that packets begin here can become the node's own: else nobody knows of it but the kernel. */
+  get hasRoom(): boolean {
+    return this.table.size < this.limit && this.table.hasRoom;
+  }
+
+  /** True for slots of living flows. */
+  isFlow(slot: number): boolean {
+    return this.table.isLive(slot) && !isEnded(this.#state(slot));
+  }
+
+  /** True for slots of living flows that no flush hides. */
+  isShown(slot: number): boolean {
+    return this.isFlow(slot) && (this.#bits(slot) & ROW_HIDDEN) === 0;
+  }
+
+  /** A copy of the own flow with this original tuple; null when there is none, or another node carries it. */
+  ownFlow(words: Uint32Array, base: number): Uint32Array | null {
+    const { table } = this;
+    const slot = table.size === 0 ? -1 : table.find(words, base);
+    if (slot < 0 || this.isSuperseded(slot)) return null;
+    const at = table.base(slot);
+    return table.slab(slot).slice(at, at + RECORD_WORDS);
+  }
+
+  /** True for a row of TCP of which nobody has told how far it is. */
+  lacksState(slot: number): boolean {
+    return isTcp(this.table.slab(slot), this.table.base(slot)) && (this.#bits(slot) & HAS_PROTOINFO) === 0;
   }
 
   /** A flow was created or changed. Returns its slot; -1 when the table is full. */
@@ -84,8 +149,8 @@ export class InternalCache {
   }
 
   /**
-   * A flow as a lookup shows it, taken only where it is the very flow that is here and this node's; true when that is news. Its
-   * timeout is not: it is that of the packet on its way, and what the flow has without packets was told by an event.
+   * A flow as a lookup shows it, taken only where it is the very flow that is here and this node's; true when that is
+   * news. Its timeout is left out: it is that of the packet on its way, and events told the one that the flow has.
    */
   refresh(flow: DecodedFlow, nowSeconds: number): boolean {
     const slot = this.table.find(flow.words, 0);
@@ -100,7 +165,7 @@ export class InternalCache {
   /** A flow ended. Returns its slot, which stays readable until settled; -1 when it is not in the table. */
   destroy(flow: DecodedFlow, nowSeconds: number): number {
     const { words } = flow;
-    if ((words[W_HAS]! & HAS_ID) !== 0) this.#endedDuringDump?.add(words[W_ID]!);
+    if ((words[W_HAS]! & HAS_ID) !== 0) this.#dump.ended(words[W_ID]!);
     const slot = this.table.find(words, 0);
     if (slot < 0) {
       this.counters.destroyUnknown++;
@@ -122,8 +187,8 @@ export class InternalCache {
   }
 
   /**
-   * Shows none of its flows and expectations any more, until an event or a dump tells of them again. They are in the kernel
-   * still, so the peers are told nothing, and an end is told of as ever.
+   * Shows none of its flows and expectations any more, until an event or a dump tells of them again. They are still in
+   * the kernel, so nothing is published, and an end is published as ever.
    */
   flush(): void {
     this.expectations.flush();
@@ -136,21 +201,20 @@ export class InternalCache {
 
   /** A dump begins; one that was not swept to its end is abandoned. Between here and `sweep`, events may go on. */
   beginDump(): void {
-    if (this.#sweepAt >= 0) this.abandonDump();
-    this.#generation ^= ROW_GENERATION;
+    if (this.#dump.running) this.abandonDump();
+    this.#dump.begin();
     this.#sweepAt = 0;
-    this.#endedDuringDump = new Set();
   }
 
   /**
-   * A flow as the dump lists it. What an event told since the dump began is newer and stays. A dump does not say since when
-   * a flow is as it is. So one that was not known here and that a peer carries (`claimed`) is taken in as superseded,
-   * and one that is superseded stays so, unless this node is the one that carries traffic now (`carries`).
+   * A flow as the dump lists it. What an event told since the dump began is newer and stays. A dump does not say since
+   * when a flow is as it is. So one that was not known here and that a peer carries (`claimed`) is taken in as
+   * superseded, and one that is superseded stays so, unless this node carries traffic now (`carries`).
    */
-  dumped(flow: DecodedFlow, nowSeconds: number, claimed: NewerOwner | null, carries: boolean): number {
+  dumped(flow: DecodedFlow, nowSeconds: number, claimed: Claim | null, carries: boolean): number {
     const { words } = flow;
     let slot = this.table.find(words, 0);
-    if (slot >= 0 && this.#touched(slot)) {
+    if (slot >= 0 && this.#dump.isTouched(this.#bits(slot))) {
       this.#complete(slot, flow);
       if (carries && this.isSuperseded(slot)) this.announce(slot);
       return slot;
@@ -182,17 +246,17 @@ export class InternalCache {
 
   /** True when the dump that runs lists a flow that has ended since. */
   hasEnded({ words }: DecodedFlow): boolean {
-    return (words[W_HAS]! & HAS_ID) !== 0 && this.#endedDuringDump?.has(words[W_ID]!) === true;
+    return (words[W_HAS]! & HAS_ID) !== 0 && this.#dump.hasEnded(words[W_ID]!);
   }
 
-  /** After a dump: ends the rows that neither dump nor events have seen, at most `slotsMax` slots a call. True when done. */
+  /** After a dump: ends the rows that neither it nor events have seen, `slotsMax` slots a call. True when done. */
   sweep(slotsMax: number): boolean {
-    if (this.#sweepAt < 0) return true;
+    if (!this.#dump.running) return true;
     const end = Math.min(this.#sweepAt + slotsMax, this.table.slotsUsed);
     for (let slot = this.#sweepAt; slot < end; slot++) {
-      if (!this.#isIndexed(slot)) continue;
-      if (this.#touched(slot)) {
-        this.#setStateGeneration(slot);
+      if (!this.isFlow(slot)) continue;
+      if (this.#dump.isTouched(this.#bits(slot))) {
+        this.#keep(slot);
         continue;
       }
       this.counters.sweptByDump++;
@@ -200,23 +264,27 @@ export class InternalCache {
     }
     this.#sweepAt = end;
     if (end < this.table.slotsUsed) return false;
-    this.#sweepAt = -1;
-    this.#endedDuringDump = null;
+    this.#dump.end();
     return true;
   }
 
   /** A dump failed half way: what it did not reach stays. */
   abandonDump(): void {
-    this.#sweepAt = -1;
-    this.#endedDuringDump = null;
-    for (let slot = 0; slot < this.table.slotsUsed; slot++) {
-      if (!this.#isIndexed(slot)) continue;
-      this.#setGeneration(slot);
-      this.#setStateGeneration(slot);
-    }
+    this.#dump.end();
+    for (let slot = 0; slot < this.table.slotsUsed; slot++) if (this.isFlow(slot)) this.#keep(slot);
   }
 
-  /** Rows that peers have yet to be told of. */
+  /** From now on `onPending` is called when a message of a peer was applied and something waits to be published. */
+  listen(onPending: () => void): void {
+    this.#onPending = onPending;
+  }
+
+  /** A message of a peer was applied, after which flows may have been given up or claimed again. */
+  peerApplied(): void {
+    if (this.pendingCount + this.expectations.pendingCount > 0) this.#onPending?.();
+  }
+
+  /** Rows that have yet to be published. */
   get pendingCount(): number {
     return this.#pending.count;
   }
@@ -226,18 +294,19 @@ export class InternalCache {
     return this.#pending.at(index);
   }
 
-  /** What the pending row at `slot` says to the peers: PUBLISH_* bits. */
+  /** What the pending row at `slot` is published as: PUBLISH_* bits. */
   publication(slot: number): number {
-    return publicationOf(this.#bits(slot));
+    return publicationOf(this.#state(slot));
+  }
+
+  /** Whether a pending row is a claim once more, by the stamp that it had. */
+  isClaimedAgain(slot: number): boolean {
+    return isRepeated(this.#state(slot));
   }
 
   /** Who carries the flow of a row that is to be published as moved. */
-  newerOwner(slot: number): NewerOwner | undefined {
-    return this.#moved.get(slot);
-  }
-
-  #bits(slot: number): number {
-    return this.table.slab(slot)[this.table.base(slot) + W_HAS]!;
+  newerOwner(slot: number): Claim | undefined {
+    return this.#newerOwners.get(slot);
   }
 
   /** What the kernel reported of the end of an ended row, when it did. */
@@ -251,20 +320,18 @@ export class InternalCache {
       const slot = this.#pending.at(i);
       const slab = this.table.slab(slot);
       const base = this.table.base(slot);
-      if ((slab[base + W_HAS]! & ROW_DEAD) !== 0) {
+      const bits = slab[base + W_HAS]!;
+      const state = stateIn(bits);
+      if (this.#newerOwners.size > 0) this.#newerOwners.delete(slot);
+      if (isEnded(state)) {
         this.#endings.delete(slot);
-        this.#moved.delete(slot);
         this.table.free(slot);
         continue;
       }
-      const superseded = (slab[base + W_HAS]! & ROW_SUPERSEDED) !== 0;
-      const restated = (slab[base + W_HAS]! & ROW_RESTATED) !== 0;
-      slab[base + W_HAS]! &= ~(ROW_NEW | ROW_QUEUED | ROW_TOLD | ROW_RESTATED);
-      this.#moved.delete(slot);
-      if (superseded) continue;
-      slab[base + W_HAS]! |= ROW_TOLD;
+      slab[base + W_HAS] = withState(bits & ~ROW_QUEUED, after(state, PUBLISH));
+      if (isSuperseded(state)) continue;
       if (this.table.birth(slot) === 0) this.table.setBirth(slot, stamp);
-      if (!restated) writeStamp(slab, base, stamp);
+      if (awaitsStamp(state)) writeStamp(slab, base, stamp);
     }
     this.#pending.drop(count);
   }
@@ -273,71 +340,56 @@ export class InternalCache {
   stamp(slot: number): number {
     const slab = this.table.slab(slot);
     const base = this.table.base(slot);
-    const waits = (slab[base + W_HAS]! & (ROW_QUEUED | ROW_SUPERSEDED | ROW_RESTATED)) === ROW_QUEUED;
-    return waits ? Number.POSITIVE_INFINITY : readStamp(slab, base);
+    return awaitsStamp(stateIn(slab[base + W_HAS]!)) ? Number.POSITIVE_INFINITY : readStamp(slab, base);
+  }
+
+  /** True when a peer holds a newer claim to this flow of this kernel. */
+  isSuperseded(slot: number): boolean {
+    return isSuperseded(this.#state(slot));
+  }
+
+  /** True when that peer has seen it end. */
+  hasEndedElsewhere(slot: number): boolean {
+    return hasEndedElsewhere(this.#state(slot));
+  }
+
+  /** This node claims the flow: it is published whole, by the stamp of the message. */
+  announce(slot: number): void {
+    if (this.#newerOwners.size > 0) this.#newerOwners.delete(slot);
+    this.#enter(slot, CLAIM);
+  }
+
+  /** A peer's claim was older than this node's: that is published once more, whole, by the stamp that it had. */
+  claimAgain(slot: number): void {
+    this.reasserted++;
+    this.#enter(slot, CLAIM_AGAIN);
   }
 
   /**
-   * A newer owner holds this flow: this node's stream gives it up, and the next local change of it goes out whole again.
-   * The kernel keeps it until it is purged.
+   * A newer owner holds this flow: this node's stream gives it up, and its next local change goes out whole again. The
+   * kernel keeps it until it is purged.
    */
-  supersede(slot: number, owner: NewerOwner): void {
+  supersede(slot: number, owner: Claim): void {
     // Peers' streams come in any order: an older claim says nothing that the newer one has not.
-    const known = this.#moved.get(slot);
-    if (known !== undefined && known.stamp > owner.stamp) return;
-    const slab = this.table.slab(slot);
-    const at = this.table.base(slot) + W_HAS;
-    slab[at] = (slab[at]! & ~(ROW_ENDED_ELSEWHERE | ROW_NEW | ROW_RESTATED)) | ROW_SUPERSEDED;
-    if ((slab[at]! & ROW_TOLD) === 0) return;
-    this.#moved.set(slot, owner);
-    this.#queue(slot);
+    const known = this.#newerOwners.get(slot);
+    if (known !== undefined && isNewerClaim(known.stamp, known.node, owner.stamp, owner.node)) return;
+    this.#enter(slot, SUPERSEDE);
+    if (this.publication(slot) === PUBLISH_MOVED) this.#newerOwners.set(slot, owner);
   }
 
   /**
-   * The newer owner of this flow has seen it end: what this kernel has of it must not come back to life. If its tuple does, that is
-   * another connection, with a birth of its own.
+   * The newer owner of this flow, if there is one, has seen it end: what this kernel has of it must not come back to
+   * life. If its tuple does, that is another connection, with a birth of its own.
    */
   endElsewhere(slot: number): void {
+    if (!this.isSuperseded(slot)) return;
     this.table.setBirth(slot, 0);
-    this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= ROW_ENDED_ELSEWHERE;
-  }
-
-  hasEndedElsewhere(slot: number): boolean {
-    return (this.#bits(slot) & ROW_ENDED_ELSEWHERE) !== 0;
-  }
-
-  isSuperseded(slot: number): boolean {
-    return (this.#bits(slot) & ROW_SUPERSEDED) !== 0;
-  }
-
-  /** This node claims the flow: it goes out as a `new` row, by the stamp of the message. */
-  announce(slot: number): void {
-    const slab = this.table.slab(slot);
-    const at = this.table.base(slot) + W_HAS;
-    slab[at] = (slab[at]! & ~(ROW_SUPERSEDED | ROW_ENDED_ELSEWHERE | ROW_RESTATED)) | ROW_NEW;
-    this.#moved.delete(slot);
-    this.#queue(slot);
-  }
-
-  /** Tells the peers once more what was claimed before, as a `new` row by the stamp of that claim. */
-  restate(slot: number): void {
-    const slab = this.table.slab(slot);
-    const at = this.table.base(slot) + W_HAS;
-    // A flow that moved is no claim of ours any more.
-    if ((slab[at]! & (ROW_SUPERSEDED | ROW_DEAD)) !== 0) return;
-    // What waits already is newer than the claim, but may be a change of what the peer has given up.
-    slab[at]! |= (slab[at]! & ROW_QUEUED) === 0 ? ROW_NEW | ROW_RESTATED : ROW_NEW;
-    this.#queue(slot);
-  }
-
-  /** Whether a pending row is a claim told once more. */
-  isRestated(slot: number): boolean {
-    return (this.#bits(slot) & ROW_RESTATED) !== 0;
+    this.#enter(slot, END_ELSEWHERE);
   }
 
   /**
-   * Takes a flow over that this node's own stream says was here, with its handle. For a daemon that starts, before anything
-   * else; ends with `sealAdopted`. Nothing of it is pending. False when the slot is out of bounds.
+   * Takes a flow over that this node's own stream says was here, with its handle. For a daemon that starts, before
+   * anything else; ends with `sealAdopted`. Nothing of it is pending. False when the slot is out of bounds.
    */
   adopt(
     slot: number,
@@ -351,7 +403,7 @@ export class InternalCache {
     this.table.setBirth(slot, birth);
     const slab = this.table.slab(slot);
     const at = this.table.base(slot);
-    slab[at + W_HAS] = (slab[at + W_HAS]! & ~HAS_ID) | ROW_TOLD;
+    slab[at + W_HAS] = withState(slab[at + W_HAS]! & ~HAS_ID, PUBLISHED);
     writeStamp(slab, at, stamp);
     if (rare !== null) this.table.rare.set(slot, rare);
     this.#touch(slot, HAS_PROTOINFO);
@@ -363,26 +415,23 @@ export class InternalCache {
     this.table.sealAdopted();
   }
 
-  /** True while the flow lives: not freed, not ended. */
-  #isIndexed(slot: number): boolean {
-    return this.table.isLive(slot) && (this.#bits(slot) & ROW_DEAD) === 0;
+  #bits(slot: number): number {
+    return this.table.slab(slot)[this.table.base(slot) + W_HAS]!;
   }
 
-  /** True for slots of living flows. */
-  isFlow(slot: number): boolean {
-    return this.#isIndexed(slot);
+  #state(slot: number): number {
+    return stateIn(this.#bits(slot));
   }
 
-  /** True for slots of living flows that no flush hides. */
-  isShown(slot: number): boolean {
-    return this.#isIndexed(slot) && (this.#bits(slot) & ROW_HIDDEN) === 0;
-  }
-
-  /** Another flow has taken this one's tuple, so it has ended. Returns -1, the slot of the other one so far. */
-  #replace(slot: number): number {
-    this.counters.replaced++;
-    this.#end(slot, undefined);
-    return -1;
+  /** The row's next state on an input; one that waits to be published then goes into the list, if it is not there. */
+  #enter(slot: number, input: number): void {
+    const slab = this.table.slab(slot);
+    const at = this.table.base(slot) + W_HAS;
+    const bits = slab[at]!;
+    const state = after(stateIn(bits), input);
+    const joins = (bits & ROW_QUEUED) === 0 && isPending(state);
+    slab[at] = withState(bits, state) | (joins ? ROW_QUEUED : 0);
+    if (joins) this.#pending.push(slot);
   }
 
   #insert(flow: DecodedFlow, nowSeconds: number): number {
@@ -405,20 +454,20 @@ export class InternalCache {
     const retold = replyDiffers(this.table.slab(slot), this.table.base(slot), flow.words) || this.isSuperseded(slot);
     this.#copyChanges(slot, flow, nowSeconds);
     if (retold) this.announce(slot);
-    else this.#changed(slot);
+    else this.#enter(slot, CHANGE);
   }
 
-  /** An event names what changed. What it told nothing of, it does not make newer than the dump: the protocol's state. */
+  /** An event names what changed: where that was not the protocol's state, the dump's is news still. */
   #complete(slot: number, flow: DecodedFlow): void {
     const slab = this.table.slab(slot);
     const base = this.table.base(slot);
     if ((flow.words[W_HAS]! & HAS_PROTOINFO) === 0 || this.#isOtherFlow(slot, flow)) return;
-    if (((slab[base + W_HAS]! & ROW_STATE_GENERATION) !== 0) === (this.#generation !== 0)) return;
+    const bits = slab[base + W_HAS]!;
+    if (this.#dump.isStateTouched(bits)) return;
     const isNews = slab[base + W_PROTOINFO] !== flow.words[W_PROTOINFO];
     slab.set(flow.words.subarray(W_PROTOINFO, W_PROTOINFO_C + 1), base + W_PROTOINFO);
-    slab[base + W_HAS]! |= HAS_PROTOINFO;
-    this.#setStateGeneration(slot);
-    if (isNews) this.#changed(slot);
+    slab[base + W_HAS] = this.#dump.touchState(bits | HAS_PROTOINFO);
+    if (isNews) this.#enter(slot, CHANGE);
   }
 
   /** Copies what the message carries; an event names only what changed. */
@@ -428,49 +477,33 @@ export class InternalCache {
     this.#touch(slot, flow.words[W_HAS]!);
   }
 
-  #differs(slot: number, flow: DecodedFlow): boolean {
-    return recordDiffers(this.table.slab(slot), this.table.base(slot), flow.words);
-  }
-
-  #rareDiffers(slot: number, flow: DecodedFlow): boolean {
-    return rareDiffers(this.table.rare.get(slot), flow.rare);
-  }
-
-  /** True when the row's CTA_ID is known to be another than the message's. */
-  #isOtherFlow(slot: number, flow: DecodedFlow): boolean {
-    const slab = this.table.slab(slot);
-    const base = this.table.base(slot);
-    if ((slab[base + W_HAS]! & flow.words[W_HAS]! & HAS_ID) === 0) return false;
-    return slab[base + W_ID] !== flow.words[W_ID];
+  /** Another flow has taken this one's tuple, so it has ended. Returns -1, the slot of the other one so far. */
+  #replace(slot: number): number {
+    this.counters.replaced++;
+    this.#end(slot, undefined);
+    return -1;
   }
 
   #end(slot: number, ending: FlowEnd | undefined): void {
     this.table.unlink(slot);
-    this.#show(slot);
-    this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= ROW_DEAD;
+    if (this.#hidden > 0) this.#show(slot);
     if (ending !== undefined) this.#endings.set(slot, ending);
-    this.#queue(slot);
+    this.#enter(slot, END);
   }
 
-  /** Something happened to the flow: the peers hear of it by a stamp of its own. */
-  #changed(slot: number): void {
+  /** As touched since the last dump began in all that there is of it: the next dump compares it anew. */
+  #keep(slot: number): void {
     const slab = this.table.slab(slot);
     const at = this.table.base(slot) + W_HAS;
-    slab[at]! &= ~ROW_RESTATED;
-    this.#queue(slot);
+    slab[at] = this.#dump.touchState(this.#dump.touch(slab[at]!));
   }
 
-  #queue(slot: number): void {
-    const slab = this.table.slab(slot);
-    const at = this.table.base(slot) + W_HAS;
-    if ((slab[at]! & ROW_QUEUED) !== 0) return;
-    slab[at]! |= ROW_QUEUED;
-    this.#pending.push(slot);
-  }
-
+  /** An event or a dump has told of the flow; `has`: HAS_* bits of what. */
   #touch(slot: number, has: number): void {
-    this.#setGeneration(slot);
-    if ((has & HAS_PROTOINFO) !== 0) this.#setStateGeneration(slot);
+    const slab = this.table.slab(slot);
+    const at = this.table.base(slot) + W_HAS;
+    const bits = this.#dump.touch(slab[at]!);
+    slab[at] = (has & HAS_PROTOINFO) === 0 ? bits : this.#dump.touchState(bits);
     if (this.#hidden > 0) this.#show(slot);
   }
 
@@ -482,19 +515,55 @@ export class InternalCache {
     this.#hidden--;
   }
 
-  #setGeneration(slot: number): void {
-    const slab = this.table.slab(slot);
-    const at = this.table.base(slot) + W_HAS;
-    slab[at] = (slab[at]! & ~ROW_GENERATION) | this.#generation;
+  #differs(slot: number, flow: DecodedFlow): boolean {
+    return recordDiffers(this.table.slab(slot), this.table.base(slot), flow.words);
   }
 
-  #setStateGeneration(slot: number): void {
-    const slab = this.table.slab(slot);
-    const at = this.table.base(slot) + W_HAS;
-    slab[at] = (slab[at]! & ~ROW_STATE_GENERATION) | (this.#generation === 0 ? 0 : ROW_STATE_GENERATION);
+  #rareDiffers(slot: number, flow: DecodedFlow): boolean {
+    return rareDiffers(this.table.rare.get(slot), flow.rare);
   }
 
-  #touched(slot: number): boolean {
-    return (this.#bits(slot) & ROW_GENERATION) === this.#generation;
+  #isOtherFlow(slot: number, flow: DecodedFlow): boolean {
+    return isOtherFlow(this.table.slab(slot), this.table.base(slot), flow.words);
   }
+}
+
+/** Slots of rows that have yet to be published, oldest first. Bounded by the slots of the table: a row is in it once. */
+class PendingSlots {
+  #slots = new Uint32Array(1024);
+  #count = 0;
+
+  get count(): number {
+    return this.#count;
+  }
+
+  /** The slot at `index`. */
+  at(index: number): number {
+    return this.#slots[index]!;
+  }
+
+  push(slot: number): void {
+    if (this.#count === this.#slots.length) {
+      const larger = new Uint32Array(this.#slots.length * 2);
+      larger.set(this.#slots);
+      this.#slots = larger;
+    }
+    this.#slots[this.#count++] = slot;
+  }
+
+  /** The first `count` go. */
+  drop(count: number): void {
+    this.#slots.copyWithin(0, count, this.#count);
+    this.#count -= count;
+  }
+}
+
+/** The state in a row's W_HAS. */
+function stateIn(bits: number): number {
+  return (bits & STATE_MASK) >>> STATE_SHIFT;
+}
+
+/** A row's W_HAS with another state. */
+function withState(bits: number, state: number): number {
+  return (bits & ~STATE_MASK) | (state << STATE_SHIFT);
 }

@@ -1,5 +1,5 @@
 import type { Logger } from "pino";
-import { type ExpectationRow, secondsLeft } from "../cache/expectations.js";
+import { type ExpectationRow, secondsLeft } from "../cache/expectation-row.js";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache } from "../cache/internal.js";
 import type {

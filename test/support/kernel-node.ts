@@ -56,6 +56,7 @@ export class KernelNode implements AsyncDisposable {
       publishIntervalMs: 0,
       signal: this.#end.signal,
     });
+    internal.listen(() => this.replicator.poke());
   }
 
   static async create(name: string): Promise<KernelNode> {
@@ -72,13 +73,7 @@ export class KernelNode implements AsyncDisposable {
 
   /** Follows another node from now on. */
   follow(peer: KernelNode): void {
-    const local = {
-      node: this.#name,
-      internal: this.internal,
-      reassert: (slot: number) => this.replicator.reassert(slot),
-      pending: () => this.replicator.poke(),
-      sinceStamp: 0,
-    };
+    const local = { node: this.#name, internal: this.internal, sinceStamp: 0 };
     const { external } = this;
     const follower = new Follower({
       stream: peer.stream,

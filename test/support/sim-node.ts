@@ -113,6 +113,8 @@ export class SimNode implements SimPeer {
       log,
       signal: this.#end.signal,
     });
+    // Not before the epoch has begun.
+    this.internal.listen(() => (this.journal.number > 0 ? this.replicator.poke() : undefined));
     this.roles = new Roles({
       internal: this.internal,
       external: this.external,
@@ -168,14 +170,7 @@ export class SimNode implements SimPeer {
 
   /** What is to follow another node, over `stream`. */
   follower(peer: SimPeer, stream: PeerStream): Follower {
-    const local = {
-      node: this.name,
-      internal: this.internal,
-      reassert: (slot: number) => this.replicator.reassert(slot),
-      // Not before the epoch has begun.
-      pending: () => (this.journal.number > 0 ? this.replicator.poke() : undefined),
-      sinceStamp: this.#sinceStamp,
-    };
+    const local = { node: this.name, internal: this.internal, sinceStamp: this.#sinceStamp };
     const { external } = this;
     const follower = new Follower({
       stream,

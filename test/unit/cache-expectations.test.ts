@@ -1,11 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import {
-  EXPECTATIONS_MAX,
-  ExternalExpectations,
-  InternalExpectations,
-  secondsLeft,
-} from "../../src/cache/expectations.js";
+import { EXPECTATIONS_MAX, secondsLeft } from "../../src/cache/expectation-row.js";
+import { ExternalExpectations } from "../../src/cache/external-expectations.js";
+import { InternalExpectations } from "../../src/cache/internal-expectations.js";
 import {
   type Expectation,
   expectationFromJson,
@@ -103,7 +100,7 @@ test("a dump of a node that does not carry traffic takes what a peer claims as t
   table.endDump();
   assert.equal(table.size, 1);
   assert.deepEqual(publish(table, 1), { news: [], ended: [] });
-  table.restate(key(1));
+  table.claimAgain(key(1));
   assert.equal(table.pendingCount, 0, "it is no claim of this node");
 });
 
@@ -113,12 +110,12 @@ test("a claim that is told once more keeps its stamp", () => {
   assert.equal(table.pending(9).rows[0]!.stamp, null);
   assert.equal(table.stamp(key(1)), Number.POSITIVE_INFINITY);
   publish(table, 5);
-  table.restate(key(1));
+  table.claimAgain(key(1));
   assert.equal(table.pending(9).rows[0]!.stamp, 5);
   assert.equal(table.stamp(key(1)), 5);
   assert.deepEqual(publish(table, 9), { news: [1], ended: [] });
   assert.equal(table.stamp(key(1)), 5);
-  table.restate(key(1));
+  table.claimAgain(key(1));
   table.upsert(expectation(1), NOW);
   assert.deepEqual(publish(table, 10), { news: [1], ended: [] });
   assert.equal(table.stamp(key(1)), 10);

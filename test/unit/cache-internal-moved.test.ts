@@ -1,14 +1,15 @@
 /** InternalCache beside other owners: flows that moved away, that come back, and that a restart takes over. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { InternalCache, type NewerOwner } from "../../src/cache/internal.js";
-import { PUBLISH_DESTROY, PUBLISH_MOVED, PUBLISH_NEW, PUBLISH_UPDATE } from "../../src/cache/internal-row.js";
+import { InternalCache } from "../../src/cache/internal.js";
 import { type DecodedFlow, HAS_ID, HAS_MASK, RECORD_WORDS, W_HAS, W_ID, W_STATUS } from "../../src/flow/record.js";
+import type { Claim } from "../../src/ownership/claim.js";
+import { PUBLISH_DESTROY, PUBLISH_MOVED, PUBLISH_NEW, PUBLISH_UPDATE } from "../../src/ownership/state.js";
 import { decodedFlow, tcpRecord } from "../support/records.js";
 
 const NOW = 1_800_000_000;
-const FW2: NewerOwner = { node: "fw2", stamp: 500 };
-const FW3: NewerOwner = { node: "fw3", stamp: 600 };
+const FW2: Claim = { node: "fw2", stamp: 500 };
+const FW3: Claim = { node: "fw3", stamp: 600 };
 
 /** A message of tuple `index` with this CTA_ID. */
 function message(index: number, id: number, status = 1): DecodedFlow {
@@ -32,7 +33,7 @@ function pending(cache: InternalCache): [number, number][] {
 }
 
 /** A cache with one flow that its stream has told of at stamp 100. */
-function toldOfOne(): { cache: InternalCache; slot: number } {
+function publishedOne(): { cache: InternalCache; slot: number } {
   const cache = new InternalCache(10);
   const slot = cache.upsert(message(1, 1), NOW);
   settleAll(cache, 100);
@@ -41,7 +42,7 @@ function toldOfOne(): { cache: InternalCache; slot: number } {
 
 describe("InternalCache, flows that moved to another node", () => {
   it("gives a flow up once, and says to whom", () => {
-    const { cache, slot } = toldOfOne();
+    const { cache, slot } = publishedOne();
     cache.supersede(slot, FW2);
     assert.deepEqual(pending(cache), [[slot, PUBLISH_MOVED]]);
     assert.deepEqual(cache.newerOwner(slot), FW2);
@@ -56,7 +57,7 @@ describe("InternalCache, flows that moved to another node", () => {
   });
 
   it("names the last owner when it moves on before it was published", () => {
-    const { cache, slot } = toldOfOne();
+    const { cache, slot } = publishedOne();
     cache.supersede(slot, FW2);
     cache.supersede(slot, FW3);
     assert.deepEqual(pending(cache), [[slot, PUBLISH_MOVED]]);
@@ -64,7 +65,7 @@ describe("InternalCache, flows that moved to another node", () => {
   });
 
   it("keeps the newest owner when an older claim is read after it", () => {
-    const { cache, slot } = toldOfOne();
+    const { cache, slot } = publishedOne();
     cache.supersede(slot, FW3);
     cache.supersede(slot, FW2);
     assert.deepEqual(cache.newerOwner(slot), FW3);
@@ -85,7 +86,7 @@ describe("InternalCache, flows that moved to another node", () => {
   });
 
   it("drops a change that waited, and gives the flow up instead", () => {
-    const { cache, slot } = toldOfOne();
+    const { cache, slot } = publishedOne();
     cache.upsert(message(1, 1, 3), NOW);
     cache.supersede(slot, FW2);
     assert.deepEqual(pending(cache), [[slot, PUBLISH_MOVED]]);
@@ -96,7 +97,7 @@ describe("InternalCache, flows that moved to another node", () => {
 
   it("claims it again with the next local event, as a new row, whether or not it was given up by then", () => {
     for (const published of [true, false]) {
-      const { cache, slot } = toldOfOne();
+      const { cache, slot } = publishedOne();
       cache.supersede(slot, FW2);
       if (published) settleAll(cache, 700);
       cache.upsert(message(1, 1, 3), NOW);
@@ -112,7 +113,7 @@ describe("InternalCache, flows that moved to another node", () => {
   });
 
   it("says that it moved, not that it ended, when it ends here before that is published", () => {
-    const { cache, slot } = toldOfOne();
+    const { cache, slot } = publishedOne();
     cache.supersede(slot, FW2);
     cache.destroy(message(1, 1), NOW);
     assert.deepEqual(pending(cache), [[slot, PUBLISH_MOVED]]);
@@ -123,7 +124,7 @@ describe("InternalCache, flows that moved to another node", () => {
   });
 
   it("says nothing when it ends here after it was given up", () => {
-    const { cache, slot } = toldOfOne();
+    const { cache, slot } = publishedOne();
     cache.supersede(slot, FW2);
     settleAll(cache);
     cache.destroy(message(1, 1), NOW);
@@ -136,7 +137,7 @@ describe("InternalCache, flows that moved to another node", () => {
   });
 
   it("publishes the end of a superseded flow's successor under the same tuple", () => {
-    const { cache, slot } = toldOfOne();
+    const { cache, slot } = publishedOne();
     cache.supersede(slot, FW2);
     const young = cache.upsert(message(1, 2), NOW);
     assert.notEqual(young, slot);
@@ -147,7 +148,7 @@ describe("InternalCache, flows that moved to another node", () => {
   });
 
   it("begins another connection when its tuple comes back after it ended at its owner", () => {
-    const { cache, slot } = toldOfOne();
+    const { cache, slot } = publishedOne();
     assert.equal(cache.table.birth(slot), 100);
     cache.supersede(slot, FW2);
     settleAll(cache, 501);
@@ -163,7 +164,7 @@ describe("InternalCache, flows that moved to another node", () => {
   });
 
   it("remembers that a superseded flow ended at its owner, until anybody claims it anew", () => {
-    const { cache, slot } = toldOfOne();
+    const { cache, slot } = publishedOne();
     cache.supersede(slot, FW2);
     assert.equal(cache.hasEndedElsewhere(slot), false);
     cache.endElsewhere(slot);
@@ -187,46 +188,46 @@ describe("InternalCache, flows that moved to another node", () => {
 
 describe("InternalCache, claims told once more", () => {
   it("go out whole by the stamp that they were made by", () => {
-    const { cache, slot } = toldOfOne();
-    cache.restate(slot);
-    cache.restate(slot);
+    const { cache, slot } = publishedOne();
+    cache.claimAgain(slot);
+    cache.claimAgain(slot);
     assert.deepEqual(pending(cache), [[slot, PUBLISH_NEW]]);
-    assert.deepEqual([cache.isRestated(slot), cache.stamp(slot)], [true, 100]);
+    assert.deepEqual([cache.isClaimedAgain(slot), cache.stamp(slot)], [true, 100]);
     settleAll(cache, 900);
-    assert.deepEqual([cache.isRestated(slot), cache.stamp(slot)], [false, 100]);
+    assert.deepEqual([cache.isClaimedAgain(slot), cache.stamp(slot)], [false, 100]);
   });
 
   it("are claims anew when something happens to the flow before they go out", () => {
     for (const happens of ["update", "announce"] as const) {
-      const { cache, slot } = toldOfOne();
-      cache.restate(slot);
+      const { cache, slot } = publishedOne();
+      cache.claimAgain(slot);
       if (happens === "update") cache.upsert(message(1, 1, 3), NOW);
       else cache.announce(slot);
       assert.deepEqual(pending(cache), [[slot, PUBLISH_NEW]]);
-      assert.deepEqual([cache.isRestated(slot), cache.stamp(slot)], [false, Number.POSITIVE_INFINITY]);
+      assert.deepEqual([cache.isClaimedAgain(slot), cache.stamp(slot)], [false, Number.POSITIVE_INFINITY]);
       settleAll(cache, 900);
       assert.equal(cache.stamp(slot), 900);
     }
   });
 
   it("go out whole where a change waits already, and are none of a flow that moved or that has ended", () => {
-    const { cache, slot } = toldOfOne();
+    const { cache, slot } = publishedOne();
     cache.upsert(message(1, 1, 3), NOW);
-    cache.restate(slot);
-    assert.deepEqual([cache.publication(slot), cache.isRestated(slot)], [PUBLISH_NEW, false]);
+    cache.claimAgain(slot);
+    assert.deepEqual([cache.publication(slot), cache.isClaimedAgain(slot)], [PUBLISH_NEW, false]);
     settleAll(cache, 200);
-    cache.restate(slot);
+    cache.claimAgain(slot);
     cache.supersede(slot, FW2);
-    assert.deepEqual([pending(cache), cache.isRestated(slot)], [[[slot, PUBLISH_MOVED]], false]);
+    assert.deepEqual([pending(cache), cache.isClaimedAgain(slot)], [[[slot, PUBLISH_MOVED]], false]);
     settleAll(cache, 300);
-    cache.restate(slot);
+    cache.claimAgain(slot);
     assert.deepEqual(pending(cache), []);
     assert.equal(cache.stamp(slot), 200);
   });
 
   it("end as they would have", () => {
-    const { cache, slot } = toldOfOne();
-    cache.restate(slot);
+    const { cache, slot } = publishedOne();
+    cache.claimAgain(slot);
     cache.destroy(message(1, 1), NOW);
     assert.deepEqual(pending(cache), [[slot, PUBLISH_NEW | PUBLISH_DESTROY]]);
     settleAll(cache);
@@ -259,7 +260,7 @@ describe("InternalCache, dumps of flows that a peer carries", () => {
   });
 
   it("leaves a superseded one superseded, though the dump has it changed", () => {
-    const { cache, slot } = toldOfOne();
+    const { cache, slot } = publishedOne();
     cache.supersede(slot, FW2);
     settleAll(cache);
     for (const claimed of [FW2, null]) {
@@ -273,7 +274,7 @@ describe("InternalCache, dumps of flows that a peer carries", () => {
   });
 
   it("claims a superseded one when this node carries traffic", () => {
-    const { cache, slot } = toldOfOne();
+    const { cache, slot } = publishedOne();
     cache.supersede(slot, FW2);
     cache.endElsewhere(slot);
     cache.beginDump();
@@ -284,7 +285,7 @@ describe("InternalCache, dumps of flows that a peer carries", () => {
   });
 
   it("takes in as superseded also one under the tuple of an older flow, whose end was missed", () => {
-    const { cache, slot } = toldOfOne();
+    const { cache, slot } = publishedOne();
     cache.beginDump();
     const young = cache.dumped(message(1, 2), NOW, FW2, false);
     while (!cache.sweep(10));
@@ -299,7 +300,7 @@ describe("InternalCache, dumps of flows that a peer carries", () => {
   });
 
   it("sweeps a superseded one that the kernel no longer has, without a word", () => {
-    const { cache, slot } = toldOfOne();
+    const { cache, slot } = publishedOne();
     cache.supersede(slot, FW2);
     settleAll(cache);
     cache.beginDump();

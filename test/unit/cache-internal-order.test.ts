@@ -1,8 +1,7 @@
 /** InternalCache between a kernel that changes, a dump that walks it and a peer that is told, in any order. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { InternalCache, type NewerOwner } from "../../src/cache/internal.js";
-import { PUBLISH_DESTROY, PUBLISH_MOVED, PUBLISH_NEW, PUBLISH_UPDATE } from "../../src/cache/internal-row.js";
+import { InternalCache } from "../../src/cache/internal.js";
 import {
   type DecodedFlow,
   HAS_ID,
@@ -22,6 +21,8 @@ import {
   W_REPLY_SRC,
   W_STATUS,
 } from "../../src/flow/record.js";
+import type { Claim } from "../../src/ownership/claim.js";
+import { PUBLISH_DESTROY, PUBLISH_MOVED, PUBLISH_NEW, PUBLISH_UPDATE } from "../../src/ownership/state.js";
 import { decodedFlow, Random, tcpRecord } from "../support/records.js";
 
 const NOW = 1_800_000_000;
@@ -63,7 +64,7 @@ class Simulation {
   readonly #lastIds = new Map<number, number>();
   #stamp = 0;
   /** Tuples that another node claimed, and no event since: the last claim of each. */
-  readonly #claims = new Map<string, NewerOwner>();
+  readonly #claims = new Map<string, Claim>();
   readonly tally = { moved: 0, unsaid: 0, takenBack: 0, takenInSuperseded: 0 };
   /** Of the peer: flow id to row. */
   readonly #peer = new Map<number, string>();
@@ -168,7 +169,7 @@ class Simulation {
     if (known === undefined || known.stamp < owner.stamp) this.#claims.set(tuple, owner);
   }
 
-  #owner(): NewerOwner {
+  #owner(): Claim {
     return { node: this.#random.pick(["fw2", "fw3"]), stamp: this.#random.word() };
   }
 

@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { InternalCache, type NewerOwner } from "../../src/cache/internal.js";
-import { PUBLISH_DESTROY, PUBLISH_NEW, PUBLISH_UPDATE } from "../../src/cache/internal-row.js";
+import { InternalCache } from "../../src/cache/internal.js";
 import {
   type DecodedFlow,
   HAS_COUNTERS,
@@ -26,12 +25,14 @@ import {
   W_TIMEOUT,
   W_UPDATED,
 } from "../../src/flow/record.js";
+import type { Claim } from "../../src/ownership/claim.js";
+import { PUBLISH_DESTROY, PUBLISH_NEW, PUBLISH_UPDATE } from "../../src/ownership/state.js";
 import { decodedFlow, tcpRecord } from "../support/records.js";
 
 const NOW = 1_800_000_000;
 
 /** Who carries a flow in place of this node. */
-const FW2: NewerOwner = { node: "fw2", stamp: 500 };
+const FW2: Claim = { node: "fw2", stamp: 500 };
 
 /** A message of tuple `index` with this CTA_ID. */
 function message(index: number, id: number, status = 1, mark = 0): DecodedFlow {

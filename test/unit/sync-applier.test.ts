@@ -3,12 +3,14 @@ import { describe, it } from "node:test";
 import { pino } from "pino";
 import { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
-import { PUBLISH_MOVED } from "../../src/cache/internal-row.js";
 import { HybridClock } from "../../src/flow/clock.js";
+import { expectationFromJson, expectationKey } from "../../src/flow/expectation.js";
 import { W_CREATED, W_STATUS, W_UPDATED } from "../../src/flow/record.js";
 import { FLOW_ID_MAX } from "../../src/flow/slot-map.js";
+import { PUBLISH_MOVED } from "../../src/ownership/state.js";
 import type { BatchEncoder } from "../../src/stream/format/batch.js";
 import { Applier } from "../../src/sync/in/applier.js";
+import { sampleExpectation } from "../support/control-handlers.js";
 import { decodedFlow, tcpRecord } from "../support/records.js";
 import { StreamWriter, type WrittenMessage } from "../support/stream-writer.js";
 
@@ -24,16 +26,9 @@ class Bench {
   readonly fw3 = new StreamWriter("fw3");
   readonly applier: Applier;
   readonly other: Applier;
-  readonly reasserted: number[] = [];
 
   constructor(sinceStamp = 0) {
-    const local = {
-      node: "fw1",
-      internal: this.internal,
-      reassert: (slot: number) => this.reasserted.push(slot),
-      pending: () => undefined,
-      sinceStamp,
-    };
+    const local = { node: "fw1", internal: this.internal, sinceStamp };
     const clock = new HybridClock({ wallMs: () => LOCAL_MS });
     const { external } = this;
     this.applier = new Applier({ node: "fw2", external, local, hybridClock: clock, log });
@@ -65,6 +60,13 @@ class Bench {
     const slot = this.internal.upsert(decodedFlow(tcpRecord(tuple)), 0);
     this.internal.settle(this.internal.pendingCount, stamp);
     return slot;
+  }
+
+  /** Slots of own flows that wait to be claimed again, by their old stamps. */
+  get reasserted(): number[] {
+    const { internal } = this;
+    const pending = Array.from({ length: internal.pendingCount }, (_, index) => internal.pendingSlot(index));
+    return pending.filter((slot) => internal.isClaimedAgain(slot));
   }
 
   /** Tuples in the external cache, with their owners. */
@@ -242,6 +244,7 @@ describe("Applier", () => {
     bench.read(early);
     assert.deepEqual([bench.applier.counters.outdated, bench.applier.counters.epochs], [0, 0]);
     assert.deepEqual(bench.reasserted, [], "it was answered when it was read first");
+    assert.equal(bench.internal.reasserted, 0);
   });
 
   it("tells times by this node's clock, and ages by the writer's own", () => {
@@ -311,6 +314,7 @@ describe("Applier, flows that this node's own kernel has", () => {
     assert.deepEqual(bench.flows, []);
     assert.ok(!bench.internal.isSuperseded(slot));
     assert.deepEqual(bench.reasserted, [slot]);
+    assert.equal(bench.internal.reasserted, 1);
     assert.deepEqual([bench.external.counters.stale, bench.external.counters.replaced], [1, 1]);
   });
 
@@ -353,6 +357,52 @@ describe("Applier, flows that this node's own kernel has", () => {
     );
     assert.equal(external.table.size, 0);
   });
+});
+
+describe("Applier, what it leaves to be published", () => {
+  it("is told of behind the message, and only where something waits", () => {
+    const bench = new Bench();
+    const pending: number[] = [];
+    bench.internal.listen(() => pending.push(bench.internal.pendingCount));
+    for (const tuple of [1, 2]) bench.own(tuple, 500);
+    bench.read(bench.fw2.events((batch) => add(batch, 9)));
+    assert.deepEqual(pending, []);
+    bench.read(
+      bench.fw2.events((batch) => {
+        add(batch, 1);
+        add(batch, 2);
+      }),
+    );
+    assert.deepEqual(pending, [2]);
+  });
+});
+
+describe("Applier, expectations that this node's own kernel has", () => {
+  const NOW = LOCAL_MS / 1000;
+  const expected = expectationFromJson(sampleExpectation("kernel", 1));
+  const key = expectationKey(expected);
+
+  for (const [peer, wins] of [
+    ["fw0", true],
+    ["fw2", false],
+  ] as const) {
+    it(`go to the lesser name of two claims by one stamp (${peer})`, () => {
+      const { internal, external } = new Bench();
+      internal.expectations.upsert(expected, NOW);
+      internal.expectations.settle(internal.expectations.pending(1), 700);
+      const local = { node: "fw1", internal, sinceStamp: 0 };
+      const hybridClock = new HybridClock({ wallMs: () => LOCAL_MS });
+      const applier = new Applier({ node: peer, external, local, hybridClock, log });
+      const writer = new StreamWriter(peer);
+      applier.apply(
+        writer.events((batch) => batch.addExpectation(expected, 300, NOW, 700)),
+        LOCAL_MS,
+      );
+      assert.equal(internal.expectations.superseded(false).length, wins ? 1 : 0);
+      assert.equal(external.expectations.claim(key), wins ? 700 : null);
+      assert.equal(internal.expectations.pendingCount, wins ? 0 : 1, "the own claim again");
+    });
+  }
 });
 
 describe("Applier, flows that moved", () => {

@@ -129,8 +129,6 @@ class Node {
       node: "",
       internal: this.internal,
       sinceStamp: 0,
-      reassert: () => undefined,
-      pending: () => undefined,
     };
     const applier = new Applier({ node: name, external: this.external, local, hybridClock: this.hybridClock, log });
     let seen = 0;

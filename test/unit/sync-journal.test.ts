@@ -102,11 +102,11 @@ describe("Journal", () => {
     bench.journal.writePending();
     const claimed = bench.internal.stamp(slot);
     bench.clock.ms += 1000;
-    bench.internal.restate(slot);
+    bench.internal.claimAgain(slot);
     bench.journal.writePending();
     assert.equal(bench.batch(-1).new4.stamp[0], claimed);
     assert.equal(bench.internal.stamp(slot), claimed);
-    bench.internal.restate(slot);
+    bench.internal.claimAgain(slot);
     bench.flow(1);
     bench.journal.writePending();
     assert.equal(

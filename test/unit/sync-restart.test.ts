@@ -29,7 +29,7 @@ it("a snapshot that a crash cut short is over with the next epoch, also when tha
 it("of equal stamps the lesser name is newer, also between a peer and this node", () => {
   const internal = new InternalCache(10);
   const external = new ExternalCache(10);
-  const local = { node: "fw2", internal, reassert: () => undefined, pending: () => undefined, sinceStamp: 0 };
+  const local = { node: "fw2", internal, sinceStamp: 0 };
   const slot = internal.upsert(decodedFlow(tcpRecord(1)), 0);
   internal.settle(1, 1010);
   for (const [peer, wins] of [

@@ -2,15 +2,15 @@ import type { Logger } from "pino";
 import { type ExternalCache, ROWS_AHEAD } from "../../cache/external.js";
 import type { InternalCache } from "../../cache/internal.js";
 import type { HybridClock } from "../../flow/clock.js";
-import { expectationKey } from "../../flow/expectation.js";
+import { type Expectation, expectationKey } from "../../flow/expectation.js";
 import { RECORD_WORDS, W_CREATED, W_UPDATED } from "../../flow/record.js";
 import { FLOW_ID_MAX } from "../../flow/slot-map.js";
 import { isNewerClaim } from "../../ownership/claim.js";
 import { BatchDecoder, readNewRow, readUpdateRow } from "../../stream/format/batch.js";
-import type { DestroySection, NewSection } from "../../stream/format/columns.js";
+import { type DestroySection, hasFlowId, type NewSection } from "../../stream/format/columns.js";
 import { type Envelope, isAfter, type Position } from "../../stream/format/envelope.js";
 import type { StreamExpectation } from "../../stream/format/expectation.js";
-import { type DecodedMark, type Mark, MarkCodec } from "../../stream/format/mark.js";
+import { type DecodedMark, epochBegin, type Mark, MarkCodec, tableGoesOn } from "../../stream/format/mark.js";
 import type { MessageKind } from "../../stream/format/subjects.js";
 
 /** A message of a stream, wherever it was read. */
@@ -37,17 +37,14 @@ export interface LocalFlows {
   /** This node's name. */
   readonly node: string;
   readonly internal: InternalCache;
-  /** Called with the slot of an internal row that a peer's message was older than. */
-  readonly reassert: (slot: number) => void;
-  /** Called when a message has left something for the peers to be told: nothing else may wake this node's stream. */
-  readonly pending: () => void;
   /** This daemon's first stamp. */
   readonly sinceStamp: number;
 }
 
 /**
- * Applies one node's stream to an external cache, message by message in order. It holds that node's exact table (`exact`) once a
- * complete snapshot was read and for as long as no number is missing. Malformed messages are counted and skipped.
+ * Applies one node's stream to an external cache, message by message in order. The cache holds that node's exact table
+ * (`exact`) once a complete snapshot was read, for as long as no number is missing. Malformed messages are counted and
+ * skipped.
  */
 export class Applier {
   readonly node: string;
@@ -140,15 +137,13 @@ export class Applier {
   }
 
   /**
-   * Applies a message. `localMs` is when it was written, by this node's clock as well as can be told. False when it was
-   * malformed.
+   * Applies a message. `localMs` is when it was written, by this node's clock as well as can be told. False when it
+   * was malformed.
    */
   apply(message: StreamPayload, localMs: number): boolean {
     const sound = message.kind === "mark" ? this.#mark(message.payload) : this.#batch(message.payload, localMs);
     if (!sound) this.counters.malformed++;
-    const internal = this.#local?.internal;
-    if (internal !== undefined && internal.pendingCount + internal.expectations.pendingCount > 0)
-      this.#local?.pending();
+    this.#local?.internal.peerApplied();
     return sound;
   }
 
@@ -158,8 +153,8 @@ export class Applier {
   }
 
   /** True when a message that is older than what is here has yet to be answered; a claim in it has that stamp. */
-  #isNews(local: LocalFlows | null, stamp: number): boolean {
-    return this.#fresh && (this.#goesOn || stamp > (local?.sinceStamp ?? 0));
+  #isNews(local: LocalFlows, stamp: number): boolean {
+    return this.#fresh && (this.#goesOn || stamp > local.sinceStamp);
   }
 
   /** Keeps track of (epoch, number). False when the message is not to be applied: it is old, or another node's. */
@@ -184,15 +179,9 @@ export class Applier {
   #beginEpoch(envelope: Envelope, mark: Mark | null): void {
     if (this.#epoch === 0) return;
     this.counters.epochs++;
-    const goesOn =
-      mark?.type === "epoch" &&
-      envelope.number === 1 &&
-      mark.previousNumber > 0 &&
-      mark.previousEpoch === this.#epoch &&
-      mark.previousNumber === this.#number;
     // A snapshot that was being written then has no end.
     this.#snapshotId = 0;
-    if (goesOn) return;
+    if (tableGoesOn(epochBegin(envelope.number, mark), this.position)) return;
     this.#exact = false;
     this.#external.forgetFlowIds(this.#origin);
   }
@@ -254,7 +243,7 @@ export class Applier {
     this.#applyMoved();
     for (const stated of this.#decoder.expectations) this.#applyExpectation(stated, envelope, localSeconds);
     this.#external.heard(this.#origin, envelope.stamp);
-    if (range !== null) this.#external.sweepRange(this.#origin, range.from, range.to, statedIn(new4, new6));
+    if (range !== null) this.#external.sweepRange(this.#origin, range.from, range.to, hasFlowId(new4, new6));
     this.counters.rows += new4.rows + new6.rows + updates.rows + destroys.rows;
     this.counters.rows += this.#decoder.expectations.length;
     return true;
@@ -263,7 +252,7 @@ export class Applier {
   #applyNew(section: NewSection, index: 0 | 1, envelope: Envelope, localSeconds: number): void {
     const { table } = this.#external;
     const wallSeconds = Math.floor(envelope.wallMs / 1000);
-    const rare = this.#decoder.rare[index]!;
+    const rare = this.#decoder.rare[index];
     for (let row = 0; row < section.rows; row++) {
       if (row % ROWS_AHEAD === 0) {
         const end = Math.min(row + ROWS_AHEAD, section.rows);
@@ -300,15 +289,15 @@ export class Applier {
       return false;
     }
     this.#external.counters.stale++;
-    // What was told before this daemon came, and perhaps read by the one before it, was answered then.
-    if (this.#isNews(local, stamp)) local.reassert(slot);
+    // What was published before this daemon came, and perhaps read by the one before it, was answered then.
+    if (this.#isNews(local, stamp)) internal.claimAgain(slot);
     return true;
   }
 
   #applyUpdates(envelope: Envelope, localSeconds: number): void {
     const { updates } = this.#decoder;
     const { table } = this.#external;
-    const rare = this.#decoder.rare[2]!;
+    const rare = this.#decoder.rare[2];
     for (let row = 0; row < updates.rows; row++) {
       const slot = this.#external.slotOf(this.#origin, updates.flowId[row]!);
       if (slot < 0) {
@@ -326,7 +315,8 @@ export class Applier {
   #applyMoved(): void {
     const { moved, movedTo } = this.#decoder;
     for (let row = 0; row < moved.rows; row++) {
-      const owner = movedTo[moved.owner[row]!]!;
+      // The decoder has seen that each has a name.
+      const owner = movedTo[moved.owner[row]!] ?? "";
       const elsewhere = owner === this.#local?.node ? null : owner;
       this.#external.moved(this.#origin, moved.flowId[row]!, elsewhere, moved.stamp[row]!);
     }
@@ -335,24 +325,32 @@ export class Applier {
   #applyExpectation(stated: StreamExpectation, envelope: Envelope, localSeconds: number): void {
     const { expectation, ended, createdSeconds } = stated;
     const external = this.#external.expectations;
-    const internal = this.#local?.internal.expectations;
-    const key = internal === undefined || internal.size === 0 ? "" : expectationKey(expectation);
-    const ownStamp = internal?.stamp(key) ?? null;
     if (ended) {
-      if (ownStamp !== null) internal?.endElsewhere(key);
+      this.#local?.internal.expectations.endElsewhere(expectationKey(expectation));
       external.destroy(this.node, expectation);
       return;
     }
     const stamp = stated.stamp === 0 ? envelope.stamp : stated.stamp;
-    if (ownStamp !== null && ownStamp >= stamp) {
-      external.counters.stale++;
-      if (this.#isNews(this.#local, stamp)) internal?.restate(key);
-      return;
-    }
-    if (ownStamp !== null) internal?.supersede(key);
+    if (this.#local !== null && this.#localExpectationIsNewer(this.#local, expectation, stamp)) return;
     const age = Math.max(0, Math.floor(envelope.wallMs / 1000) - createdSeconds);
     const row = { expectation, createdSeconds: localSeconds - age, updatedSeconds: localSeconds };
     external.upsert(this.node, row, stamp);
+  }
+
+  /** As `#localIsNewer`, of an expectation. */
+  #localExpectationIsNewer(local: LocalFlows, expectation: Expectation, stamp: number): boolean {
+    const internal = local.internal.expectations;
+    if (internal.size === 0) return false;
+    const key = expectationKey(expectation);
+    const ownStamp = internal.stamp(key);
+    if (ownStamp === null) return false;
+    if (isNewerClaim(stamp, this.node, ownStamp, local.node)) {
+      internal.supersede(key);
+      return false;
+    }
+    this.#external.expectations.counters.stale++;
+    if (this.#isNews(local, stamp)) internal.claimAgain(key);
+    return true;
   }
 
   #applyDestroys({ flowId, rows }: DestroySection): void {
@@ -368,20 +366,8 @@ export class Applier {
     const internal = this.#local?.internal;
     if (slot >= 0 && internal !== undefined && internal.table.size > 0) {
       const local = internal.table.find(table.slab(slot), table.base(slot));
-      if (local >= 0 && internal.isSuperseded(local)) internal.endElsewhere(local);
+      if (local >= 0) internal.endElsewhere(local);
     }
     this.#external.destroy(this.#origin, flowId);
   }
-}
-
-/** A test for "this chunk states the flow id", asked in ascending order: both sections are sorted by flow id. */
-function statedIn(new4: NewSection, new6: NewSection): (flowId: number) => boolean {
-  let row4 = 0;
-  let row6 = 0;
-  return (flowId) => {
-    while (row4 < new4.rows && new4.flowId[row4]! < flowId) row4++;
-    while (row6 < new6.rows && new6.flowId[row6]! < flowId) row6++;
-    const stated4 = row4 < new4.rows && new4.flowId[row4] === flowId;
-    return stated4 || (row6 < new6.rows && new6.flowId[row6] === flowId);
-  };
 }

@@ -31,8 +31,8 @@ export async function replayCopy(
 }
 
 /**
- * Applies a peer's stream on a shared broker from its last complete snapshot to about its end; gives the sequence of the last
- * message that was applied, 0 for none.
+ * Applies a peer's stream on a shared broker from its last complete snapshot to about its end; gives the sequence of the
+ * last message that was applied, 0 for none.
  */
 export async function replayShared(
   stream: PeerStream,
@@ -61,8 +61,8 @@ export interface OwnTail {
 }
 
 /**
- * Rebuilds the internal cache from this node's own stream, with the flow ids it had, and says where that ended; null when
- * the stream does not hold the whole table (a first start, a wiped or damaged store): then the cache stays empty.
+ * Rebuilds the internal cache from this node's own stream, with the flow ids it had, and says where that ended; null
+ * when the stream does not hold the whole table (a first start, a wiped or damaged store): then the cache stays empty.
  */
 export async function restoreInternal(
   stream: PeerStream,
@@ -106,8 +106,8 @@ export async function restoreInternal(
 
 /**
  * Applies a stream from a sequence to `endSequence` at the least, and to its end as it stands when that is reached. In a
- * cluster the server that is read from may be behind: nothing more to come is then not the end. Gives the sequence of the last
- * message applied; 0 when the stream does not hold the start any more.
+ * cluster the server that is read from may be behind: nothing more to come is then not the end. Gives the sequence of
+ * the last message applied; 0 when the stream does not hold the start any more.
  */
 async function replay(
   stream: PeerStream,

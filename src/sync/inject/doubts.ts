@@ -4,7 +4,6 @@
  */
 import type { ExternalCache } from "../../cache/external.js";
 import type { InternalCache } from "../../cache/internal.js";
-import { hasRoom, ownFlow } from "../../cache/own-flow.js";
 import { type DecodedFlow, W_TIMEOUT } from "../../flow/record.js";
 import { sameReply } from "../../flow/record-fields.js";
 import type { Carrier } from "../ports/kernel.js";
@@ -41,7 +40,7 @@ export class Doubts {
 
   /** The flow of a record at base 0 is to be looked up when nothing is being written. */
   add(words: Uint32Array): void {
-    this.#work.addDoubtful(words, hasRoom(this.#internal));
+    this.#work.addDoubtful(words, this.#internal.hasRoom);
   }
 
   /**
@@ -51,7 +50,7 @@ export class Doubts {
    */
   async verify(flows: readonly DoubtfulFlow[], carrier: Carrier): Promise<void> {
     if (flows.length === 0) return;
-    const before = flows.map(({ words }) => ownFlow(this.#internal, words, 0));
+    const before = flows.map(({ words }) => this.#internal.ownFlow(words, 0));
     const found = await this.#requests.read(flows);
     carrier.readEvents();
     const { table } = this.#external;
@@ -65,10 +64,10 @@ export class Doubts {
         this.#verifyRow(slot, flow, carrier);
         continue;
       }
-      const own = ownFlow(this.#internal, words, 0);
+      const own = this.#internal.ownFlow(words, 0);
       if (!isSame(before[index]!, own) || this.#work.waitsForEnd(words)) this.add(words);
       else if (own !== null && !isSame(flow.words, own)) this.#claim(flow, carrier);
-      else if (own === null && doubtful.mayGo && hasRoom(this.#internal)) leftOver.push(doubtful);
+      else if (own === null && doubtful.mayGo && this.#internal.hasRoom) leftOver.push(doubtful);
     }
     await this.#requests.send("delete", leftOver);
     for (const { words } of leftOver) this.#entries.noteRemoved(words, 0);

@@ -1,7 +1,6 @@
 /** Of each flow that a dump lists, this says whether it is a peer's; what peers carry and no dump lists is written again. */
 import type { ExternalCache } from "../../cache/external.js";
 import type { InternalCache } from "../../cache/internal.js";
-import { ownFlow } from "../../cache/own-flow.js";
 import { type DecodedFlow, W_TIMEOUT } from "../../flow/record.js";
 import { isClosing, sameReply } from "../../flow/record-fields.js";
 import type { Doubts } from "./doubts.js";
@@ -76,7 +75,7 @@ export class DumpReconciliation {
    */
   #hasEnded(words: Uint32Array): boolean {
     const ended = this.#work.waitsForEnd(words) || this.#entries.wasRemoved(words);
-    return ended && ownFlow(this.#internal, words, 0) === null;
+    return ended && this.#internal.ownFlow(words, 0) === null;
   }
 
   /** The dump is over. If it was complete, what peers carry and it did not list is written. */

@@ -1,7 +1,6 @@
 /** An entry goes when its owner ends the flow; this node claims it instead where its own packets have kept it alive. */
 import type { ExternalCache } from "../../cache/external.js";
 import type { InternalCache } from "../../cache/internal.js";
-import { ownFlow } from "../../cache/own-flow.js";
 import { BATCH_MESSAGES } from "../../ctnetlink/request-socket.js";
 import { W_TIMEOUT } from "../../flow/record.js";
 import { isClosing } from "../../flow/record-fields.js";
@@ -78,7 +77,7 @@ export class Endings {
 
   async #removeBatch(flows: readonly EndedFlow[], carrier: Carrier): Promise<void> {
     const kept = await this.#claimKept(flows, carrier);
-    const isOwn = ({ words }: EndedFlow): boolean => ownFlow(this.#internal, words, 0) !== null;
+    const isOwn = ({ words }: EndedFlow): boolean => this.#internal.ownFlow(words, 0) !== null;
     const removed = flows.filter((flow) => !kept.has(flow) && !isOwn(flow));
     // What was written for the flow that ended may have changed this node's own flow of that tuple.
     for (const flow of flows) if (isOwn(flow)) this.#doubts.add(flow.words);

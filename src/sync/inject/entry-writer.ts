@@ -1,7 +1,6 @@
 /** What peers say of their flows goes into this kernel, whatever that has there already, a batch at a time. */
 import type { ExternalCache } from "../../cache/external.js";
 import type { InternalCache } from "../../cache/internal.js";
-import { ownFlow } from "../../cache/own-flow.js";
 import { BATCH_MESSAGES } from "../../ctnetlink/request-socket.js";
 import { RECORD_WORDS, W_PROTOINFO, W_STATUS, W_TIMEOUT, W_UPDATED } from "../../flow/record.js";
 import { isClosing, sameReply } from "../../flow/record-fields.js";
@@ -201,7 +200,7 @@ export class EntryWriter {
   }
 
   #notOwn(items: readonly InjectorItem[]): InjectorItem[] {
-    return items.filter(({ words }) => ownFlow(this.#internal, words, 0) === null);
+    return items.filter(({ words }) => this.#internal.ownFlow(words, 0) === null);
   }
 
   #fail({ slot }: InjectorItem): void {

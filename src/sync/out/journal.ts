@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import type { Logger } from "pino";
-import { type ClaimedExpectation, secondsLeft } from "../../cache/expectations.js";
+import { secondsLeft } from "../../cache/expectation-row.js";
 import type { InternalCache } from "../../cache/internal.js";
-import { PUBLISH_DESTROY, PUBLISH_MOVED, PUBLISH_NEW, PUBLISH_UPDATE } from "../../cache/internal-row.js";
+import type { ClaimedExpectation } from "../../cache/internal-expectations.js";
 import type { Clock, HybridClock } from "../../flow/clock.js";
+import { PUBLISH_DESTROY, PUBLISH_MOVED, PUBLISH_NEW, PUBLISH_UPDATE } from "../../ownership/state.js";
 import { BatchEncoder } from "../../stream/format/batch.js";
 import type { Envelope } from "../../stream/format/envelope.js";
 import { BATCH_EXPECTATIONS_MAX } from "../../stream/format/expectation.js";
@@ -154,7 +155,7 @@ export class Journal {
     const base = table.base(slot);
     const rare = table.rare.get(slot) ?? null;
     if ((publication & PUBLISH_NEW) !== 0) {
-      const stated = this.#internal.isRestated(slot) ? { stamp: this.#internal.stamp(slot) } : null;
+      const stated = this.#internal.isClaimedAgain(slot) ? { stamp: this.#internal.stamp(slot) } : null;
       // One that is over already may have its tuple again in the same message: two births, or the two could not be told apart.
       const isOver = (publication & PUBLISH_DESTROY) !== 0;
       const birth = table.birth(slot) || (isOver ? this.#hybridClock.next() : 0);

@@ -18,8 +18,6 @@ export interface ReplicatorCounters {
   /** Dumps in place of events. */
   polls: number;
   pollsFailed: number;
-  /** Own flows that a message of a peer had wrong by its older stamp, told again. */
-  reasserted: number;
 }
 
 /** All at zero. */
@@ -39,6 +37,5 @@ export function newReplicatorCounters(): ReplicatorCounters {
     kernelResyncsFailed: 0,
     polls: 0,
     pollsFailed: 0,
-    reasserted: 0,
   };
 }

@@ -1,8 +1,7 @@
 import type { Logger } from "pino";
-import { recordDiffers } from "../../cache/difference.js";
 import type { ExternalCache } from "../../cache/external.js";
-import type { InternalCache, NewerOwner } from "../../cache/internal.js";
-import { lacksState } from "../../cache/own-flow.js";
+import type { InternalCache } from "../../cache/internal.js";
+import { isOtherFlow, recordDiffers } from "../../cache/row-changes.js";
 import {
   EVENT_DESTROY,
   EVENT_NEW,
@@ -13,16 +12,8 @@ import {
 import type { DumpResult } from "../../ctnetlink/request-socket.js";
 import type { Clock } from "../../flow/clock.js";
 import { type Expectation, expectationKey, setExpectationZone } from "../../flow/expectation.js";
-import {
-  DecodedFlow,
-  HAS_ID,
-  HAS_MASK,
-  HAS_PROTOINFO,
-  RECORD_WORDS,
-  W_HAS,
-  W_ID,
-  W_PROTOINFO,
-} from "../../flow/record.js";
+import { DecodedFlow, HAS_ID, HAS_MASK, HAS_PROTOINFO, RECORD_WORDS, W_HAS, W_PROTOINFO } from "../../flow/record.js";
+import type { Claim } from "../../ownership/claim.js";
 import { BATCH_ROWS_MAX } from "../../stream/format/columns.js";
 import { type HelperNames, type Injection, isChosen, type KernelSource } from "../ports/kernel.js";
 import { EarlyExpectations } from "./early-expectations.js";
@@ -35,7 +26,7 @@ import { SequenceWatch } from "./sequence-watch.js";
 /** Slots swept in one turn of the event loop after a dump: all of them may have ended, and are published in that turn. */
 const SWEEP_SLOTS = 4096;
 /** Who carries a flow that a node which stepped down finds in its kernel, and that nobody ever told of. */
-const NOBODY: NewerOwner = { node: "", stamp: 0 };
+const NOBODY: Claim = { node: "", stamp: 0 };
 /** Dumps that failed or were interrupted are repeated this often. */
 const DUMP_ATTEMPTS_MAX = 5;
 /** Turns in which the socket is to be read empty, before the resync after an overrun and after a commit. */
@@ -175,7 +166,7 @@ export class Replicator implements EventSink {
     if (inherits) this.#inherit(flow);
     const slot = this.#internal.upsert(flow, this.#nowSeconds);
     this.#internal.table.inheritBirth(slot, this.#external.retire(flow.words, 0));
-    if (slot >= 0 && lacksState(this.#internal, slot)) this.#injection?.doubt(flow.words);
+    if (slot >= 0 && this.#internal.lacksState(slot)) this.#injection?.doubt(flow.words);
   }
 
   onExpectation(kind: EventKind, expectation: Expectation, portId: number): void {
@@ -325,12 +316,6 @@ export class Replicator implements EventSink {
     this.#keeps = filter;
   }
 
-  /** A peer's message was older than what this node holds: tells everybody again that the flow is here. */
-  reassert(slot: number): void {
-    this.counters.reasserted++;
-    this.#internal.restate(slot);
-  }
-
   /** Publishes what waits, now. */
   flush(): void {
     this.#pacer.flushNow();
@@ -474,8 +459,7 @@ export class Replicator implements EventSink {
     const slab = slot < 0 ? words : table.slab(slot);
     const base = slot < 0 ? 0 : table.base(slot);
     const superseded = slot >= 0 && this.#internal.isSuperseded(slot);
-    const isOther = (slab[base + W_HAS]! & words[W_HAS]! & HAS_ID) !== 0 && slab[base + W_ID] !== words[W_ID];
-    const differs = superseded && (isOther || recordDiffers(slab, base, words));
+    const differs = superseded && (isOtherFlow(slab, base, words) || recordDiffers(slab, base, words));
     if (slot < 0 || differs) {
       this.#take(flow);
       return;

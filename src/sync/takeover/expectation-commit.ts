@@ -1,4 +1,5 @@
-import { type ExternalExpectations, secondsLeft } from "../../cache/expectations.js";
+import { secondsLeft } from "../../cache/expectation-row.js";
+import type { ExternalExpectations } from "../../cache/external-expectations.js";
 import type { ExpectationCommit } from "../../control/protocol.js";
 import { RequestBatch } from "../../ctnetlink/encode.js";
 import { BATCH_MESSAGES } from "../../ctnetlink/request-socket.js";

@@ -1,0 +1,85 @@
+/** What a message of the kernel says of a row: whether it is of the same flow, what differs, what it changes. */
+import { isDeepStrictEqual } from "node:util";
+import {
+  type DecodedFlow,
+  HAS_ID,
+  HAS_MARK,
+  HAS_MASK,
+  HAS_PROTOINFO,
+  HAS_REPLY,
+  HAS_STATUS,
+  HAS_TIMEOUT,
+  HAS_TIMES,
+  type RareAttributes,
+  W_HAS,
+  W_ID,
+  W_MARK,
+  W_PROTOINFO,
+  W_PROTOINFO_B,
+  W_PROTOINFO_C,
+  W_REPLY_DST,
+  W_REPLY_L4,
+  W_REPLY_SRC,
+  W_STATUS,
+  W_TIMEOUT,
+  W_UPDATED,
+} from "../flow/record.js";
+import { isTcp, sameReply } from "../flow/record-fields.js";
+
+/** True when the message (a record at base 0) has another CTA_ID than the row: it is of another flow. */
+export function isOtherFlow(slab: Uint32Array, base: number, words: Uint32Array): boolean {
+  return (slab[base + W_HAS]! & words[W_HAS]! & HAS_ID) !== 0 && slab[base + W_ID] !== words[W_ID];
+}
+
+/** True when a message (a record at base 0) has another reply tuple than the row; false when it has none. */
+export function replyDiffers(slab: Uint32Array, base: number, words: Uint32Array): boolean {
+  return (words[W_HAS]! & HAS_REPLY) !== 0 && !sameReply(slab, base, words, 0);
+}
+
+/** True when a dumped flow is not as the row has it; timeout and TCP flags aside, which change without events. */
+export function recordDiffers(slab: Uint32Array, base: number, words: Uint32Array): boolean {
+  const protocolInfo = (words[W_HAS]! & HAS_PROTOINFO) !== 0;
+  const isTcpFlow = isTcp(words, 0);
+  return (
+    slab[base + W_STATUS] !== words[W_STATUS] ||
+    slab[base + W_MARK] !== words[W_MARK] ||
+    (protocolInfo && slab[base + W_PROTOINFO] !== words[W_PROTOINFO]) ||
+    (protocolInfo && !isTcpFlow && slab[base + W_PROTOINFO_B] !== words[W_PROTOINFO_B]) ||
+    (protocolInfo && !isTcpFlow && slab[base + W_PROTOINFO_C] !== words[W_PROTOINFO_C]) ||
+    replyDiffers(slab, base, words)
+  );
+}
+
+/** True when a dumped flow has other rare attributes than the row. */
+export function rareDiffers(known: RareAttributes | undefined, dumped: RareAttributes | null): boolean {
+  if (known === undefined || dumped === null) return (known === undefined) !== (dumped === null);
+  return !isDeepStrictEqual(known, dumped);
+}
+
+/** Copies into a row what a message's record carries: an event names only what changed. */
+export function mergeRecord(slab: Uint32Array, base: number, words: Uint32Array, nowSeconds: number): void {
+  const has = words[W_HAS]! & HAS_MASK;
+  if ((has & HAS_STATUS) !== 0) slab[base + W_STATUS] = words[W_STATUS]!;
+  if ((has & HAS_MARK) !== 0) slab[base + W_MARK] = words[W_MARK]!;
+  if ((has & HAS_ID) !== 0) slab[base + W_ID] = words[W_ID]!;
+  if ((has & HAS_TIMEOUT) !== 0) {
+    slab[base + W_TIMEOUT] = words[W_TIMEOUT]!;
+    slab[base + W_UPDATED] = nowSeconds;
+  }
+  if ((has & HAS_PROTOINFO) !== 0) {
+    slab[base + W_PROTOINFO] = words[W_PROTOINFO]!;
+    slab[base + W_PROTOINFO_B] = words[W_PROTOINFO_B]!;
+    slab[base + W_PROTOINFO_C] = words[W_PROTOINFO_C]!;
+  }
+  if ((has & HAS_REPLY) !== 0) {
+    for (let i = W_REPLY_SRC; i < W_REPLY_DST + 4; i++) slab[base + i] = words[i]!;
+    slab[base + W_REPLY_L4] = words[W_REPLY_L4]!;
+  }
+  slab[base + W_HAS]! |= has;
+}
+
+/** When the flow began: the kernel's own time where it gives one, seconds since the Unix epoch. */
+export function createdSeconds(flow: DecodedFlow, nowSeconds: number): number {
+  if ((flow.words[W_HAS]! & HAS_TIMES) === 0) return nowSeconds;
+  return Math.floor(flow.timesMicros[0]! / 1e6);
+}
