@@ -3,8 +3,8 @@ import { describe, it } from "node:test";
 import { formatAddress } from "../../src/flow/address.js";
 import { stampMs } from "../../src/flow/clock.js";
 import { AF_INET, HAS_COUNTERS, W_REPLY_DST, W_REPLY_L4 } from "../../src/flow/record.js";
-import { HELD_MAX, HeldEnds, HOLD_MS } from "../../src/history/scan/held-ends.js";
-import type { Ending } from "../../src/history/scan/live-table.js";
+import type { Ending } from "../../src/history/scan/ending.js";
+import { EndQueue, HELD_MAX, HOLD_MS } from "../../src/history/scan/held-ends.js";
 import { compileWhoFilter } from "../../src/history/scan/row-filter.js";
 import { add, Bench, destroy } from "../support/projection-bench.js";
 import { tcpRecord } from "../support/records.js";
@@ -208,17 +208,17 @@ describe("a connection that ends as another node takes over", () => {
 
 describe("ends that wait", () => {
   it("hold no more places than they may, also where all but the oldest were taken out again", () => {
-    const held = new HeldEnds();
+    const queue = new EndQueue();
     const ending: Ending = { end: "ended", stamp: 1, aheadMs: 0, counters: null, startMs: 0, endMs: 0 };
-    const oldest = held.push(7, 1, ending);
-    for (let told = 2; told <= HELD_MAX; told++) {
-      assert.equal(held.isFull, false);
-      held.take(held.push(8, told, ending));
+    const oldest = queue.push(7, 1, ending);
+    for (let stamp = 2; stamp <= HELD_MAX; stamp++) {
+      assert.equal(queue.isFull, false);
+      queue.take(queue.push(8, stamp, ending));
     }
-    assert.deepEqual([held.isFull, held.count, held.oldest()], [true, 1, 7]);
-    assert.equal(held.take(oldest).told, 1);
-    assert.deepEqual([held.isFull, held.count, held.oldestTold], [false, 0, Number.POSITIVE_INFINITY]);
-    const next = held.push(9, 5, ending);
-    assert.deepEqual([held.oldest(), held.take(next).told], [9, 5]);
+    assert.deepEqual([queue.isFull, queue.count, queue.oldest()], [true, 1, 7]);
+    assert.equal(queue.take(oldest).publishedStamp, 1);
+    assert.deepEqual([queue.isFull, queue.count, queue.oldestPublished], [false, 0, Number.POSITIVE_INFINITY]);
+    const next = queue.push(9, 5, ending);
+    assert.deepEqual([queue.oldest(), queue.take(next).publishedStamp], [9, 5]);
   });
 });

@@ -4,7 +4,7 @@ import type { Connection } from "../connection.js";
 import { HOLD_STAMPS } from "../scan/held-ends.js";
 import { joinStreams, mergeStreams, NEW_STREAMS_EVERY_MS } from "../scan/merged-streams.js";
 import { Projection } from "../scan/projection.js";
-import type { EndTold } from "../scan/projection-listener.js";
+import type { EndSource } from "../scan/reports.js";
 import { compileRowFilter } from "../scan/row-filter.js";
 import type { HistoryStreams } from "../scan/streams.js";
 import { FLUSH_MS, FLUSH_ROWS } from "./limits.js";
@@ -147,14 +147,14 @@ export class ArchiveRun {
     }
   }
 
-  #ended(connection: Connection, told: EndTold): void {
+  #ended(connection: Connection, source: EndSource): void {
     const { writer, now } = this.#options;
     const by = this.#message;
-    const isBefore = told.stamp <= (this.#before[told.node]?.stamp ?? 0);
+    const isBefore = source.stamp <= (this.#before[source.node]?.stamp ?? 0);
     const byBefore = by !== null && by.stamp <= this.#beforeSettled && this.#isBefore(by);
-    if (isBefore && (byBefore || told.stamp + HOLD_STAMPS < this.#beforeSettled)) return;
+    if (isBefore && (byBefore || source.stamp + HOLD_STAMPS < this.#beforeSettled)) return;
     // Of these the archive may know, whatever the places say.
-    const isLate = isBefore || !told.whole || (by !== null && by.stamp <= (writer.state?.stamp ?? -1));
+    const isLate = isBefore || !source.whole || (by !== null && by.stamp <= (writer.state?.stamp ?? -1));
     writer.add(connection, isLate);
     this.#waitingSinceMs ??= now();
   }

@@ -1,81 +1,57 @@
-import { stampMs, stampOfMs } from "../../flow/clock.js";
+import { stampMs } from "../../flow/clock.js";
 import { FlowTable } from "../../flow/flow-table.js";
-import { type RareAttributes, RECORD_WORDS, W_CREATED, W_HAS, W_ID } from "../../flow/record.js";
+import { type RareAttributes, RECORD_WORDS, W_HAS, W_ID } from "../../flow/record.js";
 import { isAnotherConnection } from "../../flow/record-fields.js";
 import { readStamp, writeStamp } from "../../flow/stamp.js";
-import type { Connection, ConnectionCounters, PathStep } from "../connection.js";
-import type { UidOf } from "../uid.js";
+import type { CarriedSince, RowCopy } from "./connection-record.js";
 import type { NodeState } from "./node-state.js";
 
-/** In W_HAS of a row, beside ROW_LIVE: events of it may be missing, whatever the gaps say. */
+/*
+ * Bits of a row in W_HAS, beside ROW_LIVE and below the index of the owner.
+ */
+/** Events of it may be missing, whatever the gaps say. */
 const MAY_MISS = 0x2_0000;
-/** Its owner gave it up for a node whose claim was not read yet. */
+/** Its owner has moved it to a node whose claim has not been read yet. */
 const DEPARTED = 0x4_0000;
-/** It has ended on its owner, and waits for another node that may take it up again; W_ID is its place among those. */
+/** Its owner has published its end, which is held for a node that may take it up again. W_ID is the place of that end. */
 const HELD = 0x8_0000;
 /** It was taken up again after an end. */
-const AGAIN = 0x10_0000;
-/** Its first claim was read, by a node that knew its table: the birth is that of this connection and of none before. */
+const RESUMED = 0x10_0000;
+/** Its first claim was read, and published by a node that knew its table, so its birth is that of no earlier connection. */
 const BORN = 0x20_0000;
 const OWNER_SHIFT = 24;
-/** Records of answers that share their memory. */
+/** Copies of rows share chunks of memory of this size. */
 const CHUNK_WORDS = 64 * RECORD_WORDS;
 const PAGE_BITS = 12;
 const PAGE_MASK = (1 << PAGE_BITS) - 1;
-/** What no flow id of a node is. */
+/** In place of a flow id, which is never so large. */
 const NO_FLOW_ID = 0xffffffff;
 
-/** Connections at a time. */
+/** How many connections a table holds at a time. */
 export const FLOWS_MAX = 4_000_000;
 
-/** Nodes at the most: the owner has 8 bits in a row. */
+/** How many nodes there may be: the owner has 8 bits in a row. */
 export const NODES_MAX = 255;
 
-/** A node that carried a connection, since a stamp. */
-interface Step {
-  readonly node: NodeState;
-  readonly since: number;
-  /** The same by that node's clock, milliseconds. */
-  readonly sinceMs: number;
-}
+type Path = RowCopy["path"];
 
-/** A connection that was taken out of the table, to be ended. */
-export interface Draft {
-  readonly words: Uint32Array;
-  readonly rare: RareAttributes | null;
-  readonly birth: number;
-  /** The birth by the clock of the node that told of it. */
-  readonly startMs: number;
-  readonly path: readonly Step[];
-  readonly mayMiss: boolean;
-}
-
-/** How a connection ended, or that it has not. */
-export interface Ending {
-  readonly end: Connection["end"];
-  /** Of the message that says so, or where reading ended. */
-  readonly stamp: number;
-  /** How far that is ahead of its writer's clock, milliseconds. */
-  readonly aheadMs: number;
-  readonly counters: ConnectionCounters | null;
-  /** The kernel's own times in milliseconds; 0 where it took none. */
-  readonly startMs: number;
-  readonly endMs: number;
-}
-
-/** The connections that are alive at the place that the streams are read to, each with its owner and path. */
+/**
+ * The connections that are alive at the place up to which the streams have been read, each with its owner and its path. Rows
+ * whose end is held are in the table too. A tuple is in the index once.
+ */
 export class LiveTable {
   readonly table: FlowTable;
-  /** Stamp since when its owner has each row, by page of slots. */
+  /** Stamp since which the owner has carried each row, by page of slots. */
   readonly #since: Float64Array[] = [];
-  /** The same by the owner's clock, milliseconds; and the birth, by the clock of the node that told of it. */
+  /** The same by the owner's clock, milliseconds. */
   readonly #sinceMs: Float64Array[] = [];
+  /** The birth by the clock of the node that published it, milliseconds. */
   readonly #startMs: Float64Array[] = [];
-  /** The owners before the present one, of the few rows that have moved. */
-  readonly #before = new Map<number, readonly Step[]>();
-  /** Held rows whose tuple another row has, by birth. */
-  readonly #aside = new Map<number, readonly number[]>();
-  #asideCount = 0;
+  /** Earlier owners, by slot, of the few rows that have moved. */
+  readonly #earlier = new Map<number, Path>();
+  /** Held rows that are not in the index because another row has their tuple, by birth. */
+  readonly #displaced = new Map<number, readonly number[]>();
+  #displacedCount = 0;
   readonly #nodes: readonly NodeState[];
   #chunk = new Uint32Array(CHUNK_WORDS);
   #chunkAt = 0;
@@ -85,68 +61,72 @@ export class LiveTable {
     this.table = new FlowTable(flowsMax);
   }
 
+  /** The node that carries the row. */
   owner(slot: number): NodeState {
     return this.#nodes[this.#word(slot, W_HAS) >>> OWNER_SHIFT]!;
   }
 
-  /** Stamp of what the owner said last of the row. */
+  /** Stamp of the last row that the owner has published of the connection. */
   stamp(slot: number): number {
     return readStamp(this.table.slab(slot), this.table.base(slot));
   }
 
+  /** Sets that stamp. */
   touch(slot: number, stamp: number): void {
     writeStamp(this.table.slab(slot), this.table.base(slot), stamp);
   }
 
-  /** Stamp since when its owner has it. */
+  /** Stamp since which the owner has carried the row. */
   since(slot: number): number {
     return this.#since[slot >>> PAGE_BITS]![slot & PAGE_MASK]!;
   }
 
-  /** True while the owner's flow id stands for the row. */
+  /** True while a flow id of the owner refers to the row. */
   isMapped(slot: number): boolean {
     return this.owner(slot).slots.get(this.flowId(slot)) === slot;
   }
 
+  /** The owner's flow id; only for a row that is mapped. */
   flowId(slot: number): number {
     return this.#word(slot, W_ID);
   }
 
+  /** True while the end of the row is held. */
   isHeld(slot: number): boolean {
     return (this.#word(slot, W_HAS) & HELD) !== 0;
   }
 
-  /** Whether its first claim was read, and no end of it before. */
+  /** True where the row's first claim was read, and no end of it since. */
   isWhole(slot: number): boolean {
-    return (this.#word(slot, W_HAS) & (BORN | AGAIN)) === BORN;
+    return (this.#word(slot, W_HAS) & (BORN | RESUMED)) === BORN;
   }
 
-  /** Takes a held row out of the index: another connection has its tuple now, and may lose it again. */
-  setAside(slot: number): void {
+  /** Takes a held row out of the index, because another connection has its tuple now. That one may lose it again. */
+  displace(slot: number): void {
     const birth = this.table.birth(slot);
     this.table.unlink(slot);
-    this.#aside.set(birth, [...(this.#aside.get(birth) ?? []), slot]);
-    this.#asideCount++;
+    this.#displaced.set(birth, [...(this.#displaced.get(birth) ?? []), slot]);
+    this.#displacedCount++;
   }
 
-  /** The row set aside of a record's tuple and a birth; -1 when there is none. */
-  aside(words: Uint32Array, birth: number): number {
-    if (this.#asideCount === 0) return -1;
-    return this.#aside.get(birth)?.find((slot) => this.table.isTupleOf(slot, words, 0)) ?? -1;
+  /** The displaced row of a record's tuple and a birth; -1 when there is none. */
+  displaced(words: Uint32Array, birth: number): number {
+    if (this.#displacedCount === 0) return -1;
+    return this.#displaced.get(birth)?.find((slot) => this.table.isTupleOf(slot, words, 0)) ?? -1;
   }
 
-  /** Puts a row that was set aside back into the index. */
-  putBack(slot: number): void {
-    this.#forgetAside(slot);
+  /** Puts a displaced row back into the index, where its tuple must be free. */
+  reinstate(slot: number): void {
+    this.#forgetDisplaced(slot);
     this.table.relink(slot);
   }
 
-  /** Rows alive and held, those set aside among them. */
+  /** Rows alive and held, with those that are displaced. */
   get size(): number {
-    return this.table.size + this.#asideCount;
+    return this.table.size + this.#displacedCount;
   }
 
-  /** Birth of the oldest row, alive or held; Infinity where there is none. */
+  /** The earliest birth of all rows, alive or held; Infinity where there is none. */
   get oldestBirth(): number {
     const { table } = this;
     let oldest = Number.POSITIVE_INFINITY;
@@ -156,7 +136,7 @@ export class LiveTable {
     return oldest;
   }
 
-  /** The slots of those alive, in the order of their birth. */
+  /** The slots of the rows that are alive, in the order of their births. */
   alive(): Float64Array {
     const { table } = this;
     const slots = new Float64Array(table.size);
@@ -167,25 +147,25 @@ export class LiveTable {
     return slots.subarray(0, count).sort((a, b) => table.birth(a) - table.birth(b));
   }
 
-  #forgetAside(slot: number): void {
+  #forgetDisplaced(slot: number): void {
     const birth = this.table.birth(slot);
-    const slots = this.#aside.get(birth);
+    const slots = this.#displaced.get(birth);
     if (slots === undefined || !slots.includes(slot)) return;
-    this.#asideCount--;
-    if (slots.length === 1) this.#aside.delete(birth);
+    this.#displacedCount--;
+    if (slots.length === 1) this.#displaced.delete(birth);
     else
-      this.#aside.set(
+      this.#displaced.set(
         birth,
         slots.filter((other) => other !== slot),
       );
   }
 
-  /** Where its end waits. */
+  /** The place of the end of a held row. */
   heldAt(slot: number): number {
     return this.#word(slot, W_ID);
   }
 
-  /** Its owner has ended it: no flow id stands for it any more, and its end waits at a place. */
+  /** Marks a row as held: no flow id refers to it any more, and its end waits at that place. */
   hold(slot: number, place: number): void {
     if (this.isMapped(slot)) this.owner(slot).unmap(this.flowId(slot));
     const slab = this.table.slab(slot);
@@ -194,20 +174,21 @@ export class LiveTable {
     slab[base + W_ID] = place;
   }
 
-  /** It has not ended: a node has it. */
+  /** Marks a held row as alive: a node has taken it up again. */
   resume(slot: number): void {
     const at = this.table.base(slot) + W_HAS;
-    this.table.slab(slot)[at] = (this.table.slab(slot)[at]! & ~HELD) | AGAIN;
+    this.table.slab(slot)[at] = (this.table.slab(slot)[at]! & ~HELD) | RESUMED;
   }
 
-  /** Its first claim is read now. */
+  /** Marks a row as born: this is its first claim. */
   markBorn(slot: number): void {
     this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= BORN;
   }
 
   /**
-   * Whether a claim, a record with that birth, is to the connection of a row, and not to one that had or has its tuple before or after. A
-   * node that had forgotten it tells of a later birth; an earlier one, translated alike, is an old entry that this one goes through now.
+   * True when a claim, a record with that birth, is to the connection of a row, and not to an earlier or later one with the same
+   * tuple. A node that has forgotten the connection publishes a later birth. An earlier birth with the same translation is an
+   * old entry of that node, which this connection uses now.
    */
   isClaimOf(slot: number, words: Uint32Array, birth: number): boolean {
     if (birth >= this.table.birth(slot)) return birth <= this.stamp(slot);
@@ -215,7 +196,7 @@ export class LiveTable {
     return (this.#word(slot, W_HAS) & BORN) !== 0 && !isAnotherConnection(table.slab(slot), table.base(slot), words, 0);
   }
 
-  /** Takes a connection in; -1 when the table is full. */
+  /** Adds a connection. Returns its slot; -1 when the table is full. */
   open(words: Uint32Array, rare: RareAttributes | null, birth: number, aheadMs: number): number {
     const slot = this.table.insert(words, 0);
     if (slot < 0) return -1;
@@ -228,7 +209,7 @@ export class LiveTable {
     return slot;
   }
 
-  /** Writes what a new row says over a connection that is known. */
+  /** Overwrites the record of a known connection with that of a new row. */
   restate(slot: number, words: Uint32Array, rare: RareAttributes | null): void {
     const slab = this.table.slab(slot);
     const base = this.table.base(slot);
@@ -239,20 +220,20 @@ export class LiveTable {
     else this.table.rare.set(slot, rare);
   }
 
-  /** Another node's claim to the connection tells of an earlier birth, or not. */
+  /** Takes over the birth that another node's claim has, if it is earlier and the row's own is not certain. */
   inheritBirth(slot: number, birth: number, aheadMs: number): void {
     if (birth >= this.table.birth(slot) || (this.#word(slot, W_HAS) & BORN) !== 0) return;
     this.table.setBirth(slot, birth);
     this.#startMs[slot >>> PAGE_BITS]![slot & PAGE_MASK] = stampMs(birth) - aheadMs;
   }
 
-  /** Its owner has the row since a stamp. */
+  /** Sets since when the owner has carried the row. */
   setSince(slot: number, since: number, aheadMs: number): void {
     this.#since[slot >>> PAGE_BITS]![slot & PAGE_MASK] = since;
     this.#sinceMs[slot >>> PAGE_BITS]![slot & PAGE_MASK] = stampMs(since) - aheadMs;
   }
 
-  /** A node has the row, by a flow id, and said so by `stamp`. Null: no flow id stands for it. */
+  /** Makes a node the owner by a claim with that stamp. `flowId` null: no flow id refers to the row yet. */
   own(slot: number, node: NodeState, flowId: number | null, stamp: number): void {
     const slab = this.table.slab(slot);
     const base = this.table.base(slot);
@@ -260,17 +241,19 @@ export class LiveTable {
     slab[base + W_ID] = flowId ?? NO_FLOW_ID;
     writeStamp(slab, base, stamp);
     if (flowId !== null) node.map(flowId, slot);
-    else node.hasOrphans = true;
+    else node.hasUnmapped = true;
   }
 
-  /** The row's present owner becomes one of those before. */
+  /** Adds the present owner to the earlier ones: another will own the row. */
   leave(slot: number): void {
     const node = this.owner(slot);
     if (this.isMapped(slot)) node.unmap(this.flowId(slot));
-    this.#before.set(slot, [...(this.#before.get(slot) ?? []), this.#step(slot, node)]);
+    const earlier = this.#earlier.get(slot);
+    const last = this.#carriedSince(slot, node);
+    this.#earlier.set(slot, earlier === undefined ? [last] : [...earlier, last]);
   }
 
-  /** Its owner gave it up for a node whose claim was not read yet. */
+  /** Moves a row to a node whose claim has not been read yet. */
   depart(slot: number, to: NodeState, stamp: number, aheadMs: number): void {
     this.leave(slot);
     this.own(slot, to, null, stamp);
@@ -278,12 +261,13 @@ export class LiveTable {
     this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= DEPARTED;
   }
 
+  /** Notes that events of a row may be missing, whatever the gaps say. */
   markMayMiss(slot: number): void {
     this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= MAY_MISS;
   }
 
-  /** A copy of a row, with what is missing up to `stamp`. */
-  draft(slot: number, stamp: number): Draft {
+  /** A copy of a row. It may miss events if its own bits say so, or a gap that a node had while carrying it up to that stamp. */
+  copy(slot: number, stamp: number): RowCopy {
     const { table } = this;
     const base = table.base(slot);
     const slab = table.slab(slot);
@@ -293,20 +277,20 @@ export class LiveTable {
     words[W_HAS] = flags & 0xffff;
     words[W_ID] = 0;
     const node = this.#nodes[flags >>> OWNER_SHIFT]!;
-    const last = this.#step(slot, node);
-    const before = this.#before.size === 0 ? undefined : this.#before.get(slot);
-    const path = before === undefined ? [last] : [...before, last];
-    const flagged = (flags & (MAY_MISS | DEPARTED)) !== 0;
+    const last = this.#carriedSince(slot, node);
+    const earlier = this.#earlier.size === 0 ? undefined : this.#earlier.get(slot);
+    const path: Path = earlier === undefined ? [last] : [...earlier, last];
+    const mayMiss = (flags & (MAY_MISS | DEPARTED)) !== 0 || anyMissed(path, stamp);
     const rare = table.rare.size === 0 ? null : (table.rare.get(slot) ?? null);
     const startMs = this.#startMs[slot >>> PAGE_BITS]![slot & PAGE_MASK]!;
-    return { words, rare, birth: table.birth(slot), startMs, path, mayMiss: flagged || missesOf(path, stamp) };
+    return { words, rare, birth: table.birth(slot), startMs, path, mayMiss };
   }
 
-  #step(slot: number, node: NodeState): Step {
-    return { node, since: this.since(slot), sinceMs: this.#sinceMs[slot >>> PAGE_BITS]![slot & PAGE_MASK]! };
+  #carriedSince(slot: number, node: NodeState): CarriedSince {
+    return { node, stamp: this.since(slot), sinceMs: this.#sinceMs[slot >>> PAGE_BITS]![slot & PAGE_MASK]! };
   }
 
-  /** Records are cut from chunks: a typed array of its own would cost more than all the rest of a connection. */
+  /** Cuts a record from a chunk: a typed array of its own would cost more than all the rest of a connection. */
   #takeWords(): Uint32Array {
     if (this.#chunkAt === CHUNK_WORDS) {
       this.#chunk = new Uint32Array(CHUNK_WORDS);
@@ -317,11 +301,11 @@ export class LiveTable {
     return words;
   }
 
-  /** Takes a row out. */
+  /** Removes a row. */
   remove(slot: number): void {
-    if (this.#asideCount > 0) this.#forgetAside(slot);
+    if (this.#displacedCount > 0) this.#forgetDisplaced(slot);
     if (!this.isHeld(slot) && this.isMapped(slot)) this.owner(slot).unmap(this.flowId(slot));
-    if (this.#before.size > 0) this.#before.delete(slot);
+    if (this.#earlier.size > 0) this.#earlier.delete(slot);
     this.table.unlink(slot);
     this.table.free(slot);
   }
@@ -331,66 +315,11 @@ export class LiveTable {
   }
 }
 
-function missesOf(path: readonly Step[], stamp: number): boolean {
+/** True where one of the nodes has a gap while it carried the connection. */
+function anyMissed(path: Path, stamp: number): boolean {
   for (let i = 0; i < path.length; i++) {
-    const { node, since } = path[i]!;
-    if (node.gaps.touches(since, path[i + 1]?.since ?? stamp)) return true;
+    const { node, stamp: since } = path[i]!;
+    if (node.gaps.touches(since, path[i + 1]?.stamp ?? stamp)) return true;
   }
   return false;
-}
-
-/**
- * Since when a node has a row that it states by an older claim, as a stamp: `words` tell when the node first saw the flow, by its
- * clock and in whole seconds; within a second of the birth, and before it, that is the birth.
- */
-export function sinceOf(words: Uint32Array, birth: number, stamp: number, aheadMs: number): number {
-  const createdMs = words[W_CREATED]! * 1000 + aheadMs;
-  const atBirth = words[W_CREATED] === 0 || createdMs - stampMs(birth) < 1000;
-  return atBirth ? birth : Math.min(stamp, stampOfMs(createdMs));
-}
-
-function stepOf({ node, sinceMs }: Step): PathStep {
-  return { node: node.name, sinceMs };
-}
-
-/** A finished answer; its uid is computed when it is asked for. */
-export class ConnectionRecord implements Connection {
-  readonly words: Uint32Array;
-  readonly rare: RareAttributes | null;
-  readonly startMs: number | null;
-  readonly endMs: number | null;
-  readonly timedByKernel: boolean;
-  readonly end: Connection["end"];
-  readonly counters: ConnectionCounters | null;
-  readonly path: readonly PathStep[];
-  readonly mayMiss: boolean;
-  readonly birth: number;
-  readonly #uidOf: UidOf;
-  #uid = "";
-
-  constructor(draft: Draft, ending: Ending, uidOf: UidOf) {
-    const bornMs = draft.startMs;
-    const timed = ending.endMs > 0;
-    // On a node that took the connection over, the kernel's entry is younger than the connection.
-    const startMs = timed && ending.startMs > 0 ? Math.min(bornMs, ending.startMs) : bornMs;
-    this.words = draft.words;
-    this.rare = draft.rare;
-    this.end = ending.end;
-    this.endMs = ending.end === "open" ? null : timed ? ending.endMs : stampMs(ending.stamp) - ending.aheadMs;
-    this.startMs = this.endMs === null ? startMs : Math.min(startMs, this.endMs);
-    this.timedByKernel = timed;
-    this.counters = ending.counters;
-    const [first] = draft.path;
-    // Who tells of it first has it from its start on, however late that was told.
-    const begins = { node: first!.node.name, sinceMs: first!.since === draft.birth ? this.startMs : first!.sinceMs };
-    this.path = draft.path.length === 1 ? [begins] : [begins, ...draft.path.slice(1).map((step) => stepOf(step))];
-    this.mayMiss = draft.mayMiss || ending.end === "lost";
-    this.birth = draft.birth;
-    this.#uidOf = uidOf;
-  }
-
-  get uid(): string {
-    if (this.#uid === "") this.#uid = this.#uidOf(this.birth, this.words);
-    return this.#uid;
-  }
 }

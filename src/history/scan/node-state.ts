@@ -98,7 +98,7 @@ export class NodeState {
   /** Where the last complete snapshot ended. */
   snapshotStamp = 0;
   /** Rows of the node that no flow id stands for: the next complete snapshot takes them up or ends them. */
-  hasOrphans = false;
+  hasUnmapped = false;
   /** They are those of an earlier epoch: what the node tells of anew is the same connection, though it does not know that. */
   bridges = false;
   /** Its last commit of other nodes' flows. */
@@ -218,7 +218,7 @@ export class NodeState {
 
   /** Its flow ids mean nothing any more; its rows stay until its next complete snapshot. */
   forgetFlowIds(): void {
-    this.hasOrphans ||= this.tracked > 0;
+    this.hasUnmapped ||= this.tracked > 0;
     this.slots.clear();
     this.tracked = 0;
   }
