@@ -1,42 +1,42 @@
 /**
- * What the history answers with: connections, each once, over its whole life and all the nodes that carried it; and the
- * places where the streams may have missed something. Types alone; `projection.ts` makes them.
+ * What the history answers with: connections, each once, over their whole lives and all nodes that carried them, and the gaps in
+ * which events may be missing. These are types only; scan/projection.ts makes the connections.
  */
 import type { FlowQuery } from "../flow/filter.js";
 import type { RareAttributes } from "../flow/record.js";
 
-/** One connection, from its first packet on whichever node to its end. */
+/** One connection, from its first packet to its end, on whichever nodes. */
 export interface Connection {
-  /** "C" and base62 of a hash of birth, zone, protocol and original tuple: the same however and wherever it is asked for. */
+  /** "C" and a base62 hash of birth, zone, protocol and original tuple, so it is the same in every answer on every node. */
   readonly uid: string;
-  /** The stamp that went into that hash; left out where it is not known. */
+  /** The stamp of the birth in that hash; left out where it is not known. */
   readonly birth?: number;
-  /** The record as last known (layout of src/flow/record.ts): tuples, protocol, zones, status, mark, protocol state. */
+  /** The last known record (layout: src/flow/record.ts): tuples, protocol, zones, status, mark, protocol state. */
   readonly words: Uint32Array;
   readonly rare: RareAttributes | null;
   /**
-   * Milliseconds since the Unix epoch; with a fraction where the kernel timed it (nf_conntrack_timestamp). Null: it began
-   * before what is kept.
+   * Milliseconds since the Unix epoch, with a fraction where the kernel timed it (nf_conntrack_timestamp). Null: it began before
+   * the oldest event that is kept.
    */
   readonly startMs: number | null;
   /** Null: alive at the end of the range. */
   readonly endMs: number | null;
-  /** True where the end (and on a connection of one node the start) is the kernel's own time. */
+  /** True where the end is the kernel's own time. The start is too, if only one node carried the connection. */
   readonly timedByKernel: boolean;
-  /** `ended`: the kernel said so. `lost`: it was gone when the table was stated anew; the time is the latest possible. `open`: alive. */
+  /** `ended`: the kernel reported the end. `lost`: a later snapshot did not list it; `endMs` is the latest possible. `open`: alive. */
   readonly end: "ended" | "lost" | "open";
   /** Null where nf_conntrack_acct did not count. */
   readonly counters: ConnectionCounters | null;
   /**
-   * The nodes that carried it, in order, each with since when. Never empty. Where the first step begins later than the connection,
-   * others carried it before the part of the streams that was read.
+   * The nodes that carried it, in order; never empty. If the first step begins later than the connection, other nodes carried it
+   * before the part of the streams that was read.
    */
   readonly path: readonly PathStep[];
-  /** True where events may be missing in the part of the streams that this record rests on. */
+  /** True where events may be missing in the part of the streams from which this record was made. */
   readonly mayMiss: boolean;
 }
 
-/** What the last node's kernel counted. */
+/** What the kernel of the last node counted. */
 export interface ConnectionCounters {
   readonly origPackets: number;
   readonly origBytes: number;
@@ -44,13 +44,13 @@ export interface ConnectionCounters {
   readonly replyBytes: number;
 }
 
-/** A node that carried a connection, from a time on. */
+/** A node that carried a connection, and since when. */
 export interface PathStep {
   readonly node: string;
   readonly sinceMs: number;
 }
 
-/** A place where events of a node may be missing. */
+/** A stretch of time in which events of a node may be missing. */
 export interface Gap {
   readonly node: string;
   /** Null: from the beginning. */
@@ -59,67 +59,67 @@ export interface Gap {
   readonly untilMs: number | null;
   /** One line for people. */
   readonly reason: string;
-  /** How many events, where that is known. */
+  /** How many events are missing; null where that is not known. */
   readonly events: number | null;
 }
 
-/** Which connections. All that is given must hold; times are milliseconds since the Unix epoch, both ends included. */
+/** Which connections are asked for. All conditions must hold. Times are milliseconds since the Unix epoch, both ends included. */
 export interface HistoryQuery {
-  /** Connections that ended before do not count; null: from the beginning of what is kept. */
+  /** Leaves out connections that ended before; null: none. */
   readonly sinceMs: number | null;
-  /** Connections that began after do not count; null: until now. */
+  /** Leaves out connections that began after; null: none. */
   readonly untilMs: number | null;
   readonly filter: FlowQuery;
-  /** Connections that one of these nodes carried (`at`: carries at that time); null: any. */
+  /** Connections that one of these nodes carried, or for `at` carried at that time; null: any node. */
   readonly nodes: readonly string[] | null;
-  /** The newest so many; null: all. */
+  /** How many connections at the most, the newest ones; null: all. */
   readonly limit: number | null;
 }
 
-/** `who`: whose was this public address and port. */
+/** The question of `who`: which host had this public address and port. */
 export interface WhoQuestion {
-  /** IPv4 or IPv6 as text. */
+  /** An IPv4 or IPv6 address. */
   readonly address: string;
-  /** Port; for ICMP the query id. */
+  /** A port; of ICMP the id. */
   readonly port: number;
-  /** Layer 4 protocol number; null: any that has ports. */
+  /** Layer 4 protocol number; null: any protocol with ports. */
   readonly protocol: number | null;
-  /** Life that overlaps [sinceMs, untilMs]; both the same for one moment. */
+  /** Connections that were alive within [sinceMs, untilMs]. */
   readonly sinceMs: number;
   readonly untilMs: number;
 }
 
-/** How far a scan is. */
+/** How far a scan has come. */
 export interface HistoryProgress {
-  /** Messages and rows read. */
+  /** Messages that were read, and their rows. */
   readonly messages: number;
   readonly events: number;
-  /** Messages there are to read, as well as known before. */
+  /** Messages that there are to read; an estimate, at the most so many. */
   readonly messagesTotal: number;
-  /** The time that the scan has come to; null before it began. */
+  /** The time up to which the streams have been read; null before the first message. */
   readonly timeMs: number | null;
-  /** Messages skipped because they were damaged or not ours. */
+  /** Messages that were skipped because they are damaged or not conntrail's. */
   readonly malformed: number;
-  /** The archive's files that the answer needs, and how many of them were read; left out where none is. */
+  /** Left out where the answer needs no archive. */
   readonly archive?: ArchiveProgress;
 }
 
-/** How much of an archive was read. */
+/** How many files of the archive were read, of those that the answer needs. */
 export interface ArchiveProgress {
   readonly files: number;
   readonly filesTotal: number;
 }
 
-/** A running answer. */
+/** An answer while it is being read. */
 export interface HistoryAnswer {
-  /** In the order in which they ended, those still alive last, in the order in which they began. Iterate once. */
+  /** Connections in the order of their ends, then those that are alive in the order of their births. Iterate once. */
   readonly connections: AsyncIterable<readonly Connection[]>;
-  /** What may be missing in the range, as far as it was read: ask after the last connection. */
+  /** Where events may be missing in the range. Complete only after the last connection. */
   gaps(): readonly Gap[];
   progress(): HistoryProgress;
 }
 
-/** What `follow` tells: a connection began, moved to another node, changed its state or mark, or ended. */
+/** A change that `follow` reports: a connection began, moved to another node, changed its state or mark, or ended. */
 export interface ConnectionChange {
   readonly type: "new" | "moved" | "updated" | "ended";
   readonly connection: Connection;

@@ -8,7 +8,7 @@
  *   now, -2h, -1h30m, -7d           before now: w, d, h, m, s, ms
  *   1769857205.25, @1769857205      seconds since the Unix epoch
  *
- * A wall clock time that the machine's zone skipped, or had twice, is refused: an answer an hour off would name the wrong host.
+ * A wall clock time that the machine's zone skipped or had twice is refused: an answer that is an hour off names the wrong host.
  */
 import { ConntrailError } from "../errors.js";
 
@@ -16,21 +16,22 @@ import { ConntrailError } from "../errors.js";
 export interface NamedTime {
   /** Milliseconds since the Unix epoch. */
   readonly ms: number;
-  /** How long what was named lasts: 1000 for a whole second or minute as clocks and logs write it, 1 where there was a fraction. */
+  /** 1000 where the text names a whole second or minute, as clocks and logs write it; 1 where it has a fraction. */
   readonly spanMs: number;
 }
 
-const UNIT_MS: Readonly<Record<string, number>> = {
-  w: 604_800_000,
-  d: 86_400_000,
-  h: 3_600_000,
-  m: 60_000,
-  s: 1000,
-  ms: 1,
-};
+/** Milliseconds of each unit of a duration. */
+const UNIT_MS: ReadonlyMap<string, number> = new Map([
+  ["w", 604_800_000],
+  ["d", 86_400_000],
+  ["h", 3_600_000],
+  ["m", 60_000],
+  ["s", 1000],
+  ["ms", 1],
+]);
 const DAY_MS = 86_400_000;
 const MINUTE_MS = 60_000;
-/** Date's own range is wider; beyond this a time is a slip of the fingers. */
+/** Date's own range is wider, but a time outside of these years is a typing error. */
 const YEAR_MIN = 1970;
 const YEAR_MAX = 9999;
 
@@ -42,22 +43,22 @@ const ZONE = String.raw`(?: ?(?<zone>z|utc|gmt|[+-]\d\d(?::?\d\d)?))`;
 const CALENDAR = new RegExp(`^(?:${DATE}(?:(?:t| +)${CLOCK}${ZONE}?)?|${CLOCK.replaceAll("?<", "?<lone_")})$`);
 
 /**
- * Reads a point in time. Throws USAGE with one line, naming `option`, for what is no time, and for a time of the machine's
+ * Reads a point in time. Throws USAGE with one line that names `option` when the text is no time, or names a time of the machine's
  * own zone that did not happen or happened twice.
  */
 export function parseTime(option: string, text: string, nowMs: number): NamedTime {
   const plain = text.trim().toLowerCase();
   if (plain === "now") return { ms: nowMs, spanMs: 1 };
   const relative = RELATIVE.exec(plain);
-  if (relative !== null) return { ms: checkedYear(option, text, nowMs - durationMs(relative[1]!)), spanMs: 1 };
+  if (relative !== null) return { ms: checkedYear(option, text, nowMs - durationMs(plain)), spanMs: 1 };
   const epoch = EPOCH.exec(plain);
-  if (epoch !== null) return epochTime(option, text, (epoch[1] ?? epoch[2])!.replace(",", "."));
+  if (epoch !== null) return epochTime(option, text, plain.replace("@", "").replace(",", "."));
   const calendar = CALENDAR.exec(plain)?.groups;
   if (calendar === undefined) throw unreadable(option, text);
   return calendarTime(option, text, calendar, nowMs);
 }
 
-/** Throws USAGE when a time that must have passed lies ahead. */
+/** Throws USAGE when a time lies in the future. */
 export function requirePast(option: string, text: string, time: NamedTime, nowMs: number): void {
   if (time.ms <= nowMs) return;
   throw new ConntrailError(
@@ -73,7 +74,7 @@ export function requireOrder(since: NamedTime | null, until: NamedTime | null): 
   throw new ConntrailError("USAGE", `--until lies before --since: ${range}; exchange them`);
 }
 
-/** ISO 8601 in UTC. Milliseconds where there are some, microseconds where the time has a fraction of them. */
+/** ISO 8601 in UTC, with milliseconds or microseconds only where the time has them. */
 export function formatTime(ms: number): string {
   const micros = Math.round(ms * 1000);
   const seconds = Math.floor(micros / 1_000_000);
@@ -86,7 +87,9 @@ export function formatTime(ms: number): string {
 
 function durationMs(text: string): number {
   let sum = 0;
-  for (const [, number, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ms|[wdhms])/g)) sum += Number(number) * UNIT_MS[unit!]!;
+  for (const [, number, unit = ""] of text.matchAll(/(\d+(?:\.\d+)?)(ms|[wdhms])/g)) {
+    sum += Number(number) * (UNIT_MS.get(unit) ?? Number.NaN);
+  }
   return sum;
 }
 
@@ -101,7 +104,7 @@ function calendarTime(option: string, text: string, groups: Groups, nowMs: numbe
   const [year, month, day] = dateOf(groups, nowMs);
   const [hour, minute, second] = clockOf(groups);
   const fraction = groups.fraction ?? groups.lone_fraction;
-  // As if it were UTC; Date carries what is too much over to the next field, which shows.
+  // As if it were UTC. Date carries a field that is too large over to the next one, so the fields then differ.
   const asUtc = Date.UTC(year, month - 1, day, hour, minute, second);
   const back = new Date(asUtc);
   const exists =
@@ -134,7 +137,7 @@ function clockOf(groups: Groups): [number, number, number] {
   ];
 }
 
-/** What the zone is ahead of UTC. */
+/** How far the zone is ahead of UTC. */
 function zoneMs(option: string, text: string, zone: string): number {
   if (!/^[+-]/.test(zone)) return 0;
   const hours = Number(zone.slice(1, 3));
@@ -145,10 +148,11 @@ function zoneMs(option: string, text: string, zone: string): number {
 
 /** The moment at which the machine's wall clock shows these fields. */
 function localMs(option: string, text: string, asUtc: number): number {
-  // The offsets of the days around are those between which a change may have fallen.
+  // If the clocks were changed near that moment, the days before and after it have different offsets.
   const offsets = new Set([asUtc - DAY_MS, asUtc + DAY_MS].map((ms) => wallOffsetMs(ms)));
   const moments = [...offsets].map((offset) => asUtc - offset).filter((ms) => ms + wallOffsetMs(ms) === asUtc);
-  if (moments.length === 1) return moments[0]!;
+  const [moment] = moments;
+  if (moment !== undefined && moments.length === 1) return moment;
   const what = moments.length === 0 ? "did not happen in this machine's zone" : "happened twice in this machine's zone";
   const zones = moments.length === 0 ? "a zone" : `the zone, ${moments.map(zoneText).join(" or ")}`;
   throw new ConntrailError(

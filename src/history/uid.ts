@@ -1,6 +1,7 @@
+/** The uid of a connection: a hash that every node computes alike, from whatever part of the connection's life was read. */
 import crypto from "node:crypto";
 import { AF_INET, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../flow/record.js";
-import { zoneOrigOf } from "../flow/record-fields.js";
+import { familyOf, zoneOrigOf } from "../flow/record-fields.js";
 
 /** Character codes of the digits of base62, two at a time. */
 const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -10,15 +11,13 @@ const FOUR_DIGITS = 62 ** 4;
 const PREFIX = "C".charCodeAt(0);
 /** 62^17 is the first power above 2^96. */
 export const UID_LENGTH = 1 + 17;
-/** Of IPv6. */
+/** Words that are hashed for IPv6. */
 const WORDS_MAX = 5 + 8;
 
-/** Gives the name of a connection by the stamp of its birth and a record at base 0. */
+/** Computes a uid from the stamp of the birth and a record at base 0. */
 export type UidOf = (birth: number, words: Uint32Array) => string;
 
-/**
- * Writes what is hashed for the name of the record at `base`, `step` words apart from `at` on; gives how many words that are.
- */
+/** Writes the words that are hashed for the record at `base`, from `at` on and `step` words apart. Returns how many those are. */
 export type PutUidMessage = (
   out: Uint32Array,
   at: number,
@@ -28,17 +27,16 @@ export type PutUidMessage = (
   base: number,
 ) => number;
 
-/** Makes that in a buffer of its own, in which a double becomes two words. */
+/** Makes such a function. It has a buffer of its own, in which a double becomes two words. */
 export function createUidMessage(): PutUidMessage {
   const view = new DataView(new ArrayBuffer(8));
   return (out, at, step, birth, words, base) => {
-    const proto = words[base + W_PROTO]!;
-    const width = proto >>> 8 === AF_INET ? 1 : 4;
+    const width = familyOf(words, base) === AF_INET ? 1 : 4;
     view.setFloat64(0, birth);
     out[at] = view.getUint32(0);
     out[at + step] = view.getUint32(4);
     out[at + 2 * step] = zoneOrigOf(words, base);
-    out[at + 3 * step] = proto;
+    out[at + 3 * step] = words[base + W_PROTO]!;
     out[at + 4 * step] = words[base + W_ORIG_L4]!;
     for (let i = 0; i < width; i++) {
       out[at + (5 + i) * step] = words[base + W_ORIG_SRC + i]!;
@@ -49,8 +47,8 @@ export function createUidMessage(): PutUidMessage {
 }
 
 /**
- * Makes names of connections: "C" and 17 base62 digits of the first 96 bits of sha256 over birth stamp, zone of the original
- * direction, protocol and original tuple. It works in buffers of its own: allocating costs more than hashing.
+ * Makes a function that computes uids: "C" and 17 base62 digits of the first 96 bits of sha256 over birth stamp, zone of the
+ * original direction, protocol and original tuple. It has buffers of its own, because allocating costs more than hashing.
  */
 export function createUid(): UidOf {
   const putMessage = createUidMessage();
@@ -68,7 +66,7 @@ export function createUid(): UidOf {
   };
 }
 
-/** A character a byte; in one call where Node has that (20.12), which costs a fifth. */
+/** The hash as a string, a character for each byte. In one call, which costs a fifth, where Node.js has that (20.12). */
 function sha256(bytes: Uint8Array): string {
   const { hash } = crypto as { hash?: typeof crypto.hash };
   return hash === undefined
@@ -76,10 +74,10 @@ function sha256(bytes: Uint8Array): string {
     : hash("sha256", bytes, "binary");
 }
 
-/** Writes the name that 96 bits of a hash stand for, in limbs of 24, as UID_LENGTH characters. */
+/** Writes the uid of 96 bits of a hash, given as four numbers of 24 bits, as UID_LENGTH character codes. */
 export function putUid(codes: Uint8Array, at: number, a: number, b: number, c: number, d: number): void {
   codes[at] = PREFIX;
-  // Long division by 62^4, so that what is divided stays an exact integer.
+  // Long division by 62^4, so that all intermediate values stay exact integers.
   for (let end = at + UID_LENGTH; end > at + 4; end -= 4) {
     const quotientA = Math.floor(a / FOUR_DIGITS);
     b += (a - quotientA * FOUR_DIGITS) * 2 ** 24;
@@ -103,7 +101,7 @@ export function putUid(codes: Uint8Array, at: number, a: number, b: number, c: n
   codes[at + 1] = SECOND[d]!;
 }
 
-/** Named one by one: a spread of the array would cost more than the hash. */
+/** The codes are named one by one, because spreading the array would cost more than the hash. */
 function text18(c: Uint8Array): string {
   return String.fromCharCode(
     c[0]!,

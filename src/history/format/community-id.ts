@@ -1,7 +1,7 @@
 /**
- * Community ID version 1: the hash of a connection's two ends that Zeek, Suricata, Elastic and Wireshark compute, too.
- * https://github.com/corelight/community-id-spec: "1:" and base64 of SHA-1 over seed, the smaller end's address, the other's,
- * protocol, a zero, and the ports in that order. Of the original tuple, before translation.
+ * Community ID version 1, the hash of a connection's two ends that Zeek, Suricata, Elastic and Wireshark compute too: "1:" and
+ * base64 of SHA-1 over seed, the smaller end's address, the other's, protocol, a zero, and the ports in that order. It is computed
+ * from the original tuple, before translation. https://github.com/corelight/community-id-spec
  */
 import * as crypto from "node:crypto";
 import { hasPorts, IPPROTO_DCCP, IPPROTO_ICMP, IPPROTO_UDPLITE, isIcmp } from "../../flow/protocol.js";
@@ -9,15 +9,15 @@ import { AF_INET6, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC } from "../../flow/record.j
 import { familyOf, icmpTypeOf, protocolOf } from "../../flow/record-fields.js";
 
 const SEED = 0;
-/** Of IPv6 with ports. */
+/** Words that are hashed for IPv6 with ports. */
 const WORDS_MAX = 1 + 8 + 1;
-/** "1:", 27 digits and what fills them up. */
+/** "1:", 27 digits and the padding. */
 export const COMMUNITY_ID_LENGTH = 2 + 28;
 const BASE64 = Uint8Array.from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", (digit) =>
   digit.charCodeAt(0),
 );
 
-/** Types that are asked and answered, as Zeek pairs them; every other is one way, and has its code for the second port. */
+/** Types that are request and answer, as Zeek pairs them. Every other type is one-way, and its code is the second port. */
 const ICMP_COUNTERPART: ReadonlyMap<number, number> = pairs([8, 0], [13, 14], [15, 16], [17, 18], [10, 9]);
 const ICMPV6_COUNTERPART: ReadonlyMap<number, number> = pairs(
   [128, 129],
@@ -28,11 +28,11 @@ const ICMPV6_COUNTERPART: ReadonlyMap<number, number> = pairs(
   [144, 145],
 );
 
-/** The two ports of a connection as Zeek and Community ID have them: of ICMP the type, and its counterpart or code. */
+/** The two ports of a connection, as Zeek and Community ID define them: for ICMP the type, and its counterpart or code. */
 export interface PortPair {
   readonly source: number;
   readonly destination: number;
-  /** ICMP of a type that has no answer: its two ends have an order. */
+  /** ICMP of a type that has no answer. Its two ends are never swapped. */
   readonly oneWay: boolean;
 }
 
@@ -47,15 +47,15 @@ export function portPair(words: Uint32Array, base: number): PortPair | null {
   return { source: type, destination: counterpart ?? l4 & 0xff, oneWay: counterpart === undefined };
 }
 
-/** Gives the Community ID of the record at `base`. */
+/** Computes the Community ID of the record at `base`. */
 export type CommunityIdOf = (words: Uint32Array, base: number) => string;
 
-/** The Community ID of the record at `base`. Of many, `createCommunityId`. */
+/** The Community ID of the record at `base`. Use `createCommunityId` for many. */
 export function communityId(words: Uint32Array, base: number): string {
   return createCommunityId()(words, base);
 }
 
-/** Makes Community IDs in a buffer of its own: allocating costs as much as hashing. */
+/** Makes a function that computes Community IDs. It has a buffer of its own, because allocating costs as much as hashing. */
 export function createCommunityId(): CommunityIdOf {
   const message = new Uint32Array(WORDS_MAX);
   const view = new DataView(new ArrayBuffer(4 * WORDS_MAX));
@@ -66,7 +66,7 @@ export function createCommunityId(): CommunityIdOf {
   };
 }
 
-/** Writes what is hashed for the record at `base`, `step` words apart from `at` on; gives how many words that are. */
+/** Writes the words that are hashed for the record at `base`, from `at` on and `step` words apart. Returns how many those are. */
 export function putCommunityMessage(
   out: Uint32Array,
   at: number,
@@ -80,7 +80,7 @@ export function putCommunityMessage(
   const swap = ports?.oneWay !== true && !inOrder(words, base, width, ports);
   const first = base + (swap ? W_ORIG_DST : W_ORIG_SRC);
   const second = base + (swap ? W_ORIG_SRC : W_ORIG_DST);
-  // Behind the 16 bits of the seed all is shifted by half a word.
+  // The seed has 16 bits, so everything behind it is shifted by half a word.
   let carry = SEED;
   for (let i = 0; i < 2 * width; i++) {
     const word = words[i < width ? first + i : second + i - width]!;
@@ -94,7 +94,7 @@ export function putCommunityMessage(
   return 2 * width + 2;
 }
 
-/** Writes "1:" and base64 of a hash, given as its five words, as COMMUNITY_ID_LENGTH characters. */
+/** Writes "1:" and base64 of a hash, given as its five words, as COMMUNITY_ID_LENGTH character codes. */
 export function putCommunityId(
   codes: Uint8Array,
   at: number,
@@ -116,7 +116,7 @@ export function putCommunityId(
   codes[at + 29] = 0x3d;
 }
 
-/** Four digits for the lower 24 bits. */
+/** Writes four digits for the lower 24 bits. */
 function putDigits(codes: Uint8Array, at: number, bits: number): void {
   codes[at] = BASE64[(bits >>> 18) & 63]!;
   codes[at + 1] = BASE64[(bits >>> 12) & 63]!;
@@ -124,18 +124,18 @@ function putDigits(codes: Uint8Array, at: number, bits: number): void {
   codes[at + 3] = BASE64[bits & 63]!;
 }
 
-/** In one call where this Node.js has it (20.12): half the time. */
+/** In one call, which takes half the time, where Node.js has that (20.12). */
 function sha1(bytes: Uint8Array): string {
   if (typeof crypto.hash === "function") return crypto.hash("sha1", bytes, "base64");
   return crypto.createHash("sha1").update(bytes).digest("base64");
 }
 
-/** The specification has ports for TCP, UDP, SCTP and ICMP; of all others the addresses alone are hashed. */
+/** The specification has ports for TCP, UDP, SCTP and ICMP only. For all other protocols just the addresses are hashed. */
 function hashedPorts(protocol: number, words: Uint32Array, base: number): PortPair | null {
   return protocol === IPPROTO_UDPLITE || protocol === IPPROTO_DCCP ? null : portPair(words, base);
 }
 
-/** Whether the source is the smaller end; the ports decide between equal addresses. */
+/** True when the source is the smaller end. Equal addresses are ordered by their ports. */
 function inOrder(words: Uint32Array, base: number, width: number, ports: PortPair | null): boolean {
   for (let i = 0; i < width; i++) {
     const difference = words[base + W_ORIG_SRC + i]! - words[base + W_ORIG_DST + i]!;

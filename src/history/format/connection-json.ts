@@ -1,8 +1,8 @@
 /**
- * A connection as an object: what `--json` and `--format ndjson` print, and what the other formats read from.
+ * A connection as an object: `--json` and `--format ndjson` print it, and the other formats are made from it.
  *
- * The shape is a contract: names stay, more may be added. What was not recorded is left out, never zero. Beside what stands
- * here are the keys of a flow (src/flow/flow.ts) that outlive it; what only a commit needs (windows, sequence numbers) is not.
+ * The shape is a contract: names never change, and more may be added. A value that was not recorded is left out, never zero. Beside
+ * the keys below stand those of a flow (src/flow/flow.ts), without the ones that only a commit needs (windows, sequence numbers).
  *
  *   {
  *     "uid": "C5pVnZ0r2LhK8xQdWm", "communityId": "1:wCb3OG7yAFWelaUydu0D+125CLM=",
@@ -30,24 +30,24 @@ type OfTheTable = "timeoutSeconds" | "id" | "created" | "updated" | "tcp" | "seq
 export interface ConnectionJson extends Omit<Flow, OfTheTable> {
   readonly uid: string;
   readonly communityId: string;
-  /** ISO 8601 in UTC. Left out: it began before what is kept. */
+  /** ISO 8601 in UTC. Left out where the connection began before the oldest event that is kept. */
   readonly start?: string;
-  /** Left out while it lives. With the outcome `lost`: the latest time at which it may have ended. */
+  /** Left out while the connection is alive. With the outcome `lost` it is the latest possible time. */
   readonly end?: string;
-  /** Where both ends are known. */
+  /** Left out unless both start and end are known. */
   readonly durationSeconds?: number;
   readonly outcome: Connection["end"];
   /** Left out where the kernel did not count (nf_conntrack_acct). */
   readonly counters?: { readonly orig: DirectionCounters; readonly reply: DirectionCounters };
   /** The nodes that carried it, in order. */
   readonly path: readonly { readonly node: string; readonly since: string }[];
-  /** The end, and on a connection of one node the start, are the kernel's own (nf_conntrack_timestamp). */
+  /** The end is the kernel's own time (nf_conntrack_timestamp). The start is too, if only one node carried the connection. */
   readonly timedByKernel: boolean;
-  /** True where events may be missing in what this rests on. */
+  /** True where events may be missing in the part of the streams from which this was made. */
   readonly mayMiss: boolean;
 }
 
-/** A gap as JSON has it. */
+/** The object form of a gap. */
 export interface GapJson {
   readonly node: string;
   /** Left out: from the beginning. */
@@ -59,7 +59,7 @@ export interface GapJson {
   readonly events?: number;
 }
 
-/** The object form of a connection. */
+/** A connection in its object form. */
 export function connectionToJson(connection: Connection): ConnectionJson {
   const { words, rare, startMs, endMs, counters } = connection;
   const { timeoutSeconds, id, created, updated, tcp, seqadj, synproxy, ...flow } = flowFromRecord(words, 0, rare);
@@ -84,14 +84,14 @@ export function connectionToJson(connection: Connection): ConnectionJson {
   };
 }
 
-/** How long it lasted, to the microsecond. Null while it lives, and where the beginning or the end was not seen. */
+/** How long a connection lasted, to the microsecond. Null while it is alive, and where its start or end was not seen. */
 export function durationSeconds(connection: Connection): number | null {
   const { startMs, endMs, end } = connection;
   if (startMs === null || endMs === null || end !== "ended") return null;
   return Math.max(0, Math.round((endMs - startMs) * 1000) / 1_000_000);
 }
 
-/** The object form of a gap. */
+/** A gap in its object form. */
 export function gapToJson(gap: Gap): GapJson {
   return {
     node: gap.node,

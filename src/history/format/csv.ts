@@ -1,6 +1,6 @@
 /**
  * Connections as comma-separated values (RFC 4180): a heading, CRLF at the end of each line, quotes where they are needed.
- * What was not recorded is empty. Columns stay in their places; new ones come behind.
+ * A value that was not recorded is empty. Columns keep their places, and new ones are added at the end.
  */
 import { protocolOf } from "../../flow/record-fields.js";
 import type { Connection } from "../connection.js";

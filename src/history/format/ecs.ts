@@ -1,5 +1,5 @@
 /**
- * Connections as documents of the Elastic Common Schema, one line of JSON each. What the schema has no field for is under
+ * Connections as documents of the Elastic Common Schema, one line of JSON each. Values for which the schema has no field are under
  * `conntrail`. https://www.elastic.co/guide/en/ecs/current/index.html
  */
 import type { Translation } from "../../flow/flow.js";
@@ -8,7 +8,7 @@ import { protocolOf } from "../../flow/record-fields.js";
 import type { Connection } from "../connection.js";
 import { type ConnectionJson, connectionToJson, type DirectionCounters } from "./connection-json.js";
 
-/** The oldest version of the schema that has every field that is written. */
+/** The oldest version of the schema that has all fields that are written. */
 const ECS_VERSION = "8.0.0";
 const NANOSECONDS = 1_000_000_000;
 
@@ -64,7 +64,7 @@ function network({ words }: Connection, json: ConnectionJson): Record<string, un
   };
 }
 
-/** One end: what it sent is what its direction counted. */
+/** One end of a connection. What it has sent is what the kernel counted in its direction. */
 function end(
   ip: string,
   port: number | undefined,

@@ -6,10 +6,11 @@
  *   id 2         templates: id | fields | (element | length) ...
  *   id 256-263   events of the template with this number: 256, plus 1 for IPv6, 2 with ports, 4 with counters
  *
- * A connection gives two events: one at its start, one at its end. The zone of the original direction is ingressVRFID. An ICMP id
- * stands where source ports do, type and code where destination ports do. The counters are those of the end, where the kernel counted.
- * RFC 8158 has no number for a translation from IPv6 to IPv6; the family-neutral 1 and 2 of the registry stand there.
+ * A connection gives two events, one at its start and one at its end. The end has counters where the kernel counted. ingressVRFID
+ * is the zone of the original direction. ICMP has its id in the fields of source ports, and type and code in those of destination
+ * ports. RFC 8158 has no number for a translation from IPv6 to IPv6, so the registry's family-neutral 1 and 2 are used for it.
  */
+import assert from "node:assert/strict";
 import { isTranslated } from "../../flow/filter.js";
 import { hasPorts, isIcmp } from "../../flow/protocol.js";
 import {
@@ -24,11 +25,11 @@ import {
 import { familyOf, protocolOf, zoneOrigOf } from "../../flow/record-fields.js";
 import type { Connection, ConnectionCounters } from "../connection.js";
 
-/** How messages are cut and templates repeated. */
+/** How long messages get, and when templates are repeated. */
 export interface IpfixOptions {
-  /** A message is never longer. 576 at the least, 65535 at the most. */
+  /** No message is longer than this. From 576 to 65535. */
   readonly messageBytesMax: number;
-  /** Over UDP, templates are sent again after so many messages, and after so many milliseconds; null: sent once. */
+  /** Templates are repeated after so many messages or milliseconds, as UDP needs it; null: each is sent once. */
   readonly templates: { readonly everyMessages: number; readonly everyMs: number } | null;
 }
 
@@ -45,6 +46,7 @@ const HEADER_BYTES = 16;
 const SET_HEADER_BYTES = 4;
 const TEMPLATE_SET = 2;
 const TEMPLATE_FIRST = 256;
+/** Bits of a template's number above TEMPLATE_FIRST, and how many templates they make. */
 const IPV6 = 1;
 const PORTS = 2;
 const COUNTERS = 4;
@@ -89,7 +91,7 @@ const COUNTER_FIELDS: readonly Field[] = [
 /** natEvent by type: NAT44 session create and delete; for IPv6 the family-neutral ones. */
 const NAT_EVENT_VALUE = { create: { ipv4: 4, ipv6: 1 }, delete: { ipv4: 5, ipv6: 2 } } as const;
 
-/** The events of a connection: none where nothing is translated, and none for an end that was not seen. */
+/** The events of a connection. There are none where nothing is translated, and none for a start or end that was not seen. */
 export function natEvents(connection: Connection): NatEvent[] {
   const { words, startMs, endMs, counters } = connection;
   if (!isTranslated(words, 0)) return [];
@@ -99,21 +101,21 @@ export function natEvents(connection: Connection): NatEvent[] {
   return events;
 }
 
-/** Puts events into messages. One encoder is one stream to one collector: it numbers the records and knows what was sent. */
+/** Encodes events into messages for one collector. It numbers the records and remembers which templates were sent. */
 export class IpfixEncoder {
   readonly #options: IpfixOptions;
   readonly #nowMs: () => number;
   readonly #bytes: Buffer;
-  /** 0: the message is empty. */
+  /** Bytes of the message so far; 0: it is empty. */
   #length = 0;
-  /** Where the open set begins, and its id; 0: none is open. */
+  /** Where the open set begins, and its id; id 0: none is open. */
   #setStart = 0;
   #setId = 0;
-  /** Data records in messages before this one, and in this one. */
+  /** Data records in all messages before this one, and in this one. */
   #sequence = 0;
   #records = 0;
-  /** Templates that have an entry were sent; they are sent again together. */
-  readonly #sent = new Set<number>();
+  /** The templates that were sent. They are repeated together. */
+  readonly #sent = new Set<Template>();
   #messagesSinceTemplates = 0;
   #templatesMs = 0;
 
@@ -123,7 +125,7 @@ export class IpfixEncoder {
     this.#bytes = Buffer.alloc(options.messageBytesMax);
   }
 
-  /** Adds an event. Returns the message before it when that was full, to be sent now. */
+  /** Adds an event. Returns the message before it, to be sent now, when the event did not fit into that; else null. */
   add(event: NatEvent): Uint8Array | null {
     const template = templateOf(event);
     let full: Uint8Array | null = null;
@@ -133,13 +135,13 @@ export class IpfixEncoder {
       this.#sent.add(template);
       this.#writeTemplates([template]);
     }
-    if (this.#setId !== template) this.#openSet(template);
+    if (this.#setId !== template.id) this.#openSet(template.id);
     this.#length = writeEvent(this.#bytes, this.#length, template, event);
     this.#records++;
     return full;
   }
 
-  /** The message that is not full yet; null when it holds nothing. */
+  /** Returns the message that is not full yet; null when it is empty. */
   flush(): Uint8Array | null {
     if (this.#length === 0) return null;
     this.#closeSet();
@@ -163,16 +165,16 @@ export class IpfixEncoder {
     if (again === null || this.#sent.size === 0) return;
     const due =
       this.#messagesSinceTemplates >= again.everyMessages || this.#nowMs() - this.#templatesMs >= again.everyMs;
-    if (due) this.#writeTemplates([...this.#sent].sort());
+    if (due) this.#writeTemplates([...this.#sent].sort((a, b) => a.id - b.id));
   }
 
-  /** What a record takes at the most: its template, should that not be known yet, a set's head, and itself. */
-  #roomFor(template: number): number {
-    const known = this.#sent.has(template) ? 0 : SET_HEADER_BYTES + templateBytes(template);
-    return known + (this.#setId === template ? 0 : SET_HEADER_BYTES) + recordBytes(template);
+  /** How many bytes a record takes: itself, its template unless that was sent, and the heads of new sets. */
+  #roomFor(template: Template): number {
+    const unsentBytes = this.#sent.has(template) ? 0 : SET_HEADER_BYTES + 4 + 4 * template.fields.length;
+    return unsentBytes + (this.#setId === template.id ? 0 : SET_HEADER_BYTES) + template.recordBytes;
   }
 
-  #writeTemplates(templates: readonly number[]): void {
+  #writeTemplates(templates: readonly Template[]): void {
     this.#openSet(TEMPLATE_SET);
     for (const template of templates) this.#length = writeTemplate(this.#bytes, this.#length, template);
     this.#closeSet();
@@ -195,34 +197,43 @@ export class IpfixEncoder {
   }
 }
 
-function templateOf({ words, counters }: NatEvent): number {
-  const protocol = protocolOf(words, 0);
-  const ipv6 = familyOf(words, 0) === AF_INET6 ? IPV6 : 0;
-  const ports = hasPorts(protocol) || isIcmp(protocol) ? PORTS : 0;
-  return TEMPLATE_FIRST + ipv6 + ports + (counters === null ? 0 : COUNTERS);
+/** A kind of record. */
+interface Template {
+  readonly id: number;
+  readonly isIpv6: boolean;
+  readonly hasPorts: boolean;
+  readonly fields: readonly Field[];
+  readonly recordBytes: number;
 }
 
-function fieldsOf(template: number): Field[] {
-  const bits = template - TEMPLATE_FIRST;
+const TEMPLATES_BY_BITS: readonly Template[] = Array.from({ length: TEMPLATES }, (_, bits) => {
+  const fields = fieldsOf(bits);
+  return {
+    id: TEMPLATE_FIRST + bits,
+    isIpv6: (bits & IPV6) !== 0,
+    hasPorts: (bits & PORTS) !== 0,
+    fields,
+    recordBytes: fields.reduce((sum, [, bytes]) => sum + bytes, 0),
+  };
+});
+
+function fieldsOf(bits: number): Field[] {
   const ends = ADDRESSES.flatMap(([ipv4, ipv6, port]) => [bits & IPV6 ? ipv6 : ipv4, ...(bits & PORTS ? [port] : [])]);
   const head = [OBSERVATION_TIME_MILLISECONDS, INGRESS_VRFID, PROTOCOL_IDENTIFIER, NAT_EVENT];
   return [...head, ...ends, ...(bits & COUNTERS ? COUNTER_FIELDS : [])];
 }
 
-const FIELDS: readonly (readonly Field[])[] = Array.from({ length: TEMPLATES }, (_, i) => fieldsOf(TEMPLATE_FIRST + i));
-const RECORD_BYTES: readonly number[] = FIELDS.map((fields) => fields.reduce((sum, [, bytes]) => sum + bytes, 0));
-
-function templateBytes(template: number): number {
-  return 4 + 4 * FIELDS[template - TEMPLATE_FIRST]!.length;
+function templateOf({ words, counters }: NatEvent): Template {
+  const protocol = protocolOf(words, 0);
+  const ipv6 = familyOf(words, 0) === AF_INET6 ? IPV6 : 0;
+  const ports = hasPorts(protocol) || isIcmp(protocol) ? PORTS : 0;
+  const template = TEMPLATES_BY_BITS[ipv6 + ports + (counters === null ? 0 : COUNTERS)];
+  assert(template !== undefined);
+  return template;
 }
 
-function recordBytes(template: number): number {
-  return RECORD_BYTES[template - TEMPLATE_FIRST]!;
-}
-
-function writeTemplate(bytes: Buffer, start: number, template: number): number {
-  const fields = FIELDS[template - TEMPLATE_FIRST]!;
-  let at = bytes.writeUInt16BE(template, start);
+function writeTemplate(bytes: Buffer, start: number, { id, fields }: Template): number {
+  let at = bytes.writeUInt16BE(id, start);
   at = bytes.writeUInt16BE(fields.length, at);
   for (const [element, length] of fields) {
     at = bytes.writeUInt16BE(element, at);
@@ -231,26 +242,25 @@ function writeTemplate(bytes: Buffer, start: number, template: number): number {
   return at;
 }
 
-/** In the order of `fieldsOf`. Returns where the record ends. */
-function writeEvent(bytes: Buffer, start: number, template: number, event: NatEvent): number {
+/** Writes the fields in the order of `fieldsOf`. Returns where the record ends. */
+function writeEvent(bytes: Buffer, start: number, template: Template, event: NatEvent): number {
   const { words, counters } = event;
-  const bits = template - TEMPLATE_FIRST;
   const protocol = protocolOf(words, 0);
   let at = bytes.writeBigUInt64BE(BigInt(Math.max(0, Math.floor(event.timeMs))), start);
   at = bytes.writeUInt32BE(zoneOrigOf(words, 0), at);
   at = bytes.writeUInt8(protocol, at);
-  at = bytes.writeUInt8(NAT_EVENT_VALUE[event.type][bits & IPV6 ? "ipv6" : "ipv4"], at);
+  at = bytes.writeUInt8(NAT_EVENT_VALUE[event.type][template.isIpv6 ? "ipv6" : "ipv4"], at);
   const [source, destination, newSource, newDestination] = layer4(words, protocol);
   const ends: readonly [address: number, port: number][] = [
     [W_ORIG_SRC, source],
     [W_ORIG_DST, destination],
-    // The reply goes to what the source became, and comes from what the destination became.
+    // The reply goes to the translated source, and comes from the translated destination.
     [W_REPLY_DST, newSource],
     [W_REPLY_SRC, newDestination],
   ];
   for (const [address, port] of ends) {
-    for (let i = 0; i < (bits & IPV6 ? 4 : 1); i++) at = bytes.writeUInt32BE(words[address + i]!, at);
-    if (bits & PORTS) at = bytes.writeUInt16BE(port, at);
+    for (const word of words.subarray(address, address + (template.isIpv6 ? 4 : 1))) at = bytes.writeUInt32BE(word, at);
+    if (template.hasPorts) at = bytes.writeUInt16BE(port, at);
   }
   if (counters === null) return at;
   const { origPackets, origBytes, replyPackets, replyBytes } = counters;
@@ -259,10 +269,9 @@ function writeEvent(bytes: Buffer, start: number, template: number, event: NatEv
   return at;
 }
 
-/** Source and destination before translation, and after. */
+/** Ports, or what is in their place: source and destination before translation, then after. */
 function layer4(words: Uint32Array, protocol: number): [number, number, number, number] {
-  const orig = words[W_ORIG_L4]!;
-  const reply = words[W_REPLY_L4]!;
+  const { [W_ORIG_L4]: orig = 0, [W_REPLY_L4]: reply = 0 } = words;
   if (isIcmp(protocol)) return [orig >>> 16, orig & 0xffff, reply >>> 16, orig & 0xffff];
   return [orig >>> 16, orig & 0xffff, reply & 0xffff, reply >>> 16];
 }

@@ -1,9 +1,9 @@
 /**
- * Connections as Zeek's conn.log, tab-separated and as JSON lines: Zeek's own columns in its order, then the Community ID as its
- * policy script adds it, then what only a firewall knows. Unset is `-`, in JSON left out.
+ * Connections as Zeek's conn.log, tab-separated or as JSON lines: Zeek's own columns in Zeek's order, then the Community ID as
+ * Zeek's policy script adds it, then columns that only a firewall can fill. An unset column is `-`, and left out in JSON.
  *
- * The kernel counts bytes with the IP header, so they are Zeek's `*_ip_bytes`; payload bytes, missed bytes, the service and the
- * history of flags are unset. ICMP has type and counterpart or code for ports, as in Zeek.
+ * The kernel counts bytes with the IP header, so its counters are Zeek's `*_ip_bytes`. Payload bytes, missed bytes, the service and
+ * the history of flags are unset. ICMP has its type and counterpart or code in place of ports, as in Zeek.
  * https://docs.zeek.org/en/master/logs/conn.html
  */
 import { IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP } from "../../flow/protocol.js";
@@ -24,7 +24,7 @@ import type { Connection } from "../connection.js";
 import { portPair } from "./community-id.js";
 import { type ConnectionJson, connectionToJson, durationSeconds } from "./connection-json.js";
 
-/** A list is a vector or a set; null is unset. */
+/** The value of a column. A list is a vector or a set; null is unset. */
 type Value = string | number | boolean | readonly string[] | null;
 
 interface Field {
@@ -70,7 +70,7 @@ const FIELDS: readonly Field[] = [
   { name: "tunnel_parents", type: "set[string]", value: unset },
   { name: "ip_proto", type: "count", value: ({ words }) => protocolOf(words, 0) },
   { name: "community_id", type: "string", value: (_, { communityId }) => communityId },
-  // Here Zeek's own end.
+  // Zeek's own columns end here.
   { name: "nat_orig_h", type: "addr", value: (_, { nat }) => nat?.src?.address ?? null },
   { name: "nat_orig_p", type: "port", value: (_, { nat }) => nat?.src?.port ?? nat?.src?.icmpId ?? null },
   { name: "nat_resp_h", type: "addr", value: (_, { nat }) => nat?.dst?.address ?? null },
@@ -99,7 +99,7 @@ export function zeekHead(nowMs: number): string {
   ].join("\n");
 }
 
-/** The line that ends a log that is whole. */
+/** The line that ends a complete log. */
 export function zeekFoot(nowMs: number): string {
   return `#close\t${logTime(nowMs)}\n`;
 }
@@ -131,7 +131,7 @@ function cell({ type }: Field, value: Value): string {
 
 /** Control characters and the backslash as \xHH. */
 function escaped(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what must be found
   return text.replace(/[\x00-\x1f\x7f\\]/g, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`);
 }
 
@@ -153,18 +153,19 @@ function transport(protocol: number): string {
 /** IP_CT_TCP_FLAG_CLOSE_INIT: this side sent its FIN first. */
 const TCP_FLAG_CLOSE_INIT = 0x04;
 
-/** Zeek's word for how a connection went. Null where the kernel's state leaves it open, as who of the two sent a reset. */
+/** Zeek's conn_state. Null where the kernel's state does not tell, for example which side sent a reset. */
 export function connState(words: Uint32Array): string | null {
-  const has = words[W_HAS]!;
+  const { [W_HAS]: has = 0, [W_STATUS]: status = 0 } = words;
   const protocol = protocolOf(words, 0);
   if (!(has & HAS_STATUS)) return null;
-  const replied = (words[W_STATUS]! & IPS_SEEN_REPLY) !== 0;
+  const replied = (status & IPS_SEEN_REPLY) !== 0;
   if (protocol === IPPROTO_UDP) return replied ? "SF" : "S0";
   if (protocol !== IPPROTO_TCP) return "OTH";
   return has & HAS_PROTOINFO ? tcpConnState(words, replied) : null;
 }
 
 function tcpConnState(words: Uint32Array, replied: boolean): string | null {
+  const { [W_STATUS]: status = 0, [W_PROTOINFO_B]: flags = 0 } = words;
   switch (protocolStateOf(words, 0)) {
     case TCP_CONNTRACK_SYN_SENT:
       return replied ? "OTH" : "S0";
@@ -172,13 +173,13 @@ function tcpConnState(words: Uint32Array, replied: boolean): string | null {
       return replied ? "S1" : "OTH";
     case TCP_CONNTRACK_FIN_WAIT:
     case TCP_CONNTRACK_CLOSE_WAIT:
-      if (words[W_PROTOINFO_B]! & TCP_FLAG_CLOSE_INIT) return "S2";
-      return (words[W_PROTOINFO_B]! >>> 16) & TCP_FLAG_CLOSE_INIT ? "S3" : null;
+      if (flags & TCP_FLAG_CLOSE_INIT) return "S2";
+      return (flags >>> 16) & TCP_FLAG_CLOSE_INIT ? "S3" : null;
     case TCP_CONNTRACK_LAST_ACK:
     case TCP_CONNTRACK_TIME_WAIT:
       return "SF";
     case TCP_CONNTRACK_CLOSE:
-      return replied && !(words[W_STATUS]! & IPS_ASSURED) ? "REJ" : null;
+      return replied && !(status & IPS_ASSURED) ? "REJ" : null;
     default:
       return "OTH";
   }

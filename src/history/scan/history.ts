@@ -1,3 +1,4 @@
+/** Answers questions about connections from the streams of all nodes that one broker holds. */
 import { ConntrailError } from "../../errors.js";
 import { stampMs, stampOfMs } from "../../flow/clock.js";
 import type {
@@ -16,30 +17,31 @@ import type { HistoryStreams } from "./streams.js";
 
 /** Where the streams are. */
 export interface HistoryOptions {
-  /** `brokerStreams` of the broker that holds this node's stream and the copies of the others'. */
+  /** `brokerStreams` of the broker that holds this node's stream and the copies of its peers' streams. */
   readonly streams: HistoryStreams;
-  /** Nodes that must have a stream: where one has none, the answer says so. Null: whatever the broker holds. */
+  /** Nodes that must have a stream: where one has none, the answer has a gap. Null: only the streams that the broker holds. */
   readonly nodes: readonly string[] | null;
 }
 
-/** A range to be read, and what is told of it. */
+/** A range to be read, and which of its connections are answered. */
 interface Reading {
   readonly filter: RowFilter;
   readonly sinceMs: number | null;
   readonly untilMs: number | null;
-  /** Connections that ended in the range are told. */
+  /** Connections that ended in the range are answered too. */
   readonly ends: boolean;
   readonly accepts: (connection: Connection) => boolean;
   readonly limit: number | null;
 }
 
-/** Connections handed over at a time, and messages between two looks at the clock of the event loop. */
+/** How many connections are handed over at a time. */
 const BATCH_CONNECTIONS = 128;
+/** After how many messages the event loop has its turn. */
 const TURN_MESSAGES = 256;
-/** How often the ends that wait are looked at when no message comes. */
+/** How often held ends are settled while no message comes. */
 const SETTLE_EVERY_MS = 500;
 
-/** Answers from the streams of all nodes that one broker holds. */
+/** The history of the connections in those streams. */
 export class History {
   readonly #streams: HistoryStreams;
   readonly #nodes: readonly string[];
@@ -56,7 +58,7 @@ export class History {
     return new History(options.streams, nodes);
   }
 
-  /** The nodes whose streams are asked, in order of name. */
+  /** The nodes whose streams are read, in the order of their names. */
   get nodes(): readonly string[] {
     return this.#nodes;
   }
@@ -70,10 +72,10 @@ export class History {
     return this.#answer({ filter, sinceMs, untilMs, ends: true, accepts, limit }, signal);
   }
 
-  /** The table as it stood at a time. `sinceMs` and `untilMs` of the query do not matter. */
+  /** Connections that were alive at a time. `sinceMs` and `untilMs` of the query are ignored. */
   at(timeMs: number, query: HistoryQuery, signal: AbortSignal): HistoryAnswer {
     const { limit, nodes } = query;
-    const accepts = ({ path }: Connection) => nodes === null || nodes.includes(path.at(-1)!.node);
+    const accepts = ({ path }: Connection) => nodes === null || path.slice(-1).some(({ node }) => nodes.includes(node));
     const filter = compileRowFilter(query.filter);
     return this.#answer({ filter, sinceMs: timeMs, untilMs: timeMs, ends: false, accepts, limit }, signal);
   }
@@ -87,9 +89,9 @@ export class History {
   }
 
   /**
-   * Changes of connections as they are written, until the signal: from `sinceMs` on, null: from now on. Streams that are quiet are
-   * not waited for, so what a slow copy brings comes late. `settled`: an end is told once, when no node will take the connection up
-   * again (HOLD_MS later); else at once, and what is taken up again moves, and ends again.
+   * Changes of connections as they are published, until the signal: from `sinceMs` on, or from now on when that is null. Quiet streams
+   * are not waited for, so the changes of a slow copy come late. `settled`: an end is reported once, HOLD_MS later, when no node can
+   * take the connection up again. Otherwise it is reported at once; a connection that is taken up again then moves, and ends again.
    */
   async *follow(
     query: HistoryQuery,
@@ -103,17 +105,17 @@ export class History {
       filter.accepts(words, 0) && (nodes === null || path.some(({ node }) => nodes.includes(node)));
     let changes: ConnectionChange[] = [];
     let messageMs = 0;
-    const tell = (type: ConnectionChange["type"], connection: Connection): void => {
+    const report = (type: ConnectionChange["type"], connection: Connection): void => {
       if (messageMs >= sinceMs && accepts(connection)) changes.push({ type, connection });
     };
-    const onEnd = (connection: Connection): void => tell("ended", connection);
+    const onEnd = (connection: Connection): void => report("ended", connection);
     const projection = new Projection({
       filter,
       sinceMs,
       listener: {
         ...(settled ? { ended: onEnd } : { ended: () => {}, over: onEnd }),
         changed: (type, slot) => {
-          if (messageMs >= sinceMs) tell(type, projection.connection(slot));
+          if (messageMs >= sinceMs) report(type, projection.connection(slot));
         },
       },
     });
@@ -128,7 +130,7 @@ export class History {
           if (merge.idle) projection.settle(stampOfMs(Date.now()));
         } else {
           messageMs = source.timeMs;
-          projection.apply(source.node, source.head!, source.jump);
+          projection.apply(source.node, source.head, source.jump);
           source.advance();
         }
         if (performance.now() >= joinAtMs && !signal.aborted) {
@@ -189,10 +191,10 @@ export class History {
           await merge.wait();
           continue;
         }
-        projection.apply(source.node, source.head!, source.jump);
+        projection.apply(source.node, source.head, source.jump);
         source.advance();
         if (ended.length >= BATCH_CONNECTIONS) yield* batchesOf(ended);
-        // What comes over the socket, and the signal, must have their turn.
+        // The socket and the signal must have their turn.
         else if (turn % TURN_MESSAGES === TURN_MESSAGES - 1) await new Promise(setImmediate);
       }
       if (signal.aborted) return;
@@ -212,7 +214,7 @@ export class History {
   }
 }
 
-/** Hands over all connections of a list, and empties it. However many end at once, what is made of them is never large. */
+/** Empties a list in batches, so that a batch stays small however many connections have ended at once. */
 function* batchesOf(list: Connection[]): Generator<readonly Connection[], void, undefined> {
   const all = list.splice(0);
   for (let at = 0; at < all.length; at += BATCH_CONNECTIONS) yield all.slice(at, at + BATCH_CONNECTIONS);

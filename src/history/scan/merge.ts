@@ -1,8 +1,16 @@
+import type { OpenedMessage } from "../../stream/format/envelope.js";
 import type { StreamSource } from "./source.js";
 
+/** A source that has a next message. */
+export type ReadySource = StreamSource & { head: OpenedMessage };
+
+function isReady(source: StreamSource): source is ReadySource {
+  return source.head !== null;
+}
+
 /**
- * Several streams as one, by the stamps of their messages; of equal ones that of the lesser name comes first. Read ahead is what the
- * sources hold, and no more. A source that is idle is not waited for: what it brings later comes late.
+ * Merges several streams by the stamps of their messages. Of equal stamps, the one of the node whose name sorts first comes first.
+ * No more is read ahead than the sources hold. An idle source is not waited for, so its next message may come late.
  */
 export class Merge {
   #sources: readonly StreamSource[];
@@ -10,7 +18,7 @@ export class Merge {
   #woken = false;
   #wake: (() => void) | null = null;
 
-  /** `sources` in the order of their names; the signal ends them all. */
+  /** `sources` must be in the order of their names. The signal ends them all. */
   constructor(sources: readonly StreamSource[], signal: AbortSignal) {
     this.#sources = sources;
     this.#signal = signal;
@@ -19,30 +27,30 @@ export class Merge {
   }
 
   /**
-   * The source whose head is next; its head is to be used before `advance`. Null: `wait`, unless all have ended.
-   * @throws what ended a source before its time
+   * The source whose head is the next message; use the head before `advance`. Null: call `wait`, unless all have ended.
+   * @throws the error that ended a source early
    */
-  next(): StreamSource | null {
-    let least: StreamSource | null = null;
+  next(): ReadySource | null {
+    let least: ReadySource | null = null;
     for (const source of this.#sources) {
-      if (source.head === null) {
+      if (!isReady(source)) {
         source.check();
         if (source.ended) continue;
         source.fill(this.#onWake);
         if (source.idle) continue;
         return null;
       }
-      if (least === null || source.head.envelope.stamp < (least.head?.envelope.stamp ?? 0)) least = source;
+      if (least === null || source.head.envelope.stamp < least.head.envelope.stamp) least = source;
     }
     return least;
   }
 
-  /** Whether it reads the stream of a node. */
+  /** True when it reads the stream of that node. */
   reads(name: string): boolean {
     return this.#sources.some(({ node }) => node.name === name);
   }
 
-  /** Reads more streams from now on. */
+  /** Adds streams that are read from now on. */
   add(sources: readonly StreamSource[]): void {
     this.#sources = [...this.#sources, ...sources].sort((a, b) => (a.node.name < b.node.name ? -1 : 1));
     if (this.#signal.aborted) this.close();
@@ -53,12 +61,12 @@ export class Merge {
     return this.#sources.every((source) => source.ended);
   }
 
-  /** True when all that the streams hold now was read. */
+  /** True when all that the streams hold now has been read. */
   get idle(): boolean {
     return this.#sources.every((source) => source.ended || (source.head === null && source.idle));
   }
 
-  /** Resolves when a source has something, or after `ms`; null: only then. */
+  /** Resolves when a source has a message, an end or a failure, or after `ms`; null: no time limit. */
   async wait(ms: number | null = null): Promise<void> {
     const timer = ms === null ? undefined : setTimeout(this.#onWake, ms);
     while (!this.#woken) {

@@ -1,3 +1,4 @@
+/** Opens the streams of several nodes at the places from which a range must be read, and merges them. */
 import { stampOfMs } from "../../flow/clock.js";
 import { StreamIndex } from "../../stream/stream-index.js";
 import { Merge } from "./merge.js";
@@ -6,20 +7,20 @@ import type { Projection } from "./projection.js";
 import { StreamSource } from "./source.js";
 import type { HistoryStreams } from "./streams.js";
 
-/** What of the streams is read. */
+/** Which part of the streams is read. */
 export interface StreamRange {
-  /** From the last snapshot before; null: from the beginning. */
+  /** Reading begins at the last snapshot before this time; null: at the beginning. */
   readonly sinceMs: number | null;
-  /** Null or left out: up to the end. */
+  /** Null or left out: reading ends where the streams end. */
   readonly untilMs?: number | null;
-  /** The streams have no end. */
+  /** The streams are followed without end. */
   readonly live: boolean;
 }
 
-/** How often streams that were not there are looked for, where there is no end. */
+/** How often new streams are looked for while streams are followed. */
 export const NEW_STREAMS_EVERY_MS = 5000;
 
-/** The streams of these nodes from where a range begins, as one, for a projection that has read nothing yet. */
+/** Merges the streams of these nodes over a range, for a projection that has read nothing yet. */
 export async function mergeStreams(
   streams: HistoryStreams,
   nodes: readonly string[],
@@ -31,7 +32,7 @@ export async function mergeStreams(
   return { merge: new Merge(sources, signal), messages };
 }
 
-/** Takes streams in that have come since: a node has joined. While the broker is away none has. */
+/** Adds the streams of nodes that have joined since. Finds none while the broker is away. */
 export async function joinStreams(
   streams: HistoryStreams,
   merge: Merge,
@@ -42,7 +43,7 @@ export async function joinStreams(
     const nodes = (await streams.nodes()).filter((node) => !merge.reads(node));
     if (nodes.length > 0) merge.add((await openSources(streams, nodes, projection, range)).sources);
   } catch {
-    // The readers say so when it stays away, and the next look is soon.
+    // The next attempt comes soon, and if the broker stays away the readers report it.
   }
 }
 

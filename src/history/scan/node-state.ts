@@ -1,3 +1,4 @@
+/** What is known of each node at the place up to which its stream has been read, and where events of it may be missing. */
 import { STAMPS_PER_MS, stampMs } from "../../flow/clock.js";
 import { SlotMap } from "../../flow/slot-map.js";
 import { isNewerClaim } from "../../ownership/claim.js";
@@ -5,66 +6,72 @@ import { aheadMs, type Envelope, type Position } from "../../stream/format/envel
 import { epochBegin, type Mark, tableGoesOn } from "../../stream/format/mark.js";
 import type { Gap } from "../connection.js";
 
-/** A stretch of a node's stream, by stamps, in which events may be missing. */
+/** A stretch of a node's stream, by stamps, in which events may be missing. Both ends are included. */
 export interface StampGap {
   /** 0: from the beginning. */
   readonly from: number;
-  /** Infinity: open. */
+  /** Infinity: up to the end. */
   readonly until: number;
   readonly reason: string;
   readonly events: number | null;
-  /** How far its stamps are ahead of the node's clock, milliseconds; left out: they are not. */
+  /** How far its stamps are ahead of the node's clock; left out: 0. */
   readonly aheadMs?: number;
 }
 
-/** After an overrun, what the kernel holds is found by a dump: what begins meanwhile may have begun before. */
+/** After an overrun the daemon dumps the kernel's table. A flow that the dump finds may have begun before the overrun. */
 const OVERRUN_SETTLE_STAMPS = 5000 * STAMPS_PER_MS;
-/** Gaps kept one by one; what comes after is one gap to the end of the last. */
+/** How many gaps are kept one by one. All later ones are merged into the last. */
 const GAPS_MAX = 1000;
+
+interface KeptGap {
+  readonly gap: StampGap;
+  /** The last stamp of this gap and all before it: a search backwards stops where it is too early. */
+  readonly latest: number;
+}
 
 /** The gaps of one node, in the order in which they were found. */
 export class GapList {
-  readonly #gaps: StampGap[] = [];
-  /** The last stamp of each and all before it, so that a look back knows where to end. */
-  readonly #latest: number[] = [];
+  readonly #gaps: KeptGap[] = [];
   #open: StampGap | null = null;
 
-  /** From here on events may be missing, until `close`. */
+  /** Opens a gap at a stamp, unless one is open. */
   open(from: number, reason: string): void {
     this.#open ??= { from, until: Number.POSITIVE_INFINITY, reason, events: null };
   }
 
-  /** What was open ends at a stamp. */
+  /** Ends the open gap at a stamp. */
   close(until: number): void {
     if (this.#open !== null) this.add({ ...this.#open, until });
     this.#open = null;
   }
 
+  /** Adds a gap whose end is known. */
   add(gap: StampGap): void {
     const last = this.#gaps.at(-1);
-    const latest = Math.max(this.#latest.at(-1) ?? 0, gap.until);
+    const latest = Math.max(last?.latest ?? 0, gap.until);
     if (last === undefined || this.#gaps.length < GAPS_MAX) {
-      this.#gaps.push(gap);
-      this.#latest.push(latest);
+      this.#gaps.push({ gap, latest });
       return;
     }
+    const { from, until } = last.gap;
     const reason = "more gaps than are kept one by one";
-    this.#gaps[GAPS_MAX - 1] = { from: last.from, until: Math.max(last.until, gap.until), reason, events: null };
-    this.#latest[GAPS_MAX - 1] = latest;
+    this.#gaps[GAPS_MAX - 1] = { gap: { from, until: Math.max(until, gap.until), reason, events: null }, latest };
   }
 
-  /** True when one of them touches [from, until]. */
+  /** True when a gap touches [from, until]. */
   touches(from: number, until: number): boolean {
-    for (let i = this.#gaps.length - 1; i >= 0 && this.#latest[i]! >= from; i--) {
-      const gap = this.#gaps[i]!;
-      if (gap.from <= until && gap.until >= from) return true;
+    for (let i = this.#gaps.length - 1; i >= 0; i--) {
+      const kept = this.#gaps[i];
+      if (kept === undefined || kept.latest < from) break;
+      if (kept.gap.from <= until && kept.gap.until >= from) return true;
     }
     return this.#open !== null && this.#open.from <= until;
   }
 
-  /** Those that touch [from, until], for people. */
+  /** The gaps that touch [from, until], in the form in which they are answered. */
   *list(node: string, from: number, until: number): Iterable<Gap> {
-    for (const gap of this.#open === null ? this.#gaps : [this.#open, ...this.#gaps]) {
+    const closed = this.#gaps.map(({ gap }) => gap);
+    for (const gap of this.#open === null ? closed : [this.#open, ...closed]) {
       if (gap.from > until || gap.until < from) continue;
       const ahead = gap.aheadMs ?? 0;
       yield {
@@ -78,35 +85,36 @@ export class GapList {
   }
 }
 
-/** What is known of one node's stream at the place it is read to. */
+/** What is known of one node at the place up to which its stream has been read. */
 export class NodeState {
   readonly name: string;
   readonly index: number;
   readonly gaps = new GapList();
-  /** Flow id to slot, of the flows that the node owns and that are followed. */
+  /** Flow id to slot, of the connections that the node carries and the filter lets through. */
   readonly slots = new SlotMap();
-  /** How many those are: with none, updates and ends need no look. */
+  /** How many those are. With none, updates and ends are skipped. */
   tracked = 0;
+  /** Epoch and number of the last message; epoch 0: nothing that the next message must follow on. */
   epoch = 0;
   number = 0;
   /** Stamp of the last message. */
   heard = 0;
-  /** How far that is ahead of the node's clock, milliseconds. */
+  /** How far the last message is ahead of the node's clock. */
   aheadMs = 0;
   /** The snapshot that is being read; 0 for none. */
   snapshotId = 0;
-  /** Where the last complete snapshot ended. */
+  /** Stamp of the end of the last complete snapshot; 0 for none. */
   snapshotStamp = 0;
-  /** Rows of the node that no flow id stands for: the next complete snapshot takes them up or ends them. */
+  /** The node carries rows that no flow id refers to. Its next complete snapshot lists them again or ends them. */
   hasUnmapped = false;
-  /** They are those of an earlier epoch: what the node tells of anew is the same connection, though it does not know that. */
+  /** Those rows are of an earlier epoch: a row that the node publishes as new may be one of them, which it has forgotten. */
   bridges = false;
-  /** Its last commit of other nodes' flows. */
+  /** Stamp of the node's last commit of other nodes' flows; 0 for none. */
   commitStamp = 0;
-  /** Stamp of its clean stop, while nothing has come since; 0 else. */
+  /** Stamp of the node's clean stop, if that was its last message; else 0. */
   stopStamp = 0;
 
-  /** The last message that was old. */
+  /** The last message that was older than the one before it. */
   #doubted: Position = { epoch: -1, number: 0 };
 
   constructor(name: string, index: number) {
@@ -114,12 +122,12 @@ export class NodeState {
     this.index = index;
   }
 
-  /** Between two stamps events may be missing. */
+  /** Notes that events may be missing between two stamps. */
   miss(from: number, until: number, reason: string, events: number | null = null): void {
     this.gaps.add({ from, until, reason, events, aheadMs: this.aheadMs });
   }
 
-  /** The next message is not the one behind the last: what lies between is not read. */
+  /** The reader has skipped a part of the stream: the next message need not follow on the last. */
   jump(): void {
     this.forgetFlowIds();
     this.bridges = false;
@@ -127,7 +135,7 @@ export class NodeState {
     this.snapshotId = 0;
   }
 
-  /** Keeps track of (epoch, number), and of what is missing. False when the message is old. */
+  /** Takes note of a message's epoch and number, and of a gap before it. Returns false when the message is old. */
   accept(envelope: Envelope, mark: Mark | null): boolean {
     const { epoch, number, stamp } = envelope;
     this.aheadMs = aheadMs(envelope);
@@ -144,14 +152,14 @@ export class NodeState {
     return true;
   }
 
-  /** The first message behind what is read: what is missing before it may have begun within. */
+  /** Takes note of the first message behind the range: a gap before it may begin within the range. */
   beyond(envelope: Envelope, mark: Mark | null): void {
     this.aheadMs = aheadMs(envelope);
     if (this.#missBefore(envelope, mark)) this.stopStamp = 0;
     else if (mark?.type === "gap") this.mark(mark, envelope.stamp);
   }
 
-  /** Notes what is missing between the last message and this one; false when nothing is. */
+  /** Notes the gap between the last message and this one. Returns false when there is none. */
   #missBefore({ epoch, number, stamp }: Envelope, mark: Mark | null): boolean {
     if (this.epoch === 0 || epoch < this.epoch) return false;
     if (epoch > this.epoch) {
@@ -165,7 +173,7 @@ export class NodeState {
     return true;
   }
 
-  /** A stream is read in order: two old messages in a row say that it was the one before them whose number was wrong. */
+  /** A stream is read in order. So two old messages in a row are right, and the message before them had a wrong number. */
   #isBelievable(epoch: number, number: number): boolean {
     const follows = epoch === this.#doubted.epoch && number === this.#doubted.number + 1;
     this.#doubted = { epoch, number };
@@ -179,7 +187,7 @@ export class NodeState {
     this.bridges = true;
   }
 
-  /** What a mark says of the stream; true when a complete snapshot ends with it. */
+  /** Takes note of a mark. Returns true when a complete snapshot ends with it. */
   mark(mark: Mark, stamp: number): boolean {
     switch (mark.type) {
       case "snapshot-begin":
@@ -205,7 +213,7 @@ export class NodeState {
     }
   }
 
-  /** What of it may be missing between two stamps. */
+  /** Where events of the node may be missing between two stamps. */
   gapsBetween(from: number, until: number): Gap[] {
     const { name: node, stopStamp } = this;
     const found = [...this.gaps.list(node, from, until)];
@@ -216,18 +224,20 @@ export class NodeState {
     return found;
   }
 
-  /** Its flow ids mean nothing any more; its rows stay until its next complete snapshot. */
+  /** Discards the node's flow ids. Its rows stay until its next complete snapshot. */
   forgetFlowIds(): void {
     this.hasUnmapped ||= this.tracked > 0;
     this.slots.clear();
     this.tracked = 0;
   }
 
+  /** Makes a flow id refer to a slot. */
   map(flowId: number, slot: number): void {
     if (this.slots.get(flowId) < 0) this.tracked++;
     this.slots.set(flowId, slot);
   }
 
+  /** Makes a flow id refer to nothing. */
   unmap(flowId: number): void {
     if (this.slots.get(flowId) < 0) return;
     this.slots.delete(flowId);

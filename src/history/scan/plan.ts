@@ -1,22 +1,24 @@
+/** Plans from where each stream is read, so that a question costs what its range needs, however much is stored. */
 import { STAMPS_PER_MS, stampMs } from "../../flow/clock.js";
 import type { StreamBounds, StreamIndex } from "../../stream/stream-index.js";
 import type { Segment } from "./source.js";
 
-/** What of one stream is read for a range. */
+/** Which parts of one stream are read for a range. */
 export interface StreamPlan {
   readonly node: string;
-  /** In order; none: there is nothing. */
+  /** In order; empty where there is nothing to read. */
   readonly segments: readonly Segment[];
-  /** Why the table at the beginning of the range is not known, and up to which stamp that is so; null when it is known. */
+  /** Null when the node's connections at the beginning of the range are known; else why they are not, and until when. */
   readonly missing: Missing | null;
-  /** Messages in the segments, at the most. */
+  /** How many messages the segments hold, at the most. */
   readonly messages: number;
 }
 
 interface Missing {
   readonly reason: string;
+  /** A stamp. */
   readonly until: number;
-  /** How far that is ahead of the clock of its writer, milliseconds. */
+  /** How far that stamp is ahead of its writer's clock. */
   readonly aheadMs: number;
 }
 
@@ -29,13 +31,13 @@ interface Start {
   readonly missing: Missing | null;
 }
 
-/** What is read before and behind a commit: claims come about with it, not at it. */
+/** How far before and behind a commit is read: the claims of a commit are published around it. */
 const CLAIM_STAMPS = 2000 * STAMPS_PER_MS;
 
 /**
- * Where to begin with each stream: at its last snapshot that was complete when the range began, so that however much is stored
- * only what the answer rests on is read. Of a stream that begins later than another's, also what it said when that other one was
- * last heard: where that node died, its flows were taken over then, and would else live for ever. `live`: the streams have no end.
+ * Plans to read each stream from the last snapshot that was complete when the range began. Where another stream begins earlier, a
+ * stream is also read around its next commit after that other stream's last message: if that node died, its connections were taken
+ * over then, and would otherwise seem alive for ever. `live`: the streams are followed without end.
  */
 export async function planStreams(
   indexes: readonly StreamIndex[],
@@ -70,7 +72,7 @@ async function startOf(index: StreamIndex, sinceMs: number | null): Promise<Star
 async function planOf(start: Start, all: readonly Start[], live: boolean): Promise<StreamPlan> {
   const { index, bounds, sequence, missing } = start;
   if (bounds === null || sequence === 0) {
-    // Followed all the same: it may come.
+    // Such a stream is followed all the same: it may be made later.
     const segments = live ? [{ from: 0, until: Number.POSITIVE_INFINITY }] : [];
     return { node: index.node, segments, missing, messages: 0 };
   }
@@ -82,7 +84,7 @@ async function planOf(start: Start, all: readonly Start[], live: boolean): Promi
   return { node: index.node, segments, missing, messages };
 }
 
-/** What a stream said between the last word of a silent node and its own beginning, around its next commit. */
+/** The part of a stream around its first commit after a silent node's last message, if that lies before where it is read anyway. */
 async function takeover(silent: Start, start: Start, bounds: StreamBounds): Promise<Segment[]> {
   if (silent.bounds === null) return [];
   const behind = await silent.index.findStamp(start.stamp, silent.bounds);
@@ -96,7 +98,7 @@ async function takeover(silent: Start, start: Start, bounds: StreamBounds): Prom
   return [{ from, until: Math.min(until, start.sequence - 1) }];
 }
 
-/** In order, and those that touch as one. */
+/** The segments in order, with those merged that touch. */
 function joined(segments: Segment[]): Segment[] {
   segments.sort((a, b) => a.from - b.from);
   const kept: Segment[] = [];

@@ -1,27 +1,28 @@
 /**
- * Filters pushed down to the columns: new rows are tested on the columns that a filter names, all rows of a column before the
- * next, and only the rows that are left are unpacked. A test on columns may let too much through, never too little: the
- * predicate on the record has the last word.
+ * Filters that are pushed down to the columns. New rows are tested on the columns that a filter names, one column after the other,
+ * and only the rows that pass are unpacked. A test on columns may let too many rows through, but never drops one that matches: the
+ * predicate on the record decides.
  */
-
+import assert from "node:assert/strict";
 import { ConntrailError } from "../../errors.js";
 import { type Cidr, maskWord, parseAddress, parseCidr } from "../../flow/address.js";
 import { compileFlowQuery, type FlowPredicate, type FlowQuery } from "../../flow/filter.js";
 import { hasPorts, isIcmp, protocolNumber } from "../../flow/protocol.js";
-import { AF_INET, W_ORIG_DST, W_ORIG_L4, W_PROTO, W_REPLY_DST, W_REPLY_L4, W_REPLY_SRC } from "../../flow/record.js";
+import { AF_INET, W_ORIG_DST, W_ORIG_L4, W_REPLY_DST, W_REPLY_L4, W_REPLY_SRC } from "../../flow/record.js";
+import { familyOf, protocolOf } from "../../flow/record-fields.js";
 import { BATCH_ROWS_MAX, type NewSection } from "../../stream/format/columns.js";
 import type { WhoQuestion } from "../connection.js";
 
-/** Keeps of the first `count` rows of a list those that may match, in place; gives how many. */
+/** Keeps those of the first `count` rows of a list that may match, in place. Returns how many those are. */
 type ColumnTest = (section: NewSection, list: Uint16Array, count: number) => number;
 
 const ALL_ROWS = Uint16Array.from({ length: BATCH_ROWS_MAX }, (_, row) => row);
 
-/** Chooses rows, and in the end connections. */
+/** Chooses the rows that are unpacked, the connections that are followed, and those that are answered. */
 export class RowFilter {
-  /** What of a record never changes: tuples and protocol. */
+  /** Asks what never changes in a record: tuples and protocol. */
   readonly matches: FlowPredicate;
-  /** The whole filter, to be asked of a record as last known. */
+  /** The whole filter, for a record in its last known state. */
   readonly accepts: FlowPredicate;
   readonly #tests: readonly ColumnTest[];
 
@@ -36,7 +37,7 @@ export class RowFilter {
     return this.#tests.length === 0;
   }
 
-  /** Writes the rows of an opened section that may match into `list`, ascending; gives how many. Takes the columns it needs. */
+  /** Writes the rows of a section that may match into `list`, ascending. Unpacks the columns that it needs. Returns how many rows. */
   candidates(section: NewSection, list: Uint16Array): number {
     let count = section.rows;
     list.set(count === BATCH_ROWS_MAX ? ALL_ROWS : ALL_ROWS.subarray(0, count));
@@ -51,21 +52,22 @@ export class RowFilter {
 /** Compiles the filter options of `history` and `at`. Throws USAGE, naming the option, when one cannot be read. */
 export function compileRowFilter(query: FlowQuery): RowFilter {
   const accepts = compileFlowQuery(query);
-  // Marks come and go: a flow is followed whatever its mark is at first.
+  // A mark may be set later, so a flow is followed whatever its mark is at first.
   const { mark: _, ...lasting } = query;
   const tests: ColumnTest[] = [];
   if (query.src !== undefined) tests.push(endsTest(cidrOf(query.src), true, false, false));
   if (query.dst !== undefined) tests.push(endsTest(cidrOf(query.dst), false, true, false));
   if (query.host !== undefined) tests.push(endsTest(cidrOf(query.host), true, true, true));
   if (query.port !== undefined) tests.push(portTest(Number(query.port)));
-  if (query.proto !== undefined) tests.push(protocolTest(protocolNumber(query.proto)!));
+  const protocol = query.proto === undefined ? undefined : protocolNumber(query.proto);
+  if (protocol !== undefined) tests.push(protocolTest(protocol));
   if (query.nat !== undefined) tests.push(natTest(query.nat));
   return new RowFilter(tests, compileFlowQuery(lasting), accepts);
 }
 
 /**
- * Compiles `who`: connections that show themselves to the outside as that address and port (the reply goes there), and those
- * from outside that are translated to a host inside. Throws USAGE when the address is none.
+ * Compiles the question of `who`: connections whose source the outside sees as that address and port, so that replies go there, and
+ * connections from outside to that address and port that are translated to a host inside. Throws USAGE when the address is none.
  */
 export function compileWhoFilter({ address, port, protocol }: WhoQuestion): RowFilter {
   const parsed = parseAddress(address);
@@ -77,13 +79,12 @@ export function compileWhoFilter({ address, port, protocol }: WhoQuestion): RowF
     return true;
   };
   const matches: FlowPredicate = (words, base) => {
-    const proto = words[base + W_PROTO]!;
-    const number = proto & 0xff;
-    if (proto >>> 8 !== family || (protocol !== null && number !== protocol)) return false;
+    const number = protocolOf(words, base);
+    if (familyOf(words, base) !== family || (protocol !== null && number !== protocol)) return false;
     if (protocol === null && !hasPorts(number)) return false;
     const reply = words[base + W_REPLY_L4]!;
-    const port2 = isIcmp(number) ? reply >>> 16 : reply & 0xffff;
-    if (port2 === port && holds(words, base + W_REPLY_DST)) return true;
+    const shownPort = isIcmp(number) ? reply >>> 16 : reply & 0xffff;
+    if (shownPort === port && holds(words, base + W_REPLY_DST)) return true;
     if (!hasPorts(number) || (words[base + W_ORIG_L4]! & 0xffff) !== port) return false;
     if (!holds(words, base + W_ORIG_DST)) return false;
     return reply >>> 16 !== port || !holds(words, base + W_REPLY_SRC);
@@ -93,14 +94,16 @@ export function compileWhoFilter({ address, port, protocol }: WhoQuestion): RowF
   return new RowFilter(tests, matches, matches);
 }
 
-/** `compileFlowQuery` has seen the text before. */
+/** Parses a text that has been checked before. */
 function cidrOf(text: string): Cidr {
-  return parseCidr(text)!;
+  const cidr = parseCidr(text);
+  assert(cidr !== undefined, `${text} is no network`);
+  return cidr;
 }
 
 /**
- * An address in a network. With `reply`, the reply's source stands beside the original destination and its destination beside
- * the original source, which they are where nothing is translated.
+ * Tests whether an address is in a network. `reply` adds the addresses of the reply tuple. Their columns are differences to the
+ * original destination and source, so a section without those columns translates nothing.
  */
 function endsTest(cidr: Cidr, source: boolean, destination: boolean, reply: boolean): ColumnTest {
   const width = cidr.family === AF_INET ? 1 : 4;
@@ -129,7 +132,7 @@ function endsTest(cidr: Cidr, source: boolean, destination: boolean, reply: bool
   };
 }
 
-/** The inner loop of a scan: one word a row, masked and compared, in each of the lists. */
+/** The inner loop of a scan: one word of each row, masked and compared, in each of the columns. */
 function keepWords(
   lists: readonly (readonly [Uint32Array, Uint32Array | null])[],
   mask: number,

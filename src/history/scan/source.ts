@@ -1,3 +1,4 @@
+/** One stream as a source of opened messages, read in segments and with a bounded read-ahead. */
 import { ConntrailError } from "../../errors.js";
 import { stampMs } from "../../flow/clock.js";
 import { createMessageOpener } from "../../stream/format/batch-view.js";
@@ -5,7 +6,7 @@ import { aheadMs, type OpenedMessage } from "../../stream/format/envelope.js";
 import type { ReaderItem, StreamMessage } from "../../stream/reader.js";
 import type { NodeState } from "./node-state.js";
 
-/** A stretch of a stream to be read: from a sequence to another, both included; `until` Infinity: without end. */
+/** A part of a stream to be read, by sequences, both included. `until` Infinity: the stream is followed without end. */
 export interface Segment {
   readonly from: number;
   readonly until: number;
@@ -14,25 +15,26 @@ export interface Segment {
 /** Reads a stream from a sequence on (1 or less: from the first that is there), as StreamReader does. */
 export type ReadStream = (from: number, signal: AbortSignal) => AsyncIterable<readonly ReaderItem[]>;
 
-/** A reader that says nothing for so long has no broker any more. */
+/** A reader that has been silent for so long has lost its broker. */
 const STALL_MS = 30_000;
-/** So many messages in a row beyond the end are the end. */
+/** So many messages in a row with stamps beyond the end are the end: the stamp of a single one may be wrong. */
 const BEYOND_MAX = 2;
 
 /**
- * One node's stream as messages in order, opened one at a time: `head` is the next, until `advance`. Read segment by segment, the
- * last one up to a time.
+ * The messages of one node's stream in order, opened one at a time: `head` is the next one until `advance` is called. Segments are
+ * read one after the other, the last of them up to a time.
  */
 export class StreamSource {
   readonly node: NodeState;
-  /** The next message; null: `fill` first, or ended. */
+  /** The next message; null: call `fill`, unless the source has ended. */
   head: OpenedMessage | null = null;
   /** When the broker stored the head, milliseconds since the Unix epoch. */
   headTimeMs = 0;
-  /** The head does not follow on the message before it. */
+  /** A part of the stream was skipped before the head. */
   jump = true;
+  /** Nothing more will come. */
   ended = false;
-  /** Of a stream without end: all that it holds was read, and more comes only when it is written. */
+  /** The source has read all that a stream without end holds now. */
   idle: boolean;
   readonly #read: ReadStream;
   readonly #segments: readonly Segment[];
@@ -47,20 +49,21 @@ export class StreamSource {
   #at = 0;
   #filling = false;
   #jumps = true;
-  /** Messages beyond the end in a row. */
+  /** How many messages in a row were beyond the end. */
   #beyond = 0;
   #failure: unknown = null;
 
-  /** Messages that were written after `untilMs` are not read; Infinity: all. */
+  /** Messages that were written after `untilMs` are not read. Infinity: all messages are read. */
   constructor(options: {
     node: NodeState;
     read: ReadStream;
     segments: readonly Segment[];
-    /** How many messages there are at least. */
+    /** How many messages there are to read, at the most. */
     messages: number;
     untilMs: number;
+    /** Called for each message that cannot be opened. */
     onDamaged: () => void;
-    /** Told of the first message with such a stamp. */
+    /** Called with the first message that was written after `untilMs`. */
     onBeyond?: (message: OpenedMessage) => void;
   }) {
     this.node = options.node;
@@ -75,16 +78,18 @@ export class StreamSource {
     this.idle = this.#live && options.messages === 0;
   }
 
-  /** When the head was written, by its writer's clock. */
+  /** When the head was written, by its writer's clock, milliseconds since the Unix epoch; 0 where there is no head. */
   get timeMs(): number {
     return this.head === null ? 0 : stampMs(this.head.envelope.stamp) - aheadMs(this.head.envelope);
   }
 
-  /** Opens the next message that is sound. */
+  /** Opens the next message that is not damaged. */
   advance(): void {
     this.head = null;
-    while (this.head === null && !this.ended && this.#at < this.#queue.length) {
-      const message = this.#queue[this.#at++]!;
+    while (this.head === null && !this.ended) {
+      const message = this.#queue[this.#at];
+      if (message === undefined) break;
+      this.#at++;
       this.head = this.#open(message.payload);
       this.headTimeMs = message.timeMs;
       this.jump = this.#jumps;
@@ -98,7 +103,7 @@ export class StreamSource {
     this.idle = this.#live && this.head === null && (this.#queue.at(-1)?.pending ?? 0) === 0;
   }
 
-  /** Fetches more; calls `wake` when the head, the end or a failure is there. Only where there is no head. */
+  /** Fetches more messages if there is no head. Calls `wake` when there is a head, an end or a failure. */
   fill(wake: () => void): void {
     if (this.#filling || this.ended || this.head !== null) return;
     this.#filling = true;
@@ -122,22 +127,22 @@ export class StreamSource {
     );
   }
 
-  /** Throws what ended the reading before its time. */
+  /** Throws the error that ended the reading early, if there was one. */
   check(): void {
     if (this.#failure !== null) throw this.#failure;
   }
 
-  /** Ends the reading at once. */
+  /** Stops reading at once. */
   close(): void {
     this.#end();
   }
 
-  /** A stamp beyond the end ends the last segment only: those before it have their own ends. */
+  /** A stamp beyond the end ends the last segment only. Earlier segments end at a sequence. */
   #isLast(message: StreamMessage): boolean {
     return message.sequence >= (this.#segments.at(-1)?.from ?? 0);
   }
 
-  /** One stamp beyond the end may be a damaged one. */
+  /** Drops a head whose stamp is beyond the end, and ends the source at the second in a row. */
   #passEnd(): void {
     if (this.#beyond === 0 && this.head !== null) this.#onBeyond?.(this.head);
     this.head = null;
@@ -156,9 +161,9 @@ export class StreamSource {
     for (const segment of this.#segments) {
       this.#jumps = true;
       let from = segment.from;
-      // What retention cuts off while it is read is passed over; once, or the reader would run after it for ever.
+      // Skips what retention has cut off meanwhile. Once only, else the reader would chase retention for ever.
       for (let attempt = 0; attempt < 2; attempt++) {
-        const reset = yield* this.#stretch(from, segment.until);
+        const reset = yield* this.#segment(from, segment.until);
         if (!reset) break;
         this.#jumps = true;
         this.node.gaps.open(this.node.heard, "the stream was cut off while it was read");
@@ -167,8 +172,8 @@ export class StreamSource {
     }
   }
 
-  /** One segment; true when its reader was reset. */
-  async *#stretch(from: number, until: number): AsyncGenerator<readonly StreamMessage[], boolean, undefined> {
+  /** Reads one segment. Returns true when the stream no longer holds what was to be read next. */
+  async *#segment(from: number, until: number): AsyncGenerator<readonly StreamMessage[], boolean, undefined> {
     const live = until === Number.POSITIVE_INFINITY;
     const end = new AbortController();
     const signal = AbortSignal.any([this.#stop.signal, end.signal]);
@@ -190,7 +195,7 @@ export class StreamSource {
       }
     } finally {
       end.abort();
-      // Its consumer is deleted meanwhile; nobody has to wait for that.
+      // The broker deletes the consumer; nobody has to wait for that.
       void items.return?.()?.catch(() => undefined);
     }
   }
