@@ -1,8 +1,11 @@
+/** Reads an archive. */
 import { formatCidr, parseCidr } from "../../flow/address.js";
 import { stampMs } from "../../flow/clock.js";
 import type { FlowQuery } from "../../flow/filter.js";
 import { protocolNumber } from "../../flow/protocol.js";
 import type { ArchiveProgress, Connection, Gap, HistoryQuery, WhoQuestion } from "../connection.js";
+import { wasCarriedBy } from "../scan/history.js";
+import { touchesRange } from "../scan/node-state.js";
 import { compileRowFilter, compileWhoFilter, type RowFilter } from "../scan/row-filter.js";
 import { Database, duckdbText, quoted } from "./duckdb.js";
 import { type ArchiveFile, dayOf, listDays, listFiles } from "./files.js";
@@ -11,10 +14,10 @@ import { ARCHIVE_LIMITS } from "./limits.js";
 import { RESTORED_COLUMNS, restoreConnections } from "./restore.js";
 import { type ArchiveState, type OnDamaged, readGaps, readState, soundFiles } from "./state.js";
 
-/** What of the archive is read. */
+/** Which connections are read. */
 interface ArchiveReading {
   readonly filter: RowFilter;
-  /** What of the filter SQL can tell; more may come through. */
+  /** Conditions of SQL that drop most rows which the filter would drop, and none that it accepts. */
   readonly where: readonly string[];
   readonly sinceMs: number | null;
   readonly untilMs: number | null;
@@ -23,7 +26,7 @@ interface ArchiveReading {
   readonly latestFirst: boolean;
 }
 
-/** The connections that have ended and were archived: each once, in about the order in which they ended. */
+/** The connections that were archived, each once and about in the order of their ends. A damaged file is reported and left out. */
 export class Archive {
   readonly #directory: string;
   readonly #database: Database;
@@ -52,28 +55,28 @@ export class Archive {
     return new Archive(directory, await Database.open(ARCHIVE_LIMITS), onDamaged);
   }
 
-  /** True where there is an archive with at least one day: reading it needs DuckDB. */
+  /** True where there is an archive with at least one day. Does not need DuckDB. */
   static async exists(directory: string): Promise<boolean> {
     return (await listDays(directory)).length > 0;
   }
 
-  /** Of the last reading of `connections` or `who`. */
+  /** How far the last call of `connections` or `who` has read. */
   get progress(): ArchiveProgress {
     return this.#progress;
   }
 
-  /** How far it reaches; null: it holds nothing. */
+  /** How far the archive reaches; null where it is empty. */
   async state(): Promise<ArchiveState | null> {
     return readState(this.#database, await listFiles(this.#directory), this.#onDamaged);
   }
 
   /**
-   * Archived connections whose life overlaps the range. `latestFirst`: the files that were written last come first, each as one
+   * Archived connections that were alive within the range. `latestFirst`: the files that were written last come first, each as one
    * batch in its own order. @throws ConntrailError USAGE where the filter cannot be read
    */
   connections(query: HistoryQuery, latestFirst = false): AsyncGenerator<readonly Connection[], void, undefined> {
     const { sinceMs, untilMs, nodes } = query;
-    const accepts = ({ path }: Connection) => nodes === null || path.some(({ node }) => nodes.includes(node));
+    const accepts = (connection: Connection) => wasCarriedBy(connection, nodes);
     const filter = compileRowFilter(query.filter);
     return this.#read({ filter, where: flowTests(query.filter), sinceMs, untilMs, accepts, latestFirst });
   }
@@ -93,20 +96,18 @@ export class Archive {
     });
   }
 
-  /** Where events were missing when what overlaps the range was archived, and what retention has cut off. */
+  /** Where events may be missing within the range, as the archiver found it. */
   async gaps(sinceMs: number | null, untilMs: number | null): Promise<Gap[]> {
-    const files = await this.#files(sinceMs);
-    const overlaps = ({ fromMs, untilMs: end }: Gap): boolean =>
-      (untilMs === null || fromMs === null || fromMs <= untilMs) &&
-      (sinceMs === null || end === null || end >= sinceMs);
-    return (await readGaps(this.#database, files)).filter(overlaps);
+    const gaps = await readGaps(this.#database, await this.#files(sinceMs));
+    return gaps.filter((gap) => touchesRange(gap, sinceMs, untilMs));
   }
 
-  /** Those of these connections that the archive does not hold, as KnownConnections.without tells. */
+  /** The connections among these that the archive does not hold: KnownConnections.without. */
   unknown(connections: readonly Connection[]): Promise<readonly Connection[]> {
     return this.#known.without(connections);
   }
 
+  /** Frees the database. */
   close(): void {
     this.#database.close();
   }
@@ -129,7 +130,7 @@ export class Archive {
     this.#progress = { files: files.length, filesTotal: files.length };
   }
 
-  /** What a file that proves to be damaged has up to there, and a word about it. */
+  /** Reads a file. One that proves to be damaged is reported, and its rows up to the damage are kept. */
   async *#rows({ path }: ArchiveFile, condition: string): AsyncGenerator<readonly Connection[], void, undefined> {
     const sql = `SELECT ${RESTORED_COLUMNS} FROM read_parquet(${quoted(path)}, hive_partitioning = false) ${condition}`;
     try {
@@ -139,7 +140,7 @@ export class Archive {
     }
   }
 
-  /** Files by the day of the end, so those before the range hold nothing of it. */
+  /** The files of the range. Files are sorted by the day of the end, so those of earlier days hold nothing of it. */
   async #files(sinceMs: number | null): Promise<ArchiveFile[]> {
     const fromDay = sinceMs === null ? undefined : dayOf(sinceMs);
     return soundFiles(await listFiles(this.#directory, fromDay), this.#onDamaged);
@@ -157,7 +158,7 @@ function timeTests({ sinceMs, untilMs }: ArchiveReading): string[] {
   return tests;
 }
 
-/** What of a query can be asked of the columns. */
+/** The conditions of a query that SQL can ask of the columns. */
 function flowTests({ host, src, dst, port, proto, nat }: FlowQuery): string[] {
   const tests: string[] = [];
   const one = (text: string | undefined): string | null => {
@@ -176,7 +177,7 @@ function flowTests({ host, src, dst, port, proto, nat }: FlowQuery): string[] {
   return tests;
 }
 
-/** The time up to which a state says that all ends are archived. */
+/** All ends up to this time are archived, milliseconds since the Unix epoch. */
 export function archivedUntilMs({ stamp }: ArchiveState): number {
   return stampMs(stamp);
 }

@@ -1,54 +1,56 @@
+/** Answers questions about connections from the streams and, where those do not reach back far enough, from the archive too. */
 import { stampMs, stampOfMs } from "../../flow/clock.js";
 import { HAS_PROTOINFO, HAS_STATUS, W_HAS } from "../../flow/record.js";
 import { StreamIndex } from "../../stream/stream-index.js";
 import type { Connection, ConnectionChange, Gap, HistoryAnswer, HistoryQuery, WhoQuestion } from "../connection.js";
 import { HOLD_MS } from "../scan/held-ends.js";
-import { type History, newest } from "../scan/history.js";
+import { type History, isCarriedBy, newest } from "../scan/history.js";
 import { planStreams } from "../scan/plan.js";
 import type { HistoryStreams } from "../scan/streams.js";
 import type { Archive } from "./archive.js";
 import type { ArchiveState } from "./state.js";
 
-/** What the history commands ask: the streams, or the streams and an archive. */
+/** Where the history commands get their answers: the streams, or the streams and an archive. */
 export type HistorySource = Pick<History, "nodes" | "connections" | "at" | "who" | "follow">;
 
 /**
- * How much before the end of the archive the streams are read: what an archiver had read then may have waited, and kernel's times are
- * not quite those of the messages.
+ * How far before the end of the archive the streams are read. The archiver may have held ends then, and the kernel's times are not
+ * quite those of the messages.
  */
 const OVERLAP_MS = HOLD_MS + 10_000;
-/** Of so many connections the archive is asked at once whether it has them: each time it looks through what ended around then. */
+/** About how many connections the archive is asked at once, because each question reads all that ended around that time. */
 const ASKED_AT_ONCE = 8192;
 
-/** What of an answer comes from the archive. */
+/** What an answer from streams and archive is made of. */
 interface ArchivePart {
-  /** `latestFirst`: as Archive.connections has it; asked for only where there is a limit. */
+  /** Reads the archive. `latestFirst` is that of Archive.connections, and true only where there is a limit. */
   connections(archive: Archive, latestFirst: boolean): AsyncIterable<readonly Connection[]>;
-  /** From the streams, what overlaps that time. */
+  /** Reads the connections that overlap that time from the streams. */
   stream(sinceMs: number | null, untilMs: number | null): HistoryAnswer;
   readonly sinceMs: number | null;
   readonly untilMs: number | null;
   readonly limit: number | null;
-  /** What of the connections counts, and as what. */
+  /** The form in which a connection is answered; null: it does not belong to the answer. */
   readonly as: (connection: Connection) => Connection | null;
 }
 
 /**
- * Streams and archive as one: where the streams reach back far enough they answer alone, else the archive tells what it has,
- * and the streams what has ended since or lives on. What both have is told once.
+ * Streams and archive as one history. If the streams reach back far enough they answer alone. Otherwise the archive answers with the
+ * connections that it has, and the streams with those that have ended since or are alive. Each connection is answered once.
  */
 export class ArchivedHistory implements HistorySource {
   readonly #history: HistorySource;
   readonly #streams: HistoryStreams;
   readonly #openArchive: () => Promise<Archive>;
 
-  /** `openArchive` is asked when the archive is needed; who gives it closes it. */
+  /** `openArchive` is called when the archive is needed. The caller closes the archive. */
   constructor(history: HistorySource, streams: HistoryStreams, openArchive: () => Promise<Archive>) {
     this.#history = history;
     this.#streams = streams;
     this.#openArchive = openArchive;
   }
 
+  /** The nodes whose streams are read, in the order of their names. */
   get nodes(): readonly string[] {
     return this.#history.nodes;
   }
@@ -68,7 +70,7 @@ export class ArchivedHistory implements HistorySource {
     });
   }
 
-  /** As History.at; of what comes from the archive the state at that time is not known, and left out. */
+  /** As History.at. A connection from the archive has no state, because the state at that time is not known. */
   at(timeMs: number, query: HistoryQuery, signal: AbortSignal): HistoryAnswer {
     const { limit, nodes } = query;
     const range = { ...query, nodes: null, sinceMs: timeMs, untilMs: timeMs, limit: null };
@@ -80,7 +82,7 @@ export class ArchivedHistory implements HistorySource {
       limit,
       as: (connection) => {
         const then = asOf(connection, timeMs);
-        return then !== null && (nodes === null || nodes.includes(then.path.at(-1)!.node)) ? then : null;
+        return then !== null && isCarriedBy(then, nodes) ? then : null;
       },
     });
   }
@@ -99,7 +101,7 @@ export class ArchivedHistory implements HistorySource {
     });
   }
 
-  /** As History.follow: what is to come is in the streams. */
+  /** As History.follow: changes come from the streams alone. */
   follow(
     query: HistoryQuery,
     signal: AbortSignal,
@@ -108,7 +110,7 @@ export class ArchivedHistory implements HistorySource {
     return this.#history.follow(query, signal, settled);
   }
 
-  /** `alone` answers when the streams reach back far enough. */
+  /** `alone` is the answer if the streams reach back far enough. */
   #answer(alone: HistoryAnswer, signal: AbortSignal, part: ArchivePart): HistoryAnswer {
     let answering = alone;
     let archiveGaps: readonly Gap[] = [];
@@ -126,7 +128,7 @@ export class ArchivedHistory implements HistorySource {
       archiveGaps = await archive.gaps(part.sinceMs, part.untilMs);
       const beyondMs = await streamsBeyondMs(state, this.#indexes());
       const sinceMs = beyondMs === null ? part.sinceMs : Math.max(beyondMs, part.sinceMs ?? 0);
-      // All that the archive has been through is read, so that what is open behind that is open in truth.
+      // Reads at least as far as the archiver has, so that a connection that looks open then really is.
       const untilMs = part.untilMs === null ? null : Math.max(part.untilMs, stampMs(state.stamp) + 1);
       answering = part.stream(sinceMs, untilMs);
       const streamed = notArchived(archive, part, answering);
@@ -145,7 +147,7 @@ export class ArchivedHistory implements HistorySource {
     };
   }
 
-  /** True when the streams alone know all that a range rests on. */
+  /** True when the streams alone hold all that an answer from that time on needs. */
   async #reachesBack(sinceMs: number | null): Promise<boolean> {
     const plans = await planStreams(this.#indexes(), sinceMs, false);
     return plans.every(({ missing }) => missing === null);
@@ -156,14 +158,14 @@ export class ArchivedHistory implements HistorySource {
   }
 }
 
-/** What finds places in the streams of these nodes. */
+/** Finds places in the streams of these nodes. */
 export function indexesOf(streams: HistoryStreams, nodes: readonly string[]): StreamIndex[] {
   return nodes.map((node) => new StreamIndex(streams.lookup(node), node));
 }
 
 /**
- * From when on the streams have what the archive has not, milliseconds since 1970: the least of what its nodes have said since. Null:
- * from their beginning on.
+ * The time from which the streams must be read to find all that the archive does not have, milliseconds since the Unix epoch. It is
+ * the earliest place that the archiver has reached in a stream that goes on. Null: they must be read from the beginning.
  */
 export async function streamsBeyondMs(
   { places, stamp, settled = stamp }: ArchiveState,
@@ -192,7 +194,7 @@ async function* chosenOf(
   }
 }
 
-/** What only the streams have. */
+/** The connections of the streams that the archive does not have. */
 async function* notArchived(
   archive: Archive,
   part: ArchivePart,
@@ -211,7 +213,7 @@ async function* notArchived(
   if (asked.length > 0) yield await unknown();
 }
 
-/** The last `limit` of what archive and streams have: of the archive no more is read than the streams leave room for. */
+/** The last `limit` connections of archive and streams. The archive is read only as far as the streams leave room. */
 async function latest(
   archived: AsyncIterable<readonly Connection[]>,
   streamed: AsyncIterable<readonly Connection[]>,
@@ -229,22 +231,23 @@ async function latest(
   return found;
 }
 
-/** A connection as it was at a time, as far as its record tells: alive, and nobody knows in which state. Null: it was not alive. */
+/** A connection as it was at a time: alive, in an unknown state. Null: it was not alive then. */
 function asOf(connection: Connection, timeMs: number): Connection | null {
   if (!overlaps(connection, timeMs, timeMs) || (connection.endMs !== null && connection.endMs <= timeMs)) return null;
   const words = connection.words.slice();
-  words[W_HAS]! &= ~(HAS_PROTOINFO | HAS_STATUS);
-  // The first node is named even where the time lies before what is known of it.
+  const { [W_HAS]: has = 0 } = words;
+  words[W_HAS] = has & ~(HAS_PROTOINFO | HAS_STATUS);
+  // The path keeps its first node, even if the time lies before that node's first known row.
   const path = connection.path.filter(({ sinceMs }, i) => i === 0 || sinceMs <= timeMs);
   return { ...copyOf(connection), words, path, end: "open", endMs: null, timedByKernel: false, counters: null };
 }
 
-/** Its getters as values. */
+/** The getters of a connection as values. */
 function copyOf({ uid, rare, startMs, mayMiss }: Connection): Pick<Connection, "uid" | "rare" | "startMs" | "mayMiss"> {
   return { uid, rare, startMs, mayMiss };
 }
 
-/** A range ends with its last millisecond, as the stamps of messages do. */
+/** True when a connection was alive within a range, which includes its last millisecond as a whole, as stamps do. */
 function overlaps({ startMs, endMs }: Connection, sinceMs: number | null, untilMs: number | null): boolean {
   const began = startMs === null || untilMs === null || stampOfMs(startMs) <= stampOfMs(untilMs);
   return began && (endMs === null || sinceMs === null || endMs >= sinceMs);

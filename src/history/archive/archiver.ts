@@ -1,3 +1,4 @@
+/** An archiver: connects to a broker, opens the archive for writing, and runs until the streams end or it is stopped. */
 import type { Logger } from "pino";
 import { type BrokerConnection, connectBroker, type TlsFiles } from "../../stream/connection.js";
 import { History } from "../scan/history.js";
@@ -6,35 +7,37 @@ import { ARCHIVE_LIMITS } from "./limits.js";
 import { type ArchiveReport, ArchiveRun } from "./run.js";
 import { ArchiveWriter } from "./writer.js";
 
-/** What an archiver is told, as plain values: it may be a process of its own. */
+/** The options of an archiver. They are plain values, because it may be a process of its own. */
 export interface ArchiverOptions {
   readonly directory: string;
   readonly maxAgeSeconds: number;
-  /** The broker that holds the streams, and who asks it. */
+  /** The addresses of the broker that holds the streams. */
   readonly servers: readonly string[];
+  /** This node. */
   readonly node: string;
   readonly tls: TlsFiles | null;
-  /** Nodes that write a stream, as far as is known. */
+  /** Nodes that must have a stream; others are found at the broker. */
   readonly writers: readonly string[];
-  /** Goes on as the streams do; else it ends where they end. */
+  /** True: follows the streams until the signal. False: ends where the streams end. */
   readonly live: boolean;
-  /** How long a message is left alone when it is read live, so that what others say of the same time comes in order. */
+  /** How long a live archiver leaves a message alone, so that messages of other nodes come in order. */
   readonly settleMs?: number;
 }
 
-/** Who hears what. */
+/** Receives what an archiver reports. */
 export interface ArchiverListener {
+  /** Called about once a second, and at the end. */
   readonly onProgress: (report: ArchiveReport) => void;
-  /** A file that cannot be read. */
+  /** Called with a file that cannot be read. */
   readonly onDamaged: (path: string, why: string) => void;
-  /** Something that is tried again. */
+  /** Called with each failure that is tried again. */
   readonly onFailure: (error: unknown) => void;
 }
 
 const CONNECT_TIMEOUT_MS = 30_000;
 
 /**
- * Archives what has ended, until the streams end or the signal comes.
+ * Archives connections that have ended, until the streams end or the signal comes.
  * @throws ConntrailError ALREADY_RUNNING, STORE, BROKER
  */
 export async function runArchiver(

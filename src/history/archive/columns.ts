@@ -1,4 +1,4 @@
-/** The columns of the archive's Parquet files, as FORMAT.md has them. Names and types stay; columns may be added at the end. */
+/** The columns of the archive's Parquet files, as FORMAT.md lists them. Names and types never change; columns may be added at the end. */
 
 /** A column of a file. */
 export interface ArchiveColumn {
@@ -6,7 +6,7 @@ export interface ArchiveColumn {
   readonly type: ColumnType;
 }
 
-/** DuckDB's names of the types in use. */
+/** The types in use, by their names in DuckDB. */
 export type ColumnType =
   | "BOOLEAN"
   | "UTINYINT"

@@ -1,25 +1,25 @@
 /**
- * DuckDB, loaded when it is needed and by nobody else: an optional package that a plain firewall does without
+ * DuckDB, an optional package that is loaded only here and only when it is needed: a plain firewall does without it
  * (docs/decisions/0006-duckdb-for-the-archive.md).
  */
 import type { DuckDBConnection, DuckDBDataChunk, DuckDBInstance, DuckDBValue } from "@duckdb/node-api";
 import { ConntrailError, errorText } from "../../errors.js";
 
-/** The parts of the package in use: its API, and the C functions below it that fill a column at once. */
+/** The parts of the package in use: its API, and the C functions beneath it that fill a whole column at once. */
 export interface DuckdbPackage {
   readonly api: typeof import("@duckdb/node-api");
   readonly bindings: typeof import("@duckdb/node-bindings");
 }
 
-/** What a database may take of the machine. */
+/** How much of the machine a database may use. */
 export interface DatabaseLimits {
   readonly threads: number;
   readonly memoryMiB: number;
-  /** Where what does not fit into that may lie meanwhile; left out: nowhere. */
+  /** A directory for what does not fit into memory; left out: queries that do not fit fail. */
   readonly temporary?: string;
 }
 
-/** Rows of one vector of DuckDB. */
+/** How many rows a vector of DuckDB has. */
 export const VECTOR_ROWS = 2048;
 
 /** @throws ConntrailError STORE where the package is not installed, or has no build for this machine */
@@ -38,7 +38,7 @@ export async function loadDuckdb(): Promise<DuckdbPackage> {
   }
 }
 
-/** A database in memory: nothing is written but what is asked for, and nothing fetched from the network. */
+/** A database in memory. It writes only what it is asked to write, and fetches nothing from the network. */
 export class Database {
   readonly duckdb: DuckdbPackage;
   readonly connection: DuckDBConnection;
@@ -66,18 +66,18 @@ export class Database {
     return new Database(duckdb, instance, connection);
   }
 
-  /** Runs a statement that gives nothing back. `values` stand for $1 and so on. */
+  /** Runs a statement without an answer. `values` are the parameters $1, $2 and so on. */
   async run(sql: string, values: DuckDBValue[] = []): Promise<void> {
     await this.connection.run(sql, values);
   }
 
-  /** The rows of a small answer, as objects of plain JSON values. */
+  /** Runs a query and returns all rows of its small answer, as objects of plain JSON values. */
   async rows(sql: string): Promise<Record<string, unknown>[]> {
     const reader = await this.connection.runAndReadAll(sql);
     return reader.getRowObjectsJson() as Record<string, unknown>[];
   }
 
-  /** The rows of an answer of any size, as they come. */
+  /** Runs a query and yields the rows of its answer, which may have any size, as they come. */
   async *chunks(sql: string): AsyncGenerator<DuckDBDataChunk, void, undefined> {
     const result = await this.connection.stream(sql);
     for (let chunk = await result.fetchChunk(); chunk !== null && chunk.rowCount > 0; ) {
@@ -86,21 +86,20 @@ export class Database {
     }
   }
 
+  /** Frees the database. */
   close(): void {
     this.connection.closeSync();
     this.#instance.closeSync();
   }
 }
 
-/** A text as SQL has it. */
+/** A text as a literal of SQL. */
 export function quoted(text: string): string {
   return `'${text.replaceAll("'", "''")}'`;
 }
 
-/** What went wrong in DuckDB, in one line without the name of the exception's class. */
+/** The message of an error of DuckDB, in one line and without the excerpt of the query. */
 export function duckdbText(error: unknown): string {
-  return errorText(error)
-    .split("\n\nLINE ", 1)[0]!
-    .replace(/\s*\n\s*/g, " ")
-    .trim();
+  const [message = ""] = errorText(error).split("\n\nLINE ", 1);
+  return message.replace(/\s*\n\s*/g, " ").trim();
 }

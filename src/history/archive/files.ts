@@ -1,6 +1,6 @@
 /**
- * The directory of an archive: `date=YYYY-MM-DD/conntrail-<n>.parquet`, the day (UTC) on which its connections ended and the
- * number of the file, counted over all days. What is being written has a name that no reader takes for a file of the archive.
+ * The directory of an archive: `date=YYYY-MM-DD/conntrail-<n>.parquet`. The folder is the day (UTC) on which the connections ended,
+ * and files are numbered over all days. Readers ignore the name that a file has while it is being written.
  */
 import { open, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -35,12 +35,12 @@ export function dayOf(ms: number): number {
   return Math.floor(ms / DAY_MS);
 }
 
-/** The name under which a file is found. */
+/** The name of a finished file. */
 export function fileName(number: number): string {
   return `conntrail-${String(number).padStart(8, "0")}.parquet`;
 }
 
-/** The name under which a file is written. */
+/** The name of a file while it is being written. */
 export function temporaryName(number: number): string {
   return `.${fileName(number)}.tmp`;
 }
@@ -73,7 +73,7 @@ export async function listFiles(
   return files;
 }
 
-/** Removes what a writer that was killed left half written. Only for the one writer of the archive. */
+/** Removes the unfinished files of a writer that was killed. Only the one writer of the archive may call this. */
 export async function removeTemporary(directory: string): Promise<void> {
   for (const day of await listDays(directory)) {
     const folder = dayFolder(directory, day);
@@ -83,7 +83,7 @@ export async function removeTemporary(directory: string): Promise<void> {
   }
 }
 
-/** Makes what was written under a temporary name a file of the archive, whole and on the disk before it is seen. */
+/** Publishes a file under its final name. It is complete and on the disk before a reader can see it. */
 export async function publishFile(temporary: string, path: string, folders: readonly string[]): Promise<void> {
   await syncToDisk(temporary);
   await rename(temporary, path);
@@ -91,8 +91,8 @@ export async function publishFile(temporary: string, path: string, folders: read
 }
 
 /**
- * Removes the folders of whole days that ended before a time, but never the last one: it says how far the archive reaches.
- * Gives how many days and files went.
+ * Removes the folders of whole days that ended before a time, but never the last one, which says how far the archive reaches.
+ * Returns how many days and files were removed.
  */
 export async function removeDaysBefore(
   directory: string,
@@ -107,7 +107,7 @@ export async function removeDaysBefore(
   return { days: old.length, files };
 }
 
-/** Why a file is no whole Parquet file, as far as its two ends tell; null when they are sound. */
+/** Why a file is no complete Parquet file, judged by its first and last bytes; null when those are sound. */
 export async function whyDamaged(path: string): Promise<string | null> {
   const file = await open(path, "r");
   try {

@@ -1,9 +1,9 @@
 /**
- * SHA-256 and SHA-1 of many short messages, four at a time: a WebAssembly module that is put together here, because four 32-bit
- * lanes hash four messages in the time of one, and Node.js pays more for a call of its own hash than for hashing.
+ * SHA-256 and SHA-1 of many short messages, four at a time, in a WebAssembly module that is assembled here. Its four 32-bit lanes
+ * hash four messages in the time of one, and in Node.js calling the built-in hash costs more than hashing.
  */
 
-/** The parts of WebAssembly in use; no library of TypeScript's but the browser's declares it. */
+/** The parts of WebAssembly in use. TypeScript declares it only for browsers. */
 declare const WebAssembly: {
   readonly Module: new (bytes: Uint8Array) => object;
   readonly Instance: new (
@@ -17,15 +17,15 @@ declare const WebAssembly: {
   };
 };
 
-/** Messages hashed at a time. */
+/** How many messages are hashed at a time. */
 export const LANES = 4;
-/** Words of a message with its padding: it is one block of either hash, so 55 bytes at the most. */
+/** Words of a message with its padding, which is one block of either hash: a message has 55 bytes at the most. */
 const BLOCK_WORDS = 16;
-/** From a word of a message to the same word of the next group of messages. */
+/** Distance from a word of a message to the same word of the next group of messages. */
 const GROUP_WORDS = BLOCK_WORDS * LANES;
 const PAGE_BYTES = 65_536;
 
-/** Messages of whole words, up to 13 of them, and then their hashes in their place. */
+/** Messages of up to 13 whole words each, which their hashes replace. */
 export class HashLanes {
   /** The words of all messages: word `w` of message `i` is at `at(i) + LANES * w`. */
   readonly words: Uint32Array;
@@ -40,7 +40,7 @@ export class HashLanes {
     this.#sha1 = exports.sha1;
   }
 
-  /** Where the words of a message are. */
+  /** Where the words of a message begin. */
   at(message: number): number {
     return (message >>> 2) * GROUP_WORDS + (message & 3);
   }
@@ -54,12 +54,12 @@ export class HashLanes {
     words[at + LANES * (BLOCK_WORDS - 1)] = 32 * count;
   }
 
-  /** Puts the first three words of their SHA-256 in the place of the first messages. */
+  /** Replaces the first messages by the first three words of their SHA-256. */
   sha256(messages: number): void {
     this.#sha256(Math.ceil(messages / LANES) * GROUP_WORDS * 4);
   }
 
-  /** Puts the five words of their SHA-1 in the place of the first messages. */
+  /** Replaces the first messages by the five words of their SHA-1. */
   sha1(messages: number): void {
     this.#sha1(Math.ceil(messages / LANES) * GROUP_WORDS * 4);
   }
@@ -71,7 +71,7 @@ type Code = readonly number[];
 const I32 = 0x7f;
 const V128 = 0x7b;
 const SIMD = 0xfd;
-/** Locals of both functions: where the messages end, where the present group is, then vectors. */
+/** Locals of both functions: the end of the messages, the present group, then vectors. */
 const END = 0;
 const GROUP = 1;
 const STATE = 2;
@@ -83,7 +83,7 @@ const add = (first: Code, ...rest: Code[]): Code => [...first, ...rest.flatMap((
 const left = (value: Code, bits: number): Code => [...value, 0x41, bits, SIMD, 0xab, 1];
 const right = (value: Code, bits: number): Code => [...value, 0x41, bits, SIMD, 0xad, 1];
 const rotate = (value: Code, bits: number): Code => [...left(value, bits), ...right(value, 32 - bits), SIMD, 80];
-/** Bits of `a` where `choice` has ones, else of `b`. */
+/** The bits of `a` where `choice` has ones, and of `b` elsewhere. */
 const choose = (choice: Code, a: Code, b: Code): Code => [...a, ...b, ...choice, SIMD, 82];
 const majority = (a: Code, b: Code, c: Code): Code => choose(xor(a, b), c, a);
 const load = (word: number): Code => [...get(GROUP), SIMD, 0, 4, ...leb(16 * word)];
@@ -97,12 +97,12 @@ const PRIMES = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 
 PRIMES.push(103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 179, 181, 191, 193, 197, 199, 211);
 PRIMES.push(223, 227, 229, 233, 239, 241, 251, 257, 263, 269, 271, 277, 281, 283, 293, 307, 311);
 
-/** 32 bits of the fraction of a root of a prime, which is what SHA-256 takes its constants from. */
+/** The first 32 bits of the fraction of a root of a prime: such are the constants of SHA-256. */
 function fraction(root: number): number {
   return ((root - Math.floor(root)) * 2 ** 32) >>> 0;
 }
 
-/** FIPS 180-4, 6.2.2, of a single block. */
+/** SHA-256 of a single block: FIPS 180-4, 6.2.2. */
 function sha256Rounds(): Code {
   const initial = PRIMES.slice(0, 8).map((prime) => fraction(Math.sqrt(prime)));
   const schedule = STATE + 8;
@@ -125,35 +125,39 @@ function sha256Rounds(): Code {
     code.push(...set(d, add(get(d), get(h))));
     code.push(...set(h, add(get(h), majority(a, b, c), sum0)));
   }
-  for (let word = 0; word < 3; word++) code.push(...store(word, add(get(STATE + word), constant(initial[word]!))));
+  for (const [i, word] of initial.slice(0, 3).entries()) code.push(...store(i, add(get(STATE + i), constant(word))));
   return code;
 }
 
-/** FIPS 180-4, 6.1.2, of a single block. */
+/** SHA-1 of a single block: FIPS 180-4, 6.1.2. */
 function sha1Rounds(): Code {
   const initial = [0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0];
-  const constants = [0x5a827999, 0x6ed9eba1, 0x8f1bbcdc, 0xca62c1d6];
+  const quarters: readonly (readonly [number, (b: Code, c: Code, d: Code) => Code])[] = [
+    [0x5a827999, (b, c, d) => choose(b, c, d)],
+    [0x6ed9eba1, (b, c, d) => xor(xor(b, c), d)],
+    [0x8f1bbcdc, (b, c, d) => majority(b, c, d)],
+    [0xca62c1d6, (b, c, d) => xor(xor(b, c), d)],
+  ];
   const schedule = STATE + 8;
   const code: number[] = initial.flatMap((word, i) => set(STATE + i, constant(word)));
   for (let word = 0; word < BLOCK_WORDS; word++) code.push(...set(schedule + word, load(word)));
-  for (let round = 0; round < 80; round++) {
-    const at = (offset: number): number => STATE + ((80 + offset - round) % 5);
-    const w = (back: number): Code => get(schedule + ((round - back) & 15));
-    if (round >= BLOCK_WORDS) {
-      code.push(...set(schedule + (round & 15), rotate(xor(xor(w(3), w(8)), xor(w(14), w(16))), 1)));
+  for (const [quarter, [k, mix]] of quarters.entries()) {
+    for (let round = 20 * quarter; round < 20 * (quarter + 1); round++) {
+      const at = (offset: number): number => STATE + ((80 + offset - round) % 5);
+      const w = (back: number): Code => get(schedule + ((round - back) & 15));
+      if (round >= BLOCK_WORDS) {
+        code.push(...set(schedule + (round & 15), rotate(xor(xor(w(3), w(8)), xor(w(14), w(16))), 1)));
+      }
+      const [b, c, d, e] = [get(at(1)), get(at(2)), get(at(3)), get(at(4))];
+      code.push(...set(at(4), add(e, constant(k), w(0), mix(b, c, d), rotate(get(at(0)), 5))));
+      code.push(...set(at(1), rotate(b, 30)));
     }
-    const [b, c, d] = [get(at(1)), get(at(2)), get(at(3))];
-    const quarter = Math.floor(round / 20);
-    const mixed = [choose(b, c, d), xor(xor(b, c), d), majority(b, c, d), xor(xor(b, c), d)][quarter]!;
-    const e = get(at(4));
-    code.push(...set(at(4), add(e, constant(constants[quarter]!), w(0), mixed, rotate(get(at(0)), 5))));
-    code.push(...set(at(1), rotate(b, 30)));
   }
-  for (let word = 0; word < 5; word++) code.push(...store(word, add(get(STATE + word), constant(initial[word]!))));
+  for (const [i, word] of initial.entries()) code.push(...store(i, add(get(STATE + i), constant(word))));
   return code;
 }
 
-/** A loop over all groups before END; there is at least one. */
+/** A loop over all groups before END, of which there is at least one. */
 function functionBody(rounds: Code): Code {
   const next = [...get(GROUP), 0x41, ...leb(GROUP_WORDS * 4, true), 0x6a, 0x22, GROUP, ...get(END), 0x48];
   const locals = [2, 1, I32, 8 + BLOCK_WORDS, V128];

@@ -1,3 +1,4 @@
+/** Finds out which connections an archive already holds. */
 import type { DuckDBDataChunk } from "@duckdb/node-api";
 import { W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_REPLY_SRC } from "../../flow/record.js";
 import { zoneOrigOf } from "../../flow/record-fields.js";
@@ -8,30 +9,30 @@ import { type ArchiveFile, dayOf } from "./files.js";
 import { RESTORED_COLUMNS, restoreConnections } from "./restore.js";
 import type { OnDamaged } from "./state.js";
 
-/** Times in milliseconds since 1970. */
+/** A range of time, milliseconds since the Unix epoch, both ends included. */
 interface Range {
   readonly fromMs: number;
   readonly untilMs: number;
 }
 
-/** A file, and when its connections ended. */
+/** A file, and the times between which its connections ended. */
 interface KnownFile extends Range {
   readonly path: string;
 }
 
-/** A day whose end may be told later by a clock that is off. */
+/** How many days beside the day of an end are searched: another node's clock may be off. */
 const DAYS_BESIDE = 1;
 const ANY_TIME: Range = { fromMs: Number.NEGATIVE_INFINITY, untilMs: Number.POSITIVE_INFINITY };
 
-/** Tells of connections whether the archive holds them, reading only what ended at about the same time. */
+/** Finds the connections that the archive does not hold. It reads only the archived ones that ended at about the same time. */
 export class KnownConnections {
   readonly #database: Database;
   readonly #list: (fromDay: number, untilDay: number) => Promise<readonly ArchiveFile[]>;
   readonly #onDamaged: OnDamaged;
-  /** Files do not change once they are there. */
+  /** By path; files never change. */
   readonly #ranges = new Map<string, Range>();
 
-  /** `list` gives the sound files of some days. */
+  /** `list` returns the sound files of the days from `fromDay` to `untilDay`. */
   constructor(options: {
     database: Database;
     list: (fromDay: number, untilDay: number) => Promise<readonly ArchiveFile[]>;
@@ -43,9 +44,9 @@ export class KnownConnections {
   }
 
   /**
-   * Those of these connections that the archive does not hold: none of that uid, and none of that original tuple and end. A node
-   * that lost its stream tells of its connections anew, so their births, and uids, may differ. Best asked of many that ended
-   * one after the other.
+   * The connections among these that the archive does not hold: it has none with the same uid, and none with the same original tuple
+   * and end. (A node that lost its stream publishes its connections again, so their births and uids may differ.) It is cheapest to
+   * ask for many connections at once that ended one after the other.
    */
   async without(connections: readonly Connection[]): Promise<readonly Connection[]> {
     const ended = connections.filter(({ endMs }) => endMs !== null);
@@ -61,7 +62,7 @@ export class KnownConnections {
     return connections.filter((each) => each.end === "open" || (!uids.has(each.uid) && !ends.has(endKey(each))));
   }
 
-  /** Uids that they share with connections which ended at about that time. */
+  /** The uids among theirs that archived connections have which ended at about the same time. */
   async #uids(files: readonly KnownFile[], ended: readonly Connection[]): Promise<ReadonlySet<string>> {
     const found = new Set<string>();
     const { fromMs, untilMs } = rangeOf(ended);
@@ -74,7 +75,7 @@ export class KnownConnections {
     return found;
   }
 
-  /** Keys of connections that ended when one of these did. */
+  /** The keys of archived connections that ended when one of these did. */
   async #ends(files: readonly KnownFile[], ended: readonly Connection[]): Promise<ReadonlySet<string>> {
     const found = new Set<string>();
     if (ended.length === 0) return found;
@@ -89,13 +90,13 @@ export class KnownConnections {
     return found;
   }
 
-  /** What is looked for, as a table: once for all files. */
+  /** Makes a table of the values that are looked for, once for all files. */
   async #ask(values: readonly string[] | readonly number[]): Promise<void> {
     const { listValue } = this.#database.duckdb.api;
     await this.#database.run("CREATE OR REPLACE TEMP TABLE asked AS SELECT unnest($1)", [listValue(values)]);
   }
 
-  /** What a file that proves to be damaged has up to there, and a word about it. */
+  /** Reads a file. One that proves to be damaged is reported, and its rows up to the damage are kept. */
   async *#chunks(path: string, columns: string, condition: string): AsyncGenerator<DuckDBDataChunk, void, undefined> {
     const sql = `SELECT ${columns} FROM read_parquet(${quoted(path)}, hive_partitioning = false) WHERE ${condition}`;
     try {
@@ -110,7 +111,7 @@ export class KnownConnections {
     const { fromMs, untilMs } = range;
     for (const { path } of await this.#list(dayOf(fromMs) - DAYS_BESIDE, dayOf(untilMs) + DAYS_BESIDE)) {
       let ends = this.#ranges.get(path);
-      // One whose metadata cannot be read is told of when its rows are.
+      // A file whose metadata cannot be read is reported when its rows are read.
       ends ??= await this.#readRange(path).catch(() => ANY_TIME);
       this.#ranges.set(path, ends);
       if (overlap(ends, range)) found.push({ path, ...ends });
@@ -133,8 +134,9 @@ export class KnownConnections {
 function rangeOf(ended: readonly Connection[]): Range {
   let [fromMs, untilMs] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
   for (const { endMs } of ended) {
-    fromMs = Math.min(fromMs, endMs!);
-    untilMs = Math.max(untilMs, endMs!);
+    if (endMs === null) continue;
+    fromMs = Math.min(fromMs, endMs);
+    untilMs = Math.max(untilMs, endMs);
   }
   return { fromMs, untilMs };
 }
@@ -152,7 +154,7 @@ function endMicros({ endMs }: Connection): number {
   return Math.round((endMs ?? 0) * 1000);
 }
 
-/** A connection by original tuple, zone and end. */
+/** A key for a connection: original tuple, zone and end. */
 function endKey(connection: Connection): string {
   const { words } = connection;
   const tuple = [...words.subarray(W_ORIG_SRC, W_REPLY_SRC), words[W_ORIG_L4], words[W_PROTO], zoneOrigOf(words, 0)];

@@ -1,10 +1,11 @@
+/** How much an archiver and a reader of the archive may use, and how long connections wait for their file. */
 import type { DatabaseLimits } from "./duckdb.js";
 
-/** What writing and reading an archive may take: one thread beside ours, and memory for the rows of one file. */
+/** The limits of DuckDB while an archive is written or read: one thread beside ours, and memory for the rows of one file. */
 export const ARCHIVE_LIMITS: DatabaseLimits = { threads: 1, memoryMiB: 128 };
 
-/** Connections that gather before a file is written, at the most. */
+/** A file is written at the latest when so many connections have gathered. */
 export const FLUSH_ROWS = 65_536;
 
-/** How long connections gather before a file is written, at the most. Until then they are read from the stream. */
+/** A file is written at the latest so long after its first connection came. Until then questions read it from the streams. */
 export const FLUSH_MS = 600_000;

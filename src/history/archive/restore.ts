@@ -1,4 +1,4 @@
-/** Rows of the archive as connections again. */
+/** Turns rows of the archive into connections again. */
 import type { DuckDBDataChunk } from "@duckdb/node-api";
 import { parseAddress } from "../../flow/address.js";
 import { type Flow, recordFromFlow } from "../../flow/flow.js";
@@ -33,7 +33,7 @@ import type { Connection, PathStep } from "../connection.js";
 
 const layer4 = (source: string, destination: string): string => `${source}::UINTEGER * 65536 + ${destination}`;
 
-/** What is selected, in this order: numbers as doubles, paths as text. */
+/** The expressions that are selected, in this order: numbers as doubles, paths as text. */
 const COLUMNS = [
   "uid",
   "epoch_us(start_time)::DOUBLE",
@@ -66,10 +66,10 @@ const COLUMNS = [
   "may_miss",
 ];
 
-/** What `restoreConnections` wants selected. */
+/** The columns that must be selected for `restoreConnections`. */
 export const RESTORED_COLUMNS = COLUMNS.map((from, i) => `${from} AS c${i}`).join(", ");
 
-/** The connections of a chunk of such rows. */
+/** The connections in a chunk of such rows. */
 export function restoreConnections(chunk: DuckDBDataChunk): Connection[] {
   return chunk.getRows().map((row) => restore(row as readonly Value[]));
 }
@@ -151,14 +151,15 @@ function stepOf(text: string): PathStep {
   return { node: text.slice(0, at), sinceMs: Number(text.slice(at + 1)) / 1000 };
 }
 
-/** Null where they cannot be read: no connection is lost for that. */
+/** The rare attributes; null where the text cannot be read, because the connection itself must not be lost. */
 function unpackAttributes(text: string, words: Uint32Array): RareAttributes | null {
   try {
     const family = familyOf(words, 0) === AF_INET6 ? "ipv6" : "ipv4";
     const end = family === "ipv6" ? "::" : "0.0.0.0";
     const protocol = protocolText(protocolOf(words, 0));
     const { rare } = recordFromFlow({ ...(JSON.parse(text) as Flow), family, protocol, orig: { src: end, dst: end } });
-    if (rare !== null) words[W_HAS]! |= HAS_RARE;
+    const { [W_HAS]: has = 0 } = words;
+    if (rare !== null) words[W_HAS] = has | HAS_RARE;
     return rare;
   } catch {
     return null;

@@ -1,3 +1,4 @@
+/** Reads the streams and archives the connections that have ended, each once, however often it is stopped and started. */
 import { STAMPS_PER_MS, stampMs, stampOfMs } from "../../flow/clock.js";
 import { type Envelope, isAfter } from "../../stream/format/envelope.js";
 import type { Connection } from "../connection.js";
@@ -11,45 +12,46 @@ import { FLUSH_MS, FLUSH_ROWS } from "./limits.js";
 import type { ArchivePlace, ArchiveState } from "./state.js";
 import type { ArchiveWriter, ArchiveWriterCounters } from "./writer.js";
 
-/** What an archiver works with. */
+/** What a run reads and writes, and who listens. */
 export interface ArchiveRunOptions {
   readonly streams: HistoryStreams;
   readonly nodes: readonly string[];
   readonly writer: ArchiveWriter;
-  /** Goes on as the streams do; else it ends where they end. */
+  /** True: follows the streams until the signal. False: ends where the streams end. */
   readonly live: boolean;
-  /** Whole days that are older are removed. */
+  /** Whole days that are older than this are removed. */
   readonly maxAgeMs: number;
+  /** The wall clock, milliseconds since the Unix epoch. */
   readonly now: () => number;
   readonly signal: AbortSignal;
-  /** Hears how far it is, now and then and at the end. */
+  /** Called about once a second, and at the end. */
   readonly onProgress: (report: ArchiveReport) => void;
-  /** Hears of what went wrong and is tried again. */
+  /** Called with each failure that is tried again. */
   readonly onFailure: (error: unknown) => void;
   readonly flushRows?: number;
   readonly flushMs?: number;
   readonly settleMs?: number;
 }
 
-/** How far an archiver is. */
+/** How far an archiver has come. */
 export interface ArchiveReport extends ArchiveWriterCounters {
-  /** Up to when all ends are in files, milliseconds since the Unix epoch; null: there is no file. */
+  /** All ends up to this time are in files, milliseconds since the Unix epoch; null: there is no file. */
   readonly archivedUntilMs: number | null;
-  /** Connections that have ended and are not in a file yet. */
+  /** Connections that have ended but are not in a file yet. */
   readonly waiting: number;
-  /** Connections that are alive where it reads. */
+  /** Connections that are alive at the place up to which the streams have been read. */
   readonly open: number;
   readonly failures: number;
 }
 
-/** What was open for longer than this when the archiver was started again may lack the first nodes of its path. */
+/** A connection that was open for longer than this when the archiver was restarted may lack the first nodes of its path. */
 const LOOK_BACK_MS = 24 * 3_600_000;
-/** Rows of messages in one turn of the event loop: DuckDB's thread is given its next page between two of them. */
+/** How many rows of messages are read in a turn of the event loop. Between two turns DuckDB's thread gets its next page. */
 const TURN_EVENTS = 1000;
 const TURN_MESSAGES = 256;
-/** How long a live archiver leaves a message alone: other nodes' copies may have something to say that is older. */
+/** How long a live archiver leaves a message alone, because the copies of other nodes' streams may bring older messages. */
 const SETTLE_MS = 10_000;
-/** So long after a message that came late, ends since then are looked up when the archiver is started again. */
+/** So long after a late message, ends since its stamp are still looked up in the archive after a restart. */
 const LATE_STAMPS = 600_000 * STAMPS_PER_MS;
 const REST_MS = 100;
 const TICK_MS = 1000;
@@ -58,20 +60,20 @@ const RETRY_MS = 10_000;
 const RETENTION_EVERY_MS = 3_600_000;
 
 /**
- * Archives what has ended, from where the archive ends on: each connection once. It reads again from the birth of the oldest that
- * was open then, and leaves out the ends that were told by messages which the archive has been through.
+ * Archives the connections that have ended since the archive was last written, each once. It reads again from the birth of the oldest
+ * connection that was open then, and leaves out the ends in messages that the archiver had read before.
  */
 export class ArchiveRun {
   readonly #options: ArchiveRunOptions;
   readonly #projection: Projection;
-  /** Where the archive ended when this began, and up to which stamp no end waited. */
+  /** Where the archive ended when this run began, and the stamp up to which no end was held then. */
   readonly #before: Readonly<Record<string, ArchivePlace>>;
   readonly #beforeSettled: number;
   readonly #places: Record<string, ArchivePlace>;
-  /** The message that is applied; null: time alone tells of ends. */
+  /** The message that is being applied; null: ends are released because time has passed. */
   #message: Envelope | null = null;
   #gapsFrom: number;
-  /** The least stamp of messages that came behind later ones, and the stamp that had been read by then. */
+  /** The least stamp of the messages that came late, and the stamp up to which the streams had been read by then. */
   #lateFrom = Number.POSITIVE_INFINITY;
   #lateUntil = 0;
   #waitingSinceMs: number | null = null;
@@ -91,13 +93,13 @@ export class ArchiveRun {
     this.#projection = new Projection({
       filter: compileRowFilter({}),
       sinceMs: null,
-      listener: { ended: (connection, told) => this.#ended(connection, told), changed: null },
+      listener: { ended: (connection, source) => this.#ended(connection, source), changed: null },
     });
   }
 
   /**
    * Runs until the streams end or the signal comes.
-   * @throws what ended the reading before its time; ConntrailError STORE when the last file cannot be written
+   * @throws the error that ended the reading early; ConntrailError STORE when the last file cannot be written
    */
   async run(): Promise<void> {
     const { streams, nodes, live, writer, signal, now, settleMs = SETTLE_MS } = this.#options;
@@ -124,10 +126,10 @@ export class ArchiveRun {
           await Promise.race([waiting, tick(TICK_MS)]);
           if (merge.idle) this.#settle(now() - settleMs);
         } else {
-          const { envelope } = source.head!;
+          const { envelope } = source.head;
           this.#message = envelope;
           this.#noteLate(envelope.stamp);
-          this.#projection.apply(source.node, source.head!, source.jump);
+          this.#projection.apply(source.node, source.head, source.jump);
           this.#pass(source.node.name, envelope);
           source.advance();
         }
@@ -153,7 +155,7 @@ export class ArchiveRun {
     const isBefore = source.stamp <= (this.#before[source.node]?.stamp ?? 0);
     const byBefore = by !== null && by.stamp <= this.#beforeSettled && this.#isBefore(by);
     if (isBefore && (byBefore || source.stamp + HOLD_STAMPS < this.#beforeSettled)) return;
-    // Of these the archive may know, whatever the places say.
+    // The archive may hold such a connection, whatever the places say.
     const isLate = isBefore || !source.whole || (by !== null && by.stamp <= (writer.state?.stamp ?? -1));
     writer.add(connection, isLate);
     this.#waitingSinceMs ??= now();
@@ -164,7 +166,7 @@ export class ArchiveRun {
     return archived !== undefined && !isAfter({ epoch, number }, archived);
   }
 
-  /** A stream came so late that it was not waited for: until its next snapshots, what is alive here may have ended. */
+  /** Takes note of a message that came late. Until its stream's next snapshot, connections that seem alive may have ended. */
   #noteLate(stamp: number): void {
     const { stamp: read } = this.#projection;
     if (stamp >= read) {
@@ -175,7 +177,7 @@ export class ArchiveRun {
     this.#lateUntil = read;
   }
 
-  /** The ends that nothing came behind for so long that nothing will. */
+  /** Archives the held ends of connections that no node can take up any more at that time. */
   #settle(timeMs: number): void {
     this.#message = null;
     this.#projection.settle(stampOfMs(timeMs));
@@ -188,8 +190,8 @@ export class ArchiveRun {
   }
 
   /**
-   * Writes a file when enough has gathered. Reading goes on meanwhile, until as much has gathered again: so when nothing can be
-   * written, nothing is read any more, and nothing is lost.
+   * Begins to write a file when enough has gathered. Reading continues meanwhile until as much has gathered again. So if files cannot
+   * be written, reading stops, and nothing is lost.
    */
   async #keepUp(): Promise<void> {
     const { writer, now, signal, flushRows = FLUSH_ROWS, flushMs = FLUSH_MS } = this.#options;
@@ -208,7 +210,7 @@ export class ArchiveRun {
     const waitingSinceMs = this.#waitingSinceMs;
     this.#flushing = this.#flush()
       .catch((error: unknown) => {
-        // The disk is full, say: what has gathered is kept, and tried again.
+        // For example, the disk is full. What has gathered is kept, and written later.
         this.#failures++;
         this.#retryAtMs = this.#options.now() + RETRY_MS;
         this.#waitingSinceMs = waitingSinceMs;
@@ -250,7 +252,7 @@ export class ArchiveRun {
   }
 }
 
-/** From where the streams are read so that all that was open is known; null: from the beginning. */
+/** The time from which the streams must be read so that all connections that were open are known; null: from the beginning. */
 function startMs(state: ArchiveState | null): number | null {
   if (state === null || state.stamp === 0) return null;
   return Math.max(stampMs(state.from), stampMs(state.stamp) - LOOK_BACK_MS);

@@ -1,3 +1,4 @@
+/** Answers one query in SQL over all connections, in a database that can do nothing but answer it. */
 import { rm } from "node:fs/promises";
 import type { DuckDBConnection, DuckDBExtractedStatements } from "@duckdb/node-api";
 import { ConntrailError } from "../../errors.js";
@@ -8,27 +9,27 @@ import { type ArchiveFile, listFiles } from "./files.js";
 import { Staging } from "./staging.js";
 import { type ArchiveState, type OnDamaged, readState, soundFiles } from "./state.js";
 
-/** What `sql` may take: a person waits for it. */
+/** The limits of DuckDB for `sql`. They are higher, because a person waits. */
 const SQL_LIMITS = { threads: 2, memoryMiB: 256 };
-/** Connections of the streams that the view holds at the most. */
+/** How many connections of the streams the view holds at the most. */
 export const STREAM_ROWS_MAX = 2_000_000;
 const VIEW = "connections";
-/** A node that lost its stream tells of its connections anew, by other uids. */
+/** Original tuple and end. A node that lost its stream publishes its connections again, with other uids but this same key. */
 const END_KEY = `concat_ws(' ', orig_src, orig_dst, orig_sport, orig_dport, icmp_id, orig_src_key, protocol_number, zone_orig,
   epoch_us(end_time))`;
 const STAGED_AT_A_TIME = 16_384;
 
-/** One answer of a query, as text: names of the columns, and rows of what DuckDB prints for each value; null is NULL. */
+/** The answer to a query: the names of its columns, and rows of values as DuckDB prints them; null is NULL. */
 export interface SqlAnswer {
   readonly columns: readonly string[];
-  /** DuckDB's names of their types. */
+  /** The types of the columns, by their names in DuckDB. */
   readonly types: readonly string[];
   readonly rows: AsyncIterable<readonly (readonly unknown[])[]>;
 }
 
 /**
- * A database for one query over `connections`: the archive's files, and what the streams have beyond them. When the query runs,
- * nothing but reading is possible: no file, no network, no setting, no second statement.
+ * A database for one query over the view `connections`: the archive's files, and the connections that only the streams have. While
+ * the query runs, it can do nothing but read the view: no other file, no network, no setting, no second statement.
  */
 export class SqlSession {
   readonly #database: Database;
@@ -45,7 +46,7 @@ export class SqlSession {
     this.#onDamaged = onDamaged;
   }
 
-  /** `directory` null: no archive. `temporary`: where what does not fit into the memory may lie meanwhile. */
+  /** `directory` null: there is no archive. `temporary`: a directory for what does not fit into memory; `close` removes it. */
   static async open(directory: string | null, temporary: string, onDamaged: OnDamaged): Promise<SqlSession> {
     const database = await Database.open({ ...SQL_LIMITS, temporary });
     const found = directory === null ? [] : await soundFiles(await listFiles(directory), onDamaged);
@@ -57,12 +58,12 @@ export class SqlSession {
     return new SqlSession(database, files, temporary, onDamaged);
   }
 
-  /** How far the files reach; null: there are none. */
+  /** How far the files reach; null where there are none. */
   async state(): Promise<ArchiveState | null> {
     return readState(this.#database, this.#files, this.#onDamaged);
   }
 
-  /** Takes in what the streams have; what is in the files too is left out. False when there was more than fits. */
+  /** Adds connections of the streams. Returns false when there were more than STREAM_ROWS_MAX. */
   async addStream(connections: AsyncIterable<readonly Connection[]>): Promise<boolean> {
     const staging = Staging.create(this.#database);
     const insert = async (): Promise<void> => {
@@ -81,12 +82,12 @@ export class SqlSession {
     return this.#streamRows <= STREAM_ROWS_MAX;
   }
 
-  /** Refuses what is no single statement before anything is read for it. @throws ConntrailError USAGE */
+  /** Checks a query before anything is read for it. @throws ConntrailError USAGE for what is not a single statement */
   async check(sql: string): Promise<void> {
     await this.#statement(sql);
   }
 
-  /** @throws ConntrailError USAGE for what is no single query, or cannot be answered */
+  /** Runs a query. @throws ConntrailError USAGE for what is not a single query, or cannot be answered */
   async query(sql: string, signal: AbortSignal): Promise<SqlAnswer> {
     const { connection, duckdb } = this.#database;
     if (!this.#locked) await this.#lockDown();
@@ -113,6 +114,7 @@ export class SqlSession {
     }
   }
 
+  /** Frees the database and removes its temporary directory. */
   async close(): Promise<void> {
     this.#database.close();
     await rm(this.#temporary, { recursive: true, force: true });
@@ -127,7 +129,7 @@ export class SqlSession {
     throw new ConntrailError("USAGE", `sql: one statement is allowed, found ${statements.count}`);
   }
 
-  /** What the files have too; those that ended long before the first of the rest are not looked at. */
+  /** Removes the connections of the streams that the files have too. Files of much earlier ends are not searched. */
   async #removeKnown(list: readonly string[]): Promise<void> {
     const [row] = await this.#database.rows("SELECT (min(end_time) - INTERVAL 1 HOUR)::VARCHAR AS since FROM recent");
     if (row === undefined || row.since === null) return;
@@ -138,7 +140,7 @@ export class SqlSession {
     await this.#database.run(`DELETE FROM recent WHERE outcome <> 'open' AND (${tests.join(" OR ")})`);
   }
 
-  /** The view, and from then on nothing but the files behind it. */
+  /** Makes the view, and from then on allows nothing but reading the files behind it. */
   async #lockDown(): Promise<void> {
     const names = ARCHIVE_COLUMNS.map(({ name }) => name).join(", ");
     const list = this.#files.map(({ path }) => quoted(path));
@@ -152,7 +154,7 @@ export class SqlSession {
   }
 }
 
-/** A file that DuckDB cannot make sense of is told of and left out. */
+/** True when DuckDB can read a file. One that it cannot read is reported. */
 async function isReadable(connection: DuckDBConnection, { path }: ArchiveFile, onDamaged: OnDamaged): Promise<boolean> {
   try {
     await connection.run(`SELECT count(*) FROM parquet_schema(${quoted(path)})`);

@@ -1,6 +1,6 @@
 /**
- * The columns of a page of staged connections, as vectors of DuckDB: made a column at a time, while DuckDB works on pages before,
- * and copied as they are when its query asks for the page. A value handed over by itself would cost more than all the rest.
+ * The columns of a page of staged connections, as vectors of DuckDB. They are made one column at a time while DuckDB works on earlier
+ * pages, and copied as a whole when its query asks for the page: handing over each value by itself would cost more than all the rest.
  */
 import type { DuckDBDataChunk, DuckDBType } from "@duckdb/node-api";
 import { formatAddress } from "../../flow/address.js";
@@ -31,27 +31,27 @@ import { COUNTERS, OUTCOMES, type StagedPage } from "./staged-page.js";
 import { STATES, StagedTraits } from "./staged-traits.js";
 import { TextVector, type Vector } from "./text-vector.js";
 
-/** A column of the table that a batch is for DuckDB. */
+/** A column of the table as which DuckDB sees a batch. */
 export interface StagedColumn {
   readonly name: string;
-  /** Null: an ENUM of the names of nodes. */
+  /** Null: an ENUM of the names of the nodes. */
   readonly type: DuckDBType | null;
-  /** Makes its values of a page, in memory of its own; null: they are there already. */
+  /** Makes the values of a page, in memory of its own; null: the page has them already. */
   readonly make: ((page: StagedPage) => void) | null;
-  /** Copies what was made of that page. */
+  /** Copies the values of that page into a vector. */
   readonly copy: (page: StagedPage, vector: Vector) => void;
 }
 
 type Scratch = Uint8Array | Uint16Array | Uint32Array | Int32Array;
 
-/** The greatest value of the upper word of what has 63 bits. */
+/** The greatest upper word of a number of 63 bits. */
 const UPPER_MAX = 0x7fff_ffff;
 const PROTOCOLS = Array.from({ length: 256 }, (_, protocol) => protocolText(protocol));
 
-/** Traits that rows have or have not. */
+/** Traits that have one bit for each row. */
 type Bits = Exclude<keyof StagedTraits, "snat" | "dnat" | "state" | "protocol" | "isIpv6" | "load">;
 
-/** What the columns of several pages are made with, one after the other. */
+/** What the columns of several pages share, because they are made one after the other. */
 export class Hashing {
   readonly lanes = new HashLanes(VECTOR_ROWS);
   readonly putUidMessage = createUidMessage();
@@ -71,14 +71,14 @@ export class PageColumns {
     this.columns = this.#columns();
   }
 
-  /** Makes them of a page. */
+  /** Makes the columns of a page. */
   make(page: StagedPage): void {
     this.#page = page;
     this.#traits.load(page);
     for (const { make } of this.columns) make?.(page);
   }
 
-  /** Copies what was made; the page must be as it was then. */
+  /** Copies the columns that were made last. The page must not have changed since. */
   copy(output: DuckDBDataChunk): void {
     const page = this.#page;
     if (page === null) return;
@@ -128,7 +128,7 @@ export class PageColumns {
     ];
   }
 
-  /** A column that is there already. */
+  /** A column whose values exist already. */
   #plain(
     name: string,
     type: DuckDBType | null,
@@ -139,7 +139,7 @@ export class PageColumns {
     return { name, type, make: null, copy };
   }
 
-  /** The lowest bits of a word of the record, shifted: as many as an element of 8, 16 or 32 bits has. */
+  /** A column of 8, 16 or 32 bits, which are those of a word of the record from `shift` on. */
   #field(
     name: string,
     type: DuckDBType,
@@ -159,7 +159,7 @@ export class PageColumns {
     return { name, type, make, copy: ({ rows }, vector) => this.#copy(vector, values ?? words, rows, present) };
   }
 
-  /** Ports, or what stands in their place. */
+  /** The columns of ports, and of what other protocols have in their place. */
   #layer4(side: string, icmp: string, word: number, ports: Bits, ids: Bits, keys: Bits): StagedColumn[] {
     const { USMALLINT, UTINYINT } = this.#duckdb.api;
     return [
@@ -173,7 +173,7 @@ export class PageColumns {
     ];
   }
 
-  /** Numbers of 64 bits in two words, the lower one first; what does not fit into 63 becomes the greatest that does. */
+  /** A column of 64 bits, in two words with the lower one first. A number that does not fit into 63 bits becomes the greatest. */
   #wide(
     name: string,
     type: DuckDBType,
@@ -247,7 +247,7 @@ export class PageColumns {
     }
   }
 
-  /** Texts that `fill` sets, one for each row; null where `present` says so. */
+  /** A column of texts that `fill` sets, one for each row. It is null in the rows that lack the trait `present`. */
   #text(name: string, fill: (page: StagedPage, texts: TextVector) => void, present: Bits | null = null): StagedColumn {
     const { api, bindings } = this.#duckdb;
     const texts = new TextVector();
@@ -262,7 +262,7 @@ export class PageColumns {
     return { name, type: api.VARCHAR, make, copy };
   }
 
-  /** Texts of any length and characters, of few rows. */
+  /** A column of texts of any length and characters, which few rows have. */
   #rareText(name: string, textsOf: (page: StagedPage) => ReadonlyMap<number, string>): StagedColumn {
     const { api, bindings } = this.#duckdb;
     const present = new Uint8Array(VECTOR_ROWS / 8);
@@ -290,7 +290,7 @@ export class PageColumns {
   }
 }
 
-/** Each kind of array has a loop of its own: one for all would look at the kind for every row. */
+/** Each kind of array has a loop of its own: a loop for all kinds would check the kind in each row. */
 function takeBytes(values: Uint8Array, { rows, words }: StagedPage, word: number, shift: number): void {
   for (let row = 0, at = word; row < rows; row++, at += RECORD_WORDS) values[row] = words[at]! >>> shift;
 }

@@ -1,25 +1,26 @@
+/** Connections on their way into a file, in columns of the size of a vector of DuckDB. */
 import { flowFromRecord } from "../../flow/flow.js";
 import { type RareAttributes, RECORD_WORDS } from "../../flow/record.js";
 import type { Connection, PathStep } from "../connection.js";
 import { VECTOR_ROWS } from "./duckdb.js";
 
-/** What is said of a connection's end, by code. */
+/** The outcomes of connections. A page has their index. */
 export const OUTCOMES = ["ended", "lost", "open"] as const satisfies readonly Connection["end"][];
-/** Counters of a row: packets and bytes of the original direction, then of the reply. */
+/** How many counters a row has: packets and bytes of the original direction, then of the reply. */
 export const COUNTERS = 4;
 
-/** As many connections as a vector of DuckDB has rows, as they come: what a file has of them is made of it page by page. */
+/** A page of connections, as many as a vector of DuckDB has rows. The columns of a file are made from it page by page. */
 export class StagedPage {
   rows = 0;
   readonly words = new Uint32Array(VECTOR_ROWS * RECORD_WORDS);
-  /** The stamp that the uid is named after. */
+  /** The stamp of the birth, which is part of the uid; 0 where `uids` has the uid. */
   readonly birth = new Float64Array(VECTOR_ROWS);
-  /** Milliseconds; NaN: none. */
+  /** Milliseconds since the Unix epoch; NaN: none. */
   readonly startMs = new Float64Array(VECTOR_ROWS);
   readonly endMs = new Float64Array(VECTOR_ROWS);
-  /** NaN: not counted. */
+  /** The first of a row is NaN where nothing was counted. */
   readonly counters = new Float64Array(VECTOR_ROWS * COUNTERS);
-  /** Of the first step: the number of its node, and since when. */
+  /** The first step of the path: the number of its node, and since when. */
   readonly node = new Uint8Array(VECTOR_ROWS);
   readonly sinceMs = new Float64Array(VECTOR_ROWS);
   /** Index in OUTCOMES. */
@@ -28,14 +29,14 @@ export class StagedPage {
   readonly mayMiss = new Uint8Array(VECTOR_ROWS);
   /** Day of the end, since 1970. */
   readonly day = new Int32Array(VECTOR_ROWS);
-  /** It may be in the archive already. */
+  /** 1 where the archive may hold the connection already. */
   readonly late = new Uint8Array(VECTOR_ROWS);
-  /** By row: names of those whose birth is not known, attributes that few have, and paths of more than one step. */
+  /** By row: uids of connections whose birth is not known, attributes that few flows have, and paths of more than one step. */
   readonly uids = new Map<number, string>();
   readonly attributes = new Map<number, string>();
   readonly steps = new Map<number, string>();
 
-  /** Makes it empty. */
+  /** Empties the page. */
   reset(): void {
     this.rows = 0;
     this.uids.clear();
@@ -43,7 +44,7 @@ export class StagedPage {
     this.steps.clear();
   }
 
-  /** Takes in a connection that ended on that day, and whose first node has that number. `late`: it may be in the archive already. */
+  /** Adds a connection that ended on that day, and whose first node has that number. `late`: the archive may hold it already. */
   add(connection: Connection, day: number, node: number, late: boolean): void {
     const row = this.rows++;
     const { birth, words, rare, path, counters } = connection;
@@ -68,7 +69,7 @@ export class StagedPage {
     if (path.length > 1) this.steps.set(row, path.map(stepText).join(","));
   }
 
-  /** What few flows have, as the JSON of a flow has it (src/flow/flow.ts). */
+  /** Sets the attributes that few flows have, in the JSON form of a flow (src/flow/flow.ts). */
   #setAttributes(row: number, words: Uint32Array, rare: RareAttributes): void {
     const { labels, helper, secctx, master, seqadj, synproxy } = flowFromRecord(words, 0, rare);
     const text = JSON.stringify({ labels, helper, secctx, master, seqadj, synproxy });

@@ -1,3 +1,4 @@
+/** Works out what the rows of a staged page have and have not, in the form in which DuckDB marks values as present. */
 import { hasPorts, IPPROTO_GRE, isIcmp, protocolStates } from "../../flow/protocol.js";
 import {
   AF_INET6,
@@ -18,7 +19,7 @@ import { familyOf, protocolOf, protocolStateOf } from "../../flow/record-fields.
 import { VECTOR_ROWS } from "./duckdb.js";
 import { COUNTERS, type StagedPage } from "./staged-page.js";
 
-/** The names of the states of all protocols that have such. */
+/** The names of the states of all protocols with states. */
 export const STATES: readonly string[] = [
   ...new Set(Array.from({ length: 256 }, (_, protocol) => protocolStates(protocol) ?? []).flat()),
 ];
@@ -31,7 +32,7 @@ const STATE_CODES = Uint8Array.from({ length: 65_536 }, (_, i) => {
 
 const bits = (): Uint8Array => new Uint8Array(VECTOR_ROWS / 8);
 
-/** What the rows of a page have, a bit a row, as DuckDB has it; and what has to be worked out of them, a byte a row. */
+/** Traits of the rows of a page: one bit for each row as DuckDB has it, and one element for each row that must be worked out. */
 export class StagedTraits {
   readonly start = bits();
   readonly end = bits();
@@ -54,7 +55,7 @@ export class StagedTraits {
   /** The last state of the protocol, as an index in STATES. */
   readonly state = new Uint8Array(VECTOR_ROWS);
 
-  /** Looks at a page. */
+  /** Works out the traits of a page. */
   load(page: StagedPage): void {
     for (const values of Object.values(this) as (Uint8Array | Uint16Array)[]) values.fill(0);
     const { words } = page;
@@ -91,7 +92,7 @@ export class StagedTraits {
     }
   }
 
-  /** Where the reply goes to is what became of the source, where it comes from what became of the destination. */
+  /** Compares the tuples: the reply goes to the translated source, and comes from the translated destination. */
   #setTranslation(row: number, words: Uint32Array, at: number, protocol: number): void {
     const orig = words[at + W_ORIG_L4]!;
     const reply = words[at + W_REPLY_L4]!;

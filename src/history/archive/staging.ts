@@ -1,3 +1,8 @@
+/**
+ * Connections that gather for a file. They are kept in pages, and become a table in DuckDB, one page at a time, when a query asks
+ * for them.
+ */
+import assert from "node:assert/strict";
 import type { DuckDBDataChunk, DuckDBTableFunctionBindInfo } from "@duckdb/node-api";
 import type { Connection } from "../connection.js";
 import { ARCHIVE_COLUMNS } from "./columns.js";
@@ -7,27 +12,27 @@ import { StagedPage } from "./staged-page.js";
 
 const TABLE = "staged";
 const DAY_MS = 86_400_000;
-/** Pages kept for the next connections, so that filling them costs no allocation. */
+/** How many empty pages are kept for the next connections, so that filling them allocates nothing. */
 const SPARE_PAGES = 64;
-/** Pages of a row group of a file. */
+/** How many pages a row group of a file has. */
 const PAGES_AHEAD = 8;
 
-/** Connections that were taken in together. */
+/** Connections that were taken out of the staging together. */
 export interface StagedBatch {
   readonly pages: readonly StagedPage[];
   readonly rows: number;
   /** Days since 1970 on which they ended, and how many did on each. */
   readonly days: Map<number, number>;
-  /** How many may be in the archive already. */
+  /** How many of them the archive may hold already. */
   readonly late: number;
 }
 
-/** Connections on their way into a file: in pages, as they come, until DuckDB's query asks for their columns. */
+/** Connections on their way into a file, and the table function of DuckDB that gives their columns. */
 export class Staging {
   readonly #duckdb: DuckdbPackage;
-  /** Columns of the pages that DuckDB asks for next: page number modulo their number. */
+  /** The columns of the pages that DuckDB asks for next, by page number modulo PAGES_AHEAD. */
   readonly #ahead: readonly PageColumns[];
-  /** Numbers of nodes that began a path, and their names: no more than a projection has. */
+  /** The numbers of the nodes that began a path, by name. There are no more of them than a projection has nodes. */
   readonly #nodes = new Map<string, number>();
   readonly #spare: StagedPage[] = [];
   #pages: StagedPage[] = [];
@@ -35,7 +40,7 @@ export class Staging {
   #rows = 0;
   #late = 0;
   #page: StagedPage | null = null;
-  /** What the table function gives, how many of these pages it gave, and of how many the columns are made. */
+  /** The pages of the table function, how many of them it has given, and of how many the columns are made. */
   #offered: readonly StagedPage[] = [];
   #given = 0;
   #made = 0;
@@ -47,7 +52,7 @@ export class Staging {
     this.#ahead = Array.from({ length: PAGES_AHEAD }, () => new PageColumns(duckdb, hashing));
   }
 
-  /** Staging for a database that has none yet. */
+  /** Makes a staging for a database that has none yet. */
   static create({ duckdb, connection }: Database): Staging {
     const staging = new Staging(duckdb);
     connection.registerTableFunction(
@@ -61,12 +66,12 @@ export class Staging {
     return staging;
   }
 
-  /** Rows in it. */
+  /** How many connections it holds. */
   get rows(): number {
     return this.#rows;
   }
 
-  /** Takes a connection in. `late`: it may be in the archive already. */
+  /** Adds a connection. `late`: the archive may hold it already. */
   add(connection: Connection, late: boolean): void {
     let page = this.#page;
     if (page === null || page.rows === VECTOR_ROWS) {
@@ -83,8 +88,14 @@ export class Staging {
 
   #describe(info: DuckDBTableFunctionBindInfo): void {
     const { ENUM } = this.#duckdb.api;
-    for (const { name, type } of this.#ahead[0]!.columns)
+    for (const { name, type } of this.#columnsOf(0).columns)
       info.addResultColumn(name, type ?? ENUM([...this.#nodes.keys()]));
+  }
+
+  #columnsOf(page: number): PageColumns {
+    const columns = this.#ahead[page % PAGES_AHEAD];
+    assert(columns !== undefined);
+    return columns;
   }
 
   #begin(): void {
@@ -99,12 +110,12 @@ export class Staging {
       return;
     }
     if (page === this.#made) this.#make();
-    this.#ahead[page % PAGES_AHEAD]!.copy(output);
+    this.#columnsOf(page).copy(output);
     this.#given++;
     this.#makeAhead();
   }
 
-  /** DuckDB takes the pages of a row group at a stroke, and is busy with them for long: so much is made meanwhile. */
+  /** Makes the columns of the next row group in advance. DuckDB takes a row group at once, and is then busy for long. */
   #makeAhead(): void {
     if (this.#making) return;
     this.#making = true;
@@ -117,7 +128,9 @@ export class Staging {
   }
 
   #make(): void {
-    this.#ahead[this.#made % PAGES_AHEAD]!.make(this.#offered[this.#made]!);
+    const page = this.#offered[this.#made];
+    assert(page !== undefined);
+    this.#columnsOf(this.#made).make(page);
     this.#made++;
   }
 
@@ -128,7 +141,7 @@ export class Staging {
     return this.#nodes.size - 1;
   }
 
-  /** Takes out all that is in it. */
+  /** Takes out all connections. */
   take(): StagedBatch {
     const batch = { pages: this.#pages, rows: this.#rows, days: this.#days, late: this.#late };
     this.#pages = [];
@@ -140,8 +153,8 @@ export class Staging {
   }
 
   /**
-   * The columns of the files as a SELECT over a batch; with `day` those of one, with `known` without late ones whose uid that
-   * query gives. One at a time.
+   * A SELECT of the columns of a file over a batch, for one batch at a time. `day`: only the connections of that day. `known`: a query
+   * for uids; late connections that have one of them are left out.
    */
   select({ pages }: StagedBatch, day: number | null, known: string | null): string {
     this.#offered = pages;
@@ -155,7 +168,7 @@ export class Staging {
     return `SELECT ${columns} FROM ${TABLE}()${tests.length === 0 ? "" : ` WHERE ${tests.join(" AND ")}`}`;
   }
 
-  /** Gives a batch back that is not needed any more. */
+  /** Gives a batch back that is no longer needed. */
   release({ pages }: StagedBatch): void {
     this.#offered = [];
     for (const page of pages) {
@@ -166,7 +179,7 @@ export class Staging {
   }
 }
 
-/** The only step of a path, or all of one that has more. */
+/** SQL for the path: its only step, or all steps of a path that has more. */
 function pathSql(pages: readonly StagedPage[]): string {
   if (pages.every(({ steps }) => steps.size === 0)) return "[{'node': path_node, 'since': path_since}]";
   const only = "[{'node': path_node::VARCHAR, 'since': path_since}]";

@@ -1,30 +1,30 @@
 /**
- * How far an archive reaches. Each file says so in its own metadata (key `conntrail`, JSON), so that files and state are one
- * and cannot disagree: what the newest sound file says holds.
+ * How far an archive reaches. Each file has that in its own metadata (key `conntrail`, JSON), so files and state cannot disagree.
+ * The state of the newest sound file is valid.
  */
 import type { Gap } from "../connection.js";
 import { type Database, duckdbText, quoted } from "./duckdb.js";
 import { type ArchiveFile, whyDamaged } from "./files.js";
 
-/** Where one node's stream was read to: epoch and number of its last message, and its stamp. */
+/** The last message that was read of a node's stream: its epoch, number and stamp. */
 export interface ArchivePlace {
   readonly epoch: number;
   readonly number: number;
   readonly stamp: number;
 }
 
-/** What a file says of the archive as it stood when the file was written. */
+/** The state of the archive when a file was written. */
 export interface ArchiveState {
   readonly version: 1;
-  /** By node: all that ended up to there is archived. */
+  /** By node. All ends up to these places are archived. */
   readonly places: Readonly<Record<string, ArchivePlace>>;
-  /** The greatest stamp of all that was read: an end that is read later and is older may be archived already. */
+  /** The greatest stamp of all messages that were read. An older end that is read later may be archived already. */
   readonly stamp: number;
-  /** No end waited that was told HOLD_STAMPS before this, and no message had come late that was written since; left out: `stamp`. */
+  /** No end was held that was published HOLD_STAMPS before this stamp, and no later message came late; left out: as `stamp`. */
   readonly settled?: number;
-  /** Where reading has to begin again to know all that was still open: the birth of the oldest of it, as a stamp. */
+  /** The birth of the oldest connection that was open. Reading must begin there again. */
   readonly from: number;
-  /** Where events may be missing in what was read since the file before. */
+  /** Where events may be missing in what was read since the previous file. */
   readonly gaps: readonly Gap[];
 }
 
@@ -33,10 +33,10 @@ export const STATE_KEY = "conntrail";
 
 const IS_STATE = `decode(key) = ${quoted(STATE_KEY)}`;
 
-/** Hears of a file that cannot be read: its name, and why. */
+/** Called with the name of a file that cannot be read, and the reason. */
 export type OnDamaged = (path: string, why: string) => void;
 
-/** The state of the newest file that can be read, or null. */
+/** The state of the newest file that can be read; null where there is none. */
 export async function readState(
   database: Database,
   files: readonly ArchiveFile[],
@@ -50,20 +50,20 @@ export async function readState(
   return null;
 }
 
-/** The files whose ends are those of a Parquet file; the others are told of. */
+/** The files that begin and end as Parquet files do; the others are reported. */
 export async function soundFiles(files: readonly ArchiveFile[], onDamaged: OnDamaged): Promise<ArchiveFile[]> {
   const sound: ArchiveFile[] = [];
   for (const file of files) {
     const why = await whyDamaged(file.path).catch((error: NodeJS.ErrnoException) => error);
     if (why === null) sound.push(file);
-    // Retention may have taken it meanwhile.
     else if (typeof why === "string") onDamaged(file.path, why);
+    // Retention may have removed it meanwhile.
     else if (why.code !== "ENOENT") onDamaged(file.path, why.message);
   }
   return sound;
 }
 
-/** The gaps that files tell of, each once. */
+/** The gaps in the states of these files, each once. */
 export async function readGaps(database: Database, files: readonly ArchiveFile[]): Promise<Gap[]> {
   if (files.length === 0) return [];
   const list = files.map(({ path }) => quoted(path)).join(", ");
@@ -77,7 +77,7 @@ export async function readGaps(database: Database, files: readonly ArchiveFile[]
   return [...gaps.values()];
 }
 
-/** `COPY` takes it so. */
+/** The metadata of a file with that state, as an option of COPY. */
 export function stateMetadata(state: ArchiveState): string {
   return `{${STATE_KEY}: ${quoted(JSON.stringify(state))}}`;
 }
@@ -98,7 +98,7 @@ async function stateOf(database: Database, path: string, onDamaged: OnDamaged): 
   }
 }
 
-/** Null when it is none of ours, or of a version that is not known here. */
+/** Parses a state; null when it is not conntrail's, or of an unknown version. */
 function parseState(text: string): ArchiveState | null {
   let value: unknown;
   try {

@@ -1,21 +1,19 @@
+/** Short texts on their way into a vector of DuckDB, without a call for each of them. */
 import { type DuckdbPackage, VECTOR_ROWS } from "./duckdb.js";
 
-/** duckdb_string_t, public in DuckDB's C header: the length, and the text in place, or four bytes of it and where all of it lies. */
+/** duckdb_string_t of DuckDB's public C header: the length, then the text itself, or its first four bytes and its address. */
 const STRING_WORDS = 4;
 const INLINE_BYTES = 12;
 /** The longest text that `open` has room for. */
 const TEXT_BYTES_MAX = 64;
-/** Digits of an octet and the dot behind it, a byte each, and how many those are. */
+/** The digits of each octet and the dot behind them, one byte each, and how many bytes those are. */
 const OCTETS = Uint32Array.from({ length: 256 }, (_, octet) => packed(`${octet}.`));
 const OCTET_LENGTHS = Uint8Array.from(OCTETS, (_, octet) => `${octet}.`.length);
 
 /** A vector of DuckDB, as its C functions have it. */
 export type Vector = ReturnType<DuckdbPackage["bindings"]["data_chunk_get_vector"]>;
 
-/**
- * The short texts of a column, on their way into a vector of DuckDB: all of them are handed over as one, since each by itself
- * would be a call, and the rows then point into it.
- */
+/** The texts of a column. They are handed over to DuckDB as one long text in one call, and the rows point into that. */
 export class TextVector {
   readonly bytes = new Uint8Array((VECTOR_ROWS + 1) * TEXT_BYTES_MAX);
   readonly #words = new Uint32Array(this.bytes.buffer);
@@ -23,30 +21,30 @@ export class TextVector {
   readonly #strings = new Uint32Array(VECTOR_ROWS * STRING_WORDS);
   #end = 0;
 
-  /** Forgets all texts. */
+  /** Removes all texts. */
   reset(): void {
     this.#end = 0;
   }
 
-  /** Where in `bytes` the next text goes; `close` says how long it has become. */
+  /** Begins a text. Returns where in `bytes` it must be written; then call `close`. */
   open(): number {
     const words = this.#words;
     const first = this.#end >>> 2;
-    // What is kept in place ends with zeros.
+    // A text that is kept in place must be padded with zeros.
     words[first] = 0;
     words[first + 1] = 0;
     words[first + 2] = 0;
     return this.#end;
   }
 
-  /** The text that was opened last is that of a row. */
+  /** Ends the text that was begun last, which has that length and belongs to that row. */
   close(row: number, length: number): void {
     this.#places[row] = this.#end;
     this.#strings[row * STRING_WORDS] = length;
     this.#end = (this.#end + length + 3) & ~3;
   }
 
-  /** A text of ASCII. */
+  /** Sets the text of a row, which must be ASCII. */
   set(row: number, text: string): void {
     const at = this.open();
     const length = Math.min(text.length, TEXT_BYTES_MAX);
@@ -54,7 +52,7 @@ export class TextVector {
     this.close(row, length);
   }
 
-  /** The text of an address of IPv4. */
+  /** Sets the text of a row to an IPv4 address. */
   setIpv4(row: number, address: number): void {
     const { bytes } = this;
     const begin = this.open();
@@ -74,7 +72,7 @@ export class TextVector {
     this.close(row, at - begin);
   }
 
-  /** Hands the texts of so many rows over; each of them was set, or is null in the end. */
+  /** Copies the texts of the first `rows` rows into a vector. A row that was not set must become null afterwards. */
   copy(bindings: DuckdbPackage["bindings"], vector: Vector, rows: number): void {
     bindings.vector_assign_string_element_len(vector, 0, this.bytes.subarray(0, Math.max(this.#end, INLINE_BYTES + 1)));
     const [, , lower, upper] = new Uint32Array(bindings.vector_get_data(vector, 16).slice().buffer);

@@ -1,3 +1,4 @@
+/** Writes an archive: one process at a time, one file for each day and flush, each file complete before it can be seen. */
 import { mkdir, realpath } from "node:fs/promises";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
@@ -16,7 +17,7 @@ import {
 import { type StagedBatch, Staging } from "./staging.js";
 import { type ArchiveState, type OnDamaged, readState, soundFiles, stateMetadata } from "./state.js";
 
-/** Where an archive is written, and what that may take. */
+/** Where an archive is written, and how much of the machine that may use. */
 export interface ArchiveWriterOptions {
   readonly directory: string;
   readonly limits: DatabaseLimits;
@@ -25,9 +26,10 @@ export interface ArchiveWriterOptions {
 
 /** What a writer counts. */
 export interface ArchiveWriterCounters {
+  /** Connections and files that were written. */
   connections: number;
   files: number;
-  /** Late ends that were archived already. */
+  /** Connections that were left out because the archive held them already. */
   known: number;
   damagedFiles: number;
   /** Whole days that retention removed, and their files. */
@@ -35,16 +37,16 @@ export interface ArchiveWriterCounters {
   filesRemoved: number;
 }
 
-/** What does not fit into the memory when a whole table of connections is lost at once lies there for a moment. */
+/** A folder for what does not fit into memory for a moment, when a whole table of connections ends at once. */
 const SPILL = ".spill";
 
-/** Rows of one group of a Parquet file: what is held at a time to write one, and the least that is read of one. */
+/** Rows of one group of a Parquet file. A group is held in memory to be written, and is the least that a reader reads. */
 const GROUP_ROWS = 16_384;
 
 /**
- * The one writer of an archive. Connections gather in memory until `flush` makes a file of each day's. A file is seen when it is
- * whole and on the disk; it carries the state, so that whatever happens in between, the next writer goes on where the
- * last file ends, and knows which ends it may hold already.
+ * The one writer of an archive. Connections gather in memory until `flush` writes a file for each day. A file can be seen when it is
+ * complete and on the disk. It carries the state of the archive, so after a crash the next writer continues where the last file ends,
+ * and knows which connections the archive may hold already.
  */
 export class ArchiveWriter {
   readonly counters: ArchiveWriterCounters = {
@@ -62,7 +64,7 @@ export class ArchiveWriter {
   readonly #onDamaged: OnDamaged;
   #state: ArchiveState | null;
   #number: number;
-  /** Taken out of the staging, and not in files yet. */
+  /** Batches that were taken out of the staging and are not in files yet. */
   readonly #waiting: { readonly batch: StagedBatch; readonly next: ArchiveState }[] = [];
 
   private constructor(
@@ -84,7 +86,7 @@ export class ArchiveWriter {
   }
 
   /**
-   * Opens an archive for writing, makes its directory where there is none, and removes what a killed writer left half written.
+   * Opens an archive for writing. Makes its directory where there is none, and removes the unfinished files of a killed writer.
    * @throws ConntrailError ALREADY_RUNNING when another process writes it, STORE when it cannot be written or DuckDB is missing
    */
   static async open({ directory, limits, onDamaged }: ArchiveWriterOptions): Promise<ArchiveWriter> {
@@ -112,12 +114,12 @@ export class ArchiveWriter {
     }
   }
 
-  /** How far the archive reaches; null: it is empty. */
+  /** How far the archive reaches; null where it is empty. */
   get state(): ArchiveState | null {
     return this.#state;
   }
 
-  /** Connections that came since the last `flush`. */
+  /** Connections that were added since the last `flush`. */
   get rows(): number {
     return this.#staging.rows;
   }
@@ -127,15 +129,16 @@ export class ArchiveWriter {
     return this.#waiting.reduce((sum, { batch }) => sum + batch.rows, this.#staging.rows);
   }
 
-  /** Takes a connection that has ended. `late`: another message than those of `state.places` told of an end that old. */
+  /** Adds a connection that has ended. `late`: the archive may hold it already. */
   add(connection: Connection, late: boolean): void {
     this.#staging.add(connection, late);
   }
 
   /**
-   * Writes what has gathered, a file a day; what is added meanwhile waits for the next time. Only the last file says `next`:
-   * were there a crash before it, all would be read again, and what is in the others known by its uid. One at a time.
-   * @throws ConntrailError STORE when it cannot be written; nothing is lost then, and `flush` goes on where it failed
+   * Writes all connections that have gathered, a file for each day. Those that are added meanwhile wait for the next flush. Only the
+   * last file has the state `next`: after a crash before it all is read again, and connections in the other files are known by their
+   * uids. Call it again only when it has finished.
+   * @throws ConntrailError STORE when a file cannot be written; nothing is lost, and the next `flush` continues there
    */
   async flush(next: ArchiveState): Promise<void> {
     if (this.#staging.rows > 0) this.#waiting.push({ batch: this.#staging.take(), next });
@@ -151,14 +154,14 @@ export class ArchiveWriter {
     }
   }
 
-  /** Removes whole days that ended before a time, but not the newest, which says how far the archive reaches. */
+  /** Removes whole days that ended before a time, but not the newest day, which says how far the archive reaches. */
   async removeBefore(beforeMs: number): Promise<void> {
     const { days, files } = await removeDaysBefore(this.#directory, beforeMs);
     this.counters.daysRemoved += days;
     this.counters.filesRemoved += files;
   }
 
-  /** Ends it; what was not flushed is forgotten, and read again by the next writer. */
+  /** Closes the archive. Connections that were not flushed are discarded; the next writer reads them again. */
   async close(): Promise<void> {
     this.#database.close();
     await new Promise((resolve) => this.#lock.close(resolve));
@@ -190,7 +193,7 @@ export class ArchiveWriter {
     this.counters.known += (batch.days.get(day) ?? 0) - written;
   }
 
-  /** Its end may have been told by another node at another time, so the days beside it count too. */
+  /** A query for the uids of that day. Another node's clock may have put an end into the day before or after. */
   async #knownUids(day: number): Promise<string | null> {
     const files = await soundFiles(await listFiles(this.#directory, day - 1, day + 1), this.#onDamaged);
     if (files.length === 0) return null;
@@ -198,7 +201,7 @@ export class ArchiveWriter {
   }
 }
 
-/** An abstract UNIX socket: the kernel removes it with the process that has it. */
+/** Locks a directory by an abstract UNIX socket, which the kernel removes with its process. */
 function lockDirectory(path: string): Promise<Server> {
   return new Promise((resolve, reject) => {
     const server = createServer((socket) => socket.destroy());

@@ -67,7 +67,7 @@ export class History {
   connections(query: HistoryQuery, signal: AbortSignal): HistoryAnswer {
     checkRange(query.sinceMs, query.untilMs);
     const { sinceMs, untilMs, limit, nodes } = query;
-    const accepts = ({ path }: Connection) => nodes === null || path.some(({ node }) => nodes.includes(node));
+    const accepts = (connection: Connection) => wasCarriedBy(connection, nodes);
     const filter = compileRowFilter(query.filter);
     return this.#answer({ filter, sinceMs, untilMs, ends: true, accepts, limit }, signal);
   }
@@ -75,7 +75,7 @@ export class History {
   /** Connections that were alive at a time. `sinceMs` and `untilMs` of the query are ignored. */
   at(timeMs: number, query: HistoryQuery, signal: AbortSignal): HistoryAnswer {
     const { limit, nodes } = query;
-    const accepts = ({ path }: Connection) => nodes === null || path.slice(-1).some(({ node }) => nodes.includes(node));
+    const accepts = (connection: Connection) => isCarriedBy(connection, nodes);
     const filter = compileRowFilter(query.filter);
     return this.#answer({ filter, sinceMs: timeMs, untilMs: timeMs, ends: false, accepts, limit }, signal);
   }
@@ -101,8 +101,7 @@ export class History {
     const filter = compileRowFilter(query.filter);
     const sinceMs = query.sinceMs ?? Date.now();
     const { nodes } = query;
-    const accepts = ({ words, path }: Connection) =>
-      filter.accepts(words, 0) && (nodes === null || path.some(({ node }) => nodes.includes(node)));
+    const accepts = (connection: Connection) => filter.accepts(connection.words, 0) && wasCarriedBy(connection, nodes);
     let changes: ConnectionChange[] = [];
     let messageMs = 0;
     const report = (type: ConnectionChange["type"], connection: Connection): void => {
@@ -224,6 +223,16 @@ function checkRange(sinceMs: number | null, untilMs: number | null): void {
   if (sinceMs !== null && untilMs !== null && untilMs < sinceMs) {
     throw new ConntrailError("USAGE", "the range ends before it begins");
   }
+}
+
+/** True when one of these nodes carried the connection; null: any node. */
+export function wasCarriedBy({ path }: Connection, nodes: readonly string[] | null): boolean {
+  return nodes === null || path.some(({ node }) => nodes.includes(node));
+}
+
+/** True when the last node that carried the connection is one of these; null: any node. */
+export function isCarriedBy({ path }: Connection, nodes: readonly string[] | null): boolean {
+  return nodes === null || path.slice(-1).some(({ node }) => nodes.includes(node));
 }
 
 /** The last `limit` connections. */
