@@ -1,3 +1,4 @@
+/** Prints an answer of the history: its connections as they come, then on standard error what may be missing. */
 import type { Connection, Gap, HistoryAnswer } from "../../history/connection.js";
 import { formatTime } from "../../history/time.js";
 import type { Terminal } from "../process/terminal.js";
@@ -5,18 +6,18 @@ import type { ConnectionOutput, OutputRow } from "./connection-output.js";
 
 const PROGRESS_FIRST_MS = 1000;
 const PROGRESS_EVERY_MS = 250;
-/** More gaps than this are a number. */
+/** How many gaps are listed. Of the others only the number is printed. */
 const GAP_LINES_MAX = 8;
 
-/** What became of an answer. */
+/** What was printed of an answer. */
 export interface PrintedAnswer {
   readonly connections: number;
   readonly gaps: readonly Gap[];
 }
 
 /**
- * Prints an answer as it comes, then on standard error what it lacks. `rows` makes what is printed of a batch; where it is
- * left out, each connection is a row.
+ * Prints an answer as it comes, then on standard error where events may be missing. `rows` makes the rows of a batch; without it,
+ * each connection is a row.
  */
 export async function printAnswer(
   answer: HistoryAnswer,
@@ -41,15 +42,15 @@ export async function printAnswer(
   terminal.throwIfClosed();
   const gaps = answer.gaps();
   await output.end(gaps);
-  tellGaps(gaps, terminal);
+  printGaps(gaps, terminal);
   if (doubtful && output.marksDoubt) terminal.complain("? marks connections for which events may be missing");
   const { malformed } = answer.progress();
   if (malformed > 0) terminal.complain(`passed over: ${counted(malformed, "message")}, damaged or not conntrail's`);
   return { connections, gaps };
 }
 
-/** A line for each gap, up to a bound. */
-export function tellGaps(gaps: readonly Gap[], terminal: Terminal): void {
+/** Prints a line on standard error for each gap, up to a limit. */
+export function printGaps(gaps: readonly Gap[], terminal: Terminal): void {
   for (const gap of gaps.slice(0, GAP_LINES_MAX)) terminal.complain(formatGap(gap));
   const more = gaps.length - GAP_LINES_MAX;
   if (more > 0) terminal.complain(`and ${counted(more, "more gap")}; --json lists them all`);
@@ -67,7 +68,7 @@ function counted(count: number, what: string): string {
   return `${count} ${what}${count === 1 ? "" : "s"}`;
 }
 
-/** Shows how far a long scan is, on a terminal. Returns the way to end that. */
+/** Shows on a terminal how far a long scan has come. Returns a function that ends that. */
 function showProgress(answer: HistoryAnswer, terminal: Terminal): () => void {
   if (!terminal.watched) return () => {};
   const start = performance.now();

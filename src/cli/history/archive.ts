@@ -19,7 +19,7 @@ interface Options {
 const DEFAULT_DIRECTORY = "/var/lib/conntrail/archive";
 const DEFAULT_MAX_AGE_SECONDS = 365 * 86_400;
 
-/** `archive`: what has ended, into Parquet files by day. */
+/** `archive`: writes connections that have ended to Parquet files by day. */
 export function register(program: Command, context: CommandContext): void {
   program
     .command("archive")
@@ -77,7 +77,7 @@ function maxAgeSeconds(text: string | undefined): number | undefined {
   );
 }
 
-/** What a run did, in a line or two. */
+/** What a run has done, in one or two lines. */
 export function formatArchiveReport(report: ArchiveReport): string {
   const { connections, files, known, daysRemoved, filesRemoved, archivedUntilMs, open } = report;
   const until = archivedUntilMs === null ? "nothing is archived yet" : `archived until ${formatTime(archivedUntilMs)}`;

@@ -9,13 +9,13 @@ import { textOutput } from "./connection-output.js";
 import { addConnectionOptions, type ConnectionOptions, formatOf, readLimit, readNodes } from "./options.js";
 import { withHistory } from "./source.js";
 
-/** `at`: the table as it stood at a time. */
+/** `at`: the connections that were alive at a time. */
 export function register(program: Command, context: CommandContext): void {
   const command = program
     .command("at")
     .description("the connections that were alive at a time, of all nodes: at yesterday 14:03, at -2h")
     .argument("<time...>", "2026-01-31T12:00Z, yesterday 14:03, -2h")
-    // `-2h` looks like options, too.
+    // A time such as `-2h` looks like an option.
     .allowUnknownOption();
   addConnectionOptions(command).action((words: string[], options: ConnectionOptions) => at(words, options, context));
 }

@@ -1,3 +1,4 @@
+/** The text formats in which connections are printed, and the output to which every format is written. */
 import type { Connection, ConnectionChange, Gap } from "../../history/connection.js";
 import { connectionToJson, gapToJson } from "../../history/format/connection-json.js";
 import { csvHead, csvRow } from "../../history/format/csv.js";
@@ -6,17 +7,17 @@ import { zeekFoot, zeekHead, zeekJsonRow, zeekRow } from "../../history/format/z
 import type { Terminal } from "../process/terminal.js";
 import { ConnectionTable } from "./connection-table.js";
 
-/** The texts in which connections are printed. `ipfix` is none: it goes to a file or a collector. */
+/** The formats that are printed. `ipfix` is not among them: it goes to a file or a collector. */
 export const TEXT_FORMATS = ["table", "json", "ndjson", "csv", "zeek", "zeek-json", "ecs"] as const;
 export type TextFormat = (typeof TEXT_FORMATS)[number];
 
 /** What is being printed. */
 export interface OutputOptions {
-  /** Up to when connections that live have lived, milliseconds since the Unix epoch; null: that does not matter. */
+  /** The time up to which the duration of a living connection is counted, milliseconds since the Unix epoch; null: none is shown. */
   readonly untilMs: number | null;
-  /** Changes as they come instead of connections. */
+  /** True: changes are printed as they come, not the connections of a finished answer. */
   readonly changes: boolean;
-  /** Keys that stand before the connections with `json`. */
+  /** The keys before the connections in the format `json`. */
   readonly head: Readonly<Record<string, unknown>>;
 }
 
@@ -26,20 +27,21 @@ export interface OutputRow {
   readonly connection: Connection;
 }
 
-/** Where an answer goes, piece by piece. */
+/** Where an answer is written, piece by piece. */
 export interface ConnectionOutput {
-  /** Whether a mark stands at connections for which events may be missing, and wants to be explained. */
+  /** True where connections for which events may be missing have a mark that must be explained. */
   readonly marksDoubt: boolean;
-  /** Of changes, it takes each connection's end once, however late. */
+  /** True where each connection's end must be reported once only, however late. */
   readonly takesEndsOnce: boolean;
+  /** Writes rows. */
   write(rows: readonly OutputRow[]): Promise<void>;
-  /** What was written goes out now; more may take a while. */
+  /** Sends what was written so far, because more may take a while. */
   flush(): Promise<void>;
-  /** The answer is whole. */
+  /** Ends a complete answer. */
   end(gaps: readonly Gap[]): Promise<void>;
 }
 
-/** How one format puts it. A log format takes a connection once, when it has ended; the others every change. */
+/** The text of one format. A format of logs has one row for each connection, when it has ended; the others one for each change. */
 interface Text {
   head(): string;
   rows(rows: readonly OutputRow[], first: boolean): string;
@@ -110,7 +112,7 @@ function textOf(format: TextFormat, options: OutputOptions, colours: boolean): T
   }
 }
 
-/** One object: the keys of `head`, the connections, a line each, and the gaps. */
+/** One object: the keys of `head`, the connections with one line each, and the gaps. */
 function jsonText(head: Readonly<Record<string, unknown>>): Text {
   const keys = Object.entries(head).map(([key, value]) => `${JSON.stringify(key)}: ${JSON.stringify(value)}, `);
   return {
@@ -121,7 +123,7 @@ function jsonText(head: Readonly<Record<string, unknown>>): Text {
   };
 }
 
-/** A change says what it is in the key `change`. */
+/** A connection as JSON. A change has its type in the key `change`. */
 function rowJson({ type, connection }: OutputRow): string {
   return JSON.stringify({ ...(type !== undefined && { change: type }), ...connectionToJson(connection) });
 }

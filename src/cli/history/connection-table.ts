@@ -1,4 +1,4 @@
-/** Connections as an aligned table for people, made while they come: columns widen, they never wait for the last row. */
+/** Connections as an aligned table for people. Rows are printed as they come: a column gets wider when a wide value comes. */
 import type { Connection, ConnectionChange } from "../../history/connection.js";
 import { type ConnectionJson, connectionToJson } from "../../history/format/connection-json.js";
 import { formatMs } from "../process/terminal.js";
@@ -10,20 +10,20 @@ const PLAIN = "\u001b[0m";
 
 interface Cell {
   readonly text: string;
-  /** An escape sequence; only where the table is coloured. */
+  /** An escape sequence, used only in a coloured table. */
   readonly colour?: string;
 }
 
-/** What a table is for. */
+/** How a table is printed. */
 export interface ConnectionTableOptions {
   readonly colours: boolean;
-  /** Up to when the connections that live have lived; null: that does not matter. */
+  /** The time up to which the duration of a living connection is counted, milliseconds since the Unix epoch; null: none is shown. */
   readonly untilMs: number | null;
-  /** A first column that says what happened, for changes as they come. */
+  /** Adds a first column with the type of the change. */
   readonly changes: boolean;
 }
 
-/** Widths that most rows keep to, so that the first rows need not be set again when wider ones come. */
+/** Widths that are enough for most rows, so that columns seldom get wider. */
 const WIDTHS: Readonly<Record<string, number>> = {
   CHANGE: 7,
   START: 24,
@@ -34,7 +34,7 @@ const WIDTHS: Readonly<Record<string, number>> = {
   NAT: 21,
 };
 
-/** One table, in as many pieces as its rows come in. */
+/** A table that is printed in several pieces. */
 export class ConnectionTable {
   readonly #options: ConnectionTableOptions;
   readonly #widths: number[];
@@ -47,7 +47,7 @@ export class ConnectionTable {
     this.#widths = this.#names.map((name) => WIDTHS[name] ?? name.length);
   }
 
-  /** Rows as lines; `first` puts the heading above them. */
+  /** The lines of some rows, below the heading if they are the first. */
   rows(
     changes: readonly { readonly type?: ConnectionChange["type"]; readonly connection: Connection }[],
     first: boolean,
@@ -55,7 +55,7 @@ export class ConnectionTable {
     const rows = changes.map(({ type, connection }) => this.#row(connection, type));
     if (first) rows.unshift(this.#names.map((text) => ({ text, colour: BOLD })));
     for (const row of rows) {
-      for (const [i, { text }] of row.entries()) this.#widths[i] = Math.max(this.#widths[i]!, text.length);
+      for (const [i, { text }] of row.entries()) this.#widths[i] = Math.max(this.#widths[i] ?? 0, text.length);
     }
     return rows.map((row) => this.#line(row)).join("");
   }
@@ -63,7 +63,7 @@ export class ConnectionTable {
   #line(row: readonly Cell[]): string {
     const last = row.length - 1;
     const cells = row.map(({ text, colour }, i) => {
-      const space = i === last ? "" : " ".repeat(this.#widths[i]! - text.length + 2);
+      const space = i === last ? "" : " ".repeat((this.#widths[i] ?? text.length) - text.length + 2);
       return colour !== undefined && this.#options.colours ? `${colour}${text}${PLAIN}${space}` : text + space;
     });
     return `${cells.join("").trimEnd()}\n`;
@@ -87,7 +87,7 @@ export class ConnectionTable {
     return this.#options.changes ? [{ text: type ?? "" }, ...cells] : cells;
   }
 
-  /** `12 s+` while it lives, `<12 s` where it was gone by then. */
+  /** `12 s+` while the connection is alive, `<12 s` where it was gone by then. */
   #duration({ startMs, endMs, end }: Connection): string {
     const untilMs = endMs ?? this.#options.untilMs;
     if (startMs === null || untilMs === null) return "-";
@@ -116,7 +116,7 @@ function icmp({ orig }: ConnectionJson): string {
   return orig.icmpType === undefined ? "" : ` type ${orig.icmpType} id ${orig.icmpId}`;
 }
 
-/** What the source became, and after an arrow what the destination became. */
+/** The translated source, and after an arrow the translated destination. */
 function translation({ nat }: ConnectionJson): string {
   if (nat === undefined) return "-";
   const source =

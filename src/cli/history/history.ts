@@ -20,14 +20,14 @@ interface Options extends ConnectionOptions {
   collector?: string;
 }
 
-/** What was asked for, checked as far as that goes without the streams. */
+/** The options, checked as far as that is possible without the streams. */
 interface Request {
   readonly options: Options;
   readonly since: NamedTime | null;
   readonly until: NamedTime | null;
   readonly limit: number | null;
   readonly format: ReturnType<typeof formatOf<NonNullable<Options["format"]>>>;
-  /** Null with every format but ipfix. */
+  /** Null unless the format is ipfix. */
   readonly target: IpfixTarget | null;
   readonly nowMs: number;
 }
@@ -50,7 +50,7 @@ function checkOptions(options: Options, context: CommandContext): Request {
   const nowMs = Date.now();
   const since = options.since === undefined ? null : parseTime("--since", options.since, nowMs);
   const until = options.until === undefined ? null : parseTime("--until", options.until, nowMs);
-  if (since !== null) requirePast("--since", options.since!, since, nowMs);
+  if (options.since !== undefined && since !== null) requirePast("--since", options.since, since, nowMs);
   requireOrder(since, until);
   if (options.follow === true && until !== null) throw usage("--until is of no use with --follow: leave one out");
   compileFlowQuery(flowQuery(options));
@@ -71,17 +71,16 @@ function ipfixTarget(format: string, { output, collector }: Options): IpfixTarge
     if (output === undefined && collector === undefined) return null;
     throw usage("--output and --collector belong to --format ipfix; other formats go to standard output");
   }
-  if ((output === undefined) === (collector === undefined)) {
-    throw usage("--format ipfix needs either --output FILE or --collector [udp:|tcp:]HOST[:PORT]");
-  }
-  return output === undefined ? parseCollector(collector!) : { type: "file", path: output };
+  if (output !== undefined && collector === undefined) return { type: "file", path: output };
+  if (collector !== undefined && output === undefined) return parseCollector(collector);
+  throw usage("--format ipfix needs either --output FILE or --collector [udp:|tcp:]HOST[:PORT]");
 }
 
 async function history(request: Request, context: CommandContext): Promise<void> {
   await withHistory(context, async (source) => {
     const { options, since, until, limit } = request;
     const nodes = readNodes(options.node, source.nodes);
-    // Nothing but translations is a NAT event.
+    // Only translated connections give NAT events.
     const filter = { ...flowQuery(options), ...(request.target !== null && { nat: true }) };
     const query: HistoryQuery = { sinceMs: since?.ms ?? null, untilMs: until?.ms ?? null, filter, nodes, limit };
     const output = await openOutput(request, context);
@@ -110,7 +109,7 @@ async function openOutput(request: Request, context: CommandContext): Promise<Cl
   return { ...textOutput(format, text, context.terminal), close: async () => {} };
 }
 
-/** Until `--limit` changes were printed, or an interrupt; either is a clean end. */
+/** Prints changes until there were `--limit` of them, or until an interrupt. Both are clean ends. */
 async function follow(
   source: HistorySource,
   query: HistoryQuery,

@@ -1,3 +1,4 @@
+/** Sends NAT events as IPFIX messages to a file, or to a collector over UDP or TCP. */
 import { createSocket } from "node:dgram";
 import { lookup } from "node:dns/promises";
 import { once } from "node:events";
@@ -14,26 +15,26 @@ export type IpfixTarget =
   | { readonly type: "file"; readonly path: string }
   | { readonly type: "udp" | "tcp"; readonly host: string; readonly port: number };
 
-/** Only events of this range are written, so that ranges one after the other give each event once. */
+/** Only events within this range are written, so that consecutive ranges give each event once. */
 interface Range {
   readonly sinceMs: number | null;
   readonly untilMs: number | null;
 }
 
-/** What carries messages. */
+/** Sends messages to a target. */
 interface Carrier {
   send(message: Uint8Array): Promise<void>;
   close(): Promise<void>;
 }
 
-/** The port that IANA has given to IPFIX. */
+/** The port of IPFIX, assigned by IANA. */
 const PORT = 4739;
-/** A datagram that passes every path of IPv6 (1280), and near enough every path of IPv4, in one piece. */
+/** A datagram of this size is not fragmented on any path of IPv6 (MTU 1280), nor on almost any path of IPv4. */
 const DATAGRAM_BYTES_MAX = 1232;
 const STREAM_MESSAGE_BYTES_MAX = 16_384;
-/** RFC 7011, 8.4: over UDP templates are sent again, for collectors that came late. */
+/** Over UDP templates are repeated for collectors that were started late (RFC 7011, 8.4). */
 const TEMPLATES = { everyMessages: 100, everyMs: 60_000 };
-/** A collector's socket buffer holds a few hundred datagrams: so many at once, then a rest. */
+/** A collector's socket buffer holds a few hundred datagrams, so we pause after each burst. */
 const BURST_DATAGRAMS = 16;
 const BURST_REST_MS = 5;
 const CONNECT_TIMEOUT_MS = 5000;
@@ -42,16 +43,17 @@ const CONNECT_TIMEOUT_MS = 5000;
 export function parseCollector(text: string): IpfixTarget {
   const match = /^(?:(udp|tcp):(?:\/\/)?)?(?:\[([0-9a-f:.]+)\]|([^\s:[\]/]+))(?::(\d{1,5}))?$/i.exec(text);
   const port = Number(match?.[4] ?? PORT);
-  if (match === null || port < 1 || port > 65_535) {
+  const host = match?.[2] ?? match?.[3];
+  if (host === undefined || port < 1 || port > 65_535) {
     throw new ConntrailError(
       "USAGE",
       `--collector: "${text}" is not allowed; give [udp:|tcp:]HOST[:PORT], an IPv6 address in brackets`,
     );
   }
-  return { type: match[1]?.toLowerCase() === "tcp" ? "tcp" : "udp", host: (match[2] ?? match[3])!, port };
+  return { type: match?.[1]?.toLowerCase() === "tcp" ? "tcp" : "udp", host, port };
 }
 
-/** An output that sends NAT events to a file or collector, and says in the end how many. */
+/** An output that sends NAT events to a file or collector, and prints in the end how many. */
 export async function openIpfix(
   target: IpfixTarget,
   range: Range,
@@ -91,7 +93,7 @@ export async function openIpfix(
   };
 }
 
-/** Of a finished answer both events; of a change the one that it is. */
+/** Both events of a connection in a finished answer; of a change only the event that it is. */
 function eventsOf({ type, connection }: OutputRow): ReturnType<typeof natEvents> {
   if (type === "moved" || type === "updated") return [];
   const events = natEvents(connection);
@@ -134,7 +136,7 @@ async function udpCarrier(host: string, port: number): Promise<Carrier> {
   const { family, address } = await lookup(host);
   const socket = createSocket(family === 6 ? "udp6" : "udp4");
   let lost: Error | null = null;
-  // A connected socket hears that nobody listens there.
+  // A connected socket gets an error when nobody listens there.
   socket.on("error", (error) => {
     lost = error;
   });
@@ -163,7 +165,7 @@ async function tcpCarrier(host: string, port: number): Promise<Carrier> {
     socket.destroy();
     throw lost ?? new Error(`no answer from ${host} port ${port}`, { cause });
   });
-  // What a collector says is not looked at, but must not fill the buffer.
+  // Data from the collector is ignored, but it must not fill the buffer.
   socket.resume();
   return {
     send: async (message) => {

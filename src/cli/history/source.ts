@@ -1,3 +1,4 @@
+/** Opens what the history commands read: the streams on this node's own broker, and an archive where there is one. */
 import v8 from "node:v8";
 import { pino } from "pino";
 import type { Config } from "../../config/config.js";
@@ -12,17 +13,17 @@ import type { CommandContext } from "../command/command.js";
 import { loadAnyConfig } from "../command/config-file.js";
 
 const CONNECT_TIMEOUT_MS = 5000;
-/** Else V8 lets garbage grow to four times what lives, and half of a scan's memory is that. */
+/** Without this, V8 lets garbage grow to four times the live memory, which is half of the memory of a scan. */
 const HEAP_GROWTH = "--heap-growing-percent=100";
 
-/** The streams that this node's own broker holds, and an archive where there is one. */
+/** The configuration, the streams of this node's own broker, and their history. */
 export interface HistoryGround {
   readonly config: Config;
   readonly streams: HistoryStreams;
   readonly history: HistorySource;
 }
 
-/** Runs `use` with the history of all streams and of the archive, and ends the connections to both. */
+/** Runs `use` with the history of all streams and of the archive, if there is one. Closes both afterwards. */
 export function withHistory<T>(context: CommandContext, use: (history: HistorySource) => Promise<T>): Promise<T> {
   return withStreams(context, async ({ config, streams, history }) => {
     const directory = config.archive?.directory;
@@ -41,12 +42,12 @@ export function withHistory<T>(context: CommandContext, use: (history: HistorySo
   });
 }
 
-/** The line that names a file of the archive which cannot be read. */
+/** The line that reports a file of the archive which cannot be read. */
 export function damagedText(path: string, why: string): string {
   return `${path} is left out: ${why}`;
 }
 
-/** Runs `use` with the streams alone, and ends the connection to the broker. */
+/** Runs `use` with the streams alone. Closes the connection to the broker afterwards. */
 export async function withStreams<T>(context: CommandContext, use: (ground: HistoryGround) => Promise<T>): Promise<T> {
   v8.setFlagsFromString(HEAP_GROWTH);
   const config = loadAnyConfig(context.configPath);
@@ -77,7 +78,7 @@ export function ownServers({ broker, listen }: Config): readonly string[] {
   return broker.mode === "embedded" ? [brokerClientAddress({ host: listen, port: broker.port })] : broker.servers;
 }
 
-/** The nodes that write a stream as far as the configuration knows. */
+/** The nodes that write a stream, as far as the configuration says. */
 export function writers({ mode, node, peers }: Config): string[] {
   return [...(mode === "observer" ? [] : [node]), ...peers.map((peer) => peer.node)];
 }

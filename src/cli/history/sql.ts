@@ -1,20 +1,22 @@
+/** `sql`: runs a query and prints its answer as a table, CSV or JSON. */
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { indexesOf, streamsBeyondMs } from "../../history/archive/archived-history.js";
 import { type SqlAnswer, SqlSession, STREAM_ROWS_MAX } from "../../history/archive/sql.js";
+import { csvCell } from "../../history/format/csv.js";
 import type { CommandContext } from "../command/command.js";
-import { tellGaps } from "./answer.js";
+import { printGaps } from "./answer.js";
 import { damagedText, withStreams } from "./source.js";
 
 const FORMATS = ["table", "csv", "json"] as const;
 type Format = (typeof FORMATS)[number];
-/** Rows whose widths make the columns of a table. */
+/** The first rows, whose widths decide the widths of the columns of a table. */
 const TABLE_ROWS = 1000;
 const CELL_MAX = 60;
 
-/** `sql`: a query over all connections, those of the archive and those of the streams. */
+/** `sql`: a query over all connections of the archive and the streams. */
 export function register(program: Command, context: CommandContext): void {
   program
     .command("sql")
@@ -45,7 +47,7 @@ async function sql(query: string, asked: Format | null, context: CommandContext)
       terminal.throwIfClosed();
       const result = await session.query(query, terminal.closed);
       await print(result, asked ?? (context.json ? "json" : "table"), context);
-      tellGaps(answer.gaps(), terminal);
+      printGaps(answer.gaps(), terminal);
       if (!whole) terminal.complain(`the streams hold more connections than the ${STREAM_ROWS_MAX} that were taken in`);
     } finally {
       await session.close();
@@ -77,14 +79,14 @@ async function print(answer: SqlAnswer, format: Format, { terminal }: CommandCon
   }
 }
 
-/** The first rows give the widths; numbers stand to the right. */
+/** Prints a table. The first TABLE_ROWS rows decide the widths of the columns; numbers are aligned to the right. */
 async function printTable(answer: SqlAnswer, write: (text: string) => Promise<void>): Promise<void> {
   const heads = answer.columns;
   const widths = heads.map((name) => name.length);
   const right = answer.types.map((type) => /INT|DOUBLE|FLOAT|DECIMAL/.test(type) && !type.endsWith("[]"));
   const line = (cells: readonly string[]): string =>
     `${cells
-      .map((cell, i) => (right[i] ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!)))
+      .map((cell, i) => (right[i] ? cell.padStart(widths[i] ?? 0) : cell.padEnd(widths[i] ?? 0)))
       .join("  ")
       .trimEnd()}\n`;
   let waiting: string[][] | null = [];
@@ -92,7 +94,7 @@ async function printTable(answer: SqlAnswer, write: (text: string) => Promise<vo
     for (const [i, width] of widths.entries()) {
       widths[i] = Math.min(
         CELL_MAX,
-        rows.reduce((widest, row) => Math.max(widest, row[i]!.length), width),
+        rows.reduce((widest, row) => Math.max(widest, row[i]?.length ?? 0), width),
       );
     }
     await write(line(heads) + rows.map(line).join(""));
@@ -118,8 +120,4 @@ function objectOf(columns: readonly string[], row: readonly unknown[]): Record<s
 function text(value: unknown): string {
   if (value === null || value === undefined) return "";
   return typeof value === "object" ? JSON.stringify(value) : String(value);
-}
-
-function csvCell(value: string): string {
-  return /[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
 }

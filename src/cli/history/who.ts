@@ -18,7 +18,7 @@ import { formatTime, type NamedTime, parseTime, requirePast } from "../../histor
 import { type WhoAnswer, whoAnswer } from "../../history/who-answer.js";
 import type { CommandContext } from "../command/command.js";
 import { formatColumns } from "../process/terminal.js";
-import { tellGaps } from "./answer.js";
+import { printGaps } from "./answer.js";
 import { endpoint, formatLocalTime } from "./connection-table.js";
 import { LIMIT_MAX, readLimit } from "./options.js";
 import { withHistory } from "./source.js";
@@ -31,10 +31,10 @@ interface Options {
   limit?: string;
 }
 
-/** An answer and the connection that gives it. */
+/** An answer, and the connection from which it comes. */
 type Found = WhoAnswer & { readonly connection: Connection };
 
-/** `who`: the host inside behind a public address and port. */
+/** `who`: the inside host behind a public address and port. */
 export function register(program: Command, context: CommandContext): void {
   program
     .command("who")
@@ -62,13 +62,13 @@ async function who(text: string, options: Options, context: CommandContext): Pro
     if (context.json) await terminal.json(whoJson(question, answers, gaps));
     else if (answers.length > 0) await terminal.write(formatWho(answers));
     if (found.length > limit) terminal.complain(`there are more than ${limit} answers: --limit shows more of them`);
-    if (answers.length === 0) tellNobody(question, gaps, context);
-    else tellDoubts(answers, question, context);
-    tellGaps(gaps, terminal);
+    if (answers.length === 0) printNobody(question, gaps, context);
+    else printDoubts(answers, question, context);
+    printGaps(gaps, terminal);
   });
 }
 
-/** Reads ADDRESS:PORT and `--proto`. Throws USAGE for what cannot be meant. */
+/** Reads ADDRESS:PORT and `--proto`. Throws USAGE when either is wrong, or when they do not fit together. */
 export function whoQuestion(text: string, proto: string | undefined, time: NamedTime): WhoQuestion {
   const protocol = proto === undefined ? null : protocolNumber(proto);
   if (protocol === undefined) {
@@ -92,12 +92,13 @@ export function whoQuestion(text: string, proto: string | undefined, time: Named
   };
 }
 
-/** The last colon parts host and port, but not within an IPv6 address without brackets. */
+/** A single colon separates host and port. With more colons the text is an IPv6 address, whose port needs brackets. */
 function splitEnd(text: string): { host: string; number: string | null } {
   const bracketed = /^\[([^\]]*)\](?::(.*))?$/.exec(text);
-  if (bracketed !== null) return { host: bracketed[1]!, number: bracketed[2] ?? null };
-  const parts = text.split(":");
-  return parts.length === 2 ? { host: parts[0]!, number: parts[1]! } : { host: text, number: null };
+  if (bracketed !== null) return { host: bracketed[1] ?? "", number: bracketed[2] ?? null };
+  const [host, number, ...more] = text.split(":");
+  if (host === undefined || number === undefined || more.length > 0) return { host: text, number: null };
+  return { host, number };
 }
 
 function hasNumber(protocol: number | null): boolean {
@@ -105,9 +106,10 @@ function hasNumber(protocol: number | null): boolean {
 }
 
 function portOf(text: string, number: string | null, protocol: number | null): number {
-  const numbered = hasNumber(protocol);
-  if (!numbered && number === null) return 0;
-  if (!numbered) throw usage(`protocol ${protocolText(protocol!)} has no ports: give the address alone`);
+  if (protocol !== null && !hasNumber(protocol)) {
+    if (number === null) return 0;
+    throw usage(`protocol ${protocolText(protocol)} has no ports: give the address alone`);
+  }
   if (number === null) {
     const example = text.includes(":") && !text.startsWith("[") ? `[${text}]` : text;
     if (protocol !== null && isIcmp(protocol)) throw usage(`${text}: the ICMP id is missing; give ${example}:ID`);
@@ -162,7 +164,7 @@ function protocolNameOf({ words }: Connection): string {
   return protocolText(protocolOf(words, 0));
 }
 
-function tellNobody(question: WhoQuestion, gaps: readonly Gap[], { terminal }: CommandContext): void {
+function printNobody(question: WhoQuestion, gaps: readonly Gap[], { terminal }: CommandContext): void {
   const { address, port, protocol, sinceMs } = question;
   terminal.exitCode = 1;
   const asked = protocol === null ? "" : ` (${protocolText(protocol)})`;
@@ -172,7 +174,7 @@ function tellNobody(question: WhoQuestion, gaps: readonly Gap[], { terminal }: C
   );
 }
 
-function tellDoubts(answers: readonly Found[], { protocol }: WhoQuestion, { terminal }: CommandContext): void {
+function printDoubts(answers: readonly Found[], { protocol }: WhoQuestion, { terminal }: CommandContext): void {
   const protocols = new Set(answers.map(({ connection }) => protocolNameOf(connection)));
   if (protocol === null && protocols.size > 1) {
     terminal.complain(`${[...protocols].join(" and ")}: --proto chooses one of them`);

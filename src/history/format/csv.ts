@@ -59,10 +59,10 @@ export function csvHead(): string {
 /** A connection as a line. */
 export function csvRow(connection: Connection): string {
   const json = connectionToJson(connection);
-  return `${COLUMNS.map(([, cell]) => quoted(cell(json, connection))).join(",")}\r\n`;
+  return `${COLUMNS.map(([, cell]) => csvCell(String(cell(json, connection) ?? ""))).join(",")}\r\n`;
 }
 
-function quoted(value: Cell): string {
-  const text = String(value ?? "");
+/** A value as RFC 4180 has it: in quotes where it contains a separator or a quote. */
+export function csvCell(text: string): string {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
