@@ -77,7 +77,7 @@ class LateStreams implements HistoryStreams {
     await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
   }
 
-  /** For all to come here, and for what they have told. */
+  /** Waits until all streams have come here and their messages were applied. */
   async #wait(): Promise<void> {
     const all = this.#cluster.members.length;
     const time = Math.floor(this.#waiting++ / all);
@@ -137,7 +137,7 @@ test("ends that came late are archived, also when the archiver was stopped while
     waited += expected.length - atOnce.length;
     const found = await read(stopped);
     const told = new Set([...keysOf(found), ...found.map(({ uid }) => uid)]);
-    // What was told too early, for want of what came late, is not told again.
+    // An end that was archived too early, because a message came late, is not archived again.
     const missing = cluster.truth.filter(({ tuple, end, births }) => {
       const key = end === null ? "" : `${tcpRecord(tuple)[W_ORIG_L4]} ${stampMs(end.stamp)}`;
       return (

@@ -230,7 +230,7 @@ describe("the archive's files", { skip }, () => {
 });
 
 describe("archiving", { skip }, () => {
-  it("goes on where the last run ended, each connection once", async (t) => {
+  it("continues where the last run ended, each connection once", async (t) => {
     for (const seed of [1, 2, 3, 4]) {
       const directory = temporary(t);
       for (const steps of [40, 41, 90, 90, 200, 300]) await archive(directory, archiveCluster(seed, steps), 7);
@@ -241,7 +241,7 @@ describe("archiving", { skip }, () => {
     }
   });
 
-  it("in pieces tells the same of every connection as the streams in one piece", async (t) => {
+  it("in pieces gives the same connections as the streams in one piece", async (t) => {
     const directory = temporary(t);
     for (const steps of [60, 130, 250]) await archive(directory, archiveCluster(8, steps), 5, steps === 250);
     const history = await History.open({ streams: archiveCluster(8, 250), nodes: null });
@@ -276,7 +276,7 @@ function spoilRows(path: string): void {
 }
 
 describe("an archive that is asked for a part of it", { skip }, () => {
-  /** A file an hour, of three connections each; `damaged` hears of files that are read and cannot be. */
+  /** A file for each hour, with three connections; `damaged` gets the files that cannot be read. */
   async function hours(t: TestContext): Promise<{ archive: Archive; files: readonly string[]; damaged: string[] }> {
     const directory = temporary(t);
     for (let hour = 0; hour < 3; hour++) {
@@ -298,7 +298,7 @@ describe("an archive that is asked for a part of it", { skip }, () => {
     return tcpConnection({ orig }, { uid, startMs: endMs - 50, endMs });
   }
 
-  it("tells what it holds, by uid and by tuple and end, and reads what ended around then only", async (t) => {
+  it("finds what it holds by uid, and by tuple and end, and reads only what ended around that time", async (t) => {
     const { archive, files, damaged } = await hours(t);
     spoilRows(files[0]!);
     const fresh = [hourly(1, 0, "Cnew1"), hourly(2, 3)];
@@ -345,7 +345,7 @@ describe("archive and streams as one", { skip }, () => {
     return { whole, merged: new ArchivedHistory(history, cut, () => opened), times: stamps, cut, directory, asked };
   }
 
-  it("tell every connection once", async (t) => {
+  it("answer with every connection once", async (t) => {
     for (const seed of [2, 6, 9]) {
       const { whole, merged } = await both(t, seed);
       const expected = await collect(whole.connections(EVERYTHING, never));

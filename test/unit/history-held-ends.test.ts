@@ -21,7 +21,7 @@ describe("a connection that ends as another node takes over", () => {
     return { bench, born, endStamp };
   }
 
-  it("goes on where a node that has not heard of the end has it once more, and ends there, once", () => {
+  it("is taken up again by a node that has not seen the end, and ends there, once", () => {
     const { bench, born } = over();
     assert.deepEqual([bench.alive.length, bench.projection.size, bench.projection.oldestBirth], [0, 0, born]);
     const taken = bench.events(bench.fw2, (batch) => add(batch, 5, 1, born));
@@ -44,34 +44,34 @@ describe("a connection that ends as another node takes over", () => {
     assert.deepEqual(bench.changes, ["new", "moved"]);
   });
 
-  it("is told as it ended when no node takes it up, and not before that is sure", () => {
+  it("is reported with its first end if no node takes it up, and not before that is certain", () => {
     const { bench, endStamp } = over();
     bench.pass(HOLD_MS - 100);
     bench.events(bench.fw2, (batch) => add(batch, 9));
-    assert.deepEqual([bench.told.length, bench.over.length], [0, 1]);
+    assert.deepEqual([bench.settled.length, bench.over.length], [0, 1]);
     bench.pass(200);
     bench.events(bench.fw2, (batch) => add(batch, 10));
     assert.deepEqual(
-      bench.told.map(({ endMs, counters, mayMiss }) => [endMs, counters?.replyBytes, mayMiss]),
+      bench.settled.map(({ endMs, counters, mayMiss }) => [endMs, counters?.replyBytes, mayMiss]),
       [[stampMs(endStamp), 4, false]],
     );
   });
 
-  it("is told at once where there is one node only, or the message comes late", () => {
+  it("is reported at once where there is only one node, or the message comes late", () => {
     const bench = new Bench();
     bench.events(bench.fw1, (batch) => add(batch, 1));
     bench.events(bench.fw1, (batch) => destroy(batch, 1));
-    assert.equal(bench.told.length, 1);
+    assert.equal(bench.settled.length, 1);
     const late = new Bench();
     late.events(late.fw1, (batch) => add(batch, 1));
     late.pass(HOLD_MS + 100);
     late.events(late.fw2, (batch) => add(batch, 2));
     late.pass(-HOLD_MS - 100);
     late.events(late.fw1, (batch) => destroy(batch, 1));
-    assert.equal(late.told.length, 1);
+    assert.equal(late.settled.length, 1);
   });
 
-  it("stays over for a claim that is older than what its node said last", () => {
+  it("stays over for a claim that is older than its owner's last row", () => {
     const { bench, born } = over();
     bench.events(bench.fw2, (batch) => add(batch, 5, 1, born, { stamp: born - 4096 }));
     bench.events(bench.fw2, (batch) => destroy(batch, 5));
@@ -81,7 +81,7 @@ describe("a connection that ends as another node takes over", () => {
     );
   });
 
-  it("is not the one that has its tuple next", () => {
+  it("is not the next connection with its tuple", () => {
     for (const writer of ["fw1", "fw2"] as const) {
       const { bench, endStamp } = over();
       bench.events(bench[writer], (batch) => add(batch, 7, 1));
@@ -92,7 +92,7 @@ describe("a connection that ends as another node takes over", () => {
     }
   });
 
-  it("lends its birth to none that has its tuple when the other node takes its entry up", () => {
+  it("keeps its birth for itself when the other node uses its entry for the next connection", () => {
     const { bench, born } = over();
     const next = bench.events(bench.fw1, (batch) => add(batch, 2, 1));
     const [before] = bench.alive;
@@ -108,7 +108,7 @@ describe("a connection that ends as another node takes over", () => {
     ["in one message", false],
     ["later", true],
   ] as const) {
-    it(`goes on where the other node translated its packets otherwise until the commit replaced that, ${how}`, () => {
+    it(`is taken up again where the other node translated it differently until its commit, ${how}`, () => {
       const translated = tcpRecord(1);
       translated[W_REPLY_L4]! ^= 1;
       const bench = new Bench();
@@ -142,7 +142,7 @@ describe("a connection that ends as another node takes over", () => {
     });
   }
 
-  it("is lost to another node's connection by its tuple also for who asks for its translation only", () => {
+  it("is lost to another node's connection with its tuple, also if only its translation is asked for", () => {
     const translated = tcpRecord(1);
     translated[W_REPLY_L4]! ^= 1;
     const [address, port] = [formatAddress(tcpRecord(1), W_REPLY_DST, AF_INET), tcpRecord(1)[W_REPLY_L4]! & 0xffff];
@@ -158,23 +158,23 @@ describe("a connection that ends as another node takes over", () => {
     );
   });
 
-  it("is told as lost when the other node's own connection by its tuple stays", () => {
+  it("is reported as lost when the other node's own connection with its tuple stays", () => {
     const translated = tcpRecord(1);
     translated[W_REPLY_L4]! ^= 1;
     const bench = new Bench();
     bench.events(bench.fw1, (batch) => add(batch, 1));
     const other = bench.events(bench.fw2, (batch) => batch.addNew(5, translated, 0, null, null, 0));
-    assert.deepEqual([bench.projection.size, bench.projection.held, bench.told.length], [1, 1, 0]);
+    assert.deepEqual([bench.projection.size, bench.projection.held, bench.settled.length], [1, 1, 0]);
     bench.pass(HOLD_MS);
     bench.events(bench.fw2, (batch) => add(batch, 9));
     assert.deepEqual(
-      bench.told.map(({ end, endMs }) => [end, endMs]),
+      bench.settled.map(({ end, endMs }) => [end, endMs]),
       [["lost", stampMs(other)]],
     );
     assert.equal(bench.projection.size, 2);
   });
 
-  it("is lost to a snapshot and goes on all the same where another node claims it", () => {
+  it("is taken up again by another node after a snapshot has not listed it", () => {
     const bench = new Bench();
     const born = bench.events(bench.fw1, (batch) => add(batch, 1));
     bench.say(bench.fw2, (writer) => writer.mark({ type: "role", role: "backup" }));
@@ -187,7 +187,7 @@ describe("a connection that ends as another node takes over", () => {
     );
   });
 
-  it("waits with so many others as there is memory for", () => {
+  it("is held with as many others as there is memory for", () => {
     const bench = new Bench();
     bench.say(bench.fw2, (writer) => writer.mark({ type: "role", role: "backup" }));
     const messages = 36;
@@ -201,13 +201,13 @@ describe("a connection that ends as another node takes over", () => {
       });
     }
     assert.equal(bench.projection.held, 65_536);
-    assert.equal(bench.told.length, messages * 2000 - 65_536);
+    assert.equal(bench.settled.length, messages * 2000 - 65_536);
     assert.equal(new Set(bench.ended.map(({ uid }) => uid)).size, messages * 2000);
   });
 });
 
-describe("ends that wait", () => {
-  it("hold no more places than they may, also where all but the oldest were taken out again", () => {
+describe("the queue of held ends", () => {
+  it("is full when its places are used up, also where all but the oldest were taken again", () => {
     const queue = new EndQueue();
     const ending: Ending = { end: "ended", stamp: 1, aheadMs: 0, counters: null, startMs: 0, endMs: 0 };
     const oldest = queue.push(7, 1, ending);

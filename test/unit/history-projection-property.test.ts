@@ -23,7 +23,7 @@ function endAt({ end, ends }: TrueConnection, untilMs: number): TrueConnection["
   return first === null || stampMs(first.stamp) > untilMs ? null : first;
 }
 
-/** What must be told of a range: the connections alive in it, as they stood at its end. */
+/** What the answer about a range must be: the connections alive in it, as they were at its end. */
 function expected(truth: readonly TrueConnection[], sinceMs: number, untilMs: number): TrueConnection[] {
   return truth
     .map((connection) => ({
@@ -74,7 +74,7 @@ const scripts = fc.array(fc.integer({ min: 0, max: 2 ** 31 }), { minLength: 1, m
 const runs = Number(process.env.HISTORY_RUNS ?? 40);
 
 describe("the history of a cluster of which all is known", () => {
-  it("tells every connection once and whole, when all that was ever written is read", async () => {
+  it("answers with every connection once and whole, when all streams are read from the beginning", async () => {
     await fc.assert(
       fc.asyncProperty(scripts, async (script) => {
         const cluster = clusterOf(script);
@@ -87,7 +87,7 @@ describe("the history of a cluster of which all is known", () => {
     );
   });
 
-  it("tells what was alive in any range, read from the snapshots before it", async () => {
+  it("answers with the connections of any range, read from the snapshots before it", async () => {
     await fc.assert(
       fc.asyncProperty(scripts, fc.nat(), fc.nat(), async (script, a, b) => {
         const cluster = clusterOf(script);
@@ -102,7 +102,7 @@ describe("the history of a cluster of which all is known", () => {
     );
   });
 
-  it("shows the table as it stood at any time", async () => {
+  it("answers with the connections that were alive at any time", async () => {
     await fc.assert(
       fc.asyncProperty(scripts, fc.nat(), async (script, n) => {
         const cluster = clusterOf(script);

@@ -39,7 +39,7 @@ describe("a connection in one stream", () => {
     assert.equal(connection?.endMs, stampMs(end));
   });
 
-  it("is another one when the kernel has its tuple anew, also within a message", () => {
+  it("is another one when the kernel reuses its tuple, also within a message", () => {
     const bench = new Bench();
     bench.events(bench.fw1, (batch) => add(batch, 1));
     bench.events(bench.fw1, (batch) => {
@@ -57,7 +57,7 @@ describe("a connection in one stream", () => {
     assert.equal(new Set([...bench.ended, ...bench.alive].map(({ uid }) => uid)).size, 2);
   });
 
-  it("is lost when its flow id stands for another flow", () => {
+  it("is lost when its flow id refers to another flow", () => {
     const bench = new Bench();
     bench.events(bench.fw1, (batch) => add(batch, 1));
     bench.events(bench.fw1, (batch) => add(batch, 1, 2));
@@ -79,7 +79,7 @@ describe("a connection in one stream", () => {
     assert.equal(bench.alive.length, 0);
   });
 
-  it("keeps its birth when its row goes out whole again", () => {
+  it("keeps its birth when its row is published whole again", () => {
     const bench = new Bench();
     const born = bench.events(bench.fw1, (batch) => add(batch, 1));
     bench.events(bench.fw1, (batch) => add(batch, 1, 1, born));
@@ -90,7 +90,7 @@ describe("a connection in one stream", () => {
     assert.equal(bench.ended.length, 0);
   });
 
-  it("is found by a mark that it got later, and not by one that it had", () => {
+  it("is found by a mark that it got later, and not by one that it no longer has", () => {
     const bench = new Bench({ mark: 7 });
     bench.events(bench.fw1, (batch) => {
       add(batch, 1);
@@ -148,7 +148,7 @@ describe("a connection that moves", () => {
     assert.equal(part.alive[0]?.startMs, whole.alive[0]?.startMs);
   });
 
-  it("waits at the node it went to when that one's claim was not read yet", () => {
+  it("is kept at the node it went to while that node's claim has not been read", () => {
     const bench = new Bench();
     const born = bench.events(bench.fw1, (batch) => add(batch, 1));
     const claim = born + 10 * 4096;
@@ -188,7 +188,7 @@ describe("a connection that moves", () => {
 });
 
 describe("restarts and gaps", () => {
-  it("goes on behind a restart that took its table over, and says that events may be missing", () => {
+  it("is kept across a restart that took the table over, and says that events may be missing", () => {
     const bench = new Bench();
     bench.events(bench.fw1, (batch) => add(batch, 1));
     bench.say(bench.fw1, (writer) => writer.restart(true));
@@ -210,7 +210,7 @@ describe("restarts and gaps", () => {
     );
   });
 
-  it("takes connections up again that a node states anew after it forgot them, and loses the others", () => {
+  it("keeps connections that a node publishes again after it forgot them, and loses the others", () => {
     const bench = new Bench();
     const born = bench.events(bench.fw1, (batch) => {
       add(batch, 1);
@@ -231,7 +231,7 @@ describe("restarts and gaps", () => {
     );
   });
 
-  it("says where numbers are missing, where a gap mark stands, and where a message is damaged", () => {
+  it("has a gap where numbers are missing, at a gap mark, and at a damaged message", () => {
     const bench = new Bench();
     bench.events(bench.fw1, (batch) => add(batch, 1));
     bench.fw1.number += 3;
@@ -256,7 +256,7 @@ describe("restarts and gaps", () => {
     );
   });
 
-  it("passes over another node's message, a repeated one and an unknown version", () => {
+  it("skips another node's message, a repeated one and an unknown version", () => {
     const bench = new Bench();
     const first = bench.fw1.events((batch) => add(batch, 1));
     bench.read("fw1", first);

@@ -291,7 +291,7 @@ export class Lifecycle {
  * the flow, by its clock and in whole seconds. Within a second of the birth, and before it, that is the birth.
  */
 function sinceOf(words: Uint32Array, birth: number, stamp: number, aheadMs: number): number {
-  const createdSeconds = words[W_CREATED]!;
+  const { [W_CREATED]: createdSeconds = 0 } = words;
   const createdMs = createdSeconds * 1000 + aheadMs;
   const atBirth = createdSeconds === 0 || createdMs - stampMs(birth) < 1000;
   return atBirth ? birth : Math.min(stamp, stampOfMs(createdMs));
