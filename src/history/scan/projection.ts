@@ -7,7 +7,7 @@ import { W_PROTOINFO, W_UPDATED } from "../../flow/record.js";
 import { FLOW_ID_MAX } from "../../flow/slot-map.js";
 import { readNewRow, readUpdateRow } from "../../stream/format/batch.js";
 import { BatchView } from "../../stream/format/batch-view.js";
-import { BATCH_ROWS_MAX, type NewSection } from "../../stream/format/columns.js";
+import { BATCH_ROWS_MAX, hasFlowId, type NewSection } from "../../stream/format/columns.js";
 import type { Envelope, OpenedMessage } from "../../stream/format/envelope.js";
 import { type Mark, MarkCodec } from "../../stream/format/mark.js";
 import type { Connection, Gap } from "../connection.js";
@@ -17,7 +17,6 @@ import { FLOWS_MAX, type LiveTable, NODES_MAX } from "./live-table.js";
 import { NodeState, touchesRange } from "./node-state.js";
 import { type ProjectionListener, Reports } from "./reports.js";
 import type { RowFilter } from "./row-filter.js";
-import { statedIn } from "./rows.js";
 
 /** What a projection counts. */
 export interface ProjectionCounters {
@@ -296,7 +295,9 @@ export class Projection {
     stamp: number,
   ): void {
     const end = Math.min(to, node.slots.length);
-    const isStated = statedIn(new4, new6);
+    new4?.take("f");
+    new6?.take("f");
+    const isStated = hasFlowId(new4, new6);
     for (let flowId = from; flowId < end; flowId++) {
       const slot = node.slots.get(flowId);
       if (slot >= 0 && !isStated(flowId)) this.#lifecycle.lose(slot, stamp);
