@@ -2,18 +2,18 @@
  * Who carries a flow, as one node knows it: the states of a flow (or an expectation) that this node's kernel has, and
  * what each input makes of them. TABLE below is the code; `test/unit/ownership.test.ts` states it from the outside.
  *
- *   this node's                                                another node's
+ *   this node's                                            a peer's, by a newer claim
  *
- *   ABSENT ──CLAIM──▶ CLAIMED ───────────SUPERSEDE───────────▶ SUPERSEDED ◀──┐
- *                        │    ◀────────────CLAIM──────────────      │        │
- *                     PUBLISH                                       │     PUBLISH
- *                        ▼                                          │        │
- *      ┌───────────▶ PUBLISHED ─┬────────SUPERSEDE───────────▶ LEAVING ──────┘
- *      │                 │      │                                   │
- *   PUBLISH           CHANGE ▶ CHANGED                              │
- *      │      CLAIM_AGAIN ▶ REPEATED                                │
- *      │               CLAIM ▶ RECLAIMED ◀─────────CLAIM────────────┘
- *      └────────────────────────┘
+ *   ABSENT ──CLAIM──▶ CLAIMED ─────────SUPERSEDE─────────▶ SUPERSEDED ◀────┐
+ *                        │    ◀──────────CLAIM────────────                 │
+ *                     PUBLISH                                           PUBLISH
+ *                        ▼                                                 │
+ *                    PUBLISHED ────────SUPERSEDE─────────▶ LEAVING ────────┘
+ *           CHANGE       │ ▲                                 │   ▲
+ *           CLAIM_AGAIN  │ PUBLISH                         CLAIM │
+ *           CLAIM        ▼ │                                 ▼   │
+ *       CHANGED, REPEATED, RECLAIMED                   RECLAIMED │
+ *                          └───────────SUPERSEDE─────────────────┘
  *
  *   END_ELSEWHERE makes SUPERSEDED and LEAVING their _ENDED pair, until anybody claims the tuple anew.
  *   END takes every state to an ENDED one, which says what is left to publish. That is final: PUBLISH makes it ABSENT.
@@ -97,7 +97,8 @@ const TABLE: readonly (readonly number[])[] = [
   [ENDED_SUPERSEDED, STAY,      STAY,      STAY,       STAY,       STAY,             STAY,             ABSENT],
 ];
 
-/** Facts of a state beside what it publishes: this node's stream says that the flow is here. */
+// What a state says beside what it publishes.
+/** This node's stream says that the flow is here. */
 const IN_STREAM = 0x10;
 /** A peer holds the newer claim; that peer has seen it end. */
 const ELSEWHERE = 0x20;
