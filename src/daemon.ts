@@ -2,7 +2,7 @@
  * The composition root: builds a node from its configuration, starts the parts in order, and takes them down in the
  * opposite order. Everything else gets its clock, logger and sockets from here.
  */
-import { setTimeout as delay } from "node:timers/promises";
+
 import type { Logger } from "pino";
 import { ExternalCache } from "./cache/external.js";
 import { InternalCache } from "./cache/internal.js";
@@ -21,6 +21,7 @@ import { withDiscovered } from "./discovery/discovered-peers.js";
 import { ConntrailError } from "./errors.js";
 import { HybridClock, systemClock } from "./flow/clock.js";
 import { formatMetrics, serveMetrics } from "./metrics/prometheus.js";
+import { pause } from "./os/pause.js";
 import { keptStreams } from "./stream/kept-streams.js";
 import { createHandlers, createObserverHandlers } from "./sync/handlers.js";
 import { prefixed, Reports } from "./sync/reports.js";
@@ -304,7 +305,7 @@ function readyKernel(polls: boolean, log: Logger): KernelState {
  */
 function whenStarted(current: () => NodeHandlers | null, begun: AbortSignal): NodeHandlers {
   const handlers = async (): Promise<NodeHandlers> => {
-    if (current() === null) await delay(START_WAIT_MS_MAX, undefined, { signal: begun }).catch(() => {});
+    if (current() === null) await pause(START_WAIT_MS_MAX, begun);
     const started = current();
     if (started !== null) return started;
     throw new ConntrailError("CONTROL", "the daemon has not started: look at its log, or try again in a moment");

@@ -7,6 +7,7 @@
  * Length counts the header and not the padding; it and the type are in host order, and conntrail runs on little-endian
  * hosts only. Payloads of ctnetlink are in network order. The two high bits of the type are flags.
  */
+import { WORD_VALUES } from "../flow/record.js";
 import { NLA_F_NESTED } from "./constants.js";
 
 /** A 16-bit number in host order. The caller has checked the bounds, as for all readers here. */
@@ -31,7 +32,7 @@ export function readNet32(bytes: Uint8Array, at: number): number {
 
 /** A 64-bit number in network order; exact up to 2^53, rounded beyond. */
 export function readNet64(bytes: Uint8Array, at: number): number {
-  return readNet32(bytes, at) * 4294967296 + readNet32(bytes, at + 4);
+  return readNet32(bytes, at) * WORD_VALUES + readNet32(bytes, at + 4);
 }
 
 /**

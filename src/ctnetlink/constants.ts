@@ -51,6 +51,12 @@ export const IPCTNL_MSG_EXP_NEW = 0;
 export const IPCTNL_MSG_EXP_GET = 1;
 export const IPCTNL_MSG_EXP_DELETE = 2;
 
+/** nlmsg_type of the messages above: the subsystem in the upper byte. */
+export const TYPE_CT_NEW = (NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_NEW;
+export const TYPE_CT_DELETE = (NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_DELETE;
+export const TYPE_EXP_NEW = (NFNL_SUBSYS_CTNETLINK_EXP << 8) | IPCTNL_MSG_EXP_NEW;
+export const TYPE_EXP_DELETE = (NFNL_SUBSYS_CTNETLINK_EXP << 8) | IPCTNL_MSG_EXP_DELETE;
+
 /** enum ctattr_type. */
 export const CTA_TUPLE_ORIG = 1;
 export const CTA_TUPLE_REPLY = 2;

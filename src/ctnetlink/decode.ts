@@ -39,8 +39,9 @@ import {
   W_STATUS,
   W_TIMEOUT,
   W_ZONE,
+  WORD_VALUES,
 } from "../flow/record.js";
-import { protocolOf } from "../flow/record-fields.js";
+import { protocolOf, protoWord, zoneWord } from "../flow/record-fields.js";
 import { EBADMSG } from "../os/errno.js";
 import { readHost16, readHost32, readNet16, readNet32, readNet64 } from "./attributes.js";
 import {
@@ -78,7 +79,7 @@ import {
   decodeSeqadj,
   decodeSynproxy,
 } from "./rare-attributes.js";
-import { decodeTuple, TUPLE_BAD_LENGTH } from "./tuple.js";
+import { decodeTuple, protocolOfTuple, TUPLE_BAD_LENGTH, zoneOfTuple } from "./tuple.js";
 
 /** Why a message was not decoded. Each wants its own counter. */
 export const DecodeFailure = {
@@ -112,6 +113,7 @@ export function decodeConntrack(bytes: Uint8Array, start: number, end: number, o
   const words = out.words;
   let has = 0;
   let replyProtocol = -1;
+  let zone = 0;
   let at = start + NFGENMSG_LEN;
   while (end - at >= 4) {
     const length = readHost16(bytes, at);
@@ -122,16 +124,16 @@ export function decodeConntrack(bytes: Uint8Array, start: number, end: number, o
       case CTA_TUPLE_ORIG: {
         const result = decodeTuple(bytes, at + 4, stop, family, words, W_ORIG_SRC, W_ORIG_L4);
         if (result < 0) return tupleFailure(result);
-        words[W_PROTO] = (family << 8) | (result & 0xff);
-        words[W_ZONE] = words[W_ZONE]! | ((result >>> 8) << 16);
+        words[W_PROTO] = protoWord(family, protocolOfTuple(result));
+        words[W_ZONE] = words[W_ZONE]! | zoneWord(zoneOfTuple(result), 0);
         has |= HAS_ORIG;
         break;
       }
       case CTA_TUPLE_REPLY: {
         const result = decodeTuple(bytes, at + 4, stop, family, words, W_REPLY_SRC, W_REPLY_L4);
         if (result < 0) return tupleFailure(result);
-        replyProtocol = result & 0xff;
-        words[W_ZONE] = words[W_ZONE]! | (result >>> 8);
+        replyProtocol = protocolOfTuple(result);
+        words[W_ZONE] = words[W_ZONE]! | zoneWord(0, zoneOfTuple(result));
         has |= HAS_REPLY;
         break;
       }
@@ -161,7 +163,8 @@ export function decodeConntrack(bytes: Uint8Array, start: number, end: number, o
         break;
       case CTA_ZONE:
         if (length < 6) return DecodeFailure.badAttributeLength;
-        words[W_ZONE] = readNet16(bytes, at + 4) * 0x10001;
+        zone = readNet16(bytes, at + 4);
+        words[W_ZONE] = zoneWord(zone, zone);
         break;
       default: {
         const result = decodeLess(bytes, at + 4, stop, type, family, has, out);
@@ -272,7 +275,7 @@ function decodeTimestamp(bytes: Uint8Array, at: number, end: number, timesMicros
 /** Nanoseconds as two words to whole microseconds: the nanoseconds of today do not fit into 53 bits. */
 function microsOfNanos(high: number, low: number): number {
   const rest = high % 1000;
-  return ((high - rest) / 1000) * 4294967296 + Math.floor((rest * 4294967296 + low) / 1000);
+  return ((high - rest) / 1000) * WORD_VALUES + Math.floor((rest * WORD_VALUES + low) / 1000);
 }
 
 /**

@@ -23,9 +23,8 @@ import {
   W_ORIG_SRC,
   W_PROTO,
   W_STATUS,
-  W_ZONE,
 } from "../flow/record.js";
-import { familyOf } from "../flow/record-fields.js";
+import { familyOf, zoneOrigOf, zoneReplyOf } from "../flow/record-fields.js";
 import {
   IPS_ASSURED,
   IPS_CONFIRMED,
@@ -118,8 +117,8 @@ export class RequestBatch {
     }
     const out = this.#out;
     this.#original(words, base);
-    const zone = words[base + W_ZONE]!;
-    encodeReply(out, CTA_TUPLE_REPLY, words, base, sameZone(zone) ? 0 : zone & 0xffff);
+    const zone = zoneReplyOf(words, base);
+    encodeReply(out, CTA_TUPLE_REPLY, words, base, zone === zoneOrigOf(words, base) ? 0 : zone);
     out.putNet32(CTA_STATUS, (words[base + W_STATUS]! & STATUS_SETTABLE) | IPS_CONFIRMED);
     out.putNet32(CTA_TIMEOUT, options.timeoutSeconds);
     if (words[base + W_MARK] !== 0) out.putNet32(CTA_MARK, words[base + W_MARK]!);
@@ -282,8 +281,8 @@ export class RequestBatch {
    * The kernel has one zone id a flow, for one direction or for both, and refuses two of them.
    */
   #original(words: Uint32Array, base: number): void {
-    const zone = words[base + W_ZONE]!;
-    const same = sameZone(zone);
+    const zone = zoneOrigOf(words, base);
+    const same = zone === zoneReplyOf(words, base);
     encodeTuple(
       this.#out,
       CTA_TUPLE_ORIG,
@@ -292,12 +291,8 @@ export class RequestBatch {
       base + W_ORIG_DST,
       words[base + W_ORIG_L4]!,
       words[base + W_PROTO]!,
-      same ? 0 : zone >>> 16,
+      same ? 0 : zone,
     );
     if (same && zone !== 0) this.#out.putNet16(CTA_ZONE, zone);
   }
-}
-
-function sameZone(zone: number): boolean {
-  return zone >>> 16 === (zone & 0xffff);
 }

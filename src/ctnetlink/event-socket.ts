@@ -14,13 +14,7 @@ import { DecodedFlow } from "../flow/record.js";
 import { EAFNOSUPPORT, EAGAIN, EINTR, ENOBUFS, ENOENT, EPERM, EPROTONOSUPPORT, errnoName } from "../os/errno.js";
 import * as libc from "../os/libc.js";
 import {
-  IPCTNL_MSG_CT_DELETE,
-  IPCTNL_MSG_CT_NEW,
-  IPCTNL_MSG_EXP_DELETE,
-  IPCTNL_MSG_EXP_NEW,
   NETLINK_NETFILTER,
-  NFNL_SUBSYS_CTNETLINK,
-  NFNL_SUBSYS_CTNETLINK_EXP,
   NFNLGRP_CONNTRACK_DESTROY,
   NFNLGRP_CONNTRACK_EXP_DESTROY,
   NFNLGRP_CONNTRACK_EXP_NEW,
@@ -30,6 +24,10 @@ import {
   NLM_F_CREATE,
   NLM_F_EXCL,
   NLMSG_HDRLEN,
+  TYPE_CT_DELETE,
+  TYPE_CT_NEW,
+  TYPE_EXP_DELETE,
+  TYPE_EXP_NEW,
 } from "./constants.js";
 import { decodeConntrack } from "./decode.js";
 import { type EventCounters, newEventCounters } from "./event-counters.js";
@@ -96,11 +94,6 @@ const RATE_QUIET = 0.5;
 const RATE_FULL = 1.25;
 /** What the kernel charges the buffer for one event (sk_buff truesize). */
 const EVENT_TRUESIZE = 1280;
-
-const TYPE_NEW = (NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_NEW;
-const TYPE_DELETE = (NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_DELETE;
-const TYPE_EXP_NEW = (NFNL_SUBSYS_CTNETLINK_EXP << 8) | IPCTNL_MSG_EXP_NEW;
-const TYPE_EXP_DELETE = (NFNL_SUBSYS_CTNETLINK_EXP << 8) | IPCTNL_MSG_EXP_DELETE;
 
 const FLOW_GROUPS = [NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE, NFNLGRP_CONNTRACK_DESTROY];
 const EXPECTATION_GROUPS = [NFNLGRP_CONNTRACK_EXP_NEW, NFNLGRP_CONNTRACK_EXP_UPDATE, NFNLGRP_CONNTRACK_EXP_DESTROY];
@@ -306,7 +299,7 @@ export class EventSocket {
     const typeAndFlags = words[(at + 4) >> 2]!;
     const type = LITTLE_ENDIAN ? typeAndFlags & 0xffff : typeAndFlags >>> 16;
     const flags = LITTLE_ENDIAN ? typeAndFlags >>> 16 : typeAndFlags & 0xffff;
-    if (type !== TYPE_NEW && type !== TYPE_DELETE) {
+    if (type !== TYPE_CT_NEW && type !== TYPE_CT_DELETE) {
       this.#decodeExpectation(type, flags, at, end);
       return;
     }
@@ -343,7 +336,7 @@ export class EventSocket {
 const LITTLE_ENDIAN = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1;
 
 function eventKind(type: number, flags: number): EventKind {
-  if (type === TYPE_DELETE || type === TYPE_EXP_DELETE) return EVENT_DESTROY;
+  if (type === TYPE_CT_DELETE || type === TYPE_EXP_DELETE) return EVENT_DESTROY;
   return (flags & (NLM_F_CREATE | NLM_F_EXCL)) === 0 ? EVENT_UPDATE : EVENT_NEW;
 }
 

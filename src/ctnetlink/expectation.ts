@@ -11,7 +11,7 @@
  */
 import { EXPECT_FN_MAX, type Expectation, type ExpectationNat, HELPER_NAME_MAX } from "../flow/expectation.js";
 import { AF_INET, AF_INET6, RECORD_WORDS, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_ZONE } from "../flow/record.js";
-import { zoneReplyOf } from "../flow/record-fields.js";
+import { protoWord, zoneReplyOf, zoneWord } from "../flow/record-fields.js";
 import { type AttributeWriter, readHost16, readNet16, readNet32, readText } from "./attributes.js";
 import {
   CTA_EXPECT_CLASS,
@@ -31,7 +31,7 @@ import {
   NLA_TYPE_MASK,
 } from "./constants.js";
 import { DecodeFailure } from "./decode.js";
-import { decodeTuple, encodeTuple, TUPLE_BAD_LENGTH } from "./tuple.js";
+import { decodeTuple, encodeTuple, protocolOfTuple, TUPLE_BAD_LENGTH } from "./tuple.js";
 
 /** An expectation on its way from the kernel. */
 interface Draft {
@@ -129,7 +129,7 @@ function finish(draft: Draft): Expectation | DecodeFailure {
   if (mask === undefined || master === undefined) return DecodeFailure.badTuple;
   // The protocol of a mask has no meaning: it says how its layer 4 word is to be read.
   mask[W_PROTO] = tuple[W_PROTO]!;
-  for (const words of [tuple, mask, master]) words[W_ZONE] = ((zone << 16) | zone) >>> 0;
+  for (const words of [tuple, mask, master]) words[W_ZONE] = zoneWord(zone, zone);
   const expectation: Expectation = {
     tuple,
     mask,
@@ -150,7 +150,7 @@ function readTuple(bytes: Uint8Array, at: number, end: number, family: number): 
   const words = new Uint32Array(RECORD_WORDS);
   const result = decodeTuple(bytes, at, end, family, words, W_ORIG_SRC, W_ORIG_L4);
   if (result < 0) return result === TUPLE_BAD_LENGTH ? DecodeFailure.badAttributeLength : DecodeFailure.badTuple;
-  words[W_PROTO] = (family << 8) | (result & 0xff);
+  words[W_PROTO] = protoWord(family, protocolOfTuple(result));
   return words;
 }
 

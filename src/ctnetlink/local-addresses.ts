@@ -49,9 +49,9 @@ export class LocalAddresses {
   readonly #options: LocalAddressesOptions;
   readonly #socket: NetlinkSocket;
   readonly #counters: LocalAddressesCounters = { notifications: 0, overruns: 0, dumps: 0, malformed: 0 };
-  #known = new AddressSet();
+  #known = new InterfaceAddresses();
   /** What the dump under way has listed so far. */
-  #listed: AddressSet | null = null;
+  #listed: InterfaceAddresses | null = null;
   #sequence = 0;
   #interrupted = false;
   #retry: NodeJS.Timeout | null = null;
@@ -117,7 +117,7 @@ export class LocalAddresses {
 
   #startDump(): void {
     this.#retry = null;
-    this.#listed = new AddressSet();
+    this.#listed = new InterfaceAddresses();
     this.#interrupted = false;
     this.#counters.dumps++;
     const request = formatMessage({
@@ -232,7 +232,7 @@ function readAddress(data: Buffer): InterfaceAddress | null {
 }
 
 /** Addresses with the interfaces that carry them: one may sit on two, and goes only when both have lost it. */
-class AddressSet {
+class InterfaceAddresses {
   /** By the words of the address, of which IPv4 has one and IPv6 four. */
   readonly #entries = new Map<string, { address: InterfaceAddress; interfaces: Set<number> }>();
   readonly #ipv4 = new Set<number>();
@@ -278,7 +278,7 @@ class AddressSet {
     return candidates.some((own) => own[0] === words[at] && own[1] === words[at + 1] && own[2] === words[at + 2]);
   }
 
-  equals(other: AddressSet): boolean {
+  equals(other: InterfaceAddresses): boolean {
     if (this.#entries.size !== other.#entries.size) return false;
     for (const key of this.#entries.keys()) if (!other.#entries.has(key)) return false;
     return true;

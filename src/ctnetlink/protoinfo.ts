@@ -4,7 +4,7 @@
  */
 import { IPPROTO_DCCP, IPPROTO_SCTP, IPPROTO_TCP } from "../flow/protocol.js";
 import { HAS_PROTOINFO, W_HAS, W_PROTOINFO, W_PROTOINFO_B, W_PROTOINFO_C } from "../flow/record.js";
-import { protocolOf } from "../flow/record-fields.js";
+import { protocolOf, protocolStateOf, TCP_CONNTRACK_SYN_SENT } from "../flow/record-fields.js";
 import { type AttributeWriter, readHost16, readNet32 } from "./attributes.js";
 import {
   CTA_PROTOINFO,
@@ -35,9 +35,6 @@ import {
  */
 export const TCP_FLAGS_CARRIED =
   IP_CT_TCP_FLAG_WINDOW_SCALE | IP_CT_TCP_FLAG_SACK_PERM | IP_CT_TCP_FLAG_CLOSE_INIT | IP_CT_TCP_FLAG_BE_LIBERAL;
-
-/** enum tcp_conntrack: a SYN was seen, and no answer. */
-const TCP_CONNTRACK_SYN_SENT = 1;
 
 /** Decodes the nest between `at` and `end` into words 24 to 26. False for a bad length. */
 export function decodeProtoinfo(bytes: Uint8Array, at: number, end: number, words: Uint32Array): boolean {
@@ -166,7 +163,7 @@ function encodeTcp(out: AttributeWriter, words: Uint32Array, base: number, has: 
   const info = words[base + W_PROTOINFO]!;
   let flags = has ? words[base + W_PROTOINFO_B]! : 0;
   // The kernel takes scales only where both directions have one. What a SYN's answer says of its own it reads when it comes.
-  if ((info & 0xff) === TCP_CONNTRACK_SYN_SENT) flags |= (flags & IP_CT_TCP_FLAG_WINDOW_SCALE) << 16;
+  if (protocolStateOf(words, base) === TCP_CONNTRACK_SYN_SENT) flags |= (flags & IP_CT_TCP_FLAG_WINDOW_SCALE) << 16;
   const mask = has ? TCP_FLAGS_CARRIED : set;
   const nest = out.open(CTA_PROTOINFO);
   const tcp = out.open(CTA_PROTOINFO_TCP);

@@ -2,6 +2,7 @@
  * The attributes that few flows carry, both ways: CTA_HELP, CTA_LABELS, CTA_SECCTX, CTA_SEQ_ADJ_ORIG and _REPLY,
  * CTA_SYNPROXY, CTA_TUPLE_MASTER. They allocate; a message without them does not come here.
  */
+import { HELPER_NAME_MAX } from "../flow/expectation.js";
 import {
   type DecodedFlow,
   type RareAttributes,
@@ -13,6 +14,7 @@ import {
   W_PROTO,
   W_ZONE,
 } from "../flow/record.js";
+import { protoWord, zoneWord } from "../flow/record-fields.js";
 import { type AttributeWriter, readHost16, readNet32, readText } from "./attributes.js";
 import {
   CTA_HELP,
@@ -26,12 +28,10 @@ import {
   CTA_TUPLE_MASTER,
   NLA_TYPE_MASK,
 } from "./constants.js";
-import { decodeTuple, encodeTuple } from "./tuple.js";
+import { decodeTuple, encodeTuple, protocolOfTuple, zoneOfTuple } from "./tuple.js";
 
 /** NF_CT_LABELS_MAX_SIZE. */
 const LABELS_BYTES = 16;
-/** NF_CT_HELPER_NAME_LEN without its NUL. */
-const HELPER_NAME_MAX = 15;
 /** Longer contexts are cut; SELinux's are well below. */
 const SECCTX_MAX = 4096;
 
@@ -91,9 +91,8 @@ export function decodeMaster(bytes: Uint8Array, at: number, end: number, family:
   const master = new Uint32Array(RECORD_WORDS);
   const result = decodeTuple(bytes, at, end, family, master, W_ORIG_SRC, W_ORIG_L4);
   if (result < 0) return result;
-  master[W_PROTO] = (family << 8) | (result & 0xff);
-  const zone = result >>> 8;
-  master[W_ZONE] = (zone << 16) | zone;
+  master[W_PROTO] = protoWord(family, protocolOfTuple(result));
+  master[W_ZONE] = zoneWord(zoneOfTuple(result), zoneOfTuple(result));
   rareOf(out).master = master;
   return result;
 }

@@ -11,11 +11,7 @@ import { type AF_INET, type AF_INET6, DecodedFlow } from "../flow/record.js";
 import { EAGAIN, ENOENT, EPERM, errnoName } from "../os/errno.js";
 import { readHost16, readHost32 } from "./attributes.js";
 import {
-  IPCTNL_MSG_CT_NEW,
-  IPCTNL_MSG_EXP_NEW,
   NETLINK_NETFILTER,
-  NFNL_SUBSYS_CTNETLINK,
-  NFNL_SUBSYS_CTNETLINK_EXP,
   NLM_F_ACK,
   NLM_F_DUMP_INTR,
   NLM_F_REQUEST,
@@ -23,6 +19,8 @@ import {
   NLMSG_ERROR,
   NLMSG_HDRLEN,
   NLMSG_NOOP,
+  TYPE_CT_NEW,
+  TYPE_EXP_NEW,
 } from "./constants.js";
 import { decodeConntrack, decodeError } from "./decode.js";
 import { RequestBatch } from "./encode.js";
@@ -78,8 +76,6 @@ const DUMP_DATAGRAM_BYTES = 8 << 10;
 /** One answer: an error with the header of its request, or one flow. */
 const ANSWER_BYTES = 4096;
 const DUMP_BUFFER_BYTES = 1 << 20;
-const TYPE_FLOW = (NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_NEW;
-const TYPE_EXPECTATION = (NFNL_SUBSYS_CTNETLINK_EXP << 8) | IPCTNL_MSG_EXP_NEW;
 /** Sequence numbers start again before they could wrap within a batch. */
 const SEQUENCE_MAX = 0xf0000000;
 
@@ -170,7 +166,7 @@ export class RequestSocket {
       if (failure === 0) visit(this.#flow);
       return failure;
     };
-    return this.#enqueueDump(options, { type: TYPE_FLOW, request, take });
+    return this.#enqueueDump(options, { type: TYPE_CT_NEW, request, take });
   }
 
   /** Visits every expectation, as `dump` does flows. */
@@ -183,7 +179,7 @@ export class RequestSocket {
       visit(decoded);
       return 0;
     };
-    return this.#enqueueDump(options, { type: TYPE_EXPECTATION, request, take });
+    return this.#enqueueDump(options, { type: TYPE_EXP_NEW, request, take });
   }
 
   #enqueueDump(options: DumpOptions, kind: DumpKind): Promise<DumpResult> {
@@ -327,7 +323,7 @@ export class RequestSocket {
       if (sequence !== exchange.last) return;
       exchange.unknown = Math.min(exchange.count, exchange.unknown + this.#socket.takeDrops());
       exchange.done(null);
-    } else if (type === TYPE_FLOW && index >= 0 && index < exchange.count) {
+    } else if (type === TYPE_CT_NEW && index >= 0 && index < exchange.count) {
       const flow = new DecodedFlow();
       if (decodeConntrack(bytes, at + NLMSG_HDRLEN, end, flow) === 0) exchange.visit?.(index, flow);
       else
@@ -385,7 +381,7 @@ export class RequestSocket {
     const dump = this.#dump;
     if (dump === null || readHost32(bytes, at + 8) !== dump.sequence) return;
     if ((readHost16(bytes, at + 6) & NLM_F_DUMP_INTR) !== 0) dump.result.interrupted = true;
-    if (type === TYPE_FLOW || type === TYPE_EXPECTATION) {
+    if (type === TYPE_CT_NEW || type === TYPE_EXP_NEW) {
       if (dump.kind === null || dump.kind.type !== type) return;
       try {
         if (dump.kind.take(bytes, at + NLMSG_HDRLEN, end) === 0) dump.result.count++;

@@ -50,19 +50,27 @@ import {
   NLA_TYPE_MASK,
 } from "./constants.js";
 
-/**
- * What `decodeTuple` gives when it fails. Otherwise it gives the protocol number | the tuple's zone << 8.
- * Two numbers in one, because an object would be an allocation for each tuple.
- */
+/** What `decodeTuple` gives for an attribute of the wrong length, and for a tuple without addresses or protocol. */
 export const TUPLE_BAD_LENGTH = -1;
 export const TUPLE_INCOMPLETE = -2;
+
+/** The protocol number in a result of `decodeTuple` that is not negative. */
+export function protocolOfTuple(result: number): number {
+  return result & 0xff;
+}
+
+/** The zone of the tuple in a result of `decodeTuple` that is not negative. */
+export function zoneOfTuple(result: number): number {
+  return result >>> 8;
+}
 
 const HAS_ADDRESSES = 1;
 const HAS_PROTOCOL = 2;
 
 /**
  * Decodes the nest between `at` and `end`: addresses into `words[address]` (source) and `words[address + 4]`
- * (destination), layer 4 into `words[l4]`, which must be 0 before.
+ * (destination), layer 4 into `words[l4]`, which must be 0 before. The result is the protocol number | the tuple's zone << 8,
+ * two numbers in one so that a tuple allocates nothing, or one of TUPLE_*, which are negative.
  */
 export function decodeTuple(
   bytes: Uint8Array,
@@ -248,11 +256,10 @@ export function encodeTuple(
  * translated in the reply tuple, and the address makes the kernel set the bits.
  */
 export function encodeReply(out: AttributeWriter, type: number, words: Uint32Array, base: number, zone: number): void {
-  const familyAndProtocol = words[base + W_PROTO]!;
-  const protocol = familyAndProtocol & 0xff;
+  const protocol = protocolOf(words, base);
   const asIs = protocol === IPPROTO_GRE && (words[base + W_HAS]! & HAS_REPLY) !== 0;
   const l4 = asIs ? words[base + W_REPLY_L4]! : mirrorL4(protocol, words[base + W_ORIG_L4]!);
-  encodeTuple(out, type, words, base + W_ORIG_DST, base + W_ORIG_SRC, l4, familyAndProtocol, zone);
+  encodeTuple(out, type, words, base + W_ORIG_DST, base + W_ORIG_SRC, l4, words[base + W_PROTO]!, zone);
 }
 
 /** Writes CTA_NAT_DST and CTA_NAT_SRC when the reply tuple is not the original one turned round; see `encodeReply`. */

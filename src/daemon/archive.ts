@@ -5,6 +5,8 @@ import type { Logger } from "pino";
 import type { Config } from "../config/config.js";
 import type { ArchiverOptions } from "../history/archive/archiver.js";
 import type { ArchiveReport } from "../history/archive/run.js";
+import { Backoff } from "../os/backoff.js";
+import { pause } from "../os/pause.js";
 import { brokerClientAddress } from "../stream/broker/broker-config.js";
 import type { ArchiveMessage } from "./archive-process.js";
 import type { TakeDown } from "./streams.js";
@@ -36,15 +38,14 @@ export class ArchiveSupervisor {
 
   /** Keeps a process running until the signal. */
   async run(signal: AbortSignal): Promise<void> {
-    let waitMs = RESTART_MS_MIN;
+    const backoff = new Backoff({ minMs: RESTART_MS_MIN, maxMs: RESTART_MS_MAX });
     while (!signal.aborted) {
       const begun = performance.now();
       await this.#runOnce(signal);
       if (signal.aborted) return;
       this.#restarts++;
-      if (performance.now() - begun > RESTART_MS_MAX) waitMs = RESTART_MS_MIN;
-      await delay(waitMs, undefined, { signal }).catch(() => undefined);
-      waitMs = Math.min(2 * waitMs, RESTART_MS_MAX);
+      if (performance.now() - begun > RESTART_MS_MAX) backoff.reset();
+      await pause(backoff.nextMs(), signal);
     }
   }
 

@@ -1,10 +1,10 @@
-import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { ExternalCache } from "../cache/external.js";
 import type { InternalCache } from "../cache/internal.js";
 import type { Config } from "../config/config.js";
 import { RequestSocket } from "../ctnetlink/request-socket.js";
 import { systemClock } from "../flow/clock.js";
+import { pause } from "../os/pause.js";
 import type { Follower } from "../sync/in/follower.js";
 import { Injector } from "../sync/inject/injector.js";
 import type { TakeDown } from "./streams.js";
@@ -58,7 +58,7 @@ export function openInjection(
 }
 
 function turn(signal: AbortSignal): Promise<void> {
-  return delay(CATCH_UP_TURN_MS, undefined, { signal, ref: false }).catch(() => undefined);
+  return pause(CATCH_UP_TURN_MS, signal, { ref: false });
 }
 
 /** A peer whose stream is being read. */

@@ -1,4 +1,3 @@
-import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { InternalCache } from "../cache/internal.js";
 import type { Config } from "../config/config.js";
@@ -6,6 +5,7 @@ import type { BrokerStatus } from "../control/protocol.js";
 import { peersMax } from "../discovery/announcement.js";
 import { ConntrailError, errorText } from "../errors.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
+import { pause } from "../os/pause.js";
 import { EmbeddedBroker } from "../stream/broker/broker.js";
 import { storedStreams } from "../stream/broker/stored-streams.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
@@ -134,7 +134,7 @@ async function readOwnTail(connection: BrokerConnection, node: string, stopping:
           cause: error,
         });
       }
-      await delay(TAIL_RETRY_MS, undefined, { signal: stopping }).catch(() => undefined);
+      await pause(TAIL_RETRY_MS, stopping);
     }
   }
 }

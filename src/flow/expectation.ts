@@ -13,9 +13,9 @@
  */
 import { formatAddress } from "./address.js";
 import { type FlowMaster, type FlowTuple, flowFromRecord, recordFromFlow } from "./flow.js";
-import { hasPorts, IPPROTO_GRE, protocolName } from "./protocol.js";
-import { AF_INET, AF_INET6, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_ZONE } from "./record.js";
-import { familyOf, protocolOf, zoneReplyOf } from "./record-fields.js";
+import { addressesXml, escapeXml, layer3Xml, layer4Xml, portsText, portsXml } from "./format.js";
+import { AF_INET6, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_ZONE } from "./record.js";
+import { familyOf, protocolOf, zoneReplyOf, zoneWord } from "./record-fields.js";
 
 /** It stays when a connection has come (SIP registrations). */
 export const NF_CT_EXPECT_PERMANENT = 0x1;
@@ -74,7 +74,7 @@ export function expectationKey({ tuple, mask }: Expectation): string {
 
 /** Puts it, and its master, into a zone. The kernel does not tell which it is in: that is known of the master only. */
 export function setExpectationZone(expectation: Expectation, zone: number): void {
-  const both = ((zone << 16) | zone) >>> 0;
+  const both = zoneWord(zone, zone);
   for (const tuple of [expectation.tuple, expectation.mask, expectation.master]) tuple[W_ZONE] = both;
 }
 
@@ -103,11 +103,8 @@ function expectationLine(expectation: Expectation): string {
 function tupleText(words: Uint32Array, prefix: string): string {
   const family = familyOf(words, 0);
   const protocol = protocolOf(words, 0);
-  const l4 = words[W_ORIG_L4]!;
   const addresses = `${prefix}src=${formatAddress(words, W_ORIG_SRC, family)} ${prefix}dst=${formatAddress(words, W_ORIG_DST, family)} `;
-  if (hasPorts(protocol)) return `${addresses}sport=${l4 >>> 16} dport=${l4 & 0xffff} `;
-  if (protocol !== IPPROTO_GRE) return addresses;
-  return `${addresses}srckey=0x${(l4 >>> 16).toString(16)} dstkey=0x${(l4 & 0xffff).toString(16)} `;
+  return addresses + portsText(words[W_ORIG_L4]!, protocol);
 }
 
 function flagNames(flags: number): string[] {
@@ -128,8 +125,10 @@ export function formatExpectationXml(expectation: Expectation, options: { timeou
     ["mask", mask],
     ["master", master],
   ] as const;
-  const layer3 = parts.map(([name, words]) => `<${name}>${addressesXml(words, family)}</${name}>`).join("");
-  const layer4 = parts.map(([name, words]) => `<${name}>${layer4Xml(words, protocol)}</${name}>`).join("");
+  const layer3 = parts.map(
+    ([name, words]) => `<${name}>${addressesXml(words, W_ORIG_SRC, W_ORIG_DST, family)}</${name}>`,
+  );
+  const layer4 = parts.map(([name, words]) => `<${name}>${portsXml(words[W_ORIG_L4]!, protocol)}</${name}>`);
   const zone = zoneReplyOf(tuple, 0);
   let meta = "";
   if (helper !== undefined) meta += `<helper-name>${escapeXml(helper)}</helper-name>`;
@@ -137,30 +136,7 @@ export function formatExpectationXml(expectation: Expectation, options: { timeou
   meta += `<class>${expectation.class}</class>`;
   if (zone !== 0) meta += `<zone>${zone}</zone>`;
   for (const name of flagNames(flags)) meta += `<${name.toLowerCase()}/>`;
-  return (
-    `<flow><layer3 protonum="${family}" protoname="${familyProtoname(family)}">${layer3}</layer3>` +
-    `<layer4 protonum="${protocol}" protoname="${protocolName(protocol)}">${layer4}</layer4><meta>${meta}</meta></flow>`
-  );
-}
-
-function addressesXml(words: Uint32Array, family: number): string {
-  return `<src>${formatAddress(words, W_ORIG_SRC, family)}</src><dst>${formatAddress(words, W_ORIG_DST, family)}</dst>`;
-}
-
-function layer4Xml(words: Uint32Array, protocol: number): string {
-  const l4 = words[W_ORIG_L4]!;
-  if (hasPorts(protocol)) return `<sport>${l4 >>> 16}</sport><dport>${l4 & 0xffff}</dport>`;
-  if (protocol !== IPPROTO_GRE) return "";
-  return `<srckey>0x${(l4 >>> 16).toString(16)}</srckey><dstkey>0x${(l4 & 0xffff).toString(16)}</dstkey>`;
-}
-
-function familyProtoname(family: number): string {
-  if (family === AF_INET) return "ipv4";
-  return family === AF_INET6 ? "ipv6" : "unknown";
-}
-
-function escapeXml(text: string): string {
-  return text.replace(/[<>&"]/g, (character) => `&#${character.charCodeAt(0)};`);
+  return `<flow>${layer3Xml(family, layer3.join(""))}${layer4Xml(protocol, layer4.join(""))}<meta>${meta}</meta></flow>`;
 }
 
 /**

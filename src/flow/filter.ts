@@ -16,7 +16,6 @@ import {
   W_ORIG_DST,
   W_ORIG_L4,
   W_ORIG_SRC,
-  W_PROTO,
   W_REPLY_DST,
   W_REPLY_L4,
   W_REPLY_SRC,
@@ -54,11 +53,10 @@ export interface LocalAddressLookup {
 export function compileFilter(rules: FilterRules, local?: LocalAddressLookup): FlowPredicate {
   const protocols = membership(rules.protocols);
   const states = membership(rules.tcpStates);
-  const addresses = rules.addresses && new AddressSet(rules.addresses.values);
+  const addresses = rules.addresses && new NetworkSet(rules.addresses.values);
   const acceptAddresses = rules.addresses?.logic === "accept";
   return (words, base) => {
-    const proto = words[base + W_PROTO]!;
-    const protocol = proto & 0xff;
+    const protocol = protocolOf(words, base);
     if (protocols !== undefined && protocols[protocol] === 0) return false;
     if (
       states !== undefined &&
@@ -69,14 +67,14 @@ export function compileFilter(rules: FilterRules, local?: LocalAddressLookup): F
       return false;
     }
     if (addresses !== undefined) {
-      const family = proto >>> 8;
+      const family = familyOf(words, base);
       const found =
         addresses.hasAddress(words, base + W_ORIG_SRC, family) ||
         addresses.hasAddress(words, base + W_REPLY_SRC, family);
       if (found !== acceptAddresses) return false;
     }
     if (local !== undefined) {
-      const family = proto >>> 8;
+      const family = familyOf(words, base);
       if (local.hasAddress(words, base + W_ORIG_SRC, family)) return false;
       if (local.hasAddress(words, base + W_REPLY_SRC, family)) return false;
     }
@@ -97,7 +95,7 @@ export function membership(selection: Selection<number> | undefined): Uint8Array
  * A set of networks and single addresses of both families: sorted ranges that do not overlap, found by bisection.
  * Immutable; a changed set is a new one.
  */
-export class AddressSet implements LocalAddressLookup {
+export class NetworkSet implements LocalAddressLookup {
   /** Per range its first and its last address: two words for IPv4, eight for IPv6. */
   readonly #ipv4: Uint32Array;
   readonly #ipv6: Uint32Array;
@@ -262,7 +260,7 @@ function portTest(text: string): FlowPredicate {
 function addressTest(option: string, text: string, places: readonly number[]): FlowPredicate {
   const cidr = parseCidr(text);
   if (cidr === undefined) throw badOption(option, text, "an IPv4 or IPv6 address, or a network such as 192.0.2.0/24");
-  const set = new AddressSet([cidr]);
+  const set = new NetworkSet([cidr]);
   return (words, base) => {
     const family = familyOf(words, base);
     const hasReply = (words[base + W_HAS]! & HAS_REPLY) !== 0;

@@ -58,8 +58,18 @@ import {
   W_TIMEOUT,
   W_UPDATED,
   W_ZONE,
+  WORD_VALUES,
 } from "./record.js";
-import { familyOf, protocolOf, zoneOrigOf, zoneReplyOf } from "./record-fields.js";
+import {
+  familyOf,
+  icmpTypeOf,
+  protocolOf,
+  protocolStateOf,
+  protoWord,
+  zoneOrigOf,
+  zoneReplyOf,
+  zoneWord,
+} from "./record-fields.js";
 import { statusBits, statusNames } from "./status.js";
 
 /** Addresses and layer 4 of one direction. Ports for TCP, UDP, UDPLite, SCTP and DCCP, `icmp*` for ICMP and ICMPv6, keys for GRE. */
@@ -175,7 +185,7 @@ export function flowFromRecord(words: Uint32Array, base: number, rare: RareAttri
 export function recordFromFlow(flow: Flow): { words: Uint32Array; rare: RareAttributes | null } {
   const words = new Uint32Array(RECORD_WORDS);
   const { family, protocol } = familyAndProtocol(flow.family, flow.protocol);
-  words[W_PROTO] = (family << 8) | protocol;
+  words[W_PROTO] = protoWord(family, protocol);
   writeTuple(words, W_ORIG_SRC, W_ORIG_DST, W_ORIG_L4, flow.orig, family, protocol);
   let has = 0;
   if (flow.reply !== undefined) {
@@ -202,7 +212,7 @@ export function recordFromFlow(flow: Flow): { words: Uint32Array; rare: RareAttr
     words[W_ID] = flow.id;
     has |= HAS_ID;
   }
-  words[W_ZONE] = ((flow.zoneOrig ?? flow.zone ?? 0) << 16) | (flow.zoneReply ?? flow.zone ?? 0);
+  words[W_ZONE] = zoneWord(flow.zoneOrig ?? flow.zone ?? 0, flow.zoneReply ?? flow.zone ?? 0);
   words[W_CREATED] = epochSeconds(flow.created, "created");
   words[W_UPDATED] = epochSeconds(flow.updated, "updated");
   const rare = rareFromFlow(flow);
@@ -218,7 +228,7 @@ function tuple(words: Uint32Array, src: number, dst: number, l4: number, family:
     result.sport = word >>> 16;
     result.dport = word & 0xffff;
   } else if (isIcmp(protocol)) {
-    result.icmpType = (word >>> 8) & 0xff;
+    result.icmpType = icmpTypeOf(word);
     result.icmpCode = word & 0xff;
     result.icmpId = word >>> 16;
   } else if (protocol === IPPROTO_GRE) {
@@ -273,7 +283,7 @@ function readProtoinfo(flow: Flow, words: Uint32Array, base: number, protocol: n
   const info = words[base + W_PROTOINFO]!;
   const b = words[base + W_PROTOINFO_B]!;
   const c = words[base + W_PROTOINFO_C]!;
-  flow.state = states[info & 0xff] ?? "NONE";
+  flow.state = states[protocolStateOf(words, base)] ?? "NONE";
   if (protocol === IPPROTO_TCP) {
     flow.tcp = {
       windowScaleOrig: (info >>> 8) & 0xff,
@@ -286,7 +296,7 @@ function readProtoinfo(flow: Flow, words: Uint32Array, base: number, protocol: n
   } else if (protocol === IPPROTO_SCTP) {
     flow.sctp = { vtagOrig: b, vtagReply: c };
   } else {
-    flow.dccp = { role: (info >>> 8) & 0xff, handshakeSeq: b * 0x1_0000_0000 + c };
+    flow.dccp = { role: (info >>> 8) & 0xff, handshakeSeq: b * WORD_VALUES + c };
   }
 }
 
@@ -303,7 +313,7 @@ function writeProtoinfo(words: Uint32Array, flow: Flow, protocol: number): void 
     words[W_PROTOINFO_C] = flow.sctp.vtagReply;
   } else if (protocol === IPPROTO_DCCP && flow.dccp !== undefined) {
     words[W_PROTOINFO] = state | (flow.dccp.role << 8);
-    words[W_PROTOINFO_B] = Math.floor(flow.dccp.handshakeSeq / 0x1_0000_0000);
+    words[W_PROTOINFO_B] = Math.floor(flow.dccp.handshakeSeq / WORD_VALUES);
     words[W_PROTOINFO_C] = flow.dccp.handshakeSeq >>> 0;
   }
 }
@@ -352,9 +362,9 @@ function masterFromWords(words: Uint32Array): FlowMaster {
 function wordsFromMaster(master: FlowMaster): Uint32Array {
   const words = new Uint32Array(RECORD_WORDS);
   const { family, protocol } = familyAndProtocol(master.family, master.protocol);
-  words[W_PROTO] = (family << 8) | protocol;
+  words[W_PROTO] = protoWord(family, protocol);
   writeTuple(words, W_ORIG_SRC, W_ORIG_DST, W_ORIG_L4, master, family, protocol);
-  words[W_ZONE] = ((master.zone ?? 0) << 16) | (master.zone ?? 0);
+  words[W_ZONE] = zoneWord(master.zone ?? 0, master.zone ?? 0);
   return words;
 }
 

@@ -116,12 +116,15 @@ function conntrackLine(
 
 function tupleText(words: Uint32Array, src: number, dst: number, l4: number, family: number, protocol: number): string {
   const text = `src=${formatAddress(words, src, family)} dst=${formatAddress(words, dst, family)} `;
-  if (hasPorts(protocol)) return `${text}sport=${l4 >>> 16} dport=${l4 & 0xffff} `;
   if (isIcmp(protocol)) return `${text}type=${icmpTypeOf(l4)} code=${l4 & 0xff} id=${l4 >>> 16} `;
-  if (protocol === IPPROTO_GRE) {
-    return `${text}srckey=0x${(l4 >>> 16).toString(16)} dstkey=0x${(l4 & 0xffff).toString(16)} `;
-  }
-  return text;
+  return text + portsText(l4, protocol);
+}
+
+/** Ports or GRE keys of a layer 4 word, with a space behind each; nothing for protocols that have neither. */
+export function portsText(l4: number, protocol: number): string {
+  if (hasPorts(protocol)) return `sport=${l4 >>> 16} dport=${l4 & 0xffff} `;
+  if (protocol !== IPPROTO_GRE) return "";
+  return `srckey=0x${(l4 >>> 16).toString(16)} dstkey=0x${(l4 & 0xffff).toString(16)} `;
 }
 
 /** A flow that a flowtable or the card handles says so in place of [ASSURED]. */
@@ -178,17 +181,29 @@ const NO_TUPLE_XML =
   '<layer3 protonum="0" protoname="unknown"><src></src><dst></dst></layer3><layer4 protonum="0" protoname="unknown"></layer4>';
 
 function tupleXml(words: Uint32Array, src: number, dst: number, l4: number, family: number, protocol: number): string {
-  const addresses = `<src>${formatAddress(words, src, family)}</src><dst>${formatAddress(words, dst, family)}</dst>`;
-  let inner = "";
-  if (hasPorts(protocol)) {
-    inner = `<sport>${l4 >>> 16}</sport><dport>${l4 & 0xffff}</dport>`;
-  } else if (protocol === IPPROTO_GRE) {
-    inner = `<srckey>0x${(l4 >>> 16).toString(16)}</srckey><dstkey>0x${(l4 & 0xffff).toString(16)}</dstkey>`;
-  }
-  return (
-    `<layer3 protonum="${family}" protoname="${familyProtoname(family)}">${addresses}</layer3>` +
-    `<layer4 protonum="${protocol}" protoname="${protocolName(protocol)}">${inner}</layer4>`
-  );
+  return layer3Xml(family, addressesXml(words, src, dst, family)) + layer4Xml(protocol, portsXml(l4, protocol));
+}
+
+/** `<layer3>` around what it holds. */
+export function layer3Xml(family: number, content: string): string {
+  return `<layer3 protonum="${family}" protoname="${familyProtoname(family)}">${content}</layer3>`;
+}
+
+/** `<layer4>` around what it holds. */
+export function layer4Xml(protocol: number, content: string): string {
+  return `<layer4 protonum="${protocol}" protoname="${protocolName(protocol)}">${content}</layer4>`;
+}
+
+/** `<src>` and `<dst>` of the addresses at `words[src]` and `words[dst]`. */
+export function addressesXml(words: Uint32Array, src: number, dst: number, family: number): string {
+  return `<src>${formatAddress(words, src, family)}</src><dst>${formatAddress(words, dst, family)}</dst>`;
+}
+
+/** Ports or GRE keys of a layer 4 word; nothing for protocols that have neither, as in conntrackd. */
+export function portsXml(l4: number, protocol: number): string {
+  if (hasPorts(protocol)) return `<sport>${l4 >>> 16}</sport><dport>${l4 & 0xffff}</dport>`;
+  if (protocol !== IPPROTO_GRE) return "";
+  return `<srckey>0x${(l4 >>> 16).toString(16)}</srckey><dstkey>0x${(l4 & 0xffff).toString(16)}</dstkey>`;
 }
 
 function familyProtoname(family: number): string {
@@ -196,6 +211,7 @@ function familyProtoname(family: number): string {
   return family === AF_INET6 ? "ipv6" : "unknown";
 }
 
-function escapeXml(text: string): string {
+/** Text as XML may hold it. */
+export function escapeXml(text: string): string {
   return text.replace(/[<>&"]/g, (character) => `&#${character.charCodeAt(0)};`);
 }

@@ -51,6 +51,16 @@ export function zoneReplyOf(words: Uint32Array, base: number): number {
   return words[base + W_ZONE]! & 0xffff;
 }
 
+/** The word at W_PROTO. */
+export function protoWord(family: number, protocol: number): number {
+  return (family << 8) | protocol;
+}
+
+/** The word at W_ZONE, for an array of words: as a number it may be negative. */
+export function zoneWord(orig: number, reply: number): number {
+  return (orig << 16) | reply;
+}
+
 /** Type of ICMP in a layer 4 word; the code is in the lowest byte, the id in the upper half. */
 export function icmpTypeOf(l4: number): number {
   return (l4 >>> 8) & 0xff;

@@ -29,6 +29,9 @@
  */
 export const RECORD_WORDS = 32;
 
+/** How many values a word has: what the upper word of a 64-bit number counts for. */
+export const WORD_VALUES = 2 ** 32;
+
 export const W_ORIG_SRC = 0;
 export const W_ORIG_DST = 4;
 export const W_REPLY_SRC = 8;

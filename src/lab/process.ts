@@ -2,9 +2,9 @@ import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { accessSync, constants, createWriteStream, existsSync, readFileSync, type WriteStream } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { createInterface } from "node:readline";
-import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { ConntrailError } from "../errors.js";
+import { pause } from "../os/pause.js";
 
 /** What a command that ran to its end left behind. `code` is -1 when a signal ended it or it could not be started. */
 export interface CommandResult {
@@ -70,7 +70,7 @@ export async function waitFor<T>(
     if (performance.now() >= deadline) {
       throw new ConntrailError("TIMEOUT", `waited ${(timeoutMs / 1000).toFixed(1)} s in vain: ${what}`);
     }
-    await delay(options.intervalMs ?? 50);
+    await pause(options.intervalMs ?? 50);
   }
 }
 

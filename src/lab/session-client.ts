@@ -2,13 +2,14 @@
  * Holds the sessions of the laboratory. Run as a process inside the client's namespace; speaks session-protocol.ts on
  * its standard input and output, and ends when its standard input does.
  */
+
 import { spawn } from "node:child_process";
 import { createSocket } from "node:dgram";
 import { connect, type Socket } from "node:net";
 import { createInterface } from "node:readline";
 import { Duplex } from "node:stream";
-import { setTimeout as delay } from "node:timers/promises";
 import { errorText } from "../errors.js";
+import { pause } from "../os/pause.js";
 import { reportSessions, Session } from "./session.js";
 import type { SessionAnswer, SessionCommand, SessionTarget } from "./session-protocol.js";
 
@@ -84,7 +85,7 @@ class SessionClient {
       if (waiting.length === 0) return;
       if (clock() > deadline)
         throw new Error(`${waiting.length} sessions did not open, one with ${waiting[0]?.target}`);
-      await delay(20);
+      await pause(20);
     }
   }
 

@@ -1,9 +1,10 @@
 import { isIP } from "node:net";
-import { setTimeout as delay } from "node:timers/promises";
 import { checkServerIdentity, type PeerCertificate } from "node:tls";
 import { type ConnectionOptions, connect, Events, type NatsConnection, type TlsOptions } from "nats";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../errors.js";
+import { Backoff } from "../os/backoff.js";
+import { pause } from "../os/pause.js";
 import { inboxPrefix } from "./format/subjects.js";
 
 /** Paths of PEM files. They are read again at each connect, so a renewed certificate needs no restart. */
@@ -33,8 +34,8 @@ export interface BrokerConnectionOptions {
 export type ConnectionListener = (connected: boolean) => void;
 
 const CONNECT_TIMEOUT_MS = 2000;
-const RETRY_DELAY_MS_MIN = 100;
-const RETRY_DELAY_MS_MAX = 1000;
+const RETRY_MS_MIN = 100;
+const RETRY_MS_MAX = 1000;
 const CLOSE_TIMEOUT_MS = 1000;
 
 /** Starts a connection. Returns at once: a broker that is not there is no error, it is tried again until `close`. */
@@ -115,24 +116,22 @@ export class BrokerConnection {
     this.#stop.abort();
     const client = this.#client;
     const closing = client === null ? this.#done : client.close().then(() => this.#done);
-    await Promise.race([closing.catch(() => undefined), delay(CLOSE_TIMEOUT_MS, undefined, { ref: false })]);
+    await Promise.race([closing.catch(() => undefined), pause(CLOSE_TIMEOUT_MS, undefined, { ref: false })]);
     this.#set(false);
     this.#listeners.clear();
   }
 
   async #run(): Promise<void> {
-    const delayMsMin = this.#options.retryMs ?? RETRY_DELAY_MS_MIN;
-    let delayMs = delayMsMin;
+    const backoff = new Backoff({ minMs: this.#options.retryMs ?? RETRY_MS_MIN, maxMs: RETRY_MS_MAX });
     while (!this.closed) {
       try {
         const client = await connect(this.#clientOptions());
-        delayMs = delayMsMin;
+        backoff.reset();
         await this.#follow(client);
       } catch (error) {
         this.#noteError(errorText(error));
       }
-      await delay(delayMs, undefined, { signal: this.#stop.signal, ref: false }).catch(() => undefined);
-      delayMs = Math.min(delayMs * 2, RETRY_DELAY_MS_MAX);
+      await pause(backoff.nextMs(), this.#stop.signal, { ref: false });
     }
   }
 

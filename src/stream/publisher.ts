@@ -1,6 +1,7 @@
 import { createInbox, headers, type Msg, type MsgHdrs, type NatsConnection, type Subscription } from "nats";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../errors.js";
+import { Backoff } from "../os/backoff.js";
 import { inboxPrefix, type MessageKind, streamName, subject } from "./format/subjects.js";
 import { ensureStream, ORIGIN_HEADER, readTip, SNAPSHOT_HEADER, type StreamTip } from "./own-stream.js";
 import { parseAnswer } from "./publish-answer.js";
@@ -16,8 +17,8 @@ import {
 import { type CopyOrigin, type Unconfirmed, UnconfirmedRing } from "./unconfirmed.js";
 
 const API_TIMEOUT_MS = 2000;
-const RECOVER_DELAY_MS_MIN = 100;
-const RECOVER_DELAY_MS_MAX = 5000;
+const RECOVER_MS_MIN = 100;
+const RECOVER_MS_MAX = 5000;
 const FLUSH_POLL_MS = 10;
 /** Room that the one header of a message takes of max_payload, and some. */
 const HEADER_BYTES_MAX = 256;
@@ -51,8 +52,8 @@ export class Publisher {
   #answers: Subscription | null = null;
   /** Grows with each recovery: an answer to an older ask says nothing any more. */
   #generation = 0;
-  /** Attempts without a confirmation since the last one. */
-  #failures = 0;
+  /** Of recoveries: reset by a confirmation and by a new connection. */
+  readonly #backoff = new Backoff({ firstMs: 0, minMs: RECOVER_MS_MIN, maxMs: RECOVER_MS_MAX });
   #failure: unknown = null;
   #retry: NodeJS.Timeout | null = null;
 
@@ -200,7 +201,7 @@ export class Publisher {
 
   #onConnection(connected: boolean): void {
     if (connected) {
-      this.#failures = 0;
+      this.#backoff.reset();
       void this.#recover("connected");
     } else {
       this.#hold();
@@ -252,10 +253,7 @@ export class Publisher {
   #recoverLater(reason: string): void {
     this.#hold();
     if (this.#closed) return;
-    const delayMs =
-      this.#failures === 0 ? 0 : Math.min(RECOVER_DELAY_MS_MIN * 2 ** (this.#failures - 1), RECOVER_DELAY_MS_MAX);
-    this.#failures = Math.min(this.#failures + 1, 16);
-    this.#retry = setTimeout(() => void this.#recover(reason), delayMs);
+    this.#retry = setTimeout(() => void this.#recover(reason), this.#backoff.nextMs());
     this.#retry.unref();
   }
 
@@ -392,7 +390,7 @@ export class Publisher {
       return;
     }
     this.counters.confirms++;
-    this.#failures = 0;
+    this.#backoff.reset();
     this.#shortSinceMs = 0;
     while (this.#headSequence <= sequence) this.#confirmOne(this.#headSequence++);
     this.#pump();

@@ -1,7 +1,8 @@
-import { setTimeout as delay } from "node:timers/promises";
 import type { Msg, NatsConnection, StreamInfo } from "nats";
 import type { Logger } from "pino";
 import { errorText } from "../errors.js";
+import { Backoff } from "../os/backoff.js";
+import { pause } from "../os/pause.js";
 import type { BrokerConnection } from "./connection.js";
 import { kindOfSubject, type MessageKind, streamName } from "./format/subjects.js";
 import { directGet, directLastOf, findStream } from "./own-stream.js";
@@ -107,7 +108,7 @@ export class StreamReader {
         return await this.#readLast(kind);
       } catch (error) {
         if (signal === undefined) throw error;
-        await delay(RETRY_MS, undefined, { signal }).catch(() => undefined);
+        await pause(RETRY_MS, signal);
       }
     }
   }
@@ -232,7 +233,7 @@ class ReadSession {
   async close(): Promise<void> {
     this.#onAbort();
     this.#options.signal.removeEventListener("abort", this.#onAbort);
-    await Promise.race([this.#running, delay(CLOSE_TIMEOUT_MS, undefined, { ref: false })]);
+    await Promise.race([this.#running, pause(CLOSE_TIMEOUT_MS, undefined, { ref: false })]);
   }
 
   readonly #onAbort = (): void => {
@@ -242,12 +243,11 @@ class ReadSession {
   };
 
   async #run(): Promise<void> {
-    let retryMs = ATTACH_RETRY_MS_MIN;
+    const backoff = new Backoff({ minMs: ATTACH_RETRY_MS_MIN, maxMs: ATTACH_RETRY_MS_MAX });
     while (!this.#stop.signal.aborted && !this.#ended) {
-      if (await this.#follow()) retryMs = ATTACH_RETRY_MS_MIN;
+      if (await this.#follow()) backoff.reset();
       if (this.#stop.signal.aborted || this.#ended) break;
-      await delay(retryMs, undefined, { signal: this.#stop.signal }).catch(() => undefined);
-      retryMs = Math.min(retryMs * 2, ATTACH_RETRY_MS_MAX);
+      await pause(backoff.nextMs(), this.#stop.signal);
     }
     this.#end();
   }

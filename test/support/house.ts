@@ -19,8 +19,8 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   // Edges: kernel, stream, tables, control socket. None knows another.
   ctnetlink: ["errors.ts", "os", "flow"],
   "stream/format": ["errors.ts", "flow"],
-  stream: ["errors.ts", "flow", "stream/format"],
-  "stream/broker": ["errors.ts", "stream", "stream/format"],
+  stream: ["errors.ts", "os", "flow", "stream/format"],
+  "stream/broker": ["errors.ts", "os", "stream", "stream/format"],
   cache: ["errors.ts", "flow", "ownership"],
   control: ["errors.ts", "flow"],
   metrics: ["errors.ts", "control"],
@@ -44,7 +44,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "history/archive": [
     ...["errors.ts", "flow", "ownership", "stream", "stream/format", "history", "history/format", "history/scan"],
   ],
-  lab: ["errors.ts", "flow", "config", "control"],
+  lab: ["errors.ts", "os", "flow", "config", "control"],
   // Composition, and the command line on top.
   daemon: [
     ...[
@@ -63,7 +63,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     ...["history/archive"],
   ],
   "daemon.ts": [
-    ...["errors.ts", "flow", "config", "ctnetlink", "stream", "cache", "control", "metrics", "discovery"],
+    ...["errors.ts", "os", "flow", "config", "ctnetlink", "stream", "cache", "control", "metrics", "discovery"],
     ...["sync/out", "sync/takeover", "sync", "daemon"],
   ],
   "cli/process": ["errors.ts", "os", "config"],

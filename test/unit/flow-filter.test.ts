@@ -4,12 +4,12 @@ import fc from "fast-check";
 import { ConntrailError } from "../../src/errors.js";
 import { type Cidr, maskWord, parseCidr } from "../../src/flow/address.js";
 import {
-  AddressSet,
   compileFilter,
   compileFlowQuery,
   type FilterRules,
   type FlowQuery,
   type LocalAddressLookup,
+  NetworkSet,
 } from "../../src/flow/filter.js";
 import { type Flow, recordFromFlow } from "../../src/flow/flow.js";
 import { AF_INET, AF_INET6 } from "../../src/flow/record.js";
@@ -91,11 +91,11 @@ test("a TCP flow without a state passes the state rule", () => {
 });
 
 test("flows that end on this machine are ignored, as its addresses are now", () => {
-  let own = new AddressSet([]);
+  let own = new NetworkSet([]);
   const local: LocalAddressLookup = { hasAddress: (words, base, family) => own.hasAddress(words, base, family) };
   const filter = compileFilter({ addresses: { logic: "accept", values: [cidr("0.0.0.0/0"), cidr("::/0")] } }, local);
   assert.equal(kept(filter), "SNAT DNAT DNS6 PING");
-  own = new AddressSet([cidr("10.0.0.80"), cidr("2001:db8:1::5")]);
+  own = new NetworkSet([cidr("10.0.0.80"), cidr("2001:db8:1::5")]);
   assert.equal(kept(filter), "SNAT PING");
 });
 
@@ -110,7 +110,7 @@ test("an address set agrees with a look at each network", () => {
     });
   fc.assert(
     fc.property(fc.array(network, { maxLength: 20 }), fc.array(network, { maxLength: 20 }), (networks, others) => {
-      const set = new AddressSet(networks);
+      const set = new NetworkSet(networks);
       // Edges are what goes wrong: the first and the last address of each network and their neighbours.
       for (const { family, words, prefix } of [...networks, ...others]) {
         const width = family === AF_INET ? 1 : 4;

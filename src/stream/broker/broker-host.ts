@@ -3,10 +3,10 @@ import { constants } from "node:fs";
 import { access, mkdir, readdir, readFile, rename, stat, unlink, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { delimiter, dirname, join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../../errors.js";
+import { pause } from "../../os/pause.js";
 import {
   BROKER_VERSION_MIN,
   type BrokerConfigOptions,
@@ -187,7 +187,7 @@ async function endProcess(pid: number, signal: "SIGTERM" | "SIGKILL", timeoutMs:
   const deadline = performance.now() + timeoutMs;
   while (await isRunning(pid)) {
     if (performance.now() > deadline) return false;
-    await delay(POLL_MS);
+    await pause(POLL_MS);
   }
   return true;
 }

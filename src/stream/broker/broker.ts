@@ -1,8 +1,9 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../../errors.js";
+import { Backoff } from "../../os/backoff.js";
+import { pause } from "../../os/pause.js";
 import { type BrokerConnection, connectBroker } from "../connection.js";
 import { type BrokerConfigOptions, brokerClientAddress } from "./broker-config.js";
 import {
@@ -39,9 +40,9 @@ export interface EmbeddedBrokerOptions extends BrokerConfigOptions {
 export type BrokerState = "stopped" | "starting" | "running" | "waiting" | "stopping";
 
 const NANOS_PER_MS = 1_000_000;
-const BACKOFF_MS_MIN = 100;
-const BACKOFF_MS_MAX = 5000;
-/** A broker that ran this long has earned a fresh backoff. */
+const RESTART_MS_MIN = 100;
+const RESTART_MS_MAX = 5000;
+/** A broker that ran this long is started again without a long wait. */
 const STABLE_MS = 10_000;
 const LOG_LINE_MAX = 8192;
 const READY_TIMEOUT_MS = 500;
@@ -137,16 +138,16 @@ export class EmbeddedBroker {
 
   async #supervise(firstStartMs: number): Promise<void> {
     let startedMs = firstStartMs;
-    let backoffMs = BACKOFF_MS_MIN;
+    const backoff = new Backoff({ minMs: RESTART_MS_MIN, maxMs: RESTART_MS_MAX });
     for (;;) {
       await this.#lives();
       if (this.#stop.signal.aborted) return;
-      if (performance.now() - startedMs >= STABLE_MS) backoffMs = BACKOFF_MS_MIN;
-      this.#log.error({ said: this.#said, againInMs: backoffMs }, "the broker ended, it is started again");
+      if (performance.now() - startedMs >= STABLE_MS) backoff.reset();
+      const againInMs = backoff.nextMs();
+      this.#log.error({ said: this.#said, againInMs }, "the broker ended, it is started again");
       this.#set("waiting");
-      await delay(backoffMs, undefined, { signal: this.#stop.signal }).catch(() => undefined);
+      await pause(againInMs, this.#stop.signal);
       if (this.#stop.signal.aborted) return;
-      backoffMs = Math.min(backoffMs * 2, BACKOFF_MS_MAX);
       this.restarts++;
       startedMs = performance.now();
       this.#set("starting");
@@ -167,7 +168,7 @@ export class EmbeddedBroker {
     const connection = this.#connect("watch");
     let failures = 0;
     while (!either.aborted) {
-      await delay(WATCH_INTERVAL_MS, undefined, { signal: either }).catch(() => undefined);
+      await pause(WATCH_INTERVAL_MS, either);
       if (either.aborted || this.#state !== "running" || !connection.connected) continue;
       failures = (await jetStreamAnswers(connection, WATCH_TIMEOUT_MS)) ? 0 : failures + 1;
       if (failures < WATCH_FAILURES_MAX || either.aborted) continue;
@@ -286,7 +287,7 @@ async function jetStreamAnswers(connection: BrokerConnection, timeoutMs: number)
     const answer = await client.request("$JS.API.INFO", "", { timeout: timeoutMs });
     return !("error" in answer.json<object>());
   } catch {
-    await delay(READY_PAUSE_MS);
+    await pause(READY_PAUSE_MS);
     return false;
   }
 }

@@ -41,7 +41,7 @@ import {
   W_TIMEOUT,
   W_ZONE,
 } from "../../flow/record.js";
-import { familyOf, isTcp, mirrorL4, protocolOf, protocolStateOf } from "../../flow/record-fields.js";
+import { familyOf, isTcp, mirrorL4, protocolOf, protocolStateOf, protoWord } from "../../flow/record-fields.js";
 import {
   BATCH_ROWS_MAX,
   DestroySection,
@@ -388,7 +388,7 @@ export function readNewRow(section: NewSection, row: number, words: Uint32Array)
   const layer4 = section.layer4[row]!;
   words[W_ORIG_L4] = layer4;
   words[W_REPLY_L4] = section.replyLayer4[row]! ^ mirrorL4(protocol, layer4);
-  words[W_PROTO] = ((width === 1 ? AF_INET : AF_INET6) << 8) | protocol;
+  words[W_PROTO] = protoWord(width === 1 ? AF_INET : AF_INET6, protocol);
   words[W_ZONE] = section.zone[row]!;
   words[W_CREATED] = section.created[row]!;
   words[W_HAS] =

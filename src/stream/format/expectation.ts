@@ -10,7 +10,7 @@
  */
 import { EXPECT_FN_MAX, type Expectation, HELPER_NAME_MAX, setExpectationZone } from "../../flow/expectation.js";
 import { AF_INET, AF_INET6, RECORD_WORDS, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../../flow/record.js";
-import { familyOf, protocolOf, zoneReplyOf } from "../../flow/record-fields.js";
+import { familyOf, protocolOf, protoWord, zoneReplyOf } from "../../flow/record-fields.js";
 
 /** Expectations of a message at the most. */
 export const BATCH_EXPECTATIONS_MAX = 256;
@@ -127,7 +127,7 @@ function readTuple(value: unknown, family: number, protocol: number): Uint32Arra
   words.set(value.slice(0, width), W_ORIG_SRC);
   words.set(value.slice(width, 2 * width), W_ORIG_DST);
   words[W_ORIG_L4] = value[2 * width]!;
-  words[W_PROTO] = (family << 8) | protocol;
+  words[W_PROTO] = protoWord(family, protocol);
   return words;
 }
 

@@ -1,7 +1,7 @@
-import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import { errorText } from "../../errors.js";
 import type { Clock } from "../../flow/clock.js";
+import { pause } from "../../os/pause.js";
 import { Turn } from "../../os/turn.js";
 import type { ReaderItem, StreamMessage } from "../../stream/reader.js";
 import type { Replica } from "../../stream/replica.js";
@@ -167,7 +167,7 @@ export class Follower {
       } catch (error) {
         if (!either.aborted) this.#log.warn({ err: error, peer: this.node }, "reading the peer's stream failed; again");
       }
-      if (!either.aborted) await delay(RETRY_MS, undefined, { signal: either }).catch(() => undefined);
+      if (!either.aborted) await pause(RETRY_MS, either);
     }
     clearInterval(healing);
     this.#connected = false;
@@ -200,7 +200,7 @@ export class Follower {
   /** Resolves when all that the peer's stream held when reading began is applied, or with the signal. */
   async caughtUp(signal: AbortSignal): Promise<void> {
     while (!signal.aborted && !(this.#started && this.#at >= this.#target)) {
-      await delay(CAUGHT_UP_POLL_MS, undefined, { signal }).catch(() => undefined);
+      await pause(CAUGHT_UP_POLL_MS, signal);
     }
   }
 
@@ -312,7 +312,7 @@ export class Follower {
     while (!signal.aborted) {
       const { bytes, messages } = this.#replica?.backlog ?? { bytes: 0, messages: 0 };
       if (bytes <= COPY_BACKLOG_BYTES_MAX && messages <= COPY_BACKLOG_MESSAGES_MAX) return;
-      await delay(COPY_WAIT_MS, undefined, { signal }).catch(() => undefined);
+      await pause(COPY_WAIT_MS, signal);
     }
   }
 }
