@@ -1,7 +1,6 @@
 import type { Command } from "commander";
 import { checkConfig } from "../config/config.js";
-import { DEFAULT_CONFIG_PATH } from "../config/config-text.js";
-import { yamlScalar } from "../config/yaml-scalar.js";
+import { DEFAULT_CONFIG_PATH, yamlScalar } from "../config/config-text.js";
 import { ConntrailError } from "../errors.js";
 import type { CommandContext } from "./command/command.js";
 import { writeNewFile } from "./command/new-file.js";

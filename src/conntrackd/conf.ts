@@ -1,4 +1,5 @@
-import { CONTROL_BYTES_MAX } from "../config/config-text.js";
+import { CONTROL_BYTES_MAX, readConfigText } from "../config/config-text.js";
+import { controlPath } from "../config/control-path.js";
 import { HOMES } from "./grammar.js";
 import { linksOf } from "./link.js";
 import { type ConfProblem, parseConf } from "./parser.js";
@@ -56,6 +57,12 @@ export function checkConntrackdConf(text: string, path: string): ConfCheck {
   }
   const { nodes, problems } = parseConf(text);
   return problems.length > 0 ? { ok: false, problems } : { ok: true, conf: confOf(nodes, path) };
+}
+
+/** The control socket that a configuration file names, conntrail's YAML or a conntrackd.conf. As quick as `controlPath`. */
+export async function anyControlPath(path: string): Promise<string> {
+  const text = readConfigText(path);
+  return isConntrackdConf(text) ? parseConntrackdConf(text, path).unixPath : await controlPath(path);
 }
 
 function confOf(nodes: readonly ConfNode[], path: string): ConntrackdConf {

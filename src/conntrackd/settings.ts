@@ -1,4 +1,4 @@
-import { yamlScalar } from "../config/yaml-scalar.js";
+import { yamlScalar } from "../config/config-text.js";
 
 /** The keys that a conntrackd.conf can set, in the order in which they are written. */
 const KEYS = [

@@ -1,30 +1,39 @@
 import { createServer, type Server, type Socket } from "node:net";
 import { setImmediate } from "node:timers/promises";
 import type { Logger } from "pino";
+import { z } from "zod";
 import { ConntrailError, errorText } from "../errors.js";
 import {
   type BulkReport,
+  type CommandArgs,
+  type CommandName,
   type CommitReport,
   type ExpectationsReport,
   type ExpectationView,
   encodeFrame,
+  FLOW_TABLES,
+  FLUSH_TARGETS,
   type FlowTableName,
   type FlushReport,
   type FlushTarget,
   type FrameType,
+  GROUP_NAME,
+  HOOK_ROLES,
   type HookReport,
   type HookRole,
+  PROTOCOL_VERSION,
   type PurgeReport,
   REQUEST_BYTES_MAX,
+  RESYNC_SOURCES,
   type ReportCommand,
   type ResyncReport,
   type ResyncSource,
+  ROW_KINDS,
   type RowKind,
   type StatsReport,
   type StatusReport,
 } from "./protocol.js";
 import { type RecordSink, RecordWriter } from "./record-writer.js";
-import { type ControlRequest, parseRequest } from "./request.js";
 import { listenAt, type SocketFile } from "./socket-file.js";
 
 /** A line for the person who waits; nothing happens with it when there is no room or nobody is there any more. */
@@ -79,26 +88,31 @@ export const CONTROL_LIMITS: ControlLimits = {
 /** So many fit a frame. */
 const EXPECTATIONS_PER_FRAME = 500;
 
-/** What happened on the socket since the start; the group `control` of `stats`. */
-export interface ControlCounters {
-  requests: number;
-  /** Requests that a handler could not fulfil. */
-  failed: number;
-  /** Requests that were not valid. */
-  malformed: number;
-  /** Requests longer than a request may be. */
-  oversized: number;
-  /** Clients that did not send their request in time. */
-  timedOut: number;
-  /** Clients that left before their request or their answer was complete. */
-  aborted: number;
-  /** Clients that left their answer unread for too long. */
-  stalled: number;
-  /** Clients turned away because too many were there. */
-  refused: number;
-  /** Flows whose rare attributes did not fit into a dump. */
-  rareDropped: number;
+/** What happened on the socket since the start, all at zero; the group `control` of `stats`. */
+function newCounters() {
+  return {
+    requests: 0,
+    /** Requests that a handler could not fulfil. */
+    failed: 0,
+    /** Requests that were not valid. */
+    malformed: 0,
+    /** Requests longer than a request may be. */
+    oversized: 0,
+    /** Clients that did not send their request in time. */
+    timedOut: 0,
+    /** Clients that left before their request or their answer was complete. */
+    aborted: 0,
+    /** Clients that left their answer unread for too long. */
+    stalled: 0,
+    /** Clients turned away because too many were there. */
+    refused: 0,
+    /** Flows whose rare attributes did not fit into a dump. */
+    rareDropped: 0,
+  };
 }
+
+/** The counters of the control socket. */
+export type ControlCounters = ReturnType<typeof newCounters>;
 
 /** A listening control socket. */
 export interface ControlServer {
@@ -129,17 +143,7 @@ export async function serveControl(
 }
 
 class Control implements ControlServer {
-  readonly counters: ControlCounters = {
-    requests: 0,
-    failed: 0,
-    malformed: 0,
-    oversized: 0,
-    timedOut: 0,
-    aborted: 0,
-    stalled: 0,
-    refused: 0,
-    rareDropped: 0,
-  };
+  readonly counters: ControlCounters = newCounters();
   readonly #handlers: ControlHandlers;
   readonly #limits: ControlLimits;
   readonly #logger: Logger | undefined;
@@ -430,4 +434,61 @@ function busy(what: string, max: number): ConntrailError {
 
 function gone(): ConntrailError {
   return new ConntrailError("CONTROL", "the client has gone");
+}
+
+/** A request that has been checked. */
+export type ControlRequest = { [C in CommandName]: { command: C; args: CommandArgs[C] } }[CommandName];
+
+const noArgs = z.strictObject({}).default({});
+
+const expectationsArgs = z.strictObject({ table: z.enum(FLOW_TABLES), offset: z.int().min(0) });
+
+const hookArgs = z.strictObject({ role: z.enum(HOOK_ROLES), group: z.string().regex(GROUP_NAME).optional() });
+
+const only = z.enum(ROW_KINDS).optional();
+
+const flushArgs = z.strictObject({ table: z.enum(FLUSH_TARGETS), only });
+
+const wait = z.boolean().optional();
+
+const resyncArgs = z.strictObject({ source: z.enum(RESYNC_SOURCES), wait });
+
+const requestSchema = z.discriminatedUnion("command", [
+  z.strictObject({ command: z.literal("status"), args: noArgs }),
+  z.strictObject({ command: z.literal("stats"), args: noArgs }),
+  z.strictObject({ command: z.literal("dump"), args: z.strictObject({ table: z.enum(FLOW_TABLES) }) }),
+  z.strictObject({ command: z.literal("expectations"), args: expectationsArgs }),
+  z.strictObject({ command: z.literal("commit"), args: z.strictObject({ only }).default({}) }),
+  z.strictObject({ command: z.literal("flush"), args: flushArgs }),
+  z.strictObject({ command: z.literal("resync"), args: resyncArgs }),
+  z.strictObject({ command: z.literal("bulk"), args: z.strictObject({ wait }).default({}) }),
+  z.strictObject({ command: z.literal("purge"), args: noArgs }),
+  z.strictObject({ command: z.literal("stop"), args: noArgs }),
+  z.strictObject({ command: z.literal("hook"), args: hookArgs }),
+]);
+
+const envelopeSchema = z.object({ version: z.number() });
+
+/** The request in a line. Throws ConntrailError MALFORMED that says what is wrong with it. */
+export function parseRequest(line: string): ControlRequest {
+  let value: unknown;
+  try {
+    value = JSON.parse(line);
+  } catch (error) {
+    throw new ConntrailError("MALFORMED", "request is not a line of JSON", { cause: error });
+  }
+  const envelope = envelopeSchema.safeParse(value);
+  if (!envelope.success) throw new ConntrailError("MALFORMED", "request has no protocol version");
+  if (envelope.data.version !== PROTOCOL_VERSION) {
+    const versions = `daemon speaks control protocol ${PROTOCOL_VERSION}, the command line ${envelope.data.version}`;
+    throw new ConntrailError(
+      "MALFORMED",
+      `${versions}: restart the daemon after an update, use the same release of both`,
+    );
+  }
+  const { version: _, ...rest } = value as Record<string, unknown>;
+  const request = requestSchema.safeParse(rest);
+  if (request.success) return request.data;
+  const issue = request.error.issues[0];
+  throw new ConntrailError("MALFORMED", `request is not one: ${issue?.path.join(".") ?? ""}: ${issue?.message ?? ""}`);
 }

@@ -2,7 +2,7 @@
  * The kernel's conntrack events: a netlink socket subscribed to NFNLGRP_CONNTRACK_NEW, _UPDATE and _DESTROY, and to the
  * same of expectations when wanted. One socket for both, so an expectation never overtakes its master.
  *
- * Up to SLOTS datagrams are read per recvmmsg and decoded in place (receive-buffer.ts).
+ * Up to SLOTS datagrams are read per recvmmsg and decoded in place (ReceiveBuffer).
  *
  * Waiting is a poll(2) on a thread of the pool with an eventfd beside the socket, so that close() and process exit end
  * it at once; draining happens on the main thread and never blocks.
@@ -30,9 +30,7 @@ import {
   TYPE_EXP_NEW,
 } from "./constants.js";
 import { decodeConntrack } from "./decode.js";
-import { type EventCounters, newEventCounters } from "./event-counters.js";
 import { decodeExpectation } from "./expectation.js";
-import { ReceiveBuffer, SLOTS } from "./receive-buffer.js";
 import { SocketFilter, type SocketFilterState } from "./socket-filter.js";
 
 export const EVENT_NEW = 0;
@@ -82,6 +80,31 @@ export interface EventSocketOptions {
   now?: () => number;
 }
 
+/** What an event socket has counted since it was opened, all at zero. */
+export function newEventCounters() {
+  return {
+    /** Of flows and of expectations. */
+    eventsReceived: 0,
+    datagrams: 0,
+    overruns: 0,
+    malformed: 0,
+    unknownType: 0,
+    /** Failures of recvmmsg other than ENOBUFS; each is reported as an overrun too. */
+    receiveErrors: 0,
+    /** The receive buffer as SO_RCVBUF reads now. */
+    bufferBytes: 0,
+    /** Times the waiting thread came back with something to read. */
+    wakeups: 0,
+    /** Length of the filter program in the kernel; 0: there is none. */
+    filterInstructions: 0,
+    /** Kinds of rules (protocols, addresses, states) that it was to hold and does not. */
+    filterLeftOut: 0,
+  };
+}
+
+/** The counters of an event socket. */
+export type EventCounters = ReturnType<typeof newEventCounters>;
+
 const SOCKADDR_NL_BYTES = 12;
 
 /** Bounds the life of a waiting thread whose eventfd could not be signalled. */
@@ -94,6 +117,17 @@ const RATE_QUIET = 0.5;
 const RATE_FULL = 1.25;
 /** What the kernel charges the buffer for one event (sk_buff truesize). */
 const EVENT_TRUESIZE = 1280;
+
+/** Datagrams of one read. */
+const SLOTS = 128;
+/** A conntrack message stays below 1 KB; room for long security contexts. */
+const SLOT_BYTES = 4096;
+/** Not a power of two, so that the slots do not share the sets of the CPU's cache. */
+const SLOT_STRIDE = SLOT_BYTES + 64;
+const MMSGHDR_BYTES = 64;
+const MMSGHDR_FLAGS = 48;
+const MMSGHDR_LENGTH = 56;
+const IOVEC_BYTES = 16;
 
 const FLOW_GROUPS = [NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE, NFNLGRP_CONNTRACK_DESTROY];
 const EXPECTATION_GROUPS = [NFNLGRP_CONNTRACK_EXP_NEW, NFNLGRP_CONNTRACK_EXP_UPDATE, NFNLGRP_CONNTRACK_EXP_DESTROY];
@@ -338,6 +372,54 @@ const LITTLE_ENDIAN = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1;
 function eventKind(type: number, flags: number): EventKind {
   if (type === TYPE_CT_DELETE || type === TYPE_EXP_DELETE) return EVENT_DESTROY;
   return (flags & (NLM_F_CREATE | NLM_F_EXCL)) === 0 ? EVENT_UPDATE : EVENT_NEW;
+}
+
+/**
+ * One buffer of fixed slots, allocated once, that takes up to SLOTS datagrams per recvmmsg:
+ *
+ *   headers   SLOTS × struct mmsghdr (64 bytes), each pointing at its iovec
+ *   iovecs    SLOTS × struct iovec (16 bytes), each pointing at its slot
+ *   slots     SLOTS × SLOT_STRIDE bytes
+ *
+ * The kernel writes into it by the addresses in the iovecs, so the owner keeps the object.
+ */
+class ReceiveBuffer {
+  readonly bytes = libc.allocateStable(SLOTS * SLOT_STRIDE);
+  readonly words = new Uint32Array(this.bytes.buffer);
+  readonly #headers = libc.allocateStable(SLOTS * MMSGHDR_BYTES);
+  readonly #headerWords = new Uint32Array(this.#headers.buffer);
+  readonly #iovecs = libc.allocateStable(SLOTS * IOVEC_BYTES);
+
+  constructor() {
+    const headers = new BigUint64Array(this.#headers.buffer);
+    const iovecs = new BigUint64Array(this.#iovecs.buffer);
+    const bytesAddress = libc.addressOf(this.bytes);
+    const iovecsAddress = libc.addressOf(this.#iovecs);
+    for (let slot = 0; slot < SLOTS; slot++) {
+      iovecs[slot * 2] = bytesAddress + BigInt(slot * SLOT_STRIDE);
+      iovecs[slot * 2 + 1] = BigInt(SLOT_BYTES);
+      // msg_iov and msg_iovlen: the third and fourth word of struct msghdr.
+      headers[slot * 8 + 2] = iovecsAddress + BigInt(slot * IOVEC_BYTES);
+      headers[slot * 8 + 3] = 1n;
+    }
+  }
+
+  /** Reads at most `datagramsMax`, up to SLOTS, without blocking: the number of datagrams, or -1 with errno set. */
+  read(fd: number, datagramsMax: number): number {
+    return libc.recvmmsg(fd, this.#headers, datagramsMax, libc.MSG_DONTWAIT, null);
+  }
+
+  start(slot: number): number {
+    return slot * SLOT_STRIDE;
+  }
+
+  length(slot: number): number {
+    return Math.min(this.#headerWords[(slot * MMSGHDR_BYTES + MMSGHDR_LENGTH) >> 2]!, SLOT_BYTES);
+  }
+
+  isTruncated(slot: number): boolean {
+    return (this.#headerWords[(slot * MMSGHDR_BYTES + MMSGHDR_FLAGS) >> 2]! & libc.MSG_TRUNC) !== 0;
+  }
 }
 
 /**

@@ -26,13 +26,13 @@ export interface LocalAddressesOptions {
   bufferBytes?: number;
 }
 
-/** How often the addresses changed or had to be read again. */
-export interface LocalAddressesCounters {
-  notifications: number;
-  overruns: number;
-  dumps: number;
-  malformed: number;
+/** How often the addresses changed or had to be read again, all at zero. */
+function newCounters() {
+  return { notifications: 0, overruns: 0, dumps: 0, malformed: 0 };
 }
+
+/** The counters of LocalAddresses. */
+export type LocalAddressesCounters = ReturnType<typeof newCounters>;
 
 const NETLINK_ROUTE = 0;
 const RTNLGRP_IPV4_IFADDR = 5;
@@ -48,7 +48,7 @@ const DUMP_RETRY_MS = 50;
 export class LocalAddresses {
   readonly #options: LocalAddressesOptions;
   readonly #socket: NetlinkSocket;
-  readonly #counters: LocalAddressesCounters = { notifications: 0, overruns: 0, dumps: 0, malformed: 0 };
+  readonly #counters = newCounters();
   #known = new InterfaceAddresses();
   /** What the dump under way has listed so far. */
   #listed: InterfaceAddresses | null = null;

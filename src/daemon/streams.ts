@@ -7,7 +7,7 @@ import { ConntrailError, errorText } from "../errors.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
 import { pause } from "../os/pause.js";
 import { EmbeddedBroker } from "../stream/broker/broker.js";
-import { storedStreams } from "../stream/broker/stored-streams.js";
+import { storedStreams } from "../stream/broker/broker-host.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
 import { createEnvelopeReader, MarkCodec, type Role } from "../stream/format/mark.js";
 import { streamName } from "../stream/format/subjects.js";

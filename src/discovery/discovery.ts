@@ -15,22 +15,27 @@ import {
 } from "./announcement.js";
 import { saveDiscovered } from "./discovered-peers.js";
 
-/** What discovery counts; the group `discovery` of `stats`. */
-export interface DiscoveryCounters {
-  announcementsSent: number;
-  sendFailed: number;
-  /** Datagrams of others. */
-  received: number;
-  /** Those that are no announcement of a known version. */
-  malformed: number;
-  /** Announcements of other clusters. */
-  foreign: number;
-  /** Those of this cluster that contradict what is known, or of nodes whose broker does not answer; the log says why, once. */
-  refused: number;
-  peersFound: number;
-  /** Times that the sockets were made anew because nothing was heard, or could not be made. */
-  reopened: number;
+/** What discovery counts, all at zero; the group `discovery` of `stats`. */
+function newCounters() {
+  return {
+    announcementsSent: 0,
+    sendFailed: 0,
+    /** Datagrams of others. */
+    received: 0,
+    /** Those that are no announcement of a known version. */
+    malformed: 0,
+    /** Announcements of other clusters. */
+    foreign: 0,
+    /** Those of this cluster that contradict what is known, or of nodes whose broker does not answer; the log says why, once. */
+    refused: 0,
+    peersFound: 0,
+    /** Times that the sockets were made anew because nothing was heard, or could not be made. */
+    reopened: 0,
+  };
 }
+
+/** The counters of discovery. */
+export type DiscoveryCounters = ReturnType<typeof newCounters>;
 
 const ANNOUNCE_INTERVAL_MS = 1000;
 /** This node hears itself every second: after such a silence the interface has gone, or is another one by that name. */
@@ -52,16 +57,7 @@ interface Sockets {
  * once. Nothing that comes in, and no state of the interface, ends it.
  */
 export class Discovery {
-  readonly counters: DiscoveryCounters = {
-    announcementsSent: 0,
-    sendFailed: 0,
-    received: 0,
-    malformed: 0,
-    foreign: 0,
-    refused: 0,
-    peersFound: 0,
-    reopened: 0,
-  };
+  readonly counters: DiscoveryCounters = newCounters();
   readonly #config: Config;
   readonly #discover: DiscoverConfig;
   readonly #own: Announcement;

@@ -2,19 +2,93 @@ import { createInbox, headers, type Msg, type MsgHdrs, type NatsConnection, type
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../errors.js";
 import { Backoff } from "../os/backoff.js";
+import type { BrokerConnection } from "./connection.js";
 import { inboxPrefix, type MessageKind, streamName, subject } from "./format/subjects.js";
-import { ensureStream, ORIGIN_HEADER, readTip, SNAPSHOT_HEADER, type StreamTip } from "./own-stream.js";
-import { parseAnswer } from "./publish-answer.js";
 import {
-  noCounters,
-  PUBLISHER_LIMITS,
-  type PublisherCounters,
-  type PublisherLimits,
-  type PublisherOptions,
-  type PublisherState,
-  type PublishOutcome,
-} from "./publisher-options.js";
+  ensureStream,
+  ORIGIN_HEADER,
+  type Retention,
+  readTip,
+  SNAPSHOT_HEADER,
+  type StoredMessage,
+  type StreamTip,
+} from "./own-stream.js";
 import { type CopyOrigin, type Unconfirmed, UnconfirmedRing } from "./unconfirmed.js";
+
+/** Bounds and pace. Bytes are of payloads. */
+export interface PublisherLimits {
+  /** What is kept for sending again, and what is held while the broker is away. */
+  ringMessagesMax: number;
+  ringBytesMax: number;
+  /** What may be on its way unconfirmed; the client's own buffer has no bound. At least twice an ask. */
+  windowMessagesMax: number;
+  windowBytesMax: number;
+  /** A confirmation is asked for after so many messages, so many bytes, or so much time. */
+  askMessages: number;
+  askBytes: number;
+  askIntervalMs: number;
+  /** An ask without an answer for so long: the stream is read to see what it holds. */
+  ackTimeoutMs: number;
+}
+
+/** The limits where nothing else is said. */
+export const PUBLISHER_LIMITS: PublisherLimits = {
+  ringMessagesMax: 16_384,
+  ringBytesMax: 64 * 1024 * 1024,
+  windowMessagesMax: 2048,
+  windowBytesMax: 16 * 1024 * 1024,
+  askMessages: 512,
+  askBytes: 2 * 1024 * 1024,
+  askIntervalMs: 250,
+  ackTimeoutMs: 2000,
+};
+
+/** What a publisher needs. */
+export interface PublisherOptions {
+  node: string;
+  /** This daemon's epoch: messages of another one in the stream are never taken for ours. */
+  epoch: number;
+  connection: BrokerConnection;
+  retention: Retention;
+  /** Epoch and number of a message that the stream holds, or null when it is none of ours. */
+  readNumber: (message: StoredMessage) => { epoch: number; number: number } | null;
+  log: Logger;
+  limits?: Partial<PublisherLimits>;
+  /** `up`: what is published goes out. `down`: it is held. Must not throw. */
+  onStateChange?: (state: PublisherState) => void;
+  /** These numbers are not in the stream and never will be: publish a gap mark and a snapshot. May publish, must not throw. */
+  onLost?: (firstNumber: number, lastNumber: number) => void;
+}
+
+/** Whether what is published goes out. */
+export type PublisherState = "up" | "down";
+
+/** `sent`: on its way. `held`: kept until it can be sent. `overflow`: kept, and the oldest one kept was dropped for it. */
+export type PublishOutcome = "sent" | "held" | "overflow";
+
+/** What a publisher counts, all at zero; the group `publisher` of `stats`. */
+function newCounters() {
+  return {
+    messages: 0,
+    bytes: 0,
+    /** Answers that confirmed something. */
+    confirms: 0,
+    confirmedMessages: 0,
+    resent: 0,
+    /** The stream refused a message because it did not hold the one before it. */
+    holes: 0,
+    /** Left the ring unconfirmed because it was full. */
+    droppedMessages: 0,
+    droppedBytes: 0,
+    /** Reported by `onLost`. */
+    lostMessages: 0,
+    ackTimeouts: 0,
+    recoveries: 0,
+  };
+}
+
+/** The counters of a publisher. */
+export type PublisherCounters = ReturnType<typeof newCounters>;
 
 const API_TIMEOUT_MS = 2000;
 const RECOVER_MS_MIN = 100;
@@ -35,7 +109,7 @@ const EXPECTED_LAST_SEQUENCE = "Nats-Expected-Last-Sequence";
  * old connection may still deliver meanwhile is refused by its sequence: nothing is ever in the stream twice.
  */
 export class Publisher {
-  readonly counters: PublisherCounters = noCounters();
+  readonly counters: PublisherCounters = newCounters();
   readonly #options: PublisherOptions;
   readonly #limits: PublisherLimits;
   readonly #log: Logger;
@@ -478,5 +552,25 @@ export class Publisher {
     if (this.#state === state) return;
     this.#state = state;
     this.#options.onStateChange?.(state);
+  }
+}
+
+/** What the stream said of a message that asked. */
+interface PublishAnswer {
+  /** 0 when it was refused. */
+  sequence: number;
+  code: number;
+  text: string;
+}
+
+/** Reads an answer; one that makes no sense counts as a refusal. Never throws. */
+function parseAnswer(msg: Msg): PublishAnswer {
+  if (msg.headers?.code === 503) return { sequence: 0, code: 503, text: "no stream takes the subject" };
+  try {
+    const { seq, error } = msg.json<{ seq?: number; error?: { err_code?: number; description?: string } }>();
+    if (error === undefined && typeof seq === "number" && seq > 0) return { sequence: seq, code: 0, text: "" };
+    return { sequence: 0, code: error?.err_code ?? 0, text: error?.description ?? "no sequence in the answer" };
+  } catch {
+    return { sequence: 0, code: 0, text: "the answer is not JSON" };
   }
 }

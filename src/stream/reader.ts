@@ -34,22 +34,27 @@ export type ReaderItem = StreamMessage | { type: "state"; connected: boolean } |
  */
 export type ResetReason = "trimmed" | "truncated" | "recreated";
 
-/** What a reader counts. */
-export interface ReaderCounters {
-  messages: number;
-  bytes: number;
-  /** Consumers made; one for a start, one more for each interruption. */
-  attaches: number;
-  /** Interruptions by cause. */
-  disconnects: number;
-  missedHeartbeats: number;
-  deliveryGaps: number;
-  sequenceHoles: number;
-  refusals: number;
-  /** Messages on subjects that are none of ours, or without a place: skipped. */
-  malformed: number;
-  resets: number;
+/** What a reader counts, all at zero. */
+function newCounters() {
+  return {
+    messages: 0,
+    bytes: 0,
+    /** Consumers made; one for a start, one more for each interruption. */
+    attaches: 0,
+    /** Interruptions by cause. */
+    disconnects: 0,
+    missedHeartbeats: 0,
+    deliveryGaps: 0,
+    sequenceHoles: 0,
+    refusals: 0,
+    /** Messages on subjects that are none of ours, or without a place: skipped. */
+    malformed: 0,
+    resets: 0,
+  };
 }
+
+/** The counters of a reader. */
+export type ReaderCounters = ReturnType<typeof newCounters>;
 
 /** Which stream to read, over which connection. */
 export interface StreamReaderOptions {
@@ -78,18 +83,7 @@ const ENVELOPE_BYTES = 256;
  * Reads the stream of one node from one broker. The stream need not exist and the broker need not be there: it waits.
  */
 export class StreamReader {
-  readonly counters: ReaderCounters = {
-    messages: 0,
-    bytes: 0,
-    attaches: 0,
-    disconnects: 0,
-    missedHeartbeats: 0,
-    deliveryGaps: 0,
-    sequenceHoles: 0,
-    refusals: 0,
-    malformed: 0,
-    resets: 0,
-  };
+  readonly counters: ReaderCounters = newCounters();
   readonly #options: StreamReaderOptions;
 
   constructor(options: StreamReaderOptions) {

@@ -3,8 +3,7 @@ import type { BrokerConnection } from "./connection.js";
 import { isAfter, type Position } from "./format/envelope.js";
 import { createEnvelopeReader, MarkCodec } from "./format/mark.js";
 import { ensureStream, type Retention, readLastOf, readTip, type StoredMessage } from "./own-stream.js";
-import { Publisher } from "./publisher.js";
-import type { PublisherCounters } from "./publisher-options.js";
+import { Publisher, type PublisherCounters } from "./publisher.js";
 import type { StreamMessage } from "./reader.js";
 
 /** What a replica needs. */

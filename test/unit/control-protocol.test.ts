@@ -14,7 +14,7 @@ import {
   type RareJson,
 } from "../../src/control/protocol.js";
 import { RECORDS_PER_FRAME, RecordWriter } from "../../src/control/record-writer.js";
-import { parseRequest } from "../../src/control/request.js";
+import { parseRequest } from "../../src/control/server.js";
 import { type RareAttributes, RECORD_WORDS } from "../../src/flow/record.js";
 
 test("a frame is drawn as documented", () => {

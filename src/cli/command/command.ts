@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { DEFAULT_CONFIG_PATH } from "../../config/config-text.js";
-import { anyControlPath } from "../../conntrackd/control-path.js";
+import { anyControlPath } from "../../conntrackd/conf.js";
 import { requestReport } from "../../control/client.js";
 import type { CommandArgs, CommandReports, ReportCommand } from "../../control/protocol.js";
 import type { Terminal } from "../process/terminal.js";

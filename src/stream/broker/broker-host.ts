@@ -80,6 +80,15 @@ export async function prepareStore(options: BrokerConfigOptions, version: Broker
   return path;
 }
 
+/** Names of the streams in an embedded broker's store, as nats-server lays it out; none where there is no store yet. */
+export async function storedStreams(storeDir: string): Promise<string[]> {
+  try {
+    return await readdir(join(storeDir, "jetstream", "$G", "streams"));
+  } catch {
+    return [];
+  }
+}
+
 /** Proves that the address can be listened on. @throws ConntrailError PORT_TAKEN, BROKER */
 export async function checkListen({ host, port }: { host: string; port: number }): Promise<void> {
   const server = createServer();
