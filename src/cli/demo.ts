@@ -8,6 +8,7 @@ import { waitFor } from "../lab/process.js";
 import { ECHO_PORT, sessionTargets } from "../lab/sessions.js";
 import { SSH_PORT } from "../lab/ssh.js";
 import { FIREWALLS_MAX } from "../lab/topology.js";
+import { columnWidths } from "./process/terminal.js";
 
 /** How the demonstration is run; all of it may be left out. */
 export interface DemoOptions {
@@ -218,10 +219,10 @@ class Progress {
         result.commit === undefined ? "-" : `${result.commit.durationMs.toFixed(1)} ms`,
       ]),
     ];
-    const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+    const widths = columnWidths(rows);
     this.#line("");
     for (const row of rows)
-      this.#line(`  ${row.map((cell, column) => cell.padEnd(widths[column]!)).join("   ")}`.trimEnd());
+      this.#line(`  ${row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("   ")}`.trimEnd());
     this.#line("");
     this.#line(
       "  A session waits longer than the takeover takes: TCP sends again 0.2, 0.6 and 1.4 s after what was lost.",

@@ -1,3 +1,4 @@
+import assert from "node:assert/strict";
 import type { Command } from "commander";
 import { checkConfig } from "../config/config.js";
 import { DEFAULT_CONFIG_PATH, yamlScalar } from "../config/config-text.js";
@@ -37,7 +38,9 @@ async function init(options: InitOptions, context: CommandContext): Promise<void
   const text = configText(options);
   const check = checkConfig(text, path);
   if (!check.ok) {
-    const { key, text: what } = check.problems[0]!;
+    const [problem] = check.problems;
+    assert.ok(problem !== undefined, "a text that is refused has a problem");
+    const { key, text: what } = problem;
     const [top = "", name] = key.split(".");
     throw new ConntrailError("USAGE", `--${top === "peers" ? `peer ${name ?? ""}` : top}: ${what}`);
   }

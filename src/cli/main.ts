@@ -64,8 +64,8 @@ async function register(program: Command, context: CommandContext, argv: readonl
 }
 
 function commandName(argv: readonly string[]): string | undefined {
-  for (let i = 0; i < argv.length; i++) {
-    const word = argv[i]!;
+  let i = 0;
+  for (let word = argv[i]; word !== undefined; word = argv[++i]) {
     if (word === "-c" || word === "--config") i++;
     else if (!word.startsWith("-")) return word;
   }

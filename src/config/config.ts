@@ -1,3 +1,4 @@
+import assert from "node:assert/strict";
 import { isIPv6 } from "node:net";
 import { dirname, resolve } from "node:path";
 import { ConntrailError } from "../errors.js";
@@ -152,7 +153,8 @@ export function loadConfig(path: string): Config {
 export function parseConfig(text: string, path: string): Config {
   const check = checkConfig(text, path);
   if (check.ok) return check.config;
-  const first = check.problems[0]!;
+  const [first] = check.problems;
+  assert.ok(first !== undefined, "a file that is refused has a problem");
   const key = first.key === "" ? "" : `${first.key}: `;
   throw new ConntrailError("CONFIG", `${path}:${first.line}: ${key}${first.text}`);
 }

@@ -1,3 +1,4 @@
+import assert from "node:assert/strict";
 import { CONTROL_BYTES_MAX, readConfigText } from "../config/config-text.js";
 import { controlPath } from "../config/control-path.js";
 import { HOMES } from "./grammar.js";
@@ -46,7 +47,9 @@ export function isConntrackdConf(text: string): boolean {
 export function parseConntrackdConf(text: string, path: string): ConntrackdConf {
   const check = checkConntrackdConf(text, path);
   if (check.ok) return check.conf;
-  throw errorAt(path, check.problems[0]!, check.problems[0]!.text);
+  const [first] = check.problems;
+  assert.ok(first !== undefined, "a file that is refused has a problem");
+  throw errorAt(path, first, first.text);
 }
 
 /** Reads a conntrackd.conf and returns all problems rather than throwing the first. */

@@ -1,7 +1,7 @@
 import { canonicalAddress, hostAddress } from "../config/address.js";
 import type { ConntrailError } from "../errors.js";
 import { parseAddress } from "../flow/address.js";
-import { LEAVES } from "./leaf.js";
+import { effectOf } from "./leaf.js";
 import { type Link, linksOf } from "./link.js";
 import type { Machine } from "./machine.js";
 import { notNeeded, notSupported, type Outcome, type Remark, remarkOn, replaced, takenOver } from "./remark.js";
@@ -29,7 +29,7 @@ export function setEndpoints(nodes: readonly ConfNode[], path: string, machine: 
 export function nodeNameOf(address: string): string {
   const name = address.replaceAll(/[.:]/g, "-");
   if (/^[0-9a-f][0-9a-f-]{0,31}$/.test(name)) return name;
-  const { words } = parseAddress(address)!;
+  const words = parseAddress(address)?.words ?? [];
   return [...words].map((word) => word.toString(16).padStart(8, "0")).join("");
 }
 
@@ -47,13 +47,11 @@ class Endpoints {
 
   set(nodes: readonly ConfNode[]): Remark[] {
     const { all, active } = linksOf(nodes);
-    if (active === null) throw this.#noLink(nodes);
-    const other = all.find(({ kind }) => kind !== all[0]!.kind);
+    const [first] = all;
+    if (active === null || first === undefined) throw this.#noLink(nodes);
+    const other = all.find(({ kind }) => kind !== first.kind);
     if (other !== undefined) {
-      throw this.#error(
-        other,
-        `found ${other.kind} beside ${all[0]!.kind} (line ${all[0]!.line}), allowed is one of them`,
-      );
+      throw this.#error(other, `found ${other.kind} beside ${first.kind} (line ${first.line}), allowed is one of them`);
     }
     const [listen, origin] = this.#listen(active);
     const siblings = all.filter((link) => link === active || hostAddress(link.local?.text) === listen);
@@ -91,10 +89,10 @@ class Endpoints {
       if (LINK_LOCAL.test(address)) throw this.#linkLocal(local);
       return [address, `${localName(link)}, line ${local.line}`];
     }
-    const found =
-      device === null ? undefined : this.#machine.addressesOf(device.text).find((each) => usable(each, family));
+    const addresses = device === null ? [] : this.#machine.addressesOf(device.text);
+    const found = hostAddress(addresses.find((each) => usable(each, family)));
     if (device !== null && found !== undefined) {
-      return [canonicalAddress(found)!, `the address of ${device.text}, Interface in line ${device.line}`];
+      return [found, `the address of ${device.text}, Interface in line ${device.line}`];
     }
     const on = device === null ? "" : `, and ${device.text} has none that could be used`;
     const wanted = `${localName(link)} with this node's address on the dedicated link`;
@@ -114,7 +112,11 @@ class Endpoints {
       throw this.#error(link, "found Multicast without a group, allowed is IPv4_address or IPv6_address");
     }
     const settings = this.#settings;
-    settings.set("discover.group", canonicalAddress(group.text)!, `the group of Multicast, line ${group.line}`);
+    settings.set(
+      "discover.group",
+      canonicalAddress(group.text) ?? group.text,
+      `the group of Multicast, line ${group.line}`,
+    );
     settings.set(
       "discover.port",
       port === null ? PORT : Number(port.text),
@@ -200,7 +202,7 @@ function optionOf(option: ConfNode, link: Link, active: Link, listen: string): O
         : takenOver("peers");
     default:
       if (name.startsWith("IPv")) return addressOf(option, link);
-      return LEAVES[name]!(value?.text ?? "");
+      return effectOf(name, value?.text ?? "");
   }
 }
 

@@ -1,3 +1,4 @@
+import assert from "node:assert/strict";
 import { CONTROL_BYTES_MAX } from "../config/config-text.js";
 import { notNeeded, notSupported, type Outcome, replaced, takenOver } from "./remark.js";
 import { type Key, sizeText, type Value } from "./settings.js";
@@ -25,7 +26,7 @@ const FACILITIES = ["daemon", "local0", "local1", "local2", "local3", "local4", 
  * The directives of one value that mean the same wherever they stand, by their names. Numbers that are out of a key's
  * range are brought into it; 0 is the default of most in conntrackd.
  */
-export const LEAVES: Readonly<Record<string, (text: string) => Effect>> = {
+const LEAVES: Readonly<Record<string, (text: string) => Effect>> = {
   ResendQueueSize: () => RESEND,
   ResendBufferSize: () => OBSOLETE,
   ACKWindowSize: () => RESEND,
@@ -90,6 +91,13 @@ export const LEAVES: Readonly<Record<string, (text: string) => Effect>> = {
       ? unset("netlink.iteration_limit", "0 is the default")
       : number("netlink.iteration_limit", text, 1, 65_536, (value) => value),
 };
+
+/** What becomes of a directive of one value that means the same wherever it stands. */
+export function effectOf(name: string, text: string): Effect {
+  const leaf = LEAVES[name];
+  assert.ok(leaf !== undefined, `no translation of ${name}`);
+  return leaf(text);
+}
 
 /** The word of a switch that is on. */
 export function isYes(text: string): boolean {

@@ -72,7 +72,8 @@ class Parser {
   readonly problems: ConfProblem[] = [];
   readonly #tokens: Iterator<Token>;
   #next: Token;
-  readonly #frames: Frame[] = [{ label: "", rule: FILE_RULE, opened: 1, nodes: this.nodes, row: null }];
+  readonly #file: Frame = { label: "", rule: FILE_RULE, opened: 1, nodes: this.nodes, row: null };
+  readonly #frames: Frame[] = [this.#file];
   /** The block that a brace closed last, and its line. */
   #closed: { readonly frame: Frame; readonly line: number } | null = null;
   /** Braces that were said to be missing: they may stand further below. */
@@ -106,7 +107,7 @@ class Parser {
   }
 
   get #frame(): Frame {
-    return this.#frames.at(-1)!;
+    return this.#frames.at(-1) ?? this.#file;
   }
 
   #take(): Token {
@@ -301,9 +302,10 @@ class Parser {
     }
     const meant = this.#meant(token.text);
     this.#report(token, this.#strange(token.text, meant));
-    const rule = this.#frame.rule;
-    if (meant !== undefined && rule.kind === "directives") {
-      this.#content(rule.directives.get(meant)!, { ...token, text: meant });
+    const { rule } = this.#frame;
+    const directive = meant === undefined || rule.kind === "list" ? undefined : rule.directives.get(meant);
+    if (meant !== undefined && directive !== undefined) {
+      this.#content(directive, { ...token, text: meant });
       return;
     }
     this.#skipLine(token.line);
@@ -317,10 +319,14 @@ class Parser {
   /** The brace that ends one or more blocks is missing before this word. */
   #unclosed(token: Token): void {
     const left: Frame[] = [];
-    while (!takes(this.#frame.rule, token.text)) left.push(this.#frames.pop()!);
+    for (let frame = this.#frame; !takes(frame.rule, token.text); frame = this.#frame) {
+      left.push(frame);
+      this.#frames.pop();
+    }
     this.#owed += left.length;
     const where = left.map((frame) => named(frame)).join(", inside ");
-    const missing = left.length === 1 ? `the "}" of ${left[0]!.label} is missing` : `${left.length} "}" are missing`;
+    const [inner, ...more] = left;
+    const missing = more.length === 0 ? `the "}" of ${inner?.label} is missing` : `${left.length} "}" are missing`;
     this.#report(token, `found "${token.text}" inside ${where}: ${missing} before it`);
   }
 

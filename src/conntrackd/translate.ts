@@ -2,7 +2,7 @@ import { parseSize } from "../config/units.js";
 import type { ConntrackdConf } from "./conf.js";
 import { setEndpoints } from "./endpoints.js";
 import { FilterLists, origin } from "./filter-lists.js";
-import { LEAVES } from "./leaf.js";
+import { effectOf } from "./leaf.js";
 import { type Machine, THIS_MACHINE } from "./machine.js";
 import { notNeeded, notSupported, type Outcome, type Remark, remarkOn, replaced, takenOver } from "./remark.js";
 import { type Key, Settings, sizeText } from "./settings.js";
@@ -141,7 +141,7 @@ class Translator {
   }
 
   #leaf(node: ConfNode): void {
-    const effect = LEAVES[node.name.text]!(node.values[0]?.text ?? "");
+    const effect = effectOf(node.name.text, node.values[0]?.text ?? "");
     const { verdict, key, note } = effect;
     if (effect.sets === undefined) this.#say(node, { verdict, key, note });
     else this.#set(node, effect.sets[0], effect.sets[1], { verdict, key, note });
@@ -206,6 +206,7 @@ class Translator {
   }
 
   #revise(index: number, outcome: Outcome): void {
-    this.#remarks[index] = { ...this.#remarks[index]!, ...outcome };
+    const remark = this.#remarks[index];
+    if (remark !== undefined) this.#remarks[index] = { ...remark, ...outcome };
   }
 }

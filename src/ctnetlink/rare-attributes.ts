@@ -62,13 +62,10 @@ export function decodeLabels(bytes: Uint8Array, at: number, end: number, out: De
 
 /** CTA_SEQ_ADJ_ORIG or CTA_SEQ_ADJ_REPLY. */
 export function decodeSeqadj(bytes: Uint8Array, at: number, end: number, type: number, out: DecodedFlow): boolean {
-  const values = [0, 0, 0];
-  if (!threeNumbers(bytes, at, end, values)) return false;
-  const adjustment: SequenceAdjustment = {
-    correctionPos: values[0]!,
-    offsetBefore: values[1]!,
-    offsetAfter: values[2]!,
-  };
+  const values = threeNumbers(bytes, at, end);
+  if (values === null) return false;
+  const [correctionPos, offsetBefore, offsetAfter] = values;
+  const adjustment: SequenceAdjustment = { correctionPos, offsetBefore, offsetAfter };
   if (type === CTA_SEQ_ADJ_ORIG) rareOf(out).seqadjOrig = adjustment;
   else rareOf(out).seqadjReply = adjustment;
   return true;
@@ -80,9 +77,10 @@ export function decodeSeqadj(bytes: Uint8Array, at: number, end: number, type: n
  */
 export function decodeSynproxy(bytes: Uint8Array, at: number, end: number, out: DecodedFlow): boolean {
   if (isZeroes(bytes, at, end)) return true;
-  const values = [0, 0, 0];
-  if (!threeNumbers(bytes, at, end, values)) return false;
-  rareOf(out).synproxy = { isn: values[0]!, its: values[1]!, tsoff: values[2]! };
+  const values = threeNumbers(bytes, at, end);
+  if (values === null) return false;
+  const [isn, its, tsoff] = values;
+  rareOf(out).synproxy = { isn, its, tsoff };
   return true;
 }
 
@@ -116,19 +114,23 @@ function findText(bytes: Uint8Array, at: number, end: number, wanted: number, ma
   return text;
 }
 
-/** The 32-bit attributes 1, 2 and 3 of a nest: both CTA_SEQADJ_* and CTA_SYNPROXY_* are numbered so. */
-function threeNumbers(bytes: Uint8Array, at: number, end: number, values: number[]): boolean {
+/**
+ * The 32-bit attributes 1, 2 and 3 of a nest, 0 where one is missing; null for a bad length. Both CTA_SEQADJ_* and
+ * CTA_SYNPROXY_* are numbered so.
+ */
+function threeNumbers(bytes: Uint8Array, at: number, end: number): [number, number, number] | null {
+  const values: [number, number, number] = [0, 0, 0];
   while (end - at >= 4) {
     const length = readHost16(bytes, at);
-    if (length < 4 || at + length > end) return false;
+    if (length < 4 || at + length > end) return null;
     const type = readHost16(bytes, at + 2) & NLA_TYPE_MASK;
     if (type >= 1 && type <= 3) {
-      if (length < 8) return false;
+      if (length < 8) return null;
       values[type - 1] = readNet32(bytes, at + 4);
     }
     at += (length + 3) & ~3;
   }
-  return true;
+  return values;
 }
 
 /** True for a well-formed nest of three 32-bit attributes that are all 0, without allocating. */

@@ -95,12 +95,12 @@ export function compileSocketFilter(rules: FilterRules, mutedPort = 0): Uint8Arr
   }
   if (rules.protocols !== undefined) {
     const next = program.label();
-    search(program, membershipRanges(membership(rules.protocols)!), next, drop);
+    search(program, membershipRanges(membership(rules.protocols)), next, drop);
     program.place(next);
   }
   if (rules.tcpStates !== undefined) {
     const addresses = program.label();
-    writeStates(program, membershipRanges(membership(rules.tcpStates)!), { next: addresses, drop });
+    writeStates(program, membershipRanges(membership(rules.tcpStates)), { next: addresses, drop });
     program.place(addresses);
   }
   if (rules.addresses !== undefined) writeAddresses(program, rules.addresses, keep, drop);
@@ -198,9 +198,9 @@ function searchAddress(program: BpfProgram, networks: readonly Cidr[], index: nu
   const deeper = new Map<Range, Label>();
   for (const range of ranges) if (range.behind !== undefined) deeper.set(range, program.label());
   search(program, ranges, hit, miss, deeper);
-  for (const [range, label] of deeper) {
+  for (const [{ behind = [] }, label] of deeper) {
     program.place(label);
-    searchAddress(program, range.behind!, index + 1, hit, miss);
+    searchAddress(program, behind, index + 1, hit, miss);
   }
 }
 

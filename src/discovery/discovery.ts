@@ -188,12 +188,14 @@ export class Discovery {
 
   #receive(bytes: Buffer, from: RemoteInfo): void {
     const heard = decodeAnnouncement(bytes);
-    const verdict = heard === null ? null : judgeAnnouncement(heard, from.address, this.#own, this.#peers);
-    if (verdict?.type !== "own") this.counters.received++;
-    switch (verdict?.type) {
-      case undefined:
-        this.counters.malformed++;
-        return;
+    if (heard === null) {
+      this.counters.received++;
+      this.counters.malformed++;
+      return;
+    }
+    const verdict = judgeAnnouncement(heard, from.address, this.#own, this.#peers);
+    if (verdict.type !== "own") this.counters.received++;
+    switch (verdict.type) {
       case "foreign":
         this.counters.foreign++;
         return;
@@ -201,7 +203,7 @@ export class Discovery {
         this.#refuse(verdict.reason);
         return;
       case "found":
-        this.#try({ node: heard!.node, address: heard!.address, discovered: true });
+        this.#try({ node: heard.node, address: heard.address, discovered: true });
         break;
       case "own":
       case "known":

@@ -28,8 +28,8 @@ export function parseAddress(text: string): Address | undefined {
   const gap = text.indexOf("::");
   const head = ipv6Groups(gap < 0 ? text : text.slice(0, gap));
   const tail = gap < 0 ? [] : ipv6Groups(text.slice(gap + 2));
-  for (let i = 0; i < head.length; i++) setGroup(words, i, head[i]!);
-  for (let i = 0; i < tail.length; i++) setGroup(words, 8 - tail.length + i, tail[i]!);
+  for (const [i, value] of head.entries()) setGroup(words, i, value);
+  for (const [i, value] of tail.entries()) setGroup(words, 8 - tail.length + i, value);
   return { family: AF_INET6, words };
 }
 
@@ -112,8 +112,8 @@ function setGroup(words: Uint32Array, index: number, value: number): void {
 }
 
 function ipv4Word(text: string): number {
-  const [a, b, c, d] = text.split(".").map(Number);
-  return ((a! << 24) | (b! << 16) | (c! << 8) | d!) >>> 0;
+  const [a = 0, b = 0, c = 0, d = 0] = text.split(".").map(Number);
+  return ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
 }
 
 /** The 16-bit groups of one side of "::"; a dotted decimal end gives two. */

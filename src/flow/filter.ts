@@ -51,8 +51,8 @@ export interface LocalAddressLookup {
  * for each flow, so it may change. Single addresses and networks are one list (conntrackd demands a match in both for `accept`).
  */
 export function compileFilter(rules: FilterRules, local?: LocalAddressLookup): FlowPredicate {
-  const protocols = membership(rules.protocols);
-  const states = membership(rules.tcpStates);
+  const protocols = rules.protocols && membership(rules.protocols);
+  const states = rules.tcpStates && membership(rules.tcpStates);
   const addresses = rules.addresses && new NetworkSet(rules.addresses.values);
   const acceptAddresses = rules.addresses?.logic === "accept";
   return (words, base) => {
@@ -83,8 +83,7 @@ export function compileFilter(rules: FilterRules, local?: LocalAddressLookup): F
 }
 
 /** By number up to 255: 1 where the selection keeps it. */
-export function membership(selection: Selection<number> | undefined): Uint8Array | undefined {
-  if (selection === undefined) return undefined;
+export function membership(selection: Selection<number>): Uint8Array {
   const accept = selection.logic === "accept";
   const keep = new Uint8Array(256).fill(accept ? 0 : 1);
   for (const value of selection.values) keep[value] = accept ? 1 : 0;

@@ -1,3 +1,4 @@
+import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { existsSync, mkdirSync } from "node:fs";
@@ -146,7 +147,8 @@ export class Lab {
   /** Starts keepalived with the hooks that `hooksOf` gives, on the first firewall until it is primary, then on the others. */
   async startKeepalived(hooksOf: (firewall: Firewall) => HookCommands | undefined): Promise<Firewall> {
     const [first, ...others] = this.firewalls;
-    first!.startKeepalived(hooksOf(first!));
+    assert.ok(first !== undefined, "a laboratory has two firewalls or more");
+    first.startKeepalived(hooksOf(first));
     await this.waitPrimary(ELECTION_TIMEOUT_MS);
     for (const firewall of others) firewall.startKeepalived(hooksOf(firewall));
     await Promise.all(others.map((firewall) => firewall.waitBackup(ELECTION_TIMEOUT_MS)));

@@ -179,8 +179,9 @@ export class LineProcess {
       `${this.name}: ${what}`,
       timeoutMs,
       () => {
-        for (; seen < this.lines.length; seen++) {
-          const value = match(this.lines[seen]!);
+        for (const line of this.lines.slice(seen)) {
+          seen++;
+          const value = match(line);
           if (value !== undefined) return value;
         }
         if (!this.running) throw this.#ended(what);

@@ -93,7 +93,7 @@ class SessionClient {
     if (!this.#sending) return;
     const now = clock();
     this.#turn = (this.#turn + 1) % TURNS;
-    for (let i = this.#turn; i < this.#sessions.length; i += TURNS) this.#sessions[i]!.tick(now);
+    for (let i = this.#turn; i < this.#sessions.length; i += TURNS) this.#sessions[i]?.tick(now);
   }
 }
 

@@ -91,7 +91,7 @@ export class Session {
 
   #receive(text: string, now: number): void {
     const lines = (this.#partial + text).split("\n");
-    this.#partial = lines.pop()!;
+    this.#partial = lines.pop() ?? "";
     if (this.#partial.length > LINE_BYTES_MAX) this.fail("an answer without end");
     for (const line of lines) this.#take(line, now);
   }

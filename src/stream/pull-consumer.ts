@@ -236,29 +236,28 @@ export class PullConsumer {
  * or more, domain and account stand before the stream. Null when it is something else.
  */
 export function parseDelivery(reply: string): Delivery | null {
-  const dots = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-  let found = 0;
-  for (let i = 0; i < reply.length; i++) if (reply.charCodeAt(i) === DOT) dots[found++] = i;
-  const words = found + 1;
+  const dots: number[] = [];
+  for (let i = 0; i < reply.length; i++) if (reply.charCodeAt(i) === DOT) dots.push(i);
+  const words = dots.length + 1;
   if (words !== 9 && words < 11) return null;
-  dots[found] = reply.length;
-  // The dot before the stream's name.
-  const at = words === 9 ? 1 : 3;
-  const sequence = numberIn(reply, dots, at + 3);
-  const delivered = numberIn(reply, dots, at + 4);
-  const timeMs = numberIn(reply, dots, at + 5) / NANOS_PER_MS;
-  const pending = numberIn(reply, dots, at + 6);
+  dots.push(reply.length);
+  // The dots before each of the words from the stream's name on, and what ends the last of them.
+  const [at = 0, afterStream = 0, afterConsumer = 0, first = 0, second = 0, third = 0, fourth = 0, end = 0] =
+    dots.slice(words === 9 ? 1 : 3);
+  const sequence = numberIn(reply, first + 1, second);
+  const delivered = numberIn(reply, second + 1, third);
+  const timeMs = numberIn(reply, third + 1, fourth) / NANOS_PER_MS;
+  const pending = numberIn(reply, fourth + 1, end);
   if (!(sequence > 0 && delivered > 0 && timeMs > 0 && pending >= 0)) return null;
-  const stream = reply.slice(dots[at]! + 1, dots[at + 1]);
-  const consumer = reply.slice(dots[at + 1]! + 1, dots[at + 2]);
+  const stream = reply.slice(at + 1, afterStream);
+  const consumer = reply.slice(afterStream + 1, afterConsumer);
   return { stream, consumer, sequence, delivered, timeMs, pending };
 }
 
-/** The word behind a dot; NaN when it is no number. Of nanoseconds the last digits are lost. */
-function numberIn(reply: string, dots: readonly number[], dot: number): number {
-  const end = dots[dot + 1]!;
-  let number = end === dots[dot]! + 1 ? Number.NaN : 0;
-  for (let i = dots[dot]! + 1; i < end; i++) {
+/** The number in [from, to) of the text; NaN when there is none. The last digits of nanoseconds are lost. */
+function numberIn(reply: string, from: number, to: number): number {
+  let number = from === to ? Number.NaN : 0;
+  for (let i = from; i < to; i++) {
     const digit = reply.charCodeAt(i) - ZERO;
     number = digit >= 0 && digit <= 9 ? number * 10 + digit : Number.NaN;
   }

@@ -97,7 +97,9 @@ class Reader {
   }
 
   read(): void {
-    for (; this.#index < this.#argv.length && !this.#version; this.#index++) this.#option(this.#argv[this.#index]!);
+    for (let word = this.#argv[0]; word !== undefined && !this.#version; word = this.#argv[++this.#index]) {
+      this.#option(word);
+    }
   }
 
   #option(word: string): void {

@@ -13,7 +13,8 @@ type Report = { readonly ready: true } | { readonly failed: string };
  * ready. Throws ConntrailError CONTROL with its reason when it ends before, TIMEOUT when it is not ready in time and was ended.
  */
 export async function runInBackground(configPath: string): Promise<void> {
-  const child = spawn(process.execPath, [...process.execArgv, process.argv[1]!, "-C", resolve(configPath)], {
+  const [, program = ""] = process.argv;
+  const child = spawn(process.execPath, [...process.execArgv, program, "-C", resolve(configPath)], {
     cwd: "/",
     detached: true,
     stdio: ["ignore", "ignore", "ignore", "ipc"],

@@ -89,16 +89,22 @@ export class Terminal {
 
 /** Columns as wide as their widest cell, two spaces apart; the first row is the heading. */
 export function formatColumns(rows: readonly (readonly string[])[]): string {
+  const widths = columnWidths(rows);
+  return rows
+    .map((row) => `${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  ")}`.trimEnd())
+    .map((line) => `${line}\n`)
+    .join("");
+}
+
+/** The length of the longest cell of each column. */
+export function columnWidths(rows: readonly (readonly string[])[]): number[] {
   const widths: number[] = [];
   for (const row of rows) {
     row.forEach((cell, i) => {
       widths[i] = Math.max(widths[i] ?? 0, cell.length);
     });
   }
-  return rows
-    .map((row) => `${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  ")}`.trimEnd())
-    .map((line) => `${line}\n`)
-    .join("");
+  return widths;
 }
 
 /** Milliseconds for people: `850 ms`, `2.4 s`, `12 min`, `3.5 h`. */

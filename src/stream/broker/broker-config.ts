@@ -29,10 +29,10 @@ export function parseBrokerVersion(text: string): BrokerVersion | null {
 
 /** True when `version` is `least` or newer. */
 export function versionAtLeast(version: BrokerVersion, least: BrokerVersion): boolean {
-  for (let i = 0; i < 3; i++) {
-    if (version[i]! !== least[i]!) return version[i]! > least[i]!;
-  }
-  return true;
+  const [major, minor, patch] = version;
+  const [leastMajor, leastMinor, leastPatch] = least;
+  if (major !== leastMajor) return major > leastMajor;
+  return minor === leastMinor ? patch >= leastPatch : minor > leastMinor;
 }
 
 /** `host:port`, with brackets where the address is IPv6. */

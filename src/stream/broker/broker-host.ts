@@ -152,9 +152,9 @@ export function parseLogLine(line: string): { level: "debug" | "warn" | "error";
     // What ends it before it logs has no prefix: `nats-server: <configuration error>`.
     return { level: line.startsWith("nats-server:") ? "error" : "debug", text: line };
   }
-  const text = match[2]!;
-  if (match[1] === "WRN") return { level: "warn", text };
-  return { level: match[1] === "ERR" || match[1] === "FTL" ? "error" : "debug", text };
+  const [, level, text = ""] = match;
+  if (level === "WRN") return { level: "warn", text };
+  return { level: level === "ERR" || level === "FTL" ? "error" : "debug", text };
 }
 
 async function brokersWith(configPath: string): Promise<number[]> {
@@ -168,7 +168,8 @@ async function isBrokerWith(pid: string, configPath: string): Promise<boolean> {
   const text = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
   if (!text.includes("nats-server")) return false;
   const words = text.split("\0");
-  if (!words[0]!.endsWith("nats-server") || words[words.indexOf("-c") + 1] !== configPath) return false;
+  const [program = ""] = words;
+  if (!program.endsWith("nats-server") || words[words.indexOf("-c") + 1] !== configPath) return false;
   return seesSameDirectory(pid, dirname(configPath));
 }
 

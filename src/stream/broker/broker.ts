@@ -1,3 +1,4 @@
+import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { join } from "node:path";
 import type { Logger } from "pino";
@@ -195,7 +196,8 @@ export class EmbeddedBroker {
 
   #spawn(): void {
     const [file, ...args] = this.#command;
-    const child = spawn(file!, args, {
+    assert.ok(file !== undefined, "a broker is spawned once its command is known");
+    const child = spawn(file, args, {
       stdio: ["ignore", "pipe", "pipe"],
       env: { ...process.env, [DAEMON_PID_VARIABLE]: String(process.pid) },
     });

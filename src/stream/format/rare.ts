@@ -41,7 +41,7 @@ export function unpackRare(value: unknown): RareAttributes | null {
   const words: [unknown, number, (words: number[]) => void][] = [
     [map.so, 3, (w) => (rare.seqadjOrig = unpackAdjustment(w))],
     [map.sr, 3, (w) => (rare.seqadjReply = unpackAdjustment(w))],
-    [map.sp, 3, (w) => (rare.synproxy = { isn: w[0]!, its: w[1]!, tsoff: w[2]! })],
+    [map.sp, 3, ([isn = 0, its = 0, tsoff = 0]) => (rare.synproxy = { isn, its, tsoff })],
     [map.ma, RECORD_WORDS, (w) => (rare.master = Uint32Array.from(w))],
   ];
   for (const [list, length, take] of words) {
@@ -56,8 +56,8 @@ function packAdjustment(adjustment: SequenceAdjustment): number[] {
   return [adjustment.correctionPos, adjustment.offsetBefore, adjustment.offsetAfter];
 }
 
-function unpackAdjustment(words: number[]): SequenceAdjustment {
-  return { correctionPos: words[0]!, offsetBefore: words[1]!, offsetAfter: words[2]! };
+function unpackAdjustment([correctionPos = 0, offsetBefore = 0, offsetAfter = 0]: number[]): SequenceAdjustment {
+  return { correctionPos, offsetBefore, offsetAfter };
 }
 
 function isName(value: unknown): value is string {
