@@ -166,7 +166,7 @@ function demoReport(results: readonly FailoverResult[], sessions: number): objec
 /** Prints the steps with the time since the start, and the table at the end. */
 class Progress {
   #out: NodeJS.WritableStream;
-  #start = performance.now();
+  #startMs = performance.now();
 
   constructor(out: NodeJS.WritableStream) {
     this.#out = out;
@@ -238,7 +238,7 @@ class Progress {
   }
 
   #elapsed(): string {
-    return `[${((performance.now() - this.#start) / 1000).toFixed(1).padStart(5)} s]`;
+    return `[${((performance.now() - this.#startMs) / 1000).toFixed(1).padStart(5)} s]`;
   }
 
   #line(text: string): void {
@@ -251,6 +251,6 @@ function entries(commit: CommitLine): string {
   return commit.updated === 0 ? String(commit.committed) : `${commit.committed} + ${commit.updated} updated`;
 }
 
-function seconds(milliseconds: number): string {
-  return `${(milliseconds / 1000).toFixed(2)} s`;
+function seconds(ms: number): string {
+  return `${(ms / 1000).toFixed(2)} s`;
 }

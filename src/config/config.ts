@@ -93,7 +93,7 @@ export interface BrokerConfig {
   /** How long a stream keeps messages. */
   readonly maxAgeSeconds: number;
   /** How much a stream keeps. */
-  readonly maxBytes: number;
+  readonly bytesMax: number;
   /** Empty when embedded, else at least one. */
   readonly servers: readonly string[];
 }
@@ -227,7 +227,7 @@ function toConfig(content: FileContent, path: string): Config {
       port: broker.port,
       store: broker.store,
       maxAgeSeconds: broker.max_age,
-      maxBytes: broker.max_bytes,
+      bytesMax: broker.max_bytes,
       servers: broker.servers ?? [],
     },
     control: content.control,

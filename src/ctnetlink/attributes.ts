@@ -112,17 +112,17 @@ export class AttributeWriter {
     for (let i = 0; i < count; i++) this.words[this.at++] = swap32(source[from + i]!);
   }
 
-  /** `size` bytes, a multiple of 4: `value` as far as it goes, then zeros. */
-  putPadded(type: number, value: Uint8Array, size: number): void {
-    this.words[this.at++] = (4 + size) | (type << 16);
-    this.words.fill(0, this.at, this.at + (size >> 2));
-    this.bytes.set(value.length > size ? value.subarray(0, size) : value, this.at * 4);
-    this.at += size >> 2;
+  /** `sizeBytes` bytes, a multiple of 4: `value` as far as it goes, then zeros. */
+  putPadded(type: number, value: Uint8Array, sizeBytes: number): void {
+    this.words[this.at++] = (4 + sizeBytes) | (type << 16);
+    this.words.fill(0, this.at, this.at + (sizeBytes >> 2));
+    this.bytes.set(value.length > sizeBytes ? value.subarray(0, sizeBytes) : value, this.at * 4);
+    this.at += sizeBytes >> 2;
   }
 
-  /** At most `max` characters, then a NUL. */
-  putText(type: number, value: string, max: number): void {
-    const length = Math.min(value.length, max) + 1;
+  /** At most `charsMax` characters, then a NUL. */
+  putText(type: number, value: string, charsMax: number): void {
+    const length = Math.min(value.length, charsMax) + 1;
     this.words[this.at++] = (4 + length) | (type << 16);
     this.words.fill(0, this.at, this.at + ((length + 3) >> 2));
     for (let i = 0; i < length - 1; i++) this.bytes[this.at * 4 + i] = value.charCodeAt(i) & 0xff;

@@ -428,31 +428,31 @@ class ReceiveBuffer {
  */
 class Pace {
   readonly #gatherMsMax: number;
-  readonly #now: () => number;
-  #windowStart: number;
+  readonly #nowMs: () => number;
+  #windowStartMs: number;
   #windowEvents = 0;
   #eventsPerMs = 0;
 
-  constructor(gatherMsMax: number, now: () => number) {
+  constructor(gatherMsMax: number, nowMs: () => number) {
     this.#gatherMsMax = gatherMsMax;
-    this.#now = now;
-    this.#windowStart = now();
+    this.#nowMs = nowMs;
+    this.#windowStartMs = nowMs();
   }
 
   /** Milliseconds to gather after a turn that brought `events`; 0 means wait for the next event at once. */
   after(events: number, bufferBytes: number): number {
-    const now = this.#now();
-    const elapsedMs = now - this.#windowStart;
+    const nowMs = this.#nowMs();
+    const elapsedMs = nowMs - this.#windowStartMs;
     this.#windowEvents += events;
     if (elapsedMs >= RATE_WINDOW_MS) {
       this.#eventsPerMs = this.#windowEvents / elapsedMs;
-      this.#windowStart = now;
+      this.#windowStartMs = nowMs;
       this.#windowEvents = 0;
     }
     if (this.#eventsPerMs < RATE_QUIET) return 0;
-    const wanted = this.#gatherMsMax * Math.min(1, this.#eventsPerMs / RATE_FULL);
-    const safe = bufferBytes / 4 / EVENT_TRUESIZE / this.#eventsPerMs;
-    return Math.floor(Math.min(wanted, safe));
+    const wantedMs = this.#gatherMsMax * Math.min(1, this.#eventsPerMs / RATE_FULL);
+    const safeMs = bufferBytes / 4 / EVENT_TRUESIZE / this.#eventsPerMs;
+    return Math.floor(Math.min(wantedMs, safeMs));
   }
 }
 

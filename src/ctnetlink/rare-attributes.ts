@@ -101,13 +101,13 @@ function rareOf(out: DecodedFlow): RareAttributes {
 }
 
 /** The text of attribute `wanted` in a nest, "" when it is not there, null for a bad length. */
-function findText(bytes: Uint8Array, at: number, end: number, wanted: number, max: number): string | null {
+function findText(bytes: Uint8Array, at: number, end: number, wanted: number, charsMax: number): string | null {
   let text = "";
   while (end - at >= 4) {
     const length = readHost16(bytes, at);
     if (length < 4 || at + length > end) return null;
     if ((readHost16(bytes, at + 2) & NLA_TYPE_MASK) === wanted) {
-      text = readText(bytes, at + 4, at + Math.min(length, 4 + max));
+      text = readText(bytes, at + 4, at + Math.min(length, 4 + charsMax));
     }
     at += (length + 3) & ~3;
   }

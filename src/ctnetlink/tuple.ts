@@ -143,7 +143,7 @@ function decodeAddresses(
   words: Uint32Array,
   address: number,
 ): number {
-  const size = family === AF_INET ? 4 : 16;
+  const sizeBytes = family === AF_INET ? 4 : 16;
   const source = family === AF_INET ? CTA_IP_V4_SRC : CTA_IP_V6_SRC;
   const destination = family === AF_INET ? CTA_IP_V4_DST : CTA_IP_V6_DST;
   let has = 0;
@@ -152,9 +152,9 @@ function decodeAddresses(
     if (length < 4 || at + length > end) return TUPLE_BAD_LENGTH;
     const type = readHost16(bytes, at + 2) & NLA_TYPE_MASK;
     if (type === source || type === destination) {
-      if (length !== 4 + size) return TUPLE_BAD_LENGTH;
+      if (length !== 4 + sizeBytes) return TUPLE_BAD_LENGTH;
       const to = type === source ? address : address + 4;
-      for (let i = 0; i < size; i += 4) words[to + (i >> 2)] = readNet32(bytes, at + 4 + i);
+      for (let i = 0; i < sizeBytes; i += 4) words[to + (i >> 2)] = readNet32(bytes, at + 4 + i);
       has |= type === source ? 1 : 2;
     }
     at += (length + 3) & ~3;

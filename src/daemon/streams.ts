@@ -43,7 +43,7 @@ export interface OwnBroker {
 
 /** Starts the embedded broker, where it is ours to start, and connects. Throws ConntrailError for what it cannot start without. */
 export async function openBroker(config: Config, log: Logger, down: TakeDown): Promise<OwnBroker> {
-  const { mode, port, store, maxBytes, maxAgeSeconds, servers } = config.broker;
+  const { mode, port, store, bytesMax, maxAgeSeconds, servers } = config.broker;
   const tls = config.tls === null ? {} : { tls: config.tls };
   let embedded: EmbeddedBroker | null = null;
   if (mode === "embedded") {
@@ -53,7 +53,7 @@ export async function openBroker(config: Config, log: Logger, down: TakeDown): P
       listen: { host: config.listen, port },
       storeDir: store,
       // One stream for each node of the cluster: its own, and a copy of each peer's.
-      storeBytesMax: maxBytes * (peersMax(config) + 1 + leftOver),
+      storeBytesMax: bytesMax * (peersMax(config) + 1 + leftOver),
       ...tls,
       timerSlackMs: Math.min(BROKER_TIMER_SLACK_MS_MAX, config.publishIntervalMs),
       log: log.child({ part: "broker" }),
@@ -76,7 +76,7 @@ export async function openBroker(config: Config, log: Logger, down: TakeDown): P
   return {
     embedded,
     connection,
-    retention: { maxAgeMs: maxAgeSeconds * 1000, bytesMax: maxBytes, ...replicas },
+    retention: { maxAgeMs: maxAgeSeconds * 1000, bytesMax, ...replicas },
     status: () => ({
       mode,
       state: connection.connected ? "up" : (embedded?.state ?? "unreachable"),

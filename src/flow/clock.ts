@@ -29,7 +29,7 @@ export function stampOfMs(ms: number): number {
  */
 export class HybridClock {
   readonly #clock: Clock;
-  #last = 0;
+  #lastStamp = 0;
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -37,13 +37,13 @@ export class HybridClock {
 
   /** A stamp greater than all before it. */
   next(): number {
-    const wall = (this.#clock.wallMs() - STAMP_EPOCH_MS) * STAMPS_PER_MS;
-    this.#last = Math.max(wall, this.#last + 1);
-    return this.#last;
+    const wallStamp = (this.#clock.wallMs() - STAMP_EPOCH_MS) * STAMPS_PER_MS;
+    this.#lastStamp = Math.max(wallStamp, this.#lastStamp + 1);
+    return this.#lastStamp;
   }
 
   /** Takes note of another node's stamp. */
   observe(stamp: number): void {
-    if (stamp > this.#last) this.#last = stamp;
+    if (stamp > this.#lastStamp) this.#lastStamp = stamp;
   }
 }

@@ -59,8 +59,8 @@ export function formatConntrack(
   rare: RareAttributes | null,
   options: FormatOptions,
 ): string {
-  const age = Math.max(0, options.nowSeconds - words[base + W_CREATED]!);
-  return `${conntrackLine(words, base, rare, options.reply, "", {})} [active since ${age}s]`;
+  const ageSeconds = Math.max(0, options.nowSeconds - words[base + W_CREATED]!);
+  return `${conntrackLine(words, base, rare, options.reply, "", {})} [active since ${ageSeconds}s]`;
 }
 
 /**

@@ -35,11 +35,11 @@ export async function failOver(
   if (sessions === undefined) throw new Error("a failover without sessions shows nothing");
   const commitsBefore = new Map(lab.firewalls.map((firewall) => [firewall, firewall.commits().length]));
   await sessions.mark();
-  const start = performance.now();
+  const startMs = performance.now();
   const startWallMs = Date.now();
   const done = kind === "cut" ? primary.cut() : primary.handOver();
   const to = await lab.waitPrimary(TAKEOVER_TIMEOUT_MS, primary);
-  const takeoverMs = performance.now() - start;
+  const takeoverMs = performance.now() - startMs;
   // Only now does an answer prove the new way: until the handover the old one still carried some.
   const during = await sessions.mark();
   const report = await sessions.settle(settleTimeoutMs);

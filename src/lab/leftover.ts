@@ -82,8 +82,8 @@ export function signal(pid: number, name: NodeJS.Signals): void {
 }
 
 /** Blocks: the last steps of an ending process cannot wait for an event. */
-function pauseMs(milliseconds: number): void {
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
+function pauseMs(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 }
 
 function readStates(stateDirectory: string): LabState[] {

@@ -62,12 +62,12 @@ export async function waitFor<T>(
   condition: () => T | undefined | false | Promise<T | undefined | false>,
   options: { intervalMs?: number; signal?: AbortSignal } = {},
 ): Promise<T> {
-  const deadline = performance.now() + timeoutMs;
+  const deadlineMs = performance.now() + timeoutMs;
   for (;;) {
     options.signal?.throwIfAborted();
     const value = await condition();
     if (value !== undefined && value !== false) return value;
-    if (performance.now() >= deadline) {
+    if (performance.now() >= deadlineMs) {
       throw new ConntrailError("TIMEOUT", `waited ${(timeoutMs / 1000).toFixed(1)} s in vain: ${what}`);
     }
     await pause(options.intervalMs ?? 50);

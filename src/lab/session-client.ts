@@ -18,13 +18,14 @@ const DATAGRAM_TIMEOUT_MS = 5_000;
 /** Sessions send in turns, so that they do not come as one burst. */
 const TURNS = 10;
 
+/** Monotonic, milliseconds. */
 const clock = (): number => performance.now();
 
 /** The sessions and the window that is being measured. */
 class SessionClient {
   #sessions: Session[] = [];
   #sockets: Socket[] = [];
-  #windowStart = clock();
+  #windowStartMs = clock();
   #turn = 0;
   #sending = true;
 
@@ -35,8 +36,8 @@ class SessionClient {
         return { type: "done" };
       case "mark": {
         const answer = this.#report();
-        this.#windowStart = clock();
-        for (const session of this.#sessions) session.mark(this.#windowStart);
+        this.#windowStartMs = clock();
+        for (const session of this.#sessions) session.mark(this.#windowStartMs);
         return answer;
       }
       case "peek":
@@ -59,7 +60,7 @@ class SessionClient {
   }
 
   #report(): SessionAnswer {
-    return { type: "report", report: reportSessions(this.#sessions, clock(), this.#windowStart) };
+    return { type: "report", report: reportSessions(this.#sessions, clock(), this.#windowStartMs) };
   }
 
   async #open(targets: readonly SessionTarget[], sshArguments: readonly string[], intervalMs: number): Promise<void> {
@@ -77,13 +78,13 @@ class SessionClient {
     }
     if (sshArguments.length > 0) this.#sessions.push(new Session("ssh", sshStream(sshArguments), clock));
     setInterval(() => this.#sendTurn(), intervalMs / TURNS);
-    const deadline = clock() + OPEN_TIMEOUT_MS;
+    const deadlineMs = clock() + OPEN_TIMEOUT_MS;
     for (;;) {
       const broken = this.#sessions.find((session) => session.brokenBy !== undefined);
       if (broken) throw new Error(`session with ${broken.target}: ${broken.brokenBy}`);
       const waiting = this.#sessions.filter((session) => !session.open);
       if (waiting.length === 0) return;
-      if (clock() > deadline)
+      if (clock() > deadlineMs)
         throw new Error(`${waiting.length} sessions did not open, one with ${waiting[0]?.target}`);
       await pause(20);
     }
@@ -91,9 +92,9 @@ class SessionClient {
 
   #sendTurn(): void {
     if (!this.#sending) return;
-    const now = clock();
+    const nowMs = clock();
     this.#turn = (this.#turn + 1) % TURNS;
-    for (let i = this.#turn; i < this.#sessions.length; i += TURNS) this.#sessions[i]?.tick(now);
+    for (let i = this.#turn; i < this.#sessions.length; i += TURNS) this.#sessions[i]?.tick(nowMs);
   }
 }
 

@@ -21,17 +21,17 @@ export class Session {
   #echoed = 0;
   #brokenBy: string | undefined;
   #closing = false;
-  #windowStart: number;
-  #lastEcho: number;
-  #longestGap = 0;
+  #windowStartMs: number;
+  #lastEchoMs: number;
+  #longestGapMs = 0;
   #answered = false;
   #paused = true;
 
   constructor(target: string, stream: EchoStream, clock: () => number) {
     this.target = target;
     this.#stream = stream;
-    this.#windowStart = clock();
-    this.#lastEcho = this.#windowStart;
+    this.#windowStartMs = clock();
+    this.#lastEchoMs = this.#windowStartMs;
     stream.on("data", (chunk: Buffer) => this.#receive(chunk.toString("latin1"), clock()));
     stream.on("error", (error: Error) => this.fail(error.message));
     stream.on("close", () => this.fail("closed by the other side"));
@@ -52,26 +52,26 @@ export class Session {
   }
 
   /** Sends the next line. */
-  tick(now: number): void {
+  tick(nowMs: number): void {
     if (this.#brokenBy !== undefined || this.#sent - this.#echoed >= UNANSWERED_MAX) return;
     // After a pause an echo is owed from now on, not from the last one before it.
-    if (this.#paused) this.#lastEcho = now;
+    if (this.#paused) this.#lastEchoMs = nowMs;
     this.#paused = false;
     this.#sent++;
-    this.#stream.write(`${this.#sent} ${now}\n`);
+    this.#stream.write(`${this.#sent} ${nowMs}\n`);
   }
 
   /** Starts a new window: gaps are measured anew, though one that has begun already counts in full when it ends. */
-  mark(now: number): void {
-    this.#windowStart = now;
-    this.#longestGap = 0;
+  mark(nowMs: number): void {
+    this.#windowStartMs = nowMs;
+    this.#longestGapMs = 0;
     this.#answered = false;
   }
 
-  /** The longest gap of the window, one that lasts until now included. */
-  longestGap(now: number): number {
+  /** The longest gap of the window, one that lasts until `nowMs` included. */
+  longestGapMs(nowMs: number): number {
     const owed = this.#sent > this.#echoed;
-    return owed ? Math.max(this.#longestGap, now - this.#lastEcho) : this.#longestGap;
+    return owed ? Math.max(this.#longestGapMs, nowMs - this.#lastEchoMs) : this.#longestGapMs;
   }
 
   /** Says that sending stops on purpose, so that the time until the next line is no gap. */
@@ -89,29 +89,29 @@ export class Session {
     if (!this.#closing) this.#brokenBy ??= reason;
   }
 
-  #receive(text: string, now: number): void {
+  #receive(text: string, nowMs: number): void {
     const lines = (this.#partial + text).split("\n");
     this.#partial = lines.pop() ?? "";
     if (this.#partial.length > LINE_BYTES_MAX) this.fail("an answer without end");
-    for (const line of lines) this.#take(line, now);
+    for (const line of lines) this.#take(line, nowMs);
   }
 
-  #take(line: string, now: number): void {
-    const [sequence, sentAt] = line.split(" ").map(Number);
-    if (sequence !== this.#echoed + 1 || sentAt === undefined) {
+  #take(line: string, nowMs: number): void {
+    const [sequence, sentAtMs] = line.split(" ").map(Number);
+    if (sequence !== this.#echoed + 1 || sentAtMs === undefined) {
       this.fail(`answer "${line.slice(0, 40)}" instead of line ${this.#echoed + 1}`);
       return;
     }
     this.#echoed = sequence;
-    this.#longestGap = Math.max(this.#longestGap, now - this.#lastEcho);
-    this.#lastEcho = now;
-    if (sentAt >= this.#windowStart) this.#answered = true;
+    this.#longestGapMs = Math.max(this.#longestGapMs, nowMs - this.#lastEchoMs);
+    this.#lastEchoMs = nowMs;
+    if (sentAtMs >= this.#windowStartMs) this.#answered = true;
   }
 }
 
 /** Sums the sessions of a window up. */
-export function reportSessions(sessions: readonly Session[], now: number, windowStart: number): SessionReport {
-  const gaps = sessions.map((session) => session.longestGap(now)).sort((a, b) => a - b);
+export function reportSessions(sessions: readonly Session[], nowMs: number, windowStartMs: number): SessionReport {
+  const gaps = sessions.map((session) => session.longestGapMs(nowMs)).sort((a, b) => a - b);
   const silentByTarget: Record<string, number> = {};
   const reasons: string[] = [];
   let answering = 0;
@@ -124,7 +124,7 @@ export function reportSessions(sessions: readonly Session[], now: number, window
     if (reasons.length < REASONS_MAX) reasons.push(`${session.target}: ${session.brokenBy}`);
   }
   return {
-    windowMs: Math.round(now - windowStart),
+    windowMs: Math.round(nowMs - windowStartMs),
     sessions: sessions.length,
     answering,
     broken,

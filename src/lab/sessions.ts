@@ -120,14 +120,14 @@ export class Sessions {
    * The report tells which; a session that did not come back is a value, not an error.
    */
   async settle(timeoutMs: number, signal?: AbortSignal): Promise<SessionReport> {
-    const deadline = performance.now() + timeoutMs;
+    const deadlineMs = performance.now() + timeoutMs;
     return waitFor(
       "the sessions' report",
       timeoutMs + ANSWER_TIMEOUT_MS,
       async () => {
         const report = await this.peek();
         const settled = report.answering + report.broken >= report.sessions;
-        return settled || performance.now() >= deadline ? report : undefined;
+        return settled || performance.now() >= deadlineMs ? report : undefined;
       },
       signal === undefined ? {} : { signal },
     );

@@ -95,9 +95,9 @@ export class BrokerConnection {
 
   /** The client as soon as there is one. @throws ConntrailError BROKER after `timeoutMs`, or when closed. */
   async ready(timeoutMs: number): Promise<NatsConnection> {
-    const deadline = performance.now() + timeoutMs;
+    const deadlineMs = performance.now() + timeoutMs;
     while (this.client === null) {
-      const leftMs = deadline - performance.now();
+      const leftMs = deadlineMs - performance.now();
       if (this.closed || leftMs <= 0) {
         const why = this.#lastError === "" ? "no answer" : this.#lastError;
         throw new ConntrailError(

@@ -241,14 +241,14 @@ export class Publisher {
     });
   }
 
-  /** True when everything handed over is confirmed, false when the deadline came first. */
-  async flush(deadlineMs: number): Promise<boolean> {
+  /** True when everything handed over is confirmed, false after `timeoutMs`. */
+  async flush(timeoutMs: number): Promise<boolean> {
     if (this.#ring.count === 0) return true;
     let timer: NodeJS.Timeout | undefined;
     let done: () => void = () => undefined;
     const emptied = new Promise<void>((resolve) => {
       done = resolve;
-      timer = setTimeout(resolve, deadlineMs);
+      timer = setTimeout(resolve, timeoutMs);
       this.#flushes.add(resolve);
     });
     if (this.#state === "up" && this.#asks === 0) void this.#probe();
@@ -538,9 +538,9 @@ export class Publisher {
 
   /** Messages travel beside the question, so the stream may be a moment behind; for longer it is a hole. */
   #short(): void {
-    const now = performance.now();
-    if (this.#shortSinceMs === 0) this.#shortSinceMs = now;
-    else if (now - this.#shortSinceMs >= this.#limits.ackTimeoutMs) this.#timeout("short");
+    const nowMs = performance.now();
+    if (this.#shortSinceMs === 0) this.#shortSinceMs = nowMs;
+    else if (nowMs - this.#shortSinceMs >= this.#limits.ackTimeoutMs) this.#timeout("short");
   }
 
   #timeout(reason: string): void {

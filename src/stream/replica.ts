@@ -185,9 +185,9 @@ export class Replica {
     if (mark?.type === "snapshot-end" && mark.id === this.#begun?.id) this.#snapshotSequence = this.#begun.sequence;
   }
 
-  /** True when everything appended is confirmed, false when the deadline came first. */
-  flush(deadlineMs: number): Promise<boolean> {
-    return this.#publisher.flush(deadlineMs);
+  /** True when everything appended is confirmed, false after `timeoutMs`. */
+  flush(timeoutMs: number): Promise<boolean> {
+    return this.#publisher.flush(timeoutMs);
   }
 
   /** Ends at once; `flush` first. */

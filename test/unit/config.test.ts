@@ -64,7 +64,7 @@ test("every key of the contract is understood", () => {
       port: 4222,
       store: "/var/lib/conntrail",
       maxAgeSeconds: 604_800,
-      maxBytes: 2_147_483_648,
+      bytesMax: 2_147_483_648,
       servers: [],
     },
     control: "/run/conntrail/control.sock",
@@ -109,7 +109,7 @@ test("what is left out has the defaults of the contract", () => {
     port: 4222,
     store: "/var/lib/conntrail",
     maxAgeSeconds: 604_800,
-    maxBytes: 2_147_483_648,
+    bytesMax: 2_147_483_648,
     servers: [],
   });
   assert.equal(config.control, "/run/conntrail/control.sock");

@@ -40,7 +40,7 @@ describe("session", () => {
     far.answer("1 10");
     far.answer("00\n2 1100\n");
     assert.equal(session.open, true);
-    assert.equal(session.longestGap(now), 150);
+    assert.equal(session.longestGapMs(now), 150);
     assert.equal(session.brokenBy, undefined);
   });
 
@@ -50,10 +50,10 @@ describe("session", () => {
     far.answer(far.lines[0]!);
     session.tick(1_100);
     session.mark(1_500);
-    assert.equal(session.longestGap(1_800), 790);
+    assert.equal(session.longestGapMs(1_800), 790);
     now = 2_010;
     far.answer(far.lines[1]!);
-    assert.equal(session.longestGap(5_000), 1_000);
+    assert.equal(session.longestGapMs(5_000), 1_000);
   });
 
   it("answers only with the echo of a line sent within the window", () => {
@@ -75,7 +75,7 @@ describe("session", () => {
     session.tick(9_000);
     now = 9_020;
     far.answer(far.lines[1]!);
-    assert.equal(session.longestGap(now), 20);
+    assert.equal(session.longestGapMs(now), 20);
   });
 
   it("is broken by an answer out of order, a reset or an end, and by the first of them", () => {

@@ -194,9 +194,9 @@ async function endProcess(pid: number, signal: "SIGTERM" | "SIGKILL", timeoutMs:
   } catch {
     return true;
   }
-  const deadline = performance.now() + timeoutMs;
+  const deadlineMs = performance.now() + timeoutMs;
   while (await isRunning(pid)) {
-    if (performance.now() > deadline) return false;
+    if (performance.now() > deadlineMs) return false;
     await pause(POLL_MS);
   }
   return true;

@@ -235,9 +235,9 @@ export class EmbeddedBroker {
       return false;
     });
     const connection = this.#connect("start", START_RETRY_MS);
-    const deadline = performance.now() + timeoutMs;
+    const deadlineMs = performance.now() + timeoutMs;
     try {
-      while (!ended && !this.#stop.signal.aborted && performance.now() < deadline) {
+      while (!ended && !this.#stop.signal.aborted && performance.now() < deadlineMs) {
         if (await Promise.race([jetStreamAnswers(connection, READY_TIMEOUT_MS), end])) return !ended;
       }
       if (!ended && this.#said === "") this.#said = connection.lastError;

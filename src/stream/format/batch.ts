@@ -226,7 +226,7 @@ function writeState(state: StateColumns, row: number, words: Uint32Array, base: 
   const info = words[base + W_PROTOINFO]!;
   const infoB = words[base + W_PROTOINFO_B]!;
   state.status[row] = words[base + W_STATUS]!;
-  state.timeout[row] = words[base + W_TIMEOUT]!;
+  state.timeoutSeconds[row] = words[base + W_TIMEOUT]!;
   state.protocolState[row] = info & 0xff;
   state.windowScale[row] = ((info >>> 8) & 0xf) | (((info >>> 16) & 0xf) << 4);
   state.mark[row] = words[base + W_MARK]!;
@@ -245,7 +245,7 @@ function writeState(state: StateColumns, row: number, words: Uint32Array, base: 
 function readState(state: StateColumns, row: number, words: Uint32Array, base: number): void {
   const scale = state.windowScale[row]!;
   words[base + W_STATUS] = state.status[row]!;
-  words[base + W_TIMEOUT] = state.timeout[row]!;
+  words[base + W_TIMEOUT] = state.timeoutSeconds[row]!;
   words[base + W_MARK] = state.mark[row]!;
   words[base + W_PROTOINFO] = state.protocolState[row]! | ((scale & 0xf) << 8) | ((scale >>> 4) << 16);
   if (isTcp(words, base)) {

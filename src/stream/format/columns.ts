@@ -210,7 +210,7 @@ export class NewSection extends Section {
 /** What changes during a flow's life; part of `new` and `update` rows. */
 export class StateColumns {
   readonly status = new Uint16Array(BATCH_ROWS_MAX);
-  readonly timeout = new Uint32Array(BATCH_ROWS_MAX);
+  readonly timeoutSeconds = new Uint32Array(BATCH_ROWS_MAX);
   /** State of TCP, SCTP or DCCP. */
   readonly protocolState = new Uint8Array(BATCH_ROWS_MAX);
   /** TCP: window scale original | reply << 4. DCCP: role. */
@@ -223,7 +223,7 @@ export class StateColumns {
   readonly protocolC = new Uint32Array(BATCH_ROWS_MAX);
   readonly columns: readonly ColumnSpec[] = [
     column("S", this.status),
-    column("t", this.timeout),
+    column("t", this.timeoutSeconds),
     column("i", this.protocolState),
     column("ws", this.windowScale),
     column("fl", this.tcpFlags),

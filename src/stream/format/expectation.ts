@@ -135,6 +135,6 @@ function isWord(value: unknown): value is number {
   return typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= 0xffffffff;
 }
 
-function isName(value: unknown, max: number): value is string {
-  return typeof value === "string" && value.length > 0 && value.length <= max;
+function isName(value: unknown, charsMax: number): value is string {
+  return typeof value === "string" && value.length > 0 && value.length <= charsMax;
 }
