@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { isHelperName } from "../flow/expectation.js";
 import { IPPROTO_TCP, PROTOCOL_NAMES, protocolNumber, stateNumber, TCP_STATES } from "../flow/protocol.js";
 import { canonicalNetwork, hostAddress, multicastGroup, parseEndpoint, parseServer } from "./address.js";
 import { CONTROL_BYTES_MAX, DEFAULT_CONTROL } from "./config-text.js";
@@ -105,13 +106,11 @@ export function parseName(value: unknown): string | undefined {
   return typeof value === "string" && NAME.test(value) ? value : undefined;
 }
 
-const HELPER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$/;
-
 /** True: of all helpers. */
 function parseExpectations(value: unknown): boolean | readonly string[] | undefined {
   if (typeof value === "boolean") return value;
   if (!Array.isArray(value) || value.length === 0) return undefined;
-  return value.every((name) => typeof name === "string" && HELPER.test(name)) ? (value as string[]) : undefined;
+  return value.every((name) => typeof name === "string" && isHelperName(name)) ? (value as string[]) : undefined;
 }
 
 const bool = () => checked("true or false", (value) => (typeof value === "boolean" ? value : undefined));

@@ -1,3 +1,4 @@
+import { shown } from "../config/config-text.js";
 import { nearest } from "../config/nearest.js";
 import { type BlockRule, type DirectiveRule, FILE_RULE, HOMES } from "./grammar.js";
 import type { ConfNode, ConfPlace, ConfWord } from "./tree.js";
@@ -277,7 +278,7 @@ class Parser {
   #refuse(token: ConfWord, { allowed }: ValueRule, directive?: string): void {
     const after = directive === undefined ? ` in ${named(this.#frame)}` : ` after "${directive}"`;
     const quoted = /["']/.test(token.text) ? "; quotes have no meaning here" : "";
-    this.#report(token, `found ${show(token.text)}${after}, allowed is ${allowed}${quoted}`);
+    this.#report(token, `found ${shown(token.text)}${after}, allowed is ${allowed}${quoted}`);
   }
 
   #unknown(token: Token): void {
@@ -297,7 +298,7 @@ class Parser {
     }
     this.#take();
     if (this.#last?.line === token.line && !HOMES.has(token.text)) {
-      this.#report(token, `found ${show(token.text)} after ${this.#last.text}, allowed is a directive: nothing more`);
+      this.#report(token, `found ${shown(token.text)} after ${this.#last.text}, allowed is a directive: nothing more`);
       return;
     }
     const meant = this.#meant(token.text);
@@ -345,10 +346,10 @@ class Parser {
     const homes = HOMES.get(word);
     if (meant !== undefined) {
       const spelling = meant.toLowerCase() === word.toLowerCase() ? ": names are case-sensitive" : "";
-      return `found ${show(word)} ${where}, allowed is ${meant}${spelling}`;
+      return `found ${shown(word)} ${where}, allowed is ${meant}${spelling}`;
     }
     const home = homes === undefined ? "" : `; it belongs to ${homes.join(", ")}`;
-    return `found ${show(word)} ${where}, allowed is ${allowed}${home}`;
+    return `found ${shown(word)} ${where}, allowed is ${allowed}${home}`;
   }
 }
 
@@ -383,8 +384,4 @@ function named({ label, opened }: Frame): string {
 
 function wordOf({ text, line, column }: Token): ConfWord {
   return { text, line, column };
-}
-
-function show(word: string): string {
-  return JSON.stringify(word.length > 60 ? `${word.slice(0, 60)}…` : word);
 }

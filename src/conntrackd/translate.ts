@@ -1,4 +1,5 @@
 import { parseSize } from "../config/units.js";
+import { isHelperName } from "../flow/expectation.js";
 import type { ConntrackdConf } from "./conf.js";
 import { setEndpoints } from "./endpoints.js";
 import { FilterLists, origin } from "./filter-lists.js";
@@ -24,9 +25,6 @@ export function translate(conf: ConntrackdConf, machine: Machine = THIS_MACHINE)
 }
 
 const MIB = 1024 ** 2;
-
-/** Letters, digits and the like, and no longer than the kernel's (NF_CT_HELPER_NAME_LEN). */
-const HELPER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$/;
 
 class Translator {
   readonly #conf: ConntrackdConf;
@@ -160,7 +158,7 @@ class Translator {
   }
 
   #helpers(node: ConfNode, list: readonly ConfNode[]): void {
-    const names = list.filter(({ name }) => HELPER.test(name.text));
+    const names = list.filter(({ name }) => isHelperName(name.text));
     for (const word of list)
       if (!names.includes(word)) this.#say(word, notSupported("left out: no helper has such a name"));
     const all = list.length === 0;

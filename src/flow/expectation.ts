@@ -57,6 +57,11 @@ export interface ExpectationNat {
 
 /** Longest name of a helper (NF_CT_HELPER_NAME_LEN without its NUL). */
 export const HELPER_NAME_MAX = 15;
+/** True for a name that a helper may have: letters, digits and `._-`, a letter or digit first. */
+export function isHelperName(text: string): boolean {
+  return text.length <= HELPER_NAME_MAX && /^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(text);
+}
+
 /** Longest name of an expectation function that is carried; the kernel's own are shorter. */
 export const EXPECT_FN_MAX = 31;
 

@@ -1,6 +1,13 @@
 import { isIP } from "node:net";
 import { checkServerIdentity, type PeerCertificate } from "node:tls";
-import { type ConnectionOptions, connect, Events, type NatsConnection, type TlsOptions } from "nats";
+import {
+  type ConnectionOptions,
+  connect,
+  Events,
+  type JetStreamManager,
+  type NatsConnection,
+  type TlsOptions,
+} from "nats";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../errors.js";
 import { Backoff } from "../os/backoff.js";
@@ -32,6 +39,14 @@ export interface BrokerConnectionOptions {
 
 /** Called with true when the connection is up (again) and with false when it is lost. Must not throw. */
 export type ConnectionListener = (connected: boolean) => void;
+
+/** How long JetStream's API may take to answer, where nothing else is said. */
+export const API_TIMEOUT_MS = 2000;
+
+/** JetStream's API through a client; does not ask first whether it is there. */
+export function jetStreamOf(client: NatsConnection, timeoutMs = API_TIMEOUT_MS): Promise<JetStreamManager> {
+  return client.jetstreamManager({ checkAPI: false, timeout: timeoutMs });
+}
 
 const CONNECT_TIMEOUT_MS = 2000;
 const RETRY_MS_MIN = 100;

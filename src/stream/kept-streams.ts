@@ -1,4 +1,4 @@
-import type { BrokerConnection } from "./connection.js";
+import { API_TIMEOUT_MS, type BrokerConnection, jetStreamOf } from "./connection.js";
 import { nodeOfStream } from "./format/subjects.js";
 
 /** What a broker still has of a node's stream. */
@@ -12,14 +12,13 @@ export interface KeptStream {
   readonly cut: number;
 }
 
-const API_TIMEOUT_MS = 2000;
 /** One for each node of a cluster; what lies beyond is left out. */
 const STREAMS_MAX = 256;
 
 /** The streams that a broker holds, in order of node. Throws when it is away. */
 export async function keptStreams(connection: BrokerConnection): Promise<KeptStream[]> {
   const client = await connection.ready(API_TIMEOUT_MS);
-  const jsm = await client.jetstreamManager({ checkAPI: false, timeout: API_TIMEOUT_MS });
+  const jsm = await jetStreamOf(client);
   const kept: KeptStream[] = [];
   for await (const { config, state } of jsm.streams.list("ct.>")) {
     const node = nodeOfStream(config.name);

@@ -11,6 +11,7 @@ import {
   type StreamInfo,
 } from "nats";
 import { ConntrailError, errorText } from "../errors.js";
+import { jetStreamOf } from "./connection.js";
 import { kindOfSubject, type MessageKind, streamName, streamSubjects, subject } from "./format/subjects.js";
 
 /** How long and how much a stream keeps. */
@@ -43,7 +44,8 @@ export interface StreamTip {
   last: StoredMessage | null;
 }
 
-const NANOS_PER_MS = 1_000_000;
+/** JetStream counts time in nanoseconds. */
+export const NANOS_PER_MS = 1_000_000;
 const DUPLICATE_WINDOW_MS = 120_000;
 const ERR_STREAM_NOT_FOUND = 10059;
 const ERR_NO_MESSAGE_FOUND = 10037;
@@ -108,7 +110,7 @@ export async function directLastOf(
   timeoutMs: number,
 ): Promise<StoredMessage | null> {
   // Asked for a stream that does not exist, a standalone broker does not answer at all.
-  const jsm = await client.jetstreamManager({ checkAPI: false, timeout: timeoutMs });
+  const jsm = await jetStreamOf(client, timeoutMs);
   if ((await findStream(jsm, streamName(node))) === null) return null;
   const api = `$JS.API.DIRECT.GET.${streamName(node)}.${subject(node, kind)}`;
   return parseDirect(await client.request(api, "", { timeout: timeoutMs }));

@@ -2,7 +2,7 @@ import { createInbox, headers, type Msg, type MsgHdrs, type NatsConnection, type
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../errors.js";
 import { Backoff } from "../os/backoff.js";
-import type { BrokerConnection } from "./connection.js";
+import { type BrokerConnection, jetStreamOf } from "./connection.js";
 import { inboxPrefix, type MessageKind, streamName, subject } from "./format/subjects.js";
 import {
   ensureStream,
@@ -90,7 +90,6 @@ function newCounters() {
 /** The counters of a publisher. */
 export type PublisherCounters = ReturnType<typeof newCounters>;
 
-const API_TIMEOUT_MS = 2000;
 const RECOVER_MS_MIN = 100;
 const RECOVER_MS_MAX = 5000;
 const FLUSH_POLL_MS = 10;
@@ -305,7 +304,7 @@ export class Publisher {
     if (client === null || this.#closed) return;
     this.counters.recoveries++;
     try {
-      const jsm = await client.jetstreamManager({ checkAPI: false, timeout: API_TIMEOUT_MS });
+      const jsm = await jetStreamOf(client);
       await ensureStream(jsm, this.#options.node, this.#options.retention);
       const tip = await readTip(jsm, this.#options.node);
       if (generation !== this.#generation) return;
@@ -523,7 +522,7 @@ export class Publisher {
     if (this.#probing || client === null) return;
     this.#probing = true;
     try {
-      const jsm = await client.jetstreamManager({ checkAPI: false, timeout: API_TIMEOUT_MS });
+      const jsm = await jetStreamOf(client);
       const { state } = await jsm.streams.info(streamName(this.#options.node));
       if (generation !== this.#generation) return;
       if (state.last_seq >= this.#headSequence) this.#confirm(state.last_seq);

@@ -9,6 +9,7 @@ import {
   type Subscription,
 } from "nats";
 import { inboxPrefix, streamName } from "./format/subjects.js";
+import { NANOS_PER_MS } from "./own-stream.js";
 
 /** Why a consumer is of no more use. */
 export type ConsumerFailure = "missedHeartbeats" | "deliveryGaps" | "sequenceHoles" | "refusals";
@@ -46,7 +47,6 @@ export interface PullConsumerOptions {
   onStray: () => void;
 }
 
-const NANOS_PER_MS = 1_000_000;
 const DOT = 0x2e;
 const ZERO = 0x30;
 /**

@@ -3,7 +3,7 @@ import type { Logger } from "pino";
 import { errorText } from "../errors.js";
 import { Backoff } from "../os/backoff.js";
 import { pause } from "../os/pause.js";
-import type { BrokerConnection } from "./connection.js";
+import { API_TIMEOUT_MS, type BrokerConnection, jetStreamOf } from "./connection.js";
 import { kindOfSubject, type MessageKind, streamName } from "./format/subjects.js";
 import { directGet, directLastOf, findStream } from "./own-stream.js";
 import { type ConsumerFailure, type Delivery, PullConsumer } from "./pull-consumer.js";
@@ -67,7 +67,6 @@ export interface StreamReaderOptions {
   windowBytesMax?: number;
 }
 
-const API_TIMEOUT_MS = 2000;
 const RETRY_MS = 200;
 const WINDOW_MESSAGES_MAX = 1000;
 const WINDOW_BYTES_MAX = 16 * 1024 * 1024;
@@ -274,7 +273,7 @@ class ReadSession {
   /** Makes a consumer behind what was read. False when there is nothing to follow, yet or any more. */
   async #attach(client: NatsConnection): Promise<boolean> {
     const { connection, node, windowMessagesMax, windowBytesMax } = this.#options;
-    const jsm = await client.jetstreamManager({ checkAPI: false, timeout: API_TIMEOUT_MS });
+    const jsm = await jetStreamOf(client);
     const info = await findStream(jsm, streamName(node));
     const reason = info === null ? null : await this.#whyReset(client, info);
     if (this.#stop.signal.aborted) return false;

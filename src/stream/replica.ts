@@ -1,5 +1,5 @@
 import type { Logger } from "pino";
-import type { BrokerConnection } from "./connection.js";
+import { API_TIMEOUT_MS, type BrokerConnection, jetStreamOf } from "./connection.js";
 import { isAfter, type Position } from "./format/envelope.js";
 import { createEnvelopeReader, MarkCodec } from "./format/mark.js";
 import { ensureStream, type Retention, readLastOf, readTip, type StoredMessage } from "./own-stream.js";
@@ -18,7 +18,6 @@ export interface ReplicaOptions {
   onLost: () => void;
 }
 
-const API_TIMEOUT_MS = 2000;
 /** The copier has no epoch of its own: its messages are told apart by their place in the copy. */
 const EPOCH = 0;
 
@@ -82,7 +81,7 @@ export class Replica {
   static async open(options: ReplicaOptions): Promise<Replica> {
     const { node, connection, retention, log } = options;
     const client = await connection.ready(API_TIMEOUT_MS);
-    const jsm = await client.jetstreamManager({ checkAPI: false, timeout: API_TIMEOUT_MS });
+    const jsm = await jetStreamOf(client);
     await ensureStream(jsm, node, retention);
     const tip = await readTip(jsm, node);
     const mark = await readLastOf(jsm, node, "mark");

@@ -1,5 +1,5 @@
 import { stampMs } from "../flow/clock.js";
-import type { BrokerConnection } from "./connection.js";
+import { type BrokerConnection, jetStreamOf } from "./connection.js";
 import { aheadMs } from "./format/envelope.js";
 import { createEnvelopeReader, epochBegin, MarkCodec } from "./format/mark.js";
 import { type MessageKind, nodeOfStream, streamName } from "./format/subjects.js";
@@ -25,6 +25,7 @@ export interface MessagePlace extends SnapshotPlace {
   readonly timeMs: number;
 }
 
+/** A store that is read from the disk may take its time. */
 const API_TIMEOUT_MS = 5000;
 /** Damaged messages in a row that a search passes over. */
 const DAMAGED_MAX = 16;
@@ -34,7 +35,7 @@ const COMMIT_MARKS_MAX = 6;
 /** The nodes of which a broker holds streams, in order of name. @throws ConntrailError BROKER when it is away */
 export async function listNodes(connection: BrokerConnection): Promise<string[]> {
   const client = await connection.ready(API_TIMEOUT_MS);
-  const jsm = await client.jetstreamManager({ checkAPI: false, timeout: API_TIMEOUT_MS });
+  const jsm = await jetStreamOf(client, API_TIMEOUT_MS);
   const nodes: string[] = [];
   for await (const name of jsm.streams.names("ct.>")) {
     const node = nodeOfStream(name);
@@ -64,7 +65,7 @@ export class BrokerLookup implements StreamLookup {
 
   async bounds(): Promise<StreamBounds | null> {
     const client = await this.#connection.ready(API_TIMEOUT_MS);
-    const jsm = await client.jetstreamManager({ checkAPI: false, timeout: API_TIMEOUT_MS });
+    const jsm = await jetStreamOf(client, API_TIMEOUT_MS);
     const state = (await findStream(jsm, streamName(this.#node)))?.state;
     if (state === undefined) return null;
     return { first: state.first_seq, last: state.last_seq, messages: state.messages };

@@ -6,6 +6,7 @@ import { ConntrailError, errorText } from "../../errors.js";
 import { Backoff } from "../../os/backoff.js";
 import { pause } from "../../os/pause.js";
 import { type BrokerConnection, connectBroker } from "../connection.js";
+import { NANOS_PER_MS } from "../own-stream.js";
 import { type BrokerConfigOptions, brokerClientAddress } from "./broker-config.js";
 import {
   checkListen,
@@ -40,7 +41,6 @@ export interface EmbeddedBrokerOptions extends BrokerConfigOptions {
 /** `waiting`: it has ended by itself and will be started again in a moment. */
 export type BrokerState = "stopped" | "starting" | "running" | "waiting" | "stopping";
 
-const NANOS_PER_MS = 1_000_000;
 const RESTART_MS_MIN = 100;
 const RESTART_MS_MAX = 5000;
 /** A broker that ran this long is started again without a long wait. */
