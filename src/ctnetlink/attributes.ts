@@ -52,7 +52,7 @@ export function swap32(value: number): number {
 
 /**
  * Writes attributes into one buffer that is allocated once. All of netlink is aligned to 4 bytes, so it works in words.
- * It checks no bounds: whoever uses it reserves the room of the largest message first.
+ * It checks no bounds: its user reserves room for the largest message first.
  */
 export class AttributeWriter {
   readonly bytes: Uint8Array;
@@ -66,7 +66,7 @@ export class AttributeWriter {
     this.words = new Uint32Array(buffer);
   }
 
-  /** One word as it is, in host order. */
+  /** One word, in host order. */
   host32(value: number): void {
     this.words[this.at++] = value;
   }

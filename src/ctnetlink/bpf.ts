@@ -4,7 +4,7 @@
  *     struct sock_filter    0        2     3     4
  *                           | code   | jt  | jf  | k (32 bit) |      all in host order
  *
- * A condition reaches 255 instructions; what lies beyond is reached over a BPF_JA behind it.
+ * A condition jumps up to 255 instructions ahead; for targets beyond that, a BPF_JA is placed behind it.
  */
 
 /** BPF_MAXINSNS: the kernel takes no longer program. */
@@ -15,7 +15,7 @@ export const BPF_INSTRUCTION_BYTES = 8;
 
 /** A ← the constant. */
 export const BPF_LD_IMM = 0x00;
-/** A ← word or byte of the packet at k, or, for k from SKF_AD_OFF on, what the kernel works out. */
+/** A ← word or byte of the packet at k; from SKF_AD_OFF on, the result of one of the kernel's own functions. */
 export const BPF_LD_W_ABS = 0x20;
 export const BPF_LD_B_ABS = 0x30;
 /** A ← word or byte of the packet at X + k. */
@@ -33,8 +33,8 @@ export const BPF_JGT_K = 0x25;
 export const BPF_JGE_K = 0x35;
 
 /**
- * Addresses of BPF_LD_W_ABS: A ← where in the packet the netlink attribute of type X stands, from the attribute at A on
- * or within the attribute at A; 0 when there is none.
+ * Addresses of BPF_LD_W_ABS: A ← where in the packet the netlink attribute of type X is, from the attribute at A on or
+ * within the attribute at A; 0 when there is none.
  */
 export const SKF_AD_NLATTR = 0xfffff000 + 12;
 export const SKF_AD_NLATTR_NEST = 0xfffff000 + 16;
@@ -42,7 +42,7 @@ export const SKF_AD_NLATTR_NEST = 0xfffff000 + 16;
 const BPF_JA = 0x05;
 const JUMP_MAX = 255;
 
-/** A place in a program, to be jumped to. */
+/** A jump target in a program. */
 export type Label = number;
 
 interface Statement {
@@ -58,15 +58,15 @@ const NOWHERE: Label = -1;
 /** Writes a program with labels for jumps. */
 export class BpfProgram {
   readonly #statements: Statement[] = [];
-  /** By label: the statement that it stands before. */
+  /** By label: the statement that it is placed before. */
   readonly #places: number[] = [];
 
-  /** A label that is yet to be placed. */
+  /** A new label, to be placed later. */
   label(): Label {
     return this.#places.push(NOWHERE) - 1;
   }
 
-  /** The label stands here: before the next statement. */
+  /** Places a label before the next statement. */
   place(label: Label): void {
     this.#places[label] = this.#statements.length;
   }

@@ -5,7 +5,7 @@
  *     nfgenmsg (4)   family u8 | version u8 | resource id u16
  *     attributes     CTA_*, nested
  *
- * Whoever holds a datagram walks it so, without a callback, which would cost more than the walk:
+ * A datagram is walked like this, without a callback, which would cost more than the walk:
  *
  *     for (let at = 0; end - at >= NLMSG_HDRLEN; ) {
  *       const length = readHost32(bytes, at);
@@ -81,7 +81,7 @@ import {
 } from "./rare-attributes.js";
 import { decodeTuple, protocolOfTuple, TUPLE_BAD_LENGTH, zoneOfTuple } from "./tuple.js";
 
-/** Why a message was not decoded. Each wants its own counter. */
+/** Why a message was not decoded. */
 export const DecodeFailure = {
   /** Shorter than its nfgenmsg. */
   truncated: 1,
@@ -100,9 +100,8 @@ const HAS_ORIG = 0x10000;
 
 /**
  * Decodes one message from its nfgenmsg on, `[start, end)` of `bytes`, into `out`, which it overwrites whole: the words
- * up to W_HAS without W_UPDATED and W_CREATED, counters, times, rare attributes. 0 when that went well; after a failure
- * `out` means nothing. Never throws, never looks at a byte outside `[start, end)`, allocates for rare attributes only.
- * Attributes that it does not know it skips.
+ * up to W_HAS without W_UPDATED and W_CREATED, counters, times, rare attributes. 0 on success; after a failure `out` is
+ * undefined. Never throws, never reads outside `[start, end)`, allocates for rare attributes only, skips unknown attributes.
  */
 export function decodeConntrack(bytes: Uint8Array, start: number, end: number, out: DecodedFlow): DecodeFailure | 0 {
   out.reset();
@@ -181,7 +180,7 @@ export function decodeConntrack(bytes: Uint8Array, start: number, end: number, o
   return 0;
 }
 
-/** The attributes of destroyed flows and dumps, and the rare ones: their HAS_* bit, or a failure made negative. */
+/** The attributes of destroyed flows and dumps, and the rare ones: their HAS_* bit, or a negated failure. */
 function decodeLess(
   bytes: Uint8Array,
   at: number,
@@ -272,7 +271,7 @@ function decodeTimestamp(bytes: Uint8Array, at: number, end: number, timesMicros
   return true;
 }
 
-/** Nanoseconds as two words to whole microseconds: the nanoseconds of today do not fit into 53 bits. */
+/** Nanoseconds as two words to whole microseconds: today's nanoseconds do not fit into 53 bits. */
 function microsOfNanos(high: number, low: number): number {
   const rest = high % 1000;
   return ((high - rest) / 1000) * WORD_VALUES + Math.floor((rest * WORD_VALUES + low) / 1000);

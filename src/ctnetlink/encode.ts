@@ -61,15 +61,15 @@ import { encodeProtoinfo } from "./protoinfo.js";
 import { encodeRareForCreate, encodeRareForUpdate } from "./rare-attributes.js";
 import { encodeNat, encodeReply, encodeTuple } from "./tuple.js";
 
-/** What a commit decides for each flow. */
+/** What the caller decides for each flow. */
 export interface EncodeOptions {
-  /** CTA_TIMEOUT. The kernel creates nothing without one; 0 makes a flow that is gone at once. */
+  /** CTA_TIMEOUT. The kernel creates nothing without one; with 0 the flow is gone at once. */
   timeoutSeconds: number;
   /** Sets IP_CT_TCP_FLAG_BE_LIBERAL on both directions of a TCP flow, whose windows this kernel has not seen. */
   liberal: boolean;
 }
 
-/** Room that one message is sure to fit in: all attributes at their longest come to less than 640 bytes. */
+/** Room that every message fits into: all attributes at their longest add up to less than 640 bytes. */
 const MESSAGE_BYTES_MAX = 768;
 
 /**
@@ -80,7 +80,7 @@ const MESSAGE_BYTES_MAX = 768;
 const STATUS_SETTABLE = IPS_SEEN_REPLY | IPS_ASSURED | IPS_FIXED_TIMEOUT | IPS_HELPER;
 
 /**
- * Requests in one buffer that is allocated once. Fill it until a method gives false, send `bytes`, `reset`, go on.
+ * Requests in one buffer that is allocated once. Fill it until a method returns false, send `bytes`, then `reset` it.
  * Request number i of a batch has the sequence number `firstSequence + i`, by which answers and errors are matched.
  */
 export class RequestBatch {
@@ -107,8 +107,8 @@ export class RequestBatch {
   }
 
   /**
-   * Asks for the flow at `words[base]`, with the tuples, NAT and attributes of the record, to be created; EEXIST when
-   * one of its tuples is taken. False when the batch is full. The kernel accepts no counters, security context or
+   * Requests the creation of the flow at `words[base]`, with the record's tuples, NAT and attributes; EEXIST when one of
+   * its tuples is taken. False when the batch is full. The kernel accepts no counters, security context or
    * times; labels only where a rule uses some; ENOENT for an unknown master, EOPNOTSUPP for an unknown helper.
    */
   create(words: Uint32Array, base: number, rare: RareAttributes | null, options: EncodeOptions): boolean {
@@ -130,11 +130,11 @@ export class RequestBatch {
   }
 
   /**
-   * Asks for the flow to be brought to the record's status, mark, protoinfo, labels, sequence adjustments and, unless it is
-   * fixed, `options.timeoutSeconds`; ENOENT when there is none. Tuples, NAT, helper and master of a flow cannot change.
+   * Requests that the flow takes the record's status, mark, protoinfo, labels, sequence adjustments and, unless its timeout
+   * is fixed, `options.timeoutSeconds`; ENOENT when there is none. Tuples, NAT, helper and master of a flow cannot change.
    * A flow that was created with a master must be updated with `rare.master` set, for the kernel answers EBUSY
-   * when IPS_EXPECTED differs, as it does when SEEN_REPLY or ASSURED would be taken back. The timeout is set by then.
-   * ENOSPC for labels where no rule uses some; all else is done by then.
+   * when IPS_EXPECTED differs, as it does when SEEN_REPLY or ASSURED would be taken back. By then the timeout is set.
+   * ENOSPC for labels where no rule uses any; by then everything else is done.
    */
   update(words: Uint32Array, base: number, rare: RareAttributes | null, options: EncodeOptions): boolean {
     if (!this.#begin(IPCTNL_MSG_CT_NEW, NLM_F_REQUEST, familyOf(words, base))) return false;
@@ -144,9 +144,9 @@ export class RequestBatch {
       const expected = rare?.master === undefined ? 0 : IPS_EXPECTED;
       out.putNet32(CTA_STATUS, (words[base + W_STATUS]! & STATUS_SETTABLE) | IPS_CONFIRMED | expected);
     }
-    // The kernel refuses the whole request that names a timeout to a flow whose timeout is fixed (EPERM).
+    // For a flow whose timeout is fixed, the kernel refuses the whole request when it names a timeout (EPERM).
     if ((words[base + W_STATUS]! & IPS_FIXED_TIMEOUT) === 0) out.putNet32(CTA_TIMEOUT, options.timeoutSeconds);
-    // Also 0: an event without CTA_MARK means that the mark is 0, so the word always holds what the owner has.
+    // Also 0: an event without CTA_MARK means mark 0, so the word always holds the owner's mark.
     out.putNet32(CTA_MARK, words[base + W_MARK]!);
     encodeProtoinfo(out, words, base, options.liberal);
     if (rare !== null) encodeRareForUpdate(out, rare);
@@ -155,8 +155,8 @@ export class RequestBatch {
   }
 
   /**
-   * Asks for the flow with this original tuple and zone to be removed; ENOENT when there is none. With `matchId` only
-   * if it is still the one with the CTA_ID of word 23, which therefore must come from this kernel.
+   * Requests the removal of the flow with this original tuple and zone; ENOENT when there is none. With `matchId` only if
+   * its CTA_ID still is word 23, which therefore must come from this kernel.
    */
   delete(words: Uint32Array, base: number, matchId = false): boolean {
     if (!this.#begin(IPCTNL_MSG_CT_DELETE, NLM_F_REQUEST, familyOf(words, base))) return false;
@@ -166,7 +166,7 @@ export class RequestBatch {
     return true;
   }
 
-  /** Asks for the flow with this original tuple and zone, which comes as an IPCTNL_MSG_CT_NEW; ENOENT when there is none. */
+  /** Requests the flow with this original tuple and zone; the answer is an IPCTNL_MSG_CT_NEW, or ENOENT. */
   get(words: Uint32Array, base: number): boolean {
     if (!this.#begin(IPCTNL_MSG_CT_GET, NLM_F_REQUEST, familyOf(words, base))) return false;
     this.#original(words, base);
@@ -174,7 +174,7 @@ export class RequestBatch {
     return true;
   }
 
-  /** Asks for all flows of a family, or of both when it is 0: messages with NLM_F_MULTI, then NLMSG_DONE. */
+  /** Requests all flows of a family, 0 for both: messages with NLM_F_MULTI, then NLMSG_DONE. */
   dump(family: number): boolean {
     if (!this.#begin(IPCTNL_MSG_CT_GET, NLM_F_REQUEST | NLM_F_DUMP, family)) return false;
     this.#end();
@@ -182,7 +182,7 @@ export class RequestBatch {
   }
 
   /**
-   * Asks for all flows of a family to be removed, or of both when it is 0.
+   * Requests the removal of all flows of a family, 0 for both.
    * The kernel heeds the family only in messages whose nfgenmsg version is not 0 (ctnetlink_del_conntrack).
    */
   flush(family: number): boolean {
@@ -192,7 +192,7 @@ export class RequestBatch {
   }
 
   /**
-   * Asks for the expectation to be created; its helper's own timeout applies (`expectationTimeout` changes it). EEXIST when its
+   * Requests the creation of an expectation, with its helper's own timeout (`expectationTimeout` changes that). EEXIST when its
    * tuple is expected already, EBUSY when it overlaps another, ENOENT for an unknown master, EOPNOTSUPP for a helper that is
    * unknown or a master without one, EINVAL for an unknown class or function.
    */
@@ -204,7 +204,7 @@ export class RequestBatch {
     return true;
   }
 
-  /** Asks for the time that is left of an expectation to be set; ENOENT when there is none with its tuple. */
+  /** Requests a new remaining time for an expectation; ENOENT when none has its tuple. */
   expectationTimeout(expectation: Expectation, timeoutSeconds: number): boolean {
     if (!this.#beginExpectation(IPCTNL_MSG_EXP_NEW, NLM_F_REQUEST, familyOf(expectation.tuple, 0))) return false;
     encodeExpectationTimeout(this.#out, expectation, timeoutSeconds);
@@ -212,7 +212,7 @@ export class RequestBatch {
     return true;
   }
 
-  /** Asks for the expectation to be removed, with `matchId` only if it has its id still; ENOENT when there is none. */
+  /** Requests the removal of an expectation, with `matchId` only if it still has its id; ENOENT when there is none. */
   deleteExpectation(expectation: Expectation, matchId = false): boolean {
     if (!this.#beginExpectation(IPCTNL_MSG_EXP_DELETE, NLM_F_REQUEST, familyOf(expectation.tuple, 0))) return false;
     encodeExpectationName(this.#out, expectation, matchId);
@@ -220,14 +220,14 @@ export class RequestBatch {
     return true;
   }
 
-  /** Asks for all expectations of a family, or of both when it is 0: messages with NLM_F_MULTI, then NLMSG_DONE. */
+  /** Requests all expectations of a family, 0 for both: messages with NLM_F_MULTI, then NLMSG_DONE. */
   dumpExpectations(family: number): boolean {
     if (!this.#beginExpectation(IPCTNL_MSG_EXP_GET, NLM_F_REQUEST | NLM_F_DUMP, family)) return false;
     this.#end();
     return true;
   }
 
-  /** Asks for all expectations to be removed. */
+  /** Requests the removal of all expectations. */
   flushExpectations(): boolean {
     if (!this.#beginExpectation(IPCTNL_MSG_EXP_DELETE, NLM_F_REQUEST, 0)) return false;
     this.#end();
@@ -235,9 +235,9 @@ export class RequestBatch {
   }
 
   /**
-   * The requests, ready to be sent, with sequence numbers from `firstSequence` on. The last asks for an
-   * acknowledgement, which so stands for the end of the batch; with `ackAll` each does. The kernel reports a request
-   * that fails in either case. A view of the batch's own buffer: valid until the next `reset` or request.
+   * The requests, ready to be sent, with sequence numbers from `firstSequence` on. The last one asks for an acknowledgement,
+   * which marks the end of the batch; with `ackAll` each one does. The kernel reports failed requests in either case. A
+   * view of the batch's own buffer, valid until the next `reset` or request.
    */
   bytes(portId: number, firstSequence: number, ackAll = false): Uint8Array {
     const { words, bytes, at: end } = this.#out;
@@ -278,7 +278,7 @@ export class RequestBatch {
 
   /**
    * CTA_TUPLE_ORIG and the zone: CTA_ZONE when both directions are in the same, else CTA_TUPLE_ZONE in the tuple.
-   * The kernel has one zone id a flow, for one direction or for both, and refuses two of them.
+   * The kernel keeps one zone id per flow, for one direction or for both, and refuses two.
    */
   #original(words: Uint32Array, base: number): void {
     const zone = zoneOrigOf(words, base);

@@ -1,13 +1,13 @@
 /**
- * Expectations, both ways. They are rare, so unlike flows they are decoded into objects.
+ * Decodes and encodes expectations. They are rare, so unlike flows they are decoded into objects.
  *
  *     nlmsghdr (16)  type u16: NFNL_SUBSYS_CTNETLINK_EXP << 8 | IPCTNL_MSG_EXP_*
  *     nfgenmsg (4)
  *     attributes     CTA_EXPECT_TUPLE, _MASK, _MASTER (as CTA_TUPLE_*, without zones), _NAT { _DIR, _TUPLE }?, _TIMEOUT, _ID,
  *                    _FLAGS, _CLASS, _HELP_NAME?, _FN?; in requests _ZONE, which the kernel takes and does not give
  *
- * The kernel sends IPCTNL_MSG_EXP_NEW when a helper has made one and IPCTNL_MSG_EXP_DELETE when its connection came, its
- * time is over, its master ended or its helper gave it up. It never sends updates.
+ * The kernel sends IPCTNL_MSG_EXP_NEW when a helper makes one, and IPCTNL_MSG_EXP_DELETE when its connection comes, it times
+ * out, its master ends or its helper drops it. It never sends updates.
  */
 import { EXPECT_FN_MAX, type Expectation, type ExpectationNat, HELPER_NAME_MAX } from "../flow/expectation.js";
 import { AF_INET, AF_INET6, RECORD_WORDS, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_ZONE } from "../flow/record.js";
@@ -33,8 +33,8 @@ import {
 import { DecodeFailure } from "./decode.js";
 import { decodeTuple, encodeTuple, protocolOfTuple, TUPLE_BAD_LENGTH } from "./tuple.js";
 
-/** An expectation on its way from the kernel. */
-interface Draft {
+/** What has been decoded of an expectation so far. */
+interface PartialExpectation {
   tuple?: Uint32Array;
   mask?: Uint32Array;
   master?: Uint32Array;
@@ -48,18 +48,18 @@ interface Draft {
 
 /**
  * Decodes one message from its nfgenmsg on, `[start, end)` of `bytes`. A DecodeFailure when it is malformed. Never throws,
- * never looks at a byte outside `[start, end)`. The zone is 0 unless the message says otherwise: see `setExpectationZone`.
+ * never reads outside `[start, end)`. The zone is 0 unless the message has one: see `setExpectationZone`.
  */
 export function decodeExpectation(bytes: Uint8Array, start: number, end: number): Expectation | DecodeFailure {
   const stop = Math.min(end, bytes.length);
   if (stop - start < NFGENMSG_LEN) return DecodeFailure.truncated;
   const family = bytes[start]!;
   if (family !== AF_INET && family !== AF_INET6) return DecodeFailure.unknownFamily;
-  const draft: Draft = { zone: 0, numbers: new Map() };
+  const partial: PartialExpectation = { zone: 0, numbers: new Map() };
   const failure = eachAttribute(bytes, start + NFGENMSG_LEN, stop, (type, at, to) =>
-    decodeAttribute(bytes, type, at, to, family, draft),
+    decodeAttribute(bytes, type, at, to, family, partial),
   );
-  return failure !== 0 ? failure : finish(draft);
+  return failure !== 0 ? failure : finish(partial);
 }
 
 function decodeAttribute(
@@ -68,7 +68,7 @@ function decodeAttribute(
   at: number,
   end: number,
   family: number,
-  draft: Draft,
+  partial: PartialExpectation,
 ): DecodeFailure | 0 {
   switch (type) {
     case CTA_EXPECT_TUPLE:
@@ -76,9 +76,9 @@ function decodeAttribute(
     case CTA_EXPECT_MASTER: {
       const tuple = readTuple(bytes, at, end, family);
       if (typeof tuple === "number") return tuple;
-      if (type === CTA_EXPECT_TUPLE) draft.tuple = tuple;
-      else if (type === CTA_EXPECT_MASK) draft.mask = tuple;
-      else draft.master = tuple;
+      if (type === CTA_EXPECT_TUPLE) partial.tuple = tuple;
+      else if (type === CTA_EXPECT_MASK) partial.mask = tuple;
+      else partial.master = tuple;
       return 0;
     }
     case CTA_EXPECT_TIMEOUT:
@@ -86,26 +86,32 @@ function decodeAttribute(
     case CTA_EXPECT_FLAGS:
     case CTA_EXPECT_CLASS:
       if (end - at < 4) return DecodeFailure.badAttributeLength;
-      draft.numbers.set(type, readNet32(bytes, at));
+      partial.numbers.set(type, readNet32(bytes, at));
       return 0;
     case CTA_EXPECT_ZONE:
       if (end - at < 2) return DecodeFailure.badAttributeLength;
-      draft.zone = readNet16(bytes, at);
+      partial.zone = readNet16(bytes, at);
       return 0;
     case CTA_EXPECT_HELP_NAME:
-      draft.helper = readText(bytes, at, Math.min(end, at + HELPER_NAME_MAX));
+      partial.helper = readText(bytes, at, Math.min(end, at + HELPER_NAME_MAX));
       return 0;
     case CTA_EXPECT_FN:
-      draft.fn = readText(bytes, at, Math.min(end, at + EXPECT_FN_MAX));
+      partial.fn = readText(bytes, at, Math.min(end, at + EXPECT_FN_MAX));
       return 0;
     case CTA_EXPECT_NAT:
-      return decodeNat(bytes, at, end, family, draft);
+      return decodeNat(bytes, at, end, family, partial);
     default:
       return 0;
   }
 }
 
-function decodeNat(bytes: Uint8Array, at: number, end: number, family: number, draft: Draft): DecodeFailure | 0 {
+function decodeNat(
+  bytes: Uint8Array,
+  at: number,
+  end: number,
+  family: number,
+  partial: PartialExpectation,
+): DecodeFailure | 0 {
   let direction = 0;
   let nat: Uint32Array | null = null;
   const failure = eachAttribute(bytes, at, end, (type, from, to) => {
@@ -119,15 +125,15 @@ function decodeNat(bytes: Uint8Array, at: number, end: number, family: number, d
     }
     return 0;
   });
-  if (failure === 0 && nat !== null) draft.nat = { direction, tuple: nat };
+  if (failure === 0 && nat !== null) partial.nat = { direction, tuple: nat };
   return failure;
 }
 
-function finish(draft: Draft): Expectation | DecodeFailure {
-  const { tuple, mask, master, numbers, zone } = draft;
+function finish(partial: PartialExpectation): Expectation | DecodeFailure {
+  const { tuple, mask, master, numbers, zone } = partial;
   if (tuple === undefined) return DecodeFailure.noOriginalTuple;
   if (mask === undefined || master === undefined) return DecodeFailure.badTuple;
-  // The protocol of a mask has no meaning: it says how its layer 4 word is to be read.
+  // A mask has no protocol of its own: this one says how to read its layer 4 word.
   mask[W_PROTO] = tuple[W_PROTO]!;
   for (const words of [tuple, mask, master]) words[W_ZONE] = zoneWord(zone, zone);
   const expectation: Expectation = {
@@ -140,9 +146,9 @@ function finish(draft: Draft): Expectation | DecodeFailure {
   };
   const id = numbers.get(CTA_EXPECT_ID);
   if (id !== undefined) expectation.id = id;
-  if (draft.helper !== undefined && draft.helper !== "") expectation.helper = draft.helper;
-  if (draft.fn !== undefined && draft.fn !== "") expectation.fn = draft.fn;
-  if (draft.nat !== undefined) expectation.nat = draft.nat;
+  if (partial.helper !== undefined && partial.helper !== "") expectation.helper = partial.helper;
+  if (partial.fn !== undefined && partial.fn !== "") expectation.fn = partial.fn;
+  if (partial.nat !== undefined) expectation.nat = partial.nat;
   return expectation;
 }
 
@@ -154,7 +160,7 @@ function readTuple(bytes: Uint8Array, at: number, end: number, family: number): 
   return words;
 }
 
-/** Calls `take` for each attribute with where its payload starts and ends, until it gives something other than 0. */
+/** Calls `take` for each attribute with the bounds of its payload, until it returns something other than 0. */
 function eachAttribute(
   bytes: Uint8Array,
   at: number,
@@ -171,7 +177,7 @@ function eachAttribute(
   return 0;
 }
 
-/** Writes all that the kernel takes when an expectation is created; see RequestBatch.createExpectation. */
+/** Writes everything that the kernel accepts for a new expectation; see RequestBatch.createExpectation. */
 export function encodeExpectation(out: AttributeWriter, expectation: Expectation): void {
   const { mask, master, nat } = expectation;
   encodeIdentity(out, expectation);
@@ -189,7 +195,7 @@ export function encodeExpectation(out: AttributeWriter, expectation: Expectation
   if (expectation.fn !== undefined) out.putText(CTA_EXPECT_FN, expectation.fn, EXPECT_FN_MAX);
 }
 
-/** Writes what the kernel asks for when it is to change an expectation that is there: the time that is left, nothing else. */
+/** Writes what the kernel needs to change an existing expectation, which can be its remaining time only. */
 export function encodeExpectationTimeout(out: AttributeWriter, expectation: Expectation, timeoutSeconds: number): void {
   encodeIdentity(out, expectation);
   encodeOriginal(out, CTA_EXPECT_MASK, expectation.mask);
@@ -197,7 +203,7 @@ export function encodeExpectationTimeout(out: AttributeWriter, expectation: Expe
   out.putNet32(CTA_EXPECT_TIMEOUT, timeoutSeconds);
 }
 
-/** Writes what names an expectation: tuple and zone, and the id where it must be the very one. */
+/** Writes what identifies an expectation: tuple and zone, with `matchId` the id too. */
 export function encodeExpectationName(out: AttributeWriter, expectation: Expectation, matchId: boolean): void {
   encodeIdentity(out, expectation);
   if (matchId && expectation.id !== undefined) out.putNet32(CTA_EXPECT_ID, expectation.id);

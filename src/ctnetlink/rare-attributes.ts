@@ -1,6 +1,6 @@
 /**
- * The attributes that few flows carry, both ways: CTA_HELP, CTA_LABELS, CTA_SECCTX, CTA_SEQ_ADJ_ORIG and _REPLY,
- * CTA_SYNPROXY, CTA_TUPLE_MASTER. They allocate; a message without them does not come here.
+ * Decodes and encodes the attributes that few flows carry: CTA_HELP, CTA_LABELS, CTA_SECCTX, CTA_SEQ_ADJ_ORIG and _REPLY,
+ * CTA_SYNPROXY, CTA_TUPLE_MASTER. Only messages that have some get here, and only they allocate.
  */
 import { HELPER_NAME_MAX } from "../flow/expectation.js";
 import {
@@ -32,7 +32,7 @@ import { decodeTuple, encodeTuple, protocolOfTuple, zoneOfTuple } from "./tuple.
 
 /** NF_CT_LABELS_MAX_SIZE. */
 const LABELS_BYTES = 16;
-/** Longer contexts are cut; SELinux's are well below. */
+/** Longer contexts are cut; SELinux's are much shorter. */
 const SECCTX_MAX = 4096;
 
 /** CTA_HELP: the name goes to `rare.helper`. False for a bad length, as for all of these. */
@@ -51,7 +51,7 @@ export function decodeSecctx(bytes: Uint8Array, at: number, end: number, out: De
   return true;
 }
 
-/** CTA_LABELS: 16 bytes whatever the kernel's size, zeros behind. */
+/** CTA_LABELS: always 16 bytes, filled up with zeros. */
 export function decodeLabels(bytes: Uint8Array, at: number, end: number, out: DecodedFlow): boolean {
   if (end - at > LABELS_BYTES) return false;
   const labels = new Uint8Array(LABELS_BYTES);
@@ -72,8 +72,8 @@ export function decodeSeqadj(bytes: Uint8Array, at: number, end: number, type: n
 }
 
 /**
- * CTA_SYNPROXY. Zeros are not kept: the kernel gives every flow that came by ctnetlink the extension,
- * and then shows it so.
+ * CTA_SYNPROXY. Zeros are ignored: the kernel gives every flow that was created by ctnetlink the extension, and reports it
+ * with zeros.
  */
 export function decodeSynproxy(bytes: Uint8Array, at: number, end: number, out: DecodedFlow): boolean {
   if (isZeroes(bytes, at, end)) return true;
@@ -84,7 +84,7 @@ export function decodeSynproxy(bytes: Uint8Array, at: number, end: number, out: 
   return true;
 }
 
-/** CTA_TUPLE_MASTER: gives what `decodeTuple` gives. */
+/** CTA_TUPLE_MASTER: returns the result of `decodeTuple`. */
 export function decodeMaster(bytes: Uint8Array, at: number, end: number, family: number, out: DecodedFlow): number {
   const master = new Uint32Array(RECORD_WORDS);
   const result = decodeTuple(bytes, at, end, family, master, W_ORIG_SRC, W_ORIG_L4);
@@ -144,7 +144,7 @@ function isZeroes(bytes: Uint8Array, at: number, end: number): boolean {
 
 /**
  * Writes what the kernel accepts when a flow is created: helper, labels, sequence adjustments, SYN proxy, master.
- * Not the security context: the kernel has no way in for it. Labels go without CTA_LABELS_MASK, which makes the kernel
+ * Not the security context, which the kernel accepts from nobody. Labels go without CTA_LABELS_MASK, which makes the kernel
  * replace them all; it drops them silently where no rule uses labels.
  */
 export function encodeRareForCreate(out: AttributeWriter, rare: RareAttributes): void {
@@ -158,8 +158,8 @@ export function encodeRareForCreate(out: AttributeWriter, rare: RareAttributes):
 }
 
 /**
- * Writes what may change on a flow that is there. Not the helper, which the kernel cannot give to a flow later
- * (EOPNOTSUPP, EBUSY for another one), and not the master.
+ * Writes what may change on an existing flow. Not the helper, which the kernel cannot attach later (EOPNOTSUPP, EBUSY for
+ * another one), and not the master.
  */
 export function encodeRareForUpdate(out: AttributeWriter, rare: RareAttributes): void {
   if (rare.seqadjOrig !== undefined) encodeSeqadj(out, CTA_SEQ_ADJ_ORIG, rare.seqadjOrig);

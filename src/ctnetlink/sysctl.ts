@@ -1,15 +1,15 @@
 /**
- * What the kernel's conntrack says about itself under /proc/sys/net/netfilter.
+ * Reads and sets conntrack's switches under /proc/sys/net/netfilter.
  *
- * All reads are synchronous: /proc/sys/net shows the network namespace of the thread that opens the file, and a thread
- * of the pool need not be in the one the main thread has entered.
+ * All reads are synchronous: /proc/sys/net shows the network namespace of the thread that opens the file, and a pool thread may
+ * be in another one than the main thread.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { ConntrailError } from "../errors.js";
 
 const NETFILTER = "/proc/sys/net/netfilter";
 
-/** The conntrack settings that replication depends on. A switch that this kernel lacks reads as 0. */
+/** The conntrack settings that replication depends on; 0 for a switch that this kernel lacks. */
 export interface KernelState {
   /** nf_conntrack_events: 1 always, 2 only for flows made while somebody listens. */
   events: number;
@@ -30,7 +30,7 @@ export interface KernelState {
 /**
  * Reads the state of conntrack in this thread's network namespace.
  * Throws ConntrailError `KERNEL` when conntrack is missing, or sends no events at all and nobody `polls` it instead.
- * `events` 2 is no error: call `enableEvents`, for flows made before the daemon listens would stay silent for ever.
+ * `events` 2 is no error, but call `enableEvents`: flows made before the daemon listens would never send events.
  */
 export function checkKernel(polls = false, directory: string = NETFILTER): KernelState {
   const events = readNumber(directory, "nf_conntrack_events");
@@ -63,13 +63,13 @@ export function checkKernel(polls = false, directory: string = NETFILTER): Kerne
 
 /**
  * Sets nf_conntrack_events to 1, so that flows made while nobody listens send events later.
- * True when it stands at 1 afterwards; false when it may not be written (no root, read-only /proc/sys).
+ * True when it is 1 afterwards; false when it cannot be written (no root, read-only /proc/sys).
  */
 export function enableEvents(directory: string = NETFILTER): boolean {
   try {
     writeFileSync(`${directory}/nf_conntrack_events`, "1\n");
   } catch {
-    // Whether the value is good anyway is what the caller wants to know.
+    // It may be 1 already, which is all that counts.
   }
   return readNumber(directory, "nf_conntrack_events") === 1;
 }

@@ -1,5 +1,5 @@
 /**
- * The tuple of a conntrack message, both ways, and the NAT attributes that stand for a translated reply tuple.
+ * Decodes and encodes the tuples of a conntrack message, and the NAT attributes that express a translated reply tuple.
  *
  *     CTA_TUPLE_*  { CTA_TUPLE_IP { SRC, DST }, CTA_TUPLE_PROTO { NUM, and by protocol }, CTA_TUPLE_ZONE? }
  *
@@ -120,8 +120,8 @@ export function decodeTuple(
 const PLAIN_LENGTH = 48;
 
 /**
- * True when the seven attribute headers of 48 bytes stand just where the kernel puts them for the most frequent tuple,
- * so that its fields can be read at fixed places: half the cost of a message is in walking the two tuples.
+ * True when the seven attribute headers are where the kernel puts them in the most frequent kind of tuple, 48 bytes long. Its
+ * fields can then be read at fixed offsets: walking the two tuples is half the cost of a message.
  */
 function isPlain(bytes: Uint8Array, at: number): boolean {
   return (
@@ -200,7 +200,7 @@ function decodeLayer4(bytes: Uint8Array, at: number, end: number, words: Uint32A
 
 /**
  * Writes one tuple: the source address at `words[source]`, the destination at `words[destination]`, `l4` in record
- * layout. A zone of 0 is not written: the kernel takes one for the default zone anyway, and refuses it beside another.
+ * layout. A zone of 0 is not written: it is the default anyway, and the kernel refuses it beside another zone.
  */
 export function encodeTuple(
   out: AttributeWriter,
@@ -243,17 +243,16 @@ export function encodeTuple(
 }
 
 /**
- * Writes CTA_TUPLE_REPLY for a flow that is to be created, and the NAT attributes when its reply tuple is translated.
+ * Writes CTA_TUPLE_REPLY for a new flow; `encodeNat` writes the NAT attributes when its reply tuple is translated.
  *
- * The kernel refuses to let anyone set IPS_SRC_NAT and IPS_DST_NAT: it sets them itself when it works out the
- * translation, and without them it would not touch a packet however the tuples stand. So the reply tuple goes as if
- * nothing were translated, and CTA_NAT_DST and CTA_NAT_SRC (applied in this order) say what to make of it: in
- * nf_nat_setup_info() each names one address and one port, so the kernel has no choice left. Both are always sent,
- * because for a missing one it makes a null binding, which may pick another port when the tuple is taken;
- * with both, a clash ends in EEXIST.
+ * The kernel lets nobody set IPS_SRC_NAT and IPS_DST_NAT: it sets them itself when it works out the translation, and without
+ * them it translates no packet, whatever the tuples are. So the reply tuple is sent untranslated, and CTA_NAT_DST and
+ * CTA_NAT_SRC (applied in this order) say how to translate it: in nf_nat_setup_info() each names one address and one port,
+ * which leaves the kernel no choice. Both are always sent. For a missing one the kernel makes a null binding, which may pick
+ * another port when the tuple is taken; with both, a clash is EEXIST.
  *
- * A GRE key is the exception: nf_nat_l4proto_unique_tuple() changes none before the flow has its master, so it goes
- * translated in the reply tuple, and the address makes the kernel set the bits.
+ * GRE keys are the exception: nf_nat_l4proto_unique_tuple() changes none before the flow has its master, so the reply tuple
+ * carries the translated key, and the address makes the kernel set the bits.
  */
 export function encodeReply(out: AttributeWriter, type: number, words: Uint32Array, base: number, zone: number): void {
   const protocol = protocolOf(words, base);
@@ -269,7 +268,7 @@ export function encodeNat(out: AttributeWriter, words: Uint32Array, base: number
   const family = familyOf(words, base);
   const reply = words[base + W_REPLY_L4]!;
   if (isIcmp(protocol)) {
-    // The one id is in reach of both; leave it to the one that the flow's status names, source when in doubt.
+    // Either translation could change the one id: leave it to the one that the flow's status names, source when in doubt.
     const nat = words[base + W_STATUS]! & (IPS_SRC_NAT | IPS_DST_NAT);
     const id = nat === IPS_DST_NAT ? reply : words[base + W_ORIG_L4]!;
     encodeRange(out, CTA_NAT_DST, words, base + W_REPLY_SRC, family, id >>> 16);

@@ -1,4 +1,4 @@
-/** Where time comes from. Injected, so that a simulator can bring its own. */
+/** Where time comes from. Injected, so that a simulator can have its own. */
 export interface Clock {
   /** Wall clock, milliseconds since the Unix epoch. */
   wallMs(): number;
@@ -42,7 +42,7 @@ export class HybridClock {
     return this.#lastStamp;
   }
 
-  /** Takes note of another node's stamp. */
+  /** Makes every later stamp greater than this one of another node. */
   observe(stamp: number): void {
     if (stamp > this.#lastStamp) this.#lastStamp = stamp;
   }

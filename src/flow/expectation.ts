@@ -1,6 +1,6 @@
 /**
- * An expectation: the connection that a helper (FTP, SIP …) has read out of another one and that is to be let through
- * when it comes. There are few of them and they live for minutes, so they are plain objects. Tuples are in record layout
+ * An expectation: a connection that a helper (FTP, SIP …) has found announced in another one, and that the kernel lets through
+ * when it comes. Expectations are few and live for minutes, so they are plain objects. Tuples are in record layout
  * (record.ts: words 0-7, 16, 18 and 19), which is also that of RareAttributes.master.
  *
  * Text forms, byte for byte those that operators' scripts parse:
@@ -17,14 +17,14 @@ import { addressesXml, escapeXml, layer3Xml, layer4Xml, portsText, portsXml } fr
 import { AF_INET6, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_ZONE } from "./record.js";
 import { familyOf, protocolOf, zoneReplyOf, zoneWord } from "./record-fields.js";
 
-/** It stays when a connection has come (SIP registrations). */
+/** It stays after its connection has come (SIP registrations). */
 export const NF_CT_EXPECT_PERMANENT = 0x1;
-/** It matches nothing until its helper makes it active. */
+/** It matches nothing until its helper activates it. */
 export const NF_CT_EXPECT_INACTIVE = 0x2;
-/** Made by a helper in userspace; the kernel takes it from nobody else. */
+/** Made by a helper in userspace; the kernel accepts this flag from nobody else. */
 export const NF_CT_EXPECT_USERSPACE = 0x4;
 
-/** What the kernel says of one expectation. */
+/** One expectation as the kernel reports it. */
 export interface Expectation {
   /** The original tuple of the connection that is expected; its zone is the master's. */
   tuple: Uint32Array;
@@ -32,7 +32,7 @@ export interface Expectation {
   mask: Uint32Array;
   /** The original tuple of the flow whose helper expects it. */
   master: Uint32Array;
-  /** How long it is waited for. */
+  /** How long the kernel still waits for the connection. */
   timeoutSeconds: number;
   /** NF_CT_EXPECT_*. */
   flags: number;
@@ -66,7 +66,7 @@ export function isHelperName(text: string): boolean {
 export const EXPECT_FN_MAX = 31;
 
 /**
- * What tells expectations apart: the kernel holds no two with one tuple, mask and zone (expect_clash in nf_conntrack_expect.c).
+ * Identifies an expectation: the kernel holds no two of the same tuple, mask and zone (expect_clash in nf_conntrack_expect.c).
  */
 export function expectationKey({ tuple, mask }: Expectation): string {
   const words = [tuple[W_PROTO]!, tuple[W_ZONE]!, tuple[W_ORIG_L4]!, mask[W_ORIG_L4]!];
@@ -77,7 +77,7 @@ export function expectationKey({ tuple, mask }: Expectation): string {
   return words.map((word) => word.toString(36)).join(".");
 }
 
-/** Puts it, and its master, into a zone. The kernel does not tell which it is in: that is known of the master only. */
+/** Sets the zone of an expectation and its master. The kernel does not report it: it is the zone of the master flow. */
 export function setExpectationZone(expectation: Expectation, zone: number): void {
   const both = zoneWord(zone, zone);
   for (const tuple of [expectation.tuple, expectation.mask, expectation.master]) tuple[W_ZONE] = both;

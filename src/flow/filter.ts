@@ -41,13 +41,13 @@ export interface FilterRules {
   tcpStates?: Selection<number>;
 }
 
-/** Knows the addresses of this machine, as they are now. `words[base]` is the first of four address words. */
+/** Knows the current addresses of this machine. `words[base]` is the first of four address words. */
 export interface LocalAddressLookup {
   hasAddress(words: Uint32Array, base: number, family: number): boolean;
 }
 
 /**
- * Compiles the rules. With `local`, flows that begin or end on this machine are ignored whatever the rules say; it is asked
+ * Compiles the rules. With `local`, flows that begin or end on this machine are ignored whatever the rules say; it is consulted
  * for each flow, so it may change. Single addresses and networks are one list (conntrackd demands a match in both for `accept`).
  */
 export function compileFilter(rules: FilterRules, local?: LocalAddressLookup): FlowPredicate {
@@ -143,7 +143,7 @@ function compareWords(a: Uint32Array, aBase: number, b: Uint32Array, bBase: numb
   return 0;
 }
 
-/** The networks of a family as ranges in order. Networks nest or are apart, so one that starts within the last range is in it. */
+/** The networks of a family as sorted ranges. Networks nest or are disjoint, so one that starts within the last range lies in it. */
 function ranges(cidrs: readonly Cidr[], family: number, width: number): Uint32Array {
   const all = cidrs
     .filter((cidr) => cidr.family === family)
@@ -181,7 +181,7 @@ export interface FlowQuery {
   mark?: number | string;
 }
 
-/** Compiles a query. Throws USAGE, naming the option, when one cannot be read, and when no flow could ever answer to all of them. */
+/** Compiles a query. Throws USAGE, naming the option, when one cannot be read, and when no flow could ever match all of them. */
 export function compileFlowQuery(query: FlowQuery): FlowPredicate {
   refuseContradictions(query);
   const tests: FlowPredicate[] = [];
@@ -203,7 +203,7 @@ export function compileFlowQuery(query: FlowQuery): FlowPredicate {
   };
 }
 
-/** Addresses of two families, a protocol of the other family, a port of a protocol that has none. What cannot be read is not its matter. */
+/** Refuses addresses of two families, a protocol of the other family, a port of a protocol without ports. Skips what cannot be read. */
 function refuseContradictions({ host, src, dst, proto, port }: FlowQuery): void {
   const protocol = proto === undefined ? undefined : protocolNumber(proto);
   if (port !== undefined && protocol !== undefined && !hasPorts(protocol)) {

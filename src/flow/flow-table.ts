@@ -16,7 +16,7 @@ import { zoneOrigOf } from "./record-fields.js";
 const SLAB_BITS = 12;
 const SLAB_MASK = (1 << SLAB_BITS) - 1;
 
-/** The index is split by the top bits of the hash, so that growing one part of it stalls nobody. */
+/** The index is split by the top bits of the hash: its parts grow one at a time, and none stalls the event loop. */
 const SEGMENT_BITS = 8;
 const SEGMENT_ENTRIES_MIN = 16;
 
@@ -41,7 +41,7 @@ export class FlowTable {
   readonly #segments: Segment[] = [];
   /** Entries used, by segment. */
   readonly #used = new Uint32Array(1 << SEGMENT_BITS);
-  /** What was read ahead. Nobody wants it, but reads without a use are optimised away. */
+  /** The result of reading ahead. Nobody uses it, but the engine would drop reads without a result. */
   readonly #readAhead = new Int32Array(1);
   readonly #seed: number;
   #freeSlots = new Uint32Array(1024);
@@ -75,7 +75,7 @@ export class FlowTable {
     return (slot & SLAB_MASK) * RECORD_WORDS;
   }
 
-  /** Stamp of the first claim that any node made to the connection; 0 while nobody was told of it. */
+  /** Birth of the connection: stamp of the first claim that any node made to it; 0 while none is published. */
   birth(slot: number): number {
     return this.#births[slot >>> SLAB_BITS]![slot & SLAB_MASK]!;
   }
@@ -84,7 +84,7 @@ export class FlowTable {
     this.#births[slot >>> SLAB_BITS]![slot & SLAB_MASK] = stamp;
   }
 
-  /** Another node's claim to the same connection was made at `birth`, 0 or less for none: the earlier one counts. */
+  /** Takes another node's birth of the same connection over where it is earlier than the own one; 0 or less is none. */
   inheritBirth(slot: number, birth: number): void {
     if (slot < 0 || birth <= 0) return;
     const own = this.birth(slot);
@@ -101,8 +101,8 @@ export class FlowTable {
   }
 
   /**
-   * Hash of the kernel's key of a flow: original tuple and the zone of the original direction. For who asks more than once about
-   * the same record. Signed: V8 boxes numbers above 2^31.
+   * Hash of the kernel's key of a flow: original tuple and the zone of the original direction. Compute it once where a record
+   * is looked up more than once. Signed, because V8 boxes numbers above 2^31.
    */
   hash(words: Uint32Array, base: number): number {
     const proto = words[base + W_PROTO]!;
@@ -119,8 +119,8 @@ export class FlowTable {
   }
 
   /**
-   * Reads the places in the index where records of these hashes stand, or will. Asked for some records before the first of them is
-   * looked up, the processor waits for the memory of all at once: in a loop that does nothing else, it reads on meanwhile.
+   * Reads the index entries of these hashes, so that the lookups that follow find them in the processor's cache. In a loop that
+   * does nothing else the processor fetches them side by side.
    */
   readAhead(hashes: Int32Array, count: number): void {
     let read = 0;
@@ -132,7 +132,7 @@ export class FlowTable {
     this.#readAhead[0] = read;
   }
 
-  /** As `readAhead`, of the rows themselves; none where a slot is negative. */
+  /** As `readAhead`, for the rows themselves; negative slots are skipped. */
   readRowsAhead(slots: Int32Array, count: number): void {
     let read = 0;
     for (let i = 0; i < count; i++) {
@@ -168,8 +168,8 @@ export class FlowTable {
   }
 
   /**
-   * Puts a flow that is not in the table into a slot of the caller's choice, unused so far: for a table that is rebuilt
-   * with the handles it had. Ends with `sealAdopted`; no `insert` in between. False when the slot is out of bounds.
+   * Puts a flow that is not in the table into an unused slot that the caller chooses: a table that is rebuilt keeps its
+   * handles. Call `sealAdopted` at the end, and no `insert` before. False when the slot is out of bounds or in use.
    */
   adopt(slot: number, words: Uint32Array, base: number): boolean {
     if (slot >= this.flowsMax || this.isLive(slot)) return false;
@@ -178,7 +178,7 @@ export class FlowTable {
     return true;
   }
 
-  /** Makes the slots that adoption passed over available. */
+  /** Frees the slots that adoption skipped. */
   sealAdopted(): void {
     for (let slot = this.#slotsUsed - 1; slot >= 0; slot--) if (!this.isLive(slot)) this.free(slot);
   }
@@ -210,18 +210,18 @@ export class FlowTable {
     }
   }
 
-  /** Puts an unlinked flow back into the index, where none has its tuple now. */
+  /** Puts an unlinked flow back into the index, which must hold no other flow of its tuple. */
   relink(slot: number): void {
     this.#link(this.hash(this.slab(slot), this.base(slot)), slot);
     this.#size++;
   }
 
-  /** True when a row has the original tuple, and the zone, of a record. */
+  /** True when a row has the original tuple and zone of a record. */
   isTupleOf(slot: number, words: Uint32Array, base: number): boolean {
     return this.#sameKey(slot, words, base);
   }
 
-  /** Gives an unlinked slot back. */
+  /** Frees an unlinked slot. */
   free(slot: number): void {
     this.slab(slot)[this.base(slot) + W_HAS] = 0;
     if (this.rare.size > 0) this.rare.delete(slot);

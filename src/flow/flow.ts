@@ -85,7 +85,7 @@ export interface FlowTuple {
   dstKey?: number;
 }
 
-/** What an address became by translation, with the port, ICMP id or GRE key that stands there now. */
+/** What translation made of an address, with the port, ICMP id or GRE key that goes with it. */
 export interface Translation {
   address: string;
   port?: number;
@@ -129,7 +129,7 @@ export interface Flow {
   dccp?: { role: number; handshakeSeq: number };
   timeoutSeconds?: number;
   mark?: number;
-  /** The zone of both directions; where only one direction has one, or they differ, `zoneOrig` and `zoneReply` stand instead. */
+  /** The zone of both directions; where only one direction has one, or they differ, `zoneOrig` and `zoneReply` are given instead. */
   zone?: number;
   zoneOrig?: number;
   zoneReply?: number;
@@ -141,7 +141,7 @@ export interface Flow {
   master?: FlowMaster;
   seqadj?: { orig?: SequenceAdjustment; reply?: SequenceAdjustment };
   synproxy?: { isn: number; its: number; tsoff: number };
-  /** ISO 8601 in UTC, whole seconds: when the flow was first seen, and when this knowledge of it was last written. */
+  /** ISO 8601 in UTC, whole seconds: when the flow was first seen, and when its row was last written. */
   created?: string;
   updated?: string;
 }
@@ -179,7 +179,7 @@ export function flowFromRecord(words: Uint32Array, base: number, rare: RareAttri
 }
 
 /**
- * The record of a flow object, the inverse of `flowFromRecord`; `nat` is not read, the tuples say it all.
+ * The record of a flow object, the inverse of `flowFromRecord`; `nat` is ignored, since the tuples hold it.
  * Throws MALFORMED for an address, protocol, state, flag or time that cannot be read.
  */
 export function recordFromFlow(flow: Flow): { words: Uint32Array; rare: RareAttributes | null } {
@@ -255,7 +255,7 @@ function writeTuple(
   else if (protocol === IPPROTO_GRE) words[l4] = ((from.srcKey ?? 0) << 16) | (from.dstKey ?? 0);
 }
 
-/** The reply goes to what the source became and comes from what the destination became; an ICMP id belongs to the source. */
+/** A reply goes to the translated source and comes from the translated destination; an ICMP id belongs to the source. */
 function translations(orig: FlowTuple, reply: FlowTuple): Flow["nat"] | undefined {
   const nat: NonNullable<Flow["nat"]> = {};
   if (

@@ -36,7 +36,7 @@ import {
 import { familyOf, icmpTypeOf, protocolOf, protocolStateOf, zoneOrigOf, zoneReplyOf } from "./record-fields.js";
 import { IPS_ASSURED, IPS_HW_OFFLOAD, IPS_OFFLOAD, IPS_SEEN_REPLY } from "./status.js";
 
-/** What belongs to a dump, not to the flow. */
+/** What a line shows besides the flow itself. */
 export interface FormatOptions {
   /** False for the external cache: conntrackd prints the original tuple only. A record without a reply tuple has none in any case. */
   reply: boolean;
@@ -44,7 +44,7 @@ export interface FormatOptions {
   nowSeconds: number;
 }
 
-/** Attributes of the kernel's answer that a record does not hold; each is printed where it is given. */
+/** Attributes of the kernel's answer that a record does not hold; each is printed if it is given. */
 export interface KernelOptions {
   /** Original packets and bytes, reply packets and bytes (nf_conntrack_acct). */
   counters?: ArrayLike<number>;
@@ -64,8 +64,8 @@ export function formatConntrack(
 }
 
 /**
- * One line of `conntrack -L`, without the line feed: with the timeout, and counters and delta-time where they are given.
- * `use=`, the kernel's count of references, is not known here and left out.
+ * One line of `conntrack -L`, without the line feed: with the timeout, and counters and delta-time if they are given.
+ * `use=`, the kernel's reference count, is unknown here and left out.
  */
 export function formatConntrackTool(
   words: Uint32Array,
@@ -127,7 +127,7 @@ export function portsText(l4: number, protocol: number): string {
   return `srckey=0x${(l4 >>> 16).toString(16)} dstkey=0x${(l4 & 0xffff).toString(16)} `;
 }
 
-/** A flow that a flowtable or the card handles says so in place of [ASSURED]. */
+/** A flow that a flowtable or the network card handles shows that in place of [ASSURED]. */
 function statusText(status: number): string {
   if (status & IPS_HW_OFFLOAD) return "[HW_OFFLOAD] ";
   if (status & IPS_OFFLOAD) return "[OFFLOAD] ";
@@ -135,8 +135,8 @@ function statusText(status: number): string {
 }
 
 /**
- * One `<flow>...</flow>` of `conntrackd -x`, without the line feed. Where there is no reply tuple its element stands empty,
- * as in conntrackd's dump of an external cache. The id is printed with the reply only: an external row holds its owner's handle.
+ * One `<flow>...</flow>` of `conntrackd -x`, without the line feed. Without a reply tuple its element is empty, as in conntrackd's
+ * dump of an external cache. The id is printed with the reply only: an external row holds its owner's handle.
  */
 export function formatXml(
   words: Uint32Array,

@@ -17,7 +17,7 @@ import {
   W_ZONE,
 } from "./record.js";
 
-/** States of TCP that the program itself asks for: enum tcp_conntrack (nf_conntrack_tcp.h). All names are in protocol.ts. */
+/** States of TCP that the program tests for: enum tcp_conntrack (nf_conntrack_tcp.h). All names are in protocol.ts. */
 export const TCP_CONNTRACK_SYN_SENT = 1;
 export const TCP_CONNTRACK_ESTABLISHED = 3;
 export const TCP_CONNTRACK_FIN_WAIT = 4;
@@ -92,8 +92,8 @@ export function replyIsMirror(words: Uint32Array, base: number): boolean {
 }
 
 /**
- * True when two records of one original tuple are of two connections: translated otherwise, which never changes in a
- * connection's life, or TCP that begins where it was open or over.
+ * True when two records of one original tuple are two connections: their translation differs, which never changes in a
+ * connection's life, or TCP begins where it was open or over.
  */
 export function isAnotherConnection(held: Uint32Array, heldBase: number, words: Uint32Array, base: number): boolean {
   const haveReply = (held[heldBase + W_HAS]! & words[base + W_HAS]! & HAS_REPLY) !== 0;

@@ -1,6 +1,6 @@
 /**
  * A flow as 32 words (128 bytes) of a Uint32Array. Tables keep millions of these in slabs, the netlink decoder
- * writes them, the batch codec reads them: this layout is what the folders of row 1 have in common.
+ * writes them, the batch codec reads them: this layout is what kernel edge, tables and streams have in common.
  *
  *   word   content
  *   0-3    original source address, network order read as big-endian words; IPv4 uses word 0, the others are 0
@@ -13,7 +13,7 @@
  *   18     address family << 8 | layer 4 protocol number
  *   19     zone of the original direction << 16 | zone of the reply direction
  *   20     status, IPS_* bits
- *   21     timeout in seconds, as it stood at word 27
+ *   21     timeout in seconds, as of word 27
  *   22     mark
  *   23     CTA_ID in an internal cache; the owner's flow id in an external cache
  *   24     TCP: state | window scale original << 8 | window scale reply << 16; SCTP: state; DCCP: state | role << 8
@@ -97,7 +97,7 @@ export interface SequenceAdjustment {
 
 /**
  * One conntrack message in decoded form, reused from message to message: the decoder overwrites it whole.
- * `counters` (original packets, original bytes, reply packets, reply bytes) hold when HAS_COUNTERS is set,
+ * `counters` (original packets, original bytes, reply packets, reply bytes) are valid when HAS_COUNTERS is set,
  * `timesMicros` (start, stop; microseconds since the Unix epoch; stop 0 while the flow lives) when HAS_TIMES is.
  */
 export class DecodedFlow {
@@ -106,14 +106,14 @@ export class DecodedFlow {
   readonly timesMicros = new Float64Array(2);
   rare: RareAttributes | null = null;
 
-  /** Makes it empty, for the next message. */
+  /** Empties it for the next message. */
   reset(): void {
     this.words.fill(0);
     this.rare = null;
   }
 }
 
-/** What the kernel counted and timed of a flow that ended, in the layout of DecodedFlow; `has`: HAS_COUNTERS, HAS_TIMES. */
+/** The kernel's counters and times of a flow that ended, as in DecodedFlow. `has`: which are valid, HAS_COUNTERS and HAS_TIMES. */
 export interface FlowEnd {
   readonly has: number;
   readonly counters: Float64Array;

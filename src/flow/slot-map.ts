@@ -2,20 +2,20 @@ const PAGE_BITS = 12;
 const PAGE_MASK = (1 << PAGE_BITS) - 1;
 
 /**
- * Flow id of a peer to slot, in pages made when first needed. Flow ids are the peer's slots, so they are dense;
- * one beyond FLOW_ID_MAX comes from no table of ours and is not kept.
+ * Maps a peer's flow ids to slots, in pages that are allocated when first used. Flow ids are the peer's own slot numbers, so
+ * they are dense. An id above FLOW_ID_MAX comes from no table of ours and is ignored.
  */
 export class SlotMap {
   /** Entries are slot + 1; 0 is none. */
   #pages: (Uint32Array | undefined)[] = [];
   #size = 0;
 
-  /** Flow ids that stand for a slot. */
+  /** Flow ids that have a slot. */
   get size(): number {
     return this.#size;
   }
 
-  /** Flow ids kept are below this. */
+  /** Every flow id that has a slot is below this. */
   get length(): number {
     return this.#pages.length << PAGE_BITS;
   }

@@ -79,7 +79,7 @@ export const getsockopt = library.func("int getsockopt(int fd, int level, int na
 export const recvmmsg = library.func(
   "int recvmmsg(int fd, void *messages, uint32_t count, int flags, void *timeout)",
 ) as (fd: number, messages: Memory, count: number, flags: number, timeout: null) => number;
-/** close(2). Never while a thread still polls the descriptor: its number may be another's at once. */
+/** close(2). Never close a descriptor that a thread still polls: its number may be reused at once. */
 export const close = library.func("int close(int fd)") as (fd: number) => number;
 /** eventfd(2). */
 export const eventfd = library.func("int eventfd(uint32_t initial, int flags)") as (

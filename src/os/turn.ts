@@ -1,4 +1,4 @@
-/** So long may work that comes in pieces keep the event loop: a collection or a wait for a core may come on top of it. */
+/** How long work in pieces may hold the event loop. A collection or a wait for a core may come on top. */
 const TURN_MS = 4;
 
 /** Splits work that may be long into turns of the event loop, so that events, requests and heartbeats come in between. */
@@ -6,12 +6,12 @@ export class Turn {
   /** 0 while nothing was done in this turn. */
   #endMs = 0;
 
-  /** True when it is time to `yield`; to be asked between two pieces of the work. */
+  /** True when it is time to `yield`. Ask it between two pieces of the work. */
   get over(): boolean {
     const nowMs = performance.now();
     if (this.#endMs > 0) return nowMs >= this.#endMs;
     this.#endMs = nowMs + TURN_MS;
-    // Work that comes bit by bit, as promises resolve, does not tell by itself whether the event loop has turned since.
+    // Work that advances as promises resolve cannot see by itself whether the event loop has turned meanwhile.
     setImmediate(() => {
       this.#endMs = 0;
     });

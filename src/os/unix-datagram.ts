@@ -5,14 +5,14 @@ import { AF_UNIX, errno, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, s
 const PATH_BYTES_MAX = 107;
 
 /**
- * Datagrams to a UNIX socket (syslog's /dev/log, systemd's NOTIFY_SOCKET), which Node has not. Sending never waits. It is not
- * connected, so a reader that was started again is met at the next datagram.
+ * Sends datagrams to a UNIX socket (syslog's /dev/log, systemd's NOTIFY_SOCKET), which Node cannot do. Sending never waits.
+ * The socket is not connected, so a reader that was restarted gets the next datagram.
  */
 export class UnixDatagram {
   readonly #fd: number;
   readonly #address: Uint8Array;
 
-  /** `path`: of the reader's socket; one that begins with @ is abstract, as in systemd. Throws when there can be no such socket. */
+  /** `path` is the reader's socket; a leading @ makes it abstract, as in systemd. Throws when no socket can have that path. */
   constructor(path: string) {
     const name = Buffer.from(path.replace(/^@/, "\0"), "utf8");
     if (name.length === 0 || name.length > PATH_BYTES_MAX) throw new Error(`${path}: not the path of a UNIX socket`);
@@ -25,7 +25,7 @@ export class UnixDatagram {
     if (this.#fd < 0) throw new Error(`no UNIX datagram socket: errno ${errno()}`);
   }
 
-  /** False when it could not be sent: nobody reads, or the reader is so far behind that there is no room. */
+  /** False when nobody reads, or when the reader is so far behind that its buffer is full. */
   send(text: string): boolean {
     const data = Buffer.from(text, "utf8");
     const flags = MSG_DONTWAIT | MSG_NOSIGNAL;
