@@ -1,11 +1,11 @@
 /**
- * The kernel's conntrack events: a netlink socket subscribed to NFNLGRP_CONNTRACK_NEW, _UPDATE and _DESTROY, and to the
- * same of expectations when wanted. One socket for both, so an expectation never overtakes its master.
+ * The kernel's conntrack events: a netlink socket that is subscribed to NFNLGRP_CONNTRACK_NEW, _UPDATE and _DESTROY, and on
+ * request to the same groups of expectations. Both share one socket, so an expectation never overtakes its master.
  *
  * Up to SLOTS datagrams are read per recvmmsg and decoded in place (ReceiveBuffer).
  *
- * Waiting is a poll(2) on a thread of the pool with an eventfd beside the socket, so that close() and process exit end
- * it at once; draining happens on the main thread and never blocks.
+ * A thread of the pool waits in poll(2), with an eventfd beside the socket, so that close() and process exit end the wait at
+ * once. The main thread reads, and never blocks.
  */
 import { ConntrailError } from "../errors.js";
 import type { Expectation } from "../flow/expectation.js";
@@ -43,38 +43,38 @@ export const MALFORMED_TRUNCATED = -1;
 /** `onMalformed` code of a netlink header whose length does not fit its datagram. */
 export const MALFORMED_HEADER = -2;
 
-/** Where events go. Called on the main thread only, never after close() has been called. */
+/** Where events go. Called on the main thread only, and never after close(). */
 export interface EventSink {
   /**
-   * One event. `flow` is reused: copy what must last. `portId` is the netlink port of the request that caused the
-   * event, 0 when packets or timeouts did.
+   * One event. `flow` is reused: copy what must last. `portId` is the netlink port whose request caused the event; 0 for
+   * packets and timeouts.
    */
   onEvent(kind: EventKind, flow: DecodedFlow, portId: number): void;
-  /** One event of an expectation, where the socket was asked for them. It is the sink's to keep. */
+  /** One event of an expectation, if the socket is subscribed to them. The sink may keep the object. */
   onExpectation?(kind: EventKind, expectation: Expectation, portId: number): void;
   /** A message was skipped: a code of `decodeError`, MALFORMED_TRUNCATED or MALFORMED_HEADER. */
   onMalformed(code: number): void;
-  /** The kernel dropped events (ENOBUFS): dump and compare. Messages that were queued before are still delivered. */
+  /** The kernel dropped events (ENOBUFS): dump and compare. Messages queued before that are still delivered. */
   onOverrun(): void;
-  /** A turn of reading is over; `eventsSinceLast` events came in it; `more`: the socket was not read empty. */
+  /** A turn of reading is over. It brought `eventsSinceLast` events; `more`: the socket may hold more. */
   onDrained(eventsSinceLast: number, more: boolean): void;
 }
 
 /** Sizes and pace. */
 export interface EventSocketOptions {
-  /** Receive buffer to ask for, as SO_RCVBUF reads: the kernel counts about 1.3 KB per event. Default 2 MiB. */
+  /** Initial receive buffer, as SO_RCVBUF reads: the kernel charges about 1.3 KB per event. Default 2 MiB. */
   bufferBytes?: number;
   /** Where `growBuffer` stops. Default 8 MiB. */
   bufferBytesMax?: number;
-  /** NETLINK_BROADCAST_ERROR and NETLINK_NO_ENOBUFS: the kernel repeats destroy events that did not fit. */
+  /** NETLINK_BROADCAST_ERROR and NETLINK_NO_ENOBUFS: the kernel repeats destroy events that found no room. */
   reliable?: boolean;
   /** Subscribes to expectations too: NFNLGRP_CONNTRACK_EXP_NEW, _UPDATE and _DESTROY. Default false. */
   expectations?: boolean;
-  /** Longest time the socket buffer may gather before it is read under load, 0 to read at once always. Default 10. */
+  /** How long the socket buffer may gather under load before it is read; 0: it is always read at once. Default 10. */
   gatherMs?: number;
   /** Datagrams read in one turn of the event loop. Default 1024. */
   turnDatagramsMax?: number;
-  /** What the kernel is not to queue; see `setFilter`. Default: it queues all. */
+  /** Which events the kernel queues; see `setFilter`. Default: all. */
   filter?: FilterRules;
   /** A monotonic clock in milliseconds. */
   now?: () => number;
@@ -107,13 +107,13 @@ export type EventCounters = ReturnType<typeof newEventCounters>;
 
 const SOCKADDR_NL_BYTES = 12;
 
-/** Bounds the life of a waiting thread whose eventfd could not be signalled. */
+/** Bounds the wait of a thread whose eventfd could not be signalled. */
 const POLL_TIMEOUT_MS = 1000;
 const POLL_RETRY_MS = 10;
 const RATE_WINDOW_MS = 10;
 /** Events per millisecond below which each wake-up is taken at once. */
 const RATE_QUIET = 0.5;
-/** Events per millisecond from which on the full `gatherMs` is waited. */
+/** Events per millisecond from which on the full `gatherMs` is used. */
 const RATE_FULL = 1.25;
 /** What the kernel charges the buffer for one event (sk_buff truesize). */
 const EVENT_TRUESIZE = 1280;
@@ -191,8 +191,8 @@ export class EventSocket {
   }
 
   /**
-   * From now on the kernel queues only what the rules keep, and what it cannot tell; {} for all. A rule that it has no room for
-   * is left out, which the result and the counters say.
+   * From now on the kernel queues only what the rules keep, and what it cannot judge; {} for all events. Rules that do not fit
+   * are left out: the result and the counters show which.
    */
   setFilter(rules: FilterRules): SocketFilterState {
     this.#rules = rules;
@@ -200,8 +200,8 @@ export class EventSocket {
   }
 
   /**
-   * From now on the kernel does not queue that a request of this netlink port made or changed a flow, only that it ended one; 0:
-   * it queues all. Events of before may still come, and where the kernel has no room for the program all do.
+   * From now on the kernel drops the events of flows that requests of this netlink port make or change, and keeps those of flows
+   * that they end; 0: it keeps all. Older events may still come, and all of them when the program does not fit.
    */
   mute(portId: number): void {
     this.#mutedPort = portId;
@@ -209,15 +209,15 @@ export class EventSocket {
   }
 
   /**
-   * While false, no events come of flows that begin; those of before may still. Where nobody else listens the kernel does not
-   * even make them, which is a third of what it costs to create a flow.
+   * While off, no events come of flows that begin; older ones may still. If nobody else listens the kernel does not even make
+   * them, which saves a third of the cost of creating a flow.
    */
   hearNew(on: boolean): void {
     if (this.#closed !== null) return;
     setOption(this.#fd, on ? libc.NETLINK_ADD_MEMBERSHIP : libc.NETLINK_DROP_MEMBERSHIP, NFNLGRP_CONNTRACK_NEW);
   }
 
-  /** Reads what is queued, up to the bound of a turn, now; true when that ended it and more may be waiting. */
+  /** Reads now what is queued, up to the bound of a turn; true when the bound ended it and more may be waiting. */
   readNow(): boolean {
     if (this.#closed !== null) return false;
     const before = this.#counters.eventsReceived;
@@ -262,7 +262,7 @@ export class EventSocket {
     this.#drain();
   }
 
-  /** One turn: reads up to the bound, then yields, gathers or waits. */
+  /** One turn: reads up to the bound, then yields to the event loop, gathers or waits. */
   #drain(): void {
     const eventsBefore = this.#counters.eventsReceived;
     const more = this.readNow();
@@ -295,13 +295,13 @@ export class EventSocket {
         for (let slot = 0; slot < count; slot++) this.#decodeSlot(slot);
       }
       if (this.#closed !== null) return false;
-      // A short count means that the queue is empty or that an error is pending, which wakes the next poll.
+      // After a short count the queue is empty, or an error is pending, which wakes the next poll.
       if (count >= 0 && count < wanted) return false;
     }
     return true;
   }
 
-  /** Whatever failed, events may be missing: the owner has to compare with a dump. */
+  /** Whatever failed, events may be missing: the owner must compare with a dump. */
   #receiveFailed(errno: number): void {
     if (errno === ENOBUFS) this.#counters.overruns++;
     else this.#counters.receiveErrors++;
@@ -424,7 +424,7 @@ class ReceiveBuffer {
 
 /**
  * How long to let the socket's buffer gather. A wake-up costs as much as tens of events, so it is taken at once after
- * quiet and made rarer as the rate grows, but never so rare that a quarter of the buffer could fill meanwhile.
+ * quiet and postponed as the rate grows, but never for so long that a quarter of the buffer could fill meanwhile.
  */
 class Pace {
   readonly #gatherMsMax: number;
@@ -456,7 +456,7 @@ class Pace {
   }
 }
 
-/** Waits for a descriptor on a thread of the pool, one poll(2) at a time, and can be ended at any moment. */
+/** Waits for a descriptor on a thread of the pool, one poll(2) at a time. The wait can be ended at any moment. */
 class Waiter {
   readonly #onReady: () => void;
   readonly #eventFd: number;
@@ -476,7 +476,7 @@ class Waiter {
     this.#results[2] = libc.POLLIN;
     words[2] = this.#eventFd;
     this.#results[6] = libc.POLLIN;
-    // Node joins the threads of its pool when the process exits: a poll that nobody ends would hold it up.
+    // Node joins the threads of its pool when the process exits: a poll that nobody ends would delay that.
     process.once("exit", this.#onExit);
   }
 
@@ -486,7 +486,7 @@ class Waiter {
     libc.pollAsync(this.#fds, 2, POLL_TIMEOUT_MS, (error, ready) => this.#returned(error, ready));
   }
 
-  /** Ends a wait that is under way; resolves when no thread uses the descriptors any more. */
+  /** Ends the current wait; resolves when no thread uses the descriptors any more. */
   async end(): Promise<void> {
     if (this.#retry !== null) clearTimeout(this.#retry);
     const returned = new Promise<void>((resolve) => {
@@ -505,7 +505,7 @@ class Waiter {
     if (this.#ended !== null) {
       this.#ended();
     } else if (error !== null || ready < 0) {
-      // EINTR, or no memory for the thread. Not at once, so that a lasting failure does not spin.
+      // EINTR, or no memory for the thread. Not at once: a lasting failure would spin.
       this.#retry = setTimeout(() => this.wait(), POLL_RETRY_MS);
     } else if (ready > 0 && this.#results[3] !== 0) {
       this.#onReady();
@@ -525,7 +525,7 @@ function openSocket(): number {
   return fd;
 }
 
-/** Binds to a port of the kernel's choice and returns it. */
+/** Binds to a port that the kernel chooses, and returns it. */
 function bindSocket(fd: number): number {
   const address = libc.allocateStable(SOCKADDR_NL_BYTES);
   const words = new Uint32Array(address.buffer);
@@ -542,7 +542,7 @@ function setOption(fd: number, name: number, value: number): void {
   if (errno !== 0) throw failure("setsockopt", errno);
 }
 
-/** SO_RCVBUFFORCE goes beyond net.core.rmem_max but needs CAP_NET_ADMIN; both set double of what they are given. */
+/** SO_RCVBUFFORCE may exceed net.core.rmem_max but needs CAP_NET_ADMIN. Both options double the value that they are given. */
 function setBuffer(fd: number, bytes: number): void {
   const half = Math.ceil(bytes / 2);
   if (libc.setIntOption(fd, libc.SOL_SOCKET, libc.SO_RCVBUFFORCE, half) !== 0) {

@@ -1,8 +1,8 @@
 /**
- * The machine's own addresses, from rtnetlink: RTM_GETADDR once, RTM_NEWADDR and RTM_DELADDR ever after.
+ * The machine's own addresses, kept current from rtnetlink: RTM_GETADDR once, then RTM_NEWADDR and RTM_DELADDR.
  *
- * One socket carries both, so notifications and the dump's answers come in one order. The parsers are those of the
- * `netlink` package; its own request layer takes a notification in the middle of a dump for a broken dump.
+ * One socket carries both, so notifications and the dump's answers arrive in order. The parsers are those of the `netlink`
+ * package; its own request layer is not used, since it takes a notification within a dump for a broken dump.
  */
 import { formatMessage, type NetlinkMessage, parseMessages, rt } from "netlink";
 import { ConntrailError } from "../errors.js";
@@ -14,11 +14,11 @@ import { NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR } f
 import { decodeError } from "./decode.js";
 import { NetlinkSocket } from "./netlink-socket.js";
 
-/** Whom to tell, deadlines and sizes. */
+/** Listeners, deadlines and sizes. */
 export interface LocalAddressesOptions {
-  /** Called after the set of addresses has changed, never for what it held when `open` resolved. */
+  /** Called after the set of addresses has changed, not for the addresses that `open` found. */
   onChange?: () => void;
-  /** Called when the addresses cannot be kept current any more. */
+  /** Called when the addresses can no longer be kept current. */
   onError?: (error: ConntrailError) => void;
   /** How long the kernel may take for the first list. Default 5000. */
   timeoutMs?: number;
@@ -50,7 +50,7 @@ export class LocalAddresses {
   readonly #socket: NetlinkSocket;
   readonly #counters = newCounters();
   #known = new InterfaceAddresses();
-  /** What the dump under way has listed so far. */
+  /** What the current dump has listed so far. */
   #listed: InterfaceAddresses | null = null;
   #sequence = 0;
   #interrupted = false;
@@ -71,7 +71,7 @@ export class LocalAddresses {
   }
 
   /**
-   * Subscribes, then reads the addresses; what changes in between is not missed.
+   * Subscribes, then reads the addresses, so that no change in between is missed.
    * Throws ConntrailError `KERNEL` or `PERMISSION` when the kernel refuses, `TIMEOUT` when it does not answer.
    */
   static async open(options: LocalAddressesOptions = {}): Promise<LocalAddresses> {
@@ -132,13 +132,13 @@ export class LocalAddresses {
     });
   }
 
-  /** Notifications were lost. What the dump under way still lists is ignored by its sequence number. */
+  /** Notifications were lost: dumps again. The rest of the current dump is ignored by its sequence number. */
   #startOver(): void {
     this.#counters.overruns++;
     this.#dumpSoon();
   }
 
-  /** Not at once: the kernel refuses a dump (EBUSY) while the last one is still being read. */
+  /** After a while: the kernel refuses a dump (EBUSY) while the last one is still being read. */
   #dumpSoon(): void {
     this.#retry ??= setTimeout(() => this.#startDump(), DUMP_RETRY_MS);
   }
@@ -231,9 +231,9 @@ function readAddress(data: Buffer): InterfaceAddress | null {
   }
 }
 
-/** Addresses with the interfaces that carry them: one may sit on two, and goes only when both have lost it. */
+/** Addresses with the interfaces that have them: an address may be on two, and is gone only when both have lost it. */
 class InterfaceAddresses {
-  /** By the words of the address, of which IPv4 has one and IPv6 four. */
+  /** By the words of the address: one for IPv4, four for IPv6. */
   readonly #entries = new Map<string, { address: InterfaceAddress; interfaces: Set<number> }>();
   readonly #ipv4 = new Set<number>();
   /** IPv6 addresses by their last word, in which they differ most. */

@@ -1,14 +1,14 @@
 /**
- * A socket of the `netlink` package, made safe for what its native part does not expect.
+ * A socket of the `netlink` package, protected from four weaknesses of its native part:
  *
  * - A pending socket error makes libuv report the descriptor as bad, and the package then aborts the whole process.
  *   The only such error here is ENOBUFS, so NETLINK_NO_ENOBUFS is set and losses are read from the drop counter.
- * - An exception that leaves a listener aborts the process as well: it is thrown again outside the native callback.
- * - Its SO_RCVBUF stops at net.core.rmem_max: SO_RCVBUFFORCE goes beyond it.
- * - It sends on the event loop's thread, which stands still while the kernel works through a batch, or waits for another
- *   process's: what is long is sent on a thread of the pool.
+ * - An exception in a listener aborts the process as well: it is thrown again outside the native callback.
+ * - Its SO_RCVBUF stops at net.core.rmem_max: SO_RCVBUFFORCE exceeds that.
+ * - It sends on the event loop's thread, which blocks while the kernel works through a batch, or waits for another
+ *   process's batch: long ones are sent on a thread of the pool.
  *
- * The package does not tell its descriptor; it is that of the socket that was not there before.
+ * The package does not expose its descriptor: it is the one of the socket that did not exist before.
  */
 import assert from "node:assert/strict";
 import { readdirSync, readlinkSync } from "node:fs";
@@ -23,7 +23,7 @@ export interface NetlinkSocketOptions {
   protocol: number;
   /** Receive buffer, as SO_RCVBUF reads. */
   bufferBytes: number;
-  /** Longest datagram that is taken whole. A buffer of this size is made for each, so it should not be generous. */
+  /** Longest datagram that is read whole. Each datagram gets a buffer of this size, so keep it small. */
   datagramBytesMax: number;
   /** Multicast groups by number, joined before the constructor returns. */
   groups?: readonly number[];
@@ -41,7 +41,7 @@ const SK_MEMINFO_DROPS = 8;
 const SK_MEMINFO_WORDS = 9;
 const NETLINK_CAP_ACK = 10;
 const SEND_BUFFER_BYTES = 1 << 20;
-/** From so many bytes on (some 40 requests, 0.2 ms of the kernel's work) a thread of the pool sends. */
+/** From this size on (some 40 requests, 0.2 ms of kernel work) a thread of the pool sends. */
 const POOL_BYTES_MIN = 6 << 10;
 
 /** A netlink socket to the kernel that survives overruns. Opened in this thread's network namespace. */
@@ -53,7 +53,7 @@ export class NetlinkSocket {
   readonly #memoryLength = new Int32Array(1);
   #dropsSeen = 0;
   #open = true;
-  /** Sends that a thread of the pool has under way: the descriptor must not become another's meanwhile. */
+  /** Sends that threads of the pool are working on: until they end, the descriptor must not be closed and reused. */
   #sending = 0;
 
   /** Throws ConntrailError `PERMISSION` or `KERNEL` when the kernel refuses. */
@@ -63,9 +63,9 @@ export class NetlinkSocket {
     this.portId = this.#raw.address().port;
     this.#fd = findDescriptor(before, options.protocol, this.portId);
     setOption(this.#fd, libc.NETLINK_NO_ENOBUFS, 1);
-    // Errors then carry the header of the request only, so more of them fit the buffer.
+    // Errors then carry only the header of their request, so more of them fit into the buffer.
     setOption(this.#fd, NETLINK_CAP_ACK, 1);
-    // Without CAP_NET_ADMIN the sizes that the package could set stay.
+    // Without CAP_NET_ADMIN the sizes stay as the package could set them.
     libc.setIntOption(this.#fd, libc.SOL_SOCKET, libc.SO_RCVBUFFORCE, Math.ceil(options.bufferBytes / 2));
     libc.setIntOption(this.#fd, libc.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER_BYTES / 2);
     this.#raw.on("message", (bytes) => outside(() => options.onDatagram(bytes)));
@@ -91,8 +91,8 @@ export class NetlinkSocket {
 
   /**
    * One sendmsg to the kernel, which handles all requests in it before this returns.
-   * `bytes` must stay as they are until `done` runs; `done` gets null or why they could not be sent. `long`: the kernel works on
-   * them for long, however short they are.
+   * `bytes` must not change until `done` runs, which gets null or the reason for a failure. `long`: the kernel takes long for
+   * them, however few they are.
    */
   send(bytes: Uint8Array, done: (error: ConntrailError | null) => void, long = bytes.length >= POOL_BYTES_MIN): void {
     if (!this.#open || !long) {
@@ -104,7 +104,7 @@ export class NetlinkSocket {
       this.#sending--;
       if (!this.#open && this.#sending === 0) this.#raw.close();
       if (error === null && sent === bytes.length) done(null);
-      // The thread does not tell its errno. Nothing was sent, and here it goes through or says why not.
+      // The errno of the thread is lost. Nothing was sent: a second attempt here succeeds or shows the reason.
       else this.#sendHere(bytes, done);
     });
   }
@@ -154,7 +154,7 @@ function openRaw(options: NetlinkSocketOptions): RawNetlinkSocket {
   }
 }
 
-/** The open sockets: inode by descriptor. Not the descriptors alone, for reading the directory takes one for itself. */
+/** The open sockets: inode by descriptor. Descriptors alone would not do, since reading the directory takes one itself. */
 function sockets(): Map<number, string> {
   const inodes = new Map<number, string>();
   for (const name of readdirSync(DESCRIPTORS)) {
@@ -162,7 +162,7 @@ function sockets(): Map<number, string> {
       const target = readlinkSync(`${DESCRIPTORS}/${name}`);
       if (target.startsWith("socket:")) inodes.set(Number(name), target);
     } catch {
-      // The descriptor that the directory was read through is gone again.
+      // The descriptor through which the directory was read is closed again.
     }
   }
   return inodes;
@@ -184,7 +184,7 @@ function setOption(fd: number, name: number, value: number): void {
   assert.equal(errno, 0, `netlink option ${name}: errno ${errno}`);
 }
 
-/** Runs a listener so that what it throws becomes an uncaught exception and not an abort of the process. */
+/** Runs a listener: what it throws becomes an uncaught exception instead of aborting the process. */
 function outside(listener: () => void): void {
   try {
     listener();

@@ -1,8 +1,8 @@
 /**
- * Requests to the kernel's conntrack table and its expectations: dumps, lookups, and batches of create, update and delete.
+ * Sends requests to the kernel's conntrack table and its expectations: dumps, lookups, and batches of create, update and delete.
  *
- * A batch is one sendmsg. The kernel works through it before sendmsg returns and answers each request that failed with
- * NLMSG_ERROR, and the last one (NLM_F_ACK) in any case; answers are matched by sequence number.
+ * A batch is one sendmsg. The kernel works through it before sendmsg returns. It answers each failed request with NLMSG_ERROR,
+ * and the last one (NLM_F_ACK) in any case; answers are matched by sequence number.
  */
 import assert from "node:assert/strict";
 import { ConntrailError } from "../errors.js";
@@ -27,14 +27,14 @@ import { RequestBatch } from "./encode.js";
 import { decodeExpectation } from "./expectation.js";
 import { NetlinkSocket } from "./netlink-socket.js";
 
-/** Messages per batch at which creating is fastest; larger ones only hold up the event loop for longer. */
+/** Messages per batch at which creating is fastest; larger batches only block the event loop for longer. */
 export const BATCH_MESSAGES = 256;
 
 /** Which flows, and until when. */
 export interface DumpOptions {
   /** 0 or left out: both families. */
   family?: 0 | typeof AF_INET | typeof AF_INET6;
-  /** Ends the dump: the promise rejects with the signal's reason and nothing more is visited. */
+  /** Ends the dump: its promise rejects with the signal's reason, and no more flows are visited. */
   signal?: AbortSignal;
 }
 
@@ -44,7 +44,7 @@ export interface DumpResult {
   count: number;
   /** Messages or datagrams that could not be decoded and were skipped. */
   malformed: number;
-  /** NLM_F_DUMP_INTR: the table changed meanwhile in a way that may have hidden flows. */
+  /** NLM_F_DUMP_INTR: the table changed meanwhile, which may have hidden flows. */
   interrupted: boolean;
 }
 
@@ -54,7 +54,7 @@ export interface BatchResult {
   sent: number;
   /** Requests the kernel refused, in order; `errno` is positive. */
   errors: { index: number; errno: number }[];
-  /** Answers that did not fit the receive buffer: so many more of the requests may have failed. */
+  /** Answers that did not fit into the receive buffer: as many more requests may have failed. */
   unknown: number;
 }
 
@@ -64,7 +64,7 @@ export interface RequestSocketOptions {
   timeoutMs?: number;
   /** Receive buffer of the batch socket, as SO_RCVBUF reads; each failed request takes 768 bytes of it. Default 4 MiB. */
   bufferBytes?: number;
-  /** Batches and lookups that may wait for the one under way, and dumps likewise. Default 64. */
+  /** Batches and lookups that may wait for the current one, and dumps likewise. Default 64. */
   queueMax?: number;
 }
 
@@ -91,14 +91,14 @@ interface Exchange {
   done: (error: ConntrailError | null) => void;
 }
 
-/** What kind of message a dump is made of, and what takes one apart; gives 0 or why it could not. */
+/** The type of a dump's messages, and what decodes one: `take` returns 0 or the reason for a failure. */
 interface DumpKind {
   readonly type: number;
   readonly request: RequestBatch;
   readonly take: (bytes: Uint8Array, start: number, end: number) => number;
 }
 
-/** A dump on its way. `kind` is null once nobody listens any more; it still has to be read to its end. */
+/** A dump on its way. `kind` is null once nobody listens any more; the rest must be read all the same. */
 interface Dump {
   sequence: number;
   result: DumpResult;
@@ -115,7 +115,7 @@ export class RequestSocket {
   readonly #timeoutMs: number;
   readonly #queueMax: number;
   readonly #socket: NetlinkSocket;
-  /** A dump's answers are large and many: they have a socket of their own, so that batches go on meanwhile. */
+  /** A dump's answers are large and many: they have their own socket, so that batches continue meanwhile. */
   readonly #dumpSocket: NetlinkSocket;
   readonly #flow = new DecodedFlow();
   #exchange: Exchange | null = null;
@@ -155,7 +155,7 @@ export class RequestSocket {
   }
 
   /**
-   * Visits every flow of the table; `flow` is reused, copy what must last. Dumps run one after the other.
+   * Visits every flow of the table; `flow` is reused: copy what must last. Dumps run one after the other.
    * Throws ConntrailError `PERMISSION`, `KERNEL`, or `TIMEOUT` when the kernel falls silent.
    */
   dump(options: DumpOptions, visit: (flow: DecodedFlow) => void): Promise<DumpResult> {
@@ -169,7 +169,7 @@ export class RequestSocket {
     return this.#enqueueDump(options, { type: TYPE_CT_NEW, request, take });
   }
 
-  /** Visits every expectation, as `dump` does flows. */
+  /** Visits every expectation, as `dump` visits flows. */
   dumpExpectations(options: DumpOptions, visit: (expectation: Expectation) => void): Promise<DumpResult> {
     const request = new RequestBatch(0);
     assert.ok(request.dumpExpectations(options.family ?? 0), "a dump fits an empty batch");
@@ -195,7 +195,7 @@ export class RequestSocket {
 
   /**
    * Sends all requests of the batch, up to 1 MiB, at once. The batch must not be touched until this resolves.
-   * What the kernel refuses is a value; throws ConntrailError `TIMEOUT` when the acknowledgement does not come.
+   * Refused requests are values; throws ConntrailError `TIMEOUT` when the acknowledgement does not come.
    */
   async send(batch: RequestBatch): Promise<BatchResult> {
     const exchange = await this.#enqueue(batch);
@@ -216,8 +216,8 @@ export class RequestSocket {
   }
 
   /**
-   * Sends a batch of lookups, as `send` does; `visit` gets each flow that the kernel has, with the number of its request. ENOENT
-   * in the result stands for a flow that it has not.
+   * Sends a batch of lookups, as `send` does. `visit` gets each flow that the kernel has, with the index of its request; ENOENT
+   * in the result is a flow that it lacks.
    */
   async getAll(batch: RequestBatch, visit: (index: number, flow: DecodedFlow) => void): Promise<BatchResult> {
     const exchange = await this.#enqueue(batch, visit);
@@ -233,7 +233,7 @@ export class RequestSocket {
     if (error !== undefined) throw refused("flush", error.errno);
   }
 
-  /** Ends what is under way with an error and closes both sockets. */
+  /** Closes both sockets; current requests end with an error. */
   close(): void {
     const closed = new ConntrailError("KERNEL", "the conntrack request socket was closed");
     this.#socket.close();
@@ -285,7 +285,7 @@ export class RequestSocket {
     });
   }
 
-  /** All answers have been read or are in the receive buffer by now, or are lost. Then a fence tells when the rest is read. */
+  /** By now all answers are read, in the receive buffer, or lost. If some are lost, a fence shows when the rest is read. */
   #sent(exchange: Exchange, error: ConntrailError | null): void {
     if (this.#exchange !== exchange) return;
     if (error !== null) {
@@ -298,7 +298,7 @@ export class RequestSocket {
     this.#sendFence(exchange);
   }
 
-  /** An empty request with an acknowledgement. Repeated until the buffer has room for its answer. */
+  /** Sends an empty request with an acknowledgement; again until the buffer has room for its answer. */
   #sendFence(exchange: Exchange): void {
     exchange.last = this.#takeSequence(1);
     this.#socket.send(fenceRequest(exchange.last, this.portId), (error) => {
@@ -331,7 +331,7 @@ export class RequestSocket {
     }
   }
 
-  /** Resolves, always, when the kernel has nothing more to say about this dump. */
+  /** Always resolves, when the kernel has sent its last message of this dump. */
   #runDump(
     options: DumpOptions,
     kind: DumpKind,
@@ -366,7 +366,7 @@ export class RequestSocket {
       const sent = (error: ConntrailError | null): void => {
         if (error !== null && this.#dump === dump) this.#endDump(error);
       };
-      // The kernel looks for the first flows before sendmsg returns: where it has few, through all of a table that others may fill.
+      // The kernel searches for the first flows before sendmsg returns: if it has few, through a whole table that others may fill.
       this.#dumpSocket.send(kind.request.bytes(this.#dumpSocket.portId, sequence), sent, true);
     });
   }
@@ -417,7 +417,7 @@ export class RequestSocket {
   }
 }
 
-/** Calls `visit` for each message of a datagram with where it starts and ends; false when a length does not fit. */
+/** Calls `visit` with the bounds of each message of a datagram; false when a length does not fit. */
 function eachMessage(bytes: Uint8Array, visit: (type: number, at: number, end: number) => void): boolean {
   let at = 0;
   while (at < bytes.length) {
@@ -429,7 +429,7 @@ function eachMessage(bytes: Uint8Array, visit: (type: number, at: number, end: n
   return true;
 }
 
-/** An empty request that the kernel acknowledges and does nothing else about. */
+/** An empty request that the kernel only acknowledges. */
 function fenceRequest(sequence: number, portId: number): Uint8Array {
   const bytes = new Uint8Array(NLMSG_HDRLEN);
   new Uint32Array(bytes.buffer, 0, 1)[0] = NLMSG_HDRLEN;

@@ -1,6 +1,6 @@
 /**
- * The filter's rules as a classic BPF program on the event socket, so that the kernel does not queue what nobody wants.
- * A program finds attributes with SKF_AD_NLATTR: it costs the kernel some hundred nanoseconds an event.
+ * Compiles the filter's rules to a classic BPF program on the event socket, so that the kernel queues no unwanted events.
+ * The program finds attributes with SKF_AD_NLATTR, which costs the kernel some hundred nanoseconds per event.
  *
  *     of conntrack?       no → keep (expectations)
  *     muted port, and no destroy event?         yes → drop
@@ -8,10 +8,10 @@
  *     TCP with a state, and no destroy event:   listed?   no → drop
  *     original source or reply source listed?   no → drop
  *
- * It keeps what it cannot read: the predicate of src/flow/filter.ts judges every event once more, so a program may keep
- * too much, and never drops what the predicate would keep. Nor the end of a flow that ends in another state than those that
- * are listed: its beginning may have been told. The machine's own addresses (`filter.local`) stay with the
- * predicate: they change at any time, and what a program drops before it is exchanged does not come again.
+ * It keeps what it cannot read. The predicate of src/flow/filter.ts judges every event again, so the program may keep too much,
+ * but it never drops what the predicate would keep. It also keeps the end of a flow whose last state is not listed, because its
+ * beginning may have been published. The machine's own addresses (`filter.local`) are left to the predicate: they change at any
+ * time, and an event that an outdated program drops is lost.
  */
 import { type Cidr, maskWord } from "../flow/address.js";
 import { type FilterRules, membership } from "../flow/filter.js";
@@ -66,7 +66,7 @@ const WORD_MAX = 0xffffffff;
 const KEEP = 0xffffffff;
 const SOCK_FPROG_BYTES = 16;
 
-/** What the kernel took of the rules. */
+/** How much of the rules the kernel filters by. */
 export interface SocketFilterState {
   /** Length of the attached program; 0: none is attached. */
   readonly instructions: number;
@@ -75,9 +75,9 @@ export interface SocketFilterState {
 }
 
 /**
- * The program for the rules; null when it would be longer than the kernel takes: some hundred networks, for each is
- * compared with two addresses. `mutedPort`: flows that requests of this netlink port made or changed are dropped, too; 0: of
- * none. Undefined when there is nothing to filter.
+ * The program for the rules. Null when it would be longer than the kernel accepts, which takes some hundred networks, each
+ * compared with two addresses. Undefined when there is nothing to filter. `mutedPort`: also drops the events of flows that
+ * requests of this netlink port made or changed; 0 for none.
  */
 export function compileSocketFilter(rules: FilterRules, mutedPort = 0): Uint8Array<ArrayBuffer> | null | undefined {
   if (Object.keys(rules).length === 0 && mutedPort === 0) return undefined;
@@ -111,7 +111,7 @@ export function compileSocketFilter(rules: FilterRules, mutedPort = 0): Uint8Arr
   return program.assemble();
 }
 
-/** Drops what requests of a port made or changed; what they ended goes on. */
+/** Drops the events of flows that requests of a port made or changed; those of flows that they ended are judged further. */
 function writeMuted(program: BpfProgram, port: number, drop: Label): void {
   const lives = program.label();
   const next = program.label();
@@ -119,19 +119,19 @@ function writeMuted(program: BpfProgram, port: number, drop: Label): void {
   program.branch(BPF_JEQ_K, IPCTNL_MSG_CT_NEW, lives, next);
   program.place(lives);
   program.statement(BPF_LD_W_ABS, AT_PORT);
-  // A load turns what is in network order, as nlmsg_pid is not.
+  // A load converts from network order, which nlmsg_pid is not in.
   program.branch(BPF_JEQ_K, swap32(port) >>> 0, drop, next);
   program.place(next);
 }
 
-/** Values from `first` to `last`, and for addresses what the word behind them must hold; undefined: anything. */
+/** Values from `first` to `last`; for addresses, `behind` restricts the next word, undefined: to nothing. */
 interface Range {
   readonly first: number;
   readonly last: number;
   readonly behind?: readonly Cidr[];
 }
 
-/** X and A ← where the attribute stands that the path of types leads to; goes to `missing` when it is not there. */
+/** X and A ← where the attribute at the end of the path of types is; jumps to `missing` when there is none. */
 function loadAttribute(program: BpfProgram, path: readonly number[], missing: Label): void {
   program.statement(BPF_LD_IMM, AT_ATTRIBUTES);
   for (const [depth, type] of path.entries()) {
@@ -144,7 +144,7 @@ function loadAttribute(program: BpfProgram, path: readonly number[], missing: La
   program.statement(BPF_TAX);
 }
 
-/** The protocol is in A. Other protocols, and a state that is not told, go on. */
+/** The protocol is in A. Other protocols than TCP, and events without a state, jump to `next`. */
 function writeStates(program: BpfProgram, ranges: readonly Range[], to: { next: Label; drop: Label }): void {
   const tcp = program.label();
   const lives = program.label();
@@ -191,7 +191,7 @@ function writeAddresses(
   }
 }
 
-/** Compares word `index` of the address whose attribute is at X, and then the next one where a network is that long. */
+/** Compares word `index` of the address whose attribute is at X, and the next word where a network is that long. */
 function searchAddress(program: BpfProgram, networks: readonly Cidr[], index: number, hit: Label, miss: Label): void {
   program.statement(BPF_LD_W_IND, NLA_HDRLEN + 4 * index);
   const ranges = wordRanges(networks, index);
@@ -204,7 +204,7 @@ function searchAddress(program: BpfProgram, networks: readonly Cidr[], index: nu
   }
 }
 
-/** Finds the range that A lies in, by bisection: goes to its label in `deeper`, else to `hit`. The ranges are in order. */
+/** Finds the range that A lies in, by bisection, and jumps to its label in `deeper`, else to `hit`. The ranges are sorted. */
 function search(
   program: BpfProgram,
   ranges: readonly Range[],
@@ -232,7 +232,7 @@ function search(
   else halve(0, ranges.length, 0);
 }
 
-/** Tells whether A, which is `atLeast` that much, lies in the range. */
+/** Jumps by whether A, which is `atLeast` or above, lies in the range. */
 function compare(program: BpfProgram, { first, last }: Range, atLeast: number, hit: Label, miss: Label): void {
   if (first === last) {
     program.branch(BPF_JEQ_K, first, hit, miss);
@@ -247,7 +247,7 @@ function compare(program: BpfProgram, { first, last }: Range, atLeast: number, h
   else program.jump(hit);
 }
 
-/** The ranges of numbers that a table has at 1. */
+/** The ranges of numbers whose entry in the table is 1. */
 function membershipRanges(keep: Uint8Array): Range[] {
   const ranges: Range[] = [];
   for (let first = 0; first < keep.length; first++) {
@@ -260,7 +260,7 @@ function membershipRanges(keep: Uint8Array): Range[] {
   return ranges;
 }
 
-/** What word `index` of an address in one of the networks may be: ranges in order that do not overlap. */
+/** The possible values of word `index` of an address in one of the networks: sorted ranges that do not overlap. */
 function wordRanges(networks: readonly Cidr[], index: number): Range[] {
   const whole = networks
     .filter(({ prefix }) => prefix <= 32 * (index + 1))
@@ -274,7 +274,7 @@ function wordRanges(networks: readonly Cidr[], index: number): Range[] {
     else behind.push(network);
   }
   const all: Range[] = [...whole, ...[...points].map(([word, behind]) => ({ first: word, last: word, behind }))];
-  // A network before what lies in it.
+  // A network before the networks within it.
   all.sort(
     (a, b) => a.first - b.first || b.last - a.last || Number(a.behind !== undefined) - Number(b.behind !== undefined),
   );
@@ -290,7 +290,7 @@ function wordRanges(networks: readonly Cidr[], index: number): Range[] {
   return ranges;
 }
 
-/** The program that is attached to a socket. The object owns the memory that the kernel reads while it is attached. */
+/** The program on a socket. The object owns the memory that the kernel reads while it attaches it. */
 export class SocketFilter {
   readonly #fd: number;
   #program = libc.allocateStable(0);
@@ -301,11 +301,11 @@ export class SocketFilter {
   }
 
   /**
-   * Attaches a program for the rules in place of what is attached. Where the whole does not fit, or the kernel's
-   * net.core.optmem_max forbids it, the addresses are left out, then all. `mutedPort` as in `compileSocketFilter`.
+   * Replaces the attached program by one for the rules. If it does not fit, or net.core.optmem_max forbids it, the addresses are
+   * left out, then all rules. `mutedPort` as in `compileSocketFilter`.
    */
   attach(rules: FilterRules, mutedPort = 0): SocketFilterState {
-    // Beside the old program there may be no room for the new one; in between, the predicate filters alone.
+    // There may be no room for two programs. Until the new one is attached, only the predicate filters.
     libc.setIntOption(this.#fd, libc.SOL_SOCKET, libc.SO_DETACH_FILTER, 0);
     const { addresses, ...others } = rules;
     for (const part of addresses === undefined ? [others] : [rules, others]) {

@@ -14,7 +14,7 @@ import { Backoff } from "../os/backoff.js";
 import { pause } from "../os/pause.js";
 import { inboxPrefix } from "./format/subjects.js";
 
-/** Paths of PEM files. They are read again at each connect, so a renewed certificate needs no restart. */
+/** Paths of PEM files. They are read at each connect, so a renewed certificate needs no restart. */
 export interface TlsFiles {
   ca: string;
   cert: string;
@@ -29,10 +29,10 @@ export interface BrokerConnectionOptions {
   node: string;
   /** What the connection is for, for the broker's logs: `publisher`, `peer fw2`. */
   purpose: string;
-  /** With TLS: the name the broker's certificate may carry instead of its address. Usually the peer's node name. */
+  /** With TLS: a name that the broker's certificate may have instead of its address. Usually the peer's node name. */
   serverName?: string;
   tls?: TlsFiles;
-  /** How soon the first attempt is repeated, 100 ms unless said; then more and more slowly. */
+  /** How soon the first attempt is repeated, by default 100 ms; later attempts wait longer and longer. */
   retryMs?: number;
   log: Logger;
 }
@@ -53,14 +53,14 @@ const RETRY_MS_MIN = 100;
 const RETRY_MS_MAX = 1000;
 const CLOSE_TIMEOUT_MS = 1000;
 
-/** Starts a connection. Returns at once: a broker that is not there is no error, it is tried again until `close`. */
+/** Starts a connection. Returns at once: an absent broker is no error, it is tried again until `close`. */
 export function connectBroker(options: BrokerConnectionOptions): BrokerConnection {
   return new BrokerConnection(options);
 }
 
 /**
- * One connection to one broker, for as long as the daemon lives. A dead link is noticed in 2 to 3 seconds
- * (a ping a second, two unanswered), a broker that closes in a moment; both are retried for ever.
+ * One connection to one broker, for as long as the daemon lives. A dead link is noticed within 2 to 3 seconds (a ping per
+ * second, two unanswered), a broker that closes the connection at once; both are retried until `close`.
  */
 export class BrokerConnection {
   readonly node: string;
@@ -84,7 +84,7 @@ export class BrokerConnection {
     });
   }
 
-  /** The client while the connection is up, else null. A later value may be another object. */
+  /** The client while the connection is up, else null. It may be another object after a reconnect. */
   get client(): NatsConnection | null {
     return this.#connected ? this.#client : null;
   }
@@ -102,7 +102,7 @@ export class BrokerConnection {
     return this.#lastError;
   }
 
-  /** Calls `listener` at every change from now on. Returns the way to end that. */
+  /** Calls `listener` at every change from now on, until the function that is returned is called. */
   watch(listener: ConnectionListener): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -125,7 +125,7 @@ export class BrokerConnection {
     return this.client;
   }
 
-  /** Closes for good. Returns within about a second whatever the state of the network. */
+  /** Closes for good. Returns within about a second, whatever the network does. */
   async close(): Promise<void> {
     if (this.closed) return;
     this.#stop.abort();
@@ -155,7 +155,7 @@ export class BrokerConnection {
     if (this.closed) return client.close();
     this.#client = client;
     this.#set(true);
-    // The iterator of a closed client does not end: it is left to the collector, `closed` ends the wait.
+    // The iterator of a closed client never ends: `closed` ends the wait, and the iterator is collected.
     const changes = this.#noteChanges(client).catch((error: unknown) => this.#noteError(errorText(error)));
     await Promise.race([client.closed(), changes]);
     this.#set(false);
@@ -219,7 +219,7 @@ export class BrokerConnection {
       reconnectJitter: 50,
       reconnectJitterTLS: 100,
       ignoreAuthErrorAbort: true,
-      // A shared cluster tells its members; a standalone broker has only itself, by an address that may not be ours.
+      // A shared cluster announces its members; a standalone broker only itself, by an address that may not be ours.
       ignoreClusterUpdates: servers.length === 1,
       noAsyncTraces: true,
       ...(tls === undefined ? {} : { tls: tlsOptions(tls, servers[0] ?? "", serverName) }),
@@ -228,8 +228,8 @@ export class BrokerConnection {
 }
 
 /**
- * The certificate may be for the address or for the node's name. By an address there is no name to send along,
- * and the client would compare with "localhost": so the names are given and compared here.
+ * The certificate may be for the address or for the node's name. When the server is an address there is no name to send, and
+ * the client would compare with "localhost": so the names are given and compared here.
  */
 function tlsOptions(tls: TlsFiles, server: string, serverName: string | undefined): TlsOptions {
   const host = hostOf(server);
@@ -240,7 +240,7 @@ function tlsOptions(tls: TlsFiles, server: string, serverName: string | undefine
     keyFile: tls.key,
     servername: sent,
     checkServerIdentity: (name: string, certificate: PeerCertificate) => {
-      // In a shared cluster the client may be connected to another member than the first.
+      // In a shared cluster the client may be connected to another member than the first one.
       const candidates = [host, serverName ?? name];
       let failure: Error | undefined;
       for (const candidate of candidates) {

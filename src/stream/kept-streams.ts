@@ -1,21 +1,21 @@
 import { API_TIMEOUT_MS, type BrokerConnection, jetStreamOf } from "./connection.js";
 import { nodeOfStream } from "./format/subjects.js";
 
-/** What a broker still has of a node's stream. */
+/** How much a broker still has of a node's stream. */
 export interface KeptStream {
   readonly node: string;
   readonly messages: number;
   readonly bytes: number;
-  /** When its first message was stored, milliseconds since the Unix epoch; null: it is empty. */
+  /** When its oldest message was stored, milliseconds since the Unix epoch; null: it is empty. */
   readonly sinceMs: number | null;
-  /** Messages that age or size has cut off. */
+  /** Messages that the limits of age or size have removed. */
   readonly cut: number;
 }
 
-/** One for each node of a cluster; what lies beyond is left out. */
+/** One for each node of a cluster; more are left out. */
 const STREAMS_MAX = 256;
 
-/** The streams that a broker holds, in order of node. Throws when it is away. */
+/** The streams that a broker holds, by name of their node. @throws ConntrailError BROKER when it is away */
 export async function keptStreams(connection: BrokerConnection): Promise<KeptStream[]> {
   const client = await connection.ready(API_TIMEOUT_MS);
   const jsm = await jetStreamOf(client);

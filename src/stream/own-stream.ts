@@ -22,15 +22,15 @@ export interface Retention {
   replicas?: number;
 }
 
-/** A message as it stands in the stream. */
+/** A message in the stream. */
 export interface StoredMessage {
   kind: MessageKind | null;
   sequence: number;
   timeMs: number;
   payload: Uint8Array;
-  /** In a copy of a peer's stream: where the message stands in the peer's; 0 elsewhere. */
+  /** In a copy of a peer's stream: the message's sequence in the peer's stream; 0 elsewhere. */
   origin: number;
-  /** In a copy, of marks: where the last complete snapshot before it begins in the copy; 0 for none. */
+  /** In a copy, for marks: where in the copy the last complete snapshot before it begins; 0 for none. */
   snapshot: number;
 }
 
@@ -38,7 +38,7 @@ export interface StoredMessage {
 export const ORIGIN_HEADER = "Ct-Origin";
 export const SNAPSHOT_HEADER = "Ct-Snapshot";
 
-/** Where a stream stands. Without a message there is no `last`, though sequences go on counting. */
+/** The end of a stream. An empty stream has no `last` message, but keeps its sequence. */
 export interface StreamTip {
   lastSequence: number;
   last: StoredMessage | null;
@@ -53,8 +53,8 @@ const ERR_NO_MESSAGE_FOUND = 10037;
 const ERR_STORE_LIMITS: readonly number[] = [10023, 10028, 10047, 10120, 10121];
 
 /**
- * Cluster incomplete, no suitable peers, not active, not assigned, not available, not the leader: servers of a shared cluster that
- * are starting or away.
+ * Cluster incomplete, no suitable peers, not active, not assigned, not available, not the leader: servers of a shared cluster are
+ * starting or away.
  */
 const ERR_CLUSTER_NOT_READY: readonly number[] = [10004, 10005, 10006, 10007, 10008, 10009];
 
@@ -63,15 +63,15 @@ export function apiErrorCode(error: unknown): number {
   return error instanceof NatsError ? (error.api_error?.err_code ?? 0) : 0;
 }
 
-/** True when the error says that there is no such stream. */
+/** True for the error of a stream that does not exist. */
 function isStreamMissing(error: unknown): boolean {
   return apiErrorCode(error) === ERR_STREAM_NOT_FOUND;
 }
 
 /**
- * Creates the node's stream, or brings it to these settings. Single messages cannot be deleted from it: it is a record.
+ * Creates the node's stream, or updates it to these settings. Single messages cannot be deleted from it: it is a record.
  * @throws ConntrailError STORE when the broker's store has no room for `bytesMax`, BROKER when it refuses otherwise;
- * a NatsError when the broker does not answer, or a cluster has not enough of its servers up: to be tried again
+ * a NatsError when the broker does not answer, or a cluster lacks servers: try again
  */
 export async function ensureStream(jsm: JetStreamManager, node: string, retention: Retention): Promise<void> {
   const name = streamName(node);
@@ -94,14 +94,14 @@ export async function readTip(jsm: JetStreamManager, node: string): Promise<Stre
   return { lastSequence: state.last_seq, last: await getMessage(jsm, name, { seq: state.last_seq }) };
 }
 
-/** The last message of one subject, or null. Asks the stream's leader, so it is never an old answer. */
+/** The last message of one kind, or null. Asks the stream's leader, so the answer is never outdated. */
 export function readLastOf(jsm: JetStreamManager, node: string, kind: MessageKind): Promise<StoredMessage | null> {
   return getMessage(jsm, streamName(node), { last_by_subj: subject(node, kind) });
 }
 
 /**
- * The last message of one subject, asked of any server that holds the stream; null when there is none, or no stream.
- * Needs no more than DIRECT.GET and STREAM.INFO of that stream.
+ * The last message of one kind, from any server that holds the stream; null when there is none, or no stream.
+ * Needs only DIRECT.GET and STREAM.INFO of that stream.
  */
 export async function directLastOf(
   client: NatsConnection,
@@ -109,14 +109,14 @@ export async function directLastOf(
   kind: MessageKind,
   timeoutMs: number,
 ): Promise<StoredMessage | null> {
-  // Asked for a stream that does not exist, a standalone broker does not answer at all.
+  // A standalone broker does not answer at all for a stream that does not exist.
   const jsm = await jetStreamOf(client, timeoutMs);
   if ((await findStream(jsm, streamName(node))) === null) return null;
   const api = `$JS.API.DIRECT.GET.${streamName(node)}.${subject(node, kind)}`;
   return parseDirect(await client.request(api, "", { timeout: timeoutMs }));
 }
 
-/** The message at a place of the stream, or null when there is none. */
+/** The message at a sequence of the stream, or null when there is none. */
 export async function directGet(
   client: NatsConnection,
   node: string,
@@ -127,7 +127,7 @@ export async function directGet(
   return parseDirect(await client.request(api, JSON.stringify({ seq: sequence }), { timeout: timeoutMs }));
 }
 
-/** The first message of a kind (null: of any) at a place of the stream or behind it; null when there is none. */
+/** The first message of a kind (null: of any) at or after a sequence of the stream; null when there is none. */
 export async function directNext(
   client: NatsConnection,
   node: string,
@@ -141,7 +141,7 @@ export async function directNext(
   return parseDirect(await client.request(api, query, { timeout: timeoutMs }));
 }
 
-/** A direct answer is the message itself, its place in headers. */
+/** A direct answer is the message itself, with its place in headers. */
 function parseDirect(msg: Msg): StoredMessage | null {
   const code = msg.headers?.code ?? 0;
   if (code === 404) return null;
@@ -184,7 +184,7 @@ async function getMessage(
   }
 }
 
-/** The stream as it stands, or null when there is none. */
+/** Configuration and state of a stream, or null when there is none. */
 export async function findStream(jsm: JetStreamManager, name: string): Promise<StreamInfo | null> {
   try {
     return await jsm.streams.info(name);
@@ -206,7 +206,7 @@ function streamConfig(node: string, retention: Retention) {
     num_replicas: retention.replicas ?? 1,
     allow_direct: true,
     deny_delete: true,
-    // Not used: a message's place is checked by its expected sequence. It must not be longer than max_age.
+    // Not used, since each message has its expected sequence, but it must not be longer than max_age.
     duplicate_window: Math.round(
       Math.min(DUPLICATE_WINDOW_MS, retention.maxAgeMs || DUPLICATE_WINDOW_MS) * NANOS_PER_MS,
     ),

@@ -17,21 +17,21 @@ import { type CopyOrigin, type Unconfirmed, UnconfirmedRing } from "./unconfirme
 
 /** Bounds and pace. Bytes are of payloads. */
 export interface PublisherLimits {
-  /** What is kept for sending again, and what is held while the broker is away. */
+  /** What is kept to be sent again, and what is held while the broker is away. */
   ringMessagesMax: number;
   ringBytesMax: number;
-  /** What may be on its way unconfirmed; the client's own buffer has no bound. At least twice an ask. */
+  /** What may be on its way unconfirmed, since the client's own buffer has no bound. At least twice an ask. */
   windowMessagesMax: number;
   windowBytesMax: number;
-  /** A confirmation is asked for after so many messages, so many bytes, or so much time. */
+  /** A confirmation is requested after this many messages or bytes, or this much time. */
   askMessages: number;
   askBytes: number;
   askIntervalMs: number;
-  /** An ask without an answer for so long: the stream is read to see what it holds. */
+  /** How long an answer may take before the stream is read to see what it holds. */
   ackTimeoutMs: number;
 }
 
-/** The limits where nothing else is said. */
+/** The default limits. */
 export const PUBLISHER_LIMITS: PublisherLimits = {
   ringMessagesMax: 16_384,
   ringBytesMax: 64 * 1024 * 1024,
@@ -46,7 +46,7 @@ export const PUBLISHER_LIMITS: PublisherLimits = {
 /** What a publisher needs. */
 export interface PublisherOptions {
   node: string;
-  /** This daemon's epoch: messages of another one in the stream are never taken for ours. */
+  /** This daemon's epoch: messages of another epoch in the stream are not this publisher's. */
   epoch: number;
   connection: BrokerConnection;
   retention: Retention;
@@ -54,16 +54,16 @@ export interface PublisherOptions {
   readNumber: (message: StoredMessage) => { epoch: number; number: number } | null;
   log: Logger;
   limits?: Partial<PublisherLimits>;
-  /** `up`: what is published goes out. `down`: it is held. Must not throw. */
+  /** Called at each change. Must not throw. */
   onStateChange?: (state: PublisherState) => void;
-  /** These numbers are not in the stream and never will be: publish a gap mark and a snapshot. May publish, must not throw. */
+  /** These numbers are lost to the stream: publish a gap mark and a snapshot. May publish, must not throw. */
   onLost?: (firstNumber: number, lastNumber: number) => void;
 }
 
-/** Whether what is published goes out. */
+/** `up`: messages are sent. `down`: they are held. */
 export type PublisherState = "up" | "down";
 
-/** `sent`: on its way. `held`: kept until it can be sent. `overflow`: kept, and the oldest one kept was dropped for it. */
+/** `sent`: on its way. `held`: kept until it can be sent. `overflow`: kept, and the oldest message was dropped for it. */
 export type PublishOutcome = "sent" | "held" | "overflow";
 
 /** What a publisher counts, all at zero; the group `publisher` of `stats`. */
@@ -99,13 +99,13 @@ const ERR_WRONG_LAST_SEQUENCE = 10071;
 const EXPECTED_LAST_SEQUENCE = "Nats-Expected-Last-Sequence";
 
 /**
- * The one writer of the node's own stream.
+ * The only writer of a stream: the node's own, or the copy of a peer's.
  *
- * Every message carries the stream sequence it expects before it, so whatever happens to one (a lost connection, a full
- * disk, a server that was killed) the stream takes none of those behind it: it always holds a prefix of what was
- * published. Few messages ask for an answer, and an answer confirms all before it. When one is refused or missing, and
- * at each reconnect, the last message of the stream tells what it holds, and everything newer is sent again. What an
- * old connection may still deliver meanwhile is refused by its sequence: nothing is ever in the stream twice.
+ * Every message names the stream sequence that must precede it. If one is lost (a lost connection, a full disk, a killed
+ * server), the stream accepts none of those after it, so it always holds a prefix of what was published. Few messages ask for
+ * an answer, and an answer confirms all messages before it. When one is refused or missing, and at each reconnect, the last
+ * message of the stream shows what it holds, and everything newer is sent again. Messages that an old connection still
+ * delivers are refused by their sequence: no message is ever in the stream twice.
  */
 export class Publisher {
   readonly counters: PublisherCounters = newCounters();
@@ -123,21 +123,21 @@ export class Publisher {
   #closed = false;
   #client: NatsConnection | null = null;
   #answers: Subscription | null = null;
-  /** Grows with each recovery: an answer to an older ask says nothing any more. */
+  /** Grows with each recovery: answers to older asks are ignored. */
   #generation = 0;
-  /** Of recoveries: reset by a confirmation and by a new connection. */
+  /** For recoveries; a confirmation and a new connection reset it. */
   readonly #backoff = new Backoff({ firstMs: 0, minMs: RECOVER_MS_MIN, maxMs: RECOVER_MS_MAX });
   #failure: unknown = null;
   #retry: NodeJS.Timeout | null = null;
 
-  /** Sequence that the oldest message of the ring has or gets; meaningful while up. */
+  /** Sequence that the oldest message of the ring has or will get; valid while up. */
   #headSequence = 1;
   #confirmedSequence = 0;
   #confirmedNumber = 0;
-  /** Numbers are the caller's; the first one handed over tells where they start. */
+  /** Numbers are the caller's; the first message shows where they start. */
   #firstNumber = 0;
   #lastNumber = 0;
-  /** Highest number that was ever sent: what goes out again below it is counted as resent. */
+  /** Highest number that was ever sent: messages up to it are counted as resent. */
   #sentNumber = 0;
   /** Highest number that was reported as lost. */
   #lostThrough = 0;
@@ -150,7 +150,7 @@ export class Publisher {
   #askedMs = 0;
   #sentSinceTick = false;
   #probing = false;
-  /** Since when the stream has been behind what was sent, by what a probe saw; 0 when it is not. */
+  /** Since when probes have found the stream behind what was sent; 0 when it is not. */
   #shortSinceMs = 0;
   #timer: NodeJS.Timeout | null = null;
 
@@ -182,13 +182,13 @@ export class Publisher {
     return this.#confirmedNumber;
   }
 
-  /** Messages and bytes that wait for their confirmation, sent or held. */
+  /** Unconfirmed messages and bytes, sent or held. */
   get backlog(): { messages: number; bytes: number } {
     return { messages: this.#ring.count, bytes: this.#ring.bytes };
   }
 
   /**
-   * Creates or updates the stream when the broker is there; when it is not, that happens as soon as it is.
+   * Creates or updates the stream, as soon as the broker is there.
    * @throws ConntrailError STORE or BROKER when the broker refuses the stream
    */
   async start(): Promise<void> {
@@ -202,8 +202,8 @@ export class Publisher {
   }
 
   /**
-   * Hands a message over. The payload is kept until it is confirmed and must not be changed. Numbers start above 0 and grow
-   * by one. After `close` it is dropped and counted.
+   * Publishes a message. The payload is kept until it is confirmed and must not be changed. Numbers start above 0 and grow by
+   * one. After `close` messages are dropped and counted.
    */
   publish(kind: MessageKind, number: number, payload: Uint8Array, origin: CopyOrigin | null = null): PublishOutcome {
     if (this.#lastNumber === 0) this.#firstNumber = number;
@@ -228,7 +228,7 @@ export class Publisher {
   }
 
   /**
-   * Publishes and tells the stream sequence as soon as it is confirmed, however long the broker is away;
+   * Publishes a message, and resolves with its stream sequence when it is confirmed, however long the broker is away; with
    * null when it was dropped or the publisher was closed first.
    */
   publishAcked(kind: MessageKind, number: number, payload: Uint8Array): Promise<number | null> {
@@ -240,7 +240,7 @@ export class Publisher {
     });
   }
 
-  /** True when everything handed over is confirmed, false after `timeoutMs`. */
+  /** True when everything published is confirmed, false after `timeoutMs`. */
   async flush(timeoutMs: number): Promise<boolean> {
     if (this.#ring.count === 0) return true;
     let timer: NodeJS.Timeout | undefined;
@@ -257,7 +257,7 @@ export class Publisher {
     return this.#ring.count === 0;
   }
 
-  /** Ends at once; what is unconfirmed is dropped. `flush` first. */
+  /** Ends at once and drops unconfirmed messages: `flush` first. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
@@ -281,7 +281,7 @@ export class Publisher {
     }
   }
 
-  /** Nothing goes out until a recovery has seen what the stream holds. */
+  /** Nothing is sent until a recovery has seen what the stream holds. */
   #hold(): void {
     this.#generation++;
     this.#ring.unsend();
@@ -296,7 +296,7 @@ export class Publisher {
     this.#set("down");
   }
 
-  /** Never rejects: what goes wrong is tried again, more and more slowly. */
+  /** Never rejects: failures are retried, after longer and longer waits. */
   async #recover(reason: string): Promise<void> {
     this.#hold();
     const generation = this.#generation;
@@ -337,7 +337,7 @@ export class Publisher {
     this.#answers = client.subscribe(`${this.#inbox}.*`, { callback: (error, msg) => this.#onAnswer(error, msg) });
   }
 
-  /** Takes up where the stream ends: forgets what it holds, sends again what it does not, reports what nobody has. */
+  /** Continues at the end of the stream: drops what it holds, sends again what it lacks, reports what is lost. */
   #resume(tip: StreamTip, reason: string): void {
     const stored = this.#storedNumber(tip);
     let held = 0;
@@ -364,10 +364,10 @@ export class Publisher {
     this.#options.onLost?.(lostFirst, lostLast);
   }
 
-  /** Number of our last message in the stream; one less than the first we ever had when there is none. */
+  /** Number of our last message in the stream; if there is none, one less than our first number. */
   #storedNumber(tip: StreamTip): number {
     const none = this.#firstNumber - 1;
-    // Purged: what was confirmed has been there, and the sequences go on.
+    // Purged: the confirmed messages were there, and the sequence is unchanged.
     const confirmed = tip.lastSequence === this.#confirmedSequence && this.#confirmedNumber > 0;
     if (tip.last === null) return confirmed ? this.#confirmedNumber : none;
     const last = this.#options.readNumber(tip.last);
@@ -378,7 +378,7 @@ export class Publisher {
     return none;
   }
 
-  /** True when the oldest had to go. */
+  /** True when the oldest message was dropped. */
   #makeRoom(bytes: number): boolean {
     let overflow = false;
     while (this.#ring.isFullFor(bytes)) {
@@ -496,7 +496,7 @@ export class Publisher {
     this.#timer.unref();
   }
 
-  /** Runs every `askIntervalMs` while something is unconfirmed, so that a single message costs no timer. */
+  /** Runs every `askIntervalMs` while anything is unconfirmed, so that a message costs no timer of its own. */
   #tick(): void {
     this.#timer = null;
     if (this.#state === "down" || this.#ring.sent === 0) return;
@@ -515,7 +515,7 @@ export class Publisher {
     this.#arm(this.#limits.askIntervalMs);
   }
 
-  /** No message is at hand to ask with: the stream's last sequence confirms as well. Never rejects. */
+  /** There is no message to ask with: the stream's last sequence confirms as well. Never rejects. */
   async #probe(): Promise<void> {
     const generation = this.#generation;
     const client = this.#client;
@@ -535,7 +535,7 @@ export class Publisher {
     if (this.#flushes.size > 0 && this.#ring.sent > 0 && generation === this.#generation) this.#arm(FLUSH_POLL_MS);
   }
 
-  /** Messages travel beside the question, so the stream may be a moment behind; for longer it is a hole. */
+  /** Messages may still be on their way beside the probe. A stream that stays behind for longer has a hole. */
   #short(): void {
     const nowMs = performance.now();
     if (this.#shortSinceMs === 0) this.#shortSinceMs = nowMs;
@@ -554,7 +554,7 @@ export class Publisher {
   }
 }
 
-/** What the stream said of a message that asked. */
+/** The stream's answer to a message that asked for one. */
 interface PublishAnswer {
   /** 0 when it was refused. */
   sequence: number;
@@ -562,7 +562,7 @@ interface PublishAnswer {
   text: string;
 }
 
-/** Reads an answer; one that makes no sense counts as a refusal. Never throws. */
+/** Parses an answer; an unreadable one counts as a refusal. Never throws. */
 function parseAnswer(msg: Msg): PublishAnswer {
   if (msg.headers?.code === 503) return { sequence: 0, code: 503, text: "no stream takes the subject" };
   try {

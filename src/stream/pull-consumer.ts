@@ -11,10 +11,10 @@ import {
 import { inboxPrefix, streamName } from "./format/subjects.js";
 import { NANOS_PER_MS } from "./own-stream.js";
 
-/** Why a consumer is of no more use. */
+/** Why a consumer must be replaced. */
 export type ConsumerFailure = "missedHeartbeats" | "deliveryGaps" | "sequenceHoles" | "refusals";
 
-/** Where a message stands, as its reply subject tells. */
+/** The place of a message, from its reply subject. */
 export interface Delivery {
   stream: string;
   consumer: string;
@@ -25,7 +25,7 @@ export interface Delivery {
   pending: number;
 }
 
-/** Where a consumer starts, and how much it fetches at a time. */
+/** What a consumer reads, from where, and how much at a time. */
 export interface PullConsumerOptions {
   client: NatsConnection;
   jsm: JetStreamManager;
@@ -37,35 +37,35 @@ export interface PullConsumerOptions {
   startSequence: number;
   /** How much there is room for. */
   room: () => { messages: number; bytes: number };
-  /** Room below which it is not worth to ask. */
+  /** With less room than this no request is made. */
   roomMin: { messages: number; bytes: number };
-  /** Each message once and in order. False makes the consumer go deaf. Must not throw. */
+  /** Gets each message once and in order. False makes the consumer fail. Must not throw. */
   onMessage: (msg: Msg, delivery: Delivery) => boolean;
   /** Called once. Must not throw. */
   onFailure: (failure: ConsumerFailure) => void;
-  /** A message that is not of this consumer came to its inbox. */
+  /** A message of another consumer came to the inbox. */
   onStray: () => void;
 }
 
 const DOT = 0x2e;
 const ZERO = 0x30;
 /**
- * Long, because a request's end has a race in nats-server 2.9: about one in a hundred that ends while messages come
- * ends without a word. The heartbeats tell all the while that it is alive.
+ * Long, because the end of a request has a race in nats-server 2.9: about one in a hundred requests that end while messages
+ * come ends silently. Until then heartbeats show that it is alive.
  */
 const PULL_EXPIRES_MS = 600_000;
-/** So long after its time a request is taken for ended though nothing was said. */
+/** How long after its expiry a request counts as ended although the broker has not said so. */
 const PULL_GRACE_MS = 100;
 const HEARTBEAT_MS = 1000;
 const HEARTBEATS_MISSED_MAX = 3;
-/** A reader that was killed leaves its consumer behind for so long; one that is only slow makes a new one. */
+/** How long the consumer of a killed reader remains. A reader that is only slow makes a new one. */
 const INACTIVE_THRESHOLD_MS = 10_000;
 const DELETE_TIMEOUT_MS = 250;
 
 /**
- * A named, ephemeral consumer without acks, in the broker's memory. One request at a time is out, for as much as there
- * is room for, so that a slow caller holds up the broker instead of filling the memory. It mends nothing: at the first
- * doubt it goes deaf and says so, and its owner makes another one.
+ * A named, ephemeral consumer without acks, in the broker's memory. It has one request at a time, for as much as there is room
+ * for, so that a slow caller makes the broker wait instead of filling the memory. It repairs nothing: at the first doubt it
+ * ignores further messages and calls `onFailure`, and its owner makes another consumer.
  */
 export class PullConsumer {
   readonly name: string;
@@ -78,14 +78,14 @@ export class PullConsumer {
   #heard = true;
   #missed = 0;
   #delivered = 0;
-  /** What is still to come of the request that is out; 0 when none is. */
+  /** Messages that the current request may still bring; 0 when there is no request. */
   #asked = 0;
   #askedMs = 0;
-  /** What has come of it. */
+  /** Messages that it has brought. */
   #received = 0;
-  /** The next message does not fit into the whole window: it is fetched alone. */
+  /** The next message is larger than the whole window: it is fetched alone. */
   #oversize = false;
-  /** Counts requests, so that the end of an old one is not taken for the end of this one. */
+  /** Counts requests, so that the end of an old one is not mistaken for the end of the current one. */
   #request = 0;
 
   constructor(options: PullConsumerOptions) {
@@ -101,7 +101,7 @@ export class PullConsumer {
     this.#heartbeats.unref();
   }
 
-  /** Makes the consumer on the broker and asks for messages. @throws NatsError */
+  /** Creates the consumer on the broker and requests messages. @throws NatsError */
   async start(): Promise<void> {
     const { jsm, node, startSequence } = this.#options;
     await jsm.consumers.add(streamName(node), {
@@ -118,7 +118,7 @@ export class PullConsumer {
     this.pull();
   }
 
-  /** What comes from now on is not looked at. */
+  /** Ignores everything that comes from now on. */
   deafen(): void {
     this.#deaf = true;
     clearInterval(this.#heartbeats);
@@ -140,7 +140,7 @@ export class PullConsumer {
     clearTimeout(timer);
   }
 
-  /** Asks for as much as there is room for, when nothing is asked for and there is room worth a request. */
+  /** Requests as much as there is room for, unless a request is open or there is too little room. */
   pull(): void {
     if (this.#deaf || !this.#ready || this.#asked > 0) return;
     const { client, node, room, roomMin } = this.#options;
@@ -175,7 +175,7 @@ export class PullConsumer {
       return;
     }
     const delivery = parseDelivery(msg.reply);
-    // Whoever may make consumers could point one at our inbox: its name is not ours.
+    // Whoever may create consumers could direct one at our inbox, but it has another name.
     if (delivery === null || delivery.consumer !== this.name) {
       this.#options.onStray();
       return;
@@ -194,7 +194,7 @@ export class PullConsumer {
     if (this.#asked <= 0) this.pull();
   }
 
-  /** What the broker says about a request: a heartbeat, or its end. */
+  /** A heartbeat, or the end of a request. */
   #onStatus(msg: Msg): void {
     const code = msg.headers?.code ?? 0;
     if (code === 100) {
@@ -203,7 +203,7 @@ export class PullConsumer {
       return;
     }
     if (!msg.subject.endsWith(`.${this.#request}`)) return;
-    // "Message Size Exceeds MaxBytes": the next one does not fit into what is left of the request.
+    // "Message Size Exceeds MaxBytes": the next message does not fit into the rest of the request.
     const tooLarge = code === 409 && /max_?bytes/i.test(msg.headers?.description ?? "");
     if (code !== 404 && code !== 408 && !tooLarge) {
       this.#fail("refusals");
@@ -233,7 +233,7 @@ export class PullConsumer {
 
 /**
  * `$JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>.<nanoseconds>.<pending>`; with 11 words
- * or more, domain and account stand before the stream. Null when it is something else.
+ * or more, domain and account come before the stream. Null for anything else.
  */
 export function parseDelivery(reply: string): Delivery | null {
   const dots: number[] = [];

@@ -12,25 +12,25 @@ import { type ConsumerFailure, type Delivery, PullConsumer } from "./pull-consum
 export interface StreamMessage {
   type: "message";
   kind: MessageKind;
-  /** Place in the stream. A broker that lost its tail uses places again: order is told by epoch and batch number. */
+  /** Sequence in the stream. A broker that lost its tail reuses sequences: epoch and batch number give the order. */
   sequence: number;
   /** When the broker stored it, milliseconds since the Unix epoch. */
   timeMs: number;
-  /** A view into the client's receive buffer: copy what is to be kept for long. */
+  /** A view into the client's receive buffer: copy what must last. */
   payload: Uint8Array;
-  /** How many more there were in the stream behind this one. */
+  /** How many messages the stream had after this one. */
   pending: number;
 }
 
 /**
- * What a reader tells. `state`: following the stream, or not at present; it resumes by itself. `reset`: the last item;
- * the place to resume at is not there any more, so the caller picks another start and reads anew.
+ * What a reader yields. `state`: it follows the stream, or cannot at present and will resume by itself. `reset`, the last item:
+ * the place to resume at is gone, so the caller must choose another start and read again.
  */
 export type ReaderItem = StreamMessage | { type: "state"; connected: boolean } | { type: "reset"; reason: ResetReason };
 
 /**
- * `trimmed`: the messages needed next were removed by age or size. `truncated`: the stream ends before what was read, or
- * that place holds another message now. `recreated`: it is another stream of the same name.
+ * `trimmed`: the next messages were removed by age or size. `truncated`: the stream ends before the last message that was read, or
+ * has another message in its place. `recreated`: it is another stream of the same name.
  */
 export type ResetReason = "trimmed" | "truncated" | "recreated";
 
@@ -39,7 +39,7 @@ function newCounters() {
   return {
     messages: 0,
     bytes: 0,
-    /** Consumers made; one for a start, one more for each interruption. */
+    /** Consumers made: one at the start, one more for each interruption. */
     attaches: 0,
     /** Interruptions by cause. */
     disconnects: 0,
@@ -47,7 +47,7 @@ function newCounters() {
     deliveryGaps: 0,
     sequenceHoles: 0,
     refusals: 0,
-    /** Messages on subjects that are none of ours, or without a place: skipped. */
+    /** Skipped messages: their subject is none of ours, or they have no place. */
     malformed: 0,
     resets: 0,
   };
@@ -62,7 +62,7 @@ export interface StreamReaderOptions {
   /** Whose stream. */
   node: string;
   log: Logger;
-  /** Most messages and bytes in memory at a time, those that the caller has not finished with included. */
+  /** Messages and bytes in memory at a time, including those that the caller is working on. */
   windowMessagesMax?: number;
   windowBytesMax?: number;
 }
@@ -73,13 +73,13 @@ const WINDOW_BYTES_MAX = 16 * 1024 * 1024;
 const ATTACH_RETRY_MS_MIN = 20;
 const ATTACH_RETRY_MS_MAX = 1000;
 const CLOSE_TIMEOUT_MS = 500;
-/** The broker's two ways of telling a message's time differ in their rounding. */
+/** The broker gives a message's time in two ways, which round differently. */
 const TIME_TOLERANCE_MS = 1;
-/** What subject, reply, headers and our own object add to a payload. */
+/** What subject, reply, headers and our own object add to the size of a payload. */
 const ENVELOPE_BYTES = 256;
 
 /**
- * Reads the stream of one node from one broker. The stream need not exist and the broker need not be there: it waits.
+ * Reads the stream of one node from one broker, in order and each message once. If stream or broker are not there, it waits.
  */
 export class StreamReader {
   readonly counters: ReaderCounters = newCounters();
@@ -90,9 +90,9 @@ export class StreamReader {
   }
 
   /**
-   * The last message of one kind; null when there is none, or no stream. With a signal it waits for a broker that is
-   * away, and gives null when the signal comes first.
-   * @throws ConntrailError BROKER when the broker is away, and there is no signal
+   * The last message of one kind; null when there is none, or no stream. With a signal it waits for a broker that is away, and
+   * resolves with null when the signal comes first.
+   * @throws ConntrailError BROKER when the broker is away and there is no signal
    */
   async readLast(kind: MessageKind, signal?: AbortSignal): Promise<StreamMessage | null> {
     for (;;) {
@@ -107,9 +107,9 @@ export class StreamReader {
   }
 
   /**
-   * Everything from `startSequence` on (1 or less: from the first that is there), in order, each message once, until the
-   * signal or a reset. Items come in arrays, all that one turn of the event loop brought; asking for the next array says
-   * that the last one is done with, and only then is more fetched: at most one window is in memory.
+   * Everything from `startSequence` on (1 or less: from the first message there is), in order, each message once, until the
+   * signal or a reset. An array holds what one turn of the event loop brought. Taking the next array releases the last one,
+   * and only then is more fetched: at most one window is in memory.
    */
   async *read(startSequence: number, signal: AbortSignal): AsyncGenerator<readonly ReaderItem[], void, undefined> {
     if (signal.aborted) return;
@@ -149,7 +149,7 @@ export class StreamReader {
   }
 }
 
-/** What a reader hands to one run of `read`. */
+/** What one run of `read` needs. */
 interface SessionOptions extends Required<StreamReaderOptions> {
   startSequence: number;
   signal: AbortSignal;
@@ -157,8 +157,8 @@ interface SessionOptions extends Required<StreamReaderOptions> {
 }
 
 /**
- * One run of a reader: what came and was not taken yet, and the consumer that brings it. The consumer is thrown away at the
- * first doubt and another one made behind the last message that was seen.
+ * One run of a reader: the items that were not taken yet, and the consumer that brings them. At the first doubt the consumer is
+ * replaced by one that begins after the last message seen.
  */
 class ReadSession {
   readonly #options: SessionOptions;
@@ -169,20 +169,20 @@ class ReadSession {
   #consumer: PullConsumer | null = null;
   #interrupt: (() => void) | null = null;
 
-  /** Sequence of the message that is needed next; 0 while the first one there will do. */
+  /** Sequence of the next message; 0: the first one there is. */
   #next: number;
   #created = "";
-  /** The last message seen, to see whether it is still the same when we come back. */
+  /** The last message seen: after an interruption it must still be the same. */
   #lastSequence = 0;
   #lastTimeMs = 0;
-  /** A message that came in place of `#next`; if the stream still begins before, `#next` is a hole in its middle. */
+  /** A message that came instead of `#next`. If the stream still begins before it, `#next` is a hole in its middle. */
   #jumpedTo = 0;
   #connected = false;
 
   #queue: ReaderItem[] = [];
   #queueBytes = 0;
   #queueMessages = 0;
-  /** What the caller is at. */
+  /** What the caller is working on. */
   #takenMessages = 0;
   #takenBytes = 0;
   #ended = false;
@@ -200,7 +200,7 @@ class ReadSession {
     });
   }
 
-  /** The items that have come since, waiting for the first; null at the end. What was taken before is done with. */
+  /** The items since the last call, waiting for the first; null at the end. Releases what was taken before. */
   async take(): Promise<ReaderItem[] | null> {
     this.#takenMessages = 0;
     this.#takenBytes = 0;
@@ -222,7 +222,7 @@ class ReadSession {
     return items;
   }
 
-  /** Ends the run and deletes its consumer if the broker answers. Returns within a second. */
+  /** Ends the run, and deletes its consumer if the broker answers. Returns within a second. */
   async close(): Promise<void> {
     this.#onAbort();
     this.#options.signal.removeEventListener("abort", this.#onAbort);
@@ -245,7 +245,7 @@ class ReadSession {
     this.#end();
   }
 
-  /** Waits for the connection or follows over it until something interrupts. True when there was progress. Never rejects. */
+  /** Waits for the connection, or follows until something interrupts. True when there was progress. Never rejects. */
   async #follow(): Promise<boolean> {
     const { connection, node } = this.#options;
     const interrupted = new Promise<void>((resolve) => {
@@ -261,7 +261,7 @@ class ReadSession {
       if (!this.#stop.signal.aborted) await interrupted;
       return true;
     } catch (error) {
-      // A broker that goes away while it is asked is tried again.
+      // The broker went away while it was asked: try again.
       this.#log.debug({ error: errorText(error), node }, "cannot follow the stream yet");
       return false;
     } finally {
@@ -270,7 +270,7 @@ class ReadSession {
     }
   }
 
-  /** Makes a consumer behind what was read. False when there is nothing to follow, yet or any more. */
+  /** Makes a consumer that begins after the last message read. False when there is nothing to follow, yet or any more. */
   async #attach(client: NatsConnection): Promise<boolean> {
     const { connection, node, windowMessagesMax, windowBytesMax } = this.#options;
     const jsm = await jetStreamOf(client);
@@ -316,7 +316,7 @@ class ReadSession {
     await consumer?.delete(this.#options.connection.connected);
   }
 
-  /** Whether what we would go on with is still behind what was read. */
+  /** Null when the next message still follows the last one that was read, else why not. */
   async #whyReset(client: NatsConnection, { created, state }: StreamInfo): Promise<ResetReason | null> {
     const { first_seq: first, last_seq: last } = state;
     if (this.#created !== "" && this.#created !== String(created)) return "recreated";
@@ -334,7 +334,7 @@ class ReadSession {
     return stored !== null && Math.abs(stored.timeMs - this.#lastTimeMs) > TIME_TOLERANCE_MS ? "truncated" : null;
   }
 
-  /** False when it is not the message that is needed next. */
+  /** False when it is not the next message. */
   #onMessage(msg: Msg, { sequence, timeMs, pending }: Delivery): boolean {
     if (this.#next !== 0 && sequence !== this.#next) {
       this.#jumpedTo = sequence;

@@ -10,39 +10,39 @@ import type { StreamMessage } from "./reader.js";
 export interface ReplicaOptions {
   /** The peer whose stream is copied. */
   node: string;
-  /** The own broker, which holds the copy. */
+  /** This node's broker, which holds the copy. */
   connection: BrokerConnection;
   retention: Retention;
   log: Logger;
-  /** Messages fell out of the ring while the own broker was away: open the replica anew and read from its tail. */
+  /** Messages were lost while the own broker was away: open the replica again and read from its tail. */
   onLost: () => void;
 }
 
-/** The copier has no epoch of its own: its messages are told apart by their place in the copy. */
+/** A copy has no epoch of its own: its messages are numbered by their place in it. */
 const EPOCH = 0;
 
-/** A snapshot whose end has not come yet: its id, and where it begins in the copy. */
+/** A snapshot without its end yet: its id, and where it begins in the copy. */
 interface BegunSnapshot {
   readonly id: number;
   readonly sequence: number;
 }
 
-/** The snapshot that was being written when copying stopped; told by the copy's last mark. */
+/** The snapshot that was incomplete when copying stopped, from the copy's last mark. */
 function begunBy(last: StoredMessage): BegunSnapshot | null {
   const mark = new MarkCodec().decode(last.payload)?.mark;
   return mark?.type === "snapshot-begin" ? { id: mark.id, sequence: last.sequence } : null;
 }
 
 /**
- * The copy of a peer's stream on the own broker, `CT_<peer>` there too: each message once and in the peer's order, so that
- * this node can rebuild the peer's table after the peer has died. This daemon is the one writer. A message's header says
- * where it stands in the peer's stream, which is where copying goes on after any crash.
+ * The copy of a peer's stream on the own broker, also named `CT_<peer>`: each message once and in the peer's order, so that
+ * this node can rebuild the peer's table after the peer has died. This daemon is its only writer. A header holds each message's
+ * sequence in the peer's stream, so that copying resumes there after any crash.
  */
 export class Replica {
   readonly #publisher: Publisher;
   readonly #envelopeOf = createEnvelopeReader();
   readonly #marks = new MarkCodec();
-  /** Stream sequence of the copy's last message: messages are numbered by their place in the copy. */
+  /** Sequence of the copy's last message, which is its number too. */
   #number: number;
   #tail: Position;
   #originSequence: number;
@@ -75,7 +75,7 @@ export class Replica {
   }
 
   /**
-   * Creates the copy where there is none, and sees how far it is.
+   * Opens the copy, and creates it if there is none.
    * @throws ConntrailError STORE or BROKER when the broker refuses the stream; BROKER when it is away
    */
   static async open(options: ReplicaOptions): Promise<Replica> {
@@ -117,12 +117,12 @@ export class Replica {
     return this.#tail;
   }
 
-  /** Where the last message of the copy stands in the peer's stream; 0 when it is empty. */
+  /** Sequence of the copy's last message in the peer's stream; 0 when the copy is empty. */
   get originSequence(): number {
     return this.#originSequence;
   }
 
-  /** Where the last complete snapshot begins in the copy; 0 when there is none. */
+  /** Where in the copy its last complete snapshot begins; 0 when there is none. */
   get snapshotSequence(): number {
     return this.#snapshotSequence;
   }
@@ -132,7 +132,7 @@ export class Replica {
     return this.#number;
   }
 
-  /** What the own broker has yet to confirm. Who appends more than it takes loses messages: wait above a bound. */
+  /** What the own broker has yet to confirm. Appending faster than it confirms loses messages: wait above a bound. */
   get backlog(): { readonly messages: number; readonly bytes: number } {
     return this.#publisher.backlog;
   }
@@ -141,7 +141,7 @@ export class Replica {
     return this.#publisher.counters;
   }
 
-  /** Appends a message of the peer's stream, if it comes after all that are there. */
+  /** Appends a message of the peer's stream, unless it is in the copy already. */
   append(message: StreamMessage): void {
     if (this.#lost) return;
     const envelope = this.#envelopeOf(message.payload);
@@ -153,7 +153,7 @@ export class Replica {
       this.known++;
       return;
     }
-    // A snapshot with a hole in it is none.
+    // A snapshot with a hole is useless.
     if (envelope.epoch !== this.#tail.epoch || envelope.number !== this.#tail.number + 1) this.#begun = null;
     this.#tail = { epoch: envelope.epoch, number: envelope.number };
     this.#originSequence = message.sequence;
@@ -162,7 +162,7 @@ export class Replica {
     // The payload is a view into the client's buffer.
     const payload = new Uint8Array(message.payload);
     const origin = { sequence: message.sequence, snapshot: this.#snapshotSequence };
-    // What does not fit any more would leave a hole in the copy for good: better end it here, and read anew from there.
+    // A message that does not fit would leave a permanent hole in the copy: end it here, and read again from its tail.
     if (this.#publisher.publish(message.kind, this.#number, payload, origin) === "overflow") this.#lose();
   }
 
@@ -173,7 +173,7 @@ export class Replica {
     this.#onLost();
   }
 
-  /** The own broker is there (again): it must hold what was confirmed. */
+  /** The own broker is back: it must hold everything that it confirmed. */
   #check(): void {
     if (this.#publisher.lastSequence !== this.#number - this.#publisher.backlog.messages) this.#lose();
   }
@@ -189,7 +189,7 @@ export class Replica {
     return this.#publisher.flush(timeoutMs);
   }
 
-  /** Ends at once; `flush` first. */
+  /** Ends at once: `flush` first. */
   close(): void {
     this.#publisher.close();
   }

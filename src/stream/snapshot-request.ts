@@ -1,12 +1,12 @@
 import type { Subscription } from "nats";
 import type { BrokerConnection } from "./connection.js";
 
-/** Not below `ct.<node>.`, or the stream would keep the requests. */
+/** Not below `ct.<node>.`: the stream would store the requests. */
 function requestSubject(node: string): string {
   return `ctreq.${node}.snapshot`;
 }
 
-/** Asks a node for a snapshot, on a broker that it listens on. False when the broker is away; there is no answer. */
+/** Asks a node for a snapshot, through a broker that it listens on. There is no answer. False when the broker is away. */
 export function askSnapshot(connection: BrokerConnection, node: string): boolean {
   const client = connection.client;
   if (client === null) return false;
@@ -14,7 +14,7 @@ export function askSnapshot(connection: BrokerConnection, node: string): boolean
   return true;
 }
 
-/** Listens for others that ask this node for a snapshot, also after reconnects. Returns what ends it. */
+/** Calls `asked` when others ask this node for a snapshot, also after reconnects, until the returned function is called. */
 export function onSnapshotAsked(connection: BrokerConnection, node: string, asked: () => void): () => void {
   let subscription: Subscription | null = null;
   const subscribe = (connected: boolean): void => {

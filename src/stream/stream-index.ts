@@ -12,7 +12,7 @@ export interface StreamBounds {
   readonly messages: number;
 }
 
-/** A snapshot that was complete at some place. */
+/** A complete snapshot. */
 export interface SnapshotPlace {
   /** Stream sequence of its begin mark, on the broker that is asked. */
   readonly sequence: number;
@@ -27,12 +27,12 @@ export interface MessagePlace extends SnapshotPlace {
 
 /** A store that is read from the disk may take its time. */
 const API_TIMEOUT_MS = 5000;
-/** Damaged messages in a row that a search passes over. */
+/** Damaged messages in a row that a search skips. */
 const DAMAGED_MAX = 16;
-/** Each may be as far from the last as a snapshot is long. */
+/** Marks that are read in search of a commit; each may be a whole snapshot away from the last. */
 const COMMIT_MARKS_MAX = 6;
 
-/** The nodes of which a broker holds streams, in order of name. @throws ConntrailError BROKER when it is away */
+/** The nodes whose streams a broker holds, sorted by name. @throws ConntrailError BROKER when it is away */
 export async function listNodes(connection: BrokerConnection): Promise<string[]> {
   const client = await connection.ready(API_TIMEOUT_MS);
   const jsm = await jetStreamOf(client, API_TIMEOUT_MS);
@@ -44,16 +44,16 @@ export async function listNodes(connection: BrokerConnection): Promise<string[]>
   return nodes.sort();
 }
 
-/** Single messages of a stream, as a broker gives them. */
+/** Looks single messages of a stream up. */
 export interface StreamLookup {
   /** Null when there is no such stream. */
   bounds(): Promise<StreamBounds | null>;
-  /** The first message of a kind (null: of any) at `sequence` or behind it; null when there is none. */
+  /** The first message of a kind (null: of any) at or after `sequence`; null when there is none. */
   next(sequence: number, kind: MessageKind | null): Promise<StoredMessage | null>;
   lastMark(): Promise<StoredMessage | null>;
 }
 
-/** Asks a broker. Needs no more than STREAM.INFO and DIRECT.GET. */
+/** Looks messages up on a broker. Needs only STREAM.INFO and DIRECT.GET. */
 export class BrokerLookup implements StreamLookup {
   readonly #connection: BrokerConnection;
   readonly #node: string;
@@ -83,7 +83,7 @@ export class BrokerLookup implements StreamLookup {
 }
 
 /**
- * Finds places in the stream of one node without reading it: by stamp, by kind, and the snapshots. Each question is one or a few
+ * Finds places in the stream of one node without reading it: by stamp, by time, by kind, and snapshots. Each search is a few
  * requests for single messages, however long the stream is.
  */
 export class StreamIndex {
@@ -102,7 +102,7 @@ export class StreamIndex {
     return this.#lookup.bounds();
   }
 
-  /** The first sound message at `sequence` or behind it, with its stamp. */
+  /** The first undamaged message at or after `sequence`, with its stamp. */
   async stampAt(sequence: number): Promise<MessagePlace | null> {
     let at = sequence;
     for (let damaged = 0; damaged < DAMAGED_MAX; damaged++) {
@@ -118,17 +118,17 @@ export class StreamIndex {
     return null;
   }
 
-  /** Sequence of the first message whose stamp is `stamp` or above; one beyond the last when there is none. */
+  /** Sequence of the first message whose stamp is `stamp` or above; one after the last when there is none. */
   findStamp(stamp: number, bounds: StreamBounds): Promise<number> {
     return this.#find(stamp, (place) => place.stamp, bounds);
   }
 
-  /** Sequence of the first message that was written at `timeMs` or later; one beyond the last when there is none. */
+  /** Sequence of the first message that was written at `timeMs` or later; one after the last when there is none. */
   findTime(timeMs: number, bounds: StreamBounds): Promise<number> {
     return this.#find(timeMs, (place) => place.timeMs, bounds);
   }
 
-  /** Guesses by the values at both ends and halves in turn, since most streams grow evenly and none has to. */
+  /** Interpolates and bisects in turn: most streams grow evenly, but none has to. */
   async #find(value: number, measure: (place: MessagePlace) => number, { first, last }: StreamBounds): Promise<number> {
     let low = first;
     let high = last + 1;
@@ -148,14 +148,14 @@ export class StreamIndex {
     return low;
   }
 
-  /** The last snapshot that was complete before the message at `sequence`; null when there is none any more. */
+  /** The last snapshot that was complete before the message at `sequence`; null when the stream has none. */
   async snapshotBefore(sequence: number, { first, last }: StreamBounds): Promise<SnapshotPlace | null> {
     const behind = sequence > last ? null : await this.#lookup.next(sequence, "mark");
     const mark = behind ?? (await this.#lookup.lastMark());
     if (mark === null) return null;
     let place = this.#snapshotOf(mark);
     if (mark.sequence >= sequence && this.#marks.decode(mark.payload)?.mark.type === "snapshot-end") {
-      // It began before and ended behind: the one before it counts.
+      // This snapshot began before and ended after `sequence`: the one before it counts.
       const begin = place < first ? null : await this.#lookup.next(place, "mark");
       place = begin?.sequence === place ? this.#snapshotOf(begin) : 0;
     }
@@ -178,14 +178,14 @@ export class StreamIndex {
     return null;
   }
 
-  /** True when nothing was ever written before the message at `sequence`. */
+  /** True when the message at `sequence` is the first that the node ever wrote. */
   async isBeginning(sequence: number): Promise<boolean> {
     const message = await this.#lookup.next(sequence, null);
     const decoded = message?.sequence === sequence ? this.#marks.decode(message.payload) : null;
     return decoded !== null && epochBegin(decoded.envelope.number, decoded.mark)?.previousEpoch === 0;
   }
 
-  /** In a copy the header says where the snapshot begins there; the mark itself where it begins at its writer's. */
+  /** A copy has the begin of the snapshot in a header; the mark itself holds the begin in the writer's stream. */
   #snapshotOf(mark: StoredMessage): number {
     return mark.origin > 0 ? mark.snapshot : (this.#marks.decode(mark.payload)?.snapshotSequence ?? 0);
   }

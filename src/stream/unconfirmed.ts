@@ -1,23 +1,23 @@
 import type { MessageKind } from "./format/subjects.js";
 
-/** One message that the broker has not confirmed. */
+/** A message that the broker has not confirmed. */
 export interface Unconfirmed {
   kind: MessageKind;
   number: number;
   payload: Uint8Array;
-  /** Where it came from, when the stream is a copy. */
+  /** Its place in the stream that is copied; null for an own stream. */
   origin: CopyOrigin | null;
 }
 
-/** Headers of a message in a copy: its place in the peer's stream, and where the copy's last complete snapshot begins. */
+/** For the headers of a message in a copy: its sequence in the peer's stream, and where the copy's last complete snapshot begins. */
 export interface CopyOrigin {
   readonly sequence: number;
   readonly snapshot: number;
 }
 
 /**
- * The messages that were handed to the publisher and are not confirmed, oldest first, bounded in number and bytes.
- * The first `sent` of them are on their way; when it is full the oldest makes room.
+ * The published messages that are not confirmed yet, oldest first, bounded in number and bytes. The first `sent` of them are on
+ * their way. When the ring is full, its owner drops the oldest.
  */
 export class UnconfirmedRing {
   readonly #slots: (Unconfirmed | null)[];
@@ -60,12 +60,12 @@ export class UnconfirmedRing {
     this.#bytes += message.payload.length;
   }
 
-  /** The message at `index`, 0 being the oldest. */
+  /** The message at `index`; 0 is the oldest. */
   get(index: number): Unconfirmed | null {
     return index < this.#count ? (this.#slots[this.#at(index)] ?? null) : null;
   }
 
-  /** The oldest one that is not on its way; marks it as sent. */
+  /** The oldest message that is not on its way; marks it as sent. */
   sendNext(): Unconfirmed | null {
     const message = this.get(this.#sent);
     if (message === null) return null;
@@ -74,7 +74,7 @@ export class UnconfirmedRing {
     return message;
   }
 
-  /** Takes the oldest one out. */
+  /** Removes the oldest message. */
   shift(): Unconfirmed | null {
     const message = this.get(0);
     if (message === null) return null;
@@ -89,7 +89,7 @@ export class UnconfirmedRing {
     return message;
   }
 
-  /** All of them wait to be sent again. */
+  /** Marks all messages as unsent, so that they are sent again. */
   unsend(): void {
     this.#sent = 0;
     this.#sentBytes = 0;
