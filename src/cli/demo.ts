@@ -120,7 +120,10 @@ async function waitReplicated(lab: Lab, primary: Firewall, count: number, show: 
   }
 }
 
-/** What `status --json` on `backup` says of its peer; the status as a whole cannot be in sync with a firewall that is dead. */
+/**
+ * What `status --json` on `backup` says of its peer; the status as a whole cannot be in sync with a firewall that is
+ * dead.
+ */
 async function inSyncWith(backup: Firewall, primary: Firewall): Promise<boolean> {
   const result = await backup.conntrail("status", "--json");
   const status = JSON.parse(result.stdout) as { peers?: { node?: string; inSync?: boolean }[] };

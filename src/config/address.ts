@@ -6,7 +6,10 @@ export interface Endpoint {
   readonly port: number;
 }
 
-/** The one spelling of an IPv4 or IPv6 address, so that two spellings compare equal; undefined when it is none. Scopes (`%eth1`) are refused. */
+/**
+ * The one spelling of an IPv4 or IPv6 address, so that two spellings compare equal; undefined when it is none. Scopes
+ * (`%eth1`) are refused.
+ */
 export function canonicalAddress(value: unknown): string | undefined {
   if (typeof value !== "string" || value.includes("%")) return undefined;
   const family = isIP(value);
@@ -53,7 +56,9 @@ export function parseEndpoint(value: unknown): Endpoint | undefined {
   return port >= 1 && port <= 65535 ? { host, port } : undefined;
 }
 
-/** `nats://host:port`, `tls://host:port` or `host:port`, as the broker's client takes it; undefined when it is none. */
+/**
+ * `nats://host:port`, `tls://host:port` or `host:port`, as the broker's client takes it; undefined when it is none.
+ */
 export function parseServer(value: unknown): string | undefined {
   if (typeof value !== "string") return undefined;
   const match = /^(?:(?:nats|tls):\/\/)?(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})$/.exec(value);

@@ -44,7 +44,9 @@ export function shown(text: string): string {
   return JSON.stringify(text.length > 60 ? `${text.slice(0, 60)}…` : text);
 }
 
-/** Words, IPv4 addresses and networks, plain paths, quantities with a unit: nothing that YAML takes for another thing. */
+/**
+ * Words, IPv4 addresses and networks, plain paths, quantities with a unit: nothing that YAML takes for another thing.
+ */
 const PLAIN =
   /^[A-Za-z][A-Za-z0-9_-]*$|^\d+\.\d+\.\d+\.\d+(\/\d+)?$|^\/[A-Za-z0-9/._-]*[A-Za-z0-9._-]$|^\d+(m?s|[KMGT]?i?B)$/;
 

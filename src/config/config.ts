@@ -20,8 +20,8 @@ export interface Config {
   /** The other nodes; no name and no address twice, this node not among them. */
   readonly peers: readonly PeerConfig[];
   /**
-   * `inject`: events of peers go straight into the kernel, nothing waits for a commit. `observer`: no kernel side at all, the
-   * streams of all peers are followed and kept.
+   * `inject`: events of peers go straight into the kernel, nothing waits for a commit. `observer`: no kernel side at
+   * all, the streams of all peers are followed and kept.
    */
   readonly mode: "cache" | "inject" | "observer";
   readonly broker: BrokerConfig;
@@ -144,7 +144,10 @@ export type ConfigCheck =
   | { readonly ok: true; readonly config: Config }
   | { readonly ok: false; readonly problems: readonly ConfigProblem[] };
 
-/** Reads and checks a file. Throws ConntrailError CONFIG with one line: file, line, key, what was found, what is allowed. */
+/**
+ * Reads and checks a file. Throws ConntrailError CONFIG with one line: file, line, key, what was found, what is
+ * allowed.
+ */
 export function loadConfig(path: string): Config {
   return parseConfig(readConfigText(path), path);
 }

@@ -6,8 +6,8 @@ import { CONTROL_BYTES_MAX, DEFAULT_CONTROL } from "./config-text.js";
 import { DURATION_EXAMPLES, parseDuration, parseSize, SIZE_EXAMPLES } from "./units.js";
 
 /**
- * The configuration file as zod sees it: every key of the file, its check and its default. The message of an issue says
- * only what is allowed; what was found and where is added by `problem.ts`.
+ * The configuration file as zod sees it: every key of the file, its check and its default. The message of an issue
+ * says only what is allowed; what was found and where is added by `problem.ts`.
  */
 
 const NAME_ALLOWED = "a name of 1 to 32 letters, digits, - or _ (it becomes part of subjects and stream names)";

@@ -1,4 +1,6 @@
-/** Durations and sizes as people write them: a whole number and a unit. A bare number other than 0 has no meaning here. */
+/**
+ * Durations and sizes as people write them: a whole number and a unit. A bare number other than 0 has no meaning here.
+ */
 
 const DURATION_MS: ReadonlyMap<string, number> = new Map([
   ["ms", 1],

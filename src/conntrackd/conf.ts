@@ -31,8 +31,9 @@ const DEFAULT_LOCK = "/var/lock/conntrackd.lock";
 const DEFAULT_UNIX_PATH = "/var/run/conntrackd.ctl";
 
 /**
- * Whether a configuration file is conntrackd's rather than conntrail's own YAML, whose keys have a colon: it begins with a
- * brace that closes, with a word and a brace, or with one of conntrackd's words, however a block's name is written.
+ * Whether a configuration file is conntrackd's rather than conntrail's own YAML, whose keys have a colon: it begins
+ * with a brace that closes, with a word and a brace, or with one of conntrackd's words, however a block's name is
+ * written.
  */
 export function isConntrackdConf(text: string): boolean {
   const start = /^\uFEFF?(?:\s|#[^\n]*(?:\n|$))*/.exec(text)?.[0].length ?? 0;
@@ -62,7 +63,10 @@ export function checkConntrackdConf(text: string, path: string): ConfCheck {
   return problems.length > 0 ? { ok: false, problems } : { ok: true, conf: confOf(nodes, path) };
 }
 
-/** The control socket that a configuration file names, conntrail's YAML or a conntrackd.conf. As quick as `controlPath`. */
+/**
+ * The control socket that a configuration file names, conntrail's YAML or a conntrackd.conf. As quick as
+ * `controlPath`.
+ */
 export async function anyControlPath(path: string): Promise<string> {
   const text = readConfigText(path);
   return isConntrackdConf(text) ? parseConntrackdConf(text, path).unixPath : await controlPath(path);

@@ -15,16 +15,16 @@ const PORT = 3780;
 const LINK_LOCAL = /^fe[89ab]/i;
 
 /**
- * Sets who this node is, where it listens and who its peers are, by the dedicated links of a file. Throws ConntrailError
- * CONFIG where a link lacks what is needed.
+ * Sets who this node is, where it listens and who its peers are, by the dedicated links of a file. Throws
+ * ConntrailError CONFIG where a link lacks what is needed.
  */
 export function setEndpoints(nodes: readonly ConfNode[], path: string, machine: Machine, settings: Settings): Remark[] {
   return new Endpoints(path, machine, settings).set(nodes);
 }
 
 /**
- * A name that both ends of a link make of an address: `172-30-16-1`, `fd00--2`; of an IPv6 address that is too long for
- * a name, its 32 hexadecimal digits.
+ * A name that both ends of a link make of an address: `172-30-16-1`, `fd00--2`; of an IPv6 address that is too long
+ * for a name, its 32 hexadecimal digits.
  */
 export function nodeNameOf(address: string): string {
   const name = address.replaceAll(/[.:]/g, "-");

@@ -22,8 +22,8 @@ interface FilterBlock {
 }
 
 /**
- * The filter of a file. conntrackd has one list of each kind: blocks of a kind add to it, and what the last of them says,
- * Accept or Ignore, holds for all of it.
+ * The filter of a file. conntrackd has one list of each kind: blocks of a kind add to it, and what the last of them
+ * says, Accept or Ignore, holds for all of it.
  */
 export class FilterLists {
   readonly remarks: Remark[] = [];

@@ -1,6 +1,6 @@
 /**
- * What may stand where in a conntrackd.conf: the grammar of conntrack-tools 1.4.7, and what 1.4.2 took beside it. Names
- * are case-sensitive. In words:
+ * What may stand where in a conntrackd.conf: the grammar of conntrack-tools 1.4.7, and what 1.4.2 took beside it.
+ * Names are case-sensitive. In words:
  *
  *   file      = directive*
  *   directive = name value* [ "{" (directive* | word*) "}" ]
@@ -224,7 +224,10 @@ export const FILE_RULE: BlockRule = block({
   },
 })();
 
-/** Where each directive may stand: its name, and the blocks that take it. For messages, and as the words that no name may be. */
+/**
+ * Where each directive may stand: its name, and the blocks that take it. For messages, and as the words that no name
+ * may be.
+ */
 export const HOMES: ReadonlyMap<string, readonly string[]> = homes();
 
 function homes(): Map<string, string[]> {

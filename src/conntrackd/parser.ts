@@ -34,8 +34,9 @@ interface Token extends ConfPlace {
 }
 
 /**
- * Words and braces, without comments. White space parts words, and so do braces, also without any around them; a line's
- * end means no more than a space. `#` begins a comment, but not within a path, where conntrackd takes it as it stands.
+ * Words and braces, without comments. White space parts words, and so do braces, also without any around them; a
+ * line's end means no more than a space. `#` begins a comment, but not within a path, where conntrackd takes it as it
+ * stands.
  */
 function* tokensOf(text: string): Generator<Token> {
   const pattern = /\n|#[^\n]*|([{}])|(\/[^\s{}"]+|[^\s{}#]+)/g;

@@ -40,7 +40,9 @@ const KEYS = [
 /** One of the keys that a conntrackd.conf can set. */
 export type Key = (typeof KEYS)[number];
 
-/** The value of a key: text becomes a scalar in quotes where it needs them, a list one line per entry, a map likewise. */
+/**
+ * The value of a key: text becomes a scalar in quotes where it needs them, a list one line per entry, a map likewise.
+ */
 export type Value = string | number | boolean | readonly string[] | ReadonlyMap<string, string>;
 
 /** conntrail's configuration as it is put together. */

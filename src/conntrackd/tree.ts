@@ -20,7 +20,10 @@ export interface ConfNode {
   readonly block: readonly ConfNode[] | null;
 }
 
-/** All directives of these names that stand in blocks of the path, in the order of the file: `["General", "UNIX", "Path"]`. */
+/**
+ * All directives of these names that stand in blocks of the path, in the order of the file: `["General", "UNIX",
+ * "Path"]`.
+ */
 export function directivesAt(nodes: readonly ConfNode[], path: readonly string[]): ConfNode[] {
   const [name, ...rest] = path;
   const found = nodes.filter((node) => node.name.text === name);

@@ -130,7 +130,9 @@ export const IPV6_GROUP: ValueRule = rule(
   (text) => isIPv6(text) && multicastGroup(text) !== undefined,
 );
 
-/** As conntrackd's scanner knows an address, in a filter: of what is none after all it warns, and goes on without it. */
+/**
+ * As conntrackd's scanner knows an address, in a filter: of what is none after all it warns, and goes on without it.
+ */
 const SCANNED = /^(\d+\.){3}\d+(\/\d+)?$|^[0-9a-f:]*:[0-9a-f:]*(\/\d+)?$/i;
 
 /** Of `Address Ignore {}`. */

@@ -18,12 +18,12 @@ import {
   type ReportCommand,
 } from "./protocol.js";
 
-/** How long the daemon may be silent: it sends something every second as long as it lives. */
+/** How long the daemon may be silent: it sends something every second while it works. */
 export const SILENCE_MS_MAX = 15_000;
 
-/** What a request may be told besides its arguments. */
+/** Options of a request. */
 export interface RequestOptions {
-  /** Ends the request; the daemon stops a dump, finishes anything else. */
+  /** Ends the request. The daemon stops a dump, and finishes anything else. */
   readonly signal?: AbortSignal;
   /** Called with each line of progress. */
   readonly onProgress?: (text: string) => void;
@@ -40,9 +40,9 @@ export interface RecordBatch {
 }
 
 /**
- * Sends one request and yields the frames J, R and A of the answer as they come; reading slowly slows the daemon down.
- * Ends with the answer. Throws ConntrailError: CONTROL when no daemon answers or it breaks off, TIMEOUT when it falls
- * silent, PERMISSION for others than root, and with the daemon's own code and message when it refuses or fails.
+ * Sends one request and yields the frames J, R and A of the answer as they come; a slow reader slows the daemon down.
+ * Throws ConntrailError: CONTROL when no daemon answers or the answer breaks off, TIMEOUT when it falls silent,
+ * PERMISSION for users other than root, and the daemon's own code and message when it refuses or fails.
  */
 export async function* request<C extends CommandName>(
   path: string,
@@ -89,12 +89,12 @@ export async function requestReport<C extends ReportCommand>(
   return report as CommandReports[C];
 }
 
-/** How long a daemon may take to end; it ends itself by force after 15 s. */
+/** How long a daemon may take to end; after 15 s it kills itself. */
 const END_MS_MAX = 30_000;
 
 /**
- * Asks the daemon to end; resolves when its process is gone. Throws like `request`, and CONTROL when somebody still listens then:
- * conntrackd itself hangs up on what it does not know, and goes on.
+ * Asks the daemon to end; resolves when its process is gone. Throws like `request`, and CONTROL when the socket still
+ * answers afterwards: conntrackd itself hangs up on unknown requests, and keeps running.
  */
 export async function requestStop(path: string): Promise<void> {
   const socket = await connect(path);
@@ -106,7 +106,7 @@ export async function requestStop(path: string): Promise<void> {
       for (const frame of decoder.push(chunk)) if (frame.type === "X") refusal = reported(decodeJson(frame.payload));
     }
   } catch (error) {
-    // One that ends already breaks connections off.
+    // A daemon that is already ending breaks connections off.
     if ((error as ConntrailError).code === "TIMEOUT") throw error;
   } finally {
     socket.destroy();
@@ -178,7 +178,7 @@ function connect(path: string): Promise<Socket> {
     });
     socket.once("connect", () => {
       socket.removeAllListeners("error");
-      // What goes wrong from now on is seen by whoever reads.
+      // Later errors reach the reader.
       socket.on("error", () => {});
       resolve(socket);
     });
@@ -186,8 +186,8 @@ function connect(path: string): Promise<Socket> {
 }
 
 /**
- * The bytes as they come. Silence counts only while someone waits for them, not while the reader is busy; and a process that was
- * held up itself has yet to read what was said meanwhile.
+ * The bytes as they come. Silence counts only while the reader waits, not while it is busy. A process that was stalled
+ * itself must first read what came meanwhile.
  */
 async function* chunks(socket: Socket, path: string, silenceMs: number): AsyncGenerator<Buffer, void, undefined> {
   const reader = socket[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
@@ -199,7 +199,7 @@ async function* chunks(socket: Socket, path: string, silenceMs: number): AsyncGe
   };
   for (;;) {
     const turn = ++waiting;
-    // Sockets are read between timers and this.
+    // The event loop reads sockets between timers and immediates.
     const timer = setTimeout(() => setImmediate(onSilence, turn), silenceMs);
     try {
       const next = await reader.next();

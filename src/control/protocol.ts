@@ -4,7 +4,7 @@ import type { ExpectationJson } from "../flow/expectation.js";
 import { type RareAttributes, RECORD_WORDS } from "../flow/record.js";
 
 /**
- * What command line and daemon say to each other over the control socket. One request per connection.
+ * The protocol between command line and daemon on the control socket. One request per connection.
  *
  *   request   one line of JSON: {"command":"dump","args":{"table":"internal"},"version":1}\n     at most 64 KiB
  *   answer    frames, until E or X
@@ -15,14 +15,14 @@ import { type RareAttributes, RECORD_WORDS } from "../flow/record.js";
  *             +----------------+--------+-----------------+
  *
  *   J  JSON     the report
- *   P  text     progress for a person; empty while there is nothing to say: the daemon is alive and at work
+ *   P  text     progress for a person; empty as a sign of life while there is none
  *   R  records  n flows of 128 bytes, the words of src/flow/record.ts, little endian
- *   A  JSON     [[index in the R frame before, rare attributes], …]
- *   X  JSON     {"code":…,"message":…}: it failed; the last frame
- *   E  empty    it is done; the last frame
+ *   A  JSON     [[index in the preceding R frame, rare attributes], …]
+ *   X  JSON     {"code":…,"message":…}: the request failed; the last frame
+ *   E  empty    the request is done; the last frame
  */
 
-/** Changes when a daemon and a command line of different releases would misunderstand each other. */
+/** Changes when daemon and command line of different releases could misunderstand each other. */
 export const PROTOCOL_VERSION = 1;
 
 /** The longest request line. */
@@ -43,23 +43,23 @@ export const FRAME_TYPES = ["J", "P", "R", "A", "X", "E"] as const;
 /** One of FRAME_TYPES. */
 export type FrameType = (typeof FRAME_TYPES)[number];
 
-/** A frame as read from the wire. The payload is its reader's to keep, and begins at a multiple of 8 in its buffer. */
+/** A frame from the wire. The reader may keep the payload, which begins at a multiple of 8 in its buffer. */
 export interface Frame {
   readonly type: FrameType;
   readonly payload: Uint8Array<ArrayBuffer>;
 }
 
-/** Every command with its arguments, as they stand in a request. */
+/** Every command with its arguments in a request. */
 export interface CommandArgs {
   status: Record<string, never>;
   stats: Record<string, never>;
   dump: { table: FlowTableName };
   expectations: { table: FlowTableName; offset: number };
-  /** `only`: of flows or of expectations alone; left out: of both. */
+  /** `only`: flows or expectations; left out: both. */
   commit: { only?: RowKind | undefined };
-  /** `only` is for the kernel. */
+  /** `only` applies to the kernel. */
   flush: { table: FlushTarget; only?: RowKind | undefined };
-  /** `wait` false: answered once it has begun; what goes wrong later is in the daemon's log. */
+  /** `wait` false: answered when the work has begun; later failures are in the daemon's log. */
   resync: { source: ResyncSource; wait?: boolean | undefined };
   bulk: { wait?: boolean | undefined };
   purge: Record<string, never>;
@@ -69,13 +69,13 @@ export interface CommandArgs {
   hook: { role: HookRole; group?: string | undefined };
 }
 
-/** What may be asked. */
+/** The name of a command. */
 export type CommandName = keyof CommandArgs;
 
-/** What is answered with a report. */
+/** The commands that are answered with a report. */
 export type ReportCommand = Exclude<CommandName, "dump" | "stop">;
 
-/** Every command with the report in its J frame; `dump` answers with records instead, `stop` not at all. */
+/** The report in the J frame of every command; `dump` answers with records instead, `stop` not at all. */
 export interface CommandReports {
   status: StatusReport;
   stats: StatsReport;
@@ -108,13 +108,13 @@ export const FLUSH_TARGETS = ["internal", "external", "kernel", "caches"] as con
 /** One of FLUSH_TARGETS. */
 export type FlushTarget = (typeof FLUSH_TARGETS)[number];
 
-/** The internal cache is put right from the kernel, the external one from the peers. */
+/** The kernel repairs the internal cache, the peers the external one. */
 export const RESYNC_SOURCES = ["kernel", "peers"] as const;
 
 /** One of RESYNC_SOURCES. */
 export type ResyncSource = (typeof RESYNC_SOURCES)[number];
 
-/** What keepalived can say this node is. */
+/** The roles that keepalived can give this node. */
 export const HOOK_ROLES = ["primary", "backup", "fault"] as const;
 
 /** Name of a sync group. */
@@ -127,11 +127,11 @@ export type HookRole = (typeof HOOK_ROLES)[number];
 export interface StatusReport {
   readonly node: string;
   readonly cluster: string;
-  /** What keepalived last said; `unknown` before it said anything. */
+  /** The last role from keepalived; `unknown` before the first. */
   readonly role: HookRole | "unknown";
   /** New at each start of the daemon. */
   readonly epoch: number;
-  /** True when a takeover now would lose nothing that peers have sent, and peers can have all of ours. */
+  /** True when a takeover now would lose nothing that peers have sent, and everything of ours is confirmed. */
   readonly inSync: boolean;
   /** The kernel's count of entries and its limit (nf_conntrack_count, nf_conntrack_max). */
   readonly kernel: { readonly entries: number; readonly max: number };
@@ -140,52 +140,54 @@ export interface StatusReport {
   readonly broker: BrokerStatus;
   readonly publisher: PublisherStatus;
   readonly peers: readonly PeerStatus[];
-  /** What the broker still has of each node's stream; null when it does not say. */
+  /** How much the broker still has of each node's stream; null when it does not answer. */
   readonly streams: readonly StreamStatus[] | null;
   /** Left out where nothing is archived. */
   readonly archive?: ArchiveStatus;
 }
 
-/** What a node knows of itself without asking its broker. */
+/** The status that a node knows without asking its broker. */
 export type OwnStatus = Omit<StatusReport, "streams" | "archive">;
 
-/** What there is of a node's stream, its copy, or the shared one. */
+/** How much there is of a node's stream, of its copy, or of the stream on a shared broker. */
 export interface StreamStatus {
   readonly node: string;
   readonly messages: number;
   readonly bytes: number;
-  /** When its first message was stored, milliseconds since the Unix epoch; null: it is empty. */
+  /** When its oldest message was stored, milliseconds since the Unix epoch; null: it is empty. */
   readonly sinceMs: number | null;
-  /** Messages that `broker.max_age` or `broker.max_bytes` has cut off. */
+  /** Messages that `broker.max_age` or `broker.max_bytes` has removed. */
   readonly cut: number;
 }
 
 /** How far the archive has come. */
 export interface ArchiveStatus {
-  /** Everything that ended before is in files, milliseconds since the Unix epoch; null: there are none. */
+  /**
+   * Every connection that ended before this time is in files, milliseconds since the Unix epoch; null: there are none.
+   */
   readonly untilMs: number | null;
-  /** Whole days that `archive.max_age` has cut off since the daemon started. */
+  /** Whole days that `archive.max_age` has removed since the daemon started. */
   readonly daysCut: number;
 }
 
-/** How the broker beside this node, or the shared one, stands. */
+/** The state of the broker beside this node, or of the shared one. */
 export interface BrokerStatus {
   readonly mode: "embedded" | "external" | "shared";
-  /** `up`, or what is wrong in a word or two. */
+  /** `up`, or the trouble in a word or two. */
   readonly state: string;
   readonly url: string;
   readonly version: string | null;
-  /** How often the daemon has started it again. */
+  /** How often the daemon has restarted it. */
   readonly restarts: number;
 }
 
-/** How far this node's own stream has come. */
+/** The state of this node's own stream. */
 export interface PublisherStatus {
-  /** `live`, or what is wrong in a word or two. */
+  /** `up`; `down` while nothing can be published; `none` on an observer, which has no stream. */
   readonly state: string;
   /** The last batch number that the broker has confirmed. */
   readonly confirmedNumber: number;
-  /** Messages sent and not confirmed. */
+  /** Messages that the broker has yet to confirm. */
   readonly unconfirmed: number;
 }
 
@@ -193,7 +195,7 @@ export interface PublisherStatus {
 export interface PeerStatus {
   readonly node: string;
   readonly address: string;
-  /** True for one that announced itself; the configuration does not list it. */
+  /** True for a peer that was discovered; the configuration does not list it. */
   readonly discovered: boolean;
   readonly connected: boolean;
   readonly inSync: boolean;
@@ -222,7 +224,7 @@ export interface PeerStatus {
  */
 export type StatsReport = Readonly<Record<string, Readonly<Record<string, number>>>>;
 
-/** Expectations of a table from an offset on, as many as fit a frame. */
+/** Expectations of a table from an offset on, as many as fit into a frame. */
 export interface ExpectationsReport {
   /** All that the table holds. */
   readonly total: number;
@@ -231,9 +233,9 @@ export interface ExpectationsReport {
 
 /** One expectation, as `dump --expect --json` prints it. */
 export interface ExpectationView extends ExpectationJson {
-  /** Seconds since it was first seen; left out of a kernel's table, which does not tell. */
+  /** Seconds since it was first seen; left out for the kernel, which does not report it. */
   readonly activeSeconds?: number;
-  /** The node that has it; of an external cache only. */
+  /** The node that owns it; only in an external cache. */
   readonly node?: string;
 }
 
@@ -241,15 +243,18 @@ export interface ExpectationView extends ExpectationJson {
 export interface CommitReport {
   /** Entries created in the kernel. */
   readonly committed: number;
-  /** Entries that the kernel had already and that were replaced. */
+  /** Entries that the kernel already had and that were updated. */
   readonly updated: number;
-  /** Entries left out on purpose: closing connections of whose tuple this kernel has another one; in mode `inject`, what peers carry. */
+  /**
+   * Entries left out on purpose: closing connections whose tuple is another connection here; in mode `inject`, those
+   * of peers.
+   */
   readonly skipped: number;
   /** Entries that the kernel refused, by reason (`ENOENT`, `EOPNOTSUPP`, …). */
   readonly failed: Readonly<Record<string, number>>;
-  /** Entries of this kernel that were removed, because the node that carried them last saw them end. */
+  /** Entries removed from this kernel, because the node that carried them last has seen their end. */
   readonly stale: number;
-  /** Entries of `committed` and `updated` that went in without their master, or without their helper, which this kernel lacks. */
+  /** Entries of `committed` and `updated` written without their master or helper, which this kernel lacks. */
   readonly withoutMaster?: number;
   readonly withoutHelper?: number;
   /** Expectations; left out where there were none. */
@@ -257,10 +262,10 @@ export interface CommitReport {
   readonly durationMs: number;
 }
 
-/** What became of the expectations in a commit. */
+/** The outcome of a commit for expectations. */
 export interface ExpectationCommit {
   readonly committed: number;
-  /** Those that the kernel refused, by reason (`ENOENT`: the master is not there). */
+  /** Expectations that the kernel refused, by reason (`ENOENT`: it lacks the master). */
   readonly failed: Readonly<Record<string, number>>;
 }
 
@@ -276,7 +281,7 @@ export interface ResyncReport {
   readonly source: ResyncSource;
   /** Entries read. */
   readonly flows: number;
-  /** Entries that differed and were put right. */
+  /** Entries that differed and were corrected. */
   readonly changed: number;
   readonly durationMs: number;
 }
@@ -287,7 +292,7 @@ export interface BulkReport {
   readonly durationMs: number;
 }
 
-/** What `purge --json` prints: in how many seconds it takes place. */
+/** What `purge --json` prints: in how many seconds the purge takes place. */
 export interface PurgeReport {
   readonly afterSeconds: number;
 }
@@ -301,7 +306,7 @@ export interface HookReport {
   readonly durationMs: number;
 }
 
-/** What an X frame says. `code` is one of ErrorCode in src/errors.ts. */
+/** The content of an X frame. `code` is one of ErrorCode in src/errors.ts. */
 export interface ErrorReport {
   readonly code: string;
   readonly message: string;
@@ -320,7 +325,7 @@ export function encodeFrame(type: FrameType, payload: Uint8Array | string = ""):
   return frame;
 }
 
-/** Puts frames together again from pieces of any size. Holds at most one frame. */
+/** Reassembles frames from pieces of any size. Holds at most one frame. */
 export class FrameDecoder {
   readonly #header = Buffer.allocUnsafe(FRAME_HEADER_BYTES);
   #headerBytes = 0;
@@ -328,7 +333,7 @@ export class FrameDecoder {
   #payload: Uint8Array<ArrayBuffer> | null = null;
   #payloadBytes = 0;
 
-  /** True when the bytes so far end with a whole frame. */
+  /** True when the bytes so far end with a complete frame. */
   get atBoundary(): boolean {
     return this.#headerBytes === 0;
   }
@@ -379,7 +384,9 @@ export function decodeJson(payload: Uint8Array): unknown {
   }
 }
 
-/** The words of the flows in an R frame, in this machine's byte order. Throws ConntrailError MALFORMED for half a flow. */
+/**
+ * The words of the flows in an R frame, in this machine's byte order. Throws ConntrailError MALFORMED for half a flow.
+ */
 export function decodeRecords(payload: Uint8Array<ArrayBuffer>): Uint32Array {
   if (payload.length % RECORD_BYTES !== 0) {
     throw new ConntrailError("MALFORMED", `record frame of ${payload.length} bytes, not a multiple of ${RECORD_BYTES}`);
@@ -388,7 +395,7 @@ export function decodeRecords(payload: Uint8Array<ArrayBuffer>): Uint32Array {
   return new Uint32Array(payload.buffer, payload.byteOffset, payload.length / 4);
 }
 
-/** Turns words from this machine's byte order into little endian and back, in place; nothing to do on x86 and ARM. */
+/** Converts words between this machine's byte order and little endian, in place; x86 and ARM need no conversion. */
 export function toLittleEndian(bytes: Uint8Array): void {
   if (endianness() === "BE") Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).swap32();
 }
@@ -399,7 +406,7 @@ export interface RareJson extends Omit<RareAttributes, "labels" | "master"> {
   master?: readonly number[];
 }
 
-/** As JSON, for an A frame. */
+/** Rare attributes as JSON, for an A frame. */
 export function encodeRare(rare: RareAttributes): RareJson {
   const { labels, master, ...same } = rare;
   const json: RareJson = { ...same };
@@ -408,7 +415,7 @@ export function encodeRare(rare: RareAttributes): RareJson {
   return json;
 }
 
-/** Back from JSON. */
+/** The inverse of `encodeRare`. */
 export function decodeRare(json: RareJson): RareAttributes {
   const { labels, master, ...same } = json;
   const rare: RareAttributes = { ...same };

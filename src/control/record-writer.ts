@@ -1,11 +1,11 @@
 import { type RareAttributes, RECORD_WORDS } from "../flow/record.js";
 import { encodeRare, type FrameType, type RareJson, RECORD_BYTES, toLittleEndian } from "./protocol.js";
 
-/** Where a dump puts its flows. */
+/** Where a dump writes its flows. */
 export interface RecordSink {
   /**
-   * Copies the flow at `words[base]` into the answer, at once, so the table may change afterwards.
-   * False: enough has gathered, `await drain()` before the next one.
+   * Copies the flow at `words[base]` into the answer, so the table may change afterwards.
+   * False when the frame is full: `await drain()` before the next flow.
    */
   write(words: Uint32Array, base: number, rare: RareAttributes | null): boolean;
   /** Resolves when there is room again; rejects when the client has gone. */
@@ -21,11 +21,11 @@ const RARE_BYTES_MAX = 64 * 1024;
 /** Sends one frame; resolves when there is room for more. */
 export type FrameSender = (type: FrameType, payload: Uint8Array | string) => Promise<void>;
 
-/** Gathers flows into R and A frames. Holds at most one frame of each, so a dump of any size costs the same memory. */
+/** Gathers flows into R and A frames. Holds at most one frame of each, so dumps of any size need the same memory. */
 export class RecordWriter implements RecordSink {
   /** Flows written so far. */
   records = 0;
-  /** Flows whose rare attributes were left out because they were larger than any that the kernel makes. */
+  /** Flows whose rare attributes were left out because no kernel makes any that large. */
   rareDropped = 0;
   readonly #send: FrameSender;
   readonly #words = new Uint32Array(RECORDS_PER_FRAME * RECORD_WORDS);

@@ -36,12 +36,12 @@ import {
 import { type RecordSink, RecordWriter } from "./record-writer.js";
 import { listenAt, type SocketFile } from "./socket-file.js";
 
-/** A line for the person who waits; nothing happens with it when there is no room or nobody is there any more. */
+/** Sends a line to the waiting person; dropped when the client does not read, or is gone. */
 export type ProgressListener = (text: string) => void;
 
 /**
- * What a node can be asked. A rejection with ConntrailError reaches the client with its code and message.
- * Only `dump` is stopped when its client goes away (`signal`): a commit begun is finished even when keepalived kills the script.
+ * The requests to a node. A rejection with ConntrailError reaches the client with its code and message.
+ * Only `dump` stops when its client goes away (`signal`): a commit finishes even when keepalived kills the script.
  */
 export interface NodeHandlers {
   status(): StatusReport | Promise<StatusReport>;
@@ -56,23 +56,23 @@ export interface NodeHandlers {
   hook(role: HookRole, progress: ProgressListener, group?: string): Promise<HookReport>;
 }
 
-/** All that the control socket can ask. */
+/** All requests of the control socket. */
 export interface ControlHandlers extends NodeHandlers {
-  /** Begins the end of the daemon. */
+  /** Begins to end the daemon. */
   stop(): void;
 }
 
-/** Limits of the server; each may be set for tests. */
+/** Limits of the server. */
 export interface ControlLimits {
-  /** Connections at a time; one more is told so and closed. */
+  /** Connections at a time; further ones get an error and are closed. */
   readonly connectionsMax: number;
-  /** Dumps at a time, fewer than connections so that a hook always finds room. */
+  /** Dumps at a time; fewer than connections, so that hooks always find room. */
   readonly dumpsMax: number;
   /** How long a client may take to send its request. */
   readonly requestTimeoutMs: number;
   /** How long a client may leave the answer unread. */
   readonly stallTimeoutMs: number;
-  /** How often a client that waits for a report is told that the daemon lives. */
+  /** How often a waiting client gets a sign of life. */
   readonly heartbeatMs: number;
 }
 
@@ -85,14 +85,14 @@ export const CONTROL_LIMITS: ControlLimits = {
   heartbeatMs: 1000,
 };
 
-/** So many fit a frame. */
+/** This many fit into a frame. */
 const EXPECTATIONS_PER_FRAME = 500;
 
 /** What happened on the socket since the start, all at zero; the group `control` of `stats`. */
 function newCounters() {
   return {
     requests: 0,
-    /** Requests that a handler could not fulfil. */
+    /** Requests that a handler rejected. */
     failed: 0,
     /** Requests that were not valid. */
     malformed: 0,
@@ -100,11 +100,11 @@ function newCounters() {
     oversized: 0,
     /** Clients that did not send their request in time. */
     timedOut: 0,
-    /** Clients that left before their request or their answer was complete. */
+    /** Clients that left before request or answer was complete. */
     aborted: 0,
     /** Clients that left their answer unread for too long. */
     stalled: 0,
-    /** Clients turned away because too many were there. */
+    /** Clients refused because there were too many. */
     refused: 0,
     /** Flows whose rare attributes did not fit into a dump. */
     rareDropped: 0,
@@ -118,19 +118,19 @@ export type ControlCounters = ReturnType<typeof newCounters>;
 export interface ControlServer {
   readonly path: string;
   readonly counters: Readonly<ControlCounters>;
-  /** Takes no more requests, stops dumps, waits up to `graceMs` for other answers, removes the socket. */
+  /** Accepts no more requests, stops dumps, waits up to `graceMs` for other answers, removes the socket. */
   close(graceMs?: number): Promise<void>;
 }
 
-/** What a server may be given besides its handlers; `limits` replaces those of CONTROL_LIMITS one by one. */
+/** Options of a server; `limits` override single limits of CONTROL_LIMITS. */
 export interface ControlServerOptions {
   readonly logger?: Logger;
   readonly limits?: Partial<ControlLimits>;
 }
 
 /**
- * Serves `handlers` at `path`, for root alone. Throws ConntrailError ALREADY_RUNNING when another daemon answers there,
- * PERMISSION or CONTROL when the socket cannot be made; a file left by a killed daemon is taken over.
+ * Serves `handlers` at `path`, for root alone. Throws ConntrailError ALREADY_RUNNING when another daemon answers
+ * there, PERMISSION or CONTROL when the socket cannot be made. Replaces the socket file of a killed daemon.
  */
 export async function serveControl(
   path: string,
@@ -148,7 +148,7 @@ class Control implements ControlServer {
   readonly #limits: ControlLimits;
   readonly #logger: Logger | undefined;
   readonly #server: Server;
-  /** With what ends when a connection has been answered and closed. */
+  /** Each with a promise that resolves when it has been answered and closed. */
   readonly #connections = new Map<Connection, Promise<void>>();
   #dumps = 0;
   #file: SocketFile | null = null;
@@ -158,7 +158,7 @@ class Control implements ControlServer {
     this.#limits = limits;
     this.#logger = logger;
     this.#server = createServer((socket) => this.#accept(socket));
-    // Those over the limit are told why, within a limit of their own.
+    // Connections over the limit get an error, up to a second limit.
     this.#server.maxConnections = limits.connectionsMax * 2;
     this.#server.on("drop", () => this.counters.refused++);
   }
@@ -169,13 +169,13 @@ class Control implements ControlServer {
 
   async listen(path: string): Promise<void> {
     this.#file = await listenAt(this.#server, path);
-    // accept(2) can fail for want of descriptors: the server goes on, the client sees no daemon.
+    // accept(2) can fail for lack of descriptors: the server continues, and the client sees no daemon.
     this.#server.on("error", (error) => this.#logger?.error({ error: errorText(error) }, "control socket"));
   }
 
   async close(graceMs = 2000): Promise<void> {
     this.#file?.remove();
-    // Not its callback: those who asked for the end stay connected until the process is gone.
+    // Not awaited: clients that asked for the end stay connected until the process is gone.
     this.#server.close();
     for (const connection of this.#connections.keys()) connection.stopUnlessBusy();
     const timer = setTimeout(() => {
@@ -275,7 +275,7 @@ class Control implements ControlServer {
     connection.stoppable = true;
     const writer = new RecordWriter(async (type, payload) => {
       await connection.send(type, payload);
-      // A client that reads as fast as we write must not keep the daemon from its other work.
+      // A client that reads as fast as we write must not block the daemon's other work.
       await setImmediate();
     });
     const heartbeat = setInterval(() => connection.progress(""), this.#limits.heartbeatMs);
@@ -292,7 +292,7 @@ class Control implements ControlServer {
 
 /** One client: reads its request, writes its answer, notices when it goes. */
 class Connection {
-  /** True while what is being answered may be cut short. */
+  /** True while the answer may be cut short. */
   stoppable = true;
   readonly #socket: Socket;
   readonly #limits: ControlLimits;
@@ -309,25 +309,25 @@ class Connection {
     socket.on("close", () => this.#gone.abort());
   }
 
-  /** Aborted when the client has gone or the server wants to end. */
+  /** Aborted when the client is gone or the server ends. */
   get signal(): AbortSignal {
     return this.#gone.signal;
   }
 
-  /** Breaks the connection off. */
+  /** Closes the connection at once. */
   stop(): void {
     this.#stopped = true;
     this.#socket.destroy();
     this.#gone.abort();
   }
 
-  /** Stays open and unanswered; ends with the process, which it does not keep alive. */
+  /** Leaves the connection open and unanswered until the process ends, which it does not delay. */
   keep(): void {
     this.#complete = true;
     this.#socket.unref();
   }
 
-  /** Breaks it off unless an answer is under way that should be finished. */
+  /** Closes it at once, unless its answer must be finished. */
   stopUnlessBusy(): void {
     if (this.stoppable) this.stop();
   }
@@ -361,14 +361,14 @@ class Connection {
         }
         clearTimeout(timer);
         this.#socket.off("data", onData);
-        // Whatever follows is not read for its content, only to notice that the client leaves.
+        // Further data is discarded: reading only serves to notice that the client leaves.
         this.#socket.resume();
       };
       this.#socket.on("data", onData);
     });
   }
 
-  /** Writes a frame and waits until there is room for more. Rejects when the client has gone or does not read. */
+  /** Writes a frame and waits until there is room for more. Rejects when the client is gone or does not read. */
   async send(type: FrameType, payload: Uint8Array | string): Promise<void> {
     if (this.signal.aborted) throw gone();
     if (this.#socket.write(encodeFrame(type, payload))) return;
@@ -389,7 +389,7 @@ class Connection {
     });
   }
 
-  /** Text for a person; left out while the client does not read. */
+  /** Sends a line for a person; drops it while the client does not read. */
   progress(text: string): void {
     if (this.signal.aborted || this.#socket.writableNeedDrain || this.#socket.writableEnded) return;
     this.#socket.write(encodeFrame("P", text.slice(0, 1000)));
@@ -399,13 +399,13 @@ class Connection {
     await this.#finish(encodeFrame("E"));
   }
 
-  /** Says why there is no answer, and closes. */
+  /** Sends the error in place of an answer, and closes. */
   async fail(error: unknown): Promise<void> {
     const code = error instanceof ConntrailError ? error.code : "CONTROL";
     await this.#finish(encodeFrame("X", JSON.stringify({ code, message: errorText(error).slice(0, 2000) })));
   }
 
-  /** Sends the last frame, waits until the client has taken everything, then a moment until it has closed its side. */
+  /** Sends the last frame, waits until the client has read everything, then a moment for it to close its side. */
   #finish(frame: Buffer): Promise<void> {
     this.#complete = true;
     this.stoppable = false;
@@ -436,7 +436,7 @@ function gone(): ConntrailError {
   return new ConntrailError("CONTROL", "the client has gone");
 }
 
-/** A request that has been checked. */
+/** A valid request. */
 export type ControlRequest = { [C in CommandName]: { command: C; args: CommandArgs[C] } }[CommandName];
 
 const noArgs = z.strictObject({}).default({});
@@ -469,7 +469,7 @@ const requestSchema = z.discriminatedUnion("command", [
 
 const envelopeSchema = z.object({ version: z.number() });
 
-/** The request in a line. Throws ConntrailError MALFORMED that says what is wrong with it. */
+/** Parses a request line. Throws ConntrailError MALFORMED with the reason. */
 export function parseRequest(line: string): ControlRequest {
   let value: unknown;
   try {

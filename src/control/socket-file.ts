@@ -4,23 +4,23 @@ import { createConnection, type Server } from "node:net";
 import { dirname, join } from "node:path";
 import { ConntrailError, errorText } from "../errors.js";
 
-/** How often a stale file may come back before it is called a fault. */
+/** Attempts to take the name before it is an error. */
 const ATTEMPTS_MAX = 10;
 
 /** The name of a listening socket in the file system. */
 export interface SocketFile {
   readonly path: string;
-  /** Removes the name if it still is this socket's own. */
+  /** Removes the name, if it still belongs to this socket. */
   remove(): void;
 }
 
 /**
- * Makes `server` listen at `path`, mode 0600, in a directory that is created when missing (0755).
+ * Makes `server` listen at `path` with mode 0600, in a directory that is created if missing (0755).
  *
- * The server binds to a name of its own first, and that is then linked to `path`: link(2) never replaces a name, so of
- * several daemons that start together one wins. A file that nobody answers on is what a killed daemon left behind: it is
- * moved aside, looked at once more there, for it may have been replaced meanwhile, and only then removed.
- * Throws ConntrailError ALREADY_RUNNING when a daemon answers, PERMISSION or CONTROL when the place cannot be used.
+ * The server first binds to a name of its own, which is then linked to `path`: link(2) never replaces a name, so of
+ * several daemons that start together one wins. A file on which nobody answers was left by a killed daemon. It is
+ * renamed, checked again, because it may have been replaced meanwhile, and only then removed. Throws ConntrailError
+ * ALREADY_RUNNING when a daemon answers, PERMISSION or CONTROL when the place cannot be used.
  */
 export async function listenAt(server: Server, path: string): Promise<SocketFile> {
   const directory = dirname(path);
@@ -56,7 +56,7 @@ function listen(server: Server, path: string): Promise<void> {
       chmodSync(path, 0o600);
       resolve();
     });
-    // A socket is born with the mode that the umask leaves; it must not be open to others even for a moment.
+    // The umask decides the mode of a new socket, which must never be open to others, not even for a moment.
     const umask = process.umask(0o177);
     try {
       server.listen(path);
@@ -72,7 +72,7 @@ async function takeName(own: string, path: string): Promise<void> {
     const asked = identity(path);
     if (asked === null) continue;
     if (await answers(path)) throw alreadyRunning(path);
-    // No await from here on: another daemon may just now do the same, and its new socket must not be lost.
+    // No await from here on: another daemon may be doing the same, and its new socket must not be lost.
     if (identity(path) !== asked) continue;
     const aside = `${own}-`;
     if (!renameIfThere(path, aside)) continue;
@@ -82,7 +82,9 @@ async function takeName(own: string, path: string): Promise<void> {
   throw new ConntrailError("CONTROL", `${path}: others keep taking this name: look for daemons that restart in a loop`);
 }
 
-/** Tells one socket file from another of the same name; null when none is there. Throws for a file of another kind. */
+/**
+ * Identifies a socket file among others of the same name; null when there is none. Throws for a file of another kind.
+ */
 function identity(path: string): string | null {
   const stat = lstatSync(path, { throwIfNoEntry: false, bigint: true });
   if (stat === undefined) return null;
@@ -100,7 +102,7 @@ function linkUnlessThere(from: string, to: string): boolean {
   }
 }
 
-/** Whether someone listens: ECONNREFUSED and ENOENT mean no, a full backlog (EAGAIN) means yes. */
+/** True when someone listens. ECONNREFUSED and ENOENT mean no, a full backlog (EAGAIN) means yes. */
 function answers(path: string): Promise<boolean> {
   return new Promise((resolve, reject) => {
     const socket = createConnection(path);
@@ -130,7 +132,7 @@ function unlinkQuietly(path: string): void {
   try {
     unlinkSync(path);
   } catch {
-    // Gone already, or not removable: the next start takes a stale name over.
+    // Already gone, or not removable: the next start replaces a stale name.
   }
 }
 

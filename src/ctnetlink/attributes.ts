@@ -51,8 +51,8 @@ export function swap32(value: number): number {
 }
 
 /**
- * Writes attributes into one buffer that is allocated once. All of netlink is aligned to 4 bytes, so it works in words.
- * It checks no bounds: its user reserves room for the largest message first.
+ * Writes attributes into one buffer that is allocated once. All of netlink is aligned to 4 bytes, so it works in
+ * words. It checks no bounds: its user reserves room for the largest message first.
  */
 export class AttributeWriter {
   readonly bytes: Uint8Array;

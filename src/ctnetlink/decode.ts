@@ -99,9 +99,10 @@ export type DecodeFailure = (typeof DecodeFailure)[keyof typeof DecodeFailure];
 const HAS_ORIG = 0x10000;
 
 /**
- * Decodes one message from its nfgenmsg on, `[start, end)` of `bytes`, into `out`, which it overwrites whole: the words
- * up to W_HAS without W_UPDATED and W_CREATED, counters, times, rare attributes. 0 on success; after a failure `out` is
- * undefined. Never throws, never reads outside `[start, end)`, allocates for rare attributes only, skips unknown attributes.
+ * Decodes one message from its nfgenmsg on, `[start, end)` of `bytes`, into `out`, which it overwrites whole: the
+ * words up to W_HAS without W_UPDATED and W_CREATED, counters, times, rare attributes. 0 on success; after a failure
+ * `out` is undefined. Never throws, never reads outside `[start, end)`, allocates for rare attributes only, skips
+ * unknown attributes.
  */
 export function decodeConntrack(bytes: Uint8Array, start: number, end: number, out: DecodedFlow): DecodeFailure | 0 {
   out.reset();

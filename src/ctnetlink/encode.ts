@@ -107,9 +107,9 @@ export class RequestBatch {
   }
 
   /**
-   * Requests the creation of the flow at `words[base]`, with the record's tuples, NAT and attributes; EEXIST when one of
-   * its tuples is taken. False when the batch is full. The kernel accepts no counters, security context or
-   * times; labels only where a rule uses some; ENOENT for an unknown master, EOPNOTSUPP for an unknown helper.
+   * Requests the creation of the flow at `words[base]`, with the record's tuples, NAT and attributes; EEXIST when one
+   * of its tuples is taken. False when the batch is full. The kernel accepts no counters, security context or times;
+   * labels only where a rule uses some; ENOENT for an unknown master, EOPNOTSUPP for an unknown helper.
    */
   create(words: Uint32Array, base: number, rare: RareAttributes | null, options: EncodeOptions): boolean {
     if (!this.#begin(IPCTNL_MSG_CT_NEW, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL, familyOf(words, base))) {
@@ -130,11 +130,11 @@ export class RequestBatch {
   }
 
   /**
-   * Requests that the flow takes the record's status, mark, protoinfo, labels, sequence adjustments and, unless its timeout
-   * is fixed, `options.timeoutSeconds`; ENOENT when there is none. Tuples, NAT, helper and master of a flow cannot change.
-   * A flow that was created with a master must be updated with `rare.master` set, for the kernel answers EBUSY
-   * when IPS_EXPECTED differs, as it does when SEEN_REPLY or ASSURED would be taken back. By then the timeout is set.
-   * ENOSPC for labels where no rule uses any; by then everything else is done.
+   * Requests that the flow takes the record's status, mark, protoinfo, labels, sequence adjustments and, unless its
+   * timeout is fixed, `options.timeoutSeconds`; ENOENT when there is none. Tuples, NAT, helper and master of a flow
+   * cannot change. A flow that was created with a master must be updated with `rare.master` set, for the kernel
+   * answers EBUSY when IPS_EXPECTED differs, as it does when SEEN_REPLY or ASSURED would be taken back. By then the
+   * timeout is set. ENOSPC for labels where no rule uses any; by then everything else is done.
    */
   update(words: Uint32Array, base: number, rare: RareAttributes | null, options: EncodeOptions): boolean {
     if (!this.#begin(IPCTNL_MSG_CT_NEW, NLM_F_REQUEST, familyOf(words, base))) return false;
@@ -155,8 +155,8 @@ export class RequestBatch {
   }
 
   /**
-   * Requests the removal of the flow with this original tuple and zone; ENOENT when there is none. With `matchId` only if
-   * its CTA_ID still is word 23, which therefore must come from this kernel.
+   * Requests the removal of the flow with this original tuple and zone; ENOENT when there is none. With `matchId` only
+   * if its CTA_ID still is word 23, which therefore must come from this kernel.
    */
   delete(words: Uint32Array, base: number, matchId = false): boolean {
     if (!this.#begin(IPCTNL_MSG_CT_DELETE, NLM_F_REQUEST, familyOf(words, base))) return false;
@@ -192,9 +192,9 @@ export class RequestBatch {
   }
 
   /**
-   * Requests the creation of an expectation, with its helper's own timeout (`expectationTimeout` changes that). EEXIST when its
-   * tuple is expected already, EBUSY when it overlaps another, ENOENT for an unknown master, EOPNOTSUPP for a helper that is
-   * unknown or a master without one, EINVAL for an unknown class or function.
+   * Requests the creation of an expectation, with its helper's own timeout (`expectationTimeout` changes that). EEXIST
+   * when its tuple is expected already, EBUSY when it overlaps another, ENOENT for an unknown master, EOPNOTSUPP for a
+   * helper that is unknown or a master without one, EINVAL for an unknown class or function.
    */
   createExpectation(expectation: Expectation): boolean {
     const flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL;
@@ -235,9 +235,9 @@ export class RequestBatch {
   }
 
   /**
-   * The requests, ready to be sent, with sequence numbers from `firstSequence` on. The last one asks for an acknowledgement,
-   * which marks the end of the batch; with `ackAll` each one does. The kernel reports failed requests in either case. A
-   * view of the batch's own buffer, valid until the next `reset` or request.
+   * The requests, ready to be sent, with sequence numbers from `firstSequence` on. The last one asks for an
+   * acknowledgement, which marks the end of the batch; with `ackAll` each one does. The kernel reports failed requests
+   * in either case. A view of the batch's own buffer, valid until the next `reset` or request.
    */
   bytes(portId: number, firstSequence: number, ackAll = false): Uint8Array {
     const { words, bytes, at: end } = this.#out;

@@ -1,11 +1,12 @@
 /**
- * The kernel's conntrack events: a netlink socket that is subscribed to NFNLGRP_CONNTRACK_NEW, _UPDATE and _DESTROY, and on
- * request to the same groups of expectations. Both share one socket, so an expectation never overtakes its master.
+ * The kernel's conntrack events: a netlink socket that is subscribed to NFNLGRP_CONNTRACK_NEW, _UPDATE and _DESTROY,
+ * and on request to the same groups of expectations. Both share one socket, so an expectation never overtakes its
+ * master.
  *
  * Up to SLOTS datagrams are read per recvmmsg and decoded in place (ReceiveBuffer).
  *
- * A thread of the pool waits in poll(2), with an eventfd beside the socket, so that close() and process exit end the wait at
- * once. The main thread reads, and never blocks.
+ * A thread of the pool waits in poll(2), with an eventfd beside the socket, so that close() and process exit end the
+ * wait at once. The main thread reads, and never blocks.
  */
 import { ConntrailError } from "../errors.js";
 import type { Expectation } from "../flow/expectation.js";
@@ -46,8 +47,8 @@ export const MALFORMED_HEADER = -2;
 /** Where events go. Called on the main thread only, and never after close(). */
 export interface EventSink {
   /**
-   * One event. `flow` is reused: copy what must last. `portId` is the netlink port whose request caused the event; 0 for
-   * packets and timeouts.
+   * One event. `flow` is reused: copy what must last. `portId` is the netlink port whose request caused the event; 0
+   * for packets and timeouts.
    */
   onEvent(kind: EventKind, flow: DecodedFlow, portId: number): void;
   /** One event of an expectation, if the socket is subscribed to them. The sink may keep the object. */
@@ -191,8 +192,8 @@ export class EventSocket {
   }
 
   /**
-   * From now on the kernel queues only what the rules keep, and what it cannot judge; {} for all events. Rules that do not fit
-   * are left out: the result and the counters show which.
+   * From now on the kernel queues only what the rules keep, and what it cannot judge; {} for all events. Rules that do
+   * not fit are left out: the result and the counters show which.
    */
   setFilter(rules: FilterRules): SocketFilterState {
     this.#rules = rules;
@@ -200,8 +201,9 @@ export class EventSocket {
   }
 
   /**
-   * From now on the kernel drops the events of flows that requests of this netlink port make or change, and keeps those of flows
-   * that they end; 0: it keeps all. Older events may still come, and all of them when the program does not fit.
+   * From now on the kernel drops the events of flows that requests of this netlink port make or change, and keeps
+   * those of flows that they end; 0: it keeps all. Older events may still come, and all of them when the program does
+   * not fit.
    */
   mute(portId: number): void {
     this.#mutedPort = portId;
@@ -209,8 +211,8 @@ export class EventSocket {
   }
 
   /**
-   * While off, no events come of flows that begin; older ones may still. If nobody else listens the kernel does not even make
-   * them, which saves a third of the cost of creating a flow.
+   * While off, no events come of flows that begin; older ones may still. If nobody else listens the kernel does not
+   * even make them, which saves a third of the cost of creating a flow.
    */
   hearNew(on: boolean): void {
     if (this.#closed !== null) return;
@@ -542,7 +544,10 @@ function setOption(fd: number, name: number, value: number): void {
   if (errno !== 0) throw failure("setsockopt", errno);
 }
 
-/** SO_RCVBUFFORCE may exceed net.core.rmem_max but needs CAP_NET_ADMIN. Both options double the value that they are given. */
+/**
+ * SO_RCVBUFFORCE may exceed net.core.rmem_max but needs CAP_NET_ADMIN. Both options double the value that they are
+ * given.
+ */
 function setBuffer(fd: number, bytes: number): void {
   const half = Math.ceil(bytes / 2);
   if (libc.setIntOption(fd, libc.SOL_SOCKET, libc.SO_RCVBUFFORCE, half) !== 0) {

@@ -6,8 +6,8 @@
  *     attributes     CTA_EXPECT_TUPLE, _MASK, _MASTER (as CTA_TUPLE_*, without zones), _NAT { _DIR, _TUPLE }?, _TIMEOUT, _ID,
  *                    _FLAGS, _CLASS, _HELP_NAME?, _FN?; in requests _ZONE, which the kernel takes and does not give
  *
- * The kernel sends IPCTNL_MSG_EXP_NEW when a helper makes one, and IPCTNL_MSG_EXP_DELETE when its connection comes, it times
- * out, its master ends or its helper drops it. It never sends updates.
+ * The kernel sends IPCTNL_MSG_EXP_NEW when a helper makes one, and IPCTNL_MSG_EXP_DELETE when its connection comes, it
+ * times out, its master ends or its helper drops it. It never sends updates.
  */
 import { EXPECT_FN_MAX, type Expectation, type ExpectationNat, HELPER_NAME_MAX } from "../flow/expectation.js";
 import { AF_INET, AF_INET6, RECORD_WORDS, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_ZONE } from "../flow/record.js";
@@ -47,8 +47,8 @@ interface PartialExpectation {
 }
 
 /**
- * Decodes one message from its nfgenmsg on, `[start, end)` of `bytes`. A DecodeFailure when it is malformed. Never throws,
- * never reads outside `[start, end)`. The zone is 0 unless the message has one: see `setExpectationZone`.
+ * Decodes one message from its nfgenmsg on, `[start, end)` of `bytes`. A DecodeFailure when it is malformed. Never
+ * throws, never reads outside `[start, end)`. The zone is 0 unless the message has one: see `setExpectationZone`.
  */
 export function decodeExpectation(bytes: Uint8Array, start: number, end: number): Expectation | DecodeFailure {
   const stop = Math.min(end, bytes.length);

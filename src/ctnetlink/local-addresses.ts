@@ -1,8 +1,8 @@
 /**
  * The machine's own addresses, kept current from rtnetlink: RTM_GETADDR once, then RTM_NEWADDR and RTM_DELADDR.
  *
- * One socket carries both, so notifications and the dump's answers arrive in order. The parsers are those of the `netlink`
- * package; its own request layer is not used, since it takes a notification within a dump for a broken dump.
+ * One socket carries both, so notifications and the dump's answers arrive in order. The parsers are those of the
+ * `netlink` package; its own request layer is not used, since it takes a notification within a dump for a broken dump.
  */
 import { formatMessage, type NetlinkMessage, parseMessages, rt } from "netlink";
 import { ConntrailError } from "../errors.js";
@@ -100,7 +100,9 @@ export class LocalAddresses {
     return this.#counters;
   }
 
-  /** Whether the address at `words[at]` is one of this machine's; `at` is base + W_ORIG_SRC or another address word. */
+  /**
+   * Whether the address at `words[at]` is one of this machine's; `at` is base + W_ORIG_SRC or another address word.
+   */
   hasAddress(words: Uint32Array, at: number, family: number): boolean {
     return this.#known.has(words, at, family);
   }

@@ -90,9 +90,9 @@ export class NetlinkSocket {
   }
 
   /**
-   * One sendmsg to the kernel, which handles all requests in it before this returns.
-   * `bytes` must not change until `done` runs, which gets null or the reason for a failure. `long`: the kernel takes long for
-   * them, however few they are.
+   * One sendmsg to the kernel, which handles all requests in it before this returns. `bytes` must not change until
+   * `done` runs, which gets null or the reason for a failure. `long`: the kernel takes long for them, however few they
+   * are.
    */
   send(bytes: Uint8Array, done: (error: ConntrailError | null) => void, long = bytes.length >= POOL_BYTES_MIN): void {
     if (!this.#open || !long) {
@@ -154,7 +154,9 @@ function openRaw(options: NetlinkSocketOptions): RawNetlinkSocket {
   }
 }
 
-/** The open sockets: inode by descriptor. Descriptors alone would not do, since reading the directory takes one itself. */
+/**
+ * The open sockets: inode by descriptor. Descriptors alone would not do, since reading the directory takes one itself.
+ */
 function sockets(): Map<number, string> {
   const inodes = new Map<number, string>();
   for (const name of readdirSync(DESCRIPTORS)) {

@@ -1,6 +1,6 @@
 /**
- * Decodes and encodes CTA_PROTOINFO: the connection state that the kernel keeps for TCP, SCTP and DCCP. In the record: words
- * 24 to 26.
+ * Decodes and encodes CTA_PROTOINFO: the connection state that the kernel keeps for TCP, SCTP and DCCP. In the record:
+ * words 24 to 26.
  */
 import { IPPROTO_DCCP, IPPROTO_SCTP, IPPROTO_TCP } from "../flow/protocol.js";
 import { HAS_PROTOINFO, W_HAS, W_PROTOINFO, W_PROTOINFO_B, W_PROTOINFO_C } from "../flow/record.js";
@@ -30,8 +30,8 @@ import {
 } from "./constants.js";
 
 /**
- * The TCP flags that are carried over. The others refer to sequence numbers that this kernel has not seen: with MAXACK_SET
- * and no td_maxack it would compare acknowledgements with 0.
+ * The TCP flags that are carried over. The others refer to sequence numbers that this kernel has not seen: with
+ * MAXACK_SET and no td_maxack it would compare acknowledgements with 0.
  */
 export const TCP_FLAGS_CARRIED =
   IP_CT_TCP_FLAG_WINDOW_SCALE | IP_CT_TCP_FLAG_SACK_PERM | IP_CT_TCP_FLAG_CLOSE_INIT | IP_CT_TCP_FLAG_BE_LIBERAL;
@@ -140,8 +140,8 @@ function decodeDccp(bytes: Uint8Array, at: number, end: number, words: Uint32Arr
 }
 
 /**
- * Writes CTA_PROTOINFO for the record at `base`, or nothing. With `liberal`, a TCP flow gets it for the flags even if the
- * record has no state.
+ * Writes CTA_PROTOINFO for the record at `base`, or nothing. With `liberal`, a TCP flow gets it for the flags even if
+ * the record has no state.
  */
 export function encodeProtoinfo(out: AttributeWriter, words: Uint32Array, base: number, liberal: boolean): void {
   const has = (words[base + W_HAS]! & HAS_PROTOINFO) !== 0;

@@ -1,6 +1,6 @@
 /**
- * Decodes and encodes the attributes that few flows carry: CTA_HELP, CTA_LABELS, CTA_SECCTX, CTA_SEQ_ADJ_ORIG and _REPLY,
- * CTA_SYNPROXY, CTA_TUPLE_MASTER. Only messages that have some get here, and only they allocate.
+ * Decodes and encodes the attributes that few flows carry: CTA_HELP, CTA_LABELS, CTA_SECCTX, CTA_SEQ_ADJ_ORIG and
+ * _REPLY, CTA_SYNPROXY, CTA_TUPLE_MASTER. Only messages that have some get here, and only they allocate.
  */
 import { HELPER_NAME_MAX } from "../flow/expectation.js";
 import {
@@ -72,8 +72,8 @@ export function decodeSeqadj(bytes: Uint8Array, at: number, end: number, type: n
 }
 
 /**
- * CTA_SYNPROXY. Zeros are ignored: the kernel gives every flow that was created by ctnetlink the extension, and reports it
- * with zeros.
+ * CTA_SYNPROXY. Zeros are ignored: the kernel gives every flow that was created by ctnetlink the extension, and
+ * reports it with zeros.
  */
 export function decodeSynproxy(bytes: Uint8Array, at: number, end: number, out: DecodedFlow): boolean {
   if (isZeroes(bytes, at, end)) return true;
@@ -143,9 +143,9 @@ function isZeroes(bytes: Uint8Array, at: number, end: number): boolean {
 }
 
 /**
- * Writes what the kernel accepts when a flow is created: helper, labels, sequence adjustments, SYN proxy, master.
- * Not the security context, which the kernel accepts from nobody. Labels go without CTA_LABELS_MASK, which makes the kernel
- * replace them all; it drops them silently where no rule uses labels.
+ * Writes what the kernel accepts when a flow is created: helper, labels, sequence adjustments, SYN proxy, master. Not
+ * the security context, which the kernel accepts from nobody. Labels go without CTA_LABELS_MASK, which makes the
+ * kernel replace them all; it drops them silently where no rule uses labels.
  */
 export function encodeRareForCreate(out: AttributeWriter, rare: RareAttributes): void {
   if (rare.helper !== undefined) {
@@ -158,8 +158,8 @@ export function encodeRareForCreate(out: AttributeWriter, rare: RareAttributes):
 }
 
 /**
- * Writes what may change on an existing flow. Not the helper, which the kernel cannot attach later (EOPNOTSUPP, EBUSY for
- * another one), and not the master.
+ * Writes what may change on an existing flow. Not the helper, which the kernel cannot attach later (EOPNOTSUPP, EBUSY
+ * for another one), and not the master.
  */
 export function encodeRareForUpdate(out: AttributeWriter, rare: RareAttributes): void {
   if (rare.seqadjOrig !== undefined) encodeSeqadj(out, CTA_SEQ_ADJ_ORIG, rare.seqadjOrig);

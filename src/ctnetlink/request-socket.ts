@@ -1,8 +1,9 @@
 /**
- * Sends requests to the kernel's conntrack table and its expectations: dumps, lookups, and batches of create, update and delete.
+ * Sends requests to the kernel's conntrack table and its expectations: dumps, lookups, and batches of create, update
+ * and delete.
  *
- * A batch is one sendmsg. The kernel works through it before sendmsg returns. It answers each failed request with NLMSG_ERROR,
- * and the last one (NLM_F_ACK) in any case; answers are matched by sequence number.
+ * A batch is one sendmsg. The kernel works through it before sendmsg returns. It answers each failed request with
+ * NLMSG_ERROR, and the last one (NLM_F_ACK) in any case; answers are matched by sequence number.
  */
 import assert from "node:assert/strict";
 import { ConntrailError } from "../errors.js";
@@ -62,15 +63,18 @@ export interface BatchResult {
 export interface RequestSocketOptions {
   /** How long an answer may take. Default 5000. */
   timeoutMs?: number;
-  /** Receive buffer of the batch socket, as SO_RCVBUF reads; each failed request takes 768 bytes of it. Default 4 MiB. */
+  /**
+   * Receive buffer of the batch socket, as SO_RCVBUF reads; each failed request takes 768 bytes of it. Default 4 MiB.
+   */
   bufferBytes?: number;
   /** Batches and lookups that may wait for the current one, and dumps likewise. Default 64. */
   queueMax?: number;
 }
 
 /**
- * The kernel fills a datagram of a dump up to this size and not beyond. The package reads 32 of them in one turn of the
- * event loop: some 1500 flows, 3 ms. Larger ones (the kernel's limit is 32 KiB) save little: the table walk is the cost.
+ * The kernel fills a datagram of a dump up to this size and not beyond. The package reads 32 of them in one turn of
+ * the event loop: some 1500 flows, 3 ms. Larger ones (the kernel's limit is 32 KiB) save little: the table walk is the
+ * cost.
  */
 const DUMP_DATAGRAM_BYTES = 8 << 10;
 /** One answer: an error with the header of its request, or one flow. */
@@ -216,8 +220,8 @@ export class RequestSocket {
   }
 
   /**
-   * Sends a batch of lookups, as `send` does. `visit` gets each flow that the kernel has, with the index of its request; ENOENT
-   * in the result is a flow that it lacks.
+   * Sends a batch of lookups, as `send` does. `visit` gets each flow that the kernel has, with the index of its
+   * request; ENOENT in the result is a flow that it lacks.
    */
   async getAll(batch: RequestBatch, visit: (index: number, flow: DecodedFlow) => void): Promise<BatchResult> {
     const exchange = await this.#enqueue(batch, visit);
@@ -285,7 +289,10 @@ export class RequestSocket {
     });
   }
 
-  /** By now all answers are read, in the receive buffer, or lost. If some are lost, a fence shows when the rest is read. */
+  /**
+   * By now all answers are read, in the receive buffer, or lost. If some are lost, a fence shows when the rest is
+   * read.
+   */
   #sent(exchange: Exchange, error: ConntrailError | null): void {
     if (this.#exchange !== exchange) return;
     if (error !== null) {
@@ -366,7 +373,8 @@ export class RequestSocket {
       const sent = (error: ConntrailError | null): void => {
         if (error !== null && this.#dump === dump) this.#endDump(error);
       };
-      // The kernel searches for the first flows before sendmsg returns: if it has few, through a whole table that others may fill.
+      // The kernel searches for the first flows before sendmsg returns: if it has few, through a whole table that
+      // others may fill.
       this.#dumpSocket.send(kind.request.bytes(this.#dumpSocket.portId, sequence), sent, true);
     });
   }

@@ -1,6 +1,6 @@
 /**
- * Compiles the filter's rules to a classic BPF program on the event socket, so that the kernel queues no unwanted events.
- * The program finds attributes with SKF_AD_NLATTR, which costs the kernel some hundred nanoseconds per event.
+ * Compiles the filter's rules to a classic BPF program on the event socket, so that the kernel queues no unwanted
+ * events. The program finds attributes with SKF_AD_NLATTR, which costs the kernel some hundred nanoseconds per event.
  *
  *     of conntrack?       no → keep (expectations)
  *     muted port, and no destroy event?         yes → drop
@@ -8,10 +8,10 @@
  *     TCP with a state, and no destroy event:   listed?   no → drop
  *     original source or reply source listed?   no → drop
  *
- * It keeps what it cannot read. The predicate of src/flow/filter.ts judges every event again, so the program may keep too much,
- * but it never drops what the predicate would keep. It also keeps the end of a flow whose last state is not listed, because its
- * beginning may have been published. The machine's own addresses (`filter.local`) are left to the predicate: they change at any
- * time, and an event that an outdated program drops is lost.
+ * It keeps what it cannot read. The predicate of src/flow/filter.ts judges every event again, so the program may keep
+ * too much, but it never drops what the predicate would keep. It also keeps the end of a flow whose last state is not
+ * listed, because its beginning may have been published. The machine's own addresses (`filter.local`) are left to the
+ * predicate: they change at any time, and an event that an outdated program drops is lost.
  */
 import { type Cidr, maskWord } from "../flow/address.js";
 import { type FilterRules, membership } from "../flow/filter.js";
@@ -75,9 +75,9 @@ export interface SocketFilterState {
 }
 
 /**
- * The program for the rules. Null when it would be longer than the kernel accepts, which takes some hundred networks, each
- * compared with two addresses. Undefined when there is nothing to filter. `mutedPort`: also drops the events of flows that
- * requests of this netlink port made or changed; 0 for none.
+ * The program for the rules. Null when it would be longer than the kernel accepts, which takes some hundred networks,
+ * each compared with two addresses. Undefined when there is nothing to filter. `mutedPort`: also drops the events of
+ * flows that requests of this netlink port made or changed; 0 for none.
  */
 export function compileSocketFilter(rules: FilterRules, mutedPort = 0): Uint8Array<ArrayBuffer> | null | undefined {
   if (Object.keys(rules).length === 0 && mutedPort === 0) return undefined;
@@ -111,7 +111,10 @@ export function compileSocketFilter(rules: FilterRules, mutedPort = 0): Uint8Arr
   return program.assemble();
 }
 
-/** Drops the events of flows that requests of a port made or changed; those of flows that they ended are judged further. */
+/**
+ * Drops the events of flows that requests of a port made or changed; those of flows that they ended are judged
+ * further.
+ */
 function writeMuted(program: BpfProgram, port: number, drop: Label): void {
   const lives = program.label();
   const next = program.label();
@@ -204,7 +207,10 @@ function searchAddress(program: BpfProgram, networks: readonly Cidr[], index: nu
   }
 }
 
-/** Finds the range that A lies in, by bisection, and jumps to its label in `deeper`, else to `hit`. The ranges are sorted. */
+/**
+ * Finds the range that A lies in, by bisection, and jumps to its label in `deeper`, else to `hit`. The ranges are
+ * sorted.
+ */
 function search(
   program: BpfProgram,
   ranges: readonly Range[],
@@ -301,8 +307,8 @@ export class SocketFilter {
   }
 
   /**
-   * Replaces the attached program by one for the rules. If it does not fit, or net.core.optmem_max forbids it, the addresses are
-   * left out, then all rules. `mutedPort` as in `compileSocketFilter`.
+   * Replaces the attached program by one for the rules. If it does not fit, or net.core.optmem_max forbids it, the
+   * addresses are left out, then all rules. `mutedPort` as in `compileSocketFilter`.
    */
   attach(rules: FilterRules, mutedPort = 0): SocketFilterState {
     // There may be no room for two programs. Until the new one is attached, only the predicate filters.

@@ -1,8 +1,8 @@
 /**
  * Reads and sets conntrack's switches under /proc/sys/net/netfilter.
  *
- * All reads are synchronous: /proc/sys/net shows the network namespace of the thread that opens the file, and a pool thread may
- * be in another one than the main thread.
+ * All reads are synchronous: /proc/sys/net shows the network namespace of the thread that opens the file, and a pool
+ * thread may be in another one than the main thread.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { ConntrailError } from "../errors.js";

@@ -69,8 +69,8 @@ const HAS_PROTOCOL = 2;
 
 /**
  * Decodes the nest between `at` and `end`: addresses into `words[address]` (source) and `words[address + 4]`
- * (destination), layer 4 into `words[l4]`, which must be 0 before. The result is the protocol number | the tuple's zone << 8,
- * two numbers in one so that a tuple allocates nothing, or one of TUPLE_*, which are negative.
+ * (destination), layer 4 into `words[l4]`, which must be 0 before. The result is the protocol number | the tuple's
+ * zone << 8, two numbers in one so that a tuple allocates nothing, or one of TUPLE_*, which are negative.
  */
 export function decodeTuple(
   bytes: Uint8Array,
@@ -120,8 +120,8 @@ export function decodeTuple(
 const PLAIN_LENGTH = 48;
 
 /**
- * True when the seven attribute headers are where the kernel puts them in the most frequent kind of tuple, 48 bytes long. Its
- * fields can then be read at fixed offsets: walking the two tuples is half the cost of a message.
+ * True when the seven attribute headers are where the kernel puts them in the most frequent kind of tuple, 48 bytes
+ * long. Its fields can then be read at fixed offsets: walking the two tuples is half the cost of a message.
  */
 function isPlain(bytes: Uint8Array, at: number): boolean {
   return (
@@ -245,14 +245,14 @@ export function encodeTuple(
 /**
  * Writes CTA_TUPLE_REPLY for a new flow; `encodeNat` writes the NAT attributes when its reply tuple is translated.
  *
- * The kernel lets nobody set IPS_SRC_NAT and IPS_DST_NAT: it sets them itself when it works out the translation, and without
- * them it translates no packet, whatever the tuples are. So the reply tuple is sent untranslated, and CTA_NAT_DST and
- * CTA_NAT_SRC (applied in this order) say how to translate it: in nf_nat_setup_info() each names one address and one port,
- * which leaves the kernel no choice. Both are always sent. For a missing one the kernel makes a null binding, which may pick
- * another port when the tuple is taken; with both, a clash is EEXIST.
+ * The kernel lets nobody set IPS_SRC_NAT and IPS_DST_NAT: it sets them itself when it works out the translation, and
+ * without them it translates no packet, whatever the tuples are. So the reply tuple is sent untranslated, and
+ * CTA_NAT_DST and CTA_NAT_SRC (applied in this order) say how to translate it: in nf_nat_setup_info() each names one
+ * address and one port, which leaves the kernel no choice. Both are always sent. For a missing one the kernel makes a
+ * null binding, which may pick another port when the tuple is taken; with both, a clash is EEXIST.
  *
- * GRE keys are the exception: nf_nat_l4proto_unique_tuple() changes none before the flow has its master, so the reply tuple
- * carries the translated key, and the address makes the kernel set the bits.
+ * GRE keys are the exception: nf_nat_l4proto_unique_tuple() changes none before the flow has its master, so the reply
+ * tuple carries the translated key, and the address makes the kernel set the bits.
  */
 export function encodeReply(out: AttributeWriter, type: number, words: Uint32Array, base: number, zone: number): void {
   const protocol = protocolOf(words, base);
@@ -268,7 +268,8 @@ export function encodeNat(out: AttributeWriter, words: Uint32Array, base: number
   const family = familyOf(words, base);
   const reply = words[base + W_REPLY_L4]!;
   if (isIcmp(protocol)) {
-    // Either translation could change the one id: leave it to the one that the flow's status names, source when in doubt.
+    // Either translation could change the one id: leave it to the one that the flow's status names, source when in
+    // doubt.
     const nat = words[base + W_STATUS]! & (IPS_SRC_NAT | IPS_DST_NAT);
     const id = nat === IPS_DST_NAT ? reply : words[base + W_ORIG_L4]!;
     encodeRange(out, CTA_NAT_DST, words, base + W_REPLY_SRC, family, id >>> 16);
@@ -280,7 +281,9 @@ export function encodeNat(out: AttributeWriter, words: Uint32Array, base: number
   encodeRange(out, CTA_NAT_SRC, words, base + W_REPLY_DST, family, ports ? reply & 0xffff : -1);
 }
 
-/** A range of one address and, unless `port` is negative, one port. A missing maximum counts as equal to the minimum. */
+/**
+ * A range of one address and, unless `port` is negative, one port. A missing maximum counts as equal to the minimum.
+ */
 function encodeRange(
   out: AttributeWriter,
   type: number,

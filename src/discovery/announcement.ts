@@ -3,11 +3,13 @@ import type { Config, PeerConfig } from "../config/config.js";
 import { parseName } from "../config/schema.js";
 
 /**
- * What a node sends to the group of `discover`: one datagram, one JSON object, unknown keys skipped.
+ * The announcement that a node sends to the group of `discover`: one datagram with one JSON object. Unknown keys are
+ * ignored.
  *
  *   {"conntrail":1,"cluster":"edge","node":"fw1","address":"10.77.0.1","port":4222}
  *
- * `conntrail` is the version, `address` the node's `listen`, from which the datagram must come, `port` its `broker.port`.
+ * `conntrail` is the version, `address` the node's `listen`, which must also be the datagram's source, `port` its
+ * `broker.port`.
  */
 export interface Announcement {
   readonly cluster: string;
@@ -21,10 +23,10 @@ const VERSION = 1;
 /** Longer datagrams are malformed. */
 export const ANNOUNCEMENT_BYTES_MAX = 512;
 
-/** Peers of a node with `discover` at the most, those of the configuration included. */
+/** Most peers of a node with `discover`, including those of the configuration. */
 export const PEERS_MAX = 16;
 
-/** How many peers a node may come to have. */
+/** How many peers a node may get. */
 export function peersMax({ discover, peers }: Config): number {
   return discover === null ? peers.length : Math.max(peers.length, PEERS_MAX);
 }
@@ -34,7 +36,7 @@ export function encodeAnnouncement({ cluster, node, address, port }: Announcemen
   return Buffer.from(JSON.stringify({ conntrail: VERSION, cluster, node, address, port }));
 }
 
-/** Null for anything that is no announcement of a version known here. */
+/** Null for anything but an announcement of a known version. */
 export function decodeAnnouncement(bytes: Buffer): Announcement | null {
   if (bytes.length > ANNOUNCEMENT_BYTES_MAX) return null;
   let value: unknown;
@@ -53,14 +55,14 @@ export function decodeAnnouncement(bytes: Buffer): Announcement | null {
   return port >= 1 && port <= 65_535 ? { cluster, node, address, port } : null;
 }
 
-/** What an announcement is to the node that heard it. `refused` says why, and what to do. */
+/** How a node judges an announcement. `refused` has the reason, and what to do. */
 export type Verdict =
   | { readonly type: "own" | "foreign" | "known" | "found" }
   | { readonly type: "refused"; readonly reason: string };
 
 /**
- * Whether an announcement is of a new peer. A known one is not moved to another address: anybody on the link can announce, and
- * what goes on between nodes that trust each other must not follow him.
+ * Judges whether an announcement comes from a new peer. It never changes a known peer's address, because anyone on the
+ * link can send one.
  */
 export function judgeAnnouncement(
   heard: Announcement,

@@ -8,8 +8,8 @@ import { errorText } from "../errors.js";
 import { PEERS_MAX } from "./announcement.js";
 
 /**
- * The peers that announced themselves, in `broker.store`: a daemon that starts knows those of them that are dead now, and can
- * restore what they carried.
+ * Where the discovered peers are kept, in `broker.store`: a daemon that starts then also knows those that are dead
+ * now, and can restore the flows that they carried.
  *
  *   {"cluster":"edge","peers":[{"node":"fw2","address":"10.77.0.2"}]}
  */
@@ -19,7 +19,7 @@ export function discoveredPath(config: Config): string {
 
 const FILE_BYTES_MAX = 64 * 1024;
 
-/** The configuration with the peers that were discovered before beside those that are listed; what is listed goes before. */
+/** The configuration with the peers that were discovered earlier added to the listed ones, which take precedence. */
 export async function withDiscovered(config: Config, log: Logger): Promise<Config> {
   if (config.discover === null) return config;
   const path = discoveredPath(config);
@@ -36,7 +36,7 @@ export async function withDiscovered(config: Config, log: Logger): Promise<Confi
   return config;
 }
 
-/** Peers of the same cluster that do not contradict the configuration; null when the text is not such a file. */
+/** The peers of this cluster that do not contradict the configuration; null when the text is not such a file. */
 function parseDiscovered(text: string, config: Config): PeerConfig[] | null {
   let file: { cluster?: unknown; peers?: unknown } | null;
   try {
@@ -62,7 +62,7 @@ function parseDiscovered(text: string, config: Config): PeerConfig[] | null {
   return known;
 }
 
-/** Writes the discovered ones of `peers`; whoever reads finds the old file or the new one, also after a power failure. */
+/** Saves the discovered ones of `peers`. Readers find the old file or the new one, even after a power failure. */
 export async function saveDiscovered(config: Config, peers: readonly PeerConfig[]): Promise<void> {
   const path = discoveredPath(config);
   const discovered = peers.filter((peer) => peer.discovered === true).map(({ node, address }) => ({ node, address }));

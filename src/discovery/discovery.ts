@@ -20,16 +20,16 @@ function newCounters() {
   return {
     announcementsSent: 0,
     sendFailed: 0,
-    /** Datagrams of others. */
+    /** Datagrams from others. */
     received: 0,
-    /** Those that are no announcement of a known version. */
+    /** Datagrams that are no announcement of a known version. */
     malformed: 0,
     /** Announcements of other clusters. */
     foreign: 0,
-    /** Those of this cluster that contradict what is known, or of nodes whose broker does not answer; the log says why, once. */
+    /** Announcements that contradict known peers, or whose broker does not answer; each reason is logged once. */
     refused: 0,
     peersFound: 0,
-    /** Times that the sockets were made anew because nothing was heard, or could not be made. */
+    /** How often the sockets were recreated because nothing was heard, or they could not be made. */
     reopened: 0,
   };
 }
@@ -38,23 +38,23 @@ function newCounters() {
 export type DiscoveryCounters = ReturnType<typeof newCounters>;
 
 const ANNOUNCE_INTERVAL_MS = 1000;
-/** This node hears itself every second: after such a silence the interface has gone, or is another one by that name. */
+/** This node hears itself every second: after such a silence the interface is gone, or was replaced. */
 const SILENCE_MS_MAX = 5000;
-/** Nodes at a time whose brokers are tried. */
+/** Brokers that are tried at a time. */
 const TRIED_MAX = 16;
-/** Reasons that are remembered, so that each is logged once. */
+/** Reasons that are remembered, so that each is logged only once. */
 const REASONS_MAX = 64;
 
 interface Sockets {
   readonly receiver: Socket;
   readonly sender: Socket;
-  /** The group as it is sent to, with the interface where it is IPv6. */
+  /** The group as the address to send to: with the interface for IPv6. */
   readonly group: string;
 }
 
 /**
- * Finds peers by multicast on the dedicated link: tells of this node every second, and reports each node of the same cluster
- * once. Nothing that comes in, and no state of the interface, ends it.
+ * Finds peers by multicast on the dedicated link: announces this node every second, and reports each node of the same
+ * cluster once. No datagram and no state of the interface ends it.
  */
 export class Discovery {
   readonly counters: DiscoveryCounters = newCounters();
@@ -76,10 +76,10 @@ export class Discovery {
   #closed = false;
 
   constructor(options: {
-    /** With the peers that are known already. */
+    /** Including the peers that are already known. */
     config: Config;
     discover: DiscoverConfig;
-    /** Null when the broker of a node answers; else why it does not. */
+    /** Null when the broker of a node answers, else the reason. */
     reach: (peer: PeerConfig) => Promise<string | null>;
     /** Follows a new peer from now on. */
     onPeer: (peer: PeerConfig) => Promise<void>;
@@ -95,13 +95,13 @@ export class Discovery {
     this.#log = options.log;
   }
 
-  /** Begins; an interface that is not there yet is waited for. */
+  /** Begins, and waits for an interface that is not there yet. */
   start(): void {
     this.#timer = setInterval(() => this.#tick(), ANNOUNCE_INTERVAL_MS);
     this.#tick();
   }
 
-  /** Resolves when a peer that was just found is followed. */
+  /** Resolves when peers that were just found are handled. */
   async close(): Promise<void> {
     this.#closed = true;
     if (this.#timer !== null) clearInterval(this.#timer);
@@ -133,7 +133,7 @@ export class Discovery {
     }
   }
 
-  /** The receiver takes what comes to the group alone; what the sender sends comes from `listen`, as receivers demand. */
+  /** The receiver gets datagrams to the group only; the sender sends from `listen`, which receivers require. */
   async #open(): Promise<Sockets> {
     const { group, port } = this.#discover;
     const { listen } = this.#config;
@@ -172,7 +172,7 @@ export class Discovery {
     this.#sockets = null;
   }
 
-  /** An observer listens only: it has no stream that others could follow. */
+  /** An observer only listens: it has no stream that others could follow. */
   #announce(): void {
     if (this.#sockets === null || this.#config.mode === "observer") return;
     const { sender, group } = this.#sockets;
@@ -227,13 +227,15 @@ export class Discovery {
     void tried.then(() => this.#tried.delete(peer.address));
   }
 
-  /** Nothing is kept of a node whose broker does not answer, or with `tls` cannot prove its name: anybody may announce anything. */
+  /**
+   * Ignores a node whose broker does not answer, or with `tls` cannot prove its name: anyone may announce anything.
+   */
   async #take(peer: PeerConfig): Promise<void> {
     const { node, address } = peer;
     const trouble = await this.#reach(peer);
     if (this.#closed) return;
     if (trouble !== null) return this.#refuse(`${node} at ${address} announces itself, but ${trouble}`);
-    // Others were tried at the same time.
+    // Others were tried at the same time, and may have been added meanwhile.
     const taken = this.#peers.some((other) => other.node === node || other.address === address);
     if (taken || this.#peers.length >= PEERS_MAX) return;
     this.#peers.push(peer);
@@ -258,7 +260,7 @@ export class Discovery {
     this.#log.warn({ reason }, "an announcement was refused");
   }
 
-  /** Until something is heard again, the same trouble is told of once. */
+  /** Logs each trouble once until something is heard again. */
   #complain(trouble: string): void {
     if (this.#closed || trouble === this.#trouble) return;
     this.#trouble = trouble;

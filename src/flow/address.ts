@@ -1,6 +1,7 @@
 /**
- * IPv4 and IPv6 addresses as text and as record words: four big-endian words in network order; IPv4 uses the first, the others are 0.
- * Text is what inet_ntop(3) of glibc prints, so lines compare equal with those of conntrack(8) and conntrackd.
+ * IPv4 and IPv6 addresses as text and as record words: four big-endian words in network order; IPv4 uses the first,
+ * the others are 0. Text is what inet_ntop(3) of glibc prints, so lines compare equal with those of conntrack(8) and
+ * conntrackd.
  */
 import { isIPv4, isIPv6 } from "node:net";
 import { AF_INET, AF_INET6 } from "./record.js";
@@ -18,7 +19,10 @@ export interface Cidr extends Address {
   prefix: number;
 }
 
-/** Reads an address; undefined when it is none. Zone indices ("%eth0"), leading zeros and short forms ("10.1") are refused. */
+/**
+ * Reads an address; undefined when it is none. Zone indices ("%eth0"), leading zeros and short forms ("10.1") are
+ * refused.
+ */
 export function parseAddress(text: string): Address | undefined {
   if (isIPv4(text)) {
     return { family: AF_INET, words: Uint32Array.of(ipv4Word(text), 0, 0, 0) };
@@ -33,7 +37,10 @@ export function parseAddress(text: string): Address | undefined {
   return { family: AF_INET6, words };
 }
 
-/** Reads `address` or `address/prefix`; undefined when it is neither. Bits beyond the prefix are cleared, as conntrackd does. */
+/**
+ * Reads `address` or `address/prefix`; undefined when it is neither. Bits beyond the prefix are cleared, as conntrackd
+ * does.
+ */
 export function parseCidr(text: string): Cidr | undefined {
   const slash = text.indexOf("/");
   const address = parseAddress(slash < 0 ? text : text.slice(0, slash));

@@ -1,7 +1,7 @@
 /**
- * An expectation: a connection that a helper (FTP, SIP …) has found announced in another one, and that the kernel lets through
- * when it comes. Expectations are few and live for minutes, so they are plain objects. Tuples are in record layout
- * (record.ts: words 0-7, 16, 18 and 19), which is also that of RareAttributes.master.
+ * An expectation: a connection that a helper (FTP, SIP …) has found announced in another one, and that the kernel lets
+ * through when it comes. Expectations are few and live for minutes, so they are plain objects. Tuples are in record
+ * layout (record.ts: words 0-7, 16, 18 and 19), which is also that of RareAttributes.master.
  *
  * Text forms, byte for byte those that operators' scripts parse:
  *
@@ -48,7 +48,10 @@ export interface Expectation {
   nat?: ExpectationNat;
 }
 
-/** The address (0 where it is the master's) and port of `tuple`'s source, and the master's direction that it belongs to. */
+/**
+ * The address (0 where it is the master's) and port of `tuple`'s source, and the master's direction that it belongs
+ * to.
+ */
 export interface ExpectationNat {
   /** IP_CT_DIR_ORIGINAL 0, IP_CT_DIR_REPLY 1. */
   direction: number;
@@ -66,7 +69,8 @@ export function isHelperName(text: string): boolean {
 export const EXPECT_FN_MAX = 31;
 
 /**
- * Identifies an expectation: the kernel holds no two of the same tuple, mask and zone (expect_clash in nf_conntrack_expect.c).
+ * Identifies an expectation: the kernel holds no two of the same tuple, mask and zone (expect_clash in
+ * nf_conntrack_expect.c).
  */
 export function expectationKey({ tuple, mask }: Expectation): string {
   const words = [tuple[W_PROTO]!, tuple[W_ZONE]!, tuple[W_ORIG_L4]!, mask[W_ORIG_L4]!];
@@ -77,13 +81,18 @@ export function expectationKey({ tuple, mask }: Expectation): string {
   return words.map((word) => word.toString(36)).join(".");
 }
 
-/** Sets the zone of an expectation and its master. The kernel does not report it: it is the zone of the master flow. */
+/**
+ * Sets the zone of an expectation and its master. The kernel does not report it: it is the zone of the master flow.
+ */
 export function setExpectationZone(expectation: Expectation, zone: number): void {
   const both = zoneWord(zone, zone);
   for (const tuple of [expectation.tuple, expectation.mask, expectation.master]) tuple[W_ZONE] = both;
 }
 
-/** One line of `conntrackd -i expect` or `-e expect`, without the line feed. `activeSeconds`: how long it has been in the cache. */
+/**
+ * One line of `conntrackd -i expect` or `-e expect`, without the line feed. `activeSeconds`: how long it has been in
+ * the cache.
+ */
 export function formatExpectation(expectation: Expectation, activeSeconds: number): string {
   return `${expectationLine(expectation)} [active since ${activeSeconds}s]`;
 }

@@ -35,7 +35,9 @@ export interface Selection<T> {
 export interface FilterRules {
   /** Layer 4 protocol numbers. */
   protocols?: Selection<number>;
-  /** Matched on the original source and the reply source: the two real ends of the flow. One that matches is enough. */
+  /**
+   * Matched on the original source and the reply source: the two real ends of the flow. One that matches is enough.
+   */
   addresses?: Selection<Cidr>;
   /** TCP state numbers. Flows of other protocols, and those whose state is not known, pass. */
   tcpStates?: Selection<number>;
@@ -47,8 +49,9 @@ export interface LocalAddressLookup {
 }
 
 /**
- * Compiles the rules. With `local`, flows that begin or end on this machine are ignored whatever the rules say; it is consulted
- * for each flow, so it may change. Single addresses and networks are one list (conntrackd demands a match in both for `accept`).
+ * Compiles the rules. With `local`, flows that begin or end on this machine are ignored whatever the rules say; it is
+ * consulted for each flow, so it may change. Single addresses and networks are one list (conntrackd demands a match in
+ * both for `accept`).
  */
 export function compileFilter(rules: FilterRules, local?: LocalAddressLookup): FlowPredicate {
   const protocols = rules.protocols && membership(rules.protocols);
@@ -143,7 +146,10 @@ function compareWords(a: Uint32Array, aBase: number, b: Uint32Array, bBase: numb
   return 0;
 }
 
-/** The networks of a family as sorted ranges. Networks nest or are disjoint, so one that starts within the last range lies in it. */
+/**
+ * The networks of a family as sorted ranges. Networks nest or are disjoint, so one that starts within the last range
+ * lies in it.
+ */
 function ranges(cidrs: readonly Cidr[], family: number, width: number): Uint32Array {
   const all = cidrs
     .filter((cidr) => cidr.family === family)
@@ -163,7 +169,9 @@ function ranges(cidrs: readonly Cidr[], family: number, width: number): Uint32Ar
   return table;
 }
 
-/** The options of `dump` and `history` that choose flows, as text from the command line. All that are given must hold. */
+/**
+ * The options of `dump` and `history` that choose flows, as text from the command line. All that are given must hold.
+ */
 export interface FlowQuery {
   /** An address or network that is any of the four addresses: original or reply, source or destination. */
   host?: string;
@@ -181,7 +189,10 @@ export interface FlowQuery {
   mark?: number | string;
 }
 
-/** Compiles a query. Throws USAGE, naming the option, when one cannot be read, and when no flow could ever match all of them. */
+/**
+ * Compiles a query. Throws USAGE, naming the option, when one cannot be read, and when no flow could ever match all of
+ * them.
+ */
 export function compileFlowQuery(query: FlowQuery): FlowPredicate {
   refuseContradictions(query);
   const tests: FlowPredicate[] = [];
@@ -203,7 +214,10 @@ export function compileFlowQuery(query: FlowQuery): FlowPredicate {
   };
 }
 
-/** Refuses addresses of two families, a protocol of the other family, a port of a protocol without ports. Skips what cannot be read. */
+/**
+ * Refuses addresses of two families, a protocol of the other family, a port of a protocol without ports. Skips what
+ * cannot be read.
+ */
 function refuseContradictions({ host, src, dst, proto, port }: FlowQuery): void {
   const protocol = proto === undefined ? undefined : protocolNumber(proto);
   if (port !== undefined && protocol !== undefined && !hasPorts(protocol)) {

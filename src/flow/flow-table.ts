@@ -84,7 +84,9 @@ export class FlowTable {
     this.#births[slot >>> SLAB_BITS]![slot & SLAB_MASK] = stamp;
   }
 
-  /** Takes another node's birth of the same connection over where it is earlier than the own one; 0 or less is none. */
+  /**
+   * Takes another node's birth of the same connection over where it is earlier than the own one; 0 or less is none.
+   */
   inheritBirth(slot: number, birth: number): void {
     if (slot < 0 || birth <= 0) return;
     const own = this.birth(slot);
@@ -101,8 +103,8 @@ export class FlowTable {
   }
 
   /**
-   * Hash of the kernel's key of a flow: original tuple and the zone of the original direction. Compute it once where a record
-   * is looked up more than once. Signed, because V8 boxes numbers above 2^31.
+   * Hash of the kernel's key of a flow: original tuple and the zone of the original direction. Compute it once where a
+   * record is looked up more than once. Signed, because V8 boxes numbers above 2^31.
    */
   hash(words: Uint32Array, base: number): number {
     const proto = words[base + W_PROTO]!;
@@ -119,8 +121,8 @@ export class FlowTable {
   }
 
   /**
-   * Reads the index entries of these hashes, so that the lookups that follow find them in the processor's cache. In a loop that
-   * does nothing else the processor fetches them side by side.
+   * Reads the index entries of these hashes, so that the lookups that follow find them in the processor's cache. In a
+   * loop that does nothing else the processor fetches them side by side.
    */
   readAhead(hashes: Int32Array, count: number): void {
     let read = 0;
@@ -157,8 +159,8 @@ export class FlowTable {
   }
 
   /**
-   * Takes a slot for a flow that is not in the table, copies its record there and indexes it; -1 when the table is full.
-   * The slot's table words and the high half of W_HAS start as ROW_LIVE and zeros.
+   * Takes a slot for a flow that is not in the table, copies its record there and indexes it; -1 when the table is
+   * full. The slot's table words and the high half of W_HAS start as ROW_LIVE and zeros.
    */
   insert(words: Uint32Array, base: number, hash = this.hash(words, base)): number {
     if (!this.hasRoom) return -1;
@@ -168,8 +170,9 @@ export class FlowTable {
   }
 
   /**
-   * Puts a flow that is not in the table into an unused slot that the caller chooses: a table that is rebuilt keeps its
-   * handles. Call `sealAdopted` at the end, and no `insert` before. False when the slot is out of bounds or in use.
+   * Puts a flow that is not in the table into an unused slot that the caller chooses: a table that is rebuilt keeps
+   * its handles. Call `sealAdopted` at the end, and no `insert` before. False when the slot is out of bounds or in
+   * use.
    */
   adopt(slot: number, words: Uint32Array, base: number): boolean {
     if (slot >= this.flowsMax || this.isLive(slot)) return false;

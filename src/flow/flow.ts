@@ -1,7 +1,8 @@
 /**
  * A flow as an object: what `--json` prints, tests compare and errors show. Hot paths use records (record.ts).
  *
- * The JSON shape is a contract: names stay, more may be added. An attribute that the kernel did not report is left out, never zero.
+ * The JSON shape is a contract: names stay, more may be added. An attribute that the kernel did not report is left
+ * out, never zero.
  *
  *   {
  *     "family": "ipv4", "protocol": "tcp",
@@ -72,7 +73,10 @@ import {
 } from "./record-fields.js";
 import { statusBits, statusNames } from "./status.js";
 
-/** Addresses and layer 4 of one direction. Ports for TCP, UDP, UDPLite, SCTP and DCCP, `icmp*` for ICMP and ICMPv6, keys for GRE. */
+/**
+ * Addresses and layer 4 of one direction. Ports for TCP, UDP, UDPLite, SCTP and DCCP, `icmp*` for ICMP and ICMPv6,
+ * keys for GRE.
+ */
 export interface FlowTuple {
   src: string;
   dst: string;
@@ -129,7 +133,10 @@ export interface Flow {
   dccp?: { role: number; handshakeSeq: number };
   timeoutSeconds?: number;
   mark?: number;
-  /** The zone of both directions; where only one direction has one, or they differ, `zoneOrig` and `zoneReply` are given instead. */
+  /**
+   * The zone of both directions; where only one direction has one, or they differ, `zoneOrig` and `zoneReply` are
+   * given instead.
+   */
   zone?: number;
   zoneOrig?: number;
   zoneReply?: number;
@@ -255,7 +262,9 @@ function writeTuple(
   else if (protocol === IPPROTO_GRE) words[l4] = ((from.srcKey ?? 0) << 16) | (from.dstKey ?? 0);
 }
 
-/** A reply goes to the translated source and comes from the translated destination; an ICMP id belongs to the source. */
+/**
+ * A reply goes to the translated source and comes from the translated destination; an ICMP id belongs to the source.
+ */
 function translations(orig: FlowTuple, reply: FlowTuple): Flow["nat"] | undefined {
   const nat: NonNullable<Flow["nat"]> = {};
   if (

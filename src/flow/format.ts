@@ -6,7 +6,8 @@
  *   formatConntrackTool  a line of `conntrack -L`
  *
  * One difference is on purpose: conntrackd's XML names the states of SCTP and DCCP out of TCP's table (an established
- * association reads FIN_WAIT there), and its text those of DCCP out of SCTP's. Here each protocol has its own names everywhere.
+ * association reads FIN_WAIT there), and its text those of DCCP out of SCTP's. Here each protocol has its own names
+ * everywhere.
  */
 import { formatAddress } from "./address.js";
 import { hasPorts, IPPROTO_GRE, isIcmp, protocolName, protocolStates, stateName } from "./protocol.js";
@@ -38,7 +39,10 @@ import { IPS_ASSURED, IPS_HW_OFFLOAD, IPS_OFFLOAD, IPS_SEEN_REPLY } from "./stat
 
 /** What a line shows besides the flow itself. */
 export interface FormatOptions {
-  /** False for the external cache: conntrackd prints the original tuple only. A record without a reply tuple has none in any case. */
+  /**
+   * False for the external cache: conntrackd prints the original tuple only. A record without a reply tuple has none
+   * in any case.
+   */
   reply: boolean;
   /** Seconds since the Unix epoch, for `[active since ...]`. */
   nowSeconds: number;
@@ -52,7 +56,9 @@ export interface KernelOptions {
   deltaSeconds?: number;
 }
 
-/** One line of `conntrackd -i` or `-e`, without the line feed. The timeout and the labels are not printed, as there. */
+/**
+ * One line of `conntrackd -i` or `-e`, without the line feed. The timeout and the labels are not printed, as there.
+ */
 export function formatConntrack(
   words: Uint32Array,
   base: number,
@@ -135,8 +141,9 @@ function statusText(status: number): string {
 }
 
 /**
- * One `<flow>...</flow>` of `conntrackd -x`, without the line feed. Without a reply tuple its element is empty, as in conntrackd's
- * dump of an external cache. The id is printed with the reply only: an external row holds its owner's handle.
+ * One `<flow>...</flow>` of `conntrackd -x`, without the line feed. Without a reply tuple its element is empty, as in
+ * conntrackd's dump of an external cache. The id is printed with the reply only: an external row holds its owner's
+ * handle.
  */
 export function formatXml(
   words: Uint32Array,

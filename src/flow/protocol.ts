@@ -1,6 +1,6 @@
 /**
- * Layer 4 protocols and their connection states: numbers as the kernel has them, names as conntrack(8) and conntrackd print them.
- * Numbers: linux/in.h. States: nf_conntrack_tcp.h, nf_conntrack_sctp.h, nf_conntrack_dccp.h.
+ * Layer 4 protocols and their connection states: numbers as the kernel has them, names as conntrack(8) and conntrackd
+ * print them. Numbers: linux/in.h. States: nf_conntrack_tcp.h, nf_conntrack_sctp.h, nf_conntrack_dccp.h.
  */
 
 export const IPPROTO_ICMP = 1;
@@ -24,7 +24,9 @@ const NAME_BY_NUMBER: ReadonlyMap<number, string> = new Map([
   [IPPROTO_UDPLITE, "udplite"],
 ]);
 
-/** Names that are understood in configurations and on the command line, beyond those that are printed (/etc/protocols). */
+/**
+ * Names that are understood in configurations and on the command line, beyond those that are printed (/etc/protocols).
+ */
 const ALIASES: ReadonlyMap<string, number> = new Map([
   ["igmp", 2],
   ["ipencap", 4],
@@ -54,7 +56,9 @@ export function protocolName(protocol: number): string {
   return NAME_BY_NUMBER.get(protocol) ?? "unknown";
 }
 
-/** A name that `protocolNumber` turns back into the same number: "tcp", or the decimal number where there is no name. */
+/**
+ * A name that `protocolNumber` turns back into the same number: "tcp", or the decimal number where there is no name.
+ */
 export function protocolText(protocol: number): string {
   return NAME_BY_NUMBER.get(protocol) ?? String(protocol);
 }
@@ -84,7 +88,10 @@ export function isIcmp(protocol: number): boolean {
   return protocol === IPPROTO_ICMP || protocol === IPPROTO_ICMPV6;
 }
 
-/** enum tcp_conntrack. Number 9 was LISTEN before Linux 2.6.31; it is SYN_SENT2 now, printed so, and read under both names. */
+/**
+ * enum tcp_conntrack. Number 9 was LISTEN before Linux 2.6.31; it is SYN_SENT2 now, printed so, and read under both
+ * names.
+ */
 export const TCP_STATES: readonly string[] = [
   "NONE",
   "SYN_SENT",

@@ -1,6 +1,6 @@
 /**
- * The vocabulary for a record's fields (layout: record.ts) and the questions that are asked of records everywhere. `words`
- * is any array of records, `base` the index of the record's first word in it.
+ * The vocabulary for a record's fields (layout: record.ts) and the questions that are asked of records everywhere.
+ * `words` is any array of records, `base` the index of the record's first word in it.
  */
 import { IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP } from "./protocol.js";
 import {
@@ -36,7 +36,9 @@ export function protocolOf(words: Uint32Array, base: number): number {
   return words[base + W_PROTO]! & 0xff;
 }
 
-/** The state of TCP, SCTP or DCCP by number; 0 (NONE) for protocols without states, and where nobody has reported one. */
+/**
+ * The state of TCP, SCTP or DCCP by number; 0 (NONE) for protocols without states, and where nobody has reported one.
+ */
 export function protocolStateOf(words: Uint32Array, base: number): number {
   return words[base + W_PROTOINFO]! & 0xff;
 }

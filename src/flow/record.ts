@@ -84,7 +84,9 @@ export interface RareAttributes {
   seqadjReply?: SequenceAdjustment;
   /** CTA_SYNPROXY. */
   synproxy?: { isn: number; its: number; tsoff: number };
-  /** CTA_TUPLE_MASTER: the original tuple of the flow that expected this one, in record layout (words 0-7, 16, 18, 19). */
+  /**
+   * CTA_TUPLE_MASTER: the original tuple of the flow that expected this one, in record layout (words 0-7, 16, 18, 19).
+   */
   master?: Uint32Array;
 }
 
@@ -113,7 +115,10 @@ export class DecodedFlow {
   }
 }
 
-/** The kernel's counters and times of a flow that ended, as in DecodedFlow. `has`: which are valid, HAS_COUNTERS and HAS_TIMES. */
+/**
+ * The kernel's counters and times of a flow that ended, as in DecodedFlow. `has`: which are valid, HAS_COUNTERS and
+ * HAS_TIMES.
+ */
 export interface FlowEnd {
   readonly has: number;
   readonly counters: Float64Array;

@@ -2,8 +2,8 @@ const PAGE_BITS = 12;
 const PAGE_MASK = (1 << PAGE_BITS) - 1;
 
 /**
- * Maps a peer's flow ids to slots, in pages that are allocated when first used. Flow ids are the peer's own slot numbers, so
- * they are dense. An id above FLOW_ID_MAX comes from no table of ours and is ignored.
+ * Maps a peer's flow ids to slots, in pages that are allocated when first used. Flow ids are the peer's own slot
+ * numbers, so they are dense. An id above FLOW_ID_MAX comes from no table of ours and is ignored.
  */
 export class SlotMap {
   /** Entries are slot + 1; 0 is none. */

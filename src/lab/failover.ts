@@ -24,7 +24,10 @@ export interface FailoverResult {
 const TAKEOVER_TIMEOUT_MS = 30_000;
 const COMMIT_TIMEOUT_MS = 15_000;
 
-/** Takes `primary` out and waits until each session answers through the next one, is broken, or `settleTimeoutMs` is over. */
+/**
+ * Takes `primary` out and waits until each session answers through the next one, is broken, or `settleTimeoutMs` is
+ * over.
+ */
 export async function failOver(
   lab: Lab,
   primary: Firewall,

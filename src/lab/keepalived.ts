@@ -30,8 +30,8 @@ export interface KeepalivedOptions {
 }
 
 /**
- * The keepalived.conf of firewall `number` (from 1): groups of a LAN and a WAN instance each, VRRPv3. One group does not
- * preempt. Of several, the hooks are told by `--group`, and group g (from 1) has the virtual host number g.
+ * The keepalived.conf of firewall `number` (from 1): groups of a LAN and a WAN instance each, VRRPv3. One group does
+ * not preempt. Of several, the hooks are told by `--group`, and group g (from 1) has the virtual host number g.
  */
 export function keepalivedConfig(
   number: number,
@@ -87,8 +87,8 @@ ${instance(`wan${suffix}`, "wan0", 52 + 10 * group, priority, timing, ipv4(WAN, 
 }
 
 /**
- * A VRRPv3 instance speaks one address family, so the IPv6 address is "excluded": not advertised, but moved with the rest.
- * Neighbours hear of the new owner at once, and again a second later in case the first word was lost.
+ * A VRRPv3 instance speaks one address family, so the IPv6 address is "excluded": not advertised, but moved with the
+ * rest. Neighbours hear of the new owner at once, and again a second later in case the first word was lost.
  */
 function instance(
   name: string,

@@ -56,7 +56,10 @@ export function labObstacle(): string | undefined {
   return kernelObstacle();
 }
 
-/** Loads the ruleset in a namespace that lives as long as the command: says whether kernel and container allow all of it. */
+/**
+ * Loads the ruleset in a namespace that lives as long as the command: says whether kernel and container allow all of
+ * it.
+ */
 function kernelObstacle(): string | undefined {
   const result = spawnSync("unshare", ["--net", "nft", "-f", "-"], {
     encoding: "utf8",
@@ -70,9 +73,9 @@ function kernelObstacle(): string | undefined {
 }
 
 /**
- * Real firewalls in network namespaces: a client on a LAN, a server on a WAN, between them firewalls that share virtual
- * addresses by keepalived. Everything it makes is gone after `close`, when the process exits or is told to end by a signal, and
- * after the next run's start at the latest.
+ * Real firewalls in network namespaces: a client on a LAN, a server on a WAN, between them firewalls that share
+ * virtual addresses by keepalived. Everything it makes is gone after `close`, when the process exits or is told to end
+ * by a signal, and after the next run's start at the latest.
  */
 export class Lab {
   readonly id: string;
@@ -87,9 +90,9 @@ export class Lab {
   #processes: LineProcess[] = [];
 
   /**
-   * Builds namespaces, links and rulesets (with `rules` as more tables of each firewall); no daemon and no keepalived runs yet.
-   * `advertSeconds` apart, keepalived's adverts let a machine stand still for three times that before a backup takes over. Removes
-   * what killed runs have left first.
+   * Builds namespaces, links and rulesets (with `rules` as more tables of each firewall); no daemon and no keepalived
+   * runs yet. `advertSeconds` apart, keepalived's adverts let a machine stand still for three times that before a
+   * backup takes over. Removes what killed runs have left first.
    */
   static async create(
     options: { readonly firewalls?: number; readonly rules?: string; readonly advertSeconds?: number } = {},
@@ -144,7 +147,10 @@ export class Lab {
     await Promise.all(this.firewalls.map((firewall) => firewall.waitReady(timeoutMs)));
   }
 
-  /** Starts keepalived with the hooks that `hooksOf` gives, on the first firewall until it is primary, then on the others. */
+  /**
+   * Starts keepalived with the hooks that `hooksOf` gives, on the first firewall until it is primary, then on the
+   * others.
+   */
   async startKeepalived(hooksOf: (firewall: Firewall) => HookCommands | undefined): Promise<Firewall> {
     const [first, ...others] = this.firewalls;
     assert.ok(first !== undefined, "a laboratory has two firewalls or more");

@@ -17,7 +17,10 @@ export interface LabState {
 const STATE_DIRECTORY = "/run/conntrail-lab";
 const KILL_ROUNDS_MAX = 50;
 
-/** Field 22 of /proc/PID/stat (proc(5)), or undefined when there is no such process or it has ended and only waits for its parent. */
+/**
+ * Field 22 of /proc/PID/stat (proc(5)), or undefined when there is no such process or it has ended and only waits for
+ * its parent.
+ */
 export function processStart(pid: number): string | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");

@@ -25,7 +25,10 @@ export class Namespace {
     return runOrThrow("ip", ["netns", "exec", this.name, file, ...args], input);
   }
 
-  /** The arguments of ip(8) that run a command inside: `ip netns exec` replaces itself, so the child has the command's own pid. */
+  /**
+   * The arguments of ip(8) that run a command inside: `ip netns exec` replaces itself, so the child has the command's
+   * own pid.
+   */
   execArguments(file: string, args: readonly string[]): string[] {
     return ["netns", "exec", this.name, file, ...args];
   }
@@ -46,7 +49,9 @@ export class Namespace {
   }
 }
 
-/** The processes whose network namespace is the named one. Only a namespace that the laboratory made may be asked for. */
+/**
+ * The processes whose network namespace is the named one. Only a namespace that the laboratory made may be asked for.
+ */
 export function namespacePids(name: string): number[] {
   let inode: number;
   try {

@@ -55,7 +55,10 @@ export async function runOrThrow(file: string, args: readonly string[], input?: 
   return result.stdout;
 }
 
-/** Waits until `condition` gives something other than undefined or false; throws TIMEOUT that names `what` after `timeoutMs`. */
+/**
+ * Waits until `condition` gives something other than undefined or false; throws TIMEOUT that names `what` after
+ * `timeoutMs`.
+ */
 export async function waitFor<T>(
   what: string,
   timeoutMs: number,
@@ -88,7 +91,9 @@ export function findTool(name: string): string | undefined {
   return undefined;
 }
 
-/** The directory that holds conntrail's package.json, found upwards from this file, so that any output directory works. */
+/**
+ * The directory that holds conntrail's package.json, found upwards from this file, so that any output directory works.
+ */
 export function projectRoot(): string {
   let directory = dirname(fileURLToPath(import.meta.url));
   for (;;) {
@@ -172,7 +177,10 @@ export class LineProcess {
     return () => this.#listeners.delete(listener);
   }
 
-  /** The first line, said already or yet to come, for which `match` gives something. Throws when the process ends or time is up. */
+  /**
+   * The first line, said already or yet to come, for which `match` gives something. Throws when the process ends or
+   * time is up.
+   */
   async waitForLine<T>(what: string, timeoutMs: number, match: (line: string) => T | undefined): Promise<T> {
     let seen = 0;
     return waitFor(

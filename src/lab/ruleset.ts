@@ -50,8 +50,8 @@ table inet lab {
 }
 
 /**
- * Loads the ruleset and sets connection tracking up so that a missing state is noticed. `more`: tables of a test's own, such as
- * those that give connections a helper.
+ * Loads the ruleset and sets connection tracking up so that a missing state is noticed. `more`: tables of a test's
+ * own, such as those that give connections a helper.
  */
 export async function loadRuleset(firewall: Namespace, more = ""): Promise<void> {
   await firewall.exec("nft", ["-f", "-"], firewallRuleset() + more);

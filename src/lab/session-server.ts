@@ -18,7 +18,8 @@ const server = createServer((socket) => {
 server.listen({ host: "::", port, backlog: 1024 });
 await once(server, "listening");
 
-// A socket for each address: one for all would answer from the address that the route suggests, not from the one asked.
+// A socket for each address: one for all would answer from the address that the route suggests, not from the one
+// asked.
 for (const address of addresses) {
   const socket = createSocket(address.includes(":") ? "udp6" : "udp4");
   socket.on("message", (message, peer) => socket.send(message, peer.port, peer.address));

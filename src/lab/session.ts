@@ -1,7 +1,10 @@
 import type { Duplex } from "node:stream";
 import type { SessionReport } from "./session-protocol.js";
 
-/** Unanswered lines after which a session stops sending: a minute's worth, so that a dead session cannot fill the memory. */
+/**
+ * Unanswered lines after which a session stops sending: a minute's worth, so that a dead session cannot fill the
+ * memory.
+ */
 const UNANSWERED_MAX = 600;
 const LINE_BYTES_MAX = 256;
 const REASONS_MAX = 5;

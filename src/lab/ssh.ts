@@ -13,7 +13,10 @@ export interface SshService {
 /** Port of the laboratory's sshd inside the server's namespace. */
 export const SSH_PORT = 2222;
 
-/** Starts a real sshd with keys made for the occasion. Only they open it, and it can be reached from inside the laboratory alone. */
+/**
+ * Starts a real sshd with keys made for the occasion. Only they open it, and it can be reached from inside the
+ * laboratory alone.
+ */
 export async function startSsh(
   server: Namespace,
   address: string,

@@ -12,7 +12,7 @@ const CONNECTIONS_MAX = 16;
 const REQUEST_TIMEOUT_MS = 5000;
 
 /**
- * Serves `text` for Prometheus at `/metrics`. Returns what ends it.
+ * Serves `text` for Prometheus at `/metrics`, until the function that is returned is called.
  * Throws ConntrailError PORT_TAKEN or CONTROL when it cannot listen there.
  */
 export async function serveMetrics(endpoint: MetricsEndpoint, text: () => string): Promise<() => Promise<void>> {
@@ -44,8 +44,8 @@ function refusal({ host, port }: MetricsEndpoint, error: NodeJS.ErrnoException):
 }
 
 /**
- * Status and counters in Prometheus' text format: gauges of the node and of each peer by name, then every counter of
- * `stats` as `conntrail_counter{group,name}`, so that a new counter needs no new name.
+ * Status and counters in Prometheus' text format: gauges of the node and of each peer, then every counter of `stats`
+ * as `conntrail_counter{group,name}`, so that new counters need no new metric.
  */
 export function formatMetrics(status: OwnStatus, stats: StatsReport): string {
   const lines: string[] = [];

@@ -1,8 +1,9 @@
 /**
  * The few libc calls that neither Node nor the `netlink` package offers, bound through koffi.
  *
- * Memory whose address C keeps beyond one call (scatter lists, the descriptors of a `poll` on another thread) must come
- * from `allocateStable` and stay reachable from a live object: a local of an optimised function is collected early.
+ * Memory whose address C keeps beyond one call (scatter lists, the descriptors of a `poll` on another thread) must
+ * come from `allocateStable` and stay reachable from a live object: a local of an optimised function is collected
+ * early.
  */
 import koffi from "koffi";
 

@@ -1,7 +1,9 @@
 /** How long work in pieces may hold the event loop. A collection or a wait for a core may come on top. */
 const TURN_MS = 4;
 
-/** Splits work that may be long into turns of the event loop, so that events, requests and heartbeats come in between. */
+/**
+ * Splits work that may be long into turns of the event loop, so that events, requests and heartbeats come in between.
+ */
 export class Turn {
   /** 0 while nothing was done in this turn. */
   #endMs = 0;

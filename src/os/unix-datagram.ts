@@ -5,14 +5,17 @@ import { AF_UNIX, errno, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, s
 const PATH_BYTES_MAX = 107;
 
 /**
- * Sends datagrams to a UNIX socket (syslog's /dev/log, systemd's NOTIFY_SOCKET), which Node cannot do. Sending never waits.
- * The socket is not connected, so a reader that was restarted gets the next datagram.
+ * Sends datagrams to a UNIX socket (syslog's /dev/log, systemd's NOTIFY_SOCKET), which Node cannot do. Sending never
+ * waits. The socket is not connected, so a reader that was restarted gets the next datagram.
  */
 export class UnixDatagram {
   readonly #fd: number;
   readonly #address: Uint8Array;
 
-  /** `path` is the reader's socket; a leading @ makes it abstract, as in systemd. Throws when no socket can have that path. */
+  /**
+   * `path` is the reader's socket; a leading @ makes it abstract, as in systemd. Throws when no socket can have that
+   * path.
+   */
   constructor(path: string) {
     const name = Buffer.from(path.replace(/^@/, "\0"), "utf8");
     if (name.length === 0 || name.length > PATH_BYTES_MAX) throw new Error(`${path}: not the path of a UNIX socket`);

@@ -59,8 +59,8 @@ export function connectBroker(options: BrokerConnectionOptions): BrokerConnectio
 }
 
 /**
- * One connection to one broker, for as long as the daemon lives. A dead link is noticed within 2 to 3 seconds (a ping per
- * second, two unanswered), a broker that closes the connection at once; both are retried until `close`.
+ * One connection to one broker, for as long as the daemon lives. A dead link is noticed within 2 to 3 seconds (a ping
+ * per second, two unanswered), a broker that closes the connection at once; both are retried until `close`.
  */
 export class BrokerConnection {
   readonly node: string;
@@ -228,8 +228,8 @@ export class BrokerConnection {
 }
 
 /**
- * The certificate may be for the address or for the node's name. When the server is an address there is no name to send, and
- * the client would compare with "localhost": so the names are given and compared here.
+ * The certificate may be for the address or for the node's name. When the server is an address there is no name to
+ * send, and the client would compare with "localhost": so the names are given and compared here.
  */
 function tlsOptions(tls: TlsFiles, server: string, serverName: string | undefined): TlsOptions {
   const host = hostOf(server);

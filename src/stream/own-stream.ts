@@ -53,8 +53,8 @@ const ERR_NO_MESSAGE_FOUND = 10037;
 const ERR_STORE_LIMITS: readonly number[] = [10023, 10028, 10047, 10120, 10121];
 
 /**
- * Cluster incomplete, no suitable peers, not active, not assigned, not available, not the leader: servers of a shared cluster are
- * starting or away.
+ * Cluster incomplete, no suitable peers, not active, not assigned, not available, not the leader: servers of a shared
+ * cluster are starting or away.
  */
 const ERR_CLUSTER_NOT_READY: readonly number[] = [10004, 10005, 10006, 10007, 10008, 10009];
 
@@ -69,7 +69,8 @@ function isStreamMissing(error: unknown): boolean {
 }
 
 /**
- * Creates the node's stream, or updates it to these settings. Single messages cannot be deleted from it: it is a record.
+ * Creates the node's stream, or updates it to these settings. Single messages cannot be deleted from it: it is a
+ * record.
  * @throws ConntrailError STORE when the broker's store has no room for `bytesMax`, BROKER when it refuses otherwise;
  * a NatsError when the broker does not answer, or a cluster lacks servers: try again
  */

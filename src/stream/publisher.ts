@@ -63,7 +63,9 @@ export interface PublisherOptions {
 /** `up`: messages are sent. `down`: they are held. */
 export type PublisherState = "up" | "down";
 
-/** `sent`: on its way. `held`: kept until it can be sent. `overflow`: kept, and the oldest message was dropped for it. */
+/**
+ * `sent`: on its way. `held`: kept until it can be sent. `overflow`: kept, and the oldest message was dropped for it.
+ */
 export type PublishOutcome = "sent" | "held" | "overflow";
 
 /** What a publisher counts, all at zero; the group `publisher` of `stats`. */
@@ -101,11 +103,11 @@ const EXPECTED_LAST_SEQUENCE = "Nats-Expected-Last-Sequence";
 /**
  * The only writer of a stream: the node's own, or the copy of a peer's.
  *
- * Every message names the stream sequence that must precede it. If one is lost (a lost connection, a full disk, a killed
- * server), the stream accepts none of those after it, so it always holds a prefix of what was published. Few messages ask for
- * an answer, and an answer confirms all messages before it. When one is refused or missing, and at each reconnect, the last
- * message of the stream shows what it holds, and everything newer is sent again. Messages that an old connection still
- * delivers are refused by their sequence: no message is ever in the stream twice.
+ * Every message names the stream sequence that must precede it. If one is lost (a lost connection, a full disk, a
+ * killed server), the stream accepts none of those after it, so it always holds a prefix of what was published. Few
+ * messages ask for an answer, and an answer confirms all messages before it. When one is refused or missing, and at
+ * each reconnect, the last message of the stream shows what it holds, and everything newer is sent again. Messages
+ * that an old connection still delivers are refused by their sequence: no message is ever in the stream twice.
  */
 export class Publisher {
   readonly counters: PublisherCounters = newCounters();
@@ -202,8 +204,8 @@ export class Publisher {
   }
 
   /**
-   * Publishes a message. The payload is kept until it is confirmed and must not be changed. Numbers start above 0 and grow by
-   * one. After `close` messages are dropped and counted.
+   * Publishes a message. The payload is kept until it is confirmed and must not be changed. Numbers start above 0 and
+   * grow by one. After `close` messages are dropped and counted.
    */
   publish(kind: MessageKind, number: number, payload: Uint8Array, origin: CopyOrigin | null = null): PublishOutcome {
     if (this.#lastNumber === 0) this.#firstNumber = number;
@@ -228,8 +230,8 @@ export class Publisher {
   }
 
   /**
-   * Publishes a message, and resolves with its stream sequence when it is confirmed, however long the broker is away; with
-   * null when it was dropped or the publisher was closed first.
+   * Publishes a message, and resolves with its stream sequence when it is confirmed, however long the broker is away;
+   * with null when it was dropped or the publisher was closed first.
    */
   publishAcked(kind: MessageKind, number: number, payload: Uint8Array): Promise<number | null> {
     return new Promise((resolve) => {

@@ -50,8 +50,8 @@ export interface PullConsumerOptions {
 const DOT = 0x2e;
 const ZERO = 0x30;
 /**
- * Long, because the end of a request has a race in nats-server 2.9: about one in a hundred requests that end while messages
- * come ends silently. Until then heartbeats show that it is alive.
+ * Long, because the end of a request has a race in nats-server 2.9: about one in a hundred requests that end while
+ * messages come ends silently. Until then heartbeats show that it is alive.
  */
 const PULL_EXPIRES_MS = 600_000;
 /** How long after its expiry a request counts as ended although the broker has not said so. */
@@ -63,9 +63,9 @@ const INACTIVE_THRESHOLD_MS = 10_000;
 const DELETE_TIMEOUT_MS = 250;
 
 /**
- * A named, ephemeral consumer without acks, in the broker's memory. It has one request at a time, for as much as there is room
- * for, so that a slow caller makes the broker wait instead of filling the memory. It repairs nothing: at the first doubt it
- * ignores further messages and calls `onFailure`, and its owner makes another consumer.
+ * A named, ephemeral consumer without acks, in the broker's memory. It has one request at a time, for as much as there
+ * is room for, so that a slow caller makes the broker wait instead of filling the memory. It repairs nothing: at the
+ * first doubt it ignores further messages and calls `onFailure`, and its owner makes another consumer.
  */
 export class PullConsumer {
   readonly name: string;
@@ -232,8 +232,8 @@ export class PullConsumer {
 }
 
 /**
- * `$JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>.<nanoseconds>.<pending>`; with 11 words
- * or more, domain and account come before the stream. Null for anything else.
+ * `$JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>.<nanoseconds>.<pending>`; with 11
+ * words or more, domain and account come before the stream. Null for anything else.
  */
 export function parseDelivery(reply: string): Delivery | null {
   const dots: number[] = [];

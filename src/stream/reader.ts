@@ -23,14 +23,14 @@ export interface StreamMessage {
 }
 
 /**
- * What a reader yields. `state`: it follows the stream, or cannot at present and will resume by itself. `reset`, the last item:
- * the place to resume at is gone, so the caller must choose another start and read again.
+ * What a reader yields. `state`: it follows the stream, or cannot at present and will resume by itself. `reset`, the
+ * last item: the place to resume at is gone, so the caller must choose another start and read again.
  */
 export type ReaderItem = StreamMessage | { type: "state"; connected: boolean } | { type: "reset"; reason: ResetReason };
 
 /**
- * `trimmed`: the next messages were removed by age or size. `truncated`: the stream ends before the last message that was read, or
- * has another message in its place. `recreated`: it is another stream of the same name.
+ * `trimmed`: the next messages were removed by age or size. `truncated`: the stream ends before the last message that
+ * was read, or has another message in its place. `recreated`: it is another stream of the same name.
  */
 export type ResetReason = "trimmed" | "truncated" | "recreated";
 
@@ -79,7 +79,8 @@ const TIME_TOLERANCE_MS = 1;
 const ENVELOPE_BYTES = 256;
 
 /**
- * Reads the stream of one node from one broker, in order and each message once. If stream or broker are not there, it waits.
+ * Reads the stream of one node from one broker, in order and each message once. If stream or broker are not there, it
+ * waits.
  */
 export class StreamReader {
   readonly counters: ReaderCounters = newCounters();
@@ -90,8 +91,8 @@ export class StreamReader {
   }
 
   /**
-   * The last message of one kind; null when there is none, or no stream. With a signal it waits for a broker that is away, and
-   * resolves with null when the signal comes first.
+   * The last message of one kind; null when there is none, or no stream. With a signal it waits for a broker that is
+   * away, and resolves with null when the signal comes first.
    * @throws ConntrailError BROKER when the broker is away and there is no signal
    */
   async readLast(kind: MessageKind, signal?: AbortSignal): Promise<StreamMessage | null> {
@@ -107,9 +108,9 @@ export class StreamReader {
   }
 
   /**
-   * Everything from `startSequence` on (1 or less: from the first message there is), in order, each message once, until the
-   * signal or a reset. An array holds what one turn of the event loop brought. Taking the next array releases the last one,
-   * and only then is more fetched: at most one window is in memory.
+   * Everything from `startSequence` on (1 or less: from the first message there is), in order, each message once,
+   * until the signal or a reset. An array holds what one turn of the event loop brought. Taking the next array
+   * releases the last one, and only then is more fetched: at most one window is in memory.
    */
   async *read(startSequence: number, signal: AbortSignal): AsyncGenerator<readonly ReaderItem[], void, undefined> {
     if (signal.aborted) return;
@@ -157,8 +158,8 @@ interface SessionOptions extends Required<StreamReaderOptions> {
 }
 
 /**
- * One run of a reader: the items that were not taken yet, and the consumer that brings them. At the first doubt the consumer is
- * replaced by one that begins after the last message seen.
+ * One run of a reader: the items that were not taken yet, and the consumer that brings them. At the first doubt the
+ * consumer is replaced by one that begins after the last message seen.
  */
 class ReadSession {
   readonly #options: SessionOptions;
@@ -270,7 +271,9 @@ class ReadSession {
     }
   }
 
-  /** Makes a consumer that begins after the last message read. False when there is nothing to follow, yet or any more. */
+  /**
+   * Makes a consumer that begins after the last message read. False when there is nothing to follow, yet or any more.
+   */
   async #attach(client: NatsConnection): Promise<boolean> {
     const { connection, node, windowMessagesMax, windowBytesMax } = this.#options;
     const jsm = await jetStreamOf(client);

@@ -34,9 +34,9 @@ function begunBy(last: StoredMessage): BegunSnapshot | null {
 }
 
 /**
- * The copy of a peer's stream on the own broker, also named `CT_<peer>`: each message once and in the peer's order, so that
- * this node can rebuild the peer's table after the peer has died. This daemon is its only writer. A header holds each message's
- * sequence in the peer's stream, so that copying resumes there after any crash.
+ * The copy of a peer's stream on the own broker, also named `CT_<peer>`: each message once and in the peer's order, so
+ * that this node can rebuild the peer's table after the peer has died. This daemon is its only writer. A header holds
+ * each message's sequence in the peer's stream, so that copying resumes there after any crash.
  */
 export class Replica {
   readonly #publisher: Publisher;

@@ -6,7 +6,9 @@ function requestSubject(node: string): string {
   return `ctreq.${node}.snapshot`;
 }
 
-/** Asks a node for a snapshot, through a broker that it listens on. There is no answer. False when the broker is away. */
+/**
+ * Asks a node for a snapshot, through a broker that it listens on. There is no answer. False when the broker is away.
+ */
 export function askSnapshot(connection: BrokerConnection, node: string): boolean {
   const client = connection.client;
   if (client === null) return false;
@@ -14,7 +16,10 @@ export function askSnapshot(connection: BrokerConnection, node: string): boolean
   return true;
 }
 
-/** Calls `asked` when others ask this node for a snapshot, also after reconnects, until the returned function is called. */
+/**
+ * Calls `asked` when others ask this node for a snapshot, also after reconnects, until the returned function is
+ * called.
+ */
 export function onSnapshotAsked(connection: BrokerConnection, node: string, asked: () => void): () => void {
   let subscription: Subscription | null = null;
   const subscribe = (connected: boolean): void => {

@@ -83,8 +83,8 @@ export class BrokerLookup implements StreamLookup {
 }
 
 /**
- * Finds places in the stream of one node without reading it: by stamp, by time, by kind, and snapshots. Each search is a few
- * requests for single messages, however long the stream is.
+ * Finds places in the stream of one node without reading it: by stamp, by time, by kind, and snapshots. Each search is
+ * a few requests for single messages, however long the stream is.
  */
 export class StreamIndex {
   readonly node: string;

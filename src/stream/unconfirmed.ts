@@ -9,15 +9,18 @@ export interface Unconfirmed {
   origin: CopyOrigin | null;
 }
 
-/** For the headers of a message in a copy: its sequence in the peer's stream, and where the copy's last complete snapshot begins. */
+/**
+ * For the headers of a message in a copy: its sequence in the peer's stream, and where the copy's last complete
+ * snapshot begins.
+ */
 export interface CopyOrigin {
   readonly sequence: number;
   readonly snapshot: number;
 }
 
 /**
- * The published messages that are not confirmed yet, oldest first, bounded in number and bytes. The first `sent` of them are on
- * their way. When the ring is full, its owner drops the oldest.
+ * The published messages that are not confirmed yet, oldest first, bounded in number and bytes. The first `sent` of
+ * them are on their way. When the ring is full, its owner drops the oldest.
  */
 export class UnconfirmedRing {
   readonly #slots: (Unconfirmed | null)[];

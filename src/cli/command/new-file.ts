@@ -2,7 +2,9 @@ import { mkdirSync, renameSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { ConntrailError, errorText } from "../../errors.js";
 
-/** Writes a configuration file, with its directories. Throws CONTROL when there is one already, unless with `force`. */
+/**
+ * Writes a configuration file, with its directories. Throws CONTROL when there is one already, unless with `force`.
+ */
 export function writeNewFile(path: string, text: string, force: boolean): void {
   try {
     mkdirSync(dirname(path), { recursive: true, mode: 0o755 });

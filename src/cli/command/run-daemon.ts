@@ -20,8 +20,8 @@ export interface DaemonHost {
 }
 
 /**
- * Runs the daemon in this process until it is told to end, and ends the process: with 0 after a clean end, with 1 when it could not
- * go on. Throws ConntrailError for what keeps it from beginning: configuration, log file, lock file.
+ * Runs the daemon in this process until it is told to end, and ends the process: with 0 after a clean end, with 1 when
+ * it could not go on. Throws ConntrailError for what keeps it from beginning: configuration, log file, lock file.
  */
 export async function runInForeground(host: DaemonHost): Promise<void> {
   const { config, remarks } = readAnyConfig(host.configPath);

@@ -80,8 +80,8 @@ export async function dumpFlows(
 }
 
 /**
- * An external cache is printed without reply tuples, as conntrackd does. A kernel table is printed as conntrack(8) does:
- * it has timeouts, and does not know how long its entries have been active.
+ * An external cache is printed without reply tuples, as conntrackd does. A kernel table is printed as conntrack(8)
+ * does: it has timeouts, and does not know how long its entries have been active.
  */
 function formatter(table: FlowTableName, format: DumpFormat): FlowFormatter {
   const options = { reply: table !== "external", nowSeconds: Math.floor(Date.now() / 1000) };

@@ -15,8 +15,8 @@ import { BROKER_LINK, type StatsLink } from "./stats.js";
 const DEFAULT_CONNTRACKD_CONF = "/etc/conntrackd/conntrackd.conf";
 
 /**
- * Runs conntrackd's command line and sets the exit code as conntrackd does: 0 done, or the request is on its way; 1 for a daemon
- * that cannot be reached or refuses, a bad configuration, bad parameters.
+ * Runs conntrackd's command line and sets the exit code as conntrackd does: 0 done, or the request is on its way; 1
+ * for a daemon that cannot be reached or refuses, a bad configuration, bad parameters.
  */
 export async function main(argv: readonly string[]): Promise<void> {
   const terminal = new Terminal(process.stdout, process.stderr);

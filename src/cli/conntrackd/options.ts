@@ -32,7 +32,10 @@ export interface ParsedOptions {
   readonly complaints: readonly Complaint[];
 }
 
-/** In the order in which a prefix picks one: `c` is cache, `r` runtime, `n` network. `multicast` is the old name of link. */
+/**
+ * In the order in which a prefix picks one: `c` is cache, `r` runtime, `n` network. `multicast` is the old name of
+ * link.
+ */
 const STATS_PARTS = [
   "network",
   "cache",
@@ -59,8 +62,9 @@ class Stop {
 }
 
 /**
- * Reads a command line as conntrackd 1.4.7 does: a word is known by its second letter, the last of several requests counts, `-x`
- * belongs to the dump before it, sub-commands may be cut short. An unknown option prints the help and exits 0.
+ * Reads a command line as conntrackd 1.4.7 does: a word is known by its second letter, the last of several requests
+ * counts, `-x` belongs to the dump before it, sub-commands may be cut short. An unknown option prints the help and
+ * exits 0.
  */
 export function parseOptions(argv: readonly string[]): ParsedOptions {
   const reader = new Reader(argv);

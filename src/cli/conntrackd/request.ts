@@ -11,8 +11,8 @@ export interface RequestConfig extends Pick<StatsSources, "link" | "expectations
 }
 
 /**
- * Asks the daemon what conntrackd's options ask, and prints what conntrackd prints. A commit and a resync with the kernel
- * are waited for; a bulk and a resync with the peers have begun. Throws like `request`.
+ * Asks the daemon what conntrackd's options ask, and prints what conntrackd prints. A commit and a resync with the
+ * kernel are waited for; a bulk and a resync with the peers have begun. Throws like `request`.
  */
 export async function sendRequest(
   request: ConntrackdRequest,

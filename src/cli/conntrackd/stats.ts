@@ -2,8 +2,9 @@ import type { StatsReport, StatusReport } from "../../control/protocol.js";
 import type { StatsPart } from "./options.js";
 
 /**
- * The texts of `conntrackd -s`, in its own printf forms, from the counters named in StatsReport; one that the daemon does not have
- * is 0. Headings are conntrackd's, whatever carries the messages: its resend queue is what the broker has yet to confirm.
+ * The texts of `conntrackd -s`, in its own printf forms, from the counters named in StatsReport; one that the daemon
+ * does not have is 0. Headings are conntrackd's, whatever carries the messages: its resend queue is what the broker
+ * has yet to confirm.
  */
 
 /** The dedicated link as the configuration names it. */
@@ -24,7 +25,9 @@ export interface StatsSources {
 /** Where the configuration names no interface, the broker is named. */
 export const BROKER_LINK: StatsLink = { protocol: "UDP", device: "nats" };
 
-/** What the publisher holds unconfirmed at the most, and conntrackd's sizes of the queues that conntrail does not need. */
+/**
+ * What the publisher holds unconfirmed at the most, and conntrackd's sizes of the queues that conntrail does not need.
+ */
 const RESEND_QUEUE_MAX = 16_384;
 const TX_QUEUE_MAX = 2_147_483_647;
 const ERROR_QUEUE_MAX = 128;

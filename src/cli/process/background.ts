@@ -2,15 +2,18 @@ import { spawn } from "node:child_process";
 import { resolve } from "node:path";
 import { ConntrailError } from "../../errors.js";
 
-/** A store that is read through at the start may take as long as systemd is told to wait (deploy/conntrail.service). */
+/**
+ * A store that is read through at the start may take as long as systemd is told to wait (deploy/conntrail.service).
+ */
 const START_MS_MAX = 60_000;
 
 /** What the daemon tells the process that started it with `-d`. */
 type Report = { readonly ready: true } | { readonly failed: string };
 
 /**
- * Starts this program once more as a daemon: detached, in a session of its own, in /, without the terminal. Resolves when it is
- * ready. Throws ConntrailError CONTROL with its reason when it ends before, TIMEOUT when it is not ready in time and was ended.
+ * Starts this program once more as a daemon: detached, in a session of its own, in /, without the terminal. Resolves
+ * when it is ready. Throws ConntrailError CONTROL with its reason when it ends before, TIMEOUT when it is not ready in
+ * time and was ended.
  */
 export async function runInBackground(configPath: string): Promise<void> {
   const [, program = ""] = process.argv;

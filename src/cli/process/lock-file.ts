@@ -27,9 +27,9 @@ const PID_BYTES_MAX = 11;
 const EXISTING = constants.O_RDWR | constants.O_NOFOLLOW;
 
 /**
- * Takes the lock file at `path`: it holds this process's id, and a flock that dies with the process. Throws ConntrailError
- * ALREADY_RUNNING when it exists, but for one that a daemon of ours left which is gone: that holds a pid and no flock. PERMISSION
- * or CONTROL when it cannot be made.
+ * Takes the lock file at `path`: it holds this process's id, and a flock that dies with the process. Throws
+ * ConntrailError ALREADY_RUNNING when it exists, but for one that a daemon of ours left which is gone: that holds a
+ * pid and no flock. PERMISSION or CONTROL when it cannot be made.
  */
 export function takeLock(path: string): LockFile {
   const created = open(path, CREATE);

@@ -4,7 +4,10 @@ import { ConntrailError, errorText } from "../../errors.js";
 /** Readable by root alone, as conntrackd makes it: it names hosts. */
 const MODE = 0o600;
 
-/** A log file that each line is appended to at once. What cannot be written (a full disk) is counted, and said when there is room again. */
+/**
+ * A log file that each line is appended to at once. What cannot be written (a full disk) is counted, and said when
+ * there is room again.
+ */
 export class LogFile {
   readonly #path: string;
   #fd: number;
@@ -30,7 +33,10 @@ export class LogFile {
     }
   }
 
-  /** Goes on in a new file of the name, after logrotate has moved the old one. Throws as the constructor; the old one is kept then. */
+  /**
+   * Goes on in a new file of the name, after logrotate has moved the old one. Throws as the constructor; the old one
+   * is kept then.
+   */
   reopen(): void {
     const fd = openLog(this.#path);
     closeSync(this.#fd);

@@ -14,9 +14,9 @@ export interface DaemonLog {
 }
 
 /**
- * The log as configured: JSON lines to a file, lines for people to syslog, or to standard output, which gets JSON lines too unless a
- * person watches. Written at once: what is logged before a crash is there after it. Throws ConntrailError CONFIG for a log
- * file that cannot be written.
+ * The log as configured: JSON lines to a file, lines for people to syslog, or to standard output, which gets JSON
+ * lines too unless a person watches. Written at once: what is logged before a crash is there after it. Throws
+ * ConntrailError CONFIG for a log file that cannot be written.
  */
 export function openLog(config: Config): DaemonLog {
   const options = { level: config.logLevel, base: { node: config.node } };

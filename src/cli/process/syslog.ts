@@ -28,8 +28,8 @@ const LOG_INFO = 6;
 const LOG_DEBUG = 7;
 
 /**
- * The log for syslog, as the C library would write it. Nothing waits for the syslog daemon: a line that it does not take is
- * counted, and said with the next that it takes.
+ * The log for syslog, as the C library would write it. Nothing waits for the syslog daemon: a line that it does not
+ * take is counted, and said with the next that it takes.
  */
 export class Syslog {
   readonly #facility: number;

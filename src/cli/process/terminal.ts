@@ -71,7 +71,10 @@ export class Terminal {
     return this.#stderr.isTTY === true;
   }
 
-  /** Progress in one line that the next one writes over; "" takes it away. Nothing when standard error is not a terminal. */
+  /**
+   * Progress in one line that the next one writes over; "" takes it away. Nothing when standard error is not a
+   * terminal.
+   */
   progressLine(text: string): void {
     if (this.watched) this.#stderr.write(`\r\u001b[K${text}`);
   }

@@ -1,13 +1,13 @@
 import { isIPv6 } from "node:net";
 import type { TlsFiles } from "../connection.js";
 
-/** What the generated configuration of an embedded broker depends on. */
+/** The input of the generated configuration of an embedded broker. */
 export interface BrokerConfigOptions {
   node: string;
   listen: { host: string; port: number };
   /** Holds the streams and the generated configuration. */
   storeDir: string;
-  /** Upper limit of all streams on this broker together, in bytes. A stream's max_bytes must fit in. */
+  /** Limit for all streams of this broker together. Each stream's max_bytes must fit into it. */
   storeBytesMax: number;
   tls?: TlsFiles;
 }
@@ -15,13 +15,13 @@ export interface BrokerConfigOptions {
 /** A version of nats-server, comparable part by part. */
 export type BrokerVersion = readonly [major: number, minor: number, patch: number];
 
-/** The oldest nats-server that conntrail works on. */
+/** The oldest nats-server that conntrail works with. */
 export const BROKER_VERSION_MIN: BrokerVersion = [2, 9, 10];
 
 /** Largest message the broker takes. Batches stay below 64 KiB and snapshot chunks below 512 KiB. */
 export const MAX_PAYLOAD_BYTES = 2 * 1024 * 1024;
 
-/** The version in what `nats-server --version` prints, or null. */
+/** The version in the output of `nats-server --version`, or null. */
 export function parseBrokerVersion(text: string): BrokerVersion | null {
   const match = /v(\d+)\.(\d+)\.(\d+)/.exec(text);
   return match === null ? null : [Number(match[1]), Number(match[2]), Number(match[3])];
@@ -40,14 +40,17 @@ export function hostPort(host: string, port: number): string {
   return isIPv6(host) ? `[${host}]:${port}` : `${host}:${port}`;
 }
 
-/** Where the daemon itself reaches a broker with this listen address: a wildcard is reached through loopback. */
+/** The address at which the daemon itself reaches a broker that listens on `listen`: loopback for a wildcard. */
 export function brokerClientAddress(listen: { host: string; port: number }): string {
   if (listen.host === "0.0.0.0") return hostPort("127.0.0.1", listen.port);
   if (listen.host === "::") return hostPort("::1", listen.port);
   return hostPort(listen.host, listen.port);
 }
 
-/** The nats-server configuration of an embedded broker. nats.conf at the top of the sources says the same by hand. */
+/**
+ * The nats-server configuration of an embedded broker. nats.conf in the top directory is its counterpart for an
+ * external one.
+ */
 export function brokerConfig(options: BrokerConfigOptions, version: BrokerVersion): string {
   const { node, listen, storeDir, storeBytesMax, tls } = options;
   const syncInterval = versionAtLeast(version, [2, 10, 0]) ? "\n  sync_interval: 5s" : "";
@@ -83,7 +86,7 @@ jetstream {
 ${tlsBlock}`;
 }
 
-/** A string of the configuration language: double quotes, with JSON's escapes for what it must not see bare. */
+/** A string of the configuration language: in double quotes, with JSON's escapes. */
 function quote(text: string): string {
   return JSON.stringify(text);
 }

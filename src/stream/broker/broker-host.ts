@@ -17,7 +17,7 @@ import {
   versionAtLeast,
 } from "./broker-config.js";
 
-/** The broker's child carries its daemon's process id in this variable: see `stopLeftovers`. */
+/** Environment variable of the broker with its daemon's process id: see `stopLeftovers`. */
 export const DAEMON_PID_VARIABLE = "CONNTRAIL_DAEMON_PID";
 
 /** Debian installs nats-server to /usr/sbin, which is not in the PATH of users. */
@@ -26,7 +26,7 @@ const LEFTOVER_TERM_MS = 3000;
 const LEFTOVER_KILL_MS = 3000;
 const POLL_MS = 10;
 
-/** Where programs are looked for: the PATH, then the places of Debian and of hand-made installations. */
+/** Where programs are searched: in the PATH, then in the usual directories. */
 export function programDirectories(): readonly string[] {
   return [...(process.env.PATH ?? "").split(delimiter).filter((path) => path !== ""), ...MORE_DIRECTORIES];
 }
@@ -62,7 +62,10 @@ export async function findBroker(directories: readonly string[]): Promise<{ file
   return { file, version };
 }
 
-/** Makes the store directory, proves that it can be written and puts the configuration there. @throws ConntrailError STORE */
+/**
+ * Creates the store directory, checks that it is writable and writes the configuration there. @throws ConntrailError
+ * STORE
+ */
 export async function prepareStore(options: BrokerConfigOptions, version: BrokerVersion): Promise<string> {
   const { storeDir } = options;
   const path = join(storeDir, "nats.conf");
@@ -80,7 +83,7 @@ export async function prepareStore(options: BrokerConfigOptions, version: Broker
   return path;
 }
 
-/** Names of the streams in an embedded broker's store, as nats-server lays it out; none where there is no store yet. */
+/** Names of the streams in an embedded broker's store, in nats-server's layout; none when there is no store yet. */
 export async function storedStreams(storeDir: string): Promise<string[]> {
   try {
     return await readdir(join(storeDir, "jetstream", "$G", "streams"));
@@ -89,7 +92,7 @@ export async function storedStreams(storeDir: string): Promise<string[]> {
   }
 }
 
-/** Proves that the address can be listened on. @throws ConntrailError PORT_TAKEN, BROKER */
+/** Checks that the address can be listened on. @throws ConntrailError PORT_TAKEN, BROKER */
 export async function checkListen({ host, port }: { host: string; port: number }): Promise<void> {
   const server = createServer();
   const failure = await new Promise<NodeJS.ErrnoException | null>((resolve) => {
@@ -113,9 +116,10 @@ export async function checkListen({ host, port }: { host: string; port: number }
 }
 
 /**
- * Stops brokers that a killed daemon left behind: processes whose command line is nats-server with this very
- * configuration file. Without setpriv nothing else ends them.
- * @throws ConntrailError ALREADY_RUNNING when the daemon that started it is still its parent, BROKER when it does not end
+ * Stops brokers that a killed daemon left behind: nats-server processes with this very configuration file. Without
+ * setpriv nothing else ends them.
+ * @throws ConntrailError ALREADY_RUNNING when the daemon that started it is still its parent, BROKER when it does not
+ * end
  */
 export async function stopLeftovers(configPath: string, log: Logger): Promise<void> {
   for (const pid of await brokersWith(configPath)) {
@@ -135,21 +139,23 @@ export async function stopLeftovers(configPath: string, log: Logger): Promise<vo
 }
 
 /**
- * Sets how late the timers of all threads of a process may come, PR_SET_TIMERSLACK of prctl(2); the threads that it starts later
- * inherit it. Needs CAP_SYS_NICE. False when some thread could not be set.
+ * Sets how late the timers of all threads of a process may fire (PR_SET_TIMERSLACK of prctl(2)). Threads that it
+ * starts later inherit that. Needs CAP_SYS_NICE. False when a thread could not be set.
  */
 export async function setTimerSlack(pid: number, nanoseconds: number): Promise<boolean> {
   const threads = await readdir(`/proc/${pid}/task`).catch(() => []);
-  // A thread has this file under its own number only, not in its process's list of threads.
+  // This file exists under the thread's own number only, not in its process's list of threads.
   const set = threads.map((thread) => succeeds(writeFile(`/proc/${thread}/timerslack_ns`, String(nanoseconds))));
   return threads.length > 0 && (await Promise.all(set)).every(Boolean);
 }
 
-/** Level and text of a line that nats-server logs: `[pid] [INF] text`, with the time before the level if that is on. */
+/**
+ * Level and text of a line that nats-server logs: `[pid] [INF] text`, with the time before the level if that is on.
+ */
 export function parseLogLine(line: string): { level: "debug" | "warn" | "error"; text: string } {
   const match = /^\[\d+\] (?:[\d/:. ]+)?\[(\w{3})\] (.*)$/.exec(line);
   if (match === null) {
-    // What ends it before it logs has no prefix: `nats-server: <configuration error>`.
+    // An error before it begins to log has no prefix: `nats-server: <configuration error>`.
     return { level: line.startsWith("nats-server:") ? "error" : "debug", text: line };
   }
   const [, level, text = ""] = match;
@@ -159,7 +165,7 @@ export function parseLogLine(line: string): { level: "debug" | "warn" | "error";
 
 async function brokersWith(configPath: string): Promise<number[]> {
   const entries = (await readdir("/proc")).filter((entry) => /^\d+$/.test(entry));
-  // Side by side: one by one, a thousand processes hold up a start for half a second.
+  // Side by side: one by one, a thousand processes would delay a start by half a second.
   const found = await Promise.all(entries.map((entry) => isBrokerWith(entry, configPath)));
   return entries.filter((_, index) => found[index]).map(Number);
 }
@@ -173,13 +179,13 @@ async function isBrokerWith(pid: string, configPath: string): Promise<boolean> {
   return seesSameDirectory(pid, dirname(configPath));
 }
 
-/** The processes of containers show as well, and the directory of that name is another one there. */
+/** Processes of containers show up too, and for them the directory of that name is another one. */
 async function seesSameDirectory(pid: string, path: string): Promise<boolean> {
   const seen = await Promise.all([stat(`/proc/${pid}/root${path}`), stat(path)]).catch(() => null);
   return seen !== null && seen[0].dev === seen[1].dev && seen[0].ino === seen[1].ino;
 }
 
-/** An orphan has another parent by now than the daemon that its environment names. */
+/** Null for an orphan: its parent is no longer the daemon that its environment names. */
 async function livingDaemonOf(pid: number): Promise<number | null> {
   const environment = await readFile(`/proc/${pid}/environ`, "utf8").catch(() => "");
   const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "");

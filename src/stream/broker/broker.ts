@@ -20,49 +20,50 @@ import {
   stopLeftovers,
 } from "./broker-host.js";
 
-/** What an embedded broker needs: its configuration, a logger, and bounds that tests may change. */
+/** What an embedded broker needs: its configuration, a logger, and bounds. */
 export interface EmbeddedBrokerOptions extends BrokerConfigOptions {
   log: Logger;
-  /** Where nats-server and setpriv are looked for; by default the PATH and Debian's directories. */
+  /** Where nats-server and setpriv are searched; by default in the PATH and the usual directories. */
   programDirectories?: readonly string[];
-  /** How long the first start may take. A large store is read through before the broker answers. */
+  /** How long the first start may take. The broker reads through a large store before it answers. */
   startTimeoutMs?: number;
   /** How long `stop` waits for a clean exit before SIGKILL. */
   stopTimeoutMs?: number;
   /**
-   * How late the server's timers may come; by default the kernel's 50 µs. The Go runtime's monitor sleeps for 20 µs at a time while
-   * there is work, and the server leaves a timer behind for each message that it delivers: then each of these is a wake-up of its own.
+   * How late the server's timers may fire; by default the kernel's 50 µs. While there is work, the Go runtime's
+   * monitor sleeps for 20 µs at a time, and the server leaves a timer behind for each message that it delivers: each
+   * would be a wake-up of its own.
    */
   timerSlackMs?: number;
   /** Called at each change. Must not throw. */
   onStateChange?: (state: BrokerState) => void;
 }
 
-/** `waiting`: it has ended by itself and will be started again in a moment. */
+/** `waiting`: it has ended by itself and will be restarted shortly. */
 export type BrokerState = "stopped" | "starting" | "running" | "waiting" | "stopping";
 
 const RESTART_MS_MIN = 100;
 const RESTART_MS_MAX = 5000;
-/** A broker that ran this long is started again without a long wait. */
+/** After a run of this length the first restart comes soon again. */
 const STABLE_MS = 10_000;
 const LOG_LINE_MAX = 8192;
 const READY_TIMEOUT_MS = 500;
 const READY_PAUSE_MS = 20;
-/** A broker with a small store listens after some 50 ms, and everything waits for it. */
+/** A broker with a small store listens after some 50 ms, and the whole start waits for it. */
 const START_RETRY_MS = 10;
-/** How often JetStream is asked whether it is there, and how often in a row it may stay silent. */
+/** How often JetStream is probed, and how many probes in a row may fail. */
 const WATCH_INTERVAL_MS = 2000;
 const WATCH_TIMEOUT_MS = 2000;
 const WATCH_FAILURES_MAX = 3;
 
 /**
- * A nats-server of the daemon's own: a child process, supervised, that does not outlive the daemon.
- * It is configured by `<storeDir>/nats.conf`, written at each start, and keeps its streams in `<storeDir>/jetstream`.
+ * The daemon's own nats-server: a supervised child process that does not outlive the daemon. Its configuration is
+ * `<storeDir>/nats.conf`, written at each start; its streams are in `<storeDir>/jetstream`.
  */
 export class EmbeddedBroker {
-  /** How often it was started again after it had ended by itself. */
+  /** How often it was restarted after it had ended by itself. */
   restarts = 0;
-  /** Lines it logged as warning or error. */
+  /** Warnings and errors that it logged. */
   warnings = 0;
   readonly #options: EmbeddedBrokerOptions;
   readonly #log: Logger;
@@ -88,14 +89,15 @@ export class EmbeddedBroker {
     return this.#child?.pid ?? null;
   }
 
-  /** What a client on this machine connects to, `host:port`. */
+  /** The address for clients on this machine, `host:port`. */
   get address(): string {
     return brokerClientAddress(this.#options.listen);
   }
 
   /**
-   * Resolves when JetStream answers. Once only; after a failure no child is left.
-   * @throws ConntrailError BROKER_MISSING, PORT_TAKEN, STORE, ALREADY_RUNNING, or BROKER (too old, no such address, does not start)
+   * Resolves when JetStream answers. Can be called once; after a failure no child is left.
+   * @throws ConntrailError BROKER_MISSING, PORT_TAKEN, STORE, ALREADY_RUNNING, or BROKER (too old, no such address,
+   * does not start)
    */
   async start(): Promise<void> {
     if (this.#command.length > 0 || this.#stop.signal.aborted) throw new Error("a broker is started once");
@@ -105,7 +107,7 @@ export class EmbeddedBroker {
     await stopLeftovers(configPath, this.#log);
     await prepareStore(this.#options, version);
     await checkListen(this.#options.listen);
-    // The kernel kills the broker when the thread that started it ends, also by SIGKILL: so this must be the main thread.
+    // The kernel kills the broker when the thread that started it ends, even by SIGKILL: this must be the main thread.
     const setpriv = await findProgram("setpriv", directories);
     const bond = setpriv === null ? [] : [setpriv, "--pdeathsig", "KILL"];
     this.#command = [...bond, file, "-c", configPath];
@@ -128,7 +130,10 @@ export class EmbeddedBroker {
     });
   }
 
-  /** SIGTERM, SIGKILL after the bound; returns when the child is gone. May be called in any state and again. */
+  /**
+   * Ends the child by SIGTERM, after a bound by SIGKILL; returns when it is gone. May be called in any state,
+   * repeatedly.
+   */
   async stop(): Promise<void> {
     this.#stop.abort();
     if (this.#child !== null) this.#set("stopping");
@@ -153,14 +158,15 @@ export class EmbeddedBroker {
       startedMs = performance.now();
       this.#set("starting");
       this.#spawn();
-      // While it lives it may be reading a large store: only its exit ends this wait.
+      // It may be reading a large store: only its exit ends this wait.
       if (await this.#answers(Number.POSITIVE_INFINITY)) await this.#running();
     }
   }
 
   /**
-   * Returns when the child has ended. One that answers at its door while JetStream does not (a full disk switches that off for
-   * good) is ended, to be started again; one that does not answer at all may be frozen, and is left alone.
+   * Returns when the child has ended. If it accepts connections but JetStream does not answer (a full disk disables it
+   * for good), the child is killed and will be restarted. A child that does not answer at all may be frozen, and is
+   * left alone.
    */
   async #lives(): Promise<void> {
     const ended = new AbortController();
@@ -227,7 +233,7 @@ export class EmbeddedBroker {
     if (!this.#stop.signal.aborted) this.#set("running");
   }
 
-  /** True when JetStream answers; false when the child ended first, the time is over or we are stopping. */
+  /** True when JetStream answers; false when the child ends first, after `timeoutMs`, and when stopping. */
   async #answers(timeoutMs: number): Promise<boolean> {
     let ended = false;
     const end = this.#exited.then(() => {

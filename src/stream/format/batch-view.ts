@@ -1,6 +1,6 @@
 /**
- * Messages opened for readers that want little of them: the envelope first, then section by section and column by column. A
- * batch that cannot concern the reader is passed over without a row of it being unpacked. BatchDecoder takes all at once.
+ * Opens messages for readers that need little of them: the envelope first, then section by section and column by
+ * column. A batch without relevant rows is skipped unpacked. BatchDecoder unpacks everything at once.
  */
 import type { Packr } from "msgpackr";
 import type { RareAttributes } from "../../flow/record.js";
@@ -10,7 +10,7 @@ import { createPackr, envelopeOf, type MessageParts, type OpenedMessage, unpackM
 import { PackedOpener, PackedPart } from "./packed-message.js";
 import { unpackRare } from "./rare.js";
 
-/** Opens messages; gives null for one that is damaged, of another version, or not ours. Never throws. */
+/** Opens messages; null for one that is damaged, of another version, or not ours. Never throws. */
 export function createMessageOpener(): (payload: Uint8Array) => OpenedMessage | null {
   const packed = new PackedOpener();
   const packr: Packr = createPackr();
@@ -28,11 +28,11 @@ function openUnpacked(packr: Packr, payload: Uint8Array): OpenedMessage | null {
 
 const NODE_NAMES_MAX = 256;
 
-/** A message of kind `ev` or `snap`. Its sections are scratch: they hold until the next `load`. */
+/** A message of kind `ev` or `snap`. Its sections are reused: they are valid until the next `load`. */
 export class BatchView {
-  /** Rows of all sections together. */
+  /** Number of rows in all sections. */
   rows = 0;
-  /** Snapshot chunks: the flow ids stated whole. */
+  /** Snapshot chunks: the flow ids that it lists completely. */
   range: SlotRange | null = null;
   /** A section of the message could not be opened. */
   damaged = false;
@@ -45,7 +45,7 @@ export class BatchView {
   #parts: MessageParts = {};
   #rare: Map<number, unknown> | null = null;
 
-  /** False when the message is malformed as far as can be seen without opening its sections. */
+  /** False when the message is malformed, as far as that shows without opening its sections. */
   load(message: OpenedMessage): boolean {
     const { parts } = message;
     this.#parts = parts;
@@ -62,27 +62,27 @@ export class BatchView {
     return true;
   }
 
-  /** New rows of a family (0: IPv4, 1: IPv6), opened; null when there are none, or they are malformed. */
+  /** The new rows of a family (0: IPv4, 1: IPv6), opened; null when there are none or they are malformed. */
   newRows(family: 0 | 1): NewSection | null {
     return family === 0 ? this.#open(this.#new4, this.#parts.n4) : this.#open(this.#new6, this.#parts.n6);
   }
 
-  /** Update rows, opened; null when there are none, or they are malformed. */
+  /** The update rows, opened; null when there are none or they are malformed. */
   updates(): UpdateSection | null {
     return this.#open(this.#updates, this.#parts.u);
   }
 
-  /** Destroy rows, opened; null when there are none, or they are malformed. */
+  /** The destroy rows, opened; null when there are none or they are malformed. */
   destroys(): DestroySection | null {
     return this.#open(this.#destroys, this.#parts.d);
   }
 
-  /** Moved rows, opened; null when there are none, or they are malformed. */
+  /** The moved rows, opened; null when there are none or they are malformed. */
   moved(): MovedSection | null {
     return this.#open(this.#moved, this.#parts.mv);
   }
 
-  /** The name that a moved row's owner column stands for; null when the message does not say. */
+  /** The node with this index in the owner column of moved rows; null when the message does not name it. */
   movedTo(index: number): string | null {
     const names = this.#unpacked(this.#parts.mo);
     if (!Array.isArray(names) || names.length > NODE_NAMES_MAX) return null;
@@ -106,7 +106,7 @@ export class BatchView {
     return rows >= 0;
   }
 
-  /** PackedOpener has seen that it can be unpacked. */
+  /** PackedOpener has checked that it can be unpacked. */
   #unpacked(part: unknown): unknown {
     return part instanceof PackedPart ? this.#packr.unpack(part.payload.subarray(part.at, part.end)) : part;
   }

@@ -1,13 +1,13 @@
 /**
- * The batch codec: flow records to columns and back. Pure. FORMAT.md holds the bytes.
+ * The batch codec: packs flow records as columns, and unpacks them. FORMAT.md has the bytes.
  *
  *   { v, o, e, n, h, w,                    envelope
- *     k: "ev" | "snap",  a, b,             snap: the slots [a, b) that this chunk states whole
+ *     k: "ev" | "snap",  a, b,             snap: the slots [a, b) that this chunk lists completely
  *     n4, n6: new rows by family,          applied in the order new, update, destroy
  *     u: update rows, d: destroy rows,
  *     mv: rows of flows that moved, mo: the names of the nodes that they moved to,
  *     r: [[section, row, attributes], …]   rare attributes of new (0: n4, 1: n6) and update (2) rows
- *     x: [expectation, …] }                expectations that are there or have ended (expectation.ts)
+ *     x: [expectation, …] }                expectations that exist or have ended (expectation.ts)
  */
 import type { Packr } from "msgpackr";
 import type { Expectation } from "../../flow/expectation.js";
@@ -62,18 +62,18 @@ import {
 } from "./expectation.js";
 import { packRare, type RareRow, unpackRare } from "./rare.js";
 
-/** Rare attributes are large: so many of them make a batch full. */
+/** Rare attributes are large: this many make a batch full. */
 const RARE_ROWS_MAX = 512;
 const NODE_NAMES_MAX = 256;
 const HAS_BASE = HAS_STATUS | HAS_TIMEOUT | HAS_MARK;
 
-/** The slots [from, to) that a snapshot chunk states whole. */
+/** The slots [from, to) that a snapshot chunk lists completely. */
 export interface SlotRange {
   readonly from: number;
   readonly to: number;
 }
 
-/** Gathers rows and packs them to one message. Holds at most BATCH_ROWS_MAX rows a section; `full` says when to send. */
+/** Gathers rows and packs them into one message, at most BATCH_ROWS_MAX rows per section; `full` says when to send. */
 export class BatchEncoder {
   readonly #packr: Packr = createPackr();
   readonly #new4 = new NewSection(1);
@@ -85,7 +85,7 @@ export class BatchEncoder {
   #rare: RareRow[] = [];
   #expectations: Record<string, unknown>[] = [];
 
-  /** Rows in it, expectations not counted. */
+  /** Number of rows, without expectations. */
   get rows(): number {
     return this.#new4.rows + this.#new6.rows + this.#updates.rows + this.#destroys.rows + this.#moved.rows;
   }
@@ -94,15 +94,15 @@ export class BatchEncoder {
     return this.rows >= BATCH_ROWS_MAX || this.#rare.length >= RARE_ROWS_MAX;
   }
 
-  /** Expectations in it, BATCH_EXPECTATIONS_MAX at the most. */
+  /** Number of expectations, BATCH_EXPECTATIONS_MAX at most. */
   get expectations(): number {
     return this.#expectations.length;
   }
 
   /**
-   * Adds a flow with its tuples. `stated` says that nothing new happened to it (snapshots, a claim told again): then the
-   * row carries the stamp of the claim, and when the flow was first seen. `birth`: stamp of the first claim that any node made
-   * to the connection; 0 when this row is that.
+   * Adds a flow with its tuples. `stated` means that nothing new happened to it (a snapshot, a claim that is published
+   * again): the row then has the stamp of that claim, and the time when the flow was first seen. `birth`: stamp of the
+   * first claim that any node made to the connection; 0 when this row is that claim.
    */
   addNew(
     flowId: number,
@@ -138,7 +138,7 @@ export class BatchEncoder {
     if (rare !== null) this.#rare.push([isV6 ? 1 : 0, row, packRare(rare)]);
   }
 
-  /** Adds the changeable state of a flow that readers know. */
+  /** Adds the changeable state of a flow that readers already know. */
   addUpdate(flowId: number, words: Uint32Array, base: number, rare: RareAttributes | null): void {
     const row = this.#updates.rows++;
     this.#updates.flowId[row] = flowId;
@@ -163,7 +163,7 @@ export class BatchEncoder {
     section.stopMicros[row] = timed ? end.timesMicros[1]! : 0;
   }
 
-  /** Adds a flow that `owner` carries now, by a claim of that stamp. */
+  /** Adds a flow that `owner` carries now, by the claim with this stamp. */
   addMoved(flowId: number, owner: string, stamp: number): void {
     const row = this.#moved.rows++;
     let index = this.#movedTo.indexOf(owner);
@@ -174,8 +174,8 @@ export class BatchEncoder {
   }
 
   /**
-   * Adds an expectation with the time that is left of it, and when it was first seen (seconds since 1970). `stamp`: of a claim
-   * that is told once more, null when the message's own is the claim's.
+   * Adds an expectation with its remaining time, and when it was first seen (seconds since 1970). `stamp`: of a claim
+   * that is published again; null for a claim of this message.
    */
   addExpectation(expectation: Expectation, leftSeconds: number, createdSeconds: number, stamp: number | null): void {
     this.#expectations.push(packExpectation(expectation, leftSeconds, createdSeconds, stamp));
@@ -186,7 +186,7 @@ export class BatchEncoder {
     this.#expectations.push(packExpectationEnd(expectation));
   }
 
-  /** Packs what was added, as events or, with a range, as a snapshot chunk; the encoder is empty afterwards. */
+  /** Packs the rows as events or, with a range, as a snapshot chunk, and empties the encoder. */
   encode(envelope: Envelope, range: SlotRange | null): Uint8Array {
     const map = envelopeFields(envelope);
     map.k = range === null ? "ev" : "snap";
@@ -231,7 +231,7 @@ function writeState(state: StateColumns, row: number, words: Uint32Array, base: 
   state.windowScale[row] = ((info >>> 8) & 0xf) | (((info >>> 16) & 0xf) << 4);
   state.mark[row] = words[base + W_MARK]!;
   if (protocol === IPPROTO_TCP) {
-    // The masks are meaningful in requests only: the kernel's own messages carry the flags.
+    // Masks matter in requests only: the kernel's own messages have just the flags.
     state.tcpFlags[row] = (infoB & 0xff) | ((infoB >>> 8) & 0xff00);
     state.protocolB[row] = 0;
     state.protocolC[row] = 0;
@@ -258,12 +258,12 @@ function readState(state: StateColumns, row: number, words: Uint32Array, base: n
   }
 }
 
-/** True for entries with a CTA_PROTOINFO: of TCP and SCTP, and of DCCP where the kernel tracks it and so knows a state. */
+/** True for entries with a CTA_PROTOINFO: TCP, SCTP, and DCCP if the kernel tracks it and so has a state. */
 function hasProtocolInfo(protocol: number, state: number): boolean {
   return protocol === IPPROTO_TCP || protocol === IPPROTO_SCTP || (protocol === IPPROTO_DCCP && state !== 0);
 }
 
-/** A message of kind `ev` or `snap`, decoded. Its sections are scratch: they hold until the next `decode`. */
+/** Unpacks messages of kind `ev` and `snap`. Its sections are reused: they are valid until the next `decode`. */
 export class BatchDecoder {
   readonly #packr: Packr = createPackr();
   readonly new4 = new NewSection(1);
@@ -273,14 +273,14 @@ export class BatchDecoder {
   readonly moved = new MovedSection();
   /** Names of the nodes that the moved rows index. */
   movedTo: readonly string[] = [];
-  /** Expectations that are there or have ended, in the order of the message. */
+  /** Expectations that exist or have ended, in the order of the message. */
   expectations: readonly StreamExpectation[] = [];
-  /** Snapshot chunks: the slots stated whole. */
+  /** Snapshot chunks: the slots that it lists completely. */
   range: SlotRange | null = null;
   /** Rare attributes by section (0: new4, 1: new6, 2: updates) and row. */
   readonly rare = [rareRows(), rareRows(), rareRows()] as const;
 
-  /** Takes a payload apart; its envelope, or null when it is malformed in any way. Never throws. */
+  /** Unpacks a payload; returns its envelope, or null when anything is malformed. Never throws. */
   decode(payload: Uint8Array): Envelope | null {
     this.#clear();
     const map = unpackMessage(this.#packr, payload);
@@ -396,7 +396,7 @@ export function readNewRow(section: NewSection, row: number, words: Uint32Array)
   readState(section.state, row, words, 0);
 }
 
-/** Writes the changeable state of update row `row` into the record at `base`, whose tuples are there already. */
+/** Writes the changeable state of update row `row` into the record at `base`, which has its tuples already. */
 export function readUpdateRow(section: UpdateSection, row: number, words: Uint32Array, base: number): void {
   readState(section.state, row, words, base);
 }

@@ -1,16 +1,15 @@
 /**
- * Columns of the sections of a batch. A class here is both the encoder's scratch and the decoder's target:
- * arrays for BATCH_ROWS_MAX rows, allocated once. On the wire a column is the little-endian bytes of its rows;
- * a column of zeros is left out.
+ * The columns of a batch's sections. Each class serves the encoder and the decoder: arrays for BATCH_ROWS_MAX rows,
+ * allocated once. On the wire a column is the little-endian bytes of its rows; a column of zeros is left out.
  */
 import { codeOf, PackedPart, PackedReader } from "./packed-message.js";
 
-/** Rows of a section at the most. */
+/** Most rows of a section. */
 export const BATCH_ROWS_MAX = 2048;
 
 type Column = Uint8Array | Uint16Array | Uint32Array | Float64Array;
 
-/** One column: its key on the wire, its rows, and how many elements make a row. */
+/** One column: its key on the wire, its rows, and the elements per row. */
 export interface ColumnSpec {
   readonly key: string;
   readonly values: Column;
@@ -29,20 +28,23 @@ function column(key: string, values: Column, perRow = 1): ColumnSpec {
 
 const KEY_N = codeOf("n");
 
-/** From so many bytes on, a call of the engine that copies them all is dearer to begin and still cheaper. */
+/** From this size on, one bulk copy is cheaper than a loop, although the call costs more. */
 const COPY_BYTES_MIN = 256;
 
-/** A group of columns of equal length. */
+/** A section: columns of equal length. */
 export abstract class Section {
   rows = 0;
   abstract readonly columns: readonly ColumnSpec[];
   readonly #reader = new PackedReader();
-  /** Where each column of an opened section lies, in what, and how long it is there; null: it was left out. */
+  /**
+   * For each column of an opened section, the bytes that hold it; null: it was left out. Then its offset, and its
+   * length.
+   */
   readonly #sources: (Uint8Array | null)[] = [];
   readonly #at: number[] = [];
   readonly #lengths: number[] = [];
 
-  /** The section as a map of binaries; columns without a bit set are left out. Views into the scratch: pack at once. */
+  /** The section as a map of binaries, without the columns of zeros. They are views of the arrays: pack at once. */
   encode(): Record<string, unknown> {
     const map: Record<string, unknown> = { n: this.rows };
     for (const { key, values, perRow, bytes, rowBytes } of this.columns) {
@@ -51,20 +53,20 @@ export abstract class Section {
     return map;
   }
 
-  /** Takes the section from an unpacked map. False when it is malformed; the section is then empty. */
+  /** Reads the section from an unpacked map. False when it is malformed; the section is then empty. */
   decode(map: unknown): boolean {
     this.rows = 0;
     if (map === undefined) return true;
     const sound = this.open(map);
     if (sound) this.takeAll();
-    // What was received may be large: it is not held until the next message.
+    // The payload may be large: do not hold it until the next message.
     this.#sources.fill(null);
     return sound;
   }
 
   /**
-   * Looks at the section of a message, unpacked or not, without taking its columns: `take` does that one by one, for readers that
-   * skip what cannot concern them. False when it is malformed; the section is then empty.
+   * Opens the section of a message, unpacked or not, without copying its columns: `take` does that one by one, for
+   * readers that skip irrelevant rows. False when it is malformed; the section is then empty.
    */
   open(section: unknown): boolean {
     this.rows = 0;
@@ -79,18 +81,18 @@ export abstract class Section {
     return true;
   }
 
-  /** Takes a column of an opened section into its array. False when it is one of zeros. */
+  /** Copies a column of an opened section into its array. False when it is all zeros. */
   take(key: string): boolean {
     for (let i = 0; i < this.columns.length; i++) if (this.columns[i]!.key === key) return this.#takeColumn(i);
     throw new RangeError(`no column ${key}`);
   }
 
-  /** Takes all columns of an opened section. */
+  /** Copies all columns of an opened section. */
   takeAll(): void {
     for (let i = 0; i < this.columns.length; i++) this.#takeColumn(i);
   }
 
-  /** False when a column is none. */
+  /** False when a column is not a binary. */
   #placeUnpacked(fields: Record<string, unknown>): boolean {
     for (let i = 0; i < this.columns.length; i++) {
       const bytes = fields[this.columns[i]!.key];
@@ -102,12 +104,12 @@ export abstract class Section {
     return true;
   }
 
-  /** PackedOpener has seen that all of it is binaries. */
+  /** PackedOpener has checked that all columns are binaries. */
   #placePacked({ payload, at }: PackedPart): void {
     for (let i = 0; i < this.columns.length; i++) this.#sources[i] = null;
     const reader = this.#reader;
     reader.begin(payload, at);
-    // They come in the order of `columns`, some left out.
+    // They come in the order of `columns`, without those left out.
     let next = 0;
     for (let left = reader.map(); left > 0; left--) {
       const code = reader.key();
@@ -147,7 +149,7 @@ export abstract class Section {
   }
 }
 
-/** Rows that the section of a message says it has; -1 when it is malformed. */
+/** The number of rows that a section declares; -1 when it is malformed. */
 export function rowsOf(section: unknown): number {
   if (typeof section !== "object" || section === null) return -1;
   const rows = section instanceof PackedPart ? section.rows : (section as Record<string, unknown>).n;
@@ -170,14 +172,14 @@ export class NewSection extends Section {
   readonly layer4 = new Uint32Array(BATCH_ROWS_MAX);
   readonly protocol = new Uint8Array(BATCH_ROWS_MAX);
   readonly zone = new Uint32Array(BATCH_ROWS_MAX);
-  /** Reply tuple XOR the mirror of the original one: all zero, and so left out, where nothing is translated. */
+  /** Reply tuple XOR the mirrored original one: zero, and so left out, where nothing is translated. */
   readonly replySource: Uint32Array;
   readonly replyDestination: Uint32Array;
   readonly replyLayer4 = new Uint32Array(BATCH_ROWS_MAX);
   readonly created = new Uint32Array(BATCH_ROWS_MAX);
-  /** Stamp of the node's claim to the flow, where it is not the message's own. */
+  /** Stamp of the node's claim to the flow; 0: the message's own. */
   readonly stamp = new Float64Array(BATCH_ROWS_MAX);
-  /** Stamp of the first claim that any node made to the connection; 0: this row is it. */
+  /** Stamp of the first claim that any node made to the connection; 0: it is this row. */
   readonly birth = new Float64Array(BATCH_ROWS_MAX);
   readonly state = new StateColumns();
   readonly columns: readonly ColumnSpec[];
@@ -240,7 +242,7 @@ export class UpdateSection extends Section {
   readonly columns: readonly ColumnSpec[] = [column("f", this.flowId), ...this.state.columns];
 }
 
-/** Ended flows, by flow id, with what the kernel counted and timed; 0 where it did neither. */
+/** Ended flows, by flow id, with the kernel's counters and times; 0 where it has none. */
 export class DestroySection extends Section {
   readonly flowId = new Uint32Array(BATCH_ROWS_MAX);
   readonly protocolState = new Uint8Array(BATCH_ROWS_MAX);
@@ -265,12 +267,12 @@ export class DestroySection extends Section {
   ];
 }
 
-/** In `measured` of a destroy row: its counters hold. */
+/** In `measured` of a destroy row: its counters are valid. */
 export const MEASURED_COUNTERS = 1;
-/** In `measured` of a destroy row: its times hold. */
+/** In `measured` of a destroy row: its times are valid. */
 export const MEASURED_TIMES = 2;
 
-/** Flows that another node carries now: this one gives them up without having seen them end. */
+/** Flows that another node carries now: this node gives them up without having seen their end. */
 export class MovedSection extends Section {
   readonly flowId = new Uint32Array(BATCH_ROWS_MAX);
   /** Stamp of the other node's claim. */

@@ -3,8 +3,8 @@ import { stampMs } from "../../flow/clock.js";
 import type { MessageKind } from "./subjects.js";
 
 /**
- * What every message of a stream begins with: a msgpack map with these keys (FORMAT.md has the bytes).
- * Readers trust (epoch, number), not stream sequences: a broker that lost its tail uses those again.
+ * The beginning of every message of a stream: a msgpack map with these keys (FORMAT.md has the bytes).
+ * Readers trust (epoch, number), not stream sequences, which a broker reuses after it has lost its tail.
  */
 export interface Envelope {
   /** Name of the node that wrote the message. */
@@ -19,7 +19,7 @@ export interface Envelope {
   wallMs: number;
 }
 
-/** What a batch holds beside its envelope, by the keys of FORMAT.md: unpacked by msgpackr, or a PackedPart. */
+/** The other keys of a batch, named as in FORMAT.md: unpacked by msgpackr, or a PackedPart. */
 export interface MessageParts {
   readonly n4?: unknown;
   readonly n6?: unknown;
@@ -32,7 +32,7 @@ export interface MessageParts {
   readonly b?: unknown;
 }
 
-/** A message as far as its envelope; `parts` lie in the payload. */
+/** A message of which only the envelope is read; `parts` lie in the payload. */
 export interface OpenedMessage {
   readonly kind: MessageKind;
   readonly envelope: Envelope;
@@ -43,15 +43,15 @@ export interface OpenedMessage {
 /** `v` of every message; readers refuse others. */
 export const FORMAT_VERSION = 1;
 
-/** Stamps beyond this (the year 2087) come from a broken clock; taking one over would use up the numbers for all. */
+/** Later stamps (beyond 2087) come from a broken clock; adopting one would leave no numbers for anybody. */
 const STAMP_MAX = Number.MAX_SAFE_INTEGER - 2 ** 48;
 
-/** Clocks that agree are never so far apart. */
+/** Clocks that agree are always closer. */
 const AHEAD_MS_MIN = 1000;
 
 /**
- * How far stamps are ahead of the writer's own clock, in milliseconds, because another node's clock is: 0 up to a second. Stamps
- * order the messages; taken away from a stamp's time, this gives the time by the writer's clock.
+ * How far the stamp is ahead of the writer's own clock because another node's clock is, in milliseconds; 0 up to a
+ * second. The stamp's time less this is the time by the writer's clock.
  */
 export function aheadMs({ stamp, wallMs }: Envelope): number {
   const ahead = stampMs(stamp) - wallMs;
@@ -88,7 +88,7 @@ export function unpackMessage(packr: Packr, payload: Uint8Array): Record<string,
   return map.v === FORMAT_VERSION ? map : null;
 }
 
-/** Reads the envelope out of an unpacked map; null when a field is missing or of the wrong type. */
+/** The envelope of an unpacked map; null when a field is missing or of the wrong type. */
 export function envelopeOf(map: Record<string, unknown>): Envelope | null {
   const { o, e, n, h, w } = map;
   if (typeof o !== "string" || !isCount(e) || !isCount(n) || !isCount(h) || !isCount(w)) return null;

@@ -1,32 +1,33 @@
 /**
- * Expectations in batches and snapshot chunks: the list `x` of msgpack maps (FORMAT.md). They are few, so there are no columns.
+ * Expectations in batches and snapshot chunks: the list `x` of msgpack maps (FORMAT.md). They are few, so they need no
+ * columns.
  *
  *   d: 1 when it has ended      p: family << 8 | protocol    z: zone?
  *   t, k: tuple and mask        [source…, destination…, layer 4], an address being 1 word (IPv4) or 4
  *   m: master                   [protocol, source…, destination…, layer 4]
  *   n: CTA_EXPECT_NAT?          [direction, protocol, source…, destination…, layer 4]
- *   h: stamp of a claim that is told once more?
+ *   h: stamp of a claim that is published again?
  *   s: seconds left   c: created, seconds since 1970   g: flags?   y: class?   helper?   fn: function?
  */
 import { EXPECT_FN_MAX, type Expectation, HELPER_NAME_MAX, setExpectationZone } from "../../flow/expectation.js";
 import { AF_INET, AF_INET6, RECORD_WORDS, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../../flow/record.js";
 import { familyOf, protocolOf, protoWord, zoneReplyOf } from "../../flow/record-fields.js";
 
-/** Expectations of a message at the most. */
+/** Most expectations of a message. */
 export const BATCH_EXPECTATIONS_MAX = 256;
 
-/** What a message says of an expectation. */
+/** An expectation in a message. */
 export interface StreamExpectation {
   readonly ended: boolean;
-  /** Its timeout is what was left of it when the message was written. */
+  /** Its timeout is the time that remained when the message was written. */
   readonly expectation: Expectation;
-  /** Stamp of the claim; 0 when the message's own is the claim's. */
+  /** Stamp of the claim; 0: the message's own. */
   readonly stamp: number;
   /** When it was first seen, by the writer's clock; 0 for one that has ended. */
   readonly createdSeconds: number;
 }
 
-/** An expectation that is there, with what is left of its time. `stamp`: of a claim that is told once more, else null. */
+/** Packs an existing expectation with its remaining time. `stamp`: of a claim that is published again, else null. */
 export function packExpectation(
   expectation: Expectation,
   leftSeconds: number,
@@ -49,7 +50,7 @@ export function packExpectation(
   return map;
 }
 
-/** The end of an expectation. */
+/** Packs the end of an expectation. */
 export function packExpectationEnd(expectation: Expectation): Record<string, unknown> {
   return { d: 1, ...packName(expectation) };
 }
@@ -70,7 +71,7 @@ function tupleWords(words: Uint32Array): number[] {
   ];
 }
 
-/** The pair of the two; null when the map is malformed. Unknown keys are passed over, for newer writers. */
+/** Unpacks either; null when the map is malformed. Unknown keys of newer writers are ignored. */
 export function unpackExpectation(value: unknown): StreamExpectation | null {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return null;
   const map = value as Record<string, unknown>;

@@ -1,7 +1,7 @@
 /**
- * Marks: the small messages between batches. A msgpack map: the envelope, `k: "mark"`, `m`: the mark below,
- * and `s`: the stream sequence of the begin mark of the last complete snapshot (0: none), so that the stream's
- * last mark always says where a reader has to start; `r` is the writer's role, so that a restart knows it.
+ * Marks: the small messages between batches. A msgpack map: the envelope, `k: "mark"`, `m`: the mark below, and `s`:
+ * the stream sequence of the begin mark of the last complete snapshot (0: none), so that the stream's last mark always
+ * shows where a reader must start. `r` is the writer's role, so that a restarted daemon knows it.
  */
 import type { Packr } from "msgpackr";
 import { z } from "zod";
@@ -11,14 +11,14 @@ const count = z.number().int().nonnegative();
 
 const markSchema = z.discriminatedUnion("type", [
   /**
-   * A daemon started; its first message. Where it took its own stream over whole, that ended at (previousEpoch,
-   * previousNumber) and its flow ids go on; else previousNumber is 0.
+   * The first message of a daemon. If it has restored its table from its own stream, that ended at (previousEpoch,
+   * previousNumber), and the flow ids remain valid; else previousNumber is 0.
    */
   z.object({ type: z.literal("epoch"), reason: z.string().max(256), previousEpoch: count, previousNumber: count }),
-  /** From here to the end mark, chunks state the whole table. `flows` is its size at the begin. */
+  /** From here to the end mark, chunks list the whole table. `flows` is its size at the beginning. */
   z.object({ type: z.literal("snapshot-begin"), id: count, flows: count }),
   z.object({ type: z.literal("snapshot-end"), id: count, flows: count }),
-  /** Events may be missing here; `events` when it is known how many. */
+  /** Events may be missing here; `events`: how many, if known. */
   z.object({ type: z.literal("gap"), reason: z.string().max(256), events: count.optional() }),
   z.object({ type: z.literal("role"), role: z.enum(["primary", "backup", "fault"]) }),
   z.object({
@@ -29,16 +29,16 @@ const markSchema = z.discriminatedUnion("type", [
     stale: count,
     durationMs: z.number().nonnegative(),
   }),
-  /** The daemon ended cleanly; its last message. */
+  /** The last message of a daemon that ended cleanly. */
   z.object({ type: z.literal("stop") }),
 ]);
 
 const rolesSchema = z.enum(["primary", "backup", "fault"]);
 
-/** What keepalived made of the node; `unknown` before it said anything. */
+/** The role that keepalived gave the node; `unknown` before it gave one. */
 export type Role = z.infer<typeof rolesSchema> | "unknown";
 
-/** What a mark says; FORMAT.md has the table. */
+/** The content of a mark; FORMAT.md has the table. */
 export type Mark = z.infer<typeof markSchema>;
 
 /** The mark of an epoch. */

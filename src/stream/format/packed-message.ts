@@ -1,11 +1,11 @@
 /**
- * A message looked through without being unpacked: where its parts lie in the payload. It knows msgpack as far as the encoders write
- * it. A payload that holds anything else is left to msgpackr, which so has the last word on what is malformed.
+ * Finds the parts of a message in its payload without unpacking them. It knows the msgpack that the encoders write.
+ * Payloads with anything else are left to msgpackr, which so decides alone what is malformed.
  */
 import { envelopeOf, FORMAT_VERSION, type MessageParts, type OpenedMessage } from "./envelope.js";
 import type { MessageKind } from "./subjects.js";
 
-/** A part of a message as it was packed: the bytes [at, end) of the payload, one value. `rows`: of a section, what its `n` says. */
+/** A packed part of a message: one value, in the bytes [at, end) of the payload. `rows`: the `n` of a section. */
 export class PackedPart {
   readonly payload: Uint8Array;
   readonly at: number;
@@ -20,7 +20,7 @@ export class PackedPart {
   }
 }
 
-/** Parts within parts within parts: what the encoders write has four. */
+/** Deepest nesting; the encoders write four levels. */
 const DEPTH_MAX = 8;
 
 const KEY_V = codeOf("v");
@@ -45,7 +45,7 @@ export function codeOf(key: string): number {
   return key.length === 1 ? key.charCodeAt(0) : (key.charCodeAt(0) << 8) | key.charCodeAt(1);
 }
 
-/** Walks over packed bytes. At the first that it does not know, or that are not there, `odd` is set and stays. */
+/** Walks over packed bytes. At an unknown or missing byte it sets `odd`, which stays set. */
 export class PackedReader {
   bytes: Uint8Array = new Uint8Array(0);
   at = 0;
@@ -59,14 +59,14 @@ export class PackedReader {
     this.odd = false;
   }
 
-  /** Entries of the map that begins here; 0 where none does. */
+  /** Number of entries of the map that begins here; 0 when none does. */
   map(): number {
     const tag = this.bytes[this.at++]!;
     if (tag === 0xde) return this.#uint(2);
     return tag >= 0x80 && tag < 0x90 ? tag & 0x0f : this.#isOdd();
   }
 
-  /** The code of a key; 0 of one that is longer than two characters, or empty. */
+  /** The code of a key; 0 when it is empty or longer than two characters. */
   key(): number {
     const { bytes, at } = this;
     const tag = bytes[at]!;
@@ -87,7 +87,7 @@ export class PackedReader {
     return this.#double[0]!;
   }
 
-  /** Bytes of the binary that begins here; they lie between where it leaves off and so many before. */
+  /** Skips the binary that begins here and returns its length: its bytes are the last ones before `at`. */
   binary(): number {
     const tag = this.bytes[this.at++]!;
     const length = tag >= 0xc4 && tag <= 0xc6 ? this.#uint(1 << (tag - 0xc4)) : this.#isOdd();
@@ -95,7 +95,7 @@ export class PackedReader {
     return length;
   }
 
-  /** Passes over a value of any kind. */
+  /** Skips a value of any kind. */
   skip(depth = 0): void {
     const tag = this.bytes[this.at]!;
     if (tag < 0x80 || tag >= 0xe0 || tag === 0xc0 || tag === 0xc2 || tag === 0xc3) this.at++;
@@ -131,7 +131,7 @@ export class PackedReader {
     this.#text(this.at - length, this.at);
   }
 
-  /** What is not ASCII is left to msgpackr. */
+  /** Text beyond ASCII is left to msgpackr. */
   #text(from: number, to: number): 0 {
     for (let i = from; i < to; i++) if (!(this.bytes[i]! < 0x80)) return this.#isOdd();
     return 0;
@@ -152,12 +152,12 @@ export class PackedReader {
   }
 }
 
-/** Opens messages of one stream: most of them name the same node. */
+/** Opens messages of one stream. It remembers the node that they name, which hardly ever changes. */
 export class PackedOpener {
   readonly #reader = new PackedReader();
   #node = "";
 
-  /** Null when msgpackr has to look at it. Never throws. */
+  /** Null when the payload must be left to msgpackr. Never throws. */
   open(payload: Uint8Array): OpenedMessage | null {
     const reader = this.#reader;
     reader.begin(payload, 0);

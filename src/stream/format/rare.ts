@@ -1,14 +1,14 @@
-/** Rare attributes as a msgpack map: short keys, binaries for words. */
+/** Packs rare attributes as a msgpack map (FORMAT.md), and unpacks them. */
 import { type RareAttributes, RECORD_WORDS, type SequenceAdjustment } from "../../flow/record.js";
 
 /** [section, row, attributes]. */
 export type RareRow = [section: 0 | 1 | 2, row: number, attributes: Record<string, unknown>];
 
-/** A netlink attribute is no longer, so that a reader takes whatever a writer had from its kernel. */
+/** No netlink attribute is longer, so a reader accepts whatever a writer's kernel reported. */
 const NAME_CHARS_MAX = 65_535;
 const LABEL_BYTES_MAX = 16;
 
-/** The map of the attributes that are there. */
+/** The map of the attributes that are set. */
 export function packRare(rare: RareAttributes): Record<string, unknown> {
   const map: Record<string, unknown> = {};
   if (rare.helper !== undefined) map.helper = rare.helper;
@@ -21,7 +21,7 @@ export function packRare(rare: RareAttributes): Record<string, unknown> {
   return map;
 }
 
-/** The pair of packRare; null when the map is malformed. Unknown keys are passed over, for newer writers. */
+/** The inverse of packRare; null when the map is malformed. Unknown keys of newer writers are ignored. */
 export function unpackRare(value: unknown): RareAttributes | null {
   if (typeof value !== "object" || value === null || Array.isArray(value) || ArrayBuffer.isView(value)) return null;
   const map = value as Record<string, unknown>;

@@ -1,9 +1,9 @@
 /**
- * Names on the broker. A node's stream `CT_<node>` holds the three subjects `ct.<node>.ev`, `ct.<node>.snap` and
- * `ct.<node>.mark`. Node names are [A-Za-z0-9_-]{1,32}; the configuration sees to that.
+ * Names on the broker. A node's stream `CT_<node>` has the three subjects `ct.<node>.ev`, `ct.<node>.snap` and
+ * `ct.<node>.mark`. Node names are [A-Za-z0-9_-]{1,32}, which the configuration checks.
  */
 
-/** What a message is: a batch of events, a chunk of a snapshot, or a marker. */
+/** The kind of a message: a batch of events, a chunk of a snapshot, or a mark. */
 export type MessageKind = "ev" | "snap" | "mark";
 
 /** All kinds, in the order of ARCHITECTURE.md. */
@@ -14,7 +14,7 @@ export function streamName(node: string): string {
   return `CT_${node}`;
 }
 
-/** The node whose stream it is; null when it is none of ours. */
+/** The node of a stream; null when the name is none of ours. */
 export function nodeOfStream(name: string): string | null {
   return /^CT_([A-Za-z0-9_-]{1,32})$/.exec(name)?.[1] ?? null;
 }
@@ -24,7 +24,7 @@ export function subject(node: string, kind: MessageKind): string {
   return `ct.${node}.${kind}`;
 }
 
-/** What the stream of `node` listens to. */
+/** The subjects that the stream of `node` stores. */
 export function streamSubjects(node: string): string {
   return `ct.${node}.>`;
 }
@@ -35,7 +35,10 @@ export function kindOfSubject(text: string): MessageKind | null {
   return kind === "ev" || kind === "snap" || kind === "mark" ? kind : null;
 }
 
-/** A client's own inbox prefix, so that permissions can keep one node out of another's inbox. */
+/**
+ * The inbox prefix of a node's clients. Each node has its own, so that permissions can protect inboxes from other
+ * nodes.
+ */
 export function inboxPrefix(node: string): string {
   return `_INBOX_${node}`;
 }
