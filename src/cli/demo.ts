@@ -10,15 +10,15 @@ import { SSH_PORT } from "../lab/ssh.js";
 import { FIREWALLS_MAX } from "../lab/topology.js";
 import { columnWidths } from "./process/terminal.js";
 
-/** How the demonstration is run; all of it may be left out. */
+/** Options of the demonstration. */
 export interface DemoOptions {
-  /** 2 to 9; two of them at most are cut off. */
+  /** 2 to 9; at most two of them are cut off. */
   readonly firewalls?: number;
   /** TCP sessions, one of them by ssh. */
   readonly sessions?: number;
   /** Prints one JSON document at the end; the steps go to standard error. */
   readonly json?: boolean;
-  /** A directory that gets the logs of daemons and keepalived. */
+  /** Directory for the logs of daemons and keepalived. */
   readonly logs?: string;
 }
 
@@ -99,7 +99,7 @@ async function demonstrate(lab: Lab, options: DemoOptions, show: Progress): Prom
   return alive === count && results.every((result) => result.report.answering === count) ? 0 : 1;
 }
 
-/** Waits until each backup says it is in sync with the primary and holds all sessions in its external cache. */
+/** Waits until each backup is in sync with the primary and has all sessions in its external cache. */
 async function waitReplicated(lab: Lab, primary: Firewall, count: number, show: Progress): Promise<void> {
   show.step(`waiting until the backups hold the ${count} sessions`);
   for (const backup of lab.backups(primary)) {
@@ -121,8 +121,7 @@ async function waitReplicated(lab: Lab, primary: Firewall, count: number, show: 
 }
 
 /**
- * What `status --json` on `backup` says of its peer; the status as a whole cannot be in sync with a firewall that is
- * dead.
+ * True when `backup` is in sync with the primary. Its overall status cannot be in sync while another firewall is dead.
  */
 async function inSyncWith(backup: Firewall, primary: Firewall): Promise<boolean> {
   const result = await backup.conntrail("status", "--json");
@@ -146,7 +145,7 @@ function saveLogs(lab: Lab, directory: string): void {
   });
 }
 
-/** The demonstration's result for programs. */
+/** The result of the demonstration for `--json`. */
 function demoReport(results: readonly FailoverResult[], sessions: number): object {
   return {
     sessions,
@@ -166,7 +165,7 @@ function demoReport(results: readonly FailoverResult[], sessions: number): objec
   };
 }
 
-/** Prints the steps with the time since the start, and the table at the end. */
+/** Prints the steps with the time since the start, and a table at the end. */
 class Progress {
   #out: NodeJS.WritableStream;
   #startMs = performance.now();
@@ -183,7 +182,7 @@ class Progress {
     this.#line(`${this.#elapsed()}   ${text}`);
   }
 
-  /** Awaits `work`, and says every other second that it is still being waited for. */
+  /** Awaits `work`, and says every other second that it still waits. */
   async during<T>(what: string, work: Promise<T>): Promise<T> {
     const timer = setInterval(() => this.result(`still waiting for ${what}`), STILL_WAITING_MS);
     try {
@@ -233,7 +232,7 @@ class Progress {
     this.#line("");
   }
 
-  /** The last warnings of each daemon, for whoever must find out why. */
+  /** Prints the last warnings of each daemon. */
   complaints(firewalls: readonly Firewall[]): void {
     for (const firewall of firewalls) {
       for (const line of firewall.complaints(3)) this.#line(`  ${firewall.name}: ${line}`);
@@ -249,7 +248,7 @@ class Progress {
   }
 }
 
-/** Those that the kernel had already stand apart. */
+/** The number of committed entries, apart from those that the kernel already had. */
 function entries(commit: CommitLine): string {
   return commit.updated === 0 ? String(commit.committed) : `${commit.committed} + ${commit.updated} updated`;
 }

@@ -2,7 +2,7 @@ import { Argument, type Command } from "commander";
 import { FLOW_TABLES, type FlowTableName, type FlushReport } from "../control/protocol.js";
 import type { CommandContext } from "./command/command.js";
 
-/** `flush`: empties a cache or the kernel table, both caches when none is named. */
+/** `flush`: empties a cache or the kernel table; both caches when none is named. */
 export function register(program: Command, context: CommandContext): void {
   program
     .command("flush")

@@ -4,7 +4,7 @@ import type { CommandContext } from "./command/command.js";
 import { formatCommit } from "./commit.js";
 import { formatMs } from "./process/terminal.js";
 
-/** `hook`: what keepalived calls when this node's role changes. */
+/** `hook`: called by keepalived when this node's role changes. */
 export function register(program: Command, context: CommandContext): void {
   program
     .command("hook")

@@ -15,7 +15,7 @@ interface ImportOptions {
   force?: boolean;
 }
 
-/** `import`: turns a conntrackd.conf into conntrail's configuration, and says what became of each directive. */
+/** `import`: translates a conntrackd.conf to conntrail's configuration, and reports the outcome of each directive. */
 export function register(program: Command, context: CommandContext): void {
   program
     .command("import")
@@ -43,7 +43,7 @@ async function importFile(path: string, options: ImportOptions, context: Command
   if (out !== undefined) await terminal.write(`wrote ${out}\nnext: look it over, then: conntrail daemon -c ${out}\n`);
 }
 
-/** Complains of everything that is wrong with the file, so that it can be put right in one go; undefined then. */
+/** Reads the file. Prints all its problems at once and returns undefined when there are any. */
 async function readConf(path: string, { terminal }: CommandContext): Promise<ConntrackdConf | undefined> {
   if (!existsSync(path)) throw new ConntrailError("CONFIG", `${path}: no such file`);
   const text = readConfigText(path);

@@ -53,7 +53,7 @@ async function init(options: InitOptions, context: CommandContext): Promise<void
   });
 }
 
-/** Quotes what was given, so that nothing in it is taken for YAML. */
+/** The text of the file. Values are quoted where YAML would read them as anything but text. */
 function configText(options: InitOptions): string {
   const peers = options.peer.map((peer) => {
     const at = peer.indexOf("=");

@@ -4,7 +4,7 @@ import { CommandContext, type CommandModule } from "./command/command.js";
 import { packageVersion } from "./command/version.js";
 import { OutputClosed, Terminal } from "./process/terminal.js";
 
-/** Each subcommand has its file. Only the one that is called is loaded, so that a hook starts fast. */
+/** One file per subcommand. Only the called one is loaded, so that a hook starts fast. */
 const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   daemon: () => import("./daemon.js"),
   status: () => import("./status.js"),
@@ -55,7 +55,7 @@ function newProgram(terminal: Terminal, argv: readonly string[]): Command {
     .exitOverride();
 }
 
-/** Help and mistakes need all commands, anything else one. */
+/** Registers the called command; all of them for help and for usage errors. */
 async function register(program: Command, context: CommandContext, argv: readonly string[]): Promise<void> {
   const name = commandName(argv);
   const load = name === undefined || !Object.hasOwn(COMMANDS, name) ? undefined : COMMANDS[name];

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import type { CommandContext } from "./command/command.js";
 
-/** `purge`: asks for the kernel table and the internal cache to be emptied after `purge.after`. */
+/** `purge`: after `purge.after`, removes the flows from the kernel that another node carries now. */
 export function register(program: Command, context: CommandContext): void {
   program
     .command("purge")

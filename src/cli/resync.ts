@@ -3,7 +3,7 @@ import { RESYNC_SOURCES, type ResyncSource } from "../control/protocol.js";
 import type { CommandContext } from "./command/command.js";
 import { formatMs } from "./process/terminal.js";
 
-/** `resync`: compares a cache with where it comes from and puts it right. */
+/** `resync`: compares a cache with its source and corrects it. */
 export function register(program: Command, context: CommandContext): void {
   program
     .command("resync")

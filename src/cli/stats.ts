@@ -20,7 +20,7 @@ export function register(program: Command, context: CommandContext): void {
     });
 }
 
-/** Group by group, a counter a line, the numbers under each other. */
+/** The counters by group, one per line, with aligned numbers. */
 export function formatStats(report: StatsReport): string {
   const groups = Object.entries(report);
   const width = Math.max(0, ...groups.flatMap(([, counters]) => Object.keys(counters).map((name) => name.length)));

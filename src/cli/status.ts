@@ -3,7 +3,7 @@ import type { ArchiveStatus, PeerStatus, StatusReport, StreamStatus } from "../c
 import type { CommandContext } from "./command/command.js";
 import { formatColumns, formatMs } from "./process/terminal.js";
 
-/** `status`: how this node stands; exit 1 when it is not in sync. */
+/** `status`: the state of this node; exit code 1 when it is not in sync. */
 export function register(program: Command, context: CommandContext): void {
   program
     .command("status")
@@ -15,7 +15,7 @@ export function register(program: Command, context: CommandContext): void {
     });
 }
 
-/** The report as a person reads it. */
+/** The report as text. */
 export function formatStatus(report: StatusReport): string {
   const { kernel, broker, publisher } = report;
   const restarts = broker.restarts === 0 ? "" : `, restarted ${broker.restarts} times`;

@@ -7,8 +7,8 @@ export interface Endpoint {
 }
 
 /**
- * The one spelling of an IPv4 or IPv6 address, so that two spellings compare equal; undefined when it is none. Scopes
- * (`%eth1`) are refused.
+ * An IPv4 or IPv6 address in its canonical spelling, so that spellings compare equal; undefined for anything else.
+ * Scopes (`%eth1`) are refused.
  */
 export function canonicalAddress(value: unknown): string | undefined {
   if (typeof value !== "string" || value.includes("%")) return undefined;
@@ -18,7 +18,7 @@ export function canonicalAddress(value: unknown): string | undefined {
   return new URL(`http://[${value}]`).hostname.slice(1, -1);
 }
 
-/** A single host's address: neither a wildcard nor multicast. Undefined when it is none. */
+/** The address of a single host, neither a wildcard nor multicast; undefined for anything else. */
 export function hostAddress(value: unknown): string | undefined {
   const address = canonicalAddress(value);
   if (address === undefined || address === "::") return undefined;
@@ -27,7 +27,7 @@ export function hostAddress(value: unknown): string | undefined {
   return first === 0 || first >= 224 ? undefined : address;
 }
 
-/** A multicast group's address. Undefined when it is none. */
+/** The address of a multicast group; undefined for anything else. */
 export function multicastGroup(value: unknown): string | undefined {
   const address = canonicalAddress(value);
   if (address?.includes(":")) return address.startsWith("ff") ? address : undefined;
@@ -35,7 +35,7 @@ export function multicastGroup(value: unknown): string | undefined {
   return first >= 224 && first <= 239 ? address : undefined;
 }
 
-/** `192.0.2.0/24`, `2001:db8::/32` or a single address, in one spelling; undefined when it is none. */
+/** `192.0.2.0/24`, `2001:db8::/32` or a single address, in canonical spelling; undefined for anything else. */
 export function canonicalNetwork(value: unknown): string | undefined {
   if (typeof value !== "string") return undefined;
   const [text, prefix, more] = value.split("/");
@@ -46,7 +46,7 @@ export function canonicalNetwork(value: unknown): string | undefined {
   return Number(prefix) <= (address.includes(":") ? 128 : 32) ? `${address}/${Number(prefix)}` : undefined;
 }
 
-/** `127.0.0.1:9469` or `[::1]:9469`; undefined when it is none. */
+/** `127.0.0.1:9469` or `[::1]:9469`; undefined for anything else. */
 export function parseEndpoint(value: unknown): Endpoint | undefined {
   if (typeof value !== "string") return undefined;
   const match = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(value);
@@ -57,7 +57,8 @@ export function parseEndpoint(value: unknown): Endpoint | undefined {
 }
 
 /**
- * `nats://host:port`, `tls://host:port` or `host:port`, as the broker's client takes it; undefined when it is none.
+ * `nats://host:port`, `tls://host:port` or `host:port`, as the broker's client accepts it; undefined for anything
+ * else.
  */
 export function parseServer(value: unknown): string | undefined {
   if (typeof value !== "string") return undefined;

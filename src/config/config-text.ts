@@ -1,13 +1,13 @@
 import { readFileSync } from "node:fs";
 import { ConntrailError, errorText } from "../errors.js";
 
-/** Where the configuration is looked for when no file is named. */
+/** The configuration file, if no other is named. */
 export const DEFAULT_CONFIG_PATH = "/etc/conntrail/conntrail.yaml";
 
 /** The control socket of a daemon whose configuration names none. */
 export const DEFAULT_CONTROL = "/run/conntrail/control.sock";
 
-/** sun_path holds 107 bytes; the server needs room for a temporary name beside the socket. */
+/** sun_path has room for 107 bytes, and the server needs some for a temporary name beside the socket. */
 export const CONTROL_BYTES_MAX = 96;
 
 const FILE_BYTES_MAX = 1024 * 1024;
@@ -39,18 +39,16 @@ function reason(error: unknown): string {
   }
 }
 
-/** What a person wrote, for a message: in quotes, on one line, cut short where it is long. */
+/** A word of the file for a message: in quotes, on one line, shortened if it is long. */
 export function shown(text: string): string {
   return JSON.stringify(text.length > 60 ? `${text.slice(0, 60)}…` : text);
 }
 
-/**
- * Words, IPv4 addresses and networks, plain paths, quantities with a unit: nothing that YAML takes for another thing.
- */
+/** Words, IPv4 addresses and networks, plain paths, quantities with a unit: YAML reads all of these as text. */
 const PLAIN =
   /^[A-Za-z][A-Za-z0-9_-]*$|^\d+\.\d+\.\d+\.\d+(\/\d+)?$|^\/[A-Za-z0-9/._-]*[A-Za-z0-9._-]$|^\d+(m?s|[KMGT]?i?B)$/;
 
-/** A text as a YAML scalar: plain where it cannot be taken for anything else, otherwise in quotes. */
+/** A text as a YAML scalar: plain where YAML reads it as text, otherwise in quotes. */
 export function yamlScalar(text: string): string {
   return PLAIN.test(text) && !/^(true|false|null|yes|no|on|off)$/i.test(text) ? text : JSON.stringify(text);
 }

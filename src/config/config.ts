@@ -7,9 +7,9 @@ import { readConfigText } from "./config-text.js";
 import { type ConfigProblem, type KeyPath, problemsOf, refusal, SourceFile } from "./problem.js";
 import { type FileContent, fileSchema } from "./schema.js";
 
-/** A node's configuration: every key of the file, checked, defaults filled in, units resolved. */
+/** A node's configuration: every key of the file, checked, with defaults and resolved units. */
 export interface Config {
-  /** The file it came from. */
+  /** The file that it was read from. */
   readonly path: string;
   /** Name of the cluster. */
   readonly cluster: string;
@@ -17,48 +17,48 @@ export interface Config {
   readonly node: string;
   /** This node's address on the dedicated link. */
   readonly listen: string;
-  /** The other nodes; no name and no address twice, this node not among them. */
+  /** The other nodes. Names and addresses are unique, and none is that of this node. */
   readonly peers: readonly PeerConfig[];
   /**
-   * `inject`: events of peers go straight into the kernel, nothing waits for a commit. `observer`: no kernel side at
-   * all, the streams of all peers are followed and kept.
+   * `cache`: peers' flows wait for a commit. `inject`: they go straight into the kernel. `observer`: no kernel side at
+   * all, only the streams of all peers are followed and kept.
    */
   readonly mode: "cache" | "inject" | "observer";
   readonly broker: BrokerConfig;
   /** Absolute path of the control socket. */
   readonly control: string;
-  /** A file that exists while the daemon runs; it refuses to start beside one. Null: none. */
+  /** A file that exists while the daemon runs; the daemon refuses to start if it exists. Null: none. */
   readonly lock: string | null;
-  /** Scheduling priority of daemon and broker, setpriority(2); null: as it was started. */
+  /** Scheduling priority of daemon and broker, setpriority(2); null: unchanged. */
   readonly nice: number | null;
-  /** Flows that each cache holds at most; null: by nf_conntrack_max. */
+  /** Most flows of each cache; null: derived from nf_conntrack_max. */
   readonly cacheLimit: number | null;
   /** Least time between messages under load. */
   readonly publishIntervalMs: number;
-  /** The kernel timeout that committed entries get; null: the time that was left. */
+  /** The kernel timeout of committed entries; null: their remaining time. */
   readonly commitTimeoutSeconds: number | null;
-  /** Committed TCP flows keep their window tracking; else the kernel takes any window (IP_CT_TCP_FLAG_BE_LIBERAL). */
+  /** Committed TCP flows keep window tracking; else the kernel accepts any window (IP_CT_TCP_FLAG_BE_LIBERAL). */
   readonly commitWindowTracking: boolean;
   /** How long after the request `purge` waits. */
   readonly purgeAfterSeconds: number;
-  /** Whose expectations are replicated: of all helpers, of none, or of these. */
+  /** Whose expectations are replicated: those of all helpers, of none, or of the listed ones. */
   readonly expectations: boolean | readonly string[];
   readonly filter: FilterConfig;
   readonly netlink: NetlinkConfig;
   readonly discover: DiscoverConfig | null;
-  /** Where this node keeps what has ended beyond the streams' retention; null: it does not. */
+  /** Where this node keeps ended connections beyond the streams' retention; null: nowhere. */
   readonly archive: ArchiveConfig | null;
   readonly tls: TlsConfig | null;
   /** Where metrics are served; null: nowhere. */
   readonly metrics: Endpoint | null;
   readonly logLevel: "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";
-  /** Where the log goes instead of standard output; null: there. */
+  /** Log file in place of standard output; null: none. */
   readonly logFile: string | null;
-  /** Facility of syslog that gets the log too; null: not. */
+  /** Facility of syslog that gets the log too; null: none. */
   readonly logSyslog: string | null;
 }
 
-/** Peers that announce themselves on the dedicated link are followed beside those that are listed. */
+/** How peers announce themselves on the dedicated link; they are followed in addition to the listed ones. */
 export interface DiscoverConfig {
   /** Multicast group, IPv4 or IPv6. */
   readonly group: string;
@@ -71,7 +71,7 @@ export interface DiscoverConfig {
 export interface ArchiveConfig {
   /** Absolute path of its directory. */
   readonly directory: string;
-  /** Whole days that are older are removed. */
+  /** Older days are removed as a whole. */
   readonly maxAgeSeconds: number;
 }
 
@@ -79,7 +79,7 @@ export interface ArchiveConfig {
 export interface PeerConfig {
   readonly node: string;
   readonly address: string;
-  /** It announced itself (`discover`); the file does not list it. */
+  /** True for a peer that announced itself (`discover`); the file does not list it. */
   readonly discovered?: true;
 }
 
@@ -98,13 +98,13 @@ export interface BrokerConfig {
   readonly servers: readonly string[];
 }
 
-/** One list of a filter: `accept` passes only what is in the list, `ignore` only what is not. */
+/** One list of a filter: `accept` passes only what it lists, `ignore` everything else. */
 export interface FilterList<T> {
   readonly logic: "accept" | "ignore";
   readonly values: readonly T[];
 }
 
-/** Which flows are replicated. A list that is null (or empty in the file) does not filter. */
+/** Which flows are replicated. A list that is null does not filter; an empty one in the file becomes null. */
 export interface FilterConfig {
   /** Layer 4 protocol numbers. */
   readonly protocols: FilterList<number> | null;
@@ -113,20 +113,20 @@ export interface FilterConfig {
   /** TCP state numbers, enum tcp_conntrack. */
   readonly states: FilterList<number> | null;
   readonly where: "userspace" | "kernelspace";
-  /** Ignore this machine's own addresses, kept current. */
+  /** Ignores this machine's own addresses, also when they change. */
   readonly local: boolean;
 }
 
 /** The event socket. */
 export interface NetlinkConfig {
   readonly bufferBytes: number;
-  /** How far an overrun may make the buffer grow. */
+  /** How far the buffer may grow after overruns. */
   readonly bufferBytesMax: number;
-  /** NETLINK_BROADCAST_ERROR: the kernel drops packets rather than events. */
+  /** NETLINK_BROADCAST_ERROR: the kernel drops packets instead of events. */
   readonly reliable: boolean;
-  /** How long after an overrun the kernel table is read anew; null: not at all. */
+  /** How long after an overrun the kernel table is read again; null: never. */
   readonly overrunResyncMs: number | null;
-  /** How often the kernel table is read, instead of listening to events; null: events. */
+  /** How often the kernel table is read in place of events; null: events are used. */
   readonly pollMs: number | null;
   /** Messages read in one turn. */
   readonly iterationLimit: number;
@@ -139,20 +139,21 @@ export interface TlsConfig {
   readonly key: string;
 }
 
-/** Either a usable configuration or all that is wrong with it, in the order of the file. */
+/** Either a usable configuration, or all its problems in the order of the file. */
 export type ConfigCheck =
   | { readonly ok: true; readonly config: Config }
   | { readonly ok: false; readonly problems: readonly ConfigProblem[] };
 
 /**
- * Reads and checks a file. Throws ConntrailError CONFIG with one line: file, line, key, what was found, what is
- * allowed.
+ * Reads and checks a file. Throws ConntrailError CONFIG in one line: file, line, key, what was found, what is allowed.
  */
 export function loadConfig(path: string): Config {
   return parseConfig(readConfigText(path), path);
 }
 
-/** Like `loadConfig` for a text already read; `path` is for messages and for relative file names in it. */
+/**
+ * As `loadConfig`, for a text that was already read; `path` is for messages and for relative file names in the text.
+ */
 export function parseConfig(text: string, path: string): Config {
   const check = checkConfig(text, path);
   if (check.ok) return check.config;
@@ -162,7 +163,7 @@ export function parseConfig(text: string, path: string): Config {
   throw new ConntrailError("CONFIG", `${path}:${first.line}: ${key}${first.text}`);
 }
 
-/** Checks a text and returns all problems rather than throwing the first. */
+/** Checks a text, and returns all problems instead of throwing the first. */
 export function checkConfig(text: string, path: string): ConfigCheck {
   const file = new SourceFile(text);
   if (file.problems.length > 0) return { ok: false, problems: file.problems };
@@ -172,7 +173,10 @@ export function checkConfig(text: string, path: string): ConfigCheck {
   return problems.length > 0 ? { ok: false, problems } : { ok: true, config: toConfig(parsed.data, path) };
 }
 
-/** What no single key shows: nodes of one name or address, both lists of a pair, servers without a use for them. */
+/**
+ * Problems that involve several keys: equal names or addresses, both lists of a pair, servers that the mode does not
+ * use.
+ */
 function crossProblems(content: FileContent, file: SourceFile): ConfigProblem[] {
   const problems: ConfigProblem[] = [];
   const report = (path: KeyPath, text: string): void => {

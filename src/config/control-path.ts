@@ -1,9 +1,9 @@
 import { CONTROL_BYTES_MAX, DEFAULT_CONTROL, readConfigText } from "./config-text.js";
 
 /**
- * The control socket that the configuration file at `path` names. Commands that only ask the daemon need nothing
- * else, and start in half the time without the YAML parser and the schema: those are loaded only when the file is
- * written in a way that `scanControlPath` does not follow. Throws ConntrailError CONFIG like `loadConfig`.
+ * The control socket that the configuration file at `path` names. Commands that only ask the daemon need nothing else,
+ * and start in half the time without YAML parser and schema: those are loaded only for files that `scanControlPath`
+ * cannot read. Throws ConntrailError CONFIG like `loadConfig`.
  */
 export async function controlPath(path: string): Promise<string> {
   const text = readConfigText(path);
@@ -14,8 +14,8 @@ export async function controlPath(path: string): Promise<string> {
 }
 
 /**
- * The value of `control` in a block map of plain lines; undefined when only a YAML parser can tell. In such a map
- * everything that does not begin a key of the top level is indented, so a line that starts with `control:` is the key.
+ * The value of `control` in a block map of plain lines; undefined when only a YAML parser can find it. In such a map
+ * every line is indented unless it begins a key of the top level, so a line that starts with `control:` is that key.
  */
 export function scanControlPath(text: string): string | undefined {
   let found: string | undefined;

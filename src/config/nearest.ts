@@ -1,4 +1,4 @@
-/** The one of `names` that is at most two edits away, or a third of the length of a short word. */
+/** The name nearest to a misspelled word: at most two edits away, or a third of the length of a short word. */
 export function nearest(word: string, names: readonly string[]): string | undefined {
   let best: string | undefined;
   let least = Math.min(2, Math.ceil(word.length / 3)) + 1;

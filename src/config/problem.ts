@@ -4,11 +4,11 @@ import { shown } from "./config-text.js";
 import { nearest } from "./nearest.js";
 import { keysAllowed } from "./schema.js";
 
-/** One thing that is wrong with a configuration file. */
+/** One problem of a configuration file. */
 export interface ConfigProblem {
-  /** The line it stands in, from 1. */
+  /** Its line, from 1. */
   readonly line: number;
-  /** The key's path, `broker.max_age`; empty when the file as a whole is meant. */
+  /** The key's path, `broker.max_age`; empty for the file as a whole. */
   readonly key: string;
   /** What was found and what is allowed. */
   readonly text: string;
@@ -17,17 +17,17 @@ export interface ConfigProblem {
 /** A path into the file. */
 export type KeyPath = readonly (string | number)[];
 
-/** A YAML file that knows in which line each of its keys stands. */
+/** A YAML file that knows the line of each of its keys. */
 export class SourceFile {
   /** The content as plain values; null when the file is not YAML. */
   readonly value: unknown;
-  /** What is wrong with the YAML itself: syntax, keys given twice. */
+  /** Problems of the YAML itself: syntax, duplicate keys. */
   readonly problems: readonly ConfigProblem[];
   readonly #document: Document;
   readonly #lines = new LineCounter();
 
   constructor(text: string) {
-    // Keys given twice are looked for here: the parser's own message has no path.
+    // Duplicate keys are found here: the parser's own message has no path.
     this.#document = parseDocument(text, { lineCounter: this.#lines, prettyErrors: false, uniqueKeys: false });
     const problems: ConfigProblem[] = [];
     for (const error of this.#document.errors) {
@@ -49,7 +49,7 @@ export class SourceFile {
     this.problems = problems;
   }
 
-  /** The line of the key at `path`, or of the nearest map around it when it is not there. */
+  /** The line of the key at `path`; if it is missing, that of the nearest map around it. */
   lineOf(path: KeyPath): number {
     let node: unknown = this.#document.contents;
     let line = 1;
@@ -104,7 +104,7 @@ export class SourceFile {
   }
 }
 
-/** What a failed check says, as problems with their lines, in the order of the file. */
+/** The issues of a failed check as problems with their lines, in the order of the file. */
 export function problemsOf(error: z.ZodError, file: SourceFile): ConfigProblem[] {
   const problems: ConfigProblem[] = [];
   for (const issue of error.issues) {
@@ -120,7 +120,7 @@ export function problemsOf(error: z.ZodError, file: SourceFile): ConfigProblem[]
   return problems.sort((a, b) => a.line - b.line);
 }
 
-/** `found X, allowed is Y`, with a hint where X is a number that lacks its unit. */
+/** `found X, allowed is Y`. */
 export function refusal(found: unknown, allowed: string): string {
   return `found ${show(found)}, allowed is ${allowed}`;
 }
@@ -136,7 +136,7 @@ function unknownKey(path: KeyPath, key: string, file: SourceFile): ConfigProblem
   };
 }
 
-/** On one line, whatever the keys are made of. */
+/** A path as text, on one line whatever the keys contain. */
 function pathText(path: KeyPath): string {
   const text = path.map((step, i) => (typeof step === "number" ? `[${step}]` : i === 0 ? step : `.${step}`)).join("");
   return text.replace(/\s+/g, " ");

@@ -16,7 +16,7 @@ const NETWORK_ALLOWED = "an IPv4 or IPv6 address or network, such as 192.0.2.0/2
 const PROTOCOL_ALLOWED = `${PROTOCOL_NAMES.join(" ")} or a number from 0 to 255`;
 const STATE_ALLOWED = `${TCP_STATES.slice(1).join(" ")}`;
 
-/** A value that `parse` turns into what the program uses; undefined from it is a refusal. */
+/** A value that `parse` converts for the program; undefined refuses it. */
 function checked<T>(allowed: string, parse: (value: unknown) => T | undefined) {
   return z.unknown().transform((value, context): T => {
     const result = parse(value);
@@ -30,12 +30,12 @@ function oneOf<const T extends readonly string[]>(...names: T) {
   return checked(names.join(", "), (value): T[number] | undefined => names.find((name) => name === value));
 }
 
-/** `min` and `max` in milliseconds; `unitMs` is what one of the result stands for, rounded up. */
+/** A duration from `min` to `max`, in units of `unitMs` milliseconds, rounded up. */
 function duration(min: string, max: string, unitMs: number) {
   return checked(`${DURATION_EXAMPLES}, from ${min} to ${max}`, durationWithin(min, max, unitMs));
 }
 
-/** Null for `false`: never. */
+/** As `duration`, or null for `false`: never. */
 function durationOrNever(min: string, max: string, unitMs: number) {
   const within = durationWithin(min, max, unitMs);
   return checked(`${DURATION_EXAMPLES}, from ${min} to ${max}, or false`, (value) =>
@@ -101,12 +101,12 @@ const port = () =>
     Number.isInteger(value) && Number(value) >= 1 && Number(value) <= 65535 ? Number(value) : undefined,
   );
 
-/** The name of a node or of a cluster; undefined when it is none. */
+/** The name of a node or cluster; undefined for anything else. */
 export function parseName(value: unknown): string | undefined {
   return typeof value === "string" && NAME.test(value) ? value : undefined;
 }
 
-/** True: of all helpers. */
+/** True for all helpers, false for none, or a list of helpers. */
 function parseExpectations(value: unknown): boolean | readonly string[] | undefined {
   if (typeof value === "boolean") return value;
   if (!Array.isArray(value) || value.length === 0) return undefined;
@@ -209,13 +209,13 @@ const top = {
   log: z.strictObject(shapes.log, map).prefault({}),
 };
 
-/** The whole file: a map with the keys that people may write, each optional but `cluster`, `node` and `listen`. */
+/** The whole file: a map in which only `cluster`, `node` and `listen` are required. */
 export const fileSchema = z.strictObject(top, map);
 
-/** What the schema gives: units resolved, defaults filled in, keys still as in the file. */
+/** The output of the schema: with defaults and resolved units, the keys still as in the file. */
 export type FileContent = z.output<typeof fileSchema>;
 
-/** The keys that may stand in the map at `path` (`""` for the top), for messages. */
+/** The keys that are allowed in the map at `path` (`""` for the top), for messages. */
 export function keysAllowed(path: string): readonly string[] {
   if (path === "") return Object.keys(top);
   return Object.keys((shapes as Record<string, object>)[path] ?? {});

@@ -1,6 +1,4 @@
-/**
- * Durations and sizes as people write them: a whole number and a unit. A bare number other than 0 has no meaning here.
- */
+/** Parses durations and sizes: a whole number and a unit. A number without a unit is refused, except 0. */
 
 const DURATION_MS: ReadonlyMap<string, number> = new Map([
   ["ms", 1],
@@ -23,18 +21,18 @@ const SIZE_BYTES: ReadonlyMap<string, number> = new Map([
   ["TiB", 1024 ** 4],
 ]);
 
-/** What a duration may look like, for messages. */
+/** Examples of durations, for messages. */
 export const DURATION_EXAMPLES = "a duration with its unit, such as 5ms 10s 3m 2h 7d";
 
-/** What a size may look like, for messages. */
+/** Examples of sizes, for messages. */
 export const SIZE_EXAMPLES = "a size with its unit, such as 64KiB 500MB 2GiB";
 
-/** `5ms 10s 3m 2h 7d` or 0, in milliseconds; undefined for anything else, a number without a unit included. */
+/** `5ms 10s 3m 2h 7d` or 0, in milliseconds; undefined for anything else. */
 export function parseDuration(value: unknown): number | undefined {
   return parseQuantity(value, DURATION_MS);
 }
 
-/** `64KiB 500MB 2GiB` or 0, in bytes; undefined for anything else, a number without a unit included. */
+/** `64KiB 500MB 2GiB` or 0, in bytes; undefined for anything else. */
 export function parseSize(value: unknown): number | undefined {
   return parseQuantity(value, SIZE_BYTES);
 }

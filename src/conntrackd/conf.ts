@@ -6,34 +6,33 @@ import { linksOf } from "./link.js";
 import { type ConfProblem, parseConf } from "./parser.js";
 import { type ConfNode, directivesAt, errorAt } from "./tree.js";
 
-/** A conntrackd.conf: the tree of its directives, and what clients need of it. */
+/** A conntrackd.conf: the tree of its directives, and the values that clients need. */
 export interface ConntrackdConf {
   readonly path: string;
   readonly nodes: readonly ConfNode[];
   /** `UNIX { Path }`, where the daemon listens for requests. */
   readonly unixPath: string;
   readonly lockFile: string;
-  /** `Interface` of the dedicated link that is used; null: it names none. */
+  /** `Interface` of the active dedicated link; null: it names none. */
   readonly device: string | null;
 }
 
-/** Either a readable file or all that is wrong with it. */
+/** Either a readable file or all its problems. */
 export type ConfCheck =
   | { readonly ok: true; readonly conf: ConntrackdConf }
   | { readonly ok: false; readonly problems: readonly ConfProblem[] };
 
 const FILE_BYTES_MAX = 1024 * 1024;
 
-/** conntrackd 1.4.7 without LockFile; its manual says conntrack.lock. */
+/** The default of conntrackd 1.4.7 without LockFile; its manual says conntrack.lock. */
 const DEFAULT_LOCK = "/var/lock/conntrackd.lock";
 
-/** That of all examples. conntrackd 1.4.7 without Path listens where nobody finds it. */
+/** The path of all examples. Without Path, conntrackd 1.4.7 listens where nobody finds it. */
 const DEFAULT_UNIX_PATH = "/var/run/conntrackd.ctl";
 
 /**
- * Whether a configuration file is conntrackd's rather than conntrail's own YAML, whose keys have a colon: it begins
- * with a brace that closes, with a word and a brace, or with one of conntrackd's words, however a block's name is
- * written.
+ * True for a configuration file of conntrackd, false for conntrail's own YAML, whose keys have a colon. conntrackd's
+ * begins with a closing brace, with a word and a brace, or with one of its words; block names in any case.
  */
 export function isConntrackdConf(text: string): boolean {
   const start = /^\uFEFF?(?:\s|#[^\n]*(?:\n|$))*/.exec(text)?.[0].length ?? 0;
@@ -53,7 +52,7 @@ export function parseConntrackdConf(text: string, path: string): ConntrackdConf 
   throw errorAt(path, first, first.text);
 }
 
-/** Reads a conntrackd.conf and returns all problems rather than throwing the first. */
+/** Reads a conntrackd.conf, and returns all problems instead of throwing the first. */
 export function checkConntrackdConf(text: string, path: string): ConfCheck {
   if (text.length > FILE_BYTES_MAX) {
     const problem = { line: 1, column: 1, text: `found ${text.length} bytes, allowed is at most ${FILE_BYTES_MAX}` };
@@ -64,7 +63,7 @@ export function checkConntrackdConf(text: string, path: string): ConfCheck {
 }
 
 /**
- * The control socket that a configuration file names, conntrail's YAML or a conntrackd.conf. As quick as
+ * The control socket that a configuration file names, be it conntrail's YAML or a conntrackd.conf. As fast as
  * `controlPath`.
  */
 export async function anyControlPath(path: string): Promise<string> {

@@ -8,23 +8,23 @@ import { notNeeded, notSupported, type Outcome, type Remark, remarkOn, replaced,
 import type { Settings } from "./settings.js";
 import { type ConfNode, type ConfPlace, errorAt } from "./tree.js";
 
-/** That of all examples, where a link names none. */
+/** The port of all examples, for links that name none. */
 const PORT = 3780;
 
-/** fe80::/10; the broker cannot listen there, the address means nothing without its interface. */
+/** fe80::/10. The broker cannot listen there: the address means nothing without its interface. */
 const LINK_LOCAL = /^fe[89ab]/i;
 
 /**
- * Sets who this node is, where it listens and who its peers are, by the dedicated links of a file. Throws
- * ConntrailError CONFIG where a link lacks what is needed.
+ * Sets this node's name, its address and its peers from the dedicated links of a file. Throws ConntrailError CONFIG
+ * when a link lacks something.
  */
 export function setEndpoints(nodes: readonly ConfNode[], path: string, machine: Machine, settings: Settings): Remark[] {
   return new Endpoints(path, machine, settings).set(nodes);
 }
 
 /**
- * A name that both ends of a link make of an address: `172-30-16-1`, `fd00--2`; of an IPv6 address that is too long
- * for a name, its 32 hexadecimal digits.
+ * The node name for an address, the same on both ends of a link: `172-30-16-1`, `fd00--2`; for an IPv6 address that is
+ * too long for a name, its 32 hexadecimal digits.
  */
 export function nodeNameOf(address: string): string {
   const name = address.replaceAll(/[.:]/g, "-");
@@ -81,7 +81,7 @@ class Endpoints {
     return this.#error(place, `found ${stats}, allowed is a Sync block with one of UDP, TCP and Multicast in it`);
   }
 
-  /** The address of this node, and where it came from. */
+  /** The address of this node, and its origin in the file. */
   #listen(link: Link): readonly [address: string, origin: string] {
     const { local, device, family, kind } = link;
     const address = hostAddress(local?.text);
@@ -180,7 +180,7 @@ function portOf({ port }: Link): number {
   return port === null ? PORT : Number(port.text);
 }
 
-/** What became of a line of a link that is used. */
+/** The outcome of a line in a link that is used. */
 function optionOf(option: ConfNode, link: Link, active: Link, listen: string): Outcome {
   const { text: name } = option.name;
   const value = option.values[0];

@@ -5,7 +5,7 @@ import { notNeeded, notSupported, type Outcome, type Remark, remarkOn, takenOver
 import type { Key, Settings } from "./settings.js";
 import type { ConfNode } from "./tree.js";
 
-/** What a filter block chooses by. */
+/** The kinds of filter blocks. */
 export type FilterKind = "protocols" | "addresses" | "states";
 
 const KEYS: Readonly<Record<FilterKind, readonly [accept: Key, ignore: Key]>> = {
@@ -22,8 +22,8 @@ interface FilterBlock {
 }
 
 /**
- * The filter of a file. conntrackd has one list of each kind: blocks of a kind add to it, and what the last of them
- * says, Accept or Ignore, holds for all of it.
+ * The filter of a file. conntrackd has one list of each kind: blocks add to it, and the policy of the last block,
+ * Accept or Ignore, applies to the whole list.
  */
 export class FilterLists {
   readonly remarks: Remark[] = [];
@@ -34,7 +34,7 @@ export class FilterLists {
     this.#machine = machine;
   }
 
-  /** A block, its policy and its words; `note` is what else is to be said of it. */
+  /** Adds a block with its policy and words; `note` goes into its remark. */
   add(kind: FilterKind, node: ConfNode, accept: boolean, entries: readonly ConfNode[], note = ""): void {
     const values = entries.flatMap((entry) => {
       const value = this.#valueOf(kind, entry);
@@ -44,7 +44,7 @@ export class FilterLists {
     this.#blocks[kind].push({ node, accept, values, note });
   }
 
-  /** Sets the keys, and says what became of each block. */
+  /** Sets the keys, and adds a remark on each block. */
   finish(settings: Settings): void {
     for (const kind of ["protocols", "addresses", "states"] as const) {
       const blocks = this.#blocks[kind];

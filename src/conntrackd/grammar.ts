@@ -1,11 +1,11 @@
 /**
- * What may stand where in a conntrackd.conf: the grammar of conntrack-tools 1.4.7, and what 1.4.2 took beside it.
- * Names are case-sensitive. In words:
+ * The grammar of conntrackd.conf as tables: that of conntrack-tools 1.4.7, and what only 1.4.2 accepts. Names are
+ * case-sensitive. In words:
  *
  *   file      = directive*
  *   directive = name value* [ "{" (directive* | word*) "}" ]
  *
- * where each name has its own values and its own block, and belongs to certain blocks only.
+ * where each name has its own values and its own block, and is allowed in certain blocks only.
  */
 import {
   either,
@@ -29,7 +29,7 @@ import {
   wholeNumber,
 } from "./value.js";
 
-/** What stands between two braces. */
+/** The content of a block. */
 export type BlockRule =
   | { readonly kind: "directives"; readonly directives: ReadonlyMap<string, DirectiveRule> }
   /** Words; with `ending`, each row of them ends with it: `ESTABLISHED CLOSED for TCP`. */
@@ -39,11 +39,11 @@ export type BlockRule =
 export interface DirectiveRule {
   /** In this order. */
   readonly values: readonly ValueRule[];
-  /** Whether the values may be left out: `UDP {` beside `UDP Default {`. */
+  /** The values may be left out: `UDP {` besides `UDP Default {`. */
   readonly optional?: true;
-  /** The block that must follow, by the values that stand before it. */
+  /** The block that must follow, which depends on the values before it. */
   readonly block?: (values: readonly string[]) => BlockRule;
-  /** The block may stand instead of the values: `ExpectationSync { ftp }` beside `ExpectationSync on`. */
+  /** The block may replace the values: `ExpectationSync { ftp }` besides `ExpectationSync on`. */
   readonly blockOrValues?: true;
   /** Words up to this ending instead of values: `Replicate ESTABLISHED for TCP`. */
   readonly row?: { readonly word: ValueRule; readonly ending: readonly [string, string] };
@@ -78,7 +78,7 @@ const TCP_STATE = keyword(
 
 const timeouts = { CommitTimeout: NUMBER, PurgeTimeout: NUMBER };
 const refreshes = { RefreshTime: NUMBER, CacheTimeout: NUMBER };
-/** Words without a value that 1.4.2 warned of and ignored. */
+/** Words without a value: 1.4.2 warned about them and ignored them. */
 const relaxed = { RelaxTransitions: ALONE, DelayDestroyMessages: ALONE };
 
 const ftfw = block({
@@ -224,10 +224,7 @@ export const FILE_RULE: BlockRule = block({
   },
 })();
 
-/**
- * Where each directive may stand: its name, and the blocks that take it. For messages, and as the words that no name
- * may be.
- */
+/** The blocks that accept each directive, by its name. For messages, and as the words that no name may be. */
 export const HOMES: ReadonlyMap<string, readonly string[]> = homes();
 
 function homes(): Map<string, string[]> {

@@ -3,7 +3,7 @@ import { CONTROL_BYTES_MAX } from "../config/config-text.js";
 import { notNeeded, notSupported, type Outcome, replaced, takenOver } from "./remark.js";
 import { type Key, sizeText, type Value } from "./settings.js";
 
-/** What became of a directive, and what it sets; null leaves the key to its default. */
+/** The outcome of a directive, and the key that it sets; null leaves the key at its default. */
 export interface Effect extends Outcome {
   readonly sets?: readonly [key: Key, value: Value | null];
 }
@@ -11,7 +11,7 @@ export interface Effect extends Outcome {
 const KIB = 1024;
 const GIB = 1024 ** 3;
 
-/** Words that conntrackd itself has no use for any more. */
+/** For directives that conntrackd itself no longer uses. */
 const OBSOLETE = notNeeded("obsolete: conntrackd has no use for it either");
 const RESEND = replaced("the broker's stream keeps every event on disk until all peers have read it");
 const REFRESH = replaced("nothing has to be sent again: a peer that missed something reads on in the stream");
@@ -23,8 +23,8 @@ const LOG_FILE = "/var/log/conntrackd.log";
 const FACILITIES = ["daemon", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"];
 
 /**
- * The directives of one value that mean the same wherever they stand, by their names. Numbers that are out of a key's
- * range are brought into it; 0 is the default of most in conntrackd.
+ * The directives of one value that mean the same everywhere, by name. Numbers outside of a key's range are clamped;
+ * for most of them 0 is conntrackd's default.
  */
 const LEAVES: Readonly<Record<string, (text: string) => Effect>> = {
   ResendQueueSize: () => RESEND,
@@ -92,14 +92,14 @@ const LEAVES: Readonly<Record<string, (text: string) => Effect>> = {
       : number("netlink.iteration_limit", text, 1, 65_536, (value) => value),
 };
 
-/** What becomes of a directive of one value that means the same wherever it stands. */
+/** The effect of a directive of one value that means the same everywhere. */
 export function effectOf(name: string, text: string): Effect {
   const leaf = LEAVES[name];
   assert.ok(leaf !== undefined, `no translation of ${name}`);
   return leaf(text);
 }
 
-/** The word of a switch that is on. */
+/** True for the word of a switch that is on. */
 export function isYes(text: string): boolean {
   return /^(on|yes)$/i.test(text);
 }

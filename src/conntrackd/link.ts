@@ -5,9 +5,9 @@ export interface Link extends ConfPlace {
   readonly kind: "UDP" | "TCP" | "Multicast";
   readonly node: ConfNode;
   readonly isDefault: boolean;
-  /** IPv4 or IPv6, as the last address of the block says, which is what conntrackd goes by. */
+  /** IPv4 or IPv6: the family of the last address in the block, as in conntrackd. */
   readonly family: 4 | 6;
-  /** This node's address: of a Multicast block, the interface's. Null: the block names none. */
+  /** This node's address; in a Multicast block, that of the interface. Null: the block names none. */
   readonly local: ConfWord | null;
   /** The other nodes. */
   readonly destinations: readonly ConfWord[];
@@ -21,7 +21,7 @@ export interface Link extends ConfPlace {
 /** The dedicated links of a file. */
 export interface Links {
   readonly all: readonly Link[];
-  /** The last that says Default, else the first, as in conntrackd; null: there is none. */
+  /** The last link with Default, else the first, as in conntrackd; null: there is none. */
   readonly active: Link | null;
 }
 

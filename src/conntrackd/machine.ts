@@ -2,9 +2,9 @@ import { readFileSync } from "node:fs";
 import { networkInterfaces } from "node:os";
 import { protocolNumber } from "../flow/protocol.js";
 
-/** What a translation asks of the machine that the file is for. */
+/** What a translation needs to know about the machine of the file. */
 export interface Machine {
-  /** The addresses of an interface, the first first; none when there is no such interface. */
+  /** The addresses of an interface, in order; none when there is no such interface. */
   addressesOf(device: string): readonly string[];
   /** A layer 4 protocol by its name in /etc/protocols, or by number; undefined when there is none. */
   protocolNumber(name: string): number | undefined;
@@ -16,7 +16,7 @@ export const THIS_MACHINE: Machine = {
   protocolNumber: (name) => protocolNumber(name) ?? listedProtocol(name),
 };
 
-/** getprotobyname(3), of the file alone. */
+/** As getprotobyname(3), from the file only. */
 function listedProtocol(name: string): number | undefined {
   let text: string;
   try {

@@ -4,39 +4,38 @@ import { type BlockRule, type DirectiveRule, FILE_RULE, HOMES } from "./grammar.
 import type { ConfNode, ConfPlace, ConfWord } from "./tree.js";
 import type { ValueRule } from "./value.js";
 
-/** One thing that is wrong with a conntrackd.conf. */
+/** One problem of a conntrackd.conf. */
 export interface ConfProblem extends ConfPlace {
   /** What was found and what is allowed. */
   readonly text: string;
 }
 
-/** What could be read, and what is wrong, in the order of the file. */
+/** The directives that could be read, and the problems, in the order of the file. */
 export interface ParsedConf {
   readonly nodes: readonly ConfNode[];
   readonly problems: readonly ConfProblem[];
 }
 
-/** More are of no use to anyone. */
+/** More would help nobody. */
 const PROBLEMS_MAX = 50;
 
-/** Reads a conntrackd.conf. Goes on after a mistake as if the file had been written as it seems to be meant. */
+/** Parses a conntrackd.conf. After a mistake it continues as if the file said what it seems to mean. */
 export function parseConf(text: string): ParsedConf {
   const parser = new Parser(text);
   while (parser.step());
   return { nodes: parser.nodes, problems: parser.problems.slice(0, PROBLEMS_MAX) };
 }
 
-/** A piece of a conntrackd.conf. `end` comes once, last, at the end of the text. */
+/** A token of a conntrackd.conf. The last one, and only that, is `end`. */
 interface Token extends ConfPlace {
   readonly kind: "word" | "open" | "close" | "end";
-  /** A word as it stands; `{`, `}` or nothing for the others. */
+  /** The word itself; `{`, `}` or nothing for the others. */
   readonly text: string;
 }
 
 /**
- * Words and braces, without comments. White space parts words, and so do braces, also without any around them; a
- * line's end means no more than a space. `#` begins a comment, but not within a path, where conntrackd takes it as it
- * stands.
+ * The words and braces of a text, without comments. White space and braces separate words; a line feed is like a
+ * space. `#` begins a comment, but not within a path, where it is part of the word, as in conntrackd.
  */
 function* tokensOf(text: string): Generator<Token> {
   const pattern = /\n|#[^\n]*|([{}])|(\/[^\s{}"]+|[^\s{}#]+)/g;
@@ -58,14 +57,14 @@ function* tokensOf(text: string): Generator<Token> {
   yield { kind: "end", text: "", line, column: Math.max(1, text.length - lineStart + 1) };
 }
 
-/** A block that is open. */
+/** An open block. */
 interface Frame {
   /** `Mode FTFW`; of the file: empty. */
   readonly label: string;
   readonly rule: BlockRule;
   readonly opened: number;
   readonly nodes: ConfNode[];
-  /** Where a row of words began that has not ended with `for TCP` yet. */
+  /** The first word of a row that has not ended with `for TCP` yet. */
   row: ConfWord | null;
 }
 
@@ -76,11 +75,11 @@ class Parser {
   #next: Token;
   readonly #file: Frame = { label: "", rule: FILE_RULE, opened: 1, nodes: this.nodes, row: null };
   readonly #frames: Frame[] = [this.#file];
-  /** The block that a brace closed last, and its line. */
+  /** The block that was closed last, and the line of its brace. */
   #closed: { readonly frame: Frame; readonly line: number } | null = null;
-  /** Braces that were said to be missing: they may stand further below. */
+  /** Braces that were reported as missing: they may come later. */
   #owed = 0;
-  /** The directive that was read last, and the line where it ends. */
+  /** The last directive, and the line where it ends. */
   #last: { readonly text: string; readonly line: number } | null = null;
 
   constructor(text: string) {
@@ -163,7 +162,7 @@ class Parser {
     } while (depth > 0 && this.#next.kind !== "end");
   }
 
-  /** What is left of a line whose meaning is not known, up to the next directive in it. */
+  /** Skips the rest of a line that is not understood, up to the next directive in it. */
   #skipLine(line: number): void {
     while (this.#next.kind === "word" && this.#next.line === line && !isDirective(this.#next.text)) this.#take();
   }
@@ -192,7 +191,7 @@ class Parser {
     }
   }
 
-  /** A directive of a block around this one: the brace that ends the list is missing. */
+  /** True for a directive of a block around this one: then the closing brace of the list is missing. */
   #belongsOutside(token: Token): boolean {
     const outer = this.#frames.slice(0, -1).filter(({ label }) => label !== "Sync" || !isProtocol(token.text));
     return outer.some(({ rule }) => rule.kind === "directives" && rule.directives.has(token.text));
@@ -218,7 +217,7 @@ class Parser {
     }
   }
 
-  /** What follows the name of a directive. */
+  /** Reads what follows the name of a directive. */
   #content(rule: DirectiveRule, token: Token): void {
     const values = rule.row === undefined ? this.#values(rule, token) : this.#row(rule.row, token);
     const label = [token.text, ...values.map(({ text }) => text)].join(" ");
@@ -235,7 +234,7 @@ class Parser {
     this.#last = null;
   }
 
-  /** A brace that is missing before what can only be the block's content. */
+  /** Reports a missing opening brace. True when the next word can only be the block's content. */
   #opensSilently(token: Token, label: string, rule: BlockRule): boolean {
     const { kind, text } = this.#next;
     this.#report(token, `found no "{" after ${label}, which begins a block`);
@@ -318,7 +317,7 @@ class Parser {
     return this.#frame.nodes.some(({ block }) => block === frame.nodes);
   }
 
-  /** The brace that ends one or more blocks is missing before this word. */
+  /** Reports the missing closing braces of one or more blocks before this word. */
   #unclosed(token: Token): void {
     const left: Frame[] = [];
     for (let frame = this.#frame; !takes(frame.rule, token.text); frame = this.#frame) {
@@ -332,7 +331,7 @@ class Parser {
     this.#report(token, `found "${token.text}" inside ${where}: ${missing} before it`);
   }
 
-  /** The directive of this block that was probably meant. */
+  /** The directive of this block that the word is probably meant to be. */
   #meant(word: string): string | undefined {
     const { rule } = this.#frame;
     if (rule.kind === "list" || word.length > 40) return undefined;
@@ -354,23 +353,23 @@ class Parser {
   }
 }
 
-/** Words beside the directives that conntrackd's scanner knows. */
+/** Words of conntrackd's scanner that are no directives. */
 const OTHER_WORDS: ReadonlySet<string> = new Set(
   "Default From Userspace Kernelspace Accept Ignore for SYN_SENT SYN_RECV ESTABLISHED FIN_WAIT CLOSE_WAIT LAST_ACK \
 TIME_WAIT CLOSE CLOSED LISTEN".split(" "),
 );
 
-/** What people may name is nothing that has a meaning here; a missing value is found that way. */
+/** False for a free name that is a word of conntrackd: then the value is missing. */
 function mayBe(wanted: ValueRule, { text }: Token): boolean {
   return !wanted.free || !(HOMES.has(text) || OTHER_WORDS.has(text));
 }
 
-/** Not the links, which have the names of protocols. */
+/** True for a directive, except the links that have the names of protocols. */
 function isDirective(word: string): boolean {
   return HOMES.has(word) && !isProtocol(word);
 }
 
-/** Names of links and of protocols both. */
+/** True for the names that links and protocols share. */
 function isProtocol(word: string): boolean {
   return word === "TCP" || word === "UDP";
 }

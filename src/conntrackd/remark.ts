@@ -1,23 +1,23 @@
 import type { ConfNode, ConfPlace } from "./tree.js";
 
 /**
- * What became of a directive: a key of conntrail's, something that the broker or TCP does by itself, nothing because
- * there is nothing to set, or nothing although it had a meaning.
+ * The outcome of a directive: it became a key of conntrail, the broker or TCP does it, it is not needed, or it is not
+ * supported although it had a meaning.
  */
 export type Verdict = "taken over" | "replaced" | "not needed" | "not supported";
 
-/** What became of a directive, without its place. */
+/** The outcome of a directive, without its place. */
 export interface Outcome {
   readonly verdict: Verdict;
-  /** The key of conntrail's configuration that it became; null: none. */
+  /** The key of conntrail's configuration; null: none. */
   readonly key: string | null;
-  /** Why, how, or with what difference; empty when there is nothing to say. */
+  /** The reason, or the difference; may be empty. */
   readonly note: string;
 }
 
-/** What became of one directive of a conntrackd.conf. */
+/** The outcome of one directive of a conntrackd.conf. */
 export interface Remark extends ConfPlace, Outcome {
-  /** As it stands in the file, on one line: `Address Ignore` without its list. */
+  /** The directive on one line, without its block: `Address Ignore`. */
   readonly directive: string;
 }
 
@@ -26,17 +26,17 @@ export function takenOver(key: string | null, note = ""): Outcome {
   return { verdict: "taken over", key, note };
 }
 
-/** Something else does it. */
+/** Something else does its work. */
 export function replaced(note: string): Outcome {
   return { verdict: "replaced", key: null, note };
 }
 
-/** It sets nothing that there is. */
+/** There is nothing to set. */
 export function notNeeded(note: string): Outcome {
   return { verdict: "not needed", key: null, note };
 }
 
-/** It is left out. */
+/** It has no counterpart, and is left out. */
 export function notSupported(note: string): Outcome {
   return { verdict: "not supported", key: null, note };
 }

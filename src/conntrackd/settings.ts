@@ -40,21 +40,19 @@ const KEYS = [
 /** One of the keys that a conntrackd.conf can set. */
 export type Key = (typeof KEYS)[number];
 
-/**
- * The value of a key: text becomes a scalar in quotes where it needs them, a list one line per entry, a map likewise.
- */
+/** The value of a key. Text becomes a YAML scalar; lists and maps have one line per entry. */
 export type Value = string | number | boolean | readonly string[] | ReadonlyMap<string, string>;
 
-/** conntrail's configuration as it is put together. */
+/** Gathers conntrail's configuration, and writes it as YAML. */
 export class Settings {
   readonly #values = new Map<Key, { value: Value; origin: string }>();
 
-  /** `origin`: where it came from, for the comment. */
+  /** Sets a key; `origin` is for the comment. */
   set(key: Key, value: Value, origin: string): void {
     this.#values.set(key, { value, origin });
   }
 
-  /** Leaves the key to its default. */
+  /** Leaves the key at its default. */
   unset(key: Key): void {
     this.#values.delete(key);
   }
@@ -99,7 +97,7 @@ function commented(text: string, origin: string): string {
   return origin === "" ? text : `${text.padEnd(40)} # ${origin}`;
 }
 
-/** `2MiB`; bytes where nothing larger fits evenly. */
+/** `2MiB`; in bytes when no larger unit divides it. */
 export function sizeText(bytes: number): string {
   for (const [unit, factor] of [
     ["GiB", 1024 ** 3],

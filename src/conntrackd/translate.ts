@@ -11,15 +11,15 @@ import type { ConfNode } from "./tree.js";
 
 /** A conntrackd.conf as conntrail's own configuration. */
 export interface Translation {
-  /** conntrail's configuration file, with comments; always one that passes its check. */
+  /** conntrail's configuration file, with comments. It always passes its check. */
   readonly yaml: string;
-  /** What became of each directive, in the order of the file. A block that is left out stands for what is in it. */
+  /** The outcome of each directive, in the order of the file; a block that is left out has one remark. */
   readonly remarks: readonly Remark[];
-  /** `Interface` of the dedicated link that is used; null: it names none. */
+  /** `Interface` of the active dedicated link; null: it names none. */
   readonly device: string | null;
 }
 
-/** Translates every directive. Throws ConntrailError CONFIG where no link can be made of the file. */
+/** Translates every directive. Throws ConntrailError CONFIG when the file has no usable link. */
 export function translate(conf: ConntrackdConf, machine: Machine = THIS_MACHINE): Translation {
   return new Translator(conf, machine).translate();
 }
@@ -32,7 +32,7 @@ class Translator {
   readonly #settings = new Settings();
   readonly #filter: FilterLists;
   readonly #remarks: Remark[] = [];
-  /** The index of the remark on the directive that set a key last. */
+  /** For each key, the index of the remark on the directive that set it last. */
   readonly #setBy = new Map<Key, number>();
 
   constructor(conf: ConntrackdConf, machine: Machine) {
@@ -145,7 +145,7 @@ class Translator {
     else this.#set(node, effect.sets[0], effect.sets[1], { verdict, key, note });
   }
 
-  /** Sets a key. What set it before has no effect. */
+  /** Sets a key. An earlier directive for the key has no effect then. */
   #set(node: ConfNode, key: Key, value: Parameters<Settings["set"]>[1] | null, outcome: Outcome): void {
     const before = this.#setBy.get(key);
     if (before !== undefined) {
@@ -170,7 +170,7 @@ class Translator {
     }
   }
 
-  /** The buffer and how far it may grow, of which either may be left out, and which conntrackd takes in any order. */
+  /** Reconciles the buffer with its maximum: either may be missing, and conntrackd accepts them in any order. */
   #finishBuffers(): void {
     const settings = this.#settings;
     const size = parseSize(settings.get("netlink.buffer"));
@@ -187,7 +187,7 @@ class Translator {
     }
   }
 
-  /** What means nothing, or cannot be had, where entries go straight into the kernel. */
+  /** Removes what has no meaning, or is not supported, in mode `inject`. */
   #finishInject(): void {
     const settings = this.#settings;
     if (settings.get("mode") !== "inject") return;

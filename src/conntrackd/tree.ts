@@ -1,6 +1,6 @@
 import { ConntrailError } from "../errors.js";
 
-/** A place in the file, both from 1. */
+/** A place in the file; line and column count from 1. */
 export interface ConfPlace {
   readonly line: number;
   readonly column: number;
@@ -11,7 +11,7 @@ export interface ConfWord extends ConfPlace {
   readonly text: string;
 }
 
-/** A directive with its values and, where it has braces, what stands between them. */
+/** A directive with its values and, if it has braces, their content. */
 export interface ConfNode {
   readonly name: ConfWord;
   /** What follows the name before the brace or the next directive: `FTFW` of `Mode FTFW {`. */
@@ -20,17 +20,14 @@ export interface ConfNode {
   readonly block: readonly ConfNode[] | null;
 }
 
-/**
- * All directives of these names that stand in blocks of the path, in the order of the file: `["General", "UNIX",
- * "Path"]`.
- */
+/** All directives at a path of block names, in the order of the file: `["General", "UNIX", "Path"]`. */
 export function directivesAt(nodes: readonly ConfNode[], path: readonly string[]): ConfNode[] {
   const [name, ...rest] = path;
   const found = nodes.filter((node) => node.name.text === name);
   return rest.length === 0 ? found : found.flatMap((node) => directivesAt(node.block ?? [], rest));
 }
 
-/** CONFIG, `path:line:column: text`. */
+/** A ConntrailError CONFIG: `path:line:column: text`. */
 export function errorAt(path: string, { line, column }: ConfPlace, text: string): ConntrailError {
   return new ConntrailError("CONFIG", `${path}:${line}:${column}: ${text}`);
 }

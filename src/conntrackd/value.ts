@@ -1,22 +1,22 @@
 import { isIPv4, isIPv6 } from "node:net";
 import { multicastGroup } from "../config/address.js";
 
-/** What may stand where a directive wants a value. */
+/** The rule for a value of a directive. */
 export interface ValueRule {
   /** For messages: `found X, allowed is …`. */
   readonly allowed: string;
-  /** Whether it is meant to be such a value; if not, the value is taken to be missing. */
+  /** True for a text that is meant to be such a value; otherwise the value counts as missing. */
   looks(text: string): boolean;
-  /** Whether it is one. Of a text that `looks` like one. */
+  /** True for a valid value, among the texts that `looks` accepts. */
   accepts(text: string): boolean;
-  /** A name that people choose: none that has another use in conntrackd's files. */
+  /** True for names that people choose, which must not be words of conntrackd's files. */
   readonly free: boolean;
 }
 
-/** atoi of conntrackd ends here; what is written beyond is no number that it would use. */
+/** The largest number that conntrackd's atoi reads. */
 const NUMBER_MAX = 2_147_483_647;
 
-/** sun_path of an address of a UNIX socket, less its end. */
+/** sun_path of a UNIX socket address, without its NUL. */
 const UNIX_PATH_BYTES_MAX = 107;
 const PATH_BYTES_MAX = 1024;
 
@@ -25,7 +25,7 @@ function rule(allowed: string, looks: RegExp, accepts: (text: string) => boolean
   return { allowed, looks: (text) => text.length <= 2 * PATH_BYTES_MAX && looks.test(text), accepts, free: false };
 }
 
-/** Letters first; not what conntrackd's scanner takes for another word. */
+/** A name: begins with a letter, and is no other word of conntrackd's scanner. */
 function name(allowed: string, form: RegExp): ValueRule {
   const reserved = /^(on|yes|off|no|ftfw|nack|alarm|notrack)$/i;
   return {
@@ -36,7 +36,7 @@ function name(allowed: string, form: RegExp): ValueRule {
   };
 }
 
-/** One of these words, written so. */
+/** One of these words, spelled exactly. */
 export function keyword(...words: readonly string[]): ValueRule {
   return {
     allowed: words.join(" or "),
@@ -107,7 +107,7 @@ export const PATH: ValueRule = path(PATH_BYTES_MAX);
 /** Of the UNIX socket. */
 export const SOCKET_PATH: ValueRule = path(UNIX_PATH_BYTES_MAX);
 
-/** What conntrackd's scanner takes for an address. Whether it is one shows later. */
+/** What conntrackd's scanner takes for an address; `accepts` decides whether it is one. */
 const ADDRESS_LIKE = /^[0-9a-f:.]*[.:][0-9a-f:.]*(\/\S*)?$|^\d+(\/\S*)?$/i;
 
 /** Of this node or another. */
@@ -130,9 +130,7 @@ export const IPV6_GROUP: ValueRule = rule(
   (text) => isIPv6(text) && multicastGroup(text) !== undefined,
 );
 
-/**
- * As conntrackd's scanner knows an address, in a filter: of what is none after all it warns, and goes on without it.
- */
+/** An address of a filter in conntrackd's scanner, which warns about invalid ones and ignores them. */
 const SCANNED = /^(\d+\.){3}\d+(\/\d+)?$|^[0-9a-f:]*:[0-9a-f:]*(\/\d+)?$/i;
 
 /** Of `Address Ignore {}`. */

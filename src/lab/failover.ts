@@ -3,18 +3,18 @@ import type { Lab } from "./lab.js";
 import { waitFor } from "./process.js";
 import type { SessionReport } from "./session-protocol.js";
 
-/** `cut`: power failure without warning. `handOver`: keepalived ends in good order and says so. */
+/** `cut`: a power failure without warning. `handOver`: keepalived ends cleanly and announces it. */
 export type FailoverKind = "cut" | "handOver";
 
-/** What a failover did to the sessions. */
+/** The result of a failover. */
 export interface FailoverResult {
   readonly from: Firewall;
   readonly to: Firewall;
-  /** From the cut, or from the order to hand over, until another firewall held the virtual addresses. */
+  /** From the cut, or the start of the handover, until another firewall had the virtual addresses. */
   readonly takeoverMs: number;
   /** From the same moment until the new primary's kernel had all entries; undefined without a commit. */
   readonly stateMs: number | undefined;
-  /** The longest time that any session was without an echo. */
+  /** The longest time without an echo in any session. */
   readonly longestGapMs: number;
   readonly report: SessionReport;
   /** The new primary's commit; undefined when its log shows none. */
@@ -25,8 +25,8 @@ const TAKEOVER_TIMEOUT_MS = 30_000;
 const COMMIT_TIMEOUT_MS = 15_000;
 
 /**
- * Takes `primary` out and waits until each session answers through the next one, is broken, or `settleTimeoutMs` is
- * over.
+ * Takes `primary` out of service, and waits until every session answers through the next one or is broken, at most
+ * `settleTimeoutMs`.
  */
 export async function failOver(
   lab: Lab,
@@ -43,7 +43,7 @@ export async function failOver(
   const done = kind === "cut" ? primary.cut() : primary.handOver();
   const to = await lab.waitPrimary(TAKEOVER_TIMEOUT_MS, primary);
   const takeoverMs = performance.now() - startMs;
-  // Only now does an answer prove the new way: until the handover the old one still carried some.
+  // Only from now on does an answer prove the new path: before, the old primary still forwarded some.
   const during = await sessions.mark();
   const report = await sessions.settle(settleTimeoutMs);
   await done;

@@ -6,21 +6,21 @@ import type { Namespace } from "./namespace.js";
 import { type CommandResult, type LineProcess, projectRoot, runCommand } from "./process.js";
 import { ipv4, LAN, SYNC, VIRTUAL_HOST } from "./topology.js";
 
-/** What a daemon's log says of a commit. */
+/** A commit in a daemon's log. */
 export interface CommitLine {
   /** Entries created in the kernel. */
   readonly committed: number;
-  /** Entries that the kernel had already. */
+  /** Entries that the kernel already had. */
   readonly updated: number;
-  /** Entries that it refused, for whatever reason. */
+  /** Entries that the kernel refused, for any reason. */
   readonly failed: number;
   readonly durationMs: number;
-  /** When it was done, milliseconds since the Unix epoch. */
+  /** When it was finished, milliseconds since the Unix epoch. */
   readonly timeMs: number;
 }
 
 const BROKER_PORT = 4222;
-/** pino's number for warnings. */
+/** pino's level of warnings. */
 const LEVEL_WARN = 40;
 
 /** One firewall of the laboratory: its namespace, its keepalived and its conntrail daemon. */
@@ -51,7 +51,7 @@ export class Firewall {
     writeFileSync(this.configFile, conntrailConfig(this, nodes), { mode: 0o600 });
   }
 
-  /** Starts `conntrail daemon`; `waitReady` tells when it works. */
+  /** Starts `conntrail daemon`; `waitReady` waits until it works. */
   startDaemon(): void {
     this.daemon = this.namespace.spawn(
       `conntrail ${this.name}`,
@@ -68,7 +68,7 @@ export class Firewall {
     );
   }
 
-  /** Starts keepalived; without hooks it moves the addresses and tells nobody. */
+  /** Starts keepalived; without hooks it moves the addresses and calls nobody. */
   startKeepalived(hooks: HookCommands | undefined, several?: SyncGroups): void {
     mkdirSync(this.directory, { recursive: true, mode: 0o700 });
     const options = { several, advertSeconds: this.#advertSeconds };
@@ -82,7 +82,7 @@ export class Firewall {
     );
   }
 
-  /** What keepalived is to call for this firewall's daemon. */
+  /** The hooks that keepalived calls for this firewall's daemon. */
   conntrailHooks(): HookCommands {
     const hook = (state: string): string => `${conntrailBinary()} hook ${state} -c ${this.configFile}`;
     return { primary: hook("primary"), backup: hook("backup"), fault: hook("fault") };
@@ -98,7 +98,7 @@ export class Firewall {
     return runCommand("ip", this.namespace.execArguments(file, args));
   }
 
-  /** True when it holds the virtual address of the LAN, of the first sync group unless said. */
+  /** True when it has the virtual address of the LAN in a sync group. */
   async isPrimary(group = 1): Promise<boolean> {
     if (this.dead) return false;
     const result = await runCommand("ip", ["-n", this.namespace.name, "-o", "-4", "addr", "show", "dev", "lan0"]);
@@ -122,7 +122,7 @@ export class Firewall {
     return commits;
   }
 
-  /** The last `count` lines of the daemon that are warnings or worse, or not its log's JSON. */
+  /** The last `count` lines of the daemon that are warnings or worse, or that are not JSON. */
   complaints(count: number): string[] {
     const bad = (this.daemon?.lines ?? []).filter(
       (line) => Number(logMessage(line)?.level ?? LEVEL_WARN) >= LEVEL_WARN,
@@ -130,15 +130,15 @@ export class Firewall {
     return bad.slice(-count);
   }
 
-  /** A handover in good order: keepalived ends, gives its addresses back and says so with an advert of priority 0. */
+  /** A clean handover: keepalived ends, removes its addresses and announces that with an advert of priority 0. */
   async handOver(): Promise<void> {
     await this.keepalived?.stop();
     this.keepalived = undefined;
   }
 
   /**
-   * Cuts it off as a power failure does: no process may say goodbye. They are frozen first, for keepalived's parts
-   * watch each other, and the first to notice a death would send a last advert.
+   * Cuts it off like a power failure: no process may send anything more. They are frozen first, because keepalived's
+   * processes watch each other, and the first to notice a death would send a last advert.
    */
   async cut(): Promise<void> {
     this.dead = true;
@@ -149,7 +149,7 @@ export class Firewall {
   }
 }
 
-/** The laboratory's conntrail.yaml; see the interface document for the keys. */
+/** The laboratory's conntrail.yaml; src/config/schema.ts has the keys. */
 function conntrailConfig(node: Firewall, nodes: readonly Firewall[]): string {
   const peers = nodes.filter((peer) => peer !== node).map((peer) => `  ${peer.name}: ${ipv4(SYNC, peer.number)}`);
   return `cluster: lab

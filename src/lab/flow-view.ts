@@ -3,8 +3,8 @@ import type { Firewall } from "./firewall.js";
 import { runOrThrow } from "./process.js";
 
 /**
- * A flow reduced to what conntrack(8) and `conntrail dump --json` both tell and a takeover depends on. Read from their
- * output as a user would, without conntrail's own code, so that the two can be compared.
+ * A flow reduced to what conntrack(8) and `conntrail dump --json` both print and a takeover depends on. Parsed from
+ * their output as a user would, without conntrail's own code, so that the two can be compared.
  */
 export interface FlowView {
   readonly protocol: string;
@@ -35,7 +35,7 @@ export function isNated(flow: FlowView): boolean {
   return flow.reply.dst !== flow.orig.src || flow.reply.src !== flow.orig.dst;
 }
 
-/** True when the original source port is another one on the far side of the firewall. */
+/** True when the original source port is another one beyond the firewall. */
 export function isPortTranslated(flow: FlowView): boolean {
   return flow.orig.l4.includes(",") && flow.reply.l4 !== flow.orig.l4.split(",").reverse().join(",");
 }

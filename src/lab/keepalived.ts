@@ -11,19 +11,19 @@ export interface HookCommands {
   readonly fault: string;
 }
 
-/** Seconds between adverts unless said. A dead primary is noticed after three of them and a skew below one. */
+/** Default seconds between adverts. A dead primary is noticed after three of them and a skew below one. */
 export const ADVERT_SECONDS = 0.2;
 const PRIORITY_FIRST = 250;
-/** Far apart, so that two backups of a dead primary do not both step forward; nine firewalls fit. */
+/** Large, so that two backups of a dead primary do not both take over; there is room for nine firewalls. */
 const PRIORITY_STEP = 28;
 
-/** Several sync groups, each at home on another firewall and moving back there when that returns. */
+/** Several sync groups. Each prefers another firewall, and moves back there when that returns. */
 export interface SyncGroups {
   readonly groups: number;
   readonly firewalls: number;
 }
 
-/** What a keepalived.conf may have otherwise. */
+/** Options of a keepalived.conf. */
 export interface KeepalivedOptions {
   readonly several?: SyncGroups | undefined;
   readonly advertSeconds?: number;
@@ -88,7 +88,7 @@ ${instance(`wan${suffix}`, "wan0", 52 + 10 * group, priority, timing, ipv4(WAN, 
 
 /**
  * A VRRPv3 instance speaks one address family, so the IPv6 address is "excluded": not advertised, but moved with the
- * rest. Neighbours hear of the new owner at once, and again a second later in case the first word was lost.
+ * rest. Neighbours learn of the new owner at once, and again a second later in case the first announcement was lost.
  */
 function instance(
   name: string,
@@ -117,7 +117,7 @@ ${timing}
 }`;
 }
 
-/** Starts keepalived inside a firewall, with files of its own so that several run side by side. */
+/** Starts keepalived inside a firewall, with its own files, so that several can run side by side. */
 export function startKeepalived(
   firewall: Namespace,
   number: number,

@@ -56,10 +56,7 @@ export function labObstacle(): string | undefined {
   return kernelObstacle();
 }
 
-/**
- * Loads the ruleset in a namespace that lives as long as the command: says whether kernel and container allow all of
- * it.
- */
+/** Loads the ruleset in a temporary namespace, to see whether kernel and container allow all of it. */
 function kernelObstacle(): string | undefined {
   const result = spawnSync("unshare", ["--net", "nft", "-f", "-"], {
     encoding: "utf8",
@@ -91,8 +88,8 @@ export class Lab {
 
   /**
    * Builds namespaces, links and rulesets (with `rules` as more tables of each firewall); no daemon and no keepalived
-   * runs yet. `advertSeconds` apart, keepalived's adverts let a machine stand still for three times that before a
-   * backup takes over. Removes what killed runs have left first.
+   * runs yet. keepalived sends an advert every `advertSeconds`, and a backup takes over after three times that. First
+   * removes what killed runs have left.
    */
   static async create(
     options: { readonly firewalls?: number; readonly rules?: string; readonly advertSeconds?: number } = {},
@@ -141,16 +138,13 @@ export class Lab {
     for (const firewall of this.firewalls) firewall.writeConfig(this.firewalls);
   }
 
-  /** Starts every conntrail daemon and waits until all are ready. */
+  /** Starts every conntrail daemon, and waits until all are ready. */
   async startDaemons(timeoutMs = 20_000): Promise<void> {
     for (const firewall of this.firewalls) firewall.startDaemon();
     await Promise.all(this.firewalls.map((firewall) => firewall.waitReady(timeoutMs)));
   }
 
-  /**
-   * Starts keepalived with the hooks that `hooksOf` gives, on the first firewall until it is primary, then on the
-   * others.
-   */
+  /** Starts keepalived with the hooks of `hooksOf`: on the first firewall, and when that is primary on the others. */
   async startKeepalived(hooksOf: (firewall: Firewall) => HookCommands | undefined): Promise<Firewall> {
     const [first, ...others] = this.firewalls;
     assert.ok(first !== undefined, "a laboratory has two firewalls or more");
@@ -161,7 +155,7 @@ export class Lab {
     return this.waitPrimary(ELECTION_TIMEOUT_MS);
   }
 
-  /** Waits until one firewall, and only one, holds the virtual address. `except` may not be it. */
+  /** Waits until exactly one firewall, other than `except`, has the virtual address. */
   async waitPrimary(timeoutMs: number, except?: Firewall): Promise<Firewall> {
     return waitFor(
       "one firewall that holds the virtual addresses",
@@ -180,7 +174,7 @@ export class Lab {
     return this.firewalls.filter((firewall) => firewall !== primary && !firewall.dead);
   }
 
-  /** Starts echo service and sshd, and opens the sessions, the last of them by ssh when wanted. */
+  /** Starts echo service and sshd, and opens the sessions, the last one by ssh on request. */
   async openSessions(targets: readonly SessionTarget[], options: { readonly ssh: boolean }): Promise<Sessions> {
     this.#processes.push(await startEchoServer(this.topology.server, this.directory));
     let sshArguments: readonly string[] = [];
@@ -195,7 +189,7 @@ export class Lab {
     return this.sessions;
   }
 
-  /** Takes everything down. Safe to repeat. */
+  /** Removes everything. Safe to repeat. */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
@@ -214,7 +208,7 @@ export class Lab {
   }
 }
 
-/** Lets the signals that end a process run its exit hooks, which takes the laboratory down; gives what undoes that. */
+/** Makes ending signals run the exit hooks, which remove the laboratory, until the returned function is called. */
 function exitOnSignals(building: Promise<void>): () => void {
   const codes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
   const handlers = Object.entries(codes).map(([name, code]) => {

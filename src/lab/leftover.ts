@@ -3,11 +3,11 @@ import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync
 import { join } from "node:path";
 import { namespacePids } from "./namespace.js";
 
-/** What a laboratory owns, written before it makes anything, so that a later run can remove what a killed one left. */
+/** What a laboratory owns. Written before anything is made, so that a later run can remove what a killed one left. */
 export interface LabState {
   readonly id: string;
   readonly ownerPid: number;
-  /** Start time of the owner in clock ticks since boot: a pid alone may belong to another process by now. */
+  /** Start time of the owner in clock ticks since boot, since its pid may belong to another process by now. */
   readonly ownerStart: string;
   readonly namespaces: readonly string[];
   readonly directory: string;
@@ -17,10 +17,7 @@ export interface LabState {
 const STATE_DIRECTORY = "/run/conntrail-lab";
 const KILL_ROUNDS_MAX = 50;
 
-/**
- * Field 22 of /proc/PID/stat (proc(5)), or undefined when there is no such process or it has ended and only waits for
- * its parent.
- */
+/** Field 22 of /proc/PID/stat (proc(5)); undefined when there is no such process, or only a zombie. */
 export function processStart(pid: number): string | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
@@ -42,8 +39,8 @@ export function recordLab(state: LabState, stateDirectory = STATE_DIRECTORY): vo
 }
 
 /**
- * Takes a laboratory down: kills what runs in its namespaces, deletes those, its directory and its state file.
- * Synchronous, so that it can also be the last thing that an ending process does. Safe to repeat.
+ * Removes a laboratory: kills what runs in its namespaces, deletes those, its directory and its state file.
+ * Synchronous, so that an ending process can do it last. Safe to repeat.
  */
 export function removeLab(state: LabState, stateDirectory = STATE_DIRECTORY): void {
   for (const name of state.namespaces) {
@@ -64,7 +61,7 @@ export function removeLab(state: LabState, stateDirectory = STATE_DIRECTORY): vo
   rmSync(join(stateDirectory, `${state.id}.json`), { force: true });
 }
 
-/** Removes the laboratories whose owner is gone; gives their ids. Those of living owners are left alone. */
+/** Removes the laboratories whose owner is gone, and returns their ids. */
 export function removeLeftovers(stateDirectory = STATE_DIRECTORY): string[] {
   const removed: string[] = [];
   for (const state of readStates(stateDirectory)) {
@@ -75,7 +72,7 @@ export function removeLeftovers(stateDirectory = STATE_DIRECTORY): string[] {
   return removed;
 }
 
-/** Sends a signal to a process that may have ended meanwhile. */
+/** Sends a signal to a process, unless it has ended meanwhile. */
 export function signal(pid: number, name: NodeJS.Signals): void {
   try {
     process.kill(pid, name);
@@ -84,7 +81,7 @@ export function signal(pid: number, name: NodeJS.Signals): void {
   }
 }
 
-/** Blocks: the last steps of an ending process cannot wait for an event. */
+/** Blocks the thread: an ending process cannot wait for events. */
 function pauseMs(ms: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 }
@@ -109,7 +106,7 @@ function readStates(stateDirectory: string): LabState[] {
   return states;
 }
 
-/** A state file tells a root process what to delete, so only names and paths of a laboratory's form are believed. */
+/** A state file tells a root process what to delete, so only names and paths of a laboratory's form are accepted. */
 function isLabState(value: unknown): value is LabState {
   if (typeof value !== "object" || value === null) return false;
   const state = value as Partial<Record<keyof LabState, unknown>>;

@@ -20,7 +20,7 @@ export class Namespace {
     await runOrThrow("ip", ["-n", this.name, "-batch", "-"], `${lines.join("\n")}\n`);
   }
 
-  /** Runs a command inside and gives its output; throws when it fails. */
+  /** Runs a command inside and returns its output; throws when it fails. */
   async exec(file: string, args: readonly string[], input?: string): Promise<string> {
     return runOrThrow("ip", ["netns", "exec", this.name, file, ...args], input);
   }
@@ -49,9 +49,7 @@ export class Namespace {
   }
 }
 
-/**
- * The processes whose network namespace is the named one. Only a namespace that the laboratory made may be asked for.
- */
+/** The processes in a named network namespace. Only for namespaces that the laboratory made. */
 export function namespacePids(name: string): number[] {
   let inode: number;
   try {

@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { ConntrailError } from "../errors.js";
 import { pause } from "../os/pause.js";
 
-/** What a command that ran to its end left behind. `code` is -1 when a signal ended it or it could not be started. */
+/** The result of a command. `code` is -1 when a signal ended it or it could not be started. */
 export interface CommandResult {
   readonly code: number;
   readonly stdout: string;
@@ -17,7 +17,7 @@ const COMMAND_TIMEOUT_MS = 30_000;
 const COMMAND_OUTPUT_BYTES_MAX = 64 * 1024 * 1024;
 const LINES_KEPT_MAX = 2_000;
 
-/** Runs a command to its end; a failing command is a value. Ended by SIGKILL after `timeoutMs`. */
+/** Runs a command to its end; a failure is a value, not an error. Killed after `timeoutMs`. */
 export function runCommand(
   file: string,
   args: readonly string[],
@@ -45,7 +45,7 @@ export function runCommand(
   });
 }
 
-/** As `runCommand`, but a failing command throws one line that names it. Gives the standard output. */
+/** As `runCommand`, but a failure throws one line that names the command. Returns the standard output. */
 export async function runOrThrow(file: string, args: readonly string[], input?: string): Promise<string> {
   const result = await runCommand(file, args, input === undefined ? {} : { input });
   if (result.code !== 0) {
@@ -56,8 +56,8 @@ export async function runOrThrow(file: string, args: readonly string[], input?: 
 }
 
 /**
- * Waits until `condition` gives something other than undefined or false; throws TIMEOUT that names `what` after
- * `timeoutMs`.
+ * Waits until `condition` returns something other than undefined or false; after `timeoutMs` throws TIMEOUT, which
+ * names `what`.
  */
 export async function waitFor<T>(
   what: string,
@@ -77,7 +77,7 @@ export async function waitFor<T>(
   }
 }
 
-/** The first executable of that name on the path, the administrator's directories included. */
+/** The first executable of that name on the path, including the administrator's directories. */
 export function findTool(name: string): string | undefined {
   for (const directory of toolPath()) {
     const candidate = join(directory, name);
@@ -91,9 +91,7 @@ export function findTool(name: string): string | undefined {
   return undefined;
 }
 
-/**
- * The directory that holds conntrail's package.json, found upwards from this file, so that any output directory works.
- */
+/** The directory of conntrail's package.json, searched upwards from this file, so that any output directory works. */
 export function projectRoot(): string {
   let directory = dirname(fileURLToPath(import.meta.url));
   for (;;) {
@@ -106,17 +104,20 @@ export function projectRoot(): string {
   }
 }
 
-/** A user's path often lacks sbin, and a hook that keepalived starts must find the same node as we run on. */
+/**
+ * The search path: a user's path often lacks sbin, and keepalived's hooks must find the Node that this process runs
+ * on.
+ */
 function toolPath(): string[] {
   const own = (process.env.PATH ?? "").split(delimiter).filter((part) => part !== "");
   const wanted = [dirname(process.execPath), ...own, "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"];
   return [...new Set(wanted)];
 }
 
-/** The environment of whatever the laboratory runs. */
+/** The environment of every command of the laboratory. */
 export function toolEnvironment(): NodeJS.ProcessEnv {
   const env: NodeJS.ProcessEnv = { ...process.env, PATH: toolPath().join(delimiter), LC_ALL: "C" };
-  // node:test sets this for its children; a node process that inherits it would talk the runner's protocol.
+  // node:test sets this for its children; a node process that inherits it would speak the runner's protocol.
   delete env.NODE_TEST_CONTEXT;
   delete env.SSH_AUTH_SOCK;
   return env;
@@ -124,7 +125,7 @@ export function toolEnvironment(): NodeJS.ProcessEnv {
 
 /**
  * A child process whose output is read line by line: each line goes to a log file, the last 2,000 stay in memory.
- * It is ours until it exits; `stop` and `kill` touch this one process only.
+ * `stop` and `kill` affect this one process only.
  */
 export class LineProcess {
   readonly name: string;
@@ -171,15 +172,15 @@ export class LineProcess {
     this.#child.stdin?.write(`${line}\n`);
   }
 
-  /** Calls back with each later line, until the function that is returned is called. */
+  /** Calls `listener` with each later line, until the returned function is called. */
   onLine(listener: (line: string) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
 
   /**
-   * The first line, said already or yet to come, for which `match` gives something. Throws when the process ends or
-   * time is up.
+   * The first line, past or future, for which `match` returns something. Throws when the process ends, and after
+   * `timeoutMs`.
    */
   async waitForLine<T>(what: string, timeoutMs: number, match: (line: string) => T | undefined): Promise<T> {
     let seen = 0;
@@ -199,7 +200,7 @@ export class LineProcess {
     );
   }
 
-  /** SIGTERM, and SIGKILL when that has not ended it within `timeoutMs`. Gives the exit code. */
+  /** Sends SIGTERM, and SIGKILL after `timeoutMs`. Returns the exit code. */
   async stop(timeoutMs = 5_000): Promise<number> {
     if (this.running) this.#child.kill("SIGTERM");
     const timer = setTimeout(() => this.kill(), timeoutMs);

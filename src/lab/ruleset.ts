@@ -1,13 +1,13 @@
 import type { Namespace } from "./namespace.js";
 import { cidr4, cidr6, ipv4, ipv6, LAN, ROUTED, VIRTUAL_HOST, WAN } from "./topology.js";
 
-/** The marks that the ruleset gives to connections of the LAN, so that a lost mark is seen. */
+/** The marks that the ruleset gives to connections of the LAN, so that a lost mark shows. */
 export const MARK_TCP = 0x10;
 export const MARK_UDP = 0x20;
 
 /**
- * The nftables ruleset of a firewall. Whatever it does not know is dropped, never rejected, in transit and at its own
- * door: a packet of a connection whose state is missing must neither pass nor draw a RST (keepalived issue 2254).
+ * The nftables ruleset of a firewall. Unknown packets are dropped, never rejected, in transit and at the firewall
+ * itself: a packet of a connection whose state is missing must neither pass nor cause a RST (keepalived issue 2254).
  */
 export function firewallRuleset(): string {
   return `
@@ -50,8 +50,8 @@ table inet lab {
 }
 
 /**
- * Loads the ruleset and sets connection tracking up so that a missing state is noticed. `more`: tables of a test's
- * own, such as those that give connections a helper.
+ * Loads the ruleset, and sets connection tracking up so that missing state shows. `more`: further tables of a test,
+ * such as those that assign helpers.
  */
 export async function loadRuleset(firewall: Namespace, more = ""): Promise<void> {
   await firewall.exec("nft", ["-f", "-"], firewallRuleset() + more);

@@ -22,7 +22,7 @@ export type SessionCommand =
       readonly sshArguments: readonly string[];
       readonly intervalMs: number;
     }
-  /** Reports the window that ends now and starts a new one. */
+  /** Reports the window that ends now, and starts a new one. */
   | { readonly type: "mark" }
   /** Reports the window so far. */
   | { readonly type: "peek" }

@@ -2,7 +2,7 @@ import type { Duplex } from "node:stream";
 import type { SessionReport } from "./session-protocol.js";
 
 /**
- * Unanswered lines after which a session stops sending: a minute's worth, so that a dead session cannot fill the
+ * Unanswered lines, a minute's worth, after which a session stops sending, so that a dead session cannot fill the
  * memory.
  */
 const UNANSWERED_MAX = 600;
@@ -13,8 +13,8 @@ const REASONS_MAX = 5;
 export type EchoStream = Pick<Duplex, "write" | "on">;
 
 /**
- * One long-lived connection that sends numbered lines and expects each back, in order.
- * Times are milliseconds of a monotonic clock, handed in by the caller.
+ * One long-lived connection that sends numbered lines and expects each back, in order. Times are milliseconds of a
+ * monotonic clock, passed in by the caller.
  */
 export class Session {
   readonly target: string;
@@ -49,7 +49,7 @@ export class Session {
     return this.#brokenBy;
   }
 
-  /** True when it works and has had an echo of a line sent within the window. */
+  /** True when it is not broken and got an echo of a line that it sent within the window. */
   get answering(): boolean {
     return this.#answered && this.#brokenBy === undefined;
   }
@@ -64,25 +64,25 @@ export class Session {
     this.#stream.write(`${this.#sent} ${nowMs}\n`);
   }
 
-  /** Starts a new window: gaps are measured anew, though one that has begun already counts in full when it ends. */
+  /** Starts a new window. A gap that has already begun counts in full when it ends. */
   mark(nowMs: number): void {
     this.#windowStartMs = nowMs;
     this.#longestGapMs = 0;
     this.#answered = false;
   }
 
-  /** The longest gap of the window, one that lasts until `nowMs` included. */
+  /** The longest gap of the window, including one that lasts until `nowMs`. */
   longestGapMs(nowMs: number): number {
     const owed = this.#sent > this.#echoed;
     return owed ? Math.max(this.#longestGapMs, nowMs - this.#lastEchoMs) : this.#longestGapMs;
   }
 
-  /** Says that sending stops on purpose, so that the time until the next line is no gap. */
+  /** Stops sending on purpose: the time until the next line is no gap. */
   pause(): void {
     this.#paused = true;
   }
 
-  /** Lets the end of the stream pass for what it is: wanted. */
+  /** Expects the end of the stream, which then does not break the session. */
   expectClose(): void {
     this.#closing = true;
   }
@@ -112,7 +112,7 @@ export class Session {
   }
 }
 
-/** Sums the sessions of a window up. */
+/** Summarises the sessions of a window. */
 export function reportSessions(sessions: readonly Session[], nowMs: number, windowStartMs: number): SessionReport {
   const gaps = sessions.map((session) => session.longestGapMs(nowMs)).sort((a, b) => a - b);
   const silentByTarget: Record<string, number> = {};

@@ -13,7 +13,7 @@ const TWIN_PORT = 20_000;
 const ANSWER_TIMEOUT_MS = 20_000;
 const LINE_INTERVAL_MS = 100;
 
-/** The echo service by each way to it: NATed or routed, IPv4 or IPv6, with the counts given. */
+/** The echo service by each path to it, NATed or routed, IPv4 or IPv6, with these counts of sessions. */
 export function echoTargets(counts: {
   readonly nat4: number;
   readonly nat6: number;
@@ -29,8 +29,8 @@ export function echoTargets(counts: {
 }
 
 /**
- * `count` sessions of which seven in ten are IPv4 with NAT, and one in ten each is IPv6 with NAT, IPv4 routed and IPv6
- * routed. From ten on, two of them share a source port, so that NAT must translate the port of one.
+ * `count` sessions: 70 % IPv4 with NAT, and 10 % each IPv6 with NAT, IPv4 routed and IPv6 routed. From ten on, two of
+ * them share a source port, so that NAT must translate the port of one.
  */
 export function sessionTargets(count: number): SessionTarget[] {
   const tenth = Math.floor(count / 10);
@@ -81,12 +81,12 @@ export class Sessions {
     });
   }
 
-  /** Opens the sessions, and one by ssh when its arguments are given; returns when each has had its first echo. */
+  /** Opens the sessions, and one by ssh if there are arguments for it; returns when each has had its first echo. */
   async open(targets: readonly SessionTarget[], sshArguments: readonly string[]): Promise<void> {
     await this.#ask({ type: "open", targets, sshArguments, intervalMs: LINE_INTERVAL_MS });
   }
 
-  /** Reports the window that ends now and starts a new one. */
+  /** Reports the window that ends now, and starts a new one. */
   async mark(): Promise<SessionReport> {
     return this.#askReport({ type: "mark" });
   }
@@ -116,8 +116,8 @@ export class Sessions {
   }
 
   /**
-   * Waits until every session has answered a line sent since the last `mark`, or is broken, or time is up.
-   * The report tells which; a session that did not come back is a value, not an error.
+   * Waits until every session has answered a line sent since the last `mark` or is broken, at most `timeoutMs`. The
+   * report shows which; a session that does not answer is a value, not an error.
    */
   async settle(timeoutMs: number, signal?: AbortSignal): Promise<SessionReport> {
     const deadlineMs = performance.now() + timeoutMs;
@@ -139,7 +139,7 @@ export class Sessions {
     return answer.report;
   }
 
-  /** One command at a time, so that answers need no number. */
+  /** Sends one command at a time, so that answers need no number. */
   #ask(command: SessionCommand): Promise<SessionAnswer> {
     const turn = this.#queue.then(async () => {
       this.#answers.length = 0;

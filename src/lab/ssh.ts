@@ -13,10 +13,7 @@ export interface SshService {
 /** Port of the laboratory's sshd inside the server's namespace. */
 export const SSH_PORT = 2222;
 
-/**
- * Starts a real sshd with keys made for the occasion. Only they open it, and it can be reached from inside the
- * laboratory alone.
- */
+/** Starts a real sshd with new keys, which alone give access. It can be reached only from inside the laboratory. */
 export async function startSsh(
   server: Namespace,
   address: string,
@@ -25,7 +22,7 @@ export async function startSsh(
 ): Promise<SshService> {
   const sshd = findTool("sshd");
   if (sshd === undefined) throw new ConntrailError("KERNEL", "sshd not found: apt-get install openssh-server");
-  // sshd wants its privilege separation directory; the service unit makes it, and here no unit has run.
+  // sshd needs its privilege separation directory, which its service unit would make.
   mkdirSync("/run/sshd", { recursive: true, mode: 0o755 });
   const file = (name: string): string => join(directory, name);
   for (const key of ["host_key", "user_key"]) {
@@ -35,7 +32,7 @@ export async function startSsh(
   const [type, key] = readFileSync(file("host_key.pub"), "utf8").split(" ");
   writeFileSync(file("known_hosts"), `${port === 22 ? address : `[${address}]:${port}`} ${type} ${key?.trim()}\n`);
   writeFileSync(file("sshd_config"), sshdConfig(file, port, rootIsLocked()), { mode: 0o600 });
-  // sshd executes itself anew for each connection and therefore insists on its absolute path.
+  // sshd executes itself again for each connection, and therefore requires its absolute path.
   const process = server.spawn("sshd", sshd, ["-D", "-e", "-f", file("sshd_config")], file("sshd.log"));
   await process.waitForLine("it listens", 5_000, (line) => (line.includes("Server listening on") ? true : undefined));
   return { process, clientArguments: sshArguments(file, address, port) };

@@ -20,7 +20,7 @@ export const SYNC: Network = { ipv4: "10.77.0", ipv6: "fd00:77:" };
 export const VIRTUAL_HOST = 1;
 /** Host number of client and server in their networks. */
 export const END_HOST = 100;
-/** A second IPv4 address of the client: two sources with one port make the source NAT translate a port. */
+/** A second IPv4 address of the client: two sources with the same port make source NAT translate a port. */
 export const SECOND_CLIENT_HOST = 101;
 /** Firewall n (from 1) has host number 10 + n on LAN and WAN, and n on the dedicated link. */
 export const FIREWALL_HOST_BASE = 10;
@@ -54,7 +54,7 @@ export interface Topology {
   readonly firewalls: readonly Namespace[];
 }
 
-/** Names the namespaces of a laboratory; nothing is made yet. */
+/** Names the namespaces of a laboratory without making them. */
 export function planTopology(id: string, firewalls: number): Topology {
   const namespace = (name: string): Namespace => new Namespace(`ctl${id}-${name}`);
   return {
@@ -70,7 +70,7 @@ export function namespacesOf(topology: Topology): Namespace[] {
   return [topology.switch, topology.client, topology.server, ...topology.firewalls];
 }
 
-/** Makes the namespaces, bridges, veth pairs, addresses and routes. The rulesets are not part of it. */
+/** Makes the namespaces, bridges, veth pairs, addresses and routes, but no rulesets. */
 export async function buildTopology(topology: Topology): Promise<void> {
   await Promise.all(namespacesOf(topology).map((namespace) => namespace.create()));
   await Promise.all([
@@ -79,7 +79,7 @@ export async function buildTopology(topology: Topology): Promise<void> {
     buildEndHost(topology.server),
     ...topology.firewalls.map(prepareFirewall),
   ]);
-  // Both ends are born inside their namespaces, so no name ever appears in the machine's own one.
+  // Both ends are created inside their namespaces, so no name ever appears in the machine's own.
   const pairs = [
     veth(topology.switch, "client", topology.client, "eth0"),
     veth(topology.switch, "server", topology.server, "eth0"),
@@ -106,24 +106,24 @@ export async function buildSwitch(namespace: Namespace, bridges: readonly string
   await namespace.sysctl({ "net.ipv6.conf.all.disable_ipv6": 1, "net.ipv6.conf.default.disable_ipv6": 1 });
   await namespace.ip(
     bridges.flatMap((name) => [
-      // Snooping would hold VRRP's multicast back until a querier has spoken, and there is none.
+      // Snooping would block VRRP's multicast until a querier speaks, and there is none.
       `link add ${name} type bridge stp_state 0 forward_delay 0 mcast_snooping 0`,
       `link set ${name} up`,
     ]),
   );
   for (const family of ["iptables", "ip6tables", "arptables"]) {
-    // Where the bridge module is absent so is the key, and bridged frames pass no netfilter hook anyway.
+    // Without the bridge module there is no such key, and bridged frames pass no netfilter hook anyway.
     await namespace.sysctl({ [`net.bridge.bridge-nf-call-${family}`]: 0 }).catch(() => {});
   }
 }
 
-/** Readies the namespace of a host at the edge. */
+/** Prepares the namespace of an end host. */
 export async function buildEndHost(namespace: Namespace): Promise<void> {
   await namespace.sysctl({ ...QUIET_IPV6 });
   await namespace.ip(["link set lo up"]);
 }
 
-/** Without these an address is unusable for the second or two of duplicate address detection. */
+/** Without these an address is unusable during duplicate address detection, a second or two. */
 const QUIET_IPV6 = {
   "net.ipv6.conf.all.accept_dad": 0,
   "net.ipv6.conf.default.accept_dad": 0,
@@ -131,7 +131,7 @@ const QUIET_IPV6 = {
   "net.ipv6.conf.default.accept_ra": 0,
 } as const;
 
-/** Readies the namespace of a host that forwards. */
+/** Prepares the namespace of a host that forwards. */
 export async function prepareFirewall(namespace: Namespace): Promise<void> {
   await namespace.sysctl({
     ...QUIET_IPV6,

@@ -4,7 +4,7 @@ import { isConntrackdConf, parseConntrackdConf } from "../../conntrackd/conf.js"
 import type { Remark } from "../../conntrackd/remark.js";
 import { translate } from "../../conntrackd/translate.js";
 
-/** A configuration, and what became of each directive of the conntrackd.conf that it was made of; none of YAML. */
+/** A configuration. If it was made from a conntrackd.conf, also the outcome of each directive. */
 export interface AnyConfig {
   readonly config: Config;
   readonly remarks: readonly Remark[];
@@ -15,7 +15,7 @@ export function loadAnyConfig(path: string): Config {
   return readAnyConfig(path).config;
 }
 
-/** As `loadAnyConfig`, with what there is to say about it. */
+/** As `loadAnyConfig`, with the remarks. */
 export function readAnyConfig(path: string): AnyConfig {
   const text = readConfigText(path);
   if (!isConntrackdConf(text)) return { config: parseConfig(text, path), remarks: [] };

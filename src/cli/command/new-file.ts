@@ -3,7 +3,7 @@ import { dirname } from "node:path";
 import { ConntrailError, errorText } from "../../errors.js";
 
 /**
- * Writes a configuration file, with its directories. Throws CONTROL when there is one already, unless with `force`.
+ * Writes a configuration file, and creates its directories. Throws CONTROL when the file exists, unless with `force`.
  */
 export function writeNewFile(path: string, text: string, force: boolean): void {
   try {

@@ -10,18 +10,18 @@ import { loadAnyConfig, readAnyConfig } from "./config-file.js";
 /** How long a clean end may take before the process is ended anyway. */
 const END_MS_MAX = 15_000;
 
-/** Who runs the daemon in this process. */
+/** The caller that runs the daemon in this process. */
 export interface DaemonHost {
   readonly configPath: string;
-  /** Called when the node does its work. */
+  /** Called when the node is ready. */
   ready(): void;
-  /** Called with the one line that says why it cannot go on; the process ends with 1. */
+  /** Called with the reason, in one line, before the process exits with 1. */
   failed(text: string): void;
 }
 
 /**
- * Runs the daemon in this process until it is told to end, and ends the process: with 0 after a clean end, with 1 when
- * it could not go on. Throws ConntrailError for what keeps it from beginning: configuration, log file, lock file.
+ * Runs the daemon in this process until it is asked to end, then exits: with 0 after a clean end, with 1 after a
+ * failure. Throws ConntrailError when it cannot begin: configuration, log file, lock file.
  */
 export async function runInForeground(host: DaemonHost): Promise<void> {
   const { config, remarks } = readAnyConfig(host.configPath);
@@ -38,7 +38,7 @@ export async function runInForeground(host: DaemonHost): Promise<void> {
     const fields = { lock: config.lock, pid: lock.takenOverFrom };
     logger.warn(fields, "took over the lock file of a daemon that did not end cleanly");
   }
-  // Standard error, where Node tells of it, may be nobody's; the log is read later.
+  // Node reports crashes on standard error, which nobody may read; the log is read later.
   if (log.kept) process.on("uncaughtExceptionMonitor", (error) => logger.fatal({ err: error }, "crashed"));
   for (const { line, directive, verdict, note } of remarks) {
     if (verdict === "not supported") logger.warn({ line, directive, note }, "directive not supported");
@@ -50,7 +50,8 @@ export async function runInForeground(host: DaemonHost): Promise<void> {
       logger.error({ error: errorText(error) }, "reload failed, the configuration stays as it was"),
     );
   });
-  // Not a literal: the daemon's modules are the largest part of the program, and only this command needs them.
+  // Loaded here, by a computed name: the daemon's modules are the largest part of the program, and only this command
+  // needs them.
   const root = new URL("../../daemon.js", import.meta.url).href;
   const { runDaemon } = (await import(root)) as typeof import("../../daemon.js");
   let code = 0;
@@ -63,15 +64,15 @@ export async function runInForeground(host: DaemonHost): Promise<void> {
     code = 1;
   }
   lock?.remove();
-  // A handle that something left open must not keep a daemon alive that has ended.
+  // A handle that was left open must not keep an ended daemon alive.
   process.exit(code);
 }
 
-/** Ends at signals and on request, within bounds; reads the configuration anew at SIGHUP. */
+/** Ends the daemon at signals and on request, within a bound; reloads the configuration at SIGHUP. */
 function createControls(host: DaemonHost, logger: Logger) {
   const end = new AbortController();
   const reloads: ((config: Config) => void | Promise<void>)[] = [];
-  /** As the last SIGHUP found it; one may come before the node is ready. */
+  /** The configuration at the last SIGHUP, which may come before the node is ready. */
   let reloaded: Config | null = null;
   const onEnd = (reason: string): void => {
     if (end.signal.aborted) return;
@@ -83,7 +84,7 @@ function createControls(host: DaemonHost, logger: Logger) {
     }, END_MS_MAX).unref();
   };
   process.on("SIGTERM", onEnd).on("SIGINT", onEnd);
-  // A part that cannot take the new configuration goes on with the old one.
+  // A part that refuses the new configuration keeps the old one.
   const reload = async (callback: (config: Config) => void | Promise<void>, config: Config): Promise<boolean> => {
     try {
       await callback(config);
@@ -103,7 +104,7 @@ function createControls(host: DaemonHost, logger: Logger) {
     ready: () => host.ready(),
   };
   const onHup = async (log: DaemonLog): Promise<void> => {
-    // First, so that logrotate's signal does its work whatever became of the configuration.
+    // First, so that logrotate's signal has its effect even if the configuration is refused.
     log.reopen();
     const config = loadAnyConfig(host.configPath);
     logger.level = config.logLevel;
@@ -115,7 +116,7 @@ function createControls(host: DaemonHost, logger: Logger) {
   return { controls, onHup };
 }
 
-/** The broker, a child, inherits it. */
+/** Sets the scheduling priority, which the broker inherits as a child. */
 function renice(nice: number | null, logger: Logger): void {
   if (nice === null) return;
   try {

@@ -17,7 +17,7 @@ export const DUMP_FORMATS = ["conntrack", "json", "xml"] as const;
 /** One of DUMP_FORMATS. */
 export type DumpFormat = (typeof DUMP_FORMATS)[number];
 
-/** Puts one flow into text, without the line feed. */
+/** One flow as text, without the line feed. */
 type FlowFormatter = (words: Uint32Array, base: number, rare: RareAttributes | null) => string;
 
 /** Prints the expectations of a table. Throws like `requestReport`. */
@@ -48,7 +48,7 @@ function formatView(view: ExpectationView, table: FlowTableName, format: DumpFor
   }
 }
 
-/** Prints the flows of a table, those that match, as they come. Throws like `request`. */
+/** Prints the matching flows of a table as they come. Throws like `request`. */
 export async function dumpFlows(
   path: string,
   table: FlowTableName,
@@ -71,7 +71,7 @@ export async function dumpFlows(
     }
   } catch (error) {
     terminal.throwIfClosed();
-    // What was printed ends with a whole line; JSON stays open, so that nobody takes half a table for a whole one.
+    // Complete the last line. JSON stays unclosed, so that nobody mistakes half a table for a whole one.
     if (printed > 0) await terminal.write("\n");
     throw error;
   }
@@ -80,8 +80,8 @@ export async function dumpFlows(
 }
 
 /**
- * An external cache is printed without reply tuples, as conntrackd does. A kernel table is printed as conntrack(8)
- * does: it has timeouts, and does not know how long its entries have been active.
+ * An external cache is printed without reply tuples, as in conntrackd. A kernel table is printed as by conntrack(8):
+ * with timeouts, and without the age of its entries, which the kernel does not report.
  */
 function formatter(table: FlowTableName, format: DumpFormat): FlowFormatter {
   const options = { reply: table !== "external", nowSeconds: Math.floor(Date.now() / 1000) };

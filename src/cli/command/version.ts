@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 
-/** The release, from the package that this build belongs to; the build may lie at any depth in it. */
+/** The release, from the package.json of this build; the build may be at any depth below it. */
 export function packageVersion(): string {
   let directory = new URL(".", import.meta.url);
   while (!existsSync(new URL("package.json", directory)) && directory.pathname !== "/") {

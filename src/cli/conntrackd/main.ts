@@ -11,12 +11,12 @@ import { type Complaint, type ParsedOptions, parseOptions, usageText, versionTex
 import type { RequestConfig } from "./request.js";
 import { BROKER_LINK, type StatsLink } from "./stats.js";
 
-/** Where conntrackd looks for its configuration. */
+/** conntrackd's default configuration file. */
 const DEFAULT_CONNTRACKD_CONF = "/etc/conntrackd/conntrackd.conf";
 
 /**
- * Runs conntrackd's command line and sets the exit code as conntrackd does: 0 done, or the request is on its way; 1
- * for a daemon that cannot be reached or refuses, a bad configuration, bad parameters.
+ * Runs conntrackd's command line and sets conntrackd's exit codes: 0 when done, or when the request is sent; 1 when
+ * the daemon refuses or cannot be reached, and for a bad configuration or bad parameters.
  */
 export async function main(argv: readonly string[]): Promise<void> {
   const terminal = new Terminal(process.stdout, process.stderr);
@@ -31,7 +31,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   }
 }
 
-/** Does what the options say; the exit code. */
+/** Executes the options and returns the exit code. */
 async function run({ does, configPath }: ParsedOptions, terminal: Terminal): Promise<number> {
   const path = configPath ?? DEFAULT_CONNTRACKD_CONF;
   switch (does.kind) {
@@ -47,7 +47,7 @@ async function run({ does, configPath }: ParsedOptions, terminal: Terminal): Pro
     }
     case "daemon": {
       if (does.background) {
-        // What is wrong with the file is said at once, in the foreground.
+        // Problems of the file are reported at once, in the foreground.
         const [{ runInBackground }, { loadAnyConfig }] = await Promise.all([
           import("../process/background.js"),
           import("../command/config-file.js"),
@@ -64,7 +64,7 @@ async function run({ does, configPath }: ParsedOptions, terminal: Terminal): Pro
   }
 }
 
-/** The daemon in this process, which tells the one that started it, if it was `-d`, what became of it. */
+/** Runs the daemon in this process. If `-d` started it, reports to the process that did. */
 async function runHere(path: string, terminal: Terminal): Promise<void> {
   const [{ runInForeground }, { reportFailure, reportReady }] = await Promise.all([
     import("../command/run-daemon.js"),
@@ -85,7 +85,7 @@ async function runHere(path: string, terminal: Terminal): Promise<void> {
   }
 }
 
-/** What a request needs of the configuration, read without the rest of it, so that a script's call is quick. */
+/** The part of the configuration that a request needs, without the rest, so that a script's call is fast. */
 async function readRequestConfig(path: string): Promise<RequestConfig> {
   const text = readConfigText(path);
   if (!isConntrackdConf(text)) return { control: await controlPath(path), link: BROKER_LINK, expectations: true };
@@ -100,7 +100,7 @@ function linkOf({ nodes, device }: ConntrackdConf): StatsLink {
   return { protocol: kind === "Multicast" ? "multicast" : kind, device: device ?? BROKER_LINK.device };
 }
 
-/** conntrackd's own words where scripts may look for them; the rest says more. */
+/** conntrackd's own wording where scripts may match it; other errors say more. */
 function complaintOf(error: unknown): string {
   const cause = error instanceof ConntrailError ? (error.cause as NodeJS.ErrnoException | undefined) : undefined;
   if (cause?.code === "ENOENT" && cause.syscall === "open" && (error as ConntrailError).code === "CONFIG") {
@@ -110,7 +110,7 @@ function complaintOf(error: unknown): string {
   return errorText(error);
 }
 
-/** A line as conntrackd writes it: `[Sat Nov 21 11:10:06 2026] (pid=8474) [ERROR] what is wrong`. */
+/** Prints a line in conntrackd's form: `[Sat Nov 21 11:10:06 2026] (pid=8474) [ERROR] what is wrong`. */
 function complain(terminal: Terminal, { level, text }: Complaint): void {
   const [weekday, month, day, year, clock] = new Date().toString().split(" ");
   const date = `${weekday} ${month} ${String(Number(day)).padStart(2)} ${clock} ${year}`;

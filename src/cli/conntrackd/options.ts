@@ -1,10 +1,10 @@
-/** The parts of conntrackd's state that a sub-command may be limited to. */
+/** What a sub-command may be limited to: flows or expectations. */
 export type Part = "ct" | "expect";
 
 /** The statistics that `-s` knows. */
 export type StatsPart = "network" | "cache" | "runtime" | "link" | "rsqueue" | "process" | "queue" | Part;
 
-/** What conntrackd's command line asks of a running daemon. `part` null: of both. */
+/** A request of conntrackd's command line to the running daemon. `part` null: both. */
 export type ConntrackdRequest =
   | { readonly kind: "commit" | "flush-kernel" | "resync-kernel"; readonly part: Part | null }
   | { readonly kind: "dump"; readonly table: "internal" | "external"; readonly part: Part; readonly xml: boolean }
@@ -13,13 +13,13 @@ export type ConntrackdRequest =
   | { readonly kind: "bulk" | "resync-peers" | "purge" }
   | { readonly kind: "stop" };
 
-/** A message as conntrackd writes it to standard error. */
+/** A message that conntrackd writes to standard error. */
 export interface Complaint {
   readonly level: "ERROR" | "warning";
   readonly text: string;
 }
 
-/** What a command line means. `usage`: the help is printed, before the complaints. */
+/** A parsed command line. `usage`: print the help before the complaints. */
 export interface ParsedOptions {
   readonly does:
     | { readonly kind: "exit"; readonly code: number }
@@ -33,8 +33,7 @@ export interface ParsedOptions {
 }
 
 /**
- * In the order in which a prefix picks one: `c` is cache, `r` runtime, `n` network. `multicast` is the old name of
- * link.
+ * In the order in which prefixes match: `c` is cache, `r` runtime, `n` network. `multicast` is the old name of link.
  */
 const STATS_PARTS = [
   "network",
@@ -52,7 +51,7 @@ const STATS_PARTS = [
 /** The letters of the options that ask the daemon. */
 const REQUESTS = "ciefFRBntks";
 
-/** Ends the reading of a command line. */
+/** Thrown to end the reading of a command line. */
 class Stop {
   readonly code: number;
 
@@ -62,8 +61,8 @@ class Stop {
 }
 
 /**
- * Reads a command line as conntrackd 1.4.7 does: a word is known by its second letter, the last of several requests
- * counts, `-x` belongs to the dump before it, sub-commands may be cut short. An unknown option prints the help and
+ * Parses a command line as conntrackd 1.4.7 does: the second letter of a word decides, the last of several requests
+ * counts, `-x` belongs to the dump before it, sub-commands may be abbreviated. An unknown option prints the help and
  * exits 0.
  */
 export function parseOptions(argv: readonly string[]): ParsedOptions {
@@ -180,7 +179,7 @@ class Reader {
       this.#configPath = path;
       return;
     }
-    // It goes on with the default file.
+    // conntrackd then continues with the default file.
     this.#usage = true;
     this.#complain("ERROR", "Missing config filename");
   }
@@ -192,7 +191,7 @@ class Reader {
     return "link";
   }
 
-  /** `ct` or `expect`; another word is read as the next option. */
+  /** `ct` or `expect`; any other word is parsed as the next option. */
   #part(): Part | null {
     const next = this.#argv[this.#index + 1];
     if (next === undefined || next.startsWith("-")) return null;
@@ -246,7 +245,7 @@ Requests to the running daemon:
 `;
 }
 
-/** What `-v` prints: the release whose command line this is, then what it really is. */
+/** What `-v` prints: the release of conntrackd that this command line imitates, then its own name. */
 export function versionText(version: string): string {
   return `${headline(version)}\nMIT license.\n`;
 }

@@ -4,15 +4,15 @@ import type { Terminal } from "../process/terminal.js";
 import type { ConntrackdRequest } from "./options.js";
 import { formatStatsPart, type StatsSources } from "./stats.js";
 
-/** What a request needs of the configuration. */
+/** The part of the configuration that a request needs. */
 export interface RequestConfig extends Pick<StatsSources, "link" | "expectations"> {
   /** Path of the control socket. */
   readonly control: string;
 }
 
 /**
- * Asks the daemon what conntrackd's options ask, and prints what conntrackd prints. A commit and a resync with the
- * kernel are waited for; a bulk and a resync with the peers have begun. Throws like `request`.
+ * Sends a request of conntrackd's options to the daemon, and prints what conntrackd prints. Waits for a commit and for
+ * a resync with the kernel; a bulk and a resync with the peers only begin. Throws like `request`.
  */
 export async function sendRequest(
   request: ConntrackdRequest,
@@ -52,7 +52,7 @@ function change(request: Change, control: string): Promise<object> {
         ...(request.part === null ? {} : { only: request.part }),
       });
     case "resync-kernel":
-      // Flows and expectations are read in one go, whichever was asked for.
+      // Flows and expectations are read together, whichever was requested.
       return requestReport(control, "resync", { source: "kernel" });
     case "resync-peers":
       return requestReport(control, "resync", { source: "peers", wait: false });

@@ -2,32 +2,29 @@ import type { StatsReport, StatusReport } from "../../control/protocol.js";
 import type { StatsPart } from "./options.js";
 
 /**
- * The texts of `conntrackd -s`, in its own printf forms, from the counters named in StatsReport; one that the daemon
- * does not have is 0. Headings are conntrackd's, whatever carries the messages: its resend queue is what the broker
- * has yet to confirm.
+ * The texts of `conntrackd -s` in its own printf forms, from the counters of StatsReport. Counters that the daemon
+ * does not have are 0. Headings are conntrackd's: its resend queue is what the broker has yet to confirm.
  */
 
-/** The dedicated link as the configuration names it. */
+/** The dedicated link, as named in the configuration. */
 export interface StatsLink {
   readonly protocol: "UDP" | "TCP" | "multicast";
   readonly device: string;
 }
 
-/** What a part is printed from. */
+/** The data of all parts. */
 export interface StatsSources {
   readonly stats: StatsReport;
   readonly status: StatusReport;
   readonly link: StatsLink;
-  /** conntrackd without ExpectationSync prints nothing of expectations. */
+  /** False without ExpectationSync: conntrackd then prints nothing for expectations. */
   readonly expectations: boolean;
 }
 
-/** Where the configuration names no interface, the broker is named. */
+/** Names the broker when the configuration names no interface. */
 export const BROKER_LINK: StatsLink = { protocol: "UDP", device: "nats" };
 
-/**
- * What the publisher holds unconfirmed at the most, and conntrackd's sizes of the queues that conntrail does not need.
- */
+/** The bound of unconfirmed messages, and conntrackd's sizes of queues that conntrail does not need. */
 const RESEND_QUEUE_MAX = 16_384;
 const TX_QUEUE_MAX = 2_147_483_647;
 const ERROR_QUEUE_MAX = 128;
@@ -93,7 +90,7 @@ function cacheText(name: string, cache: Counters): string {
   ].join("");
 }
 
-/** The counters of expectations under the names that those of flows have. */
+/** The counters of expectations under the names of those of flows. */
 function expectationCache(stats: StatsReport, cache: "internal" | "external"): Counters {
   const counters = stats.expectations ?? {};
   const count = (name: string): number => counters[`${cache}${name}`] ?? 0;
@@ -118,7 +115,7 @@ function trafficText(stats: StatsReport, head: string): string {
   ].join("");
 }
 
-/** Of TCP it also says whether there is a connection each way. */
+/** The heading of the active link; for TCP also whether there is a connection in each direction. */
 function activeHead(stats: StatsReport, { protocol, device }: StatsLink): string {
   const head = `${protocol} traffic (active device=${device})`;
   if (protocol !== "TCP") return head;
@@ -190,7 +187,7 @@ function runtimeText(stats: StatsReport, status: StatusReport): string {
   ].join("");
 }
 
-/** `2 days 3 h 4 min`; days and hours stand there when there are any. */
+/** `2 days 3 h 4 min`; days and hours only if there are any. */
 function uptime(seconds: number): string {
   const days = Math.floor(seconds / 86_400);
   const hours = Math.floor(seconds / 3600) % 24;

@@ -2,18 +2,16 @@ import { spawn } from "node:child_process";
 import { resolve } from "node:path";
 import { ConntrailError } from "../../errors.js";
 
-/**
- * A store that is read through at the start may take as long as systemd is told to wait (deploy/conntrail.service).
- */
+/** As long as systemd waits (deploy/conntrail.service), since a large store is read through at the start. */
 const START_MS_MAX = 60_000;
 
-/** What the daemon tells the process that started it with `-d`. */
+/** What the daemon reports to the process that started it with `-d`. */
 type Report = { readonly ready: true } | { readonly failed: string };
 
 /**
- * Starts this program once more as a daemon: detached, in a session of its own, in /, without the terminal. Resolves
- * when it is ready. Throws ConntrailError CONTROL with its reason when it ends before, TIMEOUT when it is not ready in
- * time and was ended.
+ * Starts this program again as a daemon: detached, in its own session, in /, without the terminal. Resolves when it is
+ * ready. Throws ConntrailError CONTROL with the reason when it ends before that, TIMEOUT when it was ended because it
+ * was not ready in time.
  */
 export async function runInBackground(configPath: string): Promise<void> {
   const [, program = ""] = process.argv;
@@ -46,13 +44,13 @@ export async function runInBackground(configPath: string): Promise<void> {
   }
 }
 
-/** Tells the process that started this one that the daemon does its work; nothing when nobody did. */
+/** Reports to the process that started this one, if any, that the daemon is ready. */
 export function reportReady(): void {
   report({ ready: true });
   if (process.connected) process.disconnect();
 }
 
-/** Tells the process that started this one why the daemon ends; nothing when nobody did. */
+/** Reports to the process that started this one, if any, why the daemon ends. */
 export function reportFailure(text: string): void {
   report({ failed: text });
 }

@@ -16,20 +16,20 @@ import { flock, LOCK_EX, LOCK_NB } from "../../os/libc.js";
 export interface LockFile {
   /** The pid of a daemon that died without removing it; null when the file was not there. */
   readonly takenOverFrom: number | null;
-  /** Removes it, if it still is the one that was taken. */
+  /** Removes the file, if it still is the one that was taken. */
   remove(): void;
 }
 
 const CREATE = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
 /** Ten digits and a line feed. */
 const PID_BYTES_MAX = 11;
-/** /var/lock is anybody's to write to: what a link there leads to is not touched. */
+/** /var/lock is world-writable: links there are not followed. */
 const EXISTING = constants.O_RDWR | constants.O_NOFOLLOW;
 
 /**
- * Takes the lock file at `path`: it holds this process's id, and a flock that dies with the process. Throws
- * ConntrailError ALREADY_RUNNING when it exists, but for one that a daemon of ours left which is gone: that holds a
- * pid and no flock. PERMISSION or CONTROL when it cannot be made.
+ * Takes the lock file at `path`: it contains this process's id, and has a flock that ends with the process. Throws
+ * ConntrailError ALREADY_RUNNING when the file exists, unless a dead conntrail daemon left it: then it contains a pid
+ * and has no flock. PERMISSION or CONTROL when it cannot be made.
  */
 export function takeLock(path: string): LockFile {
   const created = open(path, CREATE);
@@ -52,7 +52,7 @@ export function takeLock(path: string): LockFile {
   };
 }
 
-/** Null when it is there already (CREATE), or is not any more (EXISTING). */
+/** Null when the file exists already (CREATE), or no longer exists (EXISTING). */
 function open(path: string, flags: number): number | null {
   try {
     return openSync(path, flags, 0o600);
@@ -65,7 +65,7 @@ function open(path: string, flags: number): number | null {
   }
 }
 
-/** Null for a file that our daemon did not write; one of another kind (a FIFO) is not even read. */
+/** Null for a file that our daemon did not write. Only regular files are read, never a FIFO. */
 function pidIn(fd: number): number | null {
   if (!fstatSync(fd).isFile()) return null;
   const start = Buffer.alloc(PID_BYTES_MAX + 1);
@@ -74,7 +74,7 @@ function pidIn(fd: number): number | null {
   return pid === undefined ? null : Number(pid);
 }
 
-/** Whether the file at `path` still is the open one. */
+/** True when the file at `path` still is the open one. */
 function isAt(path: string, fd: number): boolean {
   const there = statSync(path, { throwIfNoEntry: false });
   const open = fstatSync(fd);

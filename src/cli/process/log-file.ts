@@ -1,11 +1,11 @@
 import { appendFileSync, closeSync, openSync } from "node:fs";
 import { ConntrailError, errorText } from "../../errors.js";
 
-/** Readable by root alone, as conntrackd makes it: it names hosts. */
+/** Readable by root only, as in conntrackd: the log names hosts. */
 const MODE = 0o600;
 
 /**
- * A log file that each line is appended to at once. What cannot be written (a full disk) is counted, and said when
+ * A log file. Each line is written at once. Lines that cannot be written (a full disk) are counted, and reported when
  * there is room again.
  */
 export class LogFile {
@@ -23,7 +23,7 @@ export class LogFile {
     try {
       if (this.#lost > 0) {
         const lost = { level: 40, time: Date.now(), lost: this.#lost, msg: "lines of the log could not be written" };
-        // Of the line for which there was no room, the file may have the beginning.
+        // The file may contain the beginning of a line for which there was no room.
         appendFileSync(this.#fd, `\n${JSON.stringify(lost)}\n`);
         this.#lost = 0;
       }
@@ -34,8 +34,8 @@ export class LogFile {
   }
 
   /**
-   * Goes on in a new file of the name, after logrotate has moved the old one. Throws as the constructor; the old one
-   * is kept then.
+   * Opens a new file of the same name, after logrotate has moved the old one. Throws like the constructor, and then
+   * keeps the old one.
    */
   reopen(): void {
     const fd = openLog(this.#path);

@@ -7,10 +7,10 @@ const LEVELS: ReadonlyMap<unknown, string> = new Map([
   [60, "FATAL"],
 ]);
 
-/** A line of pino's as an object. */
+/** A line of pino as an object. */
 export type LogEntry = Readonly<Record<string, unknown>>;
 
-/** Null for what is no line of JSON. */
+/** Parses a line of pino; null when it is not JSON. */
 export function parseLogEntry(line: string): LogEntry | null {
   try {
     return JSON.parse(line) as LogEntry;
@@ -19,7 +19,7 @@ export function parseLogEntry(line: string): LogEntry | null {
   }
 }
 
-/** A JSON log line as `12:34:56.789 INFO  ready peers=2`, for a person at a terminal; anything else as it is. */
+/** A JSON log line as `12:34:56.789 INFO  ready peers=2`, for a terminal; anything else unchanged. */
 export function formatLogLine(line: string): string {
   const entry = parseLogEntry(line);
   if (entry === null) return line;

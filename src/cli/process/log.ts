@@ -4,19 +4,19 @@ import { LogFile } from "./log-file.js";
 import { formatLogLine } from "./log-line.js";
 import { Syslog } from "./syslog.js";
 
-/** Where the daemon's lines go. */
+/** The daemon's log. */
 export interface DaemonLog {
   readonly logger: Logger;
-  /** True when somebody finds the log later: it goes to a file or to syslog. */
+  /** True when the log goes to a file or to syslog, where it can be read later. */
   readonly kept: boolean;
-  /** Opens the log file anew. Throws ConntrailError CONFIG when it cannot be. */
+  /** Reopens the log file. Throws ConntrailError CONFIG when that fails. */
   reopen(): void;
 }
 
 /**
- * The log as configured: JSON lines to a file, lines for people to syslog, or to standard output, which gets JSON
- * lines too unless a person watches. Written at once: what is logged before a crash is there after it. Throws
- * ConntrailError CONFIG for a log file that cannot be written.
+ * Opens the configured log: JSON lines to a file, text to syslog; to standard output, text on a terminal and otherwise
+ * JSON. Everything is written at once, so nothing logged before a crash is lost. Throws ConntrailError CONFIG when the
+ * log file cannot be written.
  */
 export function openLog(config: Config): DaemonLog {
   const options = { level: config.logLevel, base: { node: config.node } };
@@ -35,7 +35,7 @@ export function openLog(config: Config): DaemonLog {
   return { logger: pino(options, stream), kept, reopen: () => file?.reopen() };
 }
 
-/** Standard output of a service goes to the journal, which is mostly syslog, too. */
+/** True when standard output and syslog both end in the journal, as in a service. */
 function inJournalAlready(config: Config): boolean {
   return config.logSyslog !== null && process.env.JOURNAL_STREAM !== undefined;
 }

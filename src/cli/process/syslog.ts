@@ -1,7 +1,7 @@
 import { UnixDatagram } from "../../os/unix-datagram.js";
 import { formatLogText, type LogEntry, parseLogEntry } from "./log-line.js";
 
-/** Where syslog(3) sends to. */
+/** The socket of syslog(3). */
 const DEV_LOG = "/dev/log";
 
 /** Longer lines are cut; a syslog daemon takes 8 KiB. */
@@ -28,8 +28,8 @@ const LOG_INFO = 6;
 const LOG_DEBUG = 7;
 
 /**
- * The log for syslog, as the C library would write it. Nothing waits for the syslog daemon: a line that it does not
- * take is counted, and said with the next that it takes.
+ * Writes the log to syslog, in the form of the C library. Nothing waits for the syslog daemon: lines that it does not
+ * accept are counted, and reported with the next line that it accepts.
  */
 export class Syslog {
   readonly #facility: number;
@@ -41,7 +41,7 @@ export class Syslog {
     this.#socket = new UnixDatagram(path);
   }
 
-  /** A line as pino writes it. */
+  /** Writes a line of pino. */
   write(line: string): void {
     const entry = parseLogEntry(line);
     if (entry === null) return;

@@ -1,11 +1,11 @@
 import { ConntrailError } from "../../errors.js";
 
-/** Thrown where output has nowhere to go any more; ends a command quietly. */
+/** Thrown when the reader of the output is gone; ends a command silently. */
 export class OutputClosed extends Error {
   override readonly name = "OutputClosed";
 }
 
-/** The standard output and error of a command, and the code with which it ends. */
+/** Standard output and error of a command, and its exit code. */
 export class Terminal {
   /** 0 done, 1 failed, 2 usage. */
   exitCode = 0;
@@ -17,7 +17,7 @@ export class Terminal {
   constructor(stdout: NodeJS.WriteStream, stderr: NodeJS.WriteStream) {
     this.#stdout = stdout;
     this.#stderr = stderr;
-    // `conntrail dump internal | head` closes the pipe early, which is no fault.
+    // `conntrail dump internal | head` closes the pipe early, which is no error.
     stdout.on("error", (cause: NodeJS.ErrnoException) => {
       if (cause.code !== "EPIPE") {
         this.#failure = new ConntrailError("CONTROL", `the output cannot be written: ${cause.message}`, { cause });
@@ -27,17 +27,17 @@ export class Terminal {
     stderr.on("error", () => {});
   }
 
-  /** Aborted when nobody reads the output any more. */
+  /** Aborted when the output has no reader any more. */
   get closed(): AbortSignal {
     return this.#closed.signal;
   }
 
-  /** Throws what became of the output when it takes no more: OutputClosed when its reader went, which is no fault. */
+  /** Throws when the output can no longer be written: OutputClosed when its reader is gone, which is no error. */
   throwIfClosed(): void {
     if (this.closed.aborted) throw this.#failure;
   }
 
-  /** Writes to standard output and waits until it is written. Throws as `throwIfClosed`. */
+  /** Writes to standard output, and waits until it is written. Throws like `throwIfClosed`. */
   async write(text: string): Promise<void> {
     this.throwIfClosed();
     await new Promise<void>((resolve) => {
@@ -56,35 +56,32 @@ export class Terminal {
     return this.write(`${JSON.stringify(value, null, 2)}\n`);
   }
 
-  /** Progress for a person who watches; nothing when standard error is not a terminal. */
+  /** Prints progress, if standard error is a terminal. */
   progress(text: string): void {
     if (this.#stderr.isTTY) this.#stderr.write(`${text}\n`);
   }
 
-  /** Whether standard output shows colours: a terminal, unless NO_COLOR is set (https://no-color.org). */
+  /** True when standard output shows colours: on a terminal, unless NO_COLOR is set (https://no-color.org). */
   get colours(): boolean {
     return this.#stdout.isTTY === true && (process.env.NO_COLOR ?? "") === "";
   }
 
-  /** Whether a person watches standard error. */
+  /** True when standard error is a terminal. */
   get watched(): boolean {
     return this.#stderr.isTTY === true;
   }
 
-  /**
-   * Progress in one line that the next one writes over; "" takes it away. Nothing when standard error is not a
-   * terminal.
-   */
+  /** Prints progress in one line that the next one replaces, if standard error is a terminal; "" removes it. */
   progressLine(text: string): void {
     if (this.watched) this.#stderr.write(`\r\u001b[K${text}`);
   }
 
-  /** The one line that says why a command failed, or what its answer lacks. */
+  /** Prints the one line that says why a command failed, or what its answer lacks. */
   complain(text: string): void {
     this.#stderr.write(`conntrail: ${text.trim().replace(/\s*\n\s*/g, " ")}\n`);
   }
 
-  /** Standard error as it is, for usage texts. */
+  /** Writes to standard error unchanged, for usage texts. */
   usage(text: string): void {
     this.#stderr.write(text);
   }
