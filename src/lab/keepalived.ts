@@ -31,7 +31,7 @@ export interface KeepalivedOptions {
 
 /**
  * The keepalived.conf of firewall `number` (from 1): groups of a LAN and a WAN instance each, VRRPv3. One group does
- * not preempt. Of several, the hooks are told by `--group`, and group g (from 1) has the virtual host number g.
+ * not preempt. With several, `--group` tells the hooks which one, and group g (from 1) has the virtual host number g.
  */
 export function keepalivedConfig(
   number: number,

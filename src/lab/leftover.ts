@@ -33,7 +33,7 @@ export function processStart(pid: number): string | undefined {
 export function recordLab(state: LabState, stateDirectory = STATE_DIRECTORY): void {
   mkdirSync(stateDirectory, { recursive: true, mode: 0o700 });
   const file = join(stateDirectory, `${state.id}.json`);
-  // Written aside and renamed, so that a reader never meets half a file.
+  // Written under another name and renamed, so that a reader never sees half a file.
   writeFileSync(`${file}.new`, JSON.stringify(state), { mode: 0o600 });
   renameSync(`${file}.new`, file);
 }

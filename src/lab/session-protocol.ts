@@ -13,7 +13,7 @@ export interface SessionTarget {
   readonly local?: { readonly address: string; readonly port: number };
 }
 
-/** What the session client is told on its standard input, a JSON line each. */
+/** The commands to the session client, JSON lines on its standard input. */
 export type SessionCommand =
   /** Opens the sessions; answered by "open" when each has had its first echo. */
   | {
@@ -26,7 +26,7 @@ export type SessionCommand =
   | { readonly type: "mark" }
   /** Reports the window so far. */
   | { readonly type: "peek" }
-  /** Stops sending, so that the connections fall silent; the window goes on. */
+  /** Stops sending, so that the connections fall silent; the window continues. */
   | { readonly type: "pause" }
   | { readonly type: "resume" }
   /** Closes the first `count` sessions in an orderly way; they count no longer. */

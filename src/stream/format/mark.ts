@@ -90,7 +90,7 @@ export class MarkCodec {
   }
 }
 
-/** Reads where a payload stands in its node's stream; null when it is no message of ours. */
+/** Makes a reader of envelopes alone; it returns null for a payload that is no message of ours. */
 export function createEnvelopeReader(): (payload: Uint8Array) => Envelope | null {
   const packr = createPackr();
   return (payload) => {
