@@ -133,13 +133,15 @@ const IOVEC_BYTES = 16;
 const FLOW_GROUPS = [NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE, NFNLGRP_CONNTRACK_DESTROY];
 const EXPECTATION_GROUPS = [NFNLGRP_CONNTRACK_EXP_NEW, NFNLGRP_CONNTRACK_EXP_UPDATE, NFNLGRP_CONNTRACK_EXP_DESTROY];
 
-/** Reads conntrack events from the kernel from the moment it is constructed until close(). */
+/** Reads conntrack events from the kernel from `listen` until close(). */
 export class EventSocket {
   /** The netlink port the kernel gave this socket. */
   readonly portId: number;
-  readonly #sink: EventSink;
+  /** Null before `listen`. */
+  #sink: EventSink | null = null;
   readonly #fd: number;
   readonly #filter: SocketFilter;
+  readonly #groups: readonly number[];
   #rules: FilterRules;
   #mutedPort = 0;
   readonly #receive = new ReceiveBuffer();
@@ -153,17 +155,17 @@ export class EventSocket {
   #closed: Promise<void> | null = null;
 
   /**
-   * Opens and subscribes in this thread's network namespace.
+   * Opens in this thread's network namespace.
    * Throws ConntrailError `PERMISSION` without CAP_NET_ADMIN, `KERNEL` when the kernel has no nfnetlink or conntrack.
    */
-  constructor(sink: EventSink, options: EventSocketOptions = {}) {
-    this.#sink = sink;
+  constructor(options: EventSocketOptions = {}) {
     this.#bufferBytesMax = options.bufferBytesMax ?? 8 << 20;
     this.#turnDatagramsMax = options.turnDatagramsMax ?? 1024;
     this.#pace = new Pace(options.gatherMs ?? 10, options.now ?? (() => performance.now()));
     this.#fd = openSocket();
     this.#filter = new SocketFilter(this.#fd);
     this.#rules = options.filter ?? {};
+    this.#groups = options.expectations === true ? [...FLOW_GROUPS, ...EXPECTATION_GROUPS] : FLOW_GROUPS;
     let filter: SocketFilterState;
     try {
       setBuffer(this.#fd, Math.min(options.bufferBytes ?? 2 << 20, this.#bufferBytesMax));
@@ -173,9 +175,6 @@ export class EventSocket {
       }
       this.portId = bindSocket(this.#fd);
       filter = this.#filter.attach(this.#rules);
-      for (const group of options.expectations === true ? [...FLOW_GROUPS, ...EXPECTATION_GROUPS] : FLOW_GROUPS) {
-        setOption(this.#fd, libc.NETLINK_ADD_MEMBERSHIP, group);
-      }
       this.#waiter = new Waiter(this.#fd, () => this.#wake());
     } catch (error) {
       libc.close(this.#fd);
@@ -183,6 +182,14 @@ export class EventSocket {
     }
     this.#counters.bufferBytes = readBuffer(this.#fd);
     this.#countFilter(filter);
+  }
+
+  /**
+   * Subscribes, once: every event from now on comes to the sink, in a later turn of the event loop. Throws as the constructor does.
+   */
+  listen(sink: EventSink): void {
+    for (const group of this.#groups) setOption(this.#fd, libc.NETLINK_ADD_MEMBERSHIP, group);
+    this.#sink = sink;
     this.#waiter.wait();
   }
 
@@ -215,13 +222,13 @@ export class EventSocket {
    * even make them, which saves a third of the cost of creating a flow.
    */
   hearNew(on: boolean): void {
-    if (this.#closed !== null) return;
+    if (this.#closed !== null || this.#sink === null) return;
     setOption(this.#fd, on ? libc.NETLINK_ADD_MEMBERSHIP : libc.NETLINK_DROP_MEMBERSHIP, NFNLGRP_CONNTRACK_NEW);
   }
 
   /** Reads now what is queued, up to the bound of a turn; true when the bound ended it and more may be waiting. */
   readNow(): boolean {
-    if (this.#closed !== null) return false;
+    if (this.#closed !== null || this.#sink === null) return false;
     const before = this.#counters.eventsReceived;
     const more = this.#readTurn();
     if (this.#closed === null) this.#sink.onDrained(this.#counters.eventsReceived - before, more);
@@ -307,7 +314,7 @@ export class EventSocket {
   #receiveFailed(errno: number): void {
     if (errno === ENOBUFS) this.#counters.overruns++;
     else this.#counters.receiveErrors++;
-    this.#sink.onOverrun();
+    this.#sink?.onOverrun();
   }
 
   #decodeSlot(slot: number): void {
@@ -345,7 +352,7 @@ export class EventSocket {
       return;
     }
     this.#counters.eventsReceived++;
-    this.#sink.onEvent(eventKind(type, flags), this.#flow, words[(at + 12) >> 2]!);
+    this.#sink?.onEvent(eventKind(type, flags), this.#flow, words[(at + 12) >> 2]!);
   }
 
   #decodeExpectation(type: number, flags: number, at: number, end: number): void {
@@ -359,12 +366,12 @@ export class EventSocket {
       return;
     }
     this.#counters.eventsReceived++;
-    this.#sink.onExpectation?.(eventKind(type, flags), decoded, this.#receive.words[(at + 12) >> 2]!);
+    this.#sink?.onExpectation?.(eventKind(type, flags), decoded, this.#receive.words[(at + 12) >> 2]!);
   }
 
   #malformed(code: number): void {
     this.#counters.malformed++;
-    this.#sink.onMalformed(code);
+    this.#sink?.onMalformed(code);
   }
 }
 

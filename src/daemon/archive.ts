@@ -8,8 +8,8 @@ import type { ArchiveReport } from "../history/archive/run.js";
 import { Backoff } from "../os/backoff.js";
 import { pause } from "../os/pause.js";
 import { brokerClientAddress } from "../stream/broker/broker-config.js";
+import type { TakeDown } from "../sync/take-down.js";
 import type { ArchiveMessage } from "./archive-process.js";
-import type { TakeDown } from "./streams.js";
 
 const RESTART_MS_MIN = 1000;
 const RESTART_MS_MAX = 60_000;

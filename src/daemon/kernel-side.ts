@@ -1,145 +1,103 @@
+import { networkInterfaces } from "node:os";
 import type { Logger } from "pino";
-import type { ExternalCache } from "../cache/external.js";
-import type { InternalCache } from "../cache/internal.js";
 import type { Config, FilterConfig } from "../config/config.js";
 import { type EventCounters, EventSocket, newEventCounters } from "../ctnetlink/event-socket.js";
 import { LocalAddresses } from "../ctnetlink/local-addresses.js";
-import type { RequestSocket } from "../ctnetlink/request-socket.js";
+import { RequestSocket } from "../ctnetlink/request-socket.js";
 import { parseCidr } from "../flow/address.js";
-import type { Clock } from "../flow/clock.js";
-import { compileFilter, type FilterRules } from "../flow/filter.js";
-import type { Journal } from "../sync/out/journal.js";
-import { Replicator } from "../sync/out/replicator.js";
-import type { Injection } from "../sync/ports/kernel.js";
-import type { TakeDown } from "./streams.js";
+import { compileFilter, type FilterRules, type FlowPredicate } from "../flow/filter.js";
+import type { HelperNames } from "../sync/ports/kernel.js";
+import type { TakeDown } from "../sync/take-down.js";
 
 /** A kernel that is read less often than this has its buffer full of events too soon. */
 const GATHER_MS_MAX = 20;
 
-/** This node's own kernel, listened to or polled. */
-export interface KernelSide {
-  readonly replicator: Replicator;
+/** This node's own kernel: its sockets, and what of its table is replicated. */
+export class KernelSide {
+  readonly kernel: RequestSocket;
+  /** Mode `inject`: a socket of its own, so that its echoes can be told from those of other requests. */
+  readonly injects: RequestSocket | null;
+  /** Null where the kernel is polled. */
+  readonly events: EventSocket | null;
+  /** Whose expectations are replicated; null: nobody's. */
+  readonly helpers: HelperNames | null;
+  readonly #addresses: LocalAddresses | null;
+  readonly #log: Logger;
+  #filter: FilterConfig;
+
+  /** Opens the sockets. Nothing is heard yet. */
+  static async open(config: Config, log: Logger, down: TakeDown): Promise<KernelSide> {
+    const addresses = config.filter.local ? await LocalAddresses.open() : null;
+    if (addresses !== null) down.push(() => addresses.close());
+    return new KernelSide(config, addresses, log, down);
+  }
+
+  private constructor(config: Config, addresses: LocalAddresses | null, log: Logger, down: TakeDown) {
+    const { mode, expectations } = config;
+    this.#addresses = addresses;
+    this.#log = log;
+    this.#filter = config.filter;
+    this.kernel = new RequestSocket();
+    down.push(() => this.kernel.close());
+    this.injects = mode === "inject" ? new RequestSocket() : null;
+    down.push(() => this.injects?.close());
+    // Mode `inject` has no commit that could bring them in after their masters.
+    this.helpers = expectations === false || mode === "inject" ? null : expectations;
+    this.events = config.netlink.pollMs === null ? openEvents(config, this.helpers !== null) : null;
+    down.push(() => this.events?.close());
+  }
+
   /** All at zero where the kernel is polled. */
-  readonly events: { readonly counters: Readonly<EventCounters> };
-  /** Another filter from now on; flows that it does not keep leave with the next kernel resync. */
-  setFilter(filter: FilterConfig): void;
+  get eventCounters(): Readonly<EventCounters> {
+    return this.events?.counters ?? newEventCounters();
+  }
+
+  /** True for the flows that are replicated. */
+  compileFilter(): FlowPredicate {
+    return compileFilter(filterRules(this.#filter), this.#addresses ?? undefined);
+  }
+
+  /** Another filter from now on: the kernel queues what that keeps. Gives its predicate. */
+  setFilter(filter: FilterConfig): FlowPredicate {
+    this.#filter = filter;
+    this.events?.setFilter(socketRules(filter));
+    this.reportFilter();
+    return this.compileFilter();
+  }
+
+  /** Says in the log when the kernel has no room for all of the rules. */
+  reportFilter(): void {
+    const { filterInstructions, filterLeftOut } = this.eventCounters;
+    if (filterLeftOut === 0) return;
+    this.#log.warn(
+      { filterInstructions, filterLeftOut },
+      "filter.where kernelspace: the kernel has no room for all of the rules; the rest is applied in userspace",
+    );
+  }
 }
 
-/**
- * Subscribes to the kernel's events. From here on nothing is missed; `replicator.resyncKernel` brings what was there before. With
- * `netlink.poll`, dumps at that interval instead.
- */
-export async function openKernelSide(
-  config: Config,
-  parts: {
-    internal: InternalCache;
-    external: ExternalCache;
-    journal: Journal;
-    kernel: RequestSocket;
-    /** Mode `inject`, and the port id of its requests: the events that those cause say nothing new. */
-    injection: { readonly injector: Injection; readonly portId: number } | null;
-    carries: () => boolean;
-    standsBack: () => boolean;
-    clock: Clock;
-    log: Logger;
-  },
-  stopping: AbortSignal,
-  down: TakeDown,
-): Promise<KernelSide> {
-  const { kernel, injection } = parts;
-  // Mode `inject` has no commit that could bring them in after their masters.
-  const replicated = config.expectations === false || config.mode === "inject" ? null : config.expectations;
-  const addresses = config.filter.local ? await LocalAddresses.open() : null;
-  if (addresses !== null) down.push(() => addresses.close());
-  const ownPort = injection?.portId ?? kernel.portId;
-  const replicator = new Replicator({
-    ...parts,
-    kernel: {
-      dump: (visit, signal) => kernel.dump({ signal }, visit),
-      growBuffer: () => events?.growBuffer() ?? false,
-      hearNew: (on) => events?.hearNew(on),
-      readEvents: () => events?.readNow() ?? false,
-      ...(replicated === null
-        ? {}
-        : { dumpExpectations: (visit, signal) => kernel.dumpExpectations({ signal }, visit) }),
-      get: (words, base) => kernel.get(words, base),
-    },
-    ...(replicated === null ? {} : { helpers: replicated }),
-    ownPorts: new Set([ownPort]),
-    ignoresOwn: injection !== null,
-    injection: injection?.injector ?? null,
-    filter: compileFilter(filterRules(config.filter), addresses ?? undefined),
-    overrunResyncMs: config.netlink.overrunResyncMs,
-    publishIntervalMs: config.publishIntervalMs,
-    signal: stopping,
-  });
-  const { pollMs } = config.netlink;
-  // What a peer is to have in its kernel at once is read more often than what waits there for a commit.
-  const gatherMs = Math.min(GATHER_MS_MAX, config.publishIntervalMs * (injection === null ? 4 : 2));
-  const events = pollMs === null ? openEvents(config, replicator, replicated !== null, gatherMs) : null;
-  // What it injects it need not be told of, ever.
-  if (injection !== null) events?.mute(ownPort);
-  const polls = pollMs === null ? null : startPolling(replicator, pollMs);
-  if (events !== null) reportFilter(events.counters, parts.log);
-  down.push(async () => {
-    await events?.close();
-    await polls?.stop();
-    replicator.stop();
-  });
-  return {
-    replicator,
-    events: events ?? { counters: newEventCounters() },
-    setFilter: (filter) => {
-      replicator.setFilter(compileFilter(filterRules(filter), addresses ?? undefined));
-      if (events === null) return;
-      events.setFilter(socketRules(filter));
-      reportFilter(events.counters, parts.log);
-    },
-  };
-}
-
-function openEvents(config: Config, replicator: Replicator, expectations: boolean, gatherMs: number): EventSocket {
+function openEvents(config: Config, expectations: boolean): EventSocket {
   const { netlink } = config;
-  return new EventSocket(replicator, {
+  return new EventSocket({
     bufferBytes: netlink.bufferBytes,
     bufferBytesMax: netlink.bufferBytesMax,
     reliable: netlink.reliable,
     turnDatagramsMax: netlink.iterationLimit,
     filter: socketRules(config.filter),
     expectations,
-    gatherMs,
+    // What a peer is to have in its kernel at once is read more often than what waits there for a commit.
+    gatherMs: Math.min(GATHER_MS_MAX, config.publishIntervalMs * (config.mode === "inject" ? 2 : 4)),
   });
 }
 
-/** Dumps again and again, `intervalMs` after the end of the last one. */
-function startPolling(replicator: Replicator, intervalMs: number): { stop(): Promise<void> } {
-  let running: Promise<unknown> = Promise.resolve();
-  let stopped = false;
-  const poll = (): void => {
-    running = replicator.pollKernel().then(() => {
-      if (!stopped) timer = setTimeout(poll, intervalMs);
-    });
-  };
-  let timer = setTimeout(poll, intervalMs);
-  const stop = async (): Promise<void> => {
-    stopped = true;
-    clearTimeout(timer);
-    await running;
-  };
-  return { stop };
+/** Addresses of this machine now, virtual ones included, as inet_ntop prints them. */
+export function machineAddresses(): ReadonlySet<string> {
+  return new Set(Object.values(networkInterfaces()).flatMap((list) => (list ?? []).map(({ address }) => address)));
 }
 
 /** The rules that the kernel is to apply before it queues an event. */
 function socketRules(filter: FilterConfig): FilterRules {
   return filter.where === "kernelspace" ? filterRules(filter) : {};
-}
-
-function reportFilter({ filterInstructions, filterLeftOut }: Readonly<EventCounters>, log: Logger): void {
-  if (filterLeftOut === 0) return;
-  log.warn(
-    { filterInstructions, filterLeftOut },
-    "filter.where kernelspace: the kernel has no room for all of the rules; the rest is applied in userspace",
-  );
 }
 
 function filterRules(filter: FilterConfig): FilterRules {

@@ -1,76 +1,40 @@
 import type { Logger } from "pino";
-import type { ExternalCache } from "../cache/external.js";
 import type { Config, PeerConfig } from "../config/config.js";
 import { Discovery } from "../discovery/discovery.js";
 import { errorText } from "../errors.js";
-import type { Clock, HybridClock } from "../flow/clock.js";
 import { hostPort } from "../stream/broker/broker-config.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
 import { StreamReader } from "../stream/reader.js";
 import { Replica } from "../stream/replica.js";
 import { askSnapshot } from "../stream/snapshot-request.js";
-import { Applier, type LocalFlows } from "../sync/in/applier.js";
-import { Follower } from "../sync/in/follower.js";
-import type { CopySource } from "../sync/ports/peer-stream.js";
-import type { OwnBroker, TakeDown } from "./streams.js";
+import type { Peers } from "../sync/peers.js";
+import type { CopySource, PeerPort } from "../sync/ports/peer-stream.js";
+import type { TakeDown } from "../sync/take-down.js";
+import type { OwnBroker } from "./streams.js";
 
 /** How long a peer that announced itself may take to answer; it announces itself again. */
 const REACH_TIMEOUT_MS = 3000;
 
-/** A follower and where its peer is. */
-export interface Peer {
-  readonly follower: Follower;
-  readonly address: string;
-  readonly discovered: boolean;
-  /** True while its broker is connected. */
-  readonly reached: () => boolean;
+/** The ways to the peers that the configuration lists. */
+export function configuredPeers(config: Config, broker: OwnBroker, log: Logger): PeerPort[] {
+  return config.peers.map((peer) => openPeer(config, peer, broker, log));
 }
 
-/** What all followers of a node share. */
-export interface PeerParts {
-  readonly external: ExternalCache;
-  /** Null on an observer, which has no kernel. */
-  readonly local: LocalFlows | null;
-  readonly hybridClock: HybridClock;
-  readonly clock: Clock;
-  readonly log: Logger;
-}
-
-/** A follower for each peer, not running yet. */
-export function createPeers(config: Config, broker: OwnBroker, parts: PeerParts, down: TakeDown): Peer[] {
-  return config.peers.map((peer) => createPeer(config, peer, broker, parts, down));
-}
-
-/** A follower for a peer, not running yet. */
-export function createPeer(
-  config: Config,
-  peer: PeerConfig,
-  broker: OwnBroker,
-  parts: PeerParts,
-  down: TakeDown,
-): Peer {
+/** The way to a peer. */
+function openPeer(config: Config, peer: PeerConfig, broker: OwnBroker, log: Logger): PeerPort {
   const { node, address } = peer;
-  const { clock, log } = parts;
-  const shared = config.broker.mode === "shared";
-  const connection = shared ? broker.connection : connectPeer(config, peer, log.child({ peer: node }));
-  if (!shared) down.push(() => connection.close());
-  const applier = new Applier({ ...parts, node });
-  const follower = new Follower({
+  const isShared = config.broker.mode === "shared";
+  const connection = isShared ? broker.connection : connectPeer(config, peer, log.child({ peer: node }));
+  return {
+    node,
+    address,
+    discovered: peer.discovered === true,
     stream: new StreamReader({ connection, node, log: log.child({ peer: node }) }),
-    copy: shared ? null : copySource(node, broker, log.child({ copyOf: node })),
-    applier,
-    whole: config.mode === "observer",
+    copy: isShared ? null : copySource(node, broker, log.child({ copyOf: node })),
+    reached: () => connection.connected,
     ask: () => askSnapshot(connection, node),
-    clock,
-    log,
-  });
-  if (!shared) {
-    const unwatch = broker.connection.watch((connected) => {
-      if (connected) follower.resumeCopy();
-    });
-    down.push(unwatch);
-  }
-  return { follower, address, discovered: peer.discovered === true, reached: () => connection.connected };
+    close: () => (isShared ? undefined : connection.close()),
+  };
 }
 
 function connectPeer(config: Config, peer: PeerConfig, log: Logger): BrokerConnection {
@@ -85,12 +49,7 @@ function connectPeer(config: Config, peer: PeerConfig, log: Logger): BrokerConne
 }
 
 /** Null when the peer's broker answers, which with `tls` proves its name; else why not. */
-export async function reachPeer(
-  config: Config,
-  peer: PeerConfig,
-  log: Logger,
-  stopping: AbortSignal,
-): Promise<string | null> {
+async function reachPeer(config: Config, peer: PeerConfig, log: Logger, stopping: AbortSignal): Promise<string | null> {
   const connection = connectPeer(config, peer, log.child({}, { level: "silent" }));
   const close = (): Promise<void> => connection.close();
   stopping.addEventListener("abort", close, { once: true });
@@ -113,39 +72,30 @@ function copySource(node: string, broker: OwnBroker, log: Logger): CopySource {
   };
 }
 
-/** Lets the followers run until the signal, and waits for them at the end. */
-export function runPeers(peers: readonly Peer[], stopping: AbortSignal, down: TakeDown): void {
-  const running = peers.map(({ follower }) => follower.run(stopping));
-  down.push(async () => {
-    await Promise.all(running);
-  });
+/** Copying goes on whenever the own broker is back. */
+export function watchCopies(peers: Peers, { connection }: OwnBroker, down: TakeDown): void {
+  down.push(
+    connection.watch((connected) => {
+      if (connected) peers.resumeCopies();
+    }),
+  );
 }
 
-/**
- * Null where the configuration does not want it. Peers that it finds join `known`, which the whole node looks at, and are followed;
- * `start` begins.
- */
+/** Null where the configuration does not want it. Peers that it finds join the others; `startDiscovery` lets it begin. */
 export function createDiscovery(
   config: Config,
   broker: OwnBroker,
-  parts: PeerParts,
-  known: { readonly peers: Peer[]; readonly followers: Follower[] },
+  peers: Peers,
+  log: Logger,
   stopping: AbortSignal,
-  down: TakeDown,
 ): Discovery | null {
   const { discover } = config;
   if (discover === null) return null;
-  const onPeer = async (peerConfig: PeerConfig): Promise<void> => {
-    if (stopping.aborted) return;
-    const peer = createPeer(config, peerConfig, broker, parts, down);
-    await peer.follower.restore(stopping);
-    if (stopping.aborted) return;
-    known.peers.push(peer);
-    known.followers.push(peer.follower);
-    runPeers([peer], stopping, down);
+  const onPeer = async (peer: PeerConfig): Promise<void> => {
+    if (!stopping.aborted) await peers.join(openPeer(config, peer, broker, log), stopping);
   };
-  const reach = (peer: PeerConfig): Promise<string | null> => reachPeer(config, peer, parts.log, stopping);
-  return new Discovery({ config, discover, reach, onPeer, log: parts.log });
+  const reach = (peer: PeerConfig): Promise<string | null> => reachPeer(config, peer, log, stopping);
+  return new Discovery({ config, discover, reach, onPeer, log });
 }
 
 /** Lets discovery begin, and end before the peers that it found. */

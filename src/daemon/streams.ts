@@ -1,7 +1,7 @@
 import type { Logger } from "pino";
 import type { InternalCache } from "../cache/internal.js";
 import type { Config } from "../config/config.js";
-import type { BrokerStatus } from "../control/protocol.js";
+import type { BrokerStatus, PublisherStatus } from "../control/protocol.js";
 import { peersMax } from "../discovery/announcement.js";
 import { ConntrailError, errorText } from "../errors.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
@@ -9,23 +9,20 @@ import { pause } from "../os/pause.js";
 import { EmbeddedBroker } from "../stream/broker/broker.js";
 import { storedStreams } from "../stream/broker/broker-host.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
-import { createEnvelopeReader, MarkCodec, type Role } from "../stream/format/mark.js";
+import { createEnvelopeReader } from "../stream/format/mark.js";
 import { streamName } from "../stream/format/subjects.js";
 import { type Retention, readLastOf, readTip } from "../stream/own-stream.js";
 import { Publisher } from "../stream/publisher.js";
 import { StreamReader } from "../stream/reader.js";
 import { onSnapshotAsked } from "../stream/snapshot-request.js";
-import { type OwnTail, restoreInternal } from "../sync/in/restore.js";
-import { Journal } from "../sync/out/journal.js";
-
-/** What takes a part down again; run last first. */
-export type TakeDown = (() => Promise<void> | void)[];
+import type { OwnTail } from "../sync/in/restore.js";
+import { type OwnPast, readOwnPast } from "../sync/own-past.js";
+import type { OwnStream, OwnStreamListener } from "../sync/ports/own-stream.js";
+import type { TakeDown } from "../sync/take-down.js";
 
 /** How long the own broker may take to answer at the start; a large store is read through first. */
 const CONNECT_TIMEOUT_MS = 60_000;
 const TAIL_RETRY_MS = 500;
-/** How often it is looked whether a snapshot is due. */
-const SNAPSHOT_CHECK_MS = 1000;
 /** The broker's timers may come as late as a message may wait, so that they wake it less often, and never later than this. */
 const BROKER_TIMER_SLACK_MS_MAX = 5;
 /** Streams of other nodes that room is made for: whoever reaches the broker could make any number of them. */
@@ -102,18 +99,6 @@ async function leftOverStreams(config: Config, log: Logger): Promise<number> {
   return Math.min(streams.length, LEFT_OVER_MAX);
 }
 
-/** This node's own stream, open for writing. */
-export interface OwnStream {
-  readonly journal: Journal;
-  readonly publisher: Publisher;
-  /** True when the table of the last epoch was taken over: no snapshot is needed. */
-  readonly goesOn: boolean;
-  /** This node's role when the stream was last written. */
-  readonly role: Role;
-  /** Writes the first mark of the epoch, and from now on snapshots when they are due, asked for, or needed after a loss. */
-  begin(): void;
-}
-
 /**
  * Where the own stream ends. Asked of its leader: another server of a shared cluster may not have the last of it yet. Such a
  * cluster may be without a leader for a while.
@@ -139,48 +124,70 @@ async function readOwnTail(connection: BrokerConnection, node: string, stopping:
   }
 }
 
-/** Rebuilds the internal cache from the own stream, and opens that for a new epoch. */
-export async function openOwnStream(
+/** Rebuilds the internal cache from the own stream. */
+export async function readPast(
   config: Config,
-  broker: OwnBroker,
+  { connection }: OwnBroker,
   parts: { internal: InternalCache; clock: Clock; hybridClock: HybridClock; log: Logger },
   stopping: AbortSignal,
-  down: TakeDown,
-): Promise<OwnStream> {
+): Promise<OwnPast> {
   const { node } = config;
-  const { connection, retention } = broker;
-  const { internal, clock, hybridClock, log } = parts;
   const tail = await readOwnTail(connection, node, stopping);
-  const last = tail.lastMark === null ? null : new MarkCodec().decode(tail.lastMark);
-  if (last !== null) hybridClock.observe(last.envelope.stamp);
-  const reader = new StreamReader({ connection, node, log });
-  const continues = await restoreInternal(reader, tail, node, internal, hybridClock, log, stopping);
-  const previousEpoch = continues?.epoch ?? last?.envelope.epoch ?? 0;
-  const readEnvelope = createEnvelopeReader();
-  const epoch = Math.max(clock.wallMs(), previousEpoch + 1);
-  const publisher = new Publisher({
-    node,
-    epoch,
-    connection,
-    retention,
-    readNumber: (message) => readEnvelope(message.payload),
-    log,
-    onLost: (first, lost) => {
-      log.warn({ first, last: lost }, "messages were dropped while the broker was away; a snapshot follows");
-      void journal.lost("messages dropped while the broker was away", stopping);
-    },
-  });
-  const journal = new Journal({ node, epoch, continues, internal, sink: publisher, clock, hybridClock, log });
-  await publisher.start();
-  down.push(() => publisher.close());
-  const begin = (): void => {
-    const reason = last === null ? "first start" : continues === null ? "start without the last table" : "start";
-    journal.writeMark({ type: "epoch", reason, previousEpoch, previousNumber: continues?.number ?? 0 });
-    const due = setInterval(() => {
-      if (journal.snapshotDue) void journal.writeSnapshot(stopping);
-    }, SNAPSHOT_CHECK_MS);
-    down.push(() => clearInterval(due));
-    down.push(onSnapshotAsked(connection, node, () => void journal.writeSnapshot(stopping)));
-  };
-  return { journal, publisher, goesOn: continues !== null, role: last?.role ?? "unknown", begin };
+  const reader = new StreamReader({ connection, node, log: parts.log });
+  return readOwnPast(reader, tail, { ...parts, node }, stopping);
+}
+
+/** This node's own stream on its broker, open for writing in a new epoch. */
+export class PublishedStream implements OwnStream {
+  readonly sink: Publisher;
+  readonly #node: string;
+  readonly #connection: BrokerConnection;
+  #listener: OwnStreamListener | null = null;
+
+  /** Throws ConntrailError STORE or BROKER when the broker does not take the stream. */
+  static async open(
+    config: Config,
+    broker: OwnBroker,
+    epoch: number,
+    log: Logger,
+    down: TakeDown,
+  ): Promise<PublishedStream> {
+    const stream = new PublishedStream(config.node, broker, epoch, log);
+    await stream.sink.start();
+    down.push(() => stream.sink.close());
+    return stream;
+  }
+
+  private constructor(node: string, { connection, retention }: OwnBroker, epoch: number, log: Logger) {
+    this.#node = node;
+    this.#connection = connection;
+    const readEnvelope = createEnvelopeReader();
+    this.sink = new Publisher({
+      node,
+      epoch,
+      connection,
+      retention,
+      readNumber: (message) => readEnvelope(message.payload),
+      log,
+      onLost: (first, last) => {
+        log.warn({ first, last }, "messages were dropped while the broker was away; a snapshot follows");
+        this.#listener?.lost();
+      },
+    });
+  }
+
+  listen(listener: OwnStreamListener): () => void {
+    this.#listener = listener;
+    return onSnapshotAsked(this.#connection, this.#node, () => listener.snapshotAsked());
+  }
+
+  flush(timeoutMs: number): Promise<boolean> {
+    return this.sink.flush(timeoutMs);
+  }
+
+  /** What `status` says of it. */
+  get status(): PublisherStatus {
+    const { state, confirmedNumber, backlog } = this.sink;
+    return { state, confirmedNumber, unconfirmed: backlog.messages };
+  }
 }

@@ -13,19 +13,17 @@ import type {
 } from "../control/protocol.js";
 import type { RecordSink } from "../control/record-writer.js";
 import type { NodeHandlers, ProgressListener } from "../control/server.js";
-import type { DumpResult } from "../ctnetlink/request-socket.js";
 import { ConntrailError, errorText } from "../errors.js";
-import { type Expectation, expectationToJson } from "../flow/expectation.js";
+import { expectationToJson } from "../flow/expectation.js";
 import type { FlowTable } from "../flow/flow-table.js";
-import { type DecodedFlow, type RareAttributes, RECORD_WORDS } from "../flow/record.js";
+import { type RareAttributes, RECORD_WORDS } from "../flow/record.js";
 import type { Follower } from "./in/follower.js";
+import type { FirewallNode } from "./node.js";
 import type { Journal } from "./out/journal.js";
-import type { Replicator } from "./out/replicator.js";
-import type { KernelRequests } from "./ports/kernel.js";
+import type { KernelTable } from "./ports/kernel.js";
 import type { Reports } from "./reports.js";
 import { removeExpectations } from "./takeover/expectation-commit.js";
 import { removeFromKernel } from "./takeover/kernel-flush.js";
-import type { Roles } from "./takeover/roles.js";
 
 /** How long `resync peers` waits; a table of a million flows takes about a second. */
 const RESYNC_TIMEOUT_MS = 60_000;
@@ -36,36 +34,15 @@ const DUMP_SLOTS_PER_TURN = 8192;
 /** Flows of the kernel that are gathered in one piece of memory. */
 const DUMP_SLAB_FLOWS = 4096;
 
-/** The kernel's table, listed. */
-export interface KernelDump {
-  dump(options: { signal?: AbortSignal }, visit: (flow: DecodedFlow) => void): Promise<DumpResult>;
-}
-
-/** The kernel's expectations, listed. */
-export interface KernelExpectations {
-  dumpExpectations(options: { signal?: AbortSignal }, visit: (expectation: Expectation) => void): Promise<DumpResult>;
-}
-
 /** The parts of a running node that commands act on. */
-export interface NodeParts {
-  readonly internal: InternalCache;
-  readonly external: ExternalCache;
-  readonly kernel: KernelRequests & KernelDump & KernelExpectations;
-  readonly journal: Journal;
-  readonly replicator: Replicator;
-  readonly followers: readonly Follower[];
-  readonly roles: Roles;
-  readonly reports: Reports;
-  /** Mode `inject`: what peers say is in the kernel, and the external cache only keeps the books. */
-  readonly injects: boolean;
-  /** Aborted when the daemon ends. */
-  readonly signal: AbortSignal;
-  readonly log: Logger;
-}
+export type NodeParts = Pick<
+  FirewallNode,
+  "internal" | "external" | "kernel" | "journal" | "replicator" | "followers" | "roles" | "injects" | "signal" | "log"
+>;
 
 /** What the control socket can ask of a node. */
-export function createHandlers(parts: NodeParts): NodeHandlers {
-  const { internal, external, kernel, journal, replicator, roles, reports } = parts;
+export function createHandlers(parts: NodeParts, reports: Pick<Reports, "status" | "stats">): NodeHandlers {
+  const { internal, external, kernel, journal, replicator, roles } = parts;
   const begun = new Begun(parts);
   return {
     status: () => reports.status(),
@@ -108,7 +85,6 @@ export function createHandlers(parts: NodeParts): NodeHandlers {
 export interface ObserverParts {
   readonly external: ExternalCache;
   readonly followers: readonly Follower[];
-  readonly reports: Reports;
   readonly signal: AbortSignal;
   readonly log: Logger;
 }
@@ -133,8 +109,8 @@ class Begun {
 }
 
 /** What the control socket can ask of an observer: what it knows, and to read it again. */
-export function createObserverHandlers(parts: ObserverParts): NodeHandlers {
-  const { external, reports } = parts;
+export function createObserverHandlers(parts: ObserverParts, reports: Pick<Reports, "status" | "stats">): NodeHandlers {
+  const { external } = parts;
   const begun = new Begun(parts);
   const refuse = (): never => {
     throw new ConntrailError("CONTROL", "this node is an observer: it has no kernel side; ask one of the firewalls");
@@ -176,7 +152,7 @@ function listExpectations(rows: Iterable<ExpectationRow & { readonly owner?: str
   return views;
 }
 
-async function listKernel(kernel: KernelExpectations, signal: AbortSignal): Promise<ExpectationView[]> {
+async function listKernel(kernel: KernelTable, signal: AbortSignal): Promise<ExpectationView[]> {
   const views: ExpectationView[] = [];
   await kernel.dumpExpectations({ signal }, (expectation) => views.push(expectationToJson(expectation)));
   return views;
@@ -201,22 +177,27 @@ async function dumpTable(
  * The kernel does not wait for a slow client, so its answer is gathered first; bounded by nf_conntrack_max. In slabs: a million
  * objects would be carried from one collection of garbage to the next.
  */
-async function dumpKernel(kernel: KernelDump, sink: RecordSink, signal: AbortSignal): Promise<void> {
+async function dumpKernel(kernel: KernelTable, sink: RecordSink, signal: AbortSignal): Promise<void> {
   const slabs: Uint32Array[] = [];
   const rare = new Map<number, RareAttributes>();
   let flows = 0;
+  let filling = new Uint32Array(0);
   await kernel.dump({ signal }, (flow) => {
     const at = flows % DUMP_SLAB_FLOWS;
-    if (at === 0) slabs.push(new Uint32Array(DUMP_SLAB_FLOWS * RECORD_WORDS));
-    slabs.at(-1)!.set(flow.words, at * RECORD_WORDS);
+    if (at === 0) {
+      filling = new Uint32Array(DUMP_SLAB_FLOWS * RECORD_WORDS);
+      slabs.push(filling);
+    }
+    filling.set(flow.words, at * RECORD_WORDS);
     if (flow.rare !== null) rare.set(flows, flow.rare);
     flows++;
   });
-  for (let index = 0; index < flows; index++) {
-    if (signal.aborted) return;
-    const slab = slabs[Math.floor(index / DUMP_SLAB_FLOWS)]!;
-    const base = (index % DUMP_SLAB_FLOWS) * RECORD_WORDS;
-    if (!sink.write(slab, base, rare.get(index) ?? null)) await sink.drain();
+  for (const [number, slab] of slabs.entries()) {
+    const first = number * DUMP_SLAB_FLOWS;
+    for (let at = 0; at < DUMP_SLAB_FLOWS && first + at < flows; at++) {
+      if (signal.aborted) return;
+      if (!sink.write(slab, at * RECORD_WORDS, rare.get(first + at) ?? null)) await sink.drain();
+    }
   }
   await sink.drain();
 }
@@ -226,7 +207,7 @@ async function flush(parts: NodeParts, target: FlushTarget, only?: RowKind): Pro
   const report = { internal: null as number | null, external: null as number | null, kernel: null as number | null };
   if (target === "kernel") {
     await replicator.resyncKernel();
-    replicator.counters.kernelFlushes++;
+    replicator.countKernelFlush();
     report.kernel = only === "expect" ? 0 : await removeFromKernel(internal, kernel, () => true);
     // Those of removed flows have gone with them.
     const expected = Array.from(internal.expectations.rows(), ({ expectation }) => expectation);

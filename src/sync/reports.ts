@@ -12,6 +12,8 @@ import type {
 import type { KernelState } from "../ctnetlink/sysctl.js";
 import type { Clock } from "../flow/clock.js";
 import type { Follower } from "./in/follower.js";
+import type { FirewallNode } from "./node.js";
+import type { Peers } from "./peers.js";
 
 type Counters = Readonly<Record<string, number>>;
 
@@ -24,7 +26,7 @@ export interface ReportSources {
   readonly external: ExternalCache;
   readonly role: () => HookRole | "unknown";
   readonly epoch: number;
-  readonly peers: readonly { readonly follower: Follower; readonly address: string; readonly discovered: boolean }[];
+  readonly peers: Peers;
   /** Null where no kernel is. */
   readonly kernelState: () => KernelState | null;
   readonly publisher: () => PublisherStatus;
@@ -57,7 +59,7 @@ export class Reports {
 
   ownStatus(): OwnStatus {
     const { node, cluster, external, role, epoch, broker } = this.#sources;
-    const peers = this.#sources.peers.map((peer) => this.#peer(peer.follower, peer.address, peer.discovered));
+    const peers = this.#sources.peers.list.map((peer) => this.#peer(peer.follower, peer.address, peer.discovered));
     const publisher = this.#sources.publisher();
     const kernel = this.#sources.kernelState();
     return {
@@ -94,7 +96,7 @@ export class Reports {
   stats(): StatsReport {
     const { external, clock } = this.#sources;
     const { internal = {}, ...groups } = this.#sources.groups();
-    const followers = this.#sources.peers.map((peer) => peer.follower);
+    const { followers } = this.#sources.peers;
     const sum = (pick: (follower: Follower) => number): number =>
       followers.reduce((total, follower) => total + pick(follower), 0);
     return {
@@ -139,9 +141,35 @@ export class Reports {
   }
 }
 
+/** The counters of a firewall's node; `events` and `publisher` are those of its ports. */
+export function nodeCounters(
+  { internal, replicator, journal, roles, injector }: FirewallNode,
+  { events, publisher }: { events: Readonly<object>; publisher: Readonly<object> },
+): Record<string, Counters> {
+  const expectations = {
+    internalActive: internal.expectations.size,
+    ...prefixed("internal", internal.expectations.counters),
+    ...roles.expectationCounters,
+    ...replicator.lookupCounters,
+  };
+  return {
+    internal: { ...internal.counters },
+    events: { ...events },
+    replicator: { ...replicator.counters, reasserted: internal.reasserted },
+    journal: { ...journal.counters },
+    publisher: { ...publisher },
+    commit: roles.counters,
+    expectations,
+    ...(injector === null ? {} : { inject: { ...injector.counters } }),
+  };
+}
+
 /** Counters of several tables in one group: `created` of the external one is `externalCreated`. */
-export function prefixed(prefix: string, counters: Readonly<object>): Record<string, number> {
+function prefixed(prefix: string, counters: Readonly<object>): Record<string, number> {
   return Object.fromEntries(
-    Object.entries(counters).map(([name, value]) => [`${prefix}${name[0]!.toUpperCase()}${name.slice(1)}`, value]),
+    Object.entries(counters).map(([name, value]) => [
+      `${prefix}${name.charAt(0).toUpperCase()}${name.slice(1)}`,
+      value,
+    ]),
   );
 }

@@ -9,9 +9,8 @@ import { InternalCache } from "../../src/cache/internal.js";
 import { HybridClock, systemClock } from "../../src/flow/clock.js";
 import { StreamReader } from "../../src/stream/reader.js";
 import { Replica } from "../../src/stream/replica.js";
-import { Applier } from "../../src/sync/in/applier.js";
-import { Follower } from "../../src/sync/in/follower.js";
 import { Journal } from "../../src/sync/out/journal.js";
+import { Peers } from "../../src/sync/peers.js";
 import { startNatsServer, type TestNatsServer } from "../support/nats-server.js";
 import { decodedFlow, tcpRecord } from "../support/records.js";
 import { connect, startPublisher } from "./stream.js";
@@ -32,25 +31,31 @@ export async function benchReplay(flows: number, runs: number): Promise<void> {
     const connection = connect(own, "own");
     await connection.ready(10_000);
     const external = new ExternalCache(flows * 2);
-    const applier = new Applier({ node, external, local: null, hybridClock: new HybridClock(clock), log });
-    const follower = new Follower({
+    const peers = new Peers({
+      external,
+      local: null,
+      keepsAll: false,
+      hybridClock: new HybridClock(clock),
+      clock,
+      log,
+    });
+    const follower = peers.add({
+      ...{ node, address: "", discovered: false },
       stream: new StreamReader({ connection: originConnection, node, log }),
       copy: {
         open: (onLost) => Replica.open({ node, connection, retention, log, onLost }),
         stream: new StreamReader({ connection, node, log }),
       },
-      applier,
-      whole: false,
+      reached: () => originConnection.connected,
       ask: () => false,
-      clock,
-      log,
+      close: () => undefined,
     });
     const end = new AbortController();
     const startedMs = performance.now();
     await follower.restore(end.signal);
     const tookMs = performance.now() - startedMs;
     if (run > 0) {
-      if (!applier.exact || external.table.size !== flows)
+      if (!(await follower.exact(AbortSignal.abort())) || external.table.size !== flows)
         throw new Error(`replayed ${external.table.size} of ${flows}`);
       times.push(tookMs);
       console.log(`  replay of ${flows} flows from the own broker: ${(tookMs / 1000).toFixed(2)} s`);

@@ -21,8 +21,12 @@ const RULES =
   "add rule inet t labels ct label 5 accept; add chain inet t nat { type nat hook postrouting priority 100; }";
 const WITHIN_SECONDS = 3;
 
-async function pair(): Promise<[KernelNode, KernelNode]> {
-  const nodes: [KernelNode, KernelNode] = [await KernelNode.create("fw1"), await KernelNode.create("fw2")];
+/** `listens`: the first one hears its kernel's events. */
+async function pair({ listens = true } = {}): Promise<[KernelNode, KernelNode]> {
+  const nodes: [KernelNode, KernelNode] = [
+    await KernelNode.create("fw1", { listens }),
+    await KernelNode.create("fw2", { listens: false }),
+  ];
   for (const { namespace } of nodes) await namespace.nft(RULES);
   nodes[1].follow(nodes[0]);
   return nodes;
@@ -60,10 +64,9 @@ const MADE = [...Object.values(KINDS), ...Object.values(MORE_KINDS)];
 
 for (const way of ["events", "a dump"] as const) {
   test(`each kind of flow, by ${way}`, { skip }, async () => {
-    const [from, to] = await pair();
+    const [from, to] = await pair({ listens: way === "events" });
     await using _from = from;
     await using _to = to;
-    if (way === "events") from.listen();
     await create(from, MADE);
     for (const line of INSERTED) await from.namespace.conntrack("-I", ...line.split(" "));
     if (way === "a dump") assert.equal(await from.replicator.resyncKernel(), true);
@@ -89,7 +92,6 @@ test("what changes later reaches an entry that is there, in place", { skip }, as
   const [from, to] = await pair();
   await using _from = from;
   await using _to = to;
-  from.listen();
   const tags = KINDS["SCTP with its tags"]!;
   await create(from, [tcp(1), tags]);
   await waitUntil(() => to.external.table.size === 2, "the other node has heard of both");
@@ -178,7 +180,6 @@ test("each translation that a ruleset makes, of packets", { skip }, async () => 
   await from.namespace.nft(
     "add table inet quiet; add chain inet quiet in { type filter hook input priority 200; policy drop; }",
   );
-  from.listen();
   await from.namespace.exec(process.execPath, ["-e", CLIENT]);
   const expectedMs = performance.now();
   const expected = await from.dump();
@@ -196,7 +197,6 @@ for (const liberal of [false, true]) {
     const [from, to] = await pair();
     await using _from = from;
     await using _to = to;
-    from.listen();
     await create(from, [tcp(1), { ...tcp(2), tcp: { ...tcp(2).tcp!, windowScaleOrig: 14, windowScaleReply: 0 } }]);
     await waitUntil(() => to.external.table.size === 2, "the other node has heard of both");
     for (const options of [

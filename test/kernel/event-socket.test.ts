@@ -43,7 +43,8 @@ class Listener {
   readonly socket: EventSocket;
 
   constructor(namespace: KernelNamespace, options: EventSocketOptions = {}) {
-    this.socket = namespace.run(() => new EventSocket(this, options));
+    this.socket = namespace.run(() => new EventSocket(options));
+    this.socket.listen(this);
   }
 
   onEvent(kind: EventKind, flow: DecodedFlow, portId: number): void {
@@ -350,7 +351,8 @@ for (const [name, ending] of [
     const script = `
       const { EventSocket } = await import(${JSON.stringify(module)});
       const ignore = () => undefined;
-      const socket = new EventSocket({ onEvent: ignore, onMalformed: ignore, onOverrun: ignore, onDrained: ignore });
+      const socket = new EventSocket();
+      socket.listen({ onEvent: ignore, onMalformed: ignore, onOverrun: ignore, onDrained: ignore });
       setTimeout(() => {
         process.stdout.write(String(Date.now()));
         ${ending}
@@ -365,7 +367,7 @@ for (const [name, ending] of [
 test("without CAP_NET_ADMIN the error says so", { skip }, async () => {
   await using namespace = await KernelNamespace.create();
   const module = new URL("../../src/ctnetlink/event-socket.js", import.meta.url).href;
-  const refusal = await namespace.refusal(module, "new module.EventSocket({})");
+  const refusal = await namespace.refusal(module, "new module.EventSocket().listen({})");
   assert.match(refusal, /^PERMISSION .*CAP_NET_ADMIN/);
 });
 

@@ -52,7 +52,8 @@ class Ftp implements AsyncDisposable {
       onOverrun: () => undefined,
       onDrained: () => undefined,
     };
-    this.events = namespace.run(() => new EventSocket(sink, { expectations: true }));
+    this.events = namespace.run(() => new EventSocket({ expectations: true }));
+    this.events.listen(sink);
   }
 
   static async create(): Promise<Ftp> {
@@ -232,7 +233,8 @@ test("a socket that was not asked for expectations hears none, and dumps of both
     onOverrun: () => undefined,
     onDrained: () => undefined,
   };
-  const deaf = ftp.namespace.run(() => new EventSocket(sink));
+  const deaf = ftp.namespace.run(() => new EventSocket());
+  deaf.listen(sink);
   const client = await ftp.client("127.0.0.2", "127.0.0.1");
   await client("port");
   await waitUntil(() => ftp.heard.length > 0, "the event");

@@ -36,7 +36,7 @@ const MARKS = 3;
 interface Requests {
   send(batch: RequestBatch): Promise<BatchResult>;
   getAll(batch: RequestBatch, visit: (index: number, flow: DecodedFlow) => void): Promise<BatchResult>;
-  dump(visit: (flow: DecodedFlow) => void): Promise<DumpResult>;
+  dump(options: object, visit: (flow: DecodedFlow) => void): Promise<DumpResult>;
 }
 
 /** Notes events until it is asked for them. */
@@ -68,7 +68,7 @@ function text({ words }: DecodedFlow, withTime: boolean): string {
 
 async function told(requests: Requests): Promise<string[]> {
   const flows: string[] = [];
-  await requests.dump((flow) => flows.push(text(flow, true)));
+  await requests.dump({}, (flow) => flows.push(text(flow, true)));
   return flows.sort();
 }
 
@@ -111,15 +111,16 @@ for (const seed of [1, 2, 3, 4]) {
     await using namespace = await KernelNamespace.create();
     const real = namespace.run(() => new RequestSocket());
     const realNotes = new Notes();
-    const events = namespace.run(() => new EventSocket(realNotes, { gatherMs: 0 }));
+    const events = namespace.run(() => new EventSocket({ gatherMs: 0 }));
+    events.listen(realNotes);
     const simNotes = new Notes();
-    const sim = new SimSockets(new SimKernel(0), { portId: 1, wire: AT_ONCE, muted: false, sink: () => simNotes });
-    sim.listen();
+    const sim = new SimSockets(new SimKernel(0), { portId: 1, wire: AT_ONCE });
+    sim.listen(simNotes);
     const kernels: Requests[] = [
       {
         send: (batch) => real.send(batch),
         getAll: (...of) => real.getAll(...of),
-        dump: (visit) => real.dump({}, visit),
+        dump: (options, visit) => real.dump(options, visit),
       },
       sim,
     ];

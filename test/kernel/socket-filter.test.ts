@@ -67,7 +67,8 @@ class Listener {
 
   constructor(namespace: KernelNamespace, rules: FilterRules, options: EventSocketOptions = {}) {
     [this.#keeps, this.#keepsEnd] = predicates(rules);
-    this.socket = namespace.run(() => new EventSocket(this, { gatherMs: 0, ...options }));
+    this.socket = namespace.run(() => new EventSocket({ gatherMs: 0, ...options }));
+    this.socket.listen(this);
   }
 
   /** Begins anew, with another predicate. */

@@ -176,7 +176,7 @@ describe("replication between nodes, kernel and broker simulated", () => {
     const { kernel, sockets, replicator } = primary;
     const dump = sockets.dump.bind(sockets);
     const half = [...kernel.flows].slice(0, 50);
-    sockets.dump = async (visit) => {
+    sockets.dump = async (_options, visit) => {
       for (const [, words] of half) visit(decodedFlow(words));
       throw new Error("the kernel falls silent");
     };

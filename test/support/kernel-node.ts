@@ -1,90 +1,63 @@
 /** A node with a kernel of its own, a network namespace, and without a broker: its stream is in memory. */
-import { pino } from "pino";
-import { ExternalCache } from "../../src/cache/external.js";
-import { InternalCache } from "../../src/cache/internal.js";
+import type { ExternalCache } from "../../src/cache/external.js";
 import type { CommitReport } from "../../src/control/protocol.js";
 import { EventSocket } from "../../src/ctnetlink/event-socket.js";
 import { RequestSocket } from "../../src/ctnetlink/request-socket.js";
-import { HybridClock, systemClock } from "../../src/flow/clock.js";
+import { systemClock } from "../../src/flow/clock.js";
 import { type Flow, flowFromRecord } from "../../src/flow/flow.js";
-import { Applier } from "../../src/sync/in/applier.js";
-import { Follower } from "../../src/sync/in/follower.js";
-import { Journal } from "../../src/sync/out/journal.js";
-import { Replicator } from "../../src/sync/out/replicator.js";
+import type { FirewallNode } from "../../src/sync/node.js";
+import type { Replicator } from "../../src/sync/out/replicator.js";
 import { commitExternal } from "../../src/sync/takeover/commit.js";
 import { KernelNamespace } from "./kernel-namespace.js";
 import { MemoryStream } from "./memory-stream.js";
+import { plainStream, testNode } from "./test-node.js";
 
-const log = pino({ level: "silent" });
-
-/** Every part between the two kernels is the real one. */
+/** What is between the two kernels is the node that ships. */
 export class KernelNode implements AsyncDisposable {
   readonly namespace: KernelNamespace;
   readonly requests: RequestSocket;
-  readonly internal = new InternalCache(10_000);
-  readonly external = new ExternalCache(10_000);
-  readonly stream = new MemoryStream();
-  readonly journal: Journal;
+  readonly external: ExternalCache;
   readonly replicator: Replicator;
-  readonly #hybridClock = new HybridClock(systemClock);
+  readonly #stream = new MemoryStream();
   readonly #end = new AbortController();
   readonly #name: string;
-  #events: EventSocket | null = null;
+  readonly #node: FirewallNode;
 
-  private constructor(name: string, namespace: KernelNamespace) {
+  private constructor(name: string, namespace: KernelNamespace, listens: boolean) {
     this.#name = name;
     this.namespace = namespace;
     this.requests = namespace.run(() => new RequestSocket());
-    const { internal, external } = this;
-    const base = { internal, clock: systemClock, hybridClock: this.#hybridClock, log };
-    this.journal = new Journal({ ...base, node: name, epoch: 1, continues: null, sink: this.stream });
-    this.replicator = new Replicator({
-      ...base,
-      external,
-      journal: this.journal,
-      kernel: {
-        dump: (visit, signal) => this.requests.dump({ signal }, visit),
-        growBuffer: () => this.#events?.growBuffer() ?? false,
-        hearNew: (on) => this.#events?.hearNew(on),
-        readEvents: () => this.#events?.readNow() ?? false,
+    this.#node = testNode(
+      {
+        kernel: this.requests,
+        events: listens ? namespace.run(() => new EventSocket({ gatherMs: 0 })) : null,
+        ownStream: plainStream(this.#stream),
+        signal: this.#end.signal,
       },
-      ownPorts: new Set([this.requests.portId]),
-      filter: () => true,
-      carries: () => false,
-      standsBack: () => false,
-      ignoresOwn: false,
-      publishIntervalMs: 0,
-      signal: this.#end.signal,
-    });
-    internal.listen(() => this.replicator.poke());
+      { node: name },
+    );
+    this.external = this.#node.external;
+    this.replicator = this.#node.replicator;
   }
 
-  static async create(name: string): Promise<KernelNode> {
-    const node = new KernelNode(name, await KernelNamespace.create());
-    node.journal.writeMark({ type: "epoch", reason: "test", previousEpoch: 0, previousNumber: 0 });
-    await node.journal.writeSnapshot(node.#end.signal);
+  /** `listens`: it hears its kernel's events. */
+  static async create(name: string, { listens = true } = {}): Promise<KernelNode> {
+    const node = new KernelNode(name, await KernelNamespace.create(), listens);
+    await node.#node.restore();
+    await node.#node.start();
     return node;
-  }
-
-  /** Listens to its kernel's events from now on. */
-  listen(): void {
-    this.#events = this.namespace.run(() => new EventSocket(this.replicator, { gatherMs: 0 }));
   }
 
   /** Follows another node from now on. */
   follow(peer: KernelNode): void {
-    const local = { node: this.#name, internal: this.internal, sinceStamp: 0 };
-    const { external } = this;
-    const follower = new Follower({
-      stream: peer.stream,
-      copy: null,
-      applier: new Applier({ node: peer.#name, external, local, hybridClock: this.#hybridClock, log }),
-      whole: false,
+    const { peers } = this.#node;
+    peers.add({
+      ...{ node: peer.#name, address: "", discovered: false, stream: peer.#stream, copy: null },
+      reached: () => true,
       ask: () => false,
-      clock: systemClock,
-      log,
+      close: () => undefined,
     });
-    void follower.run(this.#end.signal);
+    peers.run(this.#end.signal);
   }
 
   /** Writes what it has of its peers into its kernel; `updates`: what is there already is updated in place, not replaced. */
@@ -106,8 +79,7 @@ export class KernelNode implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#end.abort();
-    this.replicator.stop();
-    await this.#events?.close();
+    await this.#node.stop();
     this.requests.close();
     await this.namespace[Symbol.asyncDispose]();
   }

@@ -1,6 +1,6 @@
 import type { MessageKind } from "../../src/stream/format/subjects.js";
 import type { ReaderItem, StreamMessage } from "../../src/stream/reader.js";
-import type { JournalSink } from "../../src/sync/out/journal.js";
+import type { JournalSink } from "../../src/sync/ports/own-stream.js";
 import type { PeerStream } from "../../src/sync/ports/peer-stream.js";
 
 /**

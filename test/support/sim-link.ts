@@ -55,7 +55,9 @@ export class SimLink implements PeerStream {
   async readLast(kind: MessageKind, signal: AbortSignal): Promise<StreamMessage | null> {
     signal.addEventListener("abort", () => this.#look(), { once: true });
     while (!this.#up && !this.#restoring && !signal.aborted) await this.#more();
-    return this.#stream.messages.findLast((one) => one.kind === kind && one.sequence <= this.#arrived) ?? null;
+    // The copy has what has arrived; the peer's broker, which is asked otherwise, all of it.
+    const end = this.#restoring ? this.#arrived : this.#stream.messages.length;
+    return this.#stream.messages.findLast((one) => one.kind === kind && one.sequence <= end) ?? null;
   }
 
   async *read(startSequence: number, signal: AbortSignal): AsyncIterable<readonly ReaderItem[]> {

@@ -1,20 +1,21 @@
-import { pino } from "pino";
-import { ExternalCache } from "../../src/cache/external.js";
-import { InternalCache } from "../../src/cache/internal.js";
-import { type Clock, HybridClock } from "../../src/flow/clock.js";
-import { Applier } from "../../src/sync/in/applier.js";
-import { Follower } from "../../src/sync/in/follower.js";
-import { Injector } from "../../src/sync/inject/injector.js";
-import { type Continuation, Journal, type JournalSink } from "../../src/sync/out/journal.js";
-import { Replicator } from "../../src/sync/out/replicator.js";
-import type { PeerStream } from "../../src/sync/ports/peer-stream.js";
-import { Roles } from "../../src/sync/takeover/roles.js";
+import type { ExternalCache } from "../../src/cache/external.js";
+import type { InternalCache } from "../../src/cache/internal.js";
+import type { Clock } from "../../src/flow/clock.js";
+import type { Follower } from "../../src/sync/in/follower.js";
+import type { Injector } from "../../src/sync/inject/injector.js";
+import type { FirewallNode, NodePorts } from "../../src/sync/node.js";
+import type { Journal } from "../../src/sync/out/journal.js";
+import type { Replicator } from "../../src/sync/out/replicator.js";
+import type { OwnPast } from "../../src/sync/own-past.js";
+import type { JournalSink } from "../../src/sync/ports/own-stream.js";
+import type { PeerPort, PeerStream } from "../../src/sync/ports/peer-stream.js";
+import type { Roles } from "../../src/sync/takeover/roles.js";
 import { MemoryStream } from "./memory-stream.js";
 import { keyOf, SimKernel, statusOf } from "./sim-kernel.js";
 import { AT_ONCE, SimSockets, type Wire } from "./sim-sockets.js";
+import { firstStart, testNode } from "./test-node.js";
 
 const OWN_PORT = 4711;
-const log = pino({ level: "silent" });
 
 /** What a node is made of and how it works, where that is not the usual. */
 export interface SimNodeOptions {
@@ -26,13 +27,14 @@ export interface SimNodeOptions {
   readonly overrunResyncMs?: number | null;
   readonly publishIntervalMs?: number;
   readonly wire?: Wire;
+  readonly peers?: readonly PeerPort[];
+  readonly passTurn?: NodePorts["passTurn"];
+  /** Which of the daemons on its kernel it is, from 1 on. */
+  readonly run?: number;
   /** What a daemon before this one has left. */
   readonly kernel?: SimKernel;
   readonly stream?: MemoryStream;
-  readonly internal?: InternalCache;
-  readonly hybridClock?: HybridClock;
-  readonly epoch?: number;
-  readonly continues?: Continuation | null;
+  readonly past?: OwnPast;
   /** In place of the stream itself. */
   readonly sink?: JournalSink;
 }
@@ -41,10 +43,22 @@ export interface SimNodeOptions {
 export interface SimPeer {
   readonly name: string;
   readonly stream: MemoryStream;
-  readonly journal: Journal;
+  askSnapshot(): void;
 }
 
-/** A node without kernel and broker: every part between them is the real one. */
+/** The way to a peer, over `stream`. */
+export function simPeer(peer: SimPeer, stream: PeerStream, reached: () => boolean = () => true): PeerPort {
+  const ask = (): boolean => {
+    peer.askSnapshot();
+    return true;
+  };
+  return {
+    ...{ node: peer.name, address: "", discovered: false, stream, copy: null, reached, ask },
+    close: () => undefined,
+  };
+}
+
+/** A node with a simulated kernel and broker: what is between them is the node that ships. */
 export class SimNode implements SimPeer {
   readonly name: string;
   readonly internal: InternalCache;
@@ -56,94 +70,56 @@ export class SimNode implements SimPeer {
   readonly replicator: Replicator;
   /** Null in mode `cache`. */
   readonly injector: Injector | null;
-  readonly followers: Follower[] = [];
+  readonly followers: readonly Follower[];
   readonly roles: Roles;
-  readonly #hybridClock: HybridClock;
-  readonly #clock: Clock;
+  readonly #node: FirewallNode;
   readonly #end = new AbortController();
   readonly #polls: boolean;
-  /** This daemon's first stamp. */
-  readonly #sinceStamp: number;
+  #snapshotAsked: () => void = () => undefined;
 
   /** `skewMs`: how far this node's wall clock is off. */
   constructor(name: string, index: number, clock: Clock, skewMs: number, options: SimNodeOptions = {}) {
-    const { polls = false, injects = false, wire = AT_ONCE, publishIntervalMs = 0, epoch = 1 } = options;
+    const { polls = false, injects = false, wire = AT_ONCE, publishIntervalMs = 0, run = 1, passTurn } = options;
+    const ownClock = { wallMs: () => clock.wallMs() + skewMs };
     this.name = name;
     this.#polls = polls;
-    this.#clock = { wallMs: () => clock.wallMs() + skewMs };
-    this.#hybridClock = options.hybridClock ?? new HybridClock(this.#clock);
-    this.#sinceStamp = this.#hybridClock.next();
-    this.internal = options.internal ?? new InternalCache(10_000);
     this.stream = options.stream ?? new MemoryStream();
     this.kernel = options.kernel ?? new SimKernel(index * 1_000_000);
-    this.sockets = new SimSockets(this.kernel, {
-      portId: OWN_PORT + epoch,
-      wire,
-      muted: injects,
-      sink: () => this.replicator,
-    });
-    if (!polls) this.sockets.listen();
-    this.external = new ExternalCache(50_000);
-    this.injector = injects ? this.#injector(publishIntervalMs) : null;
-    if (this.injector !== null) this.external.listen(this.injector);
-    this.journal = new Journal({
-      node: name,
-      epoch,
-      continues: options.continues ?? null,
-      internal: this.internal,
-      sink: options.sink ?? this.stream,
-      clock: this.#clock,
-      hybridClock: this.#hybridClock,
-      log,
-    });
-    this.replicator = new Replicator({
-      internal: this.internal,
-      external: this.external,
-      journal: this.journal,
-      kernel: this.sockets,
-      ownPorts: new Set([this.sockets.portId]),
-      filter: () => true,
-      carries: () => this.roles.carries,
-      standsBack: () => this.roles.standsBack,
-      ignoresOwn: injects,
-      injection: this.injector,
-      overrunResyncMs: options.overrunResyncMs === undefined ? 0 : options.overrunResyncMs,
-      publishIntervalMs,
-      clock: this.#clock,
-      log,
-      signal: this.#end.signal,
-    });
-    // Not before the epoch has begun.
-    this.internal.listen(() => (this.journal.number > 0 ? this.replicator.poke() : undefined));
-    this.roles = new Roles({
-      internal: this.internal,
-      external: this.external,
-      kernel: this.sockets,
-      journal: this.journal,
-      followers: this.followers,
-      injects,
-      reader: () => this.replicator,
-      before: "unknown",
-      commitTimeoutSeconds: null,
-      commitWindowTracking: false,
-      purgeAfterSeconds: 60,
-      clock: this.#clock,
-      log,
-    });
-  }
-
-  #injector(intervalMs: number): Injector {
-    return new Injector({
-      internal: this.internal,
-      external: this.external,
-      kernel: this.sockets,
-      hears: (node) => this.followers.some((follower) => follower.node === node && follower.state.connected),
-      timeoutSeconds: null,
-      liberal: true,
-      wallSeconds: () => Math.floor(this.#clock.wallMs() / 1000),
-      intervalMs,
-      log,
-    });
+    this.sockets = new SimSockets(this.kernel, { portId: OWN_PORT + run, wire });
+    this.#node = testNode(
+      {
+        kernel: this.sockets,
+        events: polls ? null : this.sockets,
+        injects: injects ? this.sockets : null,
+        past: options.past ?? firstStart(ownClock),
+        ownStream: {
+          sink: options.sink ?? this.stream,
+          listen: ({ snapshotAsked }) => {
+            this.#snapshotAsked = snapshotAsked;
+            return () => undefined;
+          },
+          flush: async () => true,
+        },
+        peers: options.peers ?? [],
+        clock: ownClock,
+        signal: this.#end.signal,
+        ...(passTurn === undefined ? {} : { passTurn }),
+      },
+      {
+        node: name,
+        externalFlowsMax: 50_000,
+        overrunResyncMs: options.overrunResyncMs === undefined ? 0 : options.overrunResyncMs,
+        publishIntervalMs,
+      },
+    );
+    const { internal, external, journal, replicator, injector, followers, roles } = this.#node;
+    this.internal = internal;
+    this.external = external;
+    this.journal = journal;
+    this.replicator = replicator;
+    this.injector = injector;
+    this.followers = followers;
+    this.roles = roles;
   }
 
   /** Aborted when the daemon is gone. */
@@ -151,10 +127,24 @@ export class SimNode implements SimPeer {
     return this.#end.signal;
   }
 
-  /** Writes the epoch mark and the first snapshot. */
+  askSnapshot(): void {
+    this.#snapshotAsked();
+  }
+
+  /** Rebuilds what it had of its peers. */
+  restore(): Promise<void> {
+    return this.#node.restore();
+  }
+
+  /** Does its work from now on. */
+  begin(): Promise<void> {
+    return this.#node.start();
+  }
+
+  /** Starts, and writes the first snapshot. */
   async start(): Promise<void> {
-    this.journal.writeMark({ type: "epoch", reason: "test", previousEpoch: 0, previousNumber: 0 });
-    await this.replicator.resyncKernel();
+    await this.restore();
+    await this.begin();
     await this.journal.writeSnapshot(this.#end.signal);
   }
 
@@ -165,33 +155,14 @@ export class SimNode implements SimPeer {
 
   /** Follows another node from now on. */
   follow(peer: SimPeer): void {
-    void this.follower(peer, peer.stream).run(this.#end.signal);
-  }
-
-  /** What is to follow another node, over `stream`. */
-  follower(peer: SimPeer, stream: PeerStream): Follower {
-    const local = { node: this.name, internal: this.internal, sinceStamp: this.#sinceStamp };
-    const { external } = this;
-    const follower = new Follower({
-      stream,
-      copy: null,
-      applier: new Applier({ node: peer.name, external, local, hybridClock: this.#hybridClock, log }),
-      whole: false,
-      ask: () => {
-        void peer.journal.writeSnapshot(new AbortController().signal);
-        return true;
-      },
-      clock: this.#clock,
-      log,
-    });
-    this.followers.push(follower);
-    return follower;
+    this.#node.peers.add(simPeer(peer, peer.stream));
+    this.#node.peers.run(this.#end.signal);
   }
 
   /** Ends it as a crash does: nothing more is read or written. */
   stop(): Promise<void> {
     this.#end.abort();
-    this.sockets.close();
+    void this.sockets.close();
     return this.roles.stop();
   }
 

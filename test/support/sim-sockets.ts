@@ -2,7 +2,7 @@ import type { RequestBatch } from "../../src/ctnetlink/encode.js";
 import { EVENT_DESTROY, EVENT_NEW, type EventKind, type EventSink } from "../../src/ctnetlink/event-socket.js";
 import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket.js";
 import type { DecodedFlow } from "../../src/flow/record.js";
-import type { InjectorKernel, KernelSource } from "../../src/sync/ports/kernel.js";
+import type { InjectorKernel, KernelEvents, KernelTable } from "../../src/sync/ports/kernel.js";
 import { type Answer, requestsOf, type SimKernel } from "./sim-kernel.js";
 
 /** What goes between a daemon and its kernel, and to its broker; each keeps its own order. */
@@ -29,7 +29,7 @@ interface KernelEvent {
  * A daemon's sockets to a SimKernel: events wait until they are read, a batch is carried out bit by bit and answered later, and a part
  * of a dump is filled when the part before it is read.
  */
-export class SimSockets implements KernelSource, InjectorKernel {
+export class SimSockets implements KernelTable, KernelEvents, InjectorKernel {
   readonly portId: number;
   /** How the next dump ends. */
   nextDump: "whole" | "interrupted" | "failed" = "whole";
@@ -37,30 +37,33 @@ export class SimSockets implements KernelSource, InjectorKernel {
   overflows = 0;
   readonly #kernel: SimKernel;
   readonly #wire: Wire;
-  readonly #sink: () => EventSink;
-  readonly #isMuted: boolean;
+  /** Null before `listen`. */
+  #sink: EventSink | null = null;
+  /** Of what the requests of this port do it hears the ends only. */
+  #mutedPort = 0;
   #events: KernelEvent[] = [];
   #isDue = false;
   #hasOverrun = false;
   #hearsNew = true;
   #closed = false;
 
-  /** `muted`: of what its own requests do it hears the ends only. */
-  constructor(kernel: SimKernel, options: { portId: number; wire: Wire; muted: boolean; sink: () => EventSink }) {
+  constructor(kernel: SimKernel, options: { portId: number; wire: Wire }) {
     this.#kernel = kernel;
     this.portId = options.portId;
     this.#wire = options.wire;
-    this.#isMuted = options.muted;
-    this.#sink = options.sink;
   }
 
-  /** Hears the kernel's events from now on. */
-  listen(): void {
+  listen(sink: EventSink): void {
+    this.#sink = sink;
     this.#kernel.listener = (kind, flow, portId) => this.#queue({ kind, flow, portId });
   }
 
+  mute(portId: number): void {
+    this.#mutedPort = portId;
+  }
+
   /** The daemon is gone. What it has sent the kernel carries out all the same. */
-  close(): void {
+  async close(): Promise<void> {
     this.#closed = true;
     this.#kernel.listener = null;
   }
@@ -73,12 +76,12 @@ export class SimSockets implements KernelSource, InjectorKernel {
     this.#hearsNew = on;
   }
 
-  readEvents(): boolean {
+  readNow(): boolean {
     this.#read();
     return this.#events.length > 0;
   }
 
-  dump(visit: (flow: DecodedFlow) => void): Promise<DumpResult> {
+  dump(_options: object, visit: (flow: DecodedFlow) => void): Promise<DumpResult> {
     const listing = this.#kernel.list();
     listing.next(0);
     const result = { count: 0, malformed: 0, interrupted: this.nextDump === "interrupted" };
@@ -102,6 +105,15 @@ export class SimSockets implements KernelSource, InjectorKernel {
       const first = fill();
       this.#wire.pass("dump", () => read(first));
     });
+  }
+
+  /** It has no helpers. */
+  async dumpExpectations(): Promise<DumpResult> {
+    return { count: 0, malformed: 0, interrupted: false };
+  }
+
+  async get(): Promise<null> {
+    return null;
   }
 
   async send(batch: RequestBatch): Promise<BatchResult> {
@@ -134,7 +146,7 @@ export class SimSockets implements KernelSource, InjectorKernel {
 
   #queue(event: KernelEvent): void {
     if (!this.#hearsNew && event.kind === EVENT_NEW) return;
-    if (this.#isMuted && event.portId === this.portId && event.kind !== EVENT_DESTROY) return;
+    if (event.portId !== 0 && event.portId === this.#mutedPort && event.kind !== EVENT_DESTROY) return;
     if (this.overflows > 0) {
       this.overflows--;
       this.#hasOverrun = true;
@@ -148,7 +160,8 @@ export class SimSockets implements KernelSource, InjectorKernel {
   }
 
   #read(): void {
-    const sink = this.#sink();
+    const sink = this.#sink;
+    if (sink === null) return;
     if (this.#hasOverrun) sink.onOverrun();
     else if (this.#events.length === 0) return;
     this.#hasOverrun = false;

@@ -2,14 +2,13 @@ import type { TestContext } from "node:test";
 import { pino } from "pino";
 import { InternalCache } from "../../src/cache/internal.js";
 import { HybridClock } from "../../src/flow/clock.js";
-import { MarkCodec } from "../../src/stream/format/mark.js";
-import { restoreInternal } from "../../src/sync/in/restore.js";
-import type { Journal, JournalSink } from "../../src/sync/out/journal.js";
+import { readOwnPast } from "../../src/sync/own-past.js";
+import type { JournalSink } from "../../src/sync/ports/own-stream.js";
 import { MemoryStream } from "./memory-stream.js";
 import type { Random } from "./records.js";
 import { SimKernel } from "./sim-kernel.js";
 import { SimLink } from "./sim-link.js";
-import { SimNode, type SimPeer } from "./sim-node.js";
+import { SimNode, type SimPeer, simPeer } from "./sim-node.js";
 import type { Way, Wire } from "./sim-sockets.js";
 
 const log = pino({ level: "silent" });
@@ -17,11 +16,10 @@ const START_MS = 1_800_000_000_000;
 const WAYS: readonly Way[] = ["events", "requests", "dump", "publish"];
 /** How much more often one way is taken than another. */
 const SPEEDS = [1, 1, 3, 10];
-/** Steps that a daemon which starts waits for its peers' streams at the most. */
-const CATCH_UP_STEPS = 60;
 /** Steps until everything must have come to rest. */
 const STEPS_MAX = 20_000;
-const TICK_MS = 1000;
+/** Timers are looked at so often: none comes later than it is due by more. */
+const PASS_MS_MAX = 1000;
 
 /** How the nodes of a world work. */
 export interface WorldOptions {
@@ -55,8 +53,9 @@ export class Machine implements SimPeer, Wire {
   #starting: Promise<void> | null = null;
   readonly #world: World;
   readonly #steps: Readonly<Record<Way, (() => void)[]>> = { events: [], requests: [], dump: [], publish: [] };
-  #epoch = 0;
-  /** Epoch of the daemon that runs; 0: none does. */
+  /** Daemons that ran here. */
+  #runs = 0;
+  /** Which of them runs; 0: none does. */
   #running = 0;
 
   constructor(world: World, index: number) {
@@ -67,8 +66,8 @@ export class Machine implements SimPeer, Wire {
     this.kernel = new SimKernel((index + 1) * 1_000_000, () => world.nowMs);
   }
 
-  get journal(): Journal {
-    return this.node!.journal;
+  askSnapshot(): void {
+    this.node?.askSnapshot();
   }
 
   /** The ways of this machine, those to the other ones among them. */
@@ -103,60 +102,34 @@ export class Machine implements SimPeer, Wire {
     return this.#starting;
   }
 
-  /** As the real one does (daemon.ts). */
   async #start(): Promise<void> {
     const world = this.#world;
     const { injects, publishIntervalMs } = world.options;
     const skewMs = world.options.skewMs(this.index);
     const clock = { wallMs: () => world.wallMs() + skewMs };
-    const hybridClock = new HybridClock(clock);
-    const internal = new InternalCache(10_000);
     const lastMark = this.stream.messages.findLast(({ kind }) => kind === "mark")?.payload ?? null;
-    const last = lastMark === null ? null : new MarkCodec().decode(lastMark);
-    if (last !== null) hybridClock.observe(last.envelope.stamp);
     const tail = { lastMark, lastSequence: this.stream.messages.length };
-    const never = new AbortController().signal;
-    const continues = await restoreInternal(this.stream, tail, this.name, internal, hybridClock, log, never);
-    this.#running = ++this.#epoch;
+    const parts = { node: this.name, internal: new InternalCache(10_000), hybridClock: new HybridClock(clock) };
+    const past = await readOwnPast(this.stream, tail, { ...parts, clock, log }, new AbortController().signal);
+    this.#running = ++this.#runs;
     const node = new SimNode(this.name, this.index + 1, world, skewMs, {
       polls: this.polls,
       injects,
       publishIntervalMs,
       wire: this,
+      peers: [...this.links].map(([peer, link]) => simPeer(peer, link, () => link.up)),
+      passTurn: () => world.nextStep(),
+      run: this.#runs,
       kernel: this.kernel,
       stream: this.stream,
-      internal,
-      hybridClock,
-      epoch: this.#epoch,
-      continues,
-      sink: this.#sink(this.#epoch),
+      past,
+      sink: this.#sink(this.#runs),
     });
     this.node = node;
-    const followers = [...this.links].map(([peer, link]) => node.follower(peer, link));
-    for (const follower of followers) await follower.restore(node.signal);
+    await node.restore();
     for (const link of this.links.values()) link.follow();
-    const previousEpoch = continues?.epoch ?? last?.envelope.epoch ?? 0;
-    const previousNumber = continues?.number ?? 0;
-    node.journal.writeMark({ type: "epoch", reason: "test", previousEpoch, previousNumber });
-    for (const follower of followers) void follower.run(node.signal);
-    await this.#caughtUp(node);
-    await node.replicator.resyncKernel();
-    if (node.signal.aborted) return;
-    if (continues === null) void node.journal.writeSnapshot(node.signal);
-    node.injector?.start({
-      claim: (flow) => node.replicator.claim(flow),
-      readEvents: () => node.replicator.readEvents(),
-      resync: () => void node.replicator.resyncKernel(),
-    });
-    this.isReady = true;
-  }
-
-  async #caughtUp(node: SimNode): Promise<void> {
-    const targets = new Map([...this.links].map(([peer, link]) => [link, peer.stream.messages.length]));
-    for (let steps = 0; steps < CATCH_UP_STEPS && !node.signal.aborted; steps++) {
-      if ([...targets].every(([link, target]) => link.readTo >= target)) return;
-      await this.#world.nextStep();
-    }
+    await node.begin();
+    this.isReady = !node.signal.aborted;
   }
 
   /** The daemon dies: what it has read and not told of yet is lost, and what it wrote the broker has a part of. */
@@ -178,12 +151,12 @@ export class Machine implements SimPeer, Wire {
   }
 
   /** What a daemon hands over its broker stores later; nothing more once that daemon is gone. */
-  #sink(epoch: number): JournalSink {
+  #sink(run: number): JournalSink {
     const { stream } = this;
     const store: JournalSink["publishAcked"] = (kind, number, payload) => {
       const copy = Uint8Array.from(payload);
       return new Promise((resolve) => {
-        if (this.#running !== epoch) return;
+        if (this.#running !== run) return;
         this.pass("publish", () => {
           stream.publish(kind, number, copy);
           resolve(stream.messages.length);
@@ -203,7 +176,6 @@ export class World {
   readonly random: Random;
   readonly machines: Machine[];
   #nowMs = 0;
-  #nextTickMs = TICK_MS;
   readonly #queues: Queue[];
   readonly #timers: { tick(ms: number): void };
   #waiting: (() => void)[] = [];
@@ -253,13 +225,10 @@ export class World {
   /** Time passes. */
   pass(ms: number): void {
     for (let left = ms; left > 0; ) {
-      const part = Math.min(left, this.#nextTickMs - this.#nowMs);
+      const part = Math.min(left, PASS_MS_MAX);
       this.#nowMs += part;
       left -= part;
       this.#timers.tick(part);
-      if (this.#nowMs < this.#nextTickMs) continue;
-      this.#nextTickMs += TICK_MS;
-      for (const machine of this.machines) if (machine.isReady) machine.node?.injector?.tick();
     }
   }
 

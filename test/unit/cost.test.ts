@@ -6,18 +6,16 @@ import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, it, mock } from "node:test";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
-import { pino } from "pino";
 import { InternalCache } from "../../src/cache/internal.js";
 import { NLMSG_HDRLEN } from "../../src/ctnetlink/constants.js";
 import { decodeConntrack } from "../../src/ctnetlink/decode.js";
 import { RequestBatch } from "../../src/ctnetlink/encode.js";
-import { HybridClock } from "../../src/flow/clock.js";
 import { DecodedFlow, RECORD_WORDS } from "../../src/flow/record.js";
-import { Journal } from "../../src/sync/out/journal.js";
+import type { Journal } from "../../src/sync/out/journal.js";
 import { Pacer } from "../../src/sync/out/pacer.js";
 import { writeTestFlow } from "../support/cluster/flows.js";
+import { firstStart, plainStream, testNode } from "../support/test-node.js";
 
-const log = pino({ level: "silent" });
 const clock = { wallMs: () => 1_750_000_000_000 };
 const NOW_SECONDS = 1_750_000_000;
 const FLOWS = 2000;
@@ -41,9 +39,8 @@ class WayOut {
       },
       publishAcked: async () => 1,
     };
-    const hybridClock = new HybridClock(clock);
-    const internal = this.#internal;
-    this.#journal = new Journal({ node: "fw1", epoch: 1, continues: null, internal, sink, clock, hybridClock, log });
+    const past = firstStart(clock, this.#internal);
+    this.#journal = testNode({ past, ownStream: plainStream(sink), clock }, { node: "fw1" }).journal;
     // A request has the attributes of an event, in the same form.
     const batch = new RequestBatch(FLOWS * 512);
     const words = new Uint32Array(RECORD_WORDS);

@@ -9,7 +9,7 @@ import type { RequestBatch } from "../../src/ctnetlink/encode.js";
 import { EVENT_DESTROY, EVENT_NEW } from "../../src/ctnetlink/event-socket.js";
 import { decodeExpectation } from "../../src/ctnetlink/expectation.js";
 import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket.js";
-import { HybridClock } from "../../src/flow/clock.js";
+import type { HybridClock } from "../../src/flow/clock.js";
 import {
   type Expectation,
   expectationFromJson,
@@ -31,13 +31,14 @@ import {
 } from "../../src/flow/record.js";
 import type { MessageKind } from "../../src/stream/format/subjects.js";
 import { Applier } from "../../src/sync/in/applier.js";
-import { Journal } from "../../src/sync/out/journal.js";
-import { Replicator } from "../../src/sync/out/replicator.js";
+import type { Journal } from "../../src/sync/out/journal.js";
+import type { Replicator } from "../../src/sync/out/replicator.js";
 import { SequenceWatch } from "../../src/sync/out/sequence-watch.js";
 import type { HelperNames } from "../../src/sync/ports/kernel.js";
 import { commitExternal } from "../../src/sync/takeover/commit.js";
 import { commitExpectations } from "../../src/sync/takeover/expectation-commit.js";
 import { sampleExpectation } from "../support/control-handlers.js";
+import { EMPTY_KERNEL, firstStart, plainStream, testNode } from "../support/test-node.js";
 
 const log = pino({ level: "silent" });
 const ENOENT = 2;
@@ -71,10 +72,10 @@ function sample(number: number, timeoutSeconds = 300): Expectation {
 
 /** One node's way out; `messages` is its stream. */
 class Node {
-  readonly internal = new InternalCache(1000);
-  readonly external = new ExternalCache(1000);
+  readonly internal: InternalCache;
+  readonly external: ExternalCache;
   readonly messages: { kind: MessageKind; payload: Uint8Array }[] = [];
-  readonly hybridClock = new HybridClock(clock);
+  readonly hybridClock: HybridClock;
   readonly journal: Journal;
   readonly replicator: Replicator;
   /** What a dump of its kernel lists. */
@@ -89,38 +90,22 @@ class Node {
   constructor(name: string, helpers: HelperNames = true) {
     const publish = (kind: MessageKind, _number: number, payload: Uint8Array): number =>
       this.messages.push({ kind, payload: payload.slice() });
-    this.journal = new Journal({
-      node: name,
-      epoch: 1,
-      continues: null,
-      internal: this.internal,
-      sink: { publish, publishAcked: async (...message) => publish(...message), backlog: { bytes: 0 } },
-      clock,
-      hybridClock: this.hybridClock,
-      log,
-    });
-    this.replicator = new Replicator({
-      internal: this.internal,
-      external: this.external,
-      journal: this.journal,
-      kernel: {
-        dump: async (visit) => this.#list(this.flows, visit),
-        dumpExpectations: async (visit) => this.#list(this.expected, visit),
-        growBuffer: () => false,
-        hearNew: () => undefined,
-        readEvents: () => false,
-      },
-      ownPorts: new Set([7]),
-      filter: () => true,
-      ignoresOwn: false,
-      helpers,
-      standsBack: () => false,
-      carries: () => false,
-      publishIntervalMs: 0,
-      clock,
-      log,
-      signal: new AbortController().signal,
-    });
+    const kernel = {
+      ...EMPTY_KERNEL,
+      portId: 7,
+      dump: async (_options: object, visit: (flow: DecodedFlow) => void) => this.#list(this.flows, visit),
+      dumpExpectations: async (_options: object, visit: (expectation: Expectation) => void) =>
+        this.#list(this.expected, visit),
+    };
+    const past = firstStart(clock, new InternalCache(1000));
+    const sink = { publish, publishAcked: async (...message: Parameters<typeof publish>) => publish(...message) };
+    const ownStream = plainStream({ ...sink, backlog: { bytes: 0 } });
+    const node = testNode({ kernel, past, ownStream, clock }, { node: name, helpers });
+    this.internal = past.internal;
+    this.hybridClock = past.hybridClock;
+    this.external = node.external;
+    this.journal = node.journal;
+    this.replicator = node.replicator;
   }
 
   /** What this node applies of another; `seen` messages are passed over. */

@@ -2,16 +2,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { pino } from "pino";
-import { ExternalCache } from "../../src/cache/external.js";
+import type { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
 import type { RequestBatch } from "../../src/ctnetlink/encode.js";
-import type { BatchResult } from "../../src/ctnetlink/request-socket.js";
-import { expectationFromJson } from "../../src/flow/expectation.js";
+import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket.js";
+import { type Expectation, expectationFromJson } from "../../src/flow/expectation.js";
 import { DecodedFlow } from "../../src/flow/record.js";
 import { createHandlers, createObserverHandlers, type NodeParts } from "../../src/sync/handlers.js";
-import { Roles } from "../../src/sync/takeover/roles.js";
+import type { Follower } from "../../src/sync/in/follower.js";
+import type { FirewallNode } from "../../src/sync/node.js";
 import { sampleExpectation, sampleRecord } from "../support/control-handlers.js";
 import { waitUntil } from "../support/kernel-namespace.js";
+import { EMPTY_KERNEL, firstStart, plainStream, testNode } from "../support/test-node.js";
 
 const nowSeconds = Math.floor(Date.now() / 1000);
 const IPCTNL_MSG_CT_DELETE = 2;
@@ -22,45 +24,50 @@ class Node {
   readonly sent: string[] = [];
   readonly logged: string[] = [];
   readonly internal = new InternalCache(100);
-  readonly external = new ExternalCache(100);
-  readonly log = pino({ level: "info" }, { write: (line: string) => this.logged.push(JSON.parse(line).msg as string) });
-  readonly counters = { kernelFlushes: 0 };
-  snapshots = 0;
+  readonly external: ExternalCache;
+  readonly parts: NodeParts;
   /** The kernel answers when this has resolved. */
   answers: Promise<void> = Promise.resolve();
-  /** Ends the snapshots that are being written. */
+  snapshots = 0;
+  /** Ends the snapshot that is being written. */
   written: ((confirmed: boolean) => void) | null = null;
   /** Of the one follower. */
   exact: ((inTime: boolean) => void) | null = null;
   resyncs = 0;
+  readonly #flow = new DecodedFlow();
+  readonly #expected: Expectation;
+  readonly #node: FirewallNode;
 
   constructor() {
-    const flow = new DecodedFlow();
-    flow.words.set(sampleRecord(1));
-    this.internal.upsert(flow, nowSeconds);
-    const origin = this.external.origin("fw2");
-    const theirs = sampleRecord(2);
-    theirs[0]! ^= 1;
-    this.external.upsert(origin, 0, theirs, null, 1);
-    for (const [number, table] of [this.internal.expectations, this.external.expectations].entries()) {
-      const expectation = expectationFromJson(sampleExpectation("kernel", number));
-      if ("claimed" in table) table.upsert(expectation, nowSeconds);
-      else table.upsert("fw2", { expectation, createdSeconds: nowSeconds, updatedSeconds: nowSeconds }, 1);
-    }
-  }
-
-  get parts(): NodeParts {
-    const { internal, external, log } = this;
-    const kernel = { send: (batch: RequestBatch) => this.#send(batch) };
-    const journal = {
-      writeMark: () => {},
-      writeSnapshot: () => {
-        this.snapshots++;
-        return new Promise<boolean>((resolve) => {
-          this.written = resolve;
-        });
-      },
+    const log = pino({ level: "info" }, { write: (line: string) => this.logged.push(JSON.parse(line).msg as string) });
+    this.#flow.words.set(sampleRecord(1));
+    this.#expected = { ...expectationFromJson(sampleExpectation("kernel", 0)), master: sampleRecord(1) };
+    const clock = { wallMs: () => nowSeconds * 1000 };
+    const list = <T>(item: T, visit: (item: T) => void): DumpResult => {
+      visit(item);
+      return { count: 1, malformed: 0, interrupted: false };
     };
+    this.#node = testNode(
+      {
+        kernel: {
+          ...EMPTY_KERNEL,
+          send: (batch) => this.#send(batch),
+          dump: async (_options, visit) => list(this.#flow, visit),
+          dumpExpectations: async (_options, visit) => list(this.#expected, visit),
+        },
+        past: firstStart(clock, this.internal),
+        ownStream: plainStream({
+          publish: () => 0,
+          publishAcked: () => this.#publishAcked(),
+          backlog: { bytes: 0 },
+        }),
+        clock,
+        log,
+      },
+      { helpers: true },
+    );
+    this.external = this.#node.external;
+    this.#fill();
     const follower = {
       node: "fw2",
       state: { connected: true },
@@ -70,30 +77,41 @@ class Node {
           this.exact = resolve;
         }),
     };
-    const replicator = {
-      resyncKernel: async () => true,
-      beginCommit: () => undefined,
-      readCommitted: async () => true,
-      counters: this.counters,
-    };
-    const roles = new Roles({
-      internal,
-      external,
-      kernel,
-      journal: journal as unknown as NodeParts["journal"],
-      followers: [],
-      injects: false,
-      reader: () => replicator,
-      before: "unknown",
-      commitTimeoutSeconds: null,
-      commitWindowTracking: false,
-      purgeAfterSeconds: 60,
-      clock: { wallMs: () => nowSeconds * 1000 },
-      log,
+    this.parts = { ...this.#node, injects: false, followers: [follower as unknown as Follower] };
+  }
+
+  #fill(): void {
+    this.internal.upsert(this.#flow, nowSeconds);
+    this.internal.expectations.upsert(this.#expected, nowSeconds);
+    const origin = this.external.origin("fw2");
+    const theirs = sampleRecord(2);
+    theirs[0]! ^= 1;
+    this.external.upsert(origin, 0, theirs, null, 1);
+    const expectation = expectationFromJson(sampleExpectation("kernel", 1));
+    this.external.expectations.upsert(
+      "fw2",
+      { expectation, createdSeconds: nowSeconds, updatedSeconds: nowSeconds },
+      1,
+    );
+  }
+
+  get counters() {
+    return this.#node.replicator.counters;
+  }
+
+  /** The first mark of a snapshot waits for `written`; the last one is confirmed at once. */
+  async #publishAcked(): Promise<number | null> {
+    if (this.written !== null) {
+      this.written = null;
+      return 1;
+    }
+    this.snapshots++;
+    const isConfirmed = await new Promise<boolean>((resolve) => {
+      this.written = resolve;
     });
-    const { signal } = new AbortController();
-    const parts = { internal, external, kernel, journal, replicator, followers: [follower], roles, signal, log };
-    return { ...parts, injects: false } as unknown as NodeParts;
+    if (isConfirmed) return 1;
+    this.written = null;
+    return null;
   }
 
   async #send(batch: RequestBatch): Promise<BatchResult> {
@@ -110,6 +128,10 @@ class Node {
 }
 
 const quiet = (): void => {};
+const refuse = (): never => {
+  throw new Error("no test asks for a report");
+};
+const REPORTS = { status: refuse, stats: refuse };
 
 test("a commit of both, of flows, of expectations", async () => {
   for (const [only, sent] of [
@@ -119,7 +141,7 @@ test("a commit of both, of flows, of expectations", async () => {
     ["expect", ["exp new", "exp new"]],
   ] as const) {
     const node = new Node();
-    const report = await createHandlers(node.parts).commit(quiet, only);
+    const report = await createHandlers(node.parts, REPORTS).commit(quiet, only);
     assert.deepEqual(node.sent, sent, only);
     assert.equal(report.committed, only === "expect" ? 0 : 1);
     assert.equal(report.expectations?.committed, only === "ct" ? undefined : 1);
@@ -131,7 +153,7 @@ test("a flush of the external cache leaves the books of mode inject alone", asyn
     const { parts } = new Node();
     const before = parts.external.table.size;
     for (const table of ["external", "caches"] as const) {
-      const report = await createHandlers({ ...parts, injects }).flush(table);
+      const report = await createHandlers({ ...parts, injects }, REPORTS).flush(table);
       assert.equal(report.external, injects || table === "caches" ? 0 : before);
     }
     assert.equal(parts.external.table.size, injects ? before : 0);
@@ -145,7 +167,7 @@ test("a flush of the kernel's flows, of its expectations, of both", async () => 
     ["expect", ["exp delete"]],
   ] as const) {
     const node = new Node();
-    const report = await createHandlers(node.parts).flush("kernel", only);
+    const report = await createHandlers(node.parts, REPORTS).flush("kernel", only);
     assert.deepEqual(node.sent, sent, only);
     assert.equal(report.kernel, sent.length);
     assert.equal(node.counters.kernelFlushes, 1);
@@ -154,7 +176,7 @@ test("a flush of the kernel's flows, of its expectations, of both", async () => 
 
 test("a flush of the external cache waits for a commit that takes from it", async () => {
   const node = new Node();
-  const handlers = createHandlers(node.parts);
+  const handlers = createHandlers(node.parts, REPORTS);
   let answer = (): void => {};
   node.answers = new Promise((resolve) => {
     answer = resolve;
@@ -171,7 +193,7 @@ test("a flush of the external cache waits for a commit that takes from it", asyn
 
 test("a bulk that is not waited for is answered at once, goes on once, and says in the log how it went", async () => {
   const node = new Node();
-  const handlers = createHandlers(node.parts);
+  const handlers = createHandlers(node.parts, REPORTS);
   for (let i = 0; i < 3; i++) assert.deepEqual(await handlers.bulk(quiet, false), { flows: 1, durationMs: 0 });
   assert.equal(node.snapshots, 1);
   node.written?.(false);
@@ -183,9 +205,9 @@ test("a bulk that is not waited for is answered at once, goes on once, and says 
 });
 
 test("a resync with the peers that is not waited for", async () => {
-  for (const create of [createHandlers, (parts: NodeParts) => createObserverHandlers(parts)]) {
+  for (const create of [createHandlers, createObserverHandlers]) {
     const node = new Node();
-    const handlers = create(node.parts);
+    const handlers = create(node.parts, REPORTS);
     const answer = { source: "peers", flows: 1, changed: 0, durationMs: 0 };
     assert.deepEqual(await handlers.resync("peers", quiet, false), answer);
     assert.deepEqual(await handlers.resync("peers", quiet, false), answer);

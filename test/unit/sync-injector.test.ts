@@ -1,22 +1,24 @@
 /** Injector and Replicator together: whose a flow is that a dump lists while entries are written and removed. */
 import assert from "node:assert/strict";
-import { describe, it, type TestContext } from "node:test";
-import { pino } from "pino";
-import { ExternalCache } from "../../src/cache/external.js";
+import { after, describe, it, type TestContext } from "node:test";
+import type { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
 import { IPCTNL_MSG_CT_DELETE } from "../../src/ctnetlink/constants.js";
 import type { RequestBatch } from "../../src/ctnetlink/encode.js";
 import { EVENT_NEW, EVENT_UPDATE } from "../../src/ctnetlink/event-socket.js";
-import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket.js";
-import { HybridClock, systemClock } from "../../src/flow/clock.js";
+import type { BatchResult } from "../../src/ctnetlink/request-socket.js";
+import { systemClock } from "../../src/flow/clock.js";
 import { type DecodedFlow, HAS_MARK, W_HAS, W_MARK, W_STATUS, W_TIMEOUT } from "../../src/flow/record.js";
 import { IPS_ASSURED, IPS_CONFIRMED, IPS_SEEN_REPLY } from "../../src/flow/status.js";
-import { Injector } from "../../src/sync/inject/injector.js";
-import { Journal } from "../../src/sync/out/journal.js";
-import { Replicator } from "../../src/sync/out/replicator.js";
+import type { Injector } from "../../src/sync/inject/injector.js";
+import type { Replicator } from "../../src/sync/out/replicator.js";
+import { MemoryStream } from "../support/memory-stream.js";
 import { decodedFlow, tcpRecord } from "../support/records.js";
+import { EMPTY_KERNEL, firstStart, testNode } from "../support/test-node.js";
 
-const log = pino({ level: "silent" });
+/** Ends the followers. */
+const end = new AbortController();
+after(() => end.abort());
 /** Where a message says what is asked for. */
 const NLMSG_TYPE = 4;
 
@@ -57,62 +59,37 @@ class Node {
       this.answer = null;
       return { sent: count, errors: [], unknown: 0 };
     };
-    this.external = new ExternalCache(10);
-    this.injector = new Injector({
-      internal: this.internal,
-      external: this.external,
+    const node = testNode({
       kernel: {
+        ...EMPTY_KERNEL,
+        dump: async (_options, visit) => {
+          const listed = await this.dump;
+          for (const item of listed) visit(item);
+          return { count: listed.length, malformed: 0, interrupted: false };
+        },
+      },
+      injects: {
+        portId: 2,
         send,
         getAll: async (batch, visit) => {
           if (this.found !== null) visit(0, this.found);
           return send(batch);
         },
       },
-      hears: () => true,
-      timeoutSeconds: null,
-      liberal: false,
-      wallSeconds: () => 0,
-      intervalMs: 0,
-      log,
+      past: firstStart(systemClock, this.internal),
     });
-    this.external.listen(this.injector);
+    node.peers.add({
+      ...{ node: "peer", address: "", discovered: false, stream: new MemoryStream(), copy: null },
+      reached: () => true,
+      ask: () => false,
+      close: () => undefined,
+    });
+    node.peers.run(end.signal);
+    assert.ok(node.injector !== null);
+    this.injector = node.injector;
+    this.external = node.external;
     this.#origin = this.external.origin("peer");
-    const hybridClock = new HybridClock(systemClock);
-    const journal = new Journal({
-      node: "self",
-      epoch: 1,
-      continues: null,
-      internal: this.internal,
-      sink: { publish: () => 0, publishAcked: async () => 0, backlog: { bytes: 0 } },
-      clock: systemClock,
-      hybridClock,
-      log,
-    });
-    this.replicator = new Replicator({
-      internal: this.internal,
-      external: this.external,
-      journal,
-      kernel: {
-        dump: async (visit): Promise<DumpResult> => {
-          const listed = await this.dump;
-          for (const item of listed) visit(item);
-          return { count: listed.length, malformed: 0, interrupted: false };
-        },
-        growBuffer: () => false,
-        hearNew: () => undefined,
-        readEvents: () => false,
-      },
-      ownPorts: new Set(),
-      filter: () => true,
-      ignoresOwn: true,
-      injection: this.injector,
-      standsBack: () => false,
-      carries: () => false,
-      publishIntervalMs: 0,
-      clock: systemClock,
-      log,
-      signal: new AbortController().signal,
-    });
+    this.replicator = node.replicator;
     if (starts) this.start();
   }
 

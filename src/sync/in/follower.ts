@@ -6,20 +6,8 @@ import { Turn } from "../../os/turn.js";
 import type { ReaderItem, StreamMessage } from "../../stream/reader.js";
 import type { Replica } from "../../stream/replica.js";
 import type { CopySource, PeerStream } from "../ports/peer-stream.js";
-import type { Applier, ApplierCounters } from "./applier.js";
+import type { Applier } from "./applier.js";
 import { replayCopy, replayShared } from "./restore.js";
-
-/** What a follower counts; the group `reader.<peer>` of `stats`. */
-export interface FollowerCounters {
-  messages: number;
-  bytes: number;
-  resets: number;
-  reconnects: number;
-  /** Snapshots asked of the peer. */
-  asked: number;
-  /** Times that copying had to begin anew because the own broker was away for too long. */
-  copyLost: number;
-}
 
 /** What `status` says of a peer. */
 export interface FollowerState {
@@ -41,9 +29,14 @@ const ASK_INTERVAL_MS = 1000;
 const COPY_BACKLOG_BYTES_MAX = 16 * 1024 * 1024;
 const COPY_BACKLOG_MESSAGES_MAX = 8192;
 const COPY_WAIT_MS = 5;
-const CAUGHT_UP_POLL_MS = 5;
 /** How long the end waits for the own broker to confirm the copy. */
 const COPY_FLUSH_MS = 2000;
+
+/** Somebody who waits for the follower to be so far. */
+interface Waiter {
+  readonly isTrue: () => boolean;
+  readonly resolve: () => void;
+}
 
 /**
  * The way in: one peer's stream into the external cache, and a copy of it onto the own broker. It starts behind the copy, else at
@@ -51,12 +44,14 @@ const COPY_FLUSH_MS = 2000;
  * peer for a snapshot, which heals whatever happened.
  */
 export class Follower {
-  readonly #counters: FollowerCounters = {
+  readonly #counters = {
     messages: 0,
     bytes: 0,
     resets: 0,
     reconnects: 0,
+    /** Snapshots asked of the peer. */
     asked: 0,
+    /** Times that copying had to begin anew because the own broker was away for too long. */
     copyLost: 0,
   };
   readonly #stream: PeerStream;
@@ -66,7 +61,7 @@ export class Follower {
   readonly #ask: () => boolean;
   readonly #clock: Clock;
   readonly #log: Logger;
-  readonly #waiters = new Set<() => void>();
+  readonly #waiters = new Set<Waiter>();
   readonly #turn = new Turn();
   #replica: Replica | null = null;
   /** Start at the last complete snapshot of the peer, wherever the copy ends. */
@@ -115,7 +110,8 @@ export class Follower {
     return this.#applier.node;
   }
 
-  get counters(): Readonly<FollowerCounters & ApplierCounters> {
+  /** The group `reader.<peer>` of `stats`. */
+  get counters() {
     return { ...this.#counters, ...this.#applier.counters };
   }
 
@@ -185,23 +181,32 @@ export class Follower {
 
   /** Resolves with true when the peer's state is held exactly, with false when the signal came first. */
   async exact(signal: AbortSignal): Promise<boolean> {
-    if (this.#applier.exact || signal.aborted) return this.#applier.exact;
-    let done: () => void = () => undefined;
-    await new Promise<void>((resolve) => {
-      done = resolve;
-      this.#waiters.add(done);
-      signal.addEventListener("abort", done, { once: true });
-    });
-    this.#waiters.delete(done);
-    signal.removeEventListener("abort", done);
+    await this.#until(() => this.#applier.exact, signal);
     return this.#applier.exact;
   }
 
   /** Resolves when all that the peer's stream held when reading began is applied, or with the signal. */
-  async caughtUp(signal: AbortSignal): Promise<void> {
-    while (!signal.aborted && !(this.#started && this.#at >= this.#target)) {
-      await pause(CAUGHT_UP_POLL_MS, signal);
-    }
+  caughtUp(signal: AbortSignal): Promise<void> {
+    return this.#until(() => this.#started && this.#at >= this.#target, signal);
+  }
+
+  async #until(isTrue: () => boolean, signal: AbortSignal): Promise<void> {
+    if (signal.aborted || isTrue()) return;
+    await new Promise<void>((resolve) => {
+      const waiter = { isTrue, resolve: () => done() };
+      const done = (): void => {
+        this.#waiters.delete(waiter);
+        signal.removeEventListener("abort", done);
+        resolve();
+      };
+      this.#waiters.add(waiter);
+      signal.addEventListener("abort", done, { once: true });
+    });
+  }
+
+  /** Something was read: those go on who waited for that. */
+  #wake(): void {
+    for (const { isTrue, resolve } of this.#waiters) if (isTrue()) resolve();
   }
 
   /** Asks for what is missing, at once (`hook backup`). */
@@ -243,6 +248,7 @@ export class Follower {
     this.#started = !signal.aborted;
     this.#target = Math.max(last?.sequence ?? 0, lastEvent?.sequence ?? 0);
     this.#log.debug({ peer: this.node, start }, "following the peer");
+    this.#wake();
     return start;
   }
 
@@ -273,10 +279,7 @@ export class Follower {
       }
     }
     this.#heal();
-    if (this.#applier.exact && this.#waiters.size > 0) {
-      for (const resolve of this.#waiters) resolve();
-      this.#waiters.clear();
-    }
+    this.#wake();
   }
 
   #message(message: StreamMessage): void {

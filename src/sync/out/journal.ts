@@ -9,29 +9,7 @@ import { BatchEncoder } from "../../stream/format/batch.js";
 import type { Envelope } from "../../stream/format/envelope.js";
 import { BATCH_EXPECTATIONS_MAX } from "../../stream/format/expectation.js";
 import { type Mark, MarkCodec, type Role } from "../../stream/format/mark.js";
-import type { MessageKind } from "../../stream/format/subjects.js";
-
-/** What the journal writes to: the publisher of this node's stream. */
-export interface JournalSink {
-  /** Hands a message over; never blocks. */
-  publish(kind: MessageKind, number: number, payload: Uint8Array): unknown;
-  /** Publishes and resolves with the message's stream sequence once confirmed; null when it was dropped. */
-  publishAcked(kind: MessageKind, number: number, payload: Uint8Array): Promise<number | null>;
-  /** What waits for its confirmation. */
-  readonly backlog: { readonly bytes: number };
-}
-
-/** What a journal counts; the group `journal` of `stats`. */
-export interface JournalCounters {
-  batches: number;
-  rows: number;
-  bytes: number;
-  marks: number;
-  snapshots: number;
-  snapshotsAbandoned: number;
-  snapshotChunks: number;
-  snapshotBytes: number;
-}
+import type { JournalSink } from "../ports/own-stream.js";
 
 /** Rows of a snapshot chunk at the most, and slots looked at for one: what bounds a step of a snapshot. */
 const CHUNK_ROWS_MAX = 1024;
@@ -61,7 +39,8 @@ export class Journal {
   readonly epoch: number;
   /** What every mark says of this node's role. */
   role: Role = "unknown";
-  readonly counters: JournalCounters = {
+  /** The group `journal` of `stats`. */
+  readonly counters = {
     batches: 0,
     rows: 0,
     bytes: 0,

@@ -1,4 +1,5 @@
 import type { RequestBatch } from "../../ctnetlink/encode.js";
+import type { EventSink } from "../../ctnetlink/event-socket.js";
 import type { BatchResult, DumpResult } from "../../ctnetlink/request-socket.js";
 import type { Expectation } from "../../flow/expectation.js";
 import type { DecodedFlow } from "../../flow/record.js";
@@ -13,20 +14,27 @@ export function isChosen(helpers: HelperNames, helper: string | undefined): bool
   return name !== undefined && helpers.some((chosen) => name.startsWith(chosen.toLowerCase()));
 }
 
-/** The kernel as the replicator needs it. */
-export interface KernelSource {
-  /** Lists the table. */
-  dump(visit: (flow: DecodedFlow) => void, signal: AbortSignal): Promise<DumpResult>;
-  /** Lists the expectations; left out where they are not replicated. */
-  dumpExpectations?(visit: (expectation: Expectation) => void, signal: AbortSignal): Promise<DumpResult>;
-  /** Looks a flow up by its original tuple; needed where `dumpExpectations` is. */
-  get?(words: Uint32Array, base: number): Promise<DecodedFlow | null>;
-  /** Doubles the event socket's buffer within its limit; false when it is there already. */
+/** The kernel's table as it is listed and looked up: src/ctnetlink/request-socket.ts, or the simulator's. */
+export interface KernelTable {
+  dump(options: { signal?: AbortSignal }, visit: (flow: DecodedFlow) => void): Promise<DumpResult>;
+  dumpExpectations(options: { signal?: AbortSignal }, visit: (expectation: Expectation) => void): Promise<DumpResult>;
+  /** Looks a flow up by its original tuple. */
+  get(words: Uint32Array, base: number): Promise<DecodedFlow | null>;
+}
+
+/** The kernel's events: src/ctnetlink/event-socket.ts, or the simulator's. */
+export interface KernelEvents {
+  /** Subscribes. Every event from now on comes to the sink, in a later turn of the event loop. */
+  listen(sink: EventSink): void;
+  /** Of what the requests of this port do, only the ends are told. */
+  mute(portId: number): void;
+  /** Doubles the buffer within its limit; false when it is there already. */
   growBuffer(): boolean;
   /** While it is called with false, no events come of flows that begin. */
   hearNew(on: boolean): void;
   /** Reads events that are queued, a turn of them, without waiting for their time; true when there may be more. */
-  readEvents(): boolean;
+  readNow(): boolean;
+  close(): Promise<void>;
 }
 
 /** Mode `inject`: what writes the peers' flows into this kernel, as the replicator tells it of that kernel. */

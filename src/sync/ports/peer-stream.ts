@@ -10,6 +10,24 @@ export interface PeerStream {
   read(startSequence: number, signal: AbortSignal): AsyncIterable<readonly ReaderItem[]>;
 }
 
+/** A peer to follow. */
+export interface PeerPort {
+  readonly node: string;
+  /** Where its broker is. */
+  readonly address: string;
+  /** It announced itself; the configuration does not list it. */
+  readonly discovered: boolean;
+  readonly stream: PeerStream;
+  /** Null where streams are not copied (a shared cluster keeps them). */
+  readonly copy: CopySource | null;
+  /** True while its broker is connected. */
+  reached(): boolean;
+  /** Asks the peer for a snapshot; false when it cannot be reached. */
+  ask(): boolean;
+  /** Nothing more is read of it. */
+  close(): Promise<void> | void;
+}
+
 /** Where a peer's stream is copied to, and read from when this node starts. */
 export interface CopySource {
   /** Opens the copy; rejects when the own broker is away. `lost`: the copy missed messages, open it anew. */

@@ -1,4 +1,3 @@
-import { networkInterfaces } from "node:os";
 import type { InternalCache } from "../../cache/internal.js";
 import { formatAddress } from "../../flow/address.js";
 import type { DecodedFlow } from "../../flow/record.js";
@@ -27,10 +26,11 @@ export class PassingTraffic {
   readonly #list: ListKernel;
   readonly #addresses: () => ReadonlySet<string>;
 
-  constructor(options: { internal: InternalCache; list: ListKernel; addresses?: () => ReadonlySet<string> }) {
+  /** `addresses`: those of this machine now, virtual ones included, as inet_ntop prints them. */
+  constructor(options: { internal: InternalCache; list: ListKernel; addresses: () => ReadonlySet<string> }) {
     this.#internal = options.internal;
     this.#list = options.list;
-    this.#addresses = options.addresses ?? localAddresses;
+    this.#addresses = options.addresses;
   }
 
   /** Takes the timeouts as they stand; `passes` compares them with later ones. */
@@ -83,9 +83,4 @@ function isTranslatedTo(addresses: ReadonlySet<string>, words: Uint32Array, base
     return false;
   };
   return to(W_REPLY_DST, W_ORIG_SRC) || to(W_ORIG_DST, W_REPLY_SRC);
-}
-
-/** Addresses of this machine now, virtual ones included, as inet_ntop prints them. */
-function localAddresses(): ReadonlySet<string> {
-  return new Set(Object.values(networkInterfaces()).flatMap((list) => (list ?? []).map(({ address }) => address)));
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { pino } from "pino";
-import { followersCaughtUp } from "../../src/daemon/injection.js";
+import { followersCaughtUp } from "../../src/sync/caught-up.js";
 
 /** A start in mode `inject` with one peer, and the warnings that it gave. */
 class Start {

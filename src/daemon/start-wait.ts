@@ -1,0 +1,31 @@
+import type { NodeHandlers } from "../control/server.js";
+import { ConntrailError } from "../errors.js";
+import { pause } from "../os/pause.js";
+
+/** How long a request waits for a node that starts: a large store is read through. */
+const START_WAIT_MS_MAX = 60_000;
+
+/**
+ * Until the node stands, requests wait for it: a hook that keepalived calls while both start must not be lost, and a script that
+ * asks whether a daemon runs (conntrackd's primary-backup.sh) must not start a second one. `begun` is aborted when it stands, or is not going to.
+ */
+export function whenStarted(current: () => NodeHandlers | null, begun: AbortSignal): NodeHandlers {
+  const handlers = async (): Promise<NodeHandlers> => {
+    if (current() === null) await pause(START_WAIT_MS_MAX, begun);
+    const started = current();
+    if (started !== null) return started;
+    throw new ConntrailError("CONTROL", "the daemon has not started: look at its log, or try again in a moment");
+  };
+  return {
+    status: async () => (await handlers()).status(),
+    stats: async () => (await handlers()).stats(),
+    dump: async (table, sink, signal) => (await handlers()).dump(table, sink, signal),
+    expectations: async (table) => (await handlers()).expectations(table),
+    commit: async (progress, only) => (await handlers()).commit(progress, only),
+    flush: async (table, only) => (await handlers()).flush(table, only),
+    resync: async (source, progress, wait) => (await handlers()).resync(source, progress, wait),
+    bulk: async (progress, wait) => (await handlers()).bulk(progress, wait),
+    purge: async () => (await handlers()).purge(),
+    hook: async (role, progress, group) => (await handlers()).hook(role, progress, group),
+  };
+}

@@ -1,0 +1,95 @@
+import type { ExternalCache } from "../../cache/external.js";
+import type { InternalCache } from "../../cache/internal.js";
+import type { Clock } from "../../flow/clock.js";
+import type { FlowPredicate } from "../../flow/filter.js";
+import { DecodedFlow, HAS_ID, HAS_MASK, HAS_PROTOINFO, RECORD_WORDS, W_HAS, W_PROTOINFO } from "../../flow/record.js";
+import type { Injection } from "../ports/kernel.js";
+
+/**
+ * What becomes of a flow that this node's own kernel reports: a row of the internal cache. It is newer than whatever peers said of
+ * the flow, so it retires the flow's external row.
+ */
+export class FlowIntake {
+  /** The filter: true for a flow that is replicated. */
+  keeps: FlowPredicate;
+  /** The time of what is taken in, in seconds. It is read once for all events of a turn, and once for a dump. */
+  nowSeconds = 0;
+  readonly #internal: InternalCache;
+  readonly #external: ExternalCache;
+  readonly #injection: Injection | null;
+  readonly #clock: Clock;
+
+  constructor(options: {
+    internal: InternalCache;
+    external: ExternalCache;
+    /** Null where peers' flows are not written into this kernel at once. */
+    injection: Injection | null;
+    keeps: FlowPredicate;
+    clock: Clock;
+  }) {
+    this.#internal = options.internal;
+    this.#external = options.external;
+    this.#injection = options.injection;
+    this.keeps = options.keeps;
+    this.#clock = options.clock;
+    this.readClock();
+  }
+
+  /** What is taken in from here on is of now. */
+  readClock(): void {
+    this.nowSeconds = Math.floor(this.#clock.wallMs() / 1000);
+  }
+
+  /** The kernel's flow is this node's own. `inherits`: it is the one that a peer told of, and that this node wrote there. */
+  take(flow: DecodedFlow, inherits = this.#injection !== null): void {
+    if (inherits) this.#inherit(flow);
+    const slot = this.#internal.upsert(flow, this.nowSeconds);
+    this.#internal.table.inheritBirth(slot, this.#external.retire(flow.words, 0));
+    if (slot >= 0 && this.#internal.lacksState(slot)) this.#injection?.doubt(flow.words);
+  }
+
+  /**
+   * An event names what changed. Of a flow that a peer has carried, this kernel has the rest from the peer; what an internal
+   * row may still have of it is older.
+   */
+  #inherit(flow: DecodedFlow): void {
+    const { table } = this.#external;
+    const slot = table.size === 0 ? -1 : table.find(flow.words, 0);
+    if (slot < 0) return;
+    const slab = table.slab(slot);
+    const base = table.base(slot);
+    if ((flow.words[W_HAS]! & HAS_PROTOINFO) === 0 && (slab[base + W_HAS]! & HAS_PROTOINFO) !== 0) {
+      for (let i = 0; i < 3; i++) flow.words[W_PROTOINFO + i] = slab[base + W_PROTOINFO + i]!;
+      flow.words[W_HAS]! |= HAS_PROTOINFO;
+    }
+    const rare = table.rare.get(slot);
+    if (rare !== undefined) flow.rare = { ...rare, ...flow.rare };
+  }
+
+  /** The kernel's flow has ended. */
+  end(flow: DecodedFlow): void {
+    this.#internal.destroy(flow, this.nowSeconds);
+    this.#injection?.expired(flow.words, 0);
+  }
+
+  /**
+   * A flow has ended whose beginning no event reported: a commit wrote it, or it was a short one. It was this node's for a while, and
+   * the peers hear of that.
+   */
+  takeUnheard(flow: DecodedFlow): void {
+    if (this.#internal.table.find(flow.words, 0) >= 0) return;
+    const { table } = this.#external;
+    const slot = table.size === 0 ? -1 : table.find(flow.words, 0);
+    if (slot < 0) {
+      this.take(flow);
+      return;
+    }
+    const committed = new DecodedFlow();
+    const base = table.base(slot);
+    committed.words.set(table.slab(slot).subarray(base, base + RECORD_WORDS));
+    // The id is the peer's.
+    committed.words[W_HAS]! &= HAS_MASK & ~HAS_ID;
+    committed.rare = table.rare.get(slot) ?? null;
+    this.take(committed);
+  }
+}

@@ -1,0 +1,215 @@
+import type { Logger } from "pino";
+import type { ExternalCache } from "../../cache/external.js";
+import type { InternalCache } from "../../cache/internal.js";
+import { isOtherFlow, recordDiffers } from "../../cache/row-changes.js";
+import type { DumpResult } from "../../ctnetlink/request-socket.js";
+import type { DecodedFlow } from "../../flow/record.js";
+import type { Claim } from "../../ownership/claim.js";
+import { BATCH_ROWS_MAX } from "../../stream/format/columns.js";
+import type { Carrying } from "../ports/carrying.js";
+import type { Injection, KernelTable } from "../ports/kernel.js";
+import type { ExpectationIntake } from "./expectation-intake.js";
+import type { FlowIntake } from "./flow-intake.js";
+import type { Pacer } from "./pacer.js";
+
+/** Slots swept in one turn of the event loop after a dump: all of them may have ended, and are published in that turn. */
+const SWEEP_SLOTS = 4096;
+/** Who carries a flow that a node which stepped down finds in its kernel, and that nobody ever told of. */
+const NOBODY: Claim = { node: "", stamp: 0 };
+/** Dumps that failed or were interrupted are repeated this often. */
+const DUMP_ATTEMPTS_MAX = 5;
+
+/** Dumps the kernel's table and brings the internal cache in line with it; only the difference is published. */
+export class KernelResync {
+  readonly counters = {
+    /** Messages of the kernel that could not be decoded, in events and in dumps. */
+    malformed: 0,
+    overruns: 0,
+    kernelResyncs: 0,
+    /** Times that somebody had the kernel's table emptied. */
+    kernelFlushes: 0,
+    kernelResyncsFailed: 0,
+    /** Dumps in place of events. */
+    polls: 0,
+    pollsFailed: 0,
+  };
+  readonly #internal: InternalCache;
+  readonly #external: ExternalCache;
+  readonly #kernel: KernelTable;
+  readonly #flows: FlowIntake;
+  readonly #expectations: ExpectationIntake | null;
+  readonly #injection: Injection | null;
+  readonly #carrying: Carrying;
+  readonly #pacer: Pacer;
+  readonly #log: Logger;
+  readonly #signal: AbortSignal;
+  #running: Promise<boolean> | null = null;
+  #again = false;
+
+  constructor(options: {
+    internal: InternalCache;
+    external: ExternalCache;
+    kernel: KernelTable;
+    flows: FlowIntake;
+    /** Null where expectations are not replicated. */
+    expectations: ExpectationIntake | null;
+    /** Null where peers' flows are not written into this kernel at once. */
+    injection: Injection | null;
+    carrying: Carrying;
+    pacer: Pacer;
+    log: Logger;
+    signal: AbortSignal;
+  }) {
+    this.#internal = options.internal;
+    this.#external = options.external;
+    this.#kernel = options.kernel;
+    this.#flows = options.flows;
+    this.#expectations = options.expectations;
+    this.#injection = options.injection;
+    this.#carrying = options.carrying;
+    this.#pacer = options.pacer;
+    this.#log = options.log;
+    this.#signal = options.signal;
+  }
+
+  /** True while a dump runs. */
+  get isRunning(): boolean {
+    return this.#running !== null;
+  }
+
+  /** One at a time: a call while one runs makes it run once more. False when the kernel could not be dumped. */
+  resync(): Promise<boolean> {
+    if (this.#running !== null) {
+      this.#again = true;
+      return this.#running;
+    }
+    return this.#start(false);
+  }
+
+  /**
+   * In place of events: takes what differs from the last dump for what events would have told of. While another dump runs, that
+   * one stands for it. False when the kernel could not be dumped; the next one tries again.
+   */
+  poll(): Promise<boolean> {
+    return this.#running ?? this.#start(true);
+  }
+
+  #start(polled: boolean): Promise<boolean> {
+    this.#running = this.#loop(polled).finally(() => {
+      this.#running = null;
+    });
+    return this.#running;
+  }
+
+  async #loop(polled: boolean): Promise<boolean> {
+    for (let attempt = 1; attempt <= DUMP_ATTEMPTS_MAX && !this.#signal.aborted; attempt++) {
+      this.#again = false;
+      const whole = await this.#once(polled);
+      if (polled) this.counters[whole ? "polls" : "pollsFailed"]++;
+      else this.counters[whole ? "kernelResyncs" : "kernelResyncsFailed"]++;
+      if (this.#again) polled = false;
+      else if (whole || polled) return whole;
+    }
+    if (!this.#signal.aborted) this.#log.error("kernel resync gave up: the table changes faster than it can be read");
+    return false;
+  }
+
+  async #once(polled: boolean): Promise<boolean> {
+    this.#internal.beginDump();
+    this.#injection?.beginDump();
+    this.#flows.readClock();
+    const whole = (await this.#dumpFlows(polled)) && (await this.#dumpExpectations(polled));
+    this.#injection?.endDump(whole);
+    if (whole) this.#pacer.flushNow();
+    return whole;
+  }
+
+  async #dumpFlows(polled: boolean): Promise<boolean> {
+    const internal = this.#internal;
+    let result: DumpResult;
+    try {
+      result = await this.#kernel.dump({ signal: this.#signal }, (flow) => {
+        // What peers carry is in the kernel whatever this node's filter says.
+        if (!this.#flows.keeps(flow.words, 0)) this.#injection?.present(flow);
+        else if (polled) this.#polled(flow);
+        else this.#dumped(flow);
+        if (internal.pendingCount >= BATCH_ROWS_MAX) this.#pacer.flushNow();
+      });
+    } catch (error) {
+      internal.abandonDump();
+      if (!this.#signal.aborted) this.#log.warn({ err: error }, "kernel resync: the dump failed; trying again");
+      return false;
+    }
+    this.counters.malformed += result.malformed;
+    if (result.interrupted) {
+      internal.abandonDump();
+      return false;
+    }
+    while (!internal.sweep(SWEEP_SLOTS)) {
+      if (internal.pendingCount >= BATCH_ROWS_MAX) this.#pacer.flushNow();
+      await new Promise(setImmediate);
+    }
+    return true;
+  }
+
+  async #dumpExpectations(polled: boolean): Promise<boolean> {
+    const { expectations } = this.#internal;
+    const intake = this.#expectations;
+    if (intake === null) {
+      // A daemon that replicated them before it was told not to.
+      expectations.endAll();
+      return true;
+    }
+    expectations.beginDump();
+    try {
+      const result = await this.#kernel.dumpExpectations({ signal: this.#signal }, (expectation) => {
+        if (polled) intake.polled(expectation);
+        else intake.dumped(expectation);
+      });
+      this.counters.malformed += result.malformed;
+      if (!result.interrupted) {
+        expectations.endDump();
+        return true;
+      }
+    } catch (error) {
+      if (!this.#signal.aborted) this.#log.warn({ err: error }, "kernel resync: the dump of expectations failed");
+    }
+    expectations.abandonDump();
+    return false;
+  }
+
+  /** A flow as a resync lists it. */
+  #dumped(flow: DecodedFlow): void {
+    if (this.#internal.hasEnded(flow)) return;
+    const carrying = this.#carrying;
+    if (this.#injection !== null && !carrying.carries && this.#injection.present(flow)) return;
+    const birth = this.#injection !== null || carrying.carries ? this.#external.retire(flow.words, 0) : -1;
+    // A peer's flow of which this kernel knows more is this node's own as well.
+    const carries = carrying.carries || birth >= 0;
+    const leftover = !carries && carrying.standsBack ? NOBODY : null;
+    const claimed = carries ? null : (this.#external.claim(flow.words, 0) ?? leftover);
+    const slot = this.#internal.dumped(flow, this.#flows.nowSeconds, claimed, carries);
+    this.#internal.table.inheritBirth(slot, birth);
+  }
+
+  /**
+   * A flow as a poll lists it. One that was not there, or that is another or in another state than a peer took over, would have
+   * come as an event: it is this node's own. What else has changed `dumped` finds.
+   */
+  #polled(flow: DecodedFlow): void {
+    const { words } = flow;
+    if (this.#injection?.present(flow) === true) return;
+    const { table } = this.#internal;
+    const slot = table.find(words, 0);
+    const slab = slot < 0 ? words : table.slab(slot);
+    const base = slot < 0 ? 0 : table.base(slot);
+    const superseded = slot >= 0 && this.#internal.isSuperseded(slot);
+    const differs = superseded && (isOtherFlow(slab, base, words) || recordDiffers(slab, base, words));
+    if (slot < 0 || differs) {
+      this.#flows.take(flow);
+      return;
+    }
+    const birth = this.#injection === null ? -1 : this.#external.retire(words, 0);
+    table.inheritBirth(this.#internal.dumped(flow, this.#flows.nowSeconds, null, birth >= 0), birth);
+  }
+}

@@ -1,0 +1,48 @@
+/** Turns in which the event socket is to be read empty before the resync. */
+const QUEUED_TURNS_MAX = 256;
+
+/**
+ * When the table is compared after an overrun. Not before the events that were queued when it happened are read, or one of them could
+ * revive a flow whose end was dropped. One resync for all overruns until then.
+ */
+export class OverrunResync {
+  readonly #delayMs: number | null;
+  readonly #resync: () => void;
+  /** Above 0: an overrun waits for its resync. */
+  #turnsLeft = 0;
+  #timer: NodeJS.Timeout | null = null;
+
+  /** `delayMs`: how long after an overrun; null: not at all. */
+  constructor({ delayMs, resync }: { delayMs: number | null; resync: () => void }) {
+    this.#delayMs = delayMs;
+    this.#resync = resync;
+  }
+
+  /** The kernel dropped events. */
+  overrun(): void {
+    if (this.#delayMs !== null) this.#turnsLeft = QUEUED_TURNS_MAX;
+  }
+
+  /** A turn of reading is over; `more`: the socket was not read empty. */
+  drained(more: boolean): void {
+    if (this.#turnsLeft === 0) return;
+    this.#turnsLeft = more ? this.#turnsLeft - 1 : 0;
+    if (this.#turnsLeft === 0) this.#begin();
+  }
+
+  #begin(): void {
+    if (this.#delayMs === 0) {
+      this.#resync();
+      return;
+    }
+    this.#timer ??= setTimeout(() => {
+      this.#timer = null;
+      this.#resync();
+    }, this.#delayMs ?? 0);
+  }
+
+  /** Cancels what is due. */
+  stop(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+  }
+}

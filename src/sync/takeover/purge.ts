@@ -1,0 +1,102 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type { Logger } from "pino";
+import type { InternalCache } from "../../cache/internal.js";
+import type { PurgeReport } from "../../control/protocol.js";
+import type { Carrying } from "../ports/carrying.js";
+import type { KernelRequests } from "../ports/kernel.js";
+import { removeExpectations } from "./expectation-commit.js";
+import { removeFromKernel } from "./kernel-flush.js";
+import type { PassingTraffic } from "./passing.js";
+
+/** How long before a purge this kernel is looked at: a timeout of whole seconds must have had time to go down. */
+const WATCH_MS = 3_000;
+
+/** Removes from this kernel what a newer owner holds elsewhere, after a while. */
+export class Purge {
+  readonly counters = { purges: 0, purged: 0 };
+  /** Expectations that went. */
+  expectationsPurged = 0;
+  readonly #internal: InternalCache;
+  readonly #kernel: KernelRequests;
+  readonly #carrying: Carrying;
+  readonly #passing: PassingTraffic;
+  readonly #injects: boolean;
+  readonly #afterSeconds: number;
+  readonly #log: Logger;
+  #due: AbortController | null = null;
+
+  constructor(options: {
+    internal: InternalCache;
+    kernel: KernelRequests;
+    carrying: Carrying;
+    passing: PassingTraffic;
+    /** Mode `inject`: what others carry is to be in every kernel, so none is removed. */
+    injects: boolean;
+    purgeAfterSeconds: number;
+    log: Logger;
+  }) {
+    this.#internal = options.internal;
+    this.#kernel = options.kernel;
+    this.#carrying = options.carrying;
+    this.#passing = options.passing;
+    this.#injects = options.injects;
+    this.#afterSeconds = options.purgeAfterSeconds;
+    this.#log = options.log;
+  }
+
+  /** Schedules a purge: this node has stepped down. One that is due already is put off. */
+  schedule(): PurgeReport {
+    return this.#schedule(null);
+  }
+
+  /** As `schedule`, for whoever names no role: nothing is purged where it turns out that this node still carries some of the flows. */
+  scheduleUnlessPassing(): PurgeReport {
+    return this.#schedule(this.#passing);
+  }
+
+  #schedule(passing: PassingTraffic | null): PurgeReport {
+    this.cancel();
+    if (this.#injects) return { afterSeconds: this.#afterSeconds };
+    const due = new AbortController();
+    this.#due = due;
+    this.#purgeWhenDue(passing, due.signal).catch((error: unknown) => {
+      if (!due.signal.aborted) this.#log.error({ err: error }, "purge failed");
+    });
+    return { afterSeconds: this.#afterSeconds };
+  }
+
+  async #purgeWhenDue(passing: PassingTraffic | null, signal: AbortSignal): Promise<void> {
+    const afterMs = this.#afterSeconds * 1000;
+    const watchMs = passing === null ? 0 : Math.min(afterMs, WATCH_MS);
+    await delay(afterMs - watchMs, undefined, { signal });
+    const before = await passing?.look();
+    await delay(watchMs, undefined, { signal });
+    const passes = passing !== null && before !== undefined && (await passing.passes(before));
+    signal.throwIfAborted();
+    this.#due = null;
+    if (passes) {
+      this.#log.info("nothing is purged: what another node claims passes here, as with a second sync group");
+      return;
+    }
+    // It was told to step down and has: what its kernel has left over is not its own.
+    if (this.#carrying.role !== "primary") this.#carrying.carries = false;
+    await this.#purge();
+  }
+
+  async #purge(): Promise<void> {
+    const internal = this.#internal;
+    const removed = await removeFromKernel(internal, this.#kernel, (slot) => internal.isSuperseded(slot));
+    // Those of purged flows have gone with their masters.
+    const left = internal.expectations.superseded(false);
+    this.expectationsPurged += await removeExpectations(left, this.#kernel);
+    this.counters.purges++;
+    this.counters.purged += removed;
+    this.#log.info({ removed }, "purged flows that another node carries now");
+  }
+
+  /** Nothing is due any more. */
+  cancel(): void {
+    this.#due?.abort();
+    this.#due = null;
+  }
+}

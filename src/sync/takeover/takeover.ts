@@ -1,0 +1,173 @@
+import type { Logger } from "pino";
+import type { ExternalCache } from "../../cache/external.js";
+import type { InternalCache } from "../../cache/internal.js";
+import type { CommitReport, RowKind } from "../../control/protocol.js";
+import type { Clock } from "../../flow/clock.js";
+import { sameReply } from "../../flow/record-fields.js";
+import type { Journal } from "../out/journal.js";
+import type { Replicator } from "../out/replicator.js";
+import type { Carrying } from "../ports/carrying.js";
+import type { KernelRequests } from "../ports/kernel.js";
+import { commitExternal } from "./commit.js";
+import { commitExpectations, removeExpectations } from "./expectation-commit.js";
+import { removeFromKernel } from "./kernel-flush.js";
+
+/** What a takeover acts on, and how. */
+export interface TakeoverOptions {
+  internal: InternalCache;
+  external: ExternalCache;
+  kernel: KernelRequests;
+  journal: Journal;
+  replicator: Replicator;
+  carrying: Carrying;
+  /** Mode `inject`: the kernel has what peers say already, so there is nothing to commit. */
+  injects: boolean;
+  /** Kernel timeout of committed entries; null: the time that was left. */
+  commitTimeoutSeconds: number | null;
+  /** Committed TCP flows keep their window tracking. */
+  commitWindowTracking: boolean;
+  clock: Clock;
+  log: Logger;
+}
+
+/** Takes over what peers were carrying: their flows go into this kernel and become this node's own. One commit at a time. */
+export class Takeover {
+  readonly counters = {
+    commits: 0,
+    committed: 0,
+    commitUpdated: 0,
+    commitFailed: 0,
+    /** Flows that went into the kernel without their master, or without their helper, which it lacks. */
+    commitWithoutMaster: 0,
+    commitWithoutHelper: 0,
+  };
+  readonly expectationCounters = {
+    committed: 0,
+    commitFailed: 0,
+    /** Removed before a commit, because they ended elsewhere. */
+    purged: 0,
+  };
+  readonly #options: TakeoverOptions;
+  #running: Promise<CommitReport> | null = null;
+
+  constructor(options: TakeoverOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Commits the external cache, or its flows or expectations only. A call while one runs gets that one's report. What it wrote is
+   * read afterwards.
+   */
+  commit(progress: (text: string) => void, only?: RowKind): Promise<CommitReport> {
+    this.#running ??= this.#begin(progress, only).finally(() => {
+      this.#running = null;
+    });
+    return this.#running;
+  }
+
+  /** Resolves when no commit runs, and what the last one wrote is read. */
+  async committed(): Promise<void> {
+    await this.#running?.catch(() => undefined);
+    await this.#options.replicator.committed;
+  }
+
+  async #begin(progress: (text: string) => void, only?: RowKind): Promise<CommitReport> {
+    const { replicator, journal, carrying, injects } = this.#options;
+    // What the last one wrote is in the external cache until it is read.
+    await replicator.committed;
+    if (only === "expect") return this.#commitOnlyExpectations();
+    // What it carries for another sync group is alive here, whoever else has seen an end of it.
+    const carriesOther = carrying.carries && carrying.groups.size > 1;
+    carrying.carries = true;
+    if (injects) return this.#claimAll();
+    // The claims are in the stream before the word of the commit.
+    return replicator.commit(
+      () => this.#writeKernel(progress, only === "ct", carriesOther),
+      (report) => {
+        const { committed, updated, stale, durationMs } = report;
+        journal.writeMark({ type: "commit", committed, updated, failed: failures(report), stale, durationMs });
+      },
+    );
+  }
+
+  async #commitOnlyExpectations(): Promise<CommitReport> {
+    const { injects, clock, log } = this.#options;
+    const startedMs = performance.now();
+    const none = { committed: 0, updated: 0, skipped: 0, failed: {}, stale: 0 };
+    const expected = injects ? {} : await this.#commitExpectations(Math.floor(clock.wallMs() / 1000));
+    const report = { ...none, ...expected, durationMs: Math.round((performance.now() - startedMs) * 10) / 10 };
+    log.info(report, "commit of expectations");
+    return report;
+  }
+
+  async #writeKernel(
+    progress: (text: string) => void,
+    flowsOnly: boolean,
+    carriesOther: boolean,
+  ): Promise<CommitReport> {
+    const { internal, external, kernel, commitTimeoutSeconds, commitWindowTracking, clock, log } = this.#options;
+    const { table } = internal;
+    const sameTuples = (words: Uint32Array, base: number): boolean => {
+      const slot = table.find(words, base);
+      return slot >= 0 && sameReply(table.slab(slot), table.base(slot), words, base);
+    };
+    const options = {
+      timeoutSeconds: commitTimeoutSeconds,
+      liberal: !commitWindowTracking,
+      nowSeconds: Math.floor(clock.wallMs() / 1000),
+    };
+    const isStale = (slot: number): boolean => !carriesOther && internal.hasEndedElsewhere(slot);
+    const stale = await removeFromKernel(internal, kernel, isStale);
+    const flows = await commitExternal(external, kernel, sameTuples, options, (done, total) =>
+      progress(`committed ${done} of ${total}`),
+    );
+    const expectations = flowsOnly ? {} : await this.#commitExpectations(options.nowSeconds);
+    const report = { ...flows, ...expectations, stale };
+    this.counters.commits++;
+    this.counters.committed += report.committed;
+    this.counters.commitUpdated += report.updated;
+    this.counters.commitFailed += failures(report);
+    this.counters.commitWithoutMaster += report.withoutMaster ?? 0;
+    this.counters.commitWithoutHelper += report.withoutHelper ?? 0;
+    log.info(report, "commit");
+    return report;
+  }
+
+  async #commitExpectations(nowSeconds: number): Promise<Pick<CommitReport, "expectations">> {
+    const { internal, external, kernel } = this.#options;
+    const counters = this.expectationCounters;
+    counters.purged += await removeExpectations(internal.expectations.superseded(true), kernel);
+    if (external.expectations.size === 0) return {};
+    const expectations = await commitExpectations(external.expectations, kernel, nowSeconds);
+    counters.committed += expectations.committed;
+    for (const count of Object.values(expectations.failed)) counters.commitFailed += count;
+    return { expectations };
+  }
+
+  /**
+   * Mode `inject`: the kernel has what peers carried. It becomes this node's own, so that the old primary's return, with an
+   * empty kernel, does not end it.
+   */
+  async #claimAll(): Promise<CommitReport> {
+    const { external, replicator, journal, carrying, log } = this.#options;
+    const startedMs = performance.now();
+    const before = external.table.size;
+    try {
+      await replicator.resyncKernel();
+    } finally {
+      carrying.carries = false;
+    }
+    const skipped = external.table.size;
+    const updated = Math.max(0, before - skipped);
+    const durationMs = Math.round((performance.now() - startedMs) * 10) / 10;
+    this.counters.commits++;
+    this.counters.commitUpdated += updated;
+    journal.writeMark({ type: "commit", committed: 0, updated, failed: 0, stale: 0, durationMs });
+    log.info({ committed: 0, updated, skipped, durationMs }, "commit");
+    return { committed: 0, updated, skipped, failed: {}, stale: 0, durationMs };
+  }
+}
+
+function failures({ failed }: CommitReport): number {
+  return Object.values(failed).reduce((sum, count) => sum + count, 0);
+}

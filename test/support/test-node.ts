@@ -1,0 +1,64 @@
+/** The node that ships, with ports that do nothing where a test does not need them. */
+import { pino } from "pino";
+import { InternalCache } from "../../src/cache/internal.js";
+import { type Clock, HybridClock, systemClock } from "../../src/flow/clock.js";
+import { FirewallNode, type NodeOptions, type NodePorts } from "../../src/sync/node.js";
+import type { OwnPast } from "../../src/sync/own-past.js";
+import type { JournalSink, OwnStream } from "../../src/sync/ports/own-stream.js";
+
+const NEVER = new AbortController().signal;
+const NO_ADDRESSES: ReadonlySet<string> = new Set();
+
+/** A first start, in epoch 1. */
+export function firstStart(clock: Clock, internal = new InternalCache(10_000)): OwnPast {
+  const hybridClock = new HybridClock(clock);
+  return { internal, hybridClock, continues: null, lastEpoch: 0, lastRole: "unknown", epoch: 1 };
+}
+
+/** A stream that nobody asks anything of. */
+export function plainStream(sink: JournalSink): OwnStream {
+  return { sink, listen: () => () => undefined, flush: async () => true };
+}
+
+/** A kernel without flows, which answers nothing. */
+export const EMPTY_KERNEL: NodePorts["kernel"] = {
+  portId: 1,
+  send: async (batch) => ({ sent: batch.count, errors: [], unknown: 0 }),
+  dump: async () => ({ count: 0, malformed: 0, interrupted: false }),
+  dumpExpectations: async () => ({ count: 0, malformed: 0, interrupted: false }),
+  get: async () => null,
+};
+
+/** A node in mode `cache` whose kernel is read only when it is asked to, but for what the test says. */
+export function testNode(ports: Partial<NodePorts>, options: Partial<NodeOptions> = {}): FirewallNode {
+  const clock = ports.clock ?? systemClock;
+  return new FirewallNode(
+    {
+      kernel: EMPTY_KERNEL,
+      events: null,
+      injects: null,
+      past: ports.past ?? firstStart(clock),
+      ownStream: plainStream({ publish: () => 0, publishAcked: async () => 0, backlog: { bytes: 0 } }),
+      peers: [],
+      addresses: () => NO_ADDRESSES,
+      clock,
+      passTurn: () => new Promise((resolve) => setImmediate(resolve)),
+      log: pino({ level: "silent" }),
+      signal: NEVER,
+      ...ports,
+    },
+    {
+      node: "self",
+      externalFlowsMax: 10_000,
+      filter: () => true,
+      helpers: null,
+      pollMs: null,
+      overrunResyncMs: 0,
+      publishIntervalMs: 0,
+      commitTimeoutSeconds: null,
+      commitWindowTracking: false,
+      purgeAfterSeconds: 60,
+      ...options,
+    },
+  );
+}
