@@ -2,13 +2,6 @@ import type { Logger } from "pino";
 import { errorText } from "../../errors.js";
 import { type DecodedFlow, HAS_MARK, W_HAS, W_MARK } from "../../flow/record.js";
 
-/** What a watch counts; part of the group `expectations` of `stats`. */
-export interface SequenceWatchCounters {
-  mastersLookedUp: number;
-  /** Masters that were to be looked up while as many waited as are kept. */
-  mastersDropped: number;
-}
-
 /** Masters that wait at the most. */
 const MASTERS_MAX = 1024;
 /** The helper reports what it expects just before it rewrites the packet: a moment later the kernel knows the rest. */
@@ -20,7 +13,12 @@ const DELAY_MS = 3;
  * expectation is looked up.
  */
 export class SequenceWatch {
-  readonly counters: SequenceWatchCounters = { mastersLookedUp: 0, mastersDropped: 0 };
+  /** Part of the group `expectations` of `stats`. */
+  readonly counters = {
+    mastersLookedUp: 0,
+    /** Masters that were to be looked up while as many waited as are kept. */
+    mastersDropped: 0,
+  };
   readonly #lookUp: (words: Uint32Array, base: number) => Promise<DecodedFlow | null>;
   readonly #found: (flow: DecodedFlow) => void;
   readonly #log: Logger;

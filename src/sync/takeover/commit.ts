@@ -9,7 +9,7 @@ import { EEXIST, ENOENT, EOPNOTSUPP, errnoName } from "../../os/errno.js";
 import { type KernelRequests, TIMEOUT_FLOOR_SECONDS } from "../ports/kernel.js";
 
 /** What a commit decides for all entries. */
-export interface CommitOptions {
+interface CommitOptions {
   /** Kernel timeout of every entry; null: what was left of the owner's, never below a floor. */
   readonly timeoutSeconds: number | null;
   /** Sets BE_LIBERAL on TCP flows: this kernel has not seen their windows. */
@@ -18,7 +18,7 @@ export interface CommitOptions {
 }
 
 /** Says whether this kernel's flow with the same original tuple has the same reply tuple, so that it can be updated. */
-export type SameTuples = (words: Uint32Array, base: number) => boolean;
+type SameTuples = (words: Uint32Array, base: number) => boolean;
 
 /** TCP flows that are closing (after ESTABLISHED) do not come back to life: they get what was left, or this. */
 const CLOSING_FLOOR_SECONDS = 10;
@@ -33,7 +33,7 @@ const BATCH_FLOWS = 1024;
 const PIPELINE = 2;
 
 /** The flows of one batch, copied: while the kernel works on them, events may change or end the rows. */
-export class Staging {
+class Staging {
   readonly words = new Uint32Array(BATCH_FLOWS * RECORD_WORDS);
   readonly rare: (RareAttributes | null)[] = [];
   readonly batch = new RequestBatch();
@@ -56,20 +56,14 @@ export class Staging {
   }
 }
 
-/** What became of the entries. */
-export interface Tally {
-  committed: number;
-  updated: number;
-  skipped: number;
-  failed: Record<string, number>;
-  withoutMaster: number;
-  withoutHelper: number;
+/** What became of the entries: at first, of none. */
+function newTally() {
+  const failed: Record<string, number> = {};
+  return { committed: 0, updated: 0, skipped: 0, failed, withoutMaster: 0, withoutHelper: 0 };
 }
 
-/** All at zero. */
-export function newTally(): Tally {
-  return { committed: 0, updated: 0, skipped: 0, failed: {}, withoutMaster: 0, withoutHelper: 0 };
-}
+/** What became of the entries. */
+type Tally = ReturnType<typeof newTally>;
 
 /**
  * Writes the external cache into the kernel: masters before the flows that they expected, in batches, each awaited so
@@ -142,7 +136,7 @@ function takeSpare(spare: Staging[]): Staging {
 }
 
 /** Creates the flows of a staging in the kernel, or updates or replaces what is there already. */
-export async function commitStaging(
+async function commitStaging(
   staging: Staging,
   kernel: KernelRequests,
   sameTuples: SameTuples,
@@ -260,7 +254,7 @@ function add(
 }
 
 /** CTA_TIMEOUT for a flow: the configured one, else what was left of the owner's. */
-export function timeoutFor(words: Uint32Array, base: number, options: CommitOptions): number {
+function timeoutFor(words: Uint32Array, base: number, options: CommitOptions): number {
   if (options.timeoutSeconds !== null) return options.timeoutSeconds;
   const age = Math.max(0, options.nowSeconds - words[base + W_UPDATED]!);
   const left = words[base + W_TIMEOUT]! - age;

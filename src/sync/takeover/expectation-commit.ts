@@ -85,7 +85,13 @@ async function send<T>(
   const batch = new RequestBatch();
   for (const item of items) add(batch, item);
   const { errors } = await kernel.send(batch);
-  return new Map(errors.map(({ index, errno }) => [items[index]!, errno]));
+  const refused = new Map<T, number>();
+  const errnoOf = new Map(errors.map(({ index, errno }) => [index, errno]));
+  for (const [index, item] of items.entries()) {
+    const errno = errnoOf.get(index);
+    if (errno !== undefined) refused.set(item, errno);
+  }
+  return refused;
 }
 
 function count(failed: Record<string, number>, errno: number): void {
