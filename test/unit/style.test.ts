@@ -84,6 +84,22 @@ test("the plan has no arrow upwards, so no circle", () => {
   }
 });
 
+test("the plan allows no import that nobody needs", () => {
+  const used = new Map(Object.keys(MAY_IMPORT).map((name) => [name, new Set<string>()]));
+  for (const source of sources) {
+    for (const name of importsOf(source).filter((one) => one.startsWith("."))) {
+      const target = normalize(join(dirname(source.path), name)).replace(/\.js$/, ".ts");
+      used.get(place(source.path) ?? "")?.add(place(target) ?? "");
+    }
+  }
+  none(
+    [...used].flatMap(([name, others]) => {
+      const idle = MAY_IMPORT[name]!.filter((other) => !others.has(other));
+      return idle.map((other) => `test/support/house.ts: nobody in ${name} imports ${other}`);
+    }),
+  );
+});
+
 test("a package is imported at home only", () => {
   none(
     violations(function* (source) {

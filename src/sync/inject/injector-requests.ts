@@ -30,7 +30,10 @@ export class InjectorRequests {
     if (items.length === 0) return found;
     this.#batch.reset();
     for (const { words } of items) this.#batch.get(words, 0);
-    await this.#kernel.getAll(this.#batch, (index, flow) => found.set(items[index]!, flow));
+    await this.#kernel.getAll(this.#batch, (index, flow) => {
+      const item = items[index];
+      if (item !== undefined) found.set(item, flow);
+    });
     return found;
   }
 
@@ -44,9 +47,15 @@ export class InjectorRequests {
     while (sent < items.length) {
       this.#batch.reset();
       const first = sent;
-      while (sent < items.length && this.#add(request, items[sent]!)) sent++;
+      for (const item of items.slice(first)) {
+        if (!this.#add(request, item)) break;
+        sent++;
+      }
       const { errors } = await this.#kernel.send(this.#batch);
-      for (const { index, errno } of errors) refused.set(items[first + index]!, errno);
+      for (const { index, errno } of errors) {
+        const item = items[first + index];
+        if (item !== undefined) refused.set(item, errno);
+      }
     }
     return refused;
   }
