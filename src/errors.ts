@@ -13,7 +13,10 @@ export class ConntrailError extends Error {
   }
 }
 
-/** Stable codes. `CONFIG` and `USAGE` end a command with exit code 2, all others with 1. */
+/**
+ * Stable codes. `CONFIG` and `USAGE` end a command with exit code 2, all others with 1. `AGAIN`: the daemon starts or
+ * ends just now, and may take the same request in a moment.
+ */
 export type ErrorCode =
   | "CONFIG"
   | "USAGE"
@@ -25,6 +28,7 @@ export type ErrorCode =
   | "STORE"
   | "CONTROL"
   | "ALREADY_RUNNING"
+  | "AGAIN"
   | "MALFORMED"
   | "TIMEOUT";
 

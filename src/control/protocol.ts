@@ -2,6 +2,7 @@ import { endianness } from "node:os";
 import { ConntrailError } from "../errors.js";
 import type { ExpectationJson } from "../flow/expectation.js";
 import { type RareAttributes, RECORD_WORDS } from "../flow/record.js";
+import type { HookStart } from "./hook-start.js";
 
 /**
  * The protocol between command line and daemon on the control socket. One request per connection.
@@ -65,8 +66,11 @@ export interface CommandArgs {
   purge: Record<string, never>;
   /** Ends the daemon. There is no answer: the connection closes when the process has ended. */
   stop: Record<string, never>;
-  /** `group`: which of several sync groups; left out where there is one. */
-  hook: { role: HookRole; group?: string | undefined };
+  /**
+   * `group`: which of several sync groups; left out where there is one. `started`: when keepalived started the hook;
+   * if it is left out, hooks count in the order of their arrival.
+   */
+  hook: { role: HookRole; group?: string | undefined; started?: HookStart | undefined };
 }
 
 /** The name of a command. */
@@ -127,7 +131,7 @@ export type HookRole = (typeof HOOK_ROLES)[number];
 export interface StatusReport {
   readonly node: string;
   readonly cluster: string;
-  /** The last role from keepalived; `unknown` before the first. */
+  /** The last role from keepalived since the boot; `unknown` before the first. */
   readonly role: HookRole | "unknown";
   /** New at each start of the daemon. */
   readonly epoch: number;
@@ -144,6 +148,21 @@ export interface StatusReport {
   readonly streams: readonly StreamStatus[] | null;
   /** Left out where nothing is archived. */
   readonly archive?: ArchiveStatus;
+  /** The last hook of each sync group; left out if there was none since the boot. */
+  readonly hooks?: readonly HookStatus[];
+}
+
+/** The outcome of the last hook of a sync group. */
+export interface HookStatus {
+  /** "": the hook named no group. */
+  readonly group: string;
+  readonly role: HookRole;
+  /** When keepalived called it, milliseconds since the Unix epoch. */
+  readonly saidMs: number;
+  /** `failed`: no daemon has taken the role; the next one that starts takes it up. */
+  readonly state: "taken" | "under way" | "failed";
+  /** Why it failed; null: it did not. With `taken`: the daemon took it up later. */
+  readonly error: string | null;
 }
 
 /** The status that a node knows without asking its broker. */
@@ -303,6 +322,8 @@ export interface HookReport {
   readonly previous: HookRole | "unknown";
   /** The commit that becoming primary made. */
   readonly commit: CommitReport | null;
+  /** True if nothing was done, because keepalived started a later hook of the group; `previous` is that one's role. */
+  readonly ignored?: boolean;
   readonly durationMs: number;
 }
 

@@ -3,6 +3,7 @@ import { setImmediate } from "node:timers/promises";
 import type { Logger } from "pino";
 import { z } from "zod";
 import { ConntrailError, errorText } from "../errors.js";
+import type { HookStart } from "./hook-start.js";
 import {
   type BulkReport,
   type CommandArgs,
@@ -53,7 +54,7 @@ export interface NodeHandlers {
   resync(source: ResyncSource, progress: ProgressListener, wait?: boolean): Promise<ResyncReport>;
   bulk(progress: ProgressListener, wait?: boolean): Promise<BulkReport>;
   purge(): PurgeReport | Promise<PurgeReport>;
-  hook(role: HookRole, progress: ProgressListener, group?: string): Promise<HookReport>;
+  hook(role: HookRole, progress: ProgressListener, group?: string, started?: HookStart): Promise<HookReport>;
 }
 
 /** All requests of the control socket. */
@@ -260,7 +261,7 @@ class Control implements ControlServer {
       case "purge":
         return this.#handlers.purge();
       case "hook":
-        return this.#handlers.hook(request.args.role, progress, request.args.group);
+        return this.#handlers.hook(request.args.role, progress, request.args.group, request.args.started);
       default:
         return request satisfies never;
     }
@@ -443,7 +444,11 @@ const noArgs = z.strictObject({}).default({});
 
 const expectationsArgs = z.strictObject({ table: z.enum(FLOW_TABLES), offset: z.int().min(0) });
 
-const hookArgs = z.strictObject({ role: z.enum(HOOK_ROLES), group: z.string().regex(GROUP_NAME).optional() });
+const hookArgs = z.strictObject({
+  role: z.enum(HOOK_ROLES),
+  group: z.string().regex(GROUP_NAME).optional(),
+  started: z.strictObject({ ticks: z.int().min(0), pid: z.int().min(1) }).optional(),
+});
 
 const only = z.enum(ROW_KINDS).optional();
 

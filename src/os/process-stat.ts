@@ -1,0 +1,28 @@
+import { readFileSync } from "node:fs";
+
+/** Fields of /proc/PID/stat (proc(5)). */
+export interface ProcessStat {
+  /** The process's name, up to 15 characters. */
+  readonly name: string;
+  /** The parent's pid. */
+  readonly parent: number;
+  /** When the process was started, in clock ticks since boot. An exec keeps it. */
+  readonly startTicks: number;
+}
+
+/** Null if there is no such process, or if it has ended and only waits for its parent. */
+export function readProcessStat(pid: number): ProcessStat | null {
+  let stat: string;
+  try {
+    stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+  } catch {
+    return null;
+  }
+  // The name may hold blanks and brackets, so the fields are counted from the last closing bracket.
+  const close = stat.lastIndexOf(")");
+  const fields = stat.slice(close + 2).split(" ");
+  const state = fields[0];
+  const startTicks = Number(fields[19]);
+  if (state === "Z" || state === "X" || !Number.isSafeInteger(startTicks)) return null;
+  return { name: stat.slice(stat.indexOf("(") + 1, close), parent: Number(fields[1]), startTicks };
+}
