@@ -6,9 +6,11 @@ import type { Logger } from "pino";
 import { ExternalCache } from "./cache/external.js";
 import { InternalCache } from "./cache/internal.js";
 import type { Config } from "./config/config.js";
+import { HookTrace } from "./control/hook-trace.js";
 import { type ControlHandlers, type ControlServer, type NodeHandlers, serveControl } from "./control/server.js";
 import { checkKernel, enableEvents, type KernelState } from "./ctnetlink/sysctl.js";
 import { type ArchiveSupervisor, openArchive } from "./daemon/archive.js";
+import { earlierRoles, Hooks, readTrace } from "./daemon/hooks.js";
 import { KernelSide, machineAddresses } from "./daemon/kernel-side.js";
 import { configuredPeers, createDiscovery, startDiscovery, watchCopies } from "./daemon/peers.js";
 import { whenStarted } from "./daemon/start-wait.js";
@@ -93,7 +95,8 @@ async function layGround(
   let handlers: NodeHandlers | null = null;
   const stands = new AbortController();
   const begun = AbortSignal.any([stands.signal, stopping]);
-  const answering = { ...whenStarted(() => handlers, begun), stop: () => controls.stop() } satisfies ControlHandlers;
+  const waiting = whenStarted(() => handlers, begun, stopping);
+  const answering = { ...waiting, stop: () => controls.stop() } satisfies ControlHandlers;
   const control = await serveControl(config.control, answering, { logger: log });
   down.push(() => control.close());
   const broker = await openBroker(config, log, down);
@@ -126,8 +129,12 @@ async function startNode(
   const past = await readPast(config, broker, { internal, clock, hybridClock, log }, stopping);
   const ownStream = await PublishedStream.open(config, broker, past.epoch, log, down);
   const peers = configuredPeers(config, broker, log);
+  const trace = new HookTrace(config.control);
+  const remembered = readTrace(trace, log);
+  const earlier = earlierRoles(remembered, past);
   const { kernel, events, injects } = kernelSide;
-  const ports = { kernel, events, injects, past, ownStream, peers, addresses: machineAddresses, clock, passTurn, log };
+  const sides = { kernel, events, injects, past, earlier, ownStream, peers, addresses: machineAddresses };
+  const ports = { ...sides, clock, passTurn, log };
   const externalFlowsMax = config.cacheLimit ?? flowsMax * Math.max(1, peersMax(config));
   const node = new FirewallNode({ ...ports, signal: stopping }, nodeOptions(config, kernelSide, externalFlowsMax));
   kernelSide.reportFilter();
@@ -149,7 +156,11 @@ async function startNode(
       ...besides(discovery, archive),
     }),
   });
-  await ground.answerWith(createHandlers(node, reports), reports);
+  const handlers = createHandlers(node, reports);
+  const hooks = new Hooks({ trace, act: handlers.hook, taken: remembered.filter(({ taken }) => taken), log });
+  await ground.answerWith(hooks.around(handlers), reports);
+  hooks.open();
+  down.push(() => hooks.close());
   controls.onReload(async (next) => {
     node.replicator.setFilter(kernelSide.setFilter(next.filter));
     await node.replicator.resyncKernel();

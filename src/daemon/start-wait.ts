@@ -8,13 +8,18 @@ const START_WAIT_MS_MAX = 60_000;
 /**
  * Until the node stands, requests wait for it: a hook that keepalived calls while both start must not be lost, and a script that
  * asks whether a daemon runs (conntrackd's primary-backup.sh) must not start a second one. `begun` is aborted when it stands, or is not going to.
+ * A hook that comes while the node ends is left to the next daemon: this one can no longer publish what it would do.
  */
-export function whenStarted(current: () => NodeHandlers | null, begun: AbortSignal): NodeHandlers {
+export function whenStarted(
+  current: () => NodeHandlers | null,
+  begun: AbortSignal,
+  stopping: AbortSignal,
+): NodeHandlers {
   const handlers = async (): Promise<NodeHandlers> => {
     if (current() === null) await pause(START_WAIT_MS_MAX, begun);
     const started = current();
     if (started !== null) return started;
-    throw new ConntrailError("CONTROL", "the daemon has not started: look at its log, or try again in a moment");
+    throw new ConntrailError("AGAIN", "the daemon has not started: look at its log, or try again in a moment");
   };
   return {
     status: async () => (await handlers()).status(),
@@ -26,6 +31,10 @@ export function whenStarted(current: () => NodeHandlers | null, begun: AbortSign
     resync: async (source, progress, wait) => (await handlers()).resync(source, progress, wait),
     bulk: async (progress, wait) => (await handlers()).bulk(progress, wait),
     purge: async () => (await handlers()).purge(),
-    hook: async (role, progress, group) => (await handlers()).hook(role, progress, group),
+    hook: async (role, progress, group, started) => {
+      const node = await handlers();
+      if (!stopping.aborted) return node.hook(role, progress, group, started);
+      throw new ConntrailError("AGAIN", "the daemon ends just now: try again when it has started");
+    },
   };
 }

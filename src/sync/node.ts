@@ -16,7 +16,7 @@ import { Polling } from "./out/polling.js";
 import { Replicator } from "./out/replicator.js";
 import { epochReason, type OwnPast } from "./own-past.js";
 import { Peers } from "./peers.js";
-import { Carrying } from "./ports/carrying.js";
+import { Carrying, type EarlierRoles } from "./ports/carrying.js";
 import type { HelperNames, InjectorKernel, KernelEvents, KernelRequests, KernelTable } from "./ports/kernel.js";
 import type { OwnStream } from "./ports/own-stream.js";
 import type { PeerPort } from "./ports/peer-stream.js";
@@ -32,6 +32,8 @@ export interface NodePorts {
   readonly injects: (InjectorKernel & { readonly portId: number }) | null;
   /** What this node's own stream holds. */
   readonly past: OwnPast;
+  /** What keepalived made of it before it started. */
+  readonly earlier: EarlierRoles;
   readonly ownStream: OwnStream;
   /** The peers that are known when it starts. */
   readonly peers: readonly PeerPort[];
@@ -108,7 +110,7 @@ export class FirewallNode {
     const base = { internal, clock, hybridClock, log };
     const journal = new Journal({ ...base, node: options.node, epoch, continues, sink: ownStream.sink });
     this.journal = journal;
-    const carrying = new Carrying({ before: past.lastRole, injects: injects !== null });
+    const carrying = new Carrying({ earlier: ports.earlier, injects: injects !== null });
     const ownPorts = new Set([(injects ?? kernel).portId]);
     const parts = { internal, external, journal, kernel, carrying, clock, log };
     const { filter, helpers, overrunResyncMs, publishIntervalMs } = options;

@@ -18,6 +18,8 @@ export interface OwnPast {
   readonly lastEpoch: number;
   /** This node's role when the stream was last written. */
   readonly lastRole: Role;
+  /** When its last mark was written, by this node's clock; null: it has none. */
+  readonly lastMarkMs: number | null;
   /** The epoch that begins. */
   readonly epoch: number;
 }
@@ -35,7 +37,8 @@ export async function readOwnPast(
   const continues = await restoreInternal(stream, tail, node, internal, hybridClock, log, signal);
   const lastEpoch = continues?.epoch ?? last?.envelope.epoch ?? 0;
   const epoch = Math.max(clock.wallMs(), lastEpoch + 1);
-  return { internal, hybridClock, continues, lastEpoch, lastRole: last?.role ?? "unknown", epoch };
+  const lastMarkMs = last?.envelope.wallMs ?? null;
+  return { internal, hybridClock, continues, lastEpoch, lastRole: last?.role ?? "unknown", lastMarkMs, epoch };
 }
 
 /** Why an epoch begins, as its mark says. */

@@ -12,7 +12,7 @@ const NO_ADDRESSES: ReadonlySet<string> = new Set();
 /** A first start, in epoch 1. */
 export function firstStart(clock: Clock, internal = new InternalCache(10_000)): OwnPast {
   const hybridClock = new HybridClock(clock);
-  return { internal, hybridClock, continues: null, lastEpoch: 0, lastRole: "unknown", epoch: 1 };
+  return { internal, hybridClock, continues: null, lastEpoch: 0, lastRole: "unknown", lastMarkMs: null, epoch: 1 };
 }
 
 /** A stream that nobody asks anything of. */
@@ -32,12 +32,15 @@ export const EMPTY_KERNEL: NodePorts["kernel"] = {
 /** A node in mode `cache` whose kernel is read only when it is asked to, but for what the test says. */
 export function testNode(ports: Partial<NodePorts>, options: Partial<NodeOptions> = {}): FirewallNode {
   const clock = ports.clock ?? systemClock;
+  const past = ports.past ?? firstStart(clock);
   return new FirewallNode(
     {
       kernel: EMPTY_KERNEL,
       events: null,
       injects: null,
-      past: ports.past ?? firstStart(clock),
+      past,
+      // As after a restart without a boot between, of a node whose hooks left no trace.
+      earlier: { groups: new Map(), table: past.lastRole },
       ownStream: plainStream({ publish: () => 0, publishAcked: async () => 0, backlog: { bytes: 0 } }),
       peers: [],
       addresses: () => NO_ADDRESSES,

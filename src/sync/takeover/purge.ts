@@ -79,7 +79,7 @@ export class Purge {
       return;
     }
     // It was told to step down and has: what its kernel has left over is not its own.
-    if (this.#carrying.role !== "primary") this.#carrying.carries = false;
+    if (this.#carrying.heldRole !== "primary") this.#carrying.carries = false;
     await this.#purge();
   }
 

@@ -49,7 +49,7 @@ export class Roles {
     return { ...commits, purged: purged + this.#purge.expectationsPurged };
   }
 
-  /** What keepalived said last. With several sync groups, primary while any of them is. */
+  /** What keepalived said last since the boot. With several sync groups, primary while any of them is. */
   get role(): Role {
     return this.#options.carrying.role;
   }
@@ -69,6 +69,10 @@ export class Roles {
     journal.role = carrying.role;
     journal.writeMark({ type: "role", role: role === "primary" ? role : (carrying.role as HookRole) });
     log.info({ role, previous, ...(group === "" ? {} : { group }) }, "role");
+    if (role !== "primary") this.#takeover.outdate();
+    // The last word counts when the commit is over.
+    const { outdated } = this.#takeover;
+    if (outdated !== null) await outdated.catch(() => undefined);
     const commit = role === "primary" ? await this.commit(progress) : null;
     if (carrying.role !== "primary") {
       carrying.carries = false;

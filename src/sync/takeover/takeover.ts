@@ -49,6 +49,7 @@ export class Takeover {
   };
   readonly #options: TakeoverOptions;
   #running: Promise<CommitReport> | null = null;
+  #isOutdated = false;
 
   constructor(options: TakeoverOptions) {
     this.#options = options;
@@ -61,8 +62,19 @@ export class Takeover {
   commit(progress: (text: string) => void, only?: RowKind): Promise<CommitReport> {
     this.#running ??= this.#begin(progress, only).finally(() => {
       this.#running = null;
+      this.#isOutdated = false;
     });
     return this.#running;
+  }
+
+  /** Keepalived takes the role back: what a commit that runs leaves out, a later one brings in. */
+  outdate(): void {
+    this.#isOutdated = this.#running !== null;
+  }
+
+  /** The commit that runs although keepalived has taken the role back; null: none. */
+  get outdated(): Promise<CommitReport> | null {
+    return this.#isOutdated ? this.#running : null;
   }
 
   /** Resolves when no commit runs, and what the last one wrote is read. */

@@ -54,6 +54,8 @@ export interface MarkView {
   readonly number: number;
   readonly type: string;
   readonly reason: string;
+  /** The writer's role. */
+  readonly role: string;
 }
 
 /** Each question with its arguments and its answer. */

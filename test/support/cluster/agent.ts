@@ -103,9 +103,10 @@ async function marks(client: NatsConnection, node: string): Promise<MarkView[]> 
     next = message.seq + 1;
     const decoded = codec.decode(message.data);
     if (decoded === null) throw new Error(`a mark of ${node} at ${message.seq} cannot be decoded`);
-    const { envelope, mark } = decoded;
+    const { envelope, mark, role } = decoded;
     const reason = "reason" in mark ? mark.reason : "";
-    views.push({ sequence: message.seq, epoch: envelope.epoch, number: envelope.number, type: mark.type, reason });
+    const { epoch, number } = envelope;
+    views.push({ sequence: message.seq, epoch, number, type: mark.type, reason, role });
   }
 }
 

@@ -1,0 +1,246 @@
+import { type FSWatcher, readFileSync, watch } from "node:fs";
+import type { Logger } from "pino";
+import { type HookStart, isStartedBefore } from "../control/hook-start.js";
+import type { HookRecord, HookTrace } from "../control/hook-trace.js";
+import type { HookReport, HookRole, HookStatus, StatusReport } from "../control/protocol.js";
+import type { NodeHandlers } from "../control/server.js";
+import { errorText } from "../errors.js";
+import { readProcessStat } from "../os/process-stat.js";
+import type { OwnPast } from "../sync/own-past.js";
+import type { EarlierRoles } from "../sync/ports/carrying.js";
+
+/** USER_HZ is 100 for every program on every architecture that Node.js runs on. */
+const TICKS_PER_SECOND = 100;
+const MS_PER_TICK = 1000 / TICKS_PER_SECOND;
+
+/** As many sync groups as `Roles` accepts. */
+const GROUPS_MAX = 64;
+
+/** The error of a hook whose process ended without reporting one. */
+const ENDED = "the hook was ended before a daemon took it";
+
+type Progress = (text: string) => void;
+type Act = (role: HookRole, progress: Progress, group?: string) => Promise<HookReport>;
+
+/** The last hook of a group that counts. */
+interface TakenHook {
+  readonly role: HookRole;
+  readonly started: HookStart;
+}
+
+interface Answer {
+  readonly started: HookStart;
+  readonly role: HookRole;
+  readonly report: Promise<HookReport>;
+}
+
+/**
+ * Takes each hook once. A hook comes over the control socket, or from the trace that it left because no daemon answered.
+ * keepalived starts its scripts side by side, so they arrive in any order. The hook that was started last says what its
+ * sync group is now: one that was started before it is too late and is ignored. The trace keeps which hooks were taken.
+ */
+export class Hooks {
+  readonly #trace: HookTrace;
+  readonly #act: Act;
+  readonly #log: Logger;
+  /** The last hook of each group that counts. */
+  readonly #last = new Map<string, TakenHook>();
+  /** The last answer of each group. A hook that comes both ways gets the same one. */
+  readonly #answers = new Map<string, Answer>();
+  /** The hooks whose roles are being taken. */
+  readonly #running = new Set<HookRecord>();
+  #watcher: FSWatcher | null = null;
+
+  /** `taken`: the hooks that daemons before this one have taken in this boot. */
+  constructor(parts: { trace: HookTrace; act: Act; taken: readonly HookRecord[]; log: Logger }) {
+    this.#trace = parts.trace;
+    this.#act = parts.act;
+    this.#log = parts.log;
+    for (const { group, role, started } of parts.taken) this.#accept(group, role, started);
+  }
+
+  /** The handlers of a node whose hooks go through here; its status names the last hook of each group. */
+  around(handlers: NodeHandlers): NodeHandlers {
+    const status = async (): Promise<StatusReport> => {
+      const report = await handlers.status();
+      const hooks = this.status();
+      return hooks.length === 0 ? report : { ...report, hooks };
+    };
+    return { ...handlers, status, hook: this.hook.bind(this) };
+  }
+
+  /** As `Roles.hook`, but a hook that was started before the last one taken is answered and changes nothing. */
+  hook(role: HookRole, progress: Progress, group = "", said?: HookStart): Promise<HookReport> {
+    const nowTicks = ticksSinceBoot();
+    const started = said ?? this.#arrival(group, nowTicks);
+    const saidMs = Date.now() - Math.max(0, nowTicks - started.ticks) * MS_PER_TICK;
+    return this.#answer({ group, role, started, saidMs, taken: false, error: null }, progress);
+  }
+
+  /** The start of a hook that does not report one: now, and after the last one that was taken. */
+  #arrival(group: string, nowTicks: number): HookStart {
+    const last = this.#last.get(group)?.started.ticks ?? 0;
+    return { ticks: Math.max(nowTicks, last + 1), pid: 0 };
+  }
+
+  /** True if the hook counts; it is then the last one of its group. False if a later one was taken already. */
+  #accept(group: string, role: HookRole, started: HookStart): boolean {
+    const last = this.#last.get(group);
+    if (last !== undefined && isStartedBefore(started, last.started)) return false;
+    // `act` refuses further groups.
+    if (last !== undefined || this.#last.size < GROUPS_MAX) this.#last.set(group, { role, started });
+    return true;
+  }
+
+  #answer(record: HookRecord, progress: Progress): Promise<HookReport> {
+    const { group, role, started } = record;
+    const last = this.#answers.get(group);
+    if (last !== undefined && last.role === role && isSame(last.started, started)) return last.report;
+    const previous = this.#last.get(group)?.role ?? "unknown";
+    if (!this.#accept(group, role, started)) {
+      this.#log.info({ role, current: previous, ...named(group) }, "hook ignored: keepalived started a later one");
+      return Promise.resolve({ role, previous, commit: null, durationMs: 0, ignored: true });
+    }
+    const report = this.#take(record, progress);
+    if (this.#last.has(group)) this.#answers.set(group, { started, role, report });
+    return report;
+  }
+
+  async #take(record: HookRecord, progress: Progress): Promise<HookReport> {
+    this.#running.add(record);
+    this.#keep(record);
+    try {
+      const report = await this.#act(record.role, progress, record.group === "" ? undefined : record.group);
+      this.#keep({ ...record, taken: true });
+      return report;
+    } catch (error) {
+      this.#keep({ ...record, error: errorText(error) });
+      throw error;
+    } finally {
+      this.#running.delete(record);
+    }
+  }
+
+  /** Without a trace, the role still holds until this daemon ends. */
+  #keep(record: HookRecord): void {
+    try {
+      this.#trace.write(record);
+    } catch (error) {
+      this.#log.warn(
+        { error: errorText(error) },
+        "the hook's trace cannot be written: a restart will not know the role",
+      );
+    }
+  }
+
+  /**
+   * Takes up the hooks that no daemon has taken, now and whenever a hook writes into its trace that it failed. A hook
+   * whose process still waits for a daemon is left out: it comes over the control socket.
+   */
+  open(): void {
+    for (const record of this.#read()) if (record.error !== null || !isWaiting(record)) this.#takeUp(record);
+    try {
+      this.#watcher = watch(this.#trace.directory, () => {
+        for (const record of this.#read()) if (record.error !== null) this.#takeUp(record);
+      });
+      this.#watcher.on("error", (error) =>
+        this.#log.warn({ error: errorText(error) }, "hooks' traces are not watched"),
+      );
+    } catch (error) {
+      this.#log.warn({ error: errorText(error) }, "hooks' traces are not watched");
+    }
+  }
+
+  /** Takes up no more hooks. */
+  close(): void {
+    this.#watcher?.close();
+  }
+
+  #takeUp(record: HookRecord): void {
+    const { group, role, started, taken, saidMs } = record;
+    const error = record.error ?? ENDED;
+    const last = this.#last.get(group)?.started;
+    if (taken || (last !== undefined && !isStartedBefore(last, started))) return;
+    const fields = { role, ...named(group), said: new Date(saidMs).toISOString(), error };
+    this.#log.warn(fields, "takes up a hook that failed");
+    this.#answer({ ...record, error }, () => undefined).catch((failed: unknown) =>
+      this.#log.error({ ...fields, error: errorText(failed) }, "the hook failed again"),
+    );
+  }
+
+  #read(): HookRecord[] {
+    try {
+      return this.#trace.read();
+    } catch (error) {
+      this.#log.warn({ error: errorText(error) }, "the hooks' traces cannot be read");
+      return [];
+    }
+  }
+
+  /** The last hook of each group. */
+  status(): HookStatus[] {
+    const running = [...this.#running];
+    return this.#read().map((record) => {
+      const { group, role, started, saidMs, taken } = record;
+      if (taken) return { group, role, saidMs, state: "taken", error: record.error };
+      const acts = running.some((other) => other.group === group && isSame(other.started, started));
+      if (acts || (record.error === null && isWaiting(record))) {
+        return { group, role, saidMs, state: "under way", error: record.error };
+      }
+      return { group, role, saidMs, state: "failed", error: record.error ?? ENDED };
+    });
+  }
+}
+
+/**
+ * The records of this boot that a daemon finds when it starts; tidies the trace. A trace that cannot be used gives none,
+ * and the log says why: a node works without it.
+ */
+export function readTrace(trace: HookTrace, log: Logger): HookRecord[] {
+  try {
+    trace.prepare();
+    trace.tidy();
+    return trace.read();
+  } catch (error) {
+    log.warn({ error: errorText(error) }, "the hooks' traces cannot be read");
+    return [];
+  }
+}
+
+/**
+ * What the node was before this daemon. If hooks left no trace, the own stream tells under which role the kernel's table
+ * came about. After a reboot that is another table.
+ */
+export function earlierRoles(
+  remembered: readonly HookRecord[],
+  { lastRole, lastMarkMs }: Pick<OwnPast, "lastRole" | "lastMarkMs">,
+): EarlierRoles {
+  const taken = remembered.filter((hook) => hook.taken);
+  const isSameTable = remembered.length === 0 && lastMarkMs !== null && isOfThisBoot(lastMarkMs);
+  return {
+    groups: new Map(taken.map(({ group, role }) => [group, role])),
+    table: isSameTable ? lastRole : "unknown",
+  };
+}
+
+function isSame(a: HookStart, b: HookStart): boolean {
+  return a.ticks === b.ticks && a.pid === b.pid;
+}
+
+function isWaiting({ started }: HookRecord): boolean {
+  return readProcessStat(started.pid)?.startTicks === started.ticks;
+}
+
+function named(group: string): { group?: string } {
+  return group === "" ? {} : { group };
+}
+
+/** True if this time of this machine's clock lies in this boot. If the clock was set since, the answer may be wrong. */
+export function isOfThisBoot(wallMs: number): boolean {
+  const nowMs = Date.now();
+  return wallMs <= nowMs && wallMs >= nowMs - ticksSinceBoot() * MS_PER_TICK;
+}
+
+function ticksSinceBoot(): number {
+  return Math.round(Number(readFileSync("/proc/uptime", "latin1").split(" ")[0]) * TICKS_PER_SECOND);
+}
