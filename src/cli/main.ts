@@ -36,7 +36,13 @@ export async function main(argv: readonly string[]): Promise<void> {
     await program.parseAsync(argv, { from: "user" });
   } catch (error) {
     terminal.exitCode = exitCodeOf(error);
+    // The program is being replaced: bin/conntrail reports it.
+    if (isIncomplete(error)) throw error;
     if (!(error instanceof OutputClosed) && !(error instanceof CommanderError)) terminal.complain(errorText(error));
+    if (terminal.exitCode !== 0 && commandName(argv) === "hook") {
+      const { logHookFailure } = await import("./process/hook-failure.js");
+      await logHookFailure(errorText(error).replace(/^error: /, ""));
+    }
   }
   process.exitCode = terminal.exitCode;
 }
@@ -70,6 +76,12 @@ function commandName(argv: readonly string[]): string | undefined {
     else if (!word.startsWith("-")) return word;
   }
   return undefined;
+}
+
+/** True if files of the program or of its packages are missing or incomplete. */
+function isIncomplete(error: unknown): boolean {
+  const { code } = error as NodeJS.ErrnoException;
+  return code === "ERR_MODULE_NOT_FOUND" || code === "MODULE_NOT_FOUND" || error instanceof SyntaxError;
 }
 
 function exitCodeOf(error: unknown): number {

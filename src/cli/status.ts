@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import type { ArchiveStatus, PeerStatus, StatusReport, StreamStatus } from "../control/protocol.js";
+import type { ArchiveStatus, HookStatus, PeerStatus, StatusReport, StreamStatus } from "../control/protocol.js";
 import type { CommandContext } from "./command/command.js";
 import { formatColumns, formatMs } from "./process/terminal.js";
 
@@ -22,7 +22,7 @@ export function formatStatus(report: StatusReport): string {
   const server = `${broker.url}${broker.version === null ? "" : ` (nats-server ${broker.version})`}`;
   const head = formatColumns([
     ["node", `${report.node} of cluster ${report.cluster}, epoch ${report.epoch}`],
-    ["role", report.role],
+    ["role", roleText(report)],
     ["in sync", yesNo(report.inSync)],
     ["kernel", `${kernel.entries} of ${kernel.max} entries`],
     ["internal", `${report.internal.flows} flows`],
@@ -33,7 +33,27 @@ export function formatStatus(report: StatusReport): string {
   const heading = ["PEER", "ADDRESS", "CONNECTED", "IN SYNC", "LAG EVENTS", "LAG", "LAST HEARD", "EPOCH", "FLOWS"];
   const peers =
     report.peers.length === 0 ? "no peers\n" : `\n${formatColumns([heading, ...report.peers.map(peerRow)])}`;
-  return `${head}${peers}${streamsText(report.streams)}${archiveText(report.archive)}`;
+  return `${head}${hooksText(report.hooks)}${peers}${streamsText(report.streams)}${archiveText(report.archive)}`;
+}
+
+/** The role; with several sync groups, the role of each as well. */
+function roleText({ role, hooks = [] }: StatusReport): string {
+  if (hooks.length < 2) return role;
+  return `${role} (${hooks.map((hook) => `${hook.group || "no group"}: ${hook.role}`).join(", ")})`;
+}
+
+function hooksText(hooks: readonly HookStatus[] = []): string {
+  return hooks
+    .filter(({ state, error }) => state !== "taken" || error !== null)
+    .map(
+      (hook) => `\nhook ${hook.role}${hook.group && ` of ${hook.group}`} at ${isoSeconds(hook.saidMs)} ${fate(hook)}\n`,
+    )
+    .join("");
+}
+
+function fate({ state, error }: HookStatus): string {
+  if (state === "under way") return "is under way";
+  return `failed${state === "taken" ? ", and was taken up later" : ""}: ${error}`;
 }
 
 function streamsText(streams: readonly StreamStatus[] | null): string {

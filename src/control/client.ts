@@ -1,4 +1,5 @@
 import { createConnection, type Socket } from "node:net";
+import { setTimeout as delay } from "node:timers/promises";
 import { ConntrailError, type ErrorCode } from "../errors.js";
 import type { RareAttributes } from "../flow/record.js";
 import {
@@ -72,6 +73,61 @@ export async function* request<C extends CommandName>(
     options.signal?.removeEventListener("abort", abort);
     socket.destroy();
   }
+}
+
+/** How long a request waits for a daemon that is not there. systemd restarts one after a second. */
+const ABSENT_MS_MAX = 5_000;
+/** How long a request waits for a daemon that is there and does not answer yet. */
+const READY_MS_MAX = 60_000;
+const RETRY_MS = 100;
+/** How often `isThere` is asked. */
+const LOOK_MS = 500;
+/** Errors of a socket on which nobody listens yet or any more, or whose server hangs up. */
+const UNANSWERED: readonly (string | undefined)[] = ["ENOENT", "ECONNREFUSED", "EAGAIN", "ECONNRESET", "EPIPE"];
+
+/** Limits of `requestWhenReady`, for tests. */
+export interface ReadyLimits {
+  readonly absentMsMax: number;
+  readonly readyMsMax: number;
+}
+
+/**
+ * As `requestReport`, but waits for a daemon that starts, ends or restarts: up to a minute while `isThere` is true, and
+ * 5 s after the daemon was there last. The request may reach a daemon twice. Throws what the last attempt threw.
+ */
+export async function requestWhenReady<C extends ReportCommand>(
+  path: string,
+  command: C,
+  args: CommandArgs[C],
+  isThere: () => boolean,
+  options: RequestOptions & Partial<ReadyLimits> = {},
+): Promise<CommandReports[C]> {
+  const { absentMsMax = ABSENT_MS_MAX, readyMsMax = READY_MS_MAX } = options;
+  const startedMs = performance.now();
+  let thereMs = startedMs;
+  let lookedMs = startedMs;
+  for (;;) {
+    try {
+      return await requestReport(path, command, args, options);
+    } catch (error) {
+      if (!isPassing(error)) throw error;
+      const nowMs = performance.now();
+      if ((error as ConntrailError).code === "AGAIN") thereMs = nowMs;
+      if (nowMs - lookedMs >= LOOK_MS) {
+        lookedMs = nowMs;
+        if (isThere()) thereMs = nowMs;
+      }
+      if (nowMs - thereMs >= absentMsMax || nowMs - startedMs >= readyMsMax) throw error;
+      await delay(RETRY_MS);
+    }
+  }
+}
+
+/** True for errors that come of a daemon that starts or ends. */
+function isPassing(error: unknown): boolean {
+  if (!(error instanceof ConntrailError)) return false;
+  if (error.code === "AGAIN") return true;
+  return error.code === "CONTROL" && UNANSWERED.includes((error.cause as NodeJS.ErrnoException | undefined)?.code);
 }
 
 /** The report that answers `command`. Throws like `request`. */
@@ -220,7 +276,9 @@ function brokenOff(path: string, { bytesRead }: Socket, cause?: unknown): Conntr
     bytesRead > 0
       ? `the daemon on ${path} broke off its answer: look at its log`
       : `the daemon on ${path} hung up without an answer: it ends just now, or it is not conntrail's`;
-  return new ConntrailError("CONTROL", text, { cause });
+  return new ConntrailError("CONTROL", text, {
+    cause: cause ?? Object.assign(new Error(text), { code: "ECONNRESET" }),
+  });
 }
 
 function reported(value: unknown): ConntrailError {

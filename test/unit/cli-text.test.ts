@@ -8,6 +8,7 @@ import { formatLogLine } from "../../src/cli/process/log-line.js";
 import { formatColumns, formatMs } from "../../src/cli/process/terminal.js";
 import { formatStats } from "../../src/cli/stats.js";
 import { formatStatus } from "../../src/cli/status.js";
+import type { StatusReport } from "../../src/control/protocol.js";
 import { COMMIT, STATS, STATUS } from "../support/control-handlers.js";
 
 test("status is a table", () => {
@@ -89,6 +90,26 @@ test("reports are one line", () => {
     formatHook({ role: "fault", previous: "unknown", commit: null, durationMs: 4 }),
     "unknown -> fault in 4 ms",
   );
+  assert.equal(
+    formatHook({ role: "primary", previous: "backup", commit: null, durationMs: 0, ignored: true }),
+    "primary ignored: keepalived has said backup since",
+  );
+});
+
+test("status names hooks that failed, and the roles of several groups", () => {
+  const hook = { group: "", role: "primary" as const, saidMs: Date.UTC(2026, 0, 31, 12), state: "taken" as const };
+  const text = (hooks: StatusReport["hooks"]): string => formatStatus({ ...STATUS, ...(hooks && { hooks }) });
+  assert.equal(text([{ ...hook, error: null }]), formatStatus(STATUS));
+  const failed = text([
+    { ...hook, group: "lan", state: "failed", error: "no daemon answers" },
+    { ...hook, group: "wan", role: "backup", error: "no daemon answers" },
+    { ...hook, group: "dmz", role: "fault", state: "under way", error: null },
+  ]);
+  assert.match(failed, /^role {7}primary \(lan: primary, wan: backup, dmz: fault\)$/m);
+  const at = "at 2026-01-31T12:00:00Z";
+  assert.ok(failed.includes(`\nhook primary of lan ${at} failed: no daemon answers\n`));
+  assert.ok(failed.includes(`\nhook backup of wan ${at} failed, and was taken up later: no daemon answers\n`));
+  assert.ok(failed.includes(`\nhook fault of dmz ${at} is under way\n`));
 });
 
 test("times are short", () => {
