@@ -42,3 +42,8 @@ export function kindOfSubject(text: string): MessageKind | null {
 export function inboxPrefix(node: string): string {
   return `_INBOX_${node}`;
 }
+
+/** Where the daemon of `node` sends its heartbeats. Not below `ct.<node>.`, or the stream would keep them. */
+export function heartbeatSubject(node: string): string {
+  return `cthb.${node}`;
+}

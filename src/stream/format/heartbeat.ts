@@ -1,0 +1,79 @@
+/**
+ * Heartbeats: what a daemon says of itself once a second on `cthb.<node>` of its broker. They are not stored; a peer that hears
+ * one knows that the daemon, and not only its broker, is alive, and how far its stream goes. One JSON object; unknown keys are
+ * skipped, so that nodes of any two versions understand each other here.
+ *
+ *   {"conntrail":1,"cluster":"edge","node":"fw1","writes":1,"reads":[1],"epoch":1769900000000,"number":4711,"flows":3000,
+ *    "wallMs":1769903600000,"role":"primary","groups":{"lan":"primary"},"unpublished":0,"trouble":"the store is full"}
+ */
+import { z } from "zod";
+import type { Role } from "./mark.js";
+
+/** What a heartbeat says. */
+export interface Heartbeat {
+  readonly cluster: string;
+  readonly node: string;
+  /** The format version of the messages that the node writes, and those that it reads. */
+  readonly writes: number;
+  readonly reads: readonly number[];
+  /** Epoch and batch number of the last message that was handed to the broker. */
+  readonly epoch: number;
+  readonly number: number;
+  /** Flows that its stream reports as alive at that message. */
+  readonly flows: number;
+  /** The daemon's wall clock, milliseconds since the Unix epoch. */
+  readonly wallMs: number;
+  readonly role: Role;
+  /** What keepalived said last of each sync group; empty where there is one group without a name. */
+  readonly groups: Readonly<Record<string, Role>>;
+  /** Flows of its kernel that its stream does not have, because its cache is full. */
+  readonly unpublished: number;
+  /** Why what it publishes does not reach its stream, in words; null while it does. */
+  readonly trouble: string | null;
+}
+
+/** Longer payloads are no heartbeats. */
+export const HEARTBEAT_BYTES_MAX = 16 * 1024;
+
+const GROUPS_MAX = 64;
+const VERSIONS_MAX = 16;
+const name = z.string().regex(/^[A-Za-z0-9_-]{1,32}$/);
+const count = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
+const role = z.enum(["primary", "backup", "fault", "unknown"]);
+
+const schema = z.object({
+  conntrail: z.literal(1),
+  cluster: name,
+  node: name,
+  writes: count,
+  reads: z.array(count).max(VERSIONS_MAX),
+  epoch: count,
+  number: count,
+  flows: count,
+  wallMs: count,
+  role,
+  groups: z
+    .record(z.string().regex(/^[A-Za-z0-9_.-]{1,64}$/), role)
+    .refine((groups) => Object.keys(groups).length <= GROUPS_MAX)
+    .default({}),
+  unpublished: count.default(0),
+  trouble: z.string().max(256).nullable().default(null),
+});
+
+/** The bytes of a heartbeat. */
+export function encodeHeartbeat(heartbeat: Heartbeat): Uint8Array {
+  return new TextEncoder().encode(JSON.stringify({ conntrail: 1, ...heartbeat }));
+}
+
+/** Null for anything that is no heartbeat. Never throws. */
+export function decodeHeartbeat(bytes: Uint8Array): Heartbeat | null {
+  if (bytes.length > HEARTBEAT_BYTES_MAX) return null;
+  try {
+    const parsed = schema.safeParse(JSON.parse(new TextDecoder().decode(bytes)));
+    if (!parsed.success) return null;
+    const { conntrail: _version, ...heartbeat } = parsed.data;
+    return heartbeat;
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,42 @@
+import type { Subscription } from "nats";
+import type { BrokerConnection } from "./connection.js";
+import { decodeHeartbeat, encodeHeartbeat, type Heartbeat } from "./format/heartbeat.js";
+import { heartbeatSubject } from "./format/subjects.js";
+
+/** Sends a heartbeat over the own broker. False while that is away; there is no answer. */
+export function sendHeartbeat(connection: BrokerConnection, heartbeat: Heartbeat): boolean {
+  const { client } = connection;
+  if (client === null) return false;
+  client.publish(heartbeatSubject(heartbeat.node), encodeHeartbeat(heartbeat));
+  return true;
+}
+
+/**
+ * Listens to the heartbeats on a broker, also after reconnects. `node`: those of that node only, on a broker that several
+ * share; null: of whoever the broker belongs to. `heard` gets null for what is no heartbeat. Returns what ends it.
+ */
+export function onHeartbeat(
+  connection: BrokerConnection,
+  node: string | null,
+  heard: (heartbeat: Heartbeat | null) => void,
+): () => void {
+  let subscription: Subscription | null = null;
+  const subscribe = (connected: boolean): void => {
+    subscription?.unsubscribe();
+    const { client } = connection;
+    subscription =
+      connected && client !== null
+        ? client.subscribe(heartbeatSubject(node ?? "*"), {
+            callback: (error, message) => {
+              if (error === null) heard(decodeHeartbeat(message.data));
+            },
+          })
+        : null;
+  };
+  const unwatch = connection.watch(subscribe);
+  if (connection.connected) subscribe(true);
+  return () => {
+    unwatch();
+    subscription?.unsubscribe();
+  };
+}

@@ -1,0 +1,95 @@
+/**
+ * What "in sync" rests on. A peer is in sync only while there is evidence of all of this: its daemon was heard just now, it is the
+ * node and the cluster that the configuration names, this node reads its format, what it publishes reaches its stream, this node has
+ * applied that stream up to the place the daemon named, nothing of it was refused since the last complete snapshot, as many flows are
+ * held as it says, and the copy of its stream on this node is sound. What is not known counts against it.
+ */
+import type { Heartbeat } from "../../stream/format/heartbeat.js";
+
+/** What is known of one peer at a moment. Times are milliseconds of one monotonic clock. */
+export interface PeerEvidence {
+  /** What the configuration says. */
+  readonly expected: { readonly node: string; readonly cluster: string; readonly address: string };
+  /** This node's own name. */
+  readonly self: string;
+  /** Why the peer's broker cannot be reached; null while it is connected. */
+  readonly unreachable: string | null;
+  /** The last heartbeat, and how long ago it came; null: none since the broker was connected. */
+  readonly heartbeat: Heartbeat | null;
+  readonly silentMs: number;
+  /** Heartbeats of two epochs come in turn: two daemons use one name. */
+  readonly doubled: boolean;
+  /** The place in its stream to which this node has applied it. */
+  readonly applied: { readonly epoch: number; readonly number: number };
+  /** The place that it must have reached by now: that of the heartbeat before the last, or null when there is none yet. */
+  readonly due: { readonly epoch: number; readonly number: number } | null;
+  /** The table is held exactly: a complete snapshot was read, and no number is missing since. */
+  readonly exact: boolean;
+  /** Messages and rows refused since the last complete snapshot, and why the last one was. */
+  readonly refused: number;
+  readonly refusal: string;
+  /** Flows that found no room in the external cache. */
+  readonly noRoom: number;
+  /** Flows by which what is held differed from what the peer says at the same place, for two heartbeats on end. */
+  readonly missing: number;
+  /** What is wrong with the copy of its stream on this node; null while it is sound, or where none is kept. */
+  readonly copyTrouble: string | null;
+}
+
+/** Format versions that this node reads. */
+export interface EvidenceLimits {
+  /** How long a daemon may be silent. */
+  readonly silenceMsMax: number;
+  readonly reads: readonly number[];
+}
+
+/** Why a peer is not in sync, in words for the operator; null when it is. The gravest reason comes first. */
+export function reasonAgainst(evidence: PeerEvidence, limits: EvidenceLimits): string | null {
+  return identityReason(evidence) ?? daemonReason(evidence, limits) ?? tableReason(evidence);
+}
+
+/** It is not whom it should be, or cannot be reached. */
+function identityReason({ expected, self, unreachable, heartbeat, doubled }: PeerEvidence): string | null {
+  const { address } = expected;
+  if (unreachable !== null) return unreachable === "" ? `its broker at ${address} does not answer` : unreachable;
+  if (heartbeat === null) return null;
+  const { node, cluster } = heartbeat;
+  if (node === self) return `${address} is also called ${self}: give each node a name of its own`;
+  if (node !== expected.node) return `${address} is node ${node}, not ${expected.node}`;
+  if (cluster !== expected.cluster) return `${address} belongs to the cluster ${cluster}, not ${expected.cluster}`;
+  return doubled ? `two daemons call themselves ${node}: give each node a name of its own` : null;
+}
+
+/** Its daemon is silent, of another version, or cannot publish. */
+function daemonReason({ heartbeat, silentMs }: PeerEvidence, { silenceMsMax, reads }: EvidenceLimits): string | null {
+  if (heartbeat === null) {
+    return silentMs > silenceMsMax
+      ? "its daemon has not been heard: does it run, and is it up to date?"
+      : "waiting for its daemon";
+  }
+  if (silentMs > silenceMsMax) return `its daemon has been silent for ${Math.round(silentMs / 1000)} s`;
+  const { writes, trouble, unpublished } = heartbeat;
+  if (!reads.includes(writes)) {
+    const known = reads.join(" and ");
+    const who = writes > Math.max(...reads) ? "this node" : "that node";
+    return `speaks format ${writes}, this node reads ${known}: upgrade ${who} first`;
+  }
+  if (trouble !== null) return `cannot publish: ${trouble}`;
+  return unpublished > 0 ? `its cache is full: ${unpublished} of its flows are not replicated` : null;
+}
+
+/** Not all that it published is held here. */
+function tableReason(evidence: PeerEvidence): string | null {
+  const { heartbeat, applied, due, exact, refused, refusal, noRoom, missing, copyTrouble } = evidence;
+  if (refused > 0) return `${refused} of its messages were refused: ${refusal}`;
+  if (noRoom > 0) return `${noRoom} of its flows found no room: raise the limit of the external cache`;
+  if (!exact) return "waiting for a complete snapshot of it";
+  if (due === null) return "waiting for its daemon";
+  if (applied.epoch < due.epoch) return "its new epoch has not been read yet";
+  if (applied.epoch === due.epoch && applied.number < due.number) {
+    return `${due.number - applied.number} of its messages have not been read yet`;
+  }
+  if (missing !== 0)
+    return `${Math.abs(missing)} of its ${heartbeat?.flows ?? 0} flows are ${missing > 0 ? "missing" : "too many"} here`;
+  return copyTrouble;
+}
