@@ -47,6 +47,8 @@ export class ExternalExpectations {
   readonly #rows = new Map<string, ExternalRow>();
   /** Snapshots begun, by owner. */
   readonly #generations = new Map<string, number>();
+  /** When a full table was last looked through. */
+  #expiredSeconds = 0;
 
   /** How many there are. */
   get size(): number {
@@ -64,7 +66,11 @@ export class ExternalExpectations {
     const before = this.#rows.get(key);
     const { counters } = this;
     if (before === undefined) {
-      if (this.#rows.size >= EXPECTATIONS_MAX) this.expire(row.updatedSeconds);
+      // Once a second: with a table that is full to stay, each one more would cost a look at all.
+      if (this.#rows.size >= EXPECTATIONS_MAX && row.updatedSeconds > this.#expiredSeconds) {
+        this.#expiredSeconds = row.updatedSeconds;
+        this.expire(row.updatedSeconds);
+      }
       if (this.#rows.size >= EXPECTATIONS_MAX) {
         counters.createFailedFull++;
         return false;

@@ -304,14 +304,11 @@ export class ExternalCache {
 
   /** A snapshot chunk states the flow ids [from, to) whole: those not in `stated` (ascending) have ended. */
   sweepRange(origin: number, from: number, to: number, isStated: (flowId: number) => boolean): void {
-    const { slots } = this.#origin(origin);
-    const end = Math.min(to, slots.length);
-    for (let flowId = from; flowId < end; flowId++) {
-      const slot = slots.get(flowId);
-      if (slot < 0 || isStated(flowId)) continue;
+    this.#origin(origin).slots.visitRange(from, to, (flowId, slot) => {
+      if (isStated(flowId)) return;
       this.#end(slot);
       this.counters.sweptBySnapshot++;
-    }
+    });
   }
 
   /** Forgets all rows, of one peer or of all. */

@@ -5,7 +5,7 @@ import { errorText } from "../errors.js";
 import { hostPort } from "../stream/broker/broker-config.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
 import { StreamReader } from "../stream/reader.js";
-import { Replica } from "../stream/replica.js";
+import { inspectCopy, Replica } from "../stream/replica.js";
 import { askSnapshot } from "../stream/snapshot-request.js";
 import type { Peers } from "../sync/peers.js";
 import type { CopySource, PeerPort } from "../sync/ports/peer-stream.js";
@@ -67,6 +67,7 @@ async function reachPeer(config: Config, peer: PeerConfig, log: Logger, stopping
 function copySource(node: string, broker: OwnBroker, log: Logger): CopySource {
   const { connection, retention } = broker;
   return {
+    inspect: () => inspectCopy(connection, node),
     open: (onLost) => Replica.open({ node, connection, retention, log, onLost }),
     stream: new StreamReader({ connection, node, log }),
   };

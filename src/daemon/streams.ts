@@ -11,14 +11,16 @@ import { storedStreams } from "../stream/broker/broker-host.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
 import { createEnvelopeReader } from "../stream/format/mark.js";
 import { streamName } from "../stream/format/subjects.js";
-import { type Retention, readLastOf, readTip } from "../stream/own-stream.js";
+import { readLastOf, readLastSound, readTip } from "../stream/own-stream.js";
 import { Publisher } from "../stream/publisher.js";
 import { StreamReader } from "../stream/reader.js";
 import { onSnapshotAsked } from "../stream/snapshot-request.js";
+import type { Retention } from "../stream/stream-config.js";
 import type { OwnTail } from "../sync/in/restore.js";
 import { type OwnPast, readOwnPast } from "../sync/own-past.js";
 import type { OwnStream, OwnStreamListener } from "../sync/ports/own-stream.js";
 import type { TakeDown } from "../sync/take-down.js";
+import { StoreWatch } from "./store-watch.js";
 
 /** How long the own broker may take to answer at the start; a large store is read through first. */
 const CONNECT_TIMEOUT_MS = 60_000;
@@ -111,7 +113,11 @@ async function readOwnTail(connection: BrokerConnection, node: string, stopping:
       const jsm = await client.jetstreamManager({ checkAPI: false });
       const lastMark = await readLastOf(jsm, node, "mark");
       const tip = await readTip(jsm, node);
-      return { lastMark: lastMark?.payload ?? null, lastSequence: tip?.lastSequence ?? 0 };
+      const lastSequence = tip?.lastSequence ?? 0;
+      if (!tip?.damaged) return { lastMark: lastMark?.payload ?? null, lastSequence, timeMs: lastMark?.timeMs ?? 0 };
+      const sound = await readLastSound(jsm, node);
+      const damage = { lastSound: sound?.payload ?? null };
+      return { lastMark: null, lastSequence, timeMs: sound?.timeMs ?? 0, damage };
     } catch (error) {
       if (stopping.aborted || performance.now() > deadlineMs) {
         const why = `${errorText(error)}; does its JetStream run, and has a cluster enough of its servers up?`;
@@ -140,6 +146,8 @@ export async function readPast(
 /** This node's own stream on its broker, open for writing in a new epoch. */
 export class PublishedStream implements OwnStream {
   readonly sink: Publisher;
+  /** Says why what is published does not get into the store. */
+  readonly store: StoreWatch;
   readonly #node: string;
   readonly #connection: BrokerConnection;
   #listener: OwnStreamListener | null = null;
@@ -152,13 +160,16 @@ export class PublishedStream implements OwnStream {
     log: Logger,
     down: TakeDown,
   ): Promise<PublishedStream> {
-    const stream = new PublishedStream(config.node, broker, epoch, log);
+    const stream = new PublishedStream(config, broker, epoch, log);
     await stream.sink.start();
     down.push(() => stream.sink.close());
+    await stream.store.start(broker.retention.bytesMax * (peersMax(config) + 1));
+    down.push(() => stream.store.stop());
     return stream;
   }
 
-  private constructor(node: string, { connection, retention }: OwnBroker, epoch: number, log: Logger) {
+  private constructor(config: Config, { embedded, connection, retention }: OwnBroker, epoch: number, log: Logger) {
+    const { node } = config;
     this.#node = node;
     this.#connection = connection;
     const readEnvelope = createEnvelopeReader();
@@ -169,11 +180,13 @@ export class PublishedStream implements OwnStream {
       retention,
       readNumber: (message) => readEnvelope(message.payload),
       log,
-      onLost: (first, last) => {
-        log.warn({ first, last }, "messages were dropped while the broker was away; a snapshot follows");
-        this.#listener?.lost();
+      onLost: (first, last, reason) => {
+        log.warn({ first, last, reason }, "messages are not in the stream; a snapshot follows");
+        this.#listener?.lost(reason);
       },
     });
+    const path = config.broker.store;
+    this.store = new StoreWatch({ path, publisher: this.sink, broker: embedded, log });
   }
 
   listen(listener: OwnStreamListener): () => void {

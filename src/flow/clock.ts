@@ -42,6 +42,11 @@ export class HybridClock {
     return this.#lastStamp;
   }
 
+  /** The wall clock that it is based on, milliseconds since the Unix epoch. */
+  wallMs(): number {
+    return this.#clock.wallMs();
+  }
+
   /** Makes every later stamp greater than this one of another node. */
   observe(stamp: number): void {
     if (stamp > this.#lastStamp) this.#lastStamp = stamp;

@@ -1,5 +1,8 @@
-const PAGE_BITS = 12;
+/** Pages of 1 KiB: flow ids that lie far apart, as only somebody who means harm sends them, cost a page each. */
+const PAGE_BITS = 8;
 const PAGE_MASK = (1 << PAGE_BITS) - 1;
+/** 16 million flow ids where they are dense, and 64 MiB wherever they lie. */
+const PAGES_MAX = 65_536;
 
 /**
  * Maps a peer's flow ids to slots, in pages that are allocated when first used. Flow ids are the peer's own slot
@@ -9,6 +12,7 @@ export class SlotMap {
   /** Entries are slot + 1; 0 is none. */
   #pages: (Uint32Array | undefined)[] = [];
   #size = 0;
+  #pagesUsed = 0;
 
   /** Flow ids that have a slot. */
   get size(): number {
@@ -26,17 +30,21 @@ export class SlotMap {
     return page === undefined ? -1 : page[flowId & PAGE_MASK]! - 1;
   }
 
-  set(flowId: number, slot: number): void {
-    if (flowId > FLOW_ID_MAX) return;
+  /** False, and nothing is kept, when there is no room for a flow id so far from the others. */
+  set(flowId: number, slot: number): boolean {
+    if (flowId > FLOW_ID_MAX) return false;
     const at = flowId >>> PAGE_BITS;
     while (this.#pages.length <= at) this.#pages.push(undefined);
     let page = this.#pages[at];
     if (page === undefined) {
+      if (this.#pagesUsed >= PAGES_MAX) return false;
+      this.#pagesUsed++;
       page = new Uint32Array(1 << PAGE_BITS);
       this.#pages[at] = page;
     }
     if (page[flowId & PAGE_MASK] === 0) this.#size++;
     page[flowId & PAGE_MASK] = slot + 1;
+    return true;
   }
 
   delete(flowId: number): void {
@@ -46,8 +54,27 @@ export class SlotMap {
     this.#size--;
   }
 
+  /**
+   * Visits the flow ids of [from, to) that stand for a slot, in ascending order; what it costs depends on how many there
+   * are, not on how wide the range is. `visit` may delete the flow id that it is given.
+   */
+  visitRange(from: number, to: number, visit: (flowId: number, slot: number) => void): void {
+    const end = Math.min(to, this.length);
+    for (let at = from >>> PAGE_BITS; at < this.#pages.length && at << PAGE_BITS < end; at++) {
+      const page = this.#pages[at];
+      if (page === undefined) continue;
+      const first = at << PAGE_BITS;
+      const last = Math.min(end, first + page.length);
+      for (let flowId = Math.max(from, first); flowId < last; flowId++) {
+        const entry = page[flowId & PAGE_MASK]!;
+        if (entry !== 0) visit(flowId, entry - 1);
+      }
+    }
+  }
+
   clear(): void {
     this.#pages = [];
+    this.#pagesUsed = 0;
     this.#size = 0;
   }
 }

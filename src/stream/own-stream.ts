@@ -1,26 +1,16 @@
 import {
-  DiscardPolicy,
   type JetStreamManager,
   type Msg,
   type MsgHdrs,
   type NatsConnection,
   NatsError,
-  RetentionPolicy,
-  StorageType,
   type StreamConfig,
   type StreamInfo,
 } from "nats";
 import { ConntrailError, errorText } from "../errors.js";
 import { jetStreamOf } from "./connection.js";
 import { kindOfSubject, type MessageKind, streamName, streamSubjects, subject } from "./format/subjects.js";
-
-/** How long and how much a stream keeps. */
-export interface Retention {
-  maxAgeMs: number;
-  bytesMax: number;
-  /** Copies in a shared cluster; 1 on a standalone broker. */
-  replicas?: number;
-}
+import { changeOf, type Retention, type StreamChange, streamConfig } from "./stream-config.js";
 
 /** A message in the stream. */
 export interface StoredMessage {
@@ -42,11 +32,10 @@ export const SNAPSHOT_HEADER = "Ct-Snapshot";
 export interface StreamTip {
   lastSequence: number;
   last: StoredMessage | null;
+  /** The stream counts messages, but the last of them cannot be read: its store is damaged. */
+  damaged: boolean;
 }
 
-/** JetStream counts time in nanoseconds. */
-export const NANOS_PER_MS = 1_000_000;
-const DUPLICATE_WINDOW_MS = 120_000;
 const ERR_STREAM_NOT_FOUND = 10059;
 const ERR_NO_MESSAGE_FOUND = 10037;
 /** Insufficient storage, no limits for the account, tier and reservation limits, maximum bytes exceeded. */
@@ -69,30 +58,114 @@ function isStreamMissing(error: unknown): boolean {
 }
 
 /**
- * Creates the node's stream, or updates it to these settings. Single messages cannot be deleted from it: it is a
- * record.
+ * Creates the node's stream, or updates all of its settings to these. Returns what was changed of a stream that was there,
+ * null for nothing. Single messages cannot be deleted from it: it is a record.
  * @throws ConntrailError STORE when the broker's store has no room for `bytesMax`, BROKER when it refuses otherwise;
  * a NatsError when the broker does not answer, or a cluster lacks servers: try again
  */
-export async function ensureStream(jsm: JetStreamManager, node: string, retention: Retention): Promise<void> {
+export async function ensureStream(
+  jsm: JetStreamManager,
+  node: string,
+  retention: Retention,
+): Promise<StreamChange | null> {
   const name = streamName(node);
   const wanted = streamConfig(node, retention);
   try {
     const found = (await findStream(jsm, name))?.config ?? null;
-    if (found === null) await jsm.streams.add(wanted);
-    else if (!agrees(found, wanted)) await jsm.streams.update(name, { ...found, ...wanted });
+    if (found === null) {
+      await jsm.streams.add(wanted);
+      return null;
+    }
+    const change = changeOf(found, wanted);
+    if (change === null) return null;
+    const left = change.anew ? change : await update(jsm, change.config, wanted);
+    if (!left?.worthNew) return change;
+    await jsm.streams.delete(name);
+    await jsm.streams.add(wanted);
+    return { ...change, anew: true };
   } catch (error) {
     throw refusal(error, name, retention);
   }
 }
 
-/** Last sequence and last message of a stream, or null when there is no such stream. */
+/** What still differs when the server was asked to change settings in place; null for nothing. A refusal leaves all of them. */
+async function update(
+  jsm: JetStreamManager,
+  config: Partial<StreamConfig>,
+  wanted: ReturnType<typeof streamConfig>,
+): Promise<StreamChange | null> {
+  try {
+    const updated = await jsm.streams.update(wanted.name, config);
+    return changeOf(updated.config, wanted);
+  } catch (error) {
+    const code = apiErrorCode(error);
+    if (code === 0 || ERR_CLUSTER_NOT_READY.includes(code) || ERR_STORE_LIMITS.includes(code)) throw error;
+    const found = await findStream(jsm, wanted.name);
+    return found === null ? null : changeOf(found.config, wanted);
+  }
+}
+
+/**
+ * Last sequence and last message of a stream, or null when there is no such stream. A store that a power cut tore counts messages
+ * that it cannot give back, and nats-server 2.9 acknowledges more of them behind the tear: such a stream is `damaged`.
+ */
 export async function readTip(jsm: JetStreamManager, node: string): Promise<StreamTip | null> {
   const name = streamName(node);
+  let before = -1;
+  for (;;) {
+    const state = (await findStream(jsm, name))?.state;
+    if (state === undefined) return null;
+    const lastSequence = state.last_seq;
+    if (state.messages === 0) return { lastSequence, last: null, damaged: false };
+    const last = await getMessage(jsm, name, { seq: lastSequence });
+    // Between the two answers retention may have removed it, or more may have come; a second look tells.
+    if (last !== null || lastSequence === before) return { lastSequence, last, damaged: last === null };
+    before = lastSequence;
+  }
+}
+
+/** The last message of a damaged stream that can be read; null when none can. Asks for some 60 messages at the most. */
+export async function readLastSound(jsm: JetStreamManager, node: string): Promise<StoredMessage | null> {
+  const name = streamName(node);
   const state = (await findStream(jsm, name))?.state;
-  if (state === undefined) return null;
-  if (state.messages === 0) return { lastSequence: state.last_seq, last: null };
-  return { lastSequence: state.last_seq, last: await getMessage(jsm, name, { seq: state.last_seq }) };
+  if (state === undefined || state.messages === 0) return null;
+  const read = (sequence: number): Promise<StoredMessage | null> => getMessage(jsm, name, { seq: sequence });
+  let unsound = state.last_seq;
+  let found: StoredMessage | null = null;
+  for (let back = 1; found === null && unsound > state.first_seq; back *= 2) {
+    const at = Math.max(state.first_seq, unsound - back);
+    found = await read(at);
+    if (found === null) unsound = at;
+  }
+  while (found !== null && found.sequence + 1 < unsound) {
+    const middle = found.sequence + Math.floor((unsound - found.sequence) / 2);
+    const message = await read(middle);
+    if (message === null) unsound = middle;
+    else found = message;
+  }
+  return found;
+}
+
+/**
+ * True when the stream still has a message that it confirmed, or has removed it by age or size. `isSame` tells whether what
+ * stands there is that message.
+ */
+export async function hasKept(
+  jsm: JetStreamManager,
+  node: string,
+  sequence: number,
+  isSame: (message: StoredMessage) => boolean,
+): Promise<boolean> {
+  const name = streamName(node);
+  const message = await getMessage(jsm, name, { seq: sequence });
+  if (message !== null) return isSame(message);
+  const state = (await findStream(jsm, name))?.state;
+  return state !== undefined && state.first_seq > sequence;
+}
+
+/** Empties a damaged stream. Its sequences go on, and what is stored from now on can be read again. */
+export async function emptyStream(jsm: JetStreamManager, node: string): Promise<void> {
+  await jsm.streams.purge(streamName(node));
 }
 
 /** The last message of one kind, or null. Asks the stream's leader, so the answer is never outdated. */
@@ -193,29 +266,6 @@ export async function findStream(jsm: JetStreamManager, name: string): Promise<S
     if (isStreamMissing(error)) return null;
     throw error;
   }
-}
-
-function streamConfig(node: string, retention: Retention) {
-  return {
-    name: streamName(node),
-    subjects: [streamSubjects(node)],
-    retention: RetentionPolicy.Limits,
-    storage: StorageType.File,
-    discard: DiscardPolicy.Old,
-    max_age: Math.round(retention.maxAgeMs * NANOS_PER_MS),
-    max_bytes: Math.floor(retention.bytesMax),
-    num_replicas: retention.replicas ?? 1,
-    allow_direct: true,
-    deny_delete: true,
-    // Not used, since each message has its expected sequence, but it must not be longer than max_age.
-    duplicate_window: Math.round(
-      Math.min(DUPLICATE_WINDOW_MS, retention.maxAgeMs || DUPLICATE_WINDOW_MS) * NANOS_PER_MS,
-    ),
-  };
-}
-
-function agrees(found: StreamConfig, wanted: ReturnType<typeof streamConfig>): boolean {
-  return (Object.keys(wanted) as (keyof typeof wanted)[]).every((key) => String(found[key]) === String(wanted[key]));
 }
 
 function refusal(error: unknown, name: string, retention: Retention): unknown {

@@ -1,96 +1,37 @@
-import { createInbox, headers, type Msg, type MsgHdrs, type NatsConnection, type Subscription } from "nats";
+import {
+  createInbox,
+  headers,
+  type JetStreamManager,
+  type Msg,
+  type MsgHdrs,
+  type NatsConnection,
+  type Subscription,
+} from "nats";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../errors.js";
 import { Backoff } from "../os/backoff.js";
-import { type BrokerConnection, jetStreamOf } from "./connection.js";
+import { jetStreamOf } from "./connection.js";
 import { inboxPrefix, type MessageKind, streamName, subject } from "./format/subjects.js";
 import {
+  emptyStream,
   ensureStream,
+  hasKept,
   ORIGIN_HEADER,
-  type Retention,
   readTip,
   SNAPSHOT_HEADER,
-  type StoredMessage,
   type StreamTip,
 } from "./own-stream.js";
+import {
+  newPublisherCounters,
+  PUBLISHER_LIMITS,
+  type PublisherCounters,
+  type PublisherLimits,
+  type PublisherOptions,
+  type PublisherState,
+  type PublisherTrouble,
+  type PublishOutcome,
+} from "./publisher-options.js";
 import { type CopyOrigin, type Unconfirmed, UnconfirmedRing } from "./unconfirmed.js";
-
-/** Bounds and pace. Bytes are of payloads. */
-export interface PublisherLimits {
-  /** What is kept to be sent again, and what is held while the broker is away. */
-  ringMessagesMax: number;
-  ringBytesMax: number;
-  /** What may be on its way unconfirmed, since the client's own buffer has no bound. At least twice an ask. */
-  windowMessagesMax: number;
-  windowBytesMax: number;
-  /** A confirmation is requested after this many messages or bytes, or this much time. */
-  askMessages: number;
-  askBytes: number;
-  askIntervalMs: number;
-  /** How long an answer may take before the stream is read to see what it holds. */
-  ackTimeoutMs: number;
-}
-
-/** The default limits. */
-export const PUBLISHER_LIMITS: PublisherLimits = {
-  ringMessagesMax: 16_384,
-  ringBytesMax: 64 * 1024 * 1024,
-  windowMessagesMax: 2048,
-  windowBytesMax: 16 * 1024 * 1024,
-  askMessages: 512,
-  askBytes: 2 * 1024 * 1024,
-  askIntervalMs: 250,
-  ackTimeoutMs: 2000,
-};
-
-/** What a publisher needs. */
-export interface PublisherOptions {
-  node: string;
-  /** This daemon's epoch: messages of another epoch in the stream are not this publisher's. */
-  epoch: number;
-  connection: BrokerConnection;
-  retention: Retention;
-  /** Epoch and number of a message that the stream holds, or null when it is none of ours. */
-  readNumber: (message: StoredMessage) => { epoch: number; number: number } | null;
-  log: Logger;
-  limits?: Partial<PublisherLimits>;
-  /** Called at each change. Must not throw. */
-  onStateChange?: (state: PublisherState) => void;
-  /** These numbers are lost to the stream: publish a gap mark and a snapshot. May publish, must not throw. */
-  onLost?: (firstNumber: number, lastNumber: number) => void;
-}
-
-/** `up`: messages are sent. `down`: they are held. */
-export type PublisherState = "up" | "down";
-
-/**
- * `sent`: on its way. `held`: kept until it can be sent. `overflow`: kept, and the oldest message was dropped for it.
- */
-export type PublishOutcome = "sent" | "held" | "overflow";
-
-/** What a publisher counts, all at zero; the group `publisher` of `stats`. */
-function newCounters() {
-  return {
-    messages: 0,
-    bytes: 0,
-    /** Answers that confirmed something. */
-    confirms: 0,
-    confirmedMessages: 0,
-    resent: 0,
-    /** The stream refused a message because it did not hold the one before it. */
-    holes: 0,
-    /** Left the ring unconfirmed because it was full. */
-    droppedMessages: 0,
-    droppedBytes: 0,
-    /** Reported by `onLost`. */
-    lostMessages: 0,
-    ackTimeouts: 0,
-    recoveries: 0,
-  };
-}
-
-/** The counters of a publisher. */
-export type PublisherCounters = ReturnType<typeof newCounters>;
 
 const RECOVER_MS_MIN = 100;
 const RECOVER_MS_MAX = 5000;
@@ -110,7 +51,7 @@ const EXPECTED_LAST_SEQUENCE = "Nats-Expected-Last-Sequence";
  * that an old connection still delivers are refused by their sequence: no message is ever in the stream twice.
  */
 export class Publisher {
-  readonly counters: PublisherCounters = newCounters();
+  readonly counters: PublisherCounters = newPublisherCounters();
   readonly #options: PublisherOptions;
   readonly #limits: PublisherLimits;
   readonly #log: Logger;
@@ -130,6 +71,7 @@ export class Publisher {
   /** For recoveries; a confirmation and a new connection reset it. */
   readonly #backoff = new Backoff({ firstMs: 0, minMs: RECOVER_MS_MIN, maxMs: RECOVER_MS_MAX });
   #failure: unknown = null;
+  #trouble: PublisherTrouble | null = null;
   #retry: NodeJS.Timeout | null = null;
 
   /** Sequence that the oldest message of the ring has or will get; valid while up. */
@@ -155,6 +97,7 @@ export class Publisher {
   /** Since when probes have found the stream behind what was sent; 0 when it is not. */
   #shortSinceMs = 0;
   #timer: NodeJS.Timeout | null = null;
+  #readingBack: NodeJS.Timeout | null = null;
 
   constructor(options: PublisherOptions) {
     this.#options = options;
@@ -182,6 +125,11 @@ export class Publisher {
   /** Number of the last confirmed message, 0 before there is one. */
   get confirmedNumber(): number {
     return this.#confirmedNumber;
+  }
+
+  /** Why messages do not get into the stream, and since when (performance.now()); null while all is well. */
+  get trouble(): PublisherTrouble | null {
+    return this.#trouble;
   }
 
   /** Unconfirmed messages and bytes, sent or held. */
@@ -267,6 +215,7 @@ export class Publisher {
     this.#generation++;
     if (this.#timer !== null) clearTimeout(this.#timer);
     if (this.#retry !== null) clearTimeout(this.#retry);
+    if (this.#readingBack !== null) clearInterval(this.#readingBack);
     this.#answers?.unsubscribe();
     this.#set("down");
     for (const resolve of this.#acked.values()) resolve(null);
@@ -279,8 +228,14 @@ export class Publisher {
       this.#backoff.reset();
       void this.#recover("connected");
     } else {
+      this.#note("its broker is away");
       this.#hold();
     }
+  }
+
+  /** The latest reason, and when the trouble began. */
+  #note(text: string): void {
+    this.#trouble = { text, sinceMs: this.#trouble?.sinceMs ?? performance.now() };
   }
 
   /** Nothing is sent until a recovery has seen what the stream holds. */
@@ -293,8 +248,10 @@ export class Publisher {
     this.#sinceAskBytes = 0;
     if (this.#timer !== null) clearTimeout(this.#timer);
     if (this.#retry !== null) clearTimeout(this.#retry);
+    if (this.#readingBack !== null) clearInterval(this.#readingBack);
     this.#timer = null;
     this.#retry = null;
+    this.#readingBack = null;
     this.#set("down");
   }
 
@@ -307,10 +264,13 @@ export class Publisher {
     this.counters.recoveries++;
     try {
       const jsm = await jetStreamOf(client);
-      await ensureStream(jsm, this.#options.node, this.#options.retention);
-      const tip = await readTip(jsm, this.#options.node);
+      const change = await ensureStream(jsm, this.#options.node, this.#options.retention);
+      if (change !== null) {
+        const fields = { stream: this.#options.node, differs: change.differs, anew: change.anew };
+        this.#log.warn(fields, "the settings of the stream were put right");
+      }
+      const tip = await this.#readTip(jsm);
       if (generation !== this.#generation) return;
-      if (tip === null) throw new Error("the stream is gone again");
       this.#failure = null;
       this.#listen(client);
       this.#resume(tip, reason);
@@ -320,7 +280,47 @@ export class Publisher {
         this.#log.error({ reason, error: errorText(error) }, "publishing is held up");
       }
       this.#failure = error;
+      this.#note(errorText(error));
       this.#recoverLater(reason);
+    }
+  }
+
+  /** Where the stream ends. One that is damaged is emptied first: what it confirms behind the tear nobody can read. */
+  async #readTip(jsm: JetStreamManager): Promise<StreamTip> {
+    const { node } = this.#options;
+    const tip = await readTip(jsm, node);
+    if (tip === null) throw new Error("the stream is gone again");
+    if (!tip.damaged) return tip;
+    this.counters.damaged++;
+    this.#log.error(
+      { stream: node, lastSequence: tip.lastSequence },
+      "the store of the stream is damaged, it is made anew",
+    );
+    await emptyStream(jsm, node);
+    const emptied = await readTip(jsm, node);
+    if (emptied === null || emptied.damaged) throw new Error("the damaged stream cannot be made anew");
+    this.#options.onDamaged?.();
+    return { ...emptied, damaged: true };
+  }
+
+  /** Reads the last confirmed message back, now and then: what cannot be read was not kept. Never rejects. */
+  async #readBack(): Promise<void> {
+    const generation = this.#generation;
+    const [sequence, number] = [this.#confirmedSequence, this.#confirmedNumber];
+    if (this.#client === null || sequence === 0 || number <= 0) return;
+    try {
+      const jsm = await jetStreamOf(this.#client);
+      const kept = await hasKept(jsm, this.#options.node, sequence, (message) => {
+        const found = this.#options.readNumber(message);
+        return found?.epoch === this.#options.epoch && found.number === number;
+      });
+      this.counters.readBacks++;
+      if (kept || generation !== this.#generation) return;
+      this.counters.readBacksFailed++;
+      this.#log.error({ sequence, number }, "the stream does not have what it confirmed");
+      this.#recoverLater("read back");
+    } catch (error) {
+      this.#log.debug({ error: errorText(error) }, "the last confirmed message could not be asked for");
     }
   }
 
@@ -355,7 +355,11 @@ export class Publisher {
     this.#payloadBytesMax = (this.#client?.info?.max_payload ?? Number.POSITIVE_INFINITY) - HEADER_BYTES_MAX;
     this.#askNext = true;
     const resend = this.#ring.count;
+    // While something waits, only a confirmation shows that it works.
+    if (resend === 0) this.#trouble = null;
     this.#set("up");
+    this.#readingBack = setInterval(() => void this.#readBack(), this.#limits.readBackIntervalMs);
+    this.#readingBack.unref();
     this.#pump();
     this.#wakeFlushes();
     if (resend > 0 || truncated) this.#log.info({ reason, stored, held, resend }, "publishing resumes");
@@ -363,12 +367,14 @@ export class Publisher {
     this.#lostThrough = lostLast;
     this.counters.lostMessages += lostLast - lostFirst + 1;
     this.#log.warn({ reason, lostFirst, lostLast }, "messages are lost to the stream");
-    this.#options.onLost?.(lostFirst, lostLast);
+    const dropped = truncated ? "the broker's store lost them" : "messages dropped while the broker was away";
+    this.#options.onLost?.(lostFirst, lostLast, tip.damaged ? "the broker's store was damaged" : dropped);
   }
 
   /** Number of our last message in the stream; if there is none, one less than our first number. */
   #storedNumber(tip: StreamTip): number {
     const none = this.#firstNumber - 1;
+    if (tip.damaged) return none;
     // Purged: the confirmed messages were there, and the sequence is unchanged.
     const confirmed = tip.lastSequence === this.#confirmedSequence && this.#confirmedNumber > 0;
     if (tip.last === null) return confirmed ? this.#confirmedNumber : none;
@@ -454,6 +460,7 @@ export class Publisher {
       return;
     }
     if (answer.code === ERR_WRONG_LAST_SEQUENCE) this.counters.holes++;
+    this.#note(answer.text);
     this.#log.warn({ answer: answer.text }, "the stream refused a message, reading what it holds");
     this.#recoverLater(answer.text);
   }
@@ -466,6 +473,7 @@ export class Publisher {
     }
     this.counters.confirms++;
     this.#backoff.reset();
+    this.#trouble = null;
     this.#shortSinceMs = 0;
     while (this.#headSequence <= sequence) this.#confirmOne(this.#headSequence++);
     this.#pump();
@@ -546,6 +554,7 @@ export class Publisher {
 
   #timeout(reason: string): void {
     this.counters.ackTimeouts++;
+    this.#note("its broker does not confirm what it is sent");
     this.#recoverLater(reason);
   }
 

@@ -9,7 +9,7 @@ import {
   type Subscription,
 } from "nats";
 import { inboxPrefix, streamName } from "./format/subjects.js";
-import { NANOS_PER_MS } from "./own-stream.js";
+import { NANOS_PER_MS } from "./stream-config.js";
 
 /** Why a consumer must be replaced. */
 export type ConsumerFailure = "missedHeartbeats" | "deliveryGaps" | "sequenceHoles" | "refusals";

@@ -2,9 +2,11 @@ import type { Logger } from "pino";
 import { API_TIMEOUT_MS, type BrokerConnection, jetStreamOf } from "./connection.js";
 import { isAfter, type Position } from "./format/envelope.js";
 import { createEnvelopeReader, MarkCodec } from "./format/mark.js";
-import { ensureStream, type Retention, readLastOf, readTip, type StoredMessage } from "./own-stream.js";
-import { Publisher, type PublisherCounters } from "./publisher.js";
+import { emptyStream, ensureStream, readLastOf, readLastSound, readTip, type StoredMessage } from "./own-stream.js";
+import { Publisher } from "./publisher.js";
+import type { PublisherCounters } from "./publisher-options.js";
 import type { StreamMessage } from "./reader.js";
+import type { Retention } from "./stream-config.js";
 
 /** What a replica needs. */
 export interface ReplicaOptions {
@@ -31,6 +33,33 @@ interface BegunSnapshot {
 function begunBy(last: StoredMessage): BegunSnapshot | null {
   const mark = new MarkCodec().decode(last.payload)?.mark;
   return mark?.type === "snapshot-begin" ? { id: mark.id, sequence: last.sequence } : null;
+}
+
+/** What a copy holds, as far as it can be read. */
+export interface CopyTail {
+  /** Epoch of its last message; 0 when it is empty. */
+  readonly epoch: number;
+  /** Where its last complete snapshot begins, and its last message stands, in the copy. */
+  readonly snapshotSequence: number;
+  readonly lastSequence: number;
+  /** Messages behind the last one cannot be read. */
+  readonly damaged: boolean;
+}
+
+/** Looks at a copy and changes nothing. Rejects when the own broker is away. */
+export async function inspectCopy(connection: BrokerConnection, node: string): Promise<CopyTail> {
+  const client = await connection.ready(API_TIMEOUT_MS);
+  const jsm = await client.jetstreamManager({ checkAPI: false, timeout: API_TIMEOUT_MS });
+  const tip = await readTip(jsm, node);
+  const damaged = tip?.damaged === true;
+  const last = damaged ? await readLastSound(jsm, node) : (tip?.last ?? null);
+  const envelope = last === null ? null : createEnvelopeReader()(last.payload);
+  return {
+    epoch: envelope?.epoch ?? 0,
+    snapshotSequence: last?.snapshot ?? 0,
+    lastSequence: last?.sequence ?? 0,
+    damaged,
+  };
 }
 
 /**
@@ -83,7 +112,15 @@ export class Replica {
     const client = await connection.ready(API_TIMEOUT_MS);
     const jsm = await jetStreamOf(client);
     await ensureStream(jsm, node, retention);
-    const tip = await readTip(jsm, node);
+    let tip = await readTip(jsm, node);
+    if (tip?.damaged) {
+      log.error(
+        { copyOf: node, lastSequence: tip.lastSequence },
+        "the copy of the peer's stream is damaged, it is made anew",
+      );
+      await emptyStream(jsm, node);
+      tip = await readTip(jsm, node);
+    }
     const mark = await readLastOf(jsm, node, "mark");
     const envelope = tip?.last === null || tip === null ? null : createEnvelopeReader()(tip.last.payload);
     let replica: Replica | null = null;
@@ -95,6 +132,9 @@ export class Replica {
       readNumber: (message) => ({ epoch: EPOCH, number: message.sequence }),
       log,
       onLost: () => {
+        if (replica !== null) replica.#lose();
+      },
+      onDamaged: () => {
         if (replica !== null) replica.#lose();
       },
       onStateChange: (state) => {
@@ -120,6 +160,11 @@ export class Replica {
   /** Sequence of the copy's last message in the peer's stream; 0 when the copy is empty. */
   get originSequence(): number {
     return this.#originSequence;
+  }
+
+  /** True when it held messages and has none now: it was damaged, or all of it was removed. */
+  get emptied(): boolean {
+    return this.#originSequence === 0 && this.#number > 0;
   }
 
   /** Where in the copy its last complete snapshot begins; 0 when there is none. */

@@ -218,7 +218,7 @@ export class FirewallNode {
       if (journal.snapshotDue) void journal.writeSnapshot(signal);
     });
     const unlisten = ownStream.listen({
-      lost: () => void journal.lost("messages dropped while the broker was away", signal),
+      lost: (reason) => void journal.lost(reason, signal),
       snapshotAsked: () => void journal.writeSnapshot(signal),
     });
     this.#down.push(unlisten);

@@ -8,7 +8,7 @@ import { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
 import { HybridClock, systemClock } from "../../src/flow/clock.js";
 import { StreamReader } from "../../src/stream/reader.js";
-import { Replica } from "../../src/stream/replica.js";
+import { inspectCopy, Replica } from "../../src/stream/replica.js";
 import { Journal } from "../../src/sync/out/journal.js";
 import { Peers } from "../../src/sync/peers.js";
 import { startNatsServer, type TestNatsServer } from "../support/nats-server.js";
@@ -43,6 +43,7 @@ export async function benchReplay(flows: number, runs: number): Promise<void> {
       ...{ node, address: "", discovered: false },
       stream: new StreamReader({ connection: originConnection, node, log }),
       copy: {
+        inspect: () => inspectCopy(connection, node),
         open: (onLost) => Replica.open({ node, connection, retention, log, onLost }),
         stream: new StreamReader({ connection, node, log }),
       },

@@ -4,7 +4,8 @@ import { setImmediate as turn } from "node:timers/promises";
 import { ConntrailError } from "../../src/errors.js";
 import { type BrokerConnection, connectBroker } from "../../src/stream/connection.js";
 import { readLastOf } from "../../src/stream/own-stream.js";
-import { Publisher, type PublisherOptions } from "../../src/stream/publisher.js";
+import { Publisher } from "../../src/stream/publisher.js";
+import type { PublisherOptions } from "../../src/stream/publisher-options.js";
 import {
   natsServerMissing,
   silentLogger,

@@ -4,7 +4,7 @@ import { describe, it } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import { type BrokerConnection, connectBroker } from "../../src/stream/connection.js";
 import { createEnvelopeReader, type Mark } from "../../src/stream/format/mark.js";
-import { PUBLISHER_LIMITS } from "../../src/stream/publisher.js";
+import { PUBLISHER_LIMITS } from "../../src/stream/publisher-options.js";
 import type { StreamMessage } from "../../src/stream/reader.js";
 import { StreamReader } from "../../src/stream/reader.js";
 import { Replica } from "../../src/stream/replica.js";

@@ -2,7 +2,7 @@ import { stampMs } from "../../src/flow/clock.js";
 import { RECORD_WORDS, W_CREATED, W_STATUS } from "../../src/flow/record.js";
 import type { HistoryStreams } from "../../src/history/scan/streams.js";
 import { BatchEncoder } from "../../src/stream/format/batch.js";
-import { type Mark, MarkCodec } from "../../src/stream/format/mark.js";
+import { createEnvelopeReader, type Mark, MarkCodec } from "../../src/stream/format/mark.js";
 import type { MessageKind } from "../../src/stream/format/subjects.js";
 import type { StoredMessage } from "../../src/stream/own-stream.js";
 import type { ReaderItem, StreamMessage } from "../../src/stream/reader.js";
@@ -14,6 +14,7 @@ export class StoredStream implements StreamLookup {
   readonly messages: StreamMessage[];
   /** The first message that is kept. */
   first = 1;
+  readonly #envelopeOf = createEnvelopeReader();
 
   constructor(messages: StreamMessage[] = []) {
     this.messages = messages;
@@ -22,7 +23,8 @@ export class StoredStream implements StreamLookup {
   append(kind: MessageKind, payload: Uint8Array): number {
     const sequence = this.messages.length + 1;
     const copy = Uint8Array.from(payload);
-    this.messages.push({ type: "message", kind, sequence, timeMs: 0, payload: copy, pending: 0 });
+    const timeMs = this.#envelopeOf(copy)?.wallMs ?? 0;
+    this.messages.push({ type: "message", kind, sequence, timeMs, payload: copy, pending: 0 });
     return sequence;
   }
 

@@ -1,3 +1,4 @@
+import { createEnvelopeReader } from "../../src/stream/format/mark.js";
 import type { MessageKind } from "../../src/stream/format/subjects.js";
 import type { ReaderItem, StreamMessage } from "../../src/stream/reader.js";
 import type { JournalSink } from "../../src/sync/ports/own-stream.js";
@@ -8,6 +9,7 @@ import type { PeerStream } from "../../src/sync/ports/peer-stream.js";
  * by a test; a message's sequence is its place in the list plus one.
  */
 export class MemoryStream implements JournalSink, PeerStream {
+  readonly #envelopeOf = createEnvelopeReader();
   readonly messages: StreamMessage[] = [];
   readonly backlog = { bytes: 0 };
   /** While true, `publishAcked` answers null, as a broker that drops. */
@@ -52,7 +54,7 @@ export class MemoryStream implements JournalSink, PeerStream {
       type: "message",
       kind,
       sequence: this.messages.length + 1,
-      timeMs: 0,
+      timeMs: this.#envelopeOf(payload)?.wallMs ?? 0,
       payload: Uint8Array.from(payload),
       pending: 0,
     });

@@ -12,7 +12,8 @@ const NO_ADDRESSES: ReadonlySet<string> = new Set();
 /** A first start, in epoch 1. */
 export function firstStart(clock: Clock, internal = new InternalCache(10_000)): OwnPast {
   const hybridClock = new HybridClock(clock);
-  return { internal, hybridClock, continues: null, lastEpoch: 0, lastRole: "unknown", lastMarkMs: null, epoch: 1 };
+  const none = { continues: null, lastEpoch: 0, lastRole: "unknown", lastMarkMs: null, damaged: false } as const;
+  return { internal, hybridClock, ...none, epoch: 1 };
 }
 
 /** A stream that nobody asks anything of. */

@@ -293,11 +293,23 @@ describe("batch codec, rare attributes", () => {
     assert.deepEqual(decoded(encoder.encode(ENVELOPE, null)).rare, expected);
   });
 
-  it("carries texts as long as a netlink attribute can be: what a writer writes, a reader takes", () => {
-    const rare = { helper: "h".repeat(16), secctx: `u:r:t:s0:${"c1,".repeat(1300)}` };
+  it("carries texts up to the kernel's limits: what a writer writes, a reader takes", () => {
+    const rare = { helper: "h".repeat(15), secctx: `u:r:t:s0:${"c".repeat(247)}` };
     const encoder = new BatchEncoder();
     encoder.addNew(1, tcpRecord(1), 0, rare, null);
     assert.deepEqual(decoded(encoder.encode(ENVELOPE, null)).rare[0]!.get(0), rare);
+  });
+
+  it("leaves a longer security context out, which no kernel takes on create", () => {
+    const encoder = new BatchEncoder();
+    encoder.addNew(1, tcpRecord(1), 0, { helper: "ftp", secctx: `u:r:t:s0:${"c1,".repeat(1300)}` }, null);
+    assert.deepEqual(decoded(encoder.encode(ENVELOPE, null)).rare[0]!.get(0), { helper: "ftp" });
+  });
+
+  it("refuses a helper that no kernel can have", () => {
+    const encoder = new BatchEncoder();
+    encoder.addNew(1, tcpRecord(1), 0, { helper: "h".repeat(16) }, null);
+    assert.equal(new BatchDecoder().decode(encoder.encode(ENVELOPE, null)), null);
   });
 
   it("does not hand out views of the payload", () => {

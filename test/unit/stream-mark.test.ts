@@ -44,14 +44,20 @@ describe("MarkCodec", () => {
     });
   }
 
+  it("gives a mark of a kind that a later version writes its place, and nothing else", () => {
+    const later = { type: "weather", rain: [1, 2] } as unknown as Mark;
+    const decoded = codec.decode(codec.encode(ENVELOPE, later, 7));
+    assert.deepEqual(decoded, { envelope: ENVELOPE, mark: { type: "unknown" }, snapshotSequence: 7, role: "unknown" });
+  });
+
   const commit = { committed: 1, updated: 2, failed: 3, stale: 4, durationMs: 5 };
   const malformed: Plain[] = [
     null,
     [],
     "stop",
     {},
-    { type: "unknown" },
     { type: 5 },
+    { type: "x".repeat(65) },
     { type: "epoch", reason: "x" },
     { type: "epoch", reason: "x", previousEpoch: 1 },
     { type: "epoch", reason: "x", previousNumber: 1 },

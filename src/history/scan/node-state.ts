@@ -209,6 +209,7 @@ export class NodeState {
       case "epoch":
       case "role":
       case "stop":
+      case "unknown":
         return false;
     }
   }

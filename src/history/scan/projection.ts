@@ -294,14 +294,12 @@ export class Projection {
     new6: NewSection | null,
     stamp: number,
   ): void {
-    const end = Math.min(to, node.slots.length);
     new4?.take("f");
     new6?.take("f");
     const isStated = hasFlowId(new4, new6);
-    for (let flowId = from; flowId < end; flowId++) {
-      const slot = node.slots.get(flowId);
-      if (slot >= 0 && !isStated(flowId)) this.#lifecycle.lose(slot, stamp);
-    }
+    node.slots.visitRange(from, to, (flowId, slot) => {
+      if (!isStated(flowId)) this.#lifecycle.lose(slot, stamp);
+    });
   }
 }
 

@@ -2,7 +2,7 @@
 import { ConntrailError } from "../../errors.js";
 import { stampMs } from "../../flow/clock.js";
 import { createMessageOpener } from "../../stream/format/batch-view.js";
-import { aheadMs, type OpenedMessage } from "../../stream/format/envelope.js";
+import { aheadMs, implausible, type OpenedMessage } from "../../stream/format/envelope.js";
 import type { ReaderItem, StreamMessage } from "../../stream/reader.js";
 import type { NodeState } from "./node-state.js";
 
@@ -41,6 +41,7 @@ export class StreamSource {
   readonly #live: boolean;
   readonly #untilMs: number;
   readonly #onDamaged: () => void;
+  readonly #nowMs: number;
   readonly #onBeyond: ((message: OpenedMessage) => void) | undefined;
   readonly #open = createMessageOpener();
   readonly #stop = new AbortController();
@@ -65,6 +66,8 @@ export class StreamSource {
     onDamaged: () => void;
     /** Called with the first message that was written after `untilMs`. */
     onBeyond?: (message: OpenedMessage) => void;
+    /** The time of reading; a message is judged by that, or by when it was stored, where that is later. */
+    nowMs?: number;
   }) {
     this.node = options.node;
     this.#read = options.read;
@@ -72,6 +75,7 @@ export class StreamSource {
     this.#untilMs = options.untilMs;
     this.#onDamaged = options.onDamaged;
     this.#onBeyond = options.onBeyond;
+    this.#nowMs = options.nowMs ?? Date.now();
     this.#batches = this.#messages();
     this.ended = options.segments.length === 0;
     this.#live = options.segments.at(-1)?.until === Number.POSITIVE_INFINITY;
@@ -90,7 +94,7 @@ export class StreamSource {
       const message = this.#queue[this.#at];
       if (message === undefined) break;
       this.#at++;
-      this.head = this.#open(message.payload);
+      this.head = this.#openSound(message);
       this.headTimeMs = message.timeMs;
       this.jump = this.#jumps;
       if (this.head === null) this.#onDamaged();
@@ -101,6 +105,14 @@ export class StreamSource {
       }
     }
     this.idle = this.#live && this.head === null && (this.#queue.at(-1)?.pending ?? 0) === 0;
+  }
+
+  /** Null for a damaged message, and for one that its node cannot have written: a stamp in the future would hold up the merge. */
+  #openSound(message: StreamMessage): OpenedMessage | null {
+    const opened = this.#open(message.payload);
+    if (opened === null) return null;
+    const nowMs = Math.max(this.#nowMs, message.timeMs);
+    return implausible(opened.envelope, this.node.name, nowMs) === null ? opened : null;
   }
 
   /** Fetches more messages if there is no head. Calls `wake` when there is a head, an end or a failure. */

@@ -6,7 +6,7 @@ import { ConntrailError, errorText } from "../../errors.js";
 import { Backoff } from "../../os/backoff.js";
 import { pause } from "../../os/pause.js";
 import { type BrokerConnection, connectBroker } from "../connection.js";
-import { NANOS_PER_MS } from "../own-stream.js";
+import { NANOS_PER_MS } from "../stream-config.js";
 import { type BrokerConfigOptions, brokerClientAddress } from "./broker-config.js";
 import {
   checkListen,
@@ -128,6 +128,13 @@ export class EmbeddedBroker {
     this.#supervisor = this.#supervise(startedMs).catch((error: unknown) => {
       this.#log.error({ err: error }, "the broker's supervisor ended");
     });
+  }
+
+  /** Ends a server that does not do its work though it could, for `reason`; the supervisor starts it again. */
+  restart(reason: string): void {
+    if (this.#state !== "running") return;
+    this.#log.error({ reason, said: this.#said }, "the broker is started again");
+    this.#child?.kill("SIGKILL");
   }
 
   /**

@@ -58,6 +58,23 @@ export function aheadMs({ stamp, wallMs }: Envelope): number {
   return ahead > AHEAD_MS_MIN ? ahead : 0;
 }
 
+/**
+ * Clocks are never further apart than this. A message that says so was written by a broken clock, or by somebody else; to
+ * take its stamp over would make this node's own stamps ones that all others refuse.
+ */
+export const CLOCK_OFFSET_MS_MAX = 24 * 3_600_000;
+
+/**
+ * Why a message cannot be one that `node` has written, in words; null when it can. `nowMs` is the later one of this node's
+ * clock and the broker's when it stored the message: a node whose own clock was lost still believes its peers.
+ */
+export function implausible({ node, epoch, stamp }: Envelope, expected: string, nowMs: number): string | null {
+  if (node !== expected) return "a message names another node";
+  const latestMs = nowMs + CLOCK_OFFSET_MS_MAX;
+  if (epoch > latestMs) return "an epoch lies in the future";
+  return stampMs(stamp) > latestMs ? "a stamp lies in the future" : null;
+}
+
 /** Packs plain maps that any msgpack reader understands: no records, no extensions. */
 export function createPackr(): Packr {
   return new Packr({ useRecords: false, mapsAsObjects: true, moreTypes: false, int64AsType: "number" });
@@ -86,6 +103,17 @@ export function unpackMessage(packr: Packr, payload: Uint8Array): Record<string,
   if (typeof value !== "object" || value === null || Array.isArray(value)) return null;
   const map = value as Record<string, unknown>;
   return map.v === FORMAT_VERSION ? map : null;
+}
+
+/** The format version of a payload that is not of this one; null when it is no message of any version. Never throws. */
+export function foreignVersion(packr: Packr, payload: Uint8Array): number | null {
+  try {
+    const value = packr.unpack(payload) as Record<string, unknown> | null;
+    const version = typeof value === "object" && value !== null ? value.v : undefined;
+    return typeof version === "number" && Number.isSafeInteger(version) && version !== FORMAT_VERSION ? version : null;
+  } catch {
+    return null;
+  }
 }
 
 /** The envelope of an unpacked map; null when a field is missing or of the wrong type. */

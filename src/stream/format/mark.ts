@@ -38,8 +38,11 @@ const rolesSchema = z.enum(["primary", "backup", "fault"]);
 /** The role that keepalived gave the node; `unknown` before it gave one. */
 export type Role = z.infer<typeof rolesSchema> | "unknown";
 
-/** The content of a mark; FORMAT.md has the table. */
-export type Mark = z.infer<typeof markSchema>;
+/** A mark of a kind that a later version writes: it has its place in the order, and says nothing here. */
+const unknownSchema = z.object({ type: z.string().max(64) }).transform(() => ({ type: "unknown" as const }));
+
+/** What a mark says; FORMAT.md has the table. */
+export type Mark = z.infer<typeof markSchema> | { readonly type: "unknown" };
 
 /** The mark of an epoch. */
 export type EpochMark = Extract<Mark, { type: "epoch" }>;
@@ -68,6 +71,12 @@ export interface DecodedMark {
   readonly role: Role;
 }
 
+const KNOWN_TYPES: readonly string[] = markSchema.options.map(({ shape }) => shape.type.value);
+
+function isKnownType(mark: unknown): boolean {
+  return typeof mark === "object" && mark !== null && KNOWN_TYPES.includes(String((mark as { type?: unknown }).type));
+}
+
 /** Packs and unpacks marks. */
 export class MarkCodec {
   readonly #packr: Packr = createPackr();
@@ -82,7 +91,8 @@ export class MarkCodec {
     const map = unpackMessage(this.#packr, payload);
     if (map === null || map.k !== "mark") return null;
     const envelope = envelopeOf(map);
-    const mark = markSchema.safeParse(map.m);
+    const known = markSchema.safeParse(map.m);
+    const mark = known.success || isKnownType(map.m) ? known : unknownSchema.safeParse(map.m);
     const sequence = count.safeParse(map.s);
     if (envelope === null || !mark.success || !sequence.success) return null;
     const role = rolesSchema.safeParse(map.r);

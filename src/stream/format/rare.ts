@@ -4,16 +4,18 @@ import { type RareAttributes, RECORD_WORDS, type SequenceAdjustment } from "../.
 /** [section, row, attributes]. */
 export type RareRow = [section: 0 | 1 | 2, row: number, attributes: Record<string, unknown>];
 
-/** No netlink attribute is longer, so a reader accepts whatever a writer's kernel reported. */
-const NAME_CHARS_MAX = 65_535;
+/** The kernel's own limits: NF_CT_HELPER_NAME_LEN with its zero byte, NF_CT_LABELS_MAX_SIZE. */
+const HELPER_CHARS_MAX = 15;
 const LABEL_BYTES_MAX = 16;
+/** The kernel has no limit but a netlink attribute's; contexts in use are shorter. A longer one is left out on both sides. */
+const SECCTX_CHARS_MAX = 256;
 
 /** The map of the attributes that are set. */
 export function packRare(rare: RareAttributes): Record<string, unknown> {
   const map: Record<string, unknown> = {};
   if (rare.helper !== undefined) map.helper = rare.helper;
   if (rare.labels !== undefined) map.labels = rare.labels;
-  if (rare.secctx !== undefined) map.secctx = rare.secctx;
+  if (rare.secctx !== undefined && isName(rare.secctx, SECCTX_CHARS_MAX)) map.secctx = rare.secctx;
   if (rare.seqadjOrig !== undefined) map.so = packAdjustment(rare.seqadjOrig);
   if (rare.seqadjReply !== undefined) map.sr = packAdjustment(rare.seqadjReply);
   if (rare.synproxy !== undefined) map.sp = [rare.synproxy.isn, rare.synproxy.its, rare.synproxy.tsoff];
@@ -27,12 +29,12 @@ export function unpackRare(value: unknown): RareAttributes | null {
   const map = value as Record<string, unknown>;
   const rare: RareAttributes = {};
   if (map.helper !== undefined) {
-    if (!isName(map.helper)) return null;
+    if (!isName(map.helper, HELPER_CHARS_MAX)) return null;
     rare.helper = map.helper;
   }
   if (map.secctx !== undefined) {
-    if (!isName(map.secctx)) return null;
-    rare.secctx = map.secctx;
+    if (typeof map.secctx !== "string") return null;
+    if (isName(map.secctx, SECCTX_CHARS_MAX)) rare.secctx = map.secctx;
   }
   if (map.labels !== undefined) {
     if (!(map.labels instanceof Uint8Array) || map.labels.length > LABEL_BYTES_MAX) return null;
@@ -60,8 +62,8 @@ function unpackAdjustment([correctionPos = 0, offsetBefore = 0, offsetAfter = 0]
   return { correctionPos, offsetBefore, offsetAfter };
 }
 
-function isName(value: unknown): value is string {
-  return typeof value === "string" && value.length <= NAME_CHARS_MAX;
+function isName(value: unknown, charsMax: number): value is string {
+  return typeof value === "string" && value.length <= charsMax;
 }
 
 function isWord(value: unknown): value is number {

@@ -8,7 +8,14 @@ import { FLOW_ID_MAX } from "../../flow/slot-map.js";
 import { isNewerClaim } from "../../ownership/claim.js";
 import { BatchDecoder, readNewRow, readUpdateRow } from "../../stream/format/batch.js";
 import { type DestroySection, hasFlowId, type NewSection } from "../../stream/format/columns.js";
-import { type Envelope, isAfter, type Position } from "../../stream/format/envelope.js";
+import {
+  createPackr,
+  type Envelope,
+  foreignVersion,
+  implausible,
+  isAfter,
+  type Position,
+} from "../../stream/format/envelope.js";
 import type { StreamExpectation } from "../../stream/format/expectation.js";
 import { type DecodedMark, epochBegin, type Mark, MarkCodec, tableGoesOn } from "../../stream/format/mark.js";
 import type { MessageKind } from "../../stream/format/subjects.js";
@@ -17,6 +24,8 @@ import type { MessageKind } from "../../stream/format/subjects.js";
 export interface StreamPayload {
   readonly kind: MessageKind;
   readonly payload: Uint8Array;
+  /** When the broker stored it, milliseconds since the Unix epoch; left out where that is not known. */
+  readonly timeMs?: number;
 }
 
 /** What an applier counts. */
@@ -30,6 +39,21 @@ export interface ApplierCounters {
   epochs: number;
   snapshots: number;
   gapMarks: number;
+  /** Messages that cannot be this node's: another name, an epoch or a stamp in the future. */
+  refused: number;
+  /** Rows that cannot be: claims newer than their message, flow ids beyond all tables. */
+  rowsRefused: number;
+  /** Rows for which the external cache had no room. */
+  rowsWithoutRoom: number;
+}
+
+/** What of a stream was not taken since its last complete snapshot. */
+export interface Refusals {
+  /** Messages and rows that were malformed or refused, and why the last one was. */
+  readonly refused: number;
+  readonly reason: string;
+  /** Rows for which there was no room. */
+  readonly noRoom: number;
 }
 
 /** What an applier does with flows that this node's own kernel has too. */
@@ -56,6 +80,9 @@ export class Applier {
     epochs: 0,
     snapshots: 0,
     gapMarks: 0,
+    refused: 0,
+    rowsRefused: 0,
+    rowsWithoutRoom: 0,
   };
   readonly #external: ExternalCache;
   readonly #local: LocalFlows | null;
@@ -64,6 +91,7 @@ export class Applier {
   readonly #origin: number;
   readonly #decoder = new BatchDecoder();
   readonly #marks = new MarkCodec();
+  readonly #packr = createPackr();
   readonly #records = Array.from({ length: ROWS_AHEAD }, () => new Uint32Array(RECORD_WORDS));
   readonly #hashes = new Int32Array(ROWS_AHEAD);
   #epoch = 0;
@@ -76,6 +104,14 @@ export class Applier {
   #snapshotId = 0;
   #wallMs = 0;
   #lastSnapshotSequence = 0;
+  /** All that was not taken, and as much of that as there was when the last complete snapshot began, or the one that is read. */
+  #refused = 0;
+  #refusedBefore = 0;
+  #refusedAtBegin = 0;
+  #noRoom = 0;
+  #noRoomBefore = 0;
+  #noRoomAtBegin = 0;
+  #refusal = "";
 
   constructor(options: {
     node: string;
@@ -127,6 +163,12 @@ export class Applier {
     return this.#external.flowsOf(this.#origin);
   }
 
+  /** What was not taken since the last complete snapshot. */
+  get refusals(): Refusals {
+    const refused = this.#refused - this.#refusedBefore;
+    return { refused, reason: refused === 0 ? "" : this.#refusal, noRoom: this.#noRoom - this.#noRoomBefore };
+  }
+
   /** The next message may come from anywhere, also from before the last one: everything is applied anew. */
   restart(): void {
     if (this.#epoch !== 0) this.#external.forgetFlowIds(this.#origin);
@@ -141,10 +183,29 @@ export class Applier {
    * was malformed.
    */
   apply(message: StreamPayload, localMs: number): boolean {
-    const sound = message.kind === "mark" ? this.#mark(message.payload) : this.#batch(message.payload, localMs);
-    if (!sound) this.counters.malformed++;
+    const nowMs = Math.max(this.#hybridClock.wallMs(), message.timeMs ?? 0);
+    const sound = message.kind === "mark" ? this.#mark(message.payload, nowMs) : this.#batch(message, localMs, nowMs);
+    if (!sound) this.#malformed(message.payload);
     this.#local?.internal.peerApplied();
     return sound;
+  }
+
+  #malformed(payload: Uint8Array): void {
+    this.counters.malformed++;
+    const version = foreignVersion(this.#packr, payload);
+    this.#refuse(version === null ? "a message is malformed" : `a message is of format ${version}`);
+  }
+
+  /** The first of each kind is logged. */
+  #refuse(reason: string): void {
+    this.#refused++;
+    if (reason !== this.#refusal) this.#log.warn({ peer: this.node, reason }, "a message of the peer was refused");
+    this.#refusal = reason;
+  }
+
+  #refuseRow(reason: string): void {
+    this.counters.rowsRefused++;
+    this.#refuse(reason);
   }
 
   /** What comes from here on no daemon of this node has read before. */
@@ -158,9 +219,15 @@ export class Applier {
   }
 
   /** Keeps track of (epoch, number). False when the message is not to be applied: it is old, or another node's. */
-  #accept(envelope: Envelope, mark: Mark | null): boolean {
+  #accept(envelope: Envelope, mark: Mark | null, nowMs: number): boolean {
     const { epoch, number } = envelope;
-    if (envelope.node !== this.node || epoch < this.#epoch || (epoch === this.#epoch && number <= this.#number)) {
+    const reason = implausible(envelope, this.node, nowMs);
+    if (reason !== null) {
+      this.counters.refused++;
+      this.#refuse(reason);
+      return false;
+    }
+    if (epoch < this.#epoch || (epoch === this.#epoch && number <= this.#number)) {
       this.counters.outdated++;
       return false;
     }
@@ -193,10 +260,10 @@ export class Applier {
     this.#log.warn({ peer: this.node, after: this.#number, next: envelope.number }, "messages of the peer are missing");
   }
 
-  #mark(payload: Uint8Array): boolean {
+  #mark(payload: Uint8Array, nowMs: number): boolean {
     const decoded = this.#marks.decode(payload);
     if (decoded === null) return false;
-    if (this.#accept(decoded.envelope, decoded.mark)) this.#applyMark(decoded);
+    if (this.#accept(decoded.envelope, decoded.mark, nowMs)) this.#applyMark(decoded);
     return true;
   }
 
@@ -206,6 +273,8 @@ export class Applier {
     switch (mark.type) {
       case "snapshot-begin":
         this.#snapshotId = mark.id;
+        this.#refusedAtBegin = this.#refused;
+        this.#noRoomAtBegin = this.#noRoom;
         this.#external.expectations.beginSnapshot(this.node);
         break;
       case "snapshot-end":
@@ -214,6 +283,8 @@ export class Applier {
         this.counters.snapshots++;
         this.#external.sweepOrphans(this.#origin);
         this.#external.expectations.endSnapshot(this.node);
+        this.#refusedBefore = this.#refusedAtBegin;
+        this.#noRoomBefore = this.#noRoomAtBegin;
         if (!this.#exact) this.#log.info({ peer: this.node, flows: this.flows }, "in sync with the peer");
         this.#exact = true;
         break;
@@ -225,22 +296,23 @@ export class Applier {
       case "role":
       case "commit":
       case "stop":
+      case "unknown":
         if (this.#fresh) this.#log.info({ peer: this.node, mark }, "peer");
         break;
     }
   }
 
-  #batch(payload: Uint8Array, localMs: number): boolean {
+  #batch({ payload }: StreamPayload, localMs: number, nowMs: number): boolean {
     const envelope = this.#decoder.decode(payload);
     if (envelope === null) return false;
-    if (!this.#accept(envelope, null)) return true;
+    if (!this.#accept(envelope, null, nowMs)) return true;
     const { new4, new6, updates, destroys, range } = this.#decoder;
     const localSeconds = Math.floor(localMs / 1000);
     this.#applyNew(new4, 0, envelope, localSeconds);
     this.#applyNew(new6, 1, envelope, localSeconds);
     this.#applyUpdates(envelope, localSeconds);
     this.#applyDestroys(destroys);
-    this.#applyMoved();
+    this.#applyMoved(envelope);
     for (const stated of this.#decoder.expectations) this.#applyExpectation(stated, envelope, localSeconds);
     this.#external.heard(this.#origin, envelope.stamp);
     if (range !== null) this.#external.sweepRange(this.#origin, range.from, range.to, hasFlowId(new4, new6));
@@ -264,18 +336,29 @@ export class Applier {
         table.readAhead(this.#hashes, end - row);
       }
       const flowId = section.flowId[row]!;
-      if (flowId > FLOW_ID_MAX) continue;
+      if (flowId > FLOW_ID_MAX) {
+        this.#refuseRow("a flow id lies beyond all tables");
+        continue;
+      }
       const words = this.#records[row % ROWS_AHEAD]!;
       words[W_UPDATED] = localSeconds;
       // The age counts, not the time: the peer's clock is not ours.
       words[W_CREATED] = words[W_CREATED] === 0 ? localSeconds : localSeconds - (wallSeconds - words[W_CREATED]!);
       const stamp = section.stamp[row] === 0 ? envelope.stamp : section.stamp[row]!;
+      const birth = section.birth[row] === 0 ? stamp : section.birth[row]!;
+      if (!isStampOf(stamp, envelope) || !isStampOf(birth, envelope)) {
+        this.#external.disclaim(this.#origin, flowId);
+        this.#refuseRow("a claim is newer than its message");
+        continue;
+      }
       if (this.#local !== null && this.#localIsNewer(this.#local, words, stamp)) {
         this.#external.disclaim(this.#origin, flowId);
         continue;
       }
-      const birth = section.birth[row] === 0 ? stamp : section.birth[row]!;
-      this.#external.upsert(this.#origin, flowId, words, rare.get(row) ?? null, stamp, birth);
+      const outcome = this.#external.upsert(this.#origin, flowId, words, rare.get(row) ?? null, stamp, birth);
+      if (outcome !== "full") continue;
+      this.#noRoom++;
+      this.counters.rowsWithoutRoom++;
     }
   }
 
@@ -312,11 +395,15 @@ export class Applier {
     }
   }
 
-  #applyMoved(): void {
+  #applyMoved(envelope: Envelope): void {
     const { moved, movedTo } = this.#decoder;
     for (let row = 0; row < moved.rows; row++) {
       // The decoder has seen that each has a name.
       const owner = movedTo[moved.owner[row]!] ?? "";
+      if (!isStampOf(moved.stamp[row]!, envelope)) {
+        this.#refuseRow("a claim is newer than its message");
+        continue;
+      }
       const elsewhere = owner === this.#local?.node ? null : owner;
       this.#external.moved(this.#origin, moved.flowId[row]!, elsewhere, moved.stamp[row]!);
     }
@@ -331,6 +418,10 @@ export class Applier {
       return;
     }
     const stamp = stated.stamp === 0 ? envelope.stamp : stated.stamp;
+    if (!isStampOf(stamp, envelope)) {
+      this.#refuseRow("a claim is newer than its message");
+      return;
+    }
     if (this.#local !== null && this.#localExpectationIsNewer(this.#local, expectation, stamp)) return;
     const age = Math.max(0, Math.floor(envelope.wallMs / 1000) - createdSeconds);
     const row = { expectation, createdSeconds: localSeconds - age, updatedSeconds: localSeconds };
@@ -370,4 +461,9 @@ export class Applier {
     }
     this.#external.destroy(this.#origin, flowId);
   }
+}
+
+/** True for a stamp that the writer of a message can have known: a whole number, not after the message's own. */
+function isStampOf(stamp: number, envelope: Envelope): boolean {
+  return stamp >= 0 && stamp <= envelope.stamp && Number.isInteger(stamp);
 }

@@ -141,8 +141,10 @@ export class Follower {
         this.#at = await replayShared(this.#stream, this.#applier, this.#log, signal);
         return;
       }
-      this.#replica = await this.#openCopy(this.#copy);
-      await replayCopy(this.#copy.stream, this.#replica, this.#applier, this.#log, signal);
+      const tail = await this.#copy.inspect();
+      if (tail.damaged)
+        this.#log.error({ peer: this.node, tail }, "the copy of the peer's stream is damaged: reading what there is");
+      await replayCopy(this.#copy.stream, tail, this.#applier, this.#log, signal);
     } catch (error) {
       this.#log.warn({ peer: this.node, error: errorText(error) }, "the copy of the peer's stream cannot be read");
     }
@@ -230,12 +232,14 @@ export class Follower {
   }
 
   async #startSequence(signal: AbortSignal): Promise<number> {
-    if (this.#copy !== null && this.#replica === null) {
-      this.#replica = await this.#openCopy(this.#copy).catch(() => null);
-    }
     this.#started = false;
     const last = await this.#stream.readLast("mark", signal);
     const lastEvent = await this.#stream.readLast("ev", signal);
+    // Not before the peer answers: a damaged copy is made anew here, and until then it may be all that there is of the peer.
+    if (this.#copy !== null && this.#replica === null && !signal.aborted) {
+      this.#replica = await this.#openCopy(this.#copy).catch(() => null);
+      if (this.#replica?.emptied) this.#fromFirst = true;
+    }
     this.#newestMs = Math.max(last?.timeMs ?? 0, lastEvent?.timeMs ?? 0);
     const copied = this.#copy === null ? this.#at : (this.#replica?.originSequence ?? 0);
     const fromSnapshot = this.#fromSnapshot || copied === 0;

@@ -4,7 +4,7 @@ import type { InternalCache } from "../../cache/internal.js";
 import type { HybridClock } from "../../flow/clock.js";
 import { W_ID } from "../../flow/record.js";
 import { Turn } from "../../os/turn.js";
-import type { Replica } from "../../stream/replica.js";
+import type { CopyTail } from "../../stream/replica.js";
 import type { Continuation } from "../out/journal.js";
 import type { PeerStream } from "../ports/peer-stream.js";
 import { Applier } from "./applier.js";
@@ -17,15 +17,15 @@ const SHARED_LOOK_MS = 5000;
 /** Applies the copy of a peer's stream from its last complete snapshot to its end. */
 export async function replayCopy(
   stream: PeerStream,
-  replica: Replica,
+  tail: CopyTail,
   applier: Applier,
   log: Logger,
   signal: AbortSignal,
 ): Promise<void> {
   // Also when all of it has been removed by age: nothing would ever come.
-  if (replica.tail.epoch === 0) return;
+  if (tail.epoch === 0) return;
   const startedMs = performance.now();
-  await replay(stream, Math.max(1, replica.snapshotSequence), replica.lastSequence, applier, log, signal);
+  await replay(stream, Math.max(1, tail.snapshotSequence), tail.lastSequence, applier, log, signal);
   const durationMs = Math.round(performance.now() - startedMs);
   log.info({ peer: applier.node, flows: applier.flows, durationMs }, "rebuilt the peer's flows from the own broker");
 }
@@ -47,7 +47,7 @@ export async function replayShared(
   const event = await stream.readLast("ev", looking);
   const end = Math.max(mark.sequence, event?.sequence ?? 0);
   const start = Math.max(1, applier.snapshotSequenceOf(mark.payload));
-  const applied = await replay(stream, start, end, applier, log, signal);
+  const applied = await replay(stream, start, end, applier, log, signal, true);
   const durationMs = Math.round(performance.now() - startedMs);
   log.info({ peer: applier.node, flows: applier.flows, durationMs }, "rebuilt the peer's flows from the shared broker");
   return applied;
@@ -58,6 +58,10 @@ export interface OwnTail {
   /** The last mark; null when there is none. */
   readonly lastMark: Uint8Array | null;
   readonly lastSequence: number;
+  /** When the broker stored the last mark, milliseconds since the Unix epoch; left out where that is not known. */
+  readonly timeMs?: number;
+  /** Only of a stream whose store is damaged: its last message that can be read, null for none. */
+  readonly damage?: { readonly lastSound: Uint8Array | null };
 }
 
 /**
@@ -105,9 +109,9 @@ export async function restoreInternal(
 }
 
 /**
- * Applies a stream from a sequence to `endSequence` at the least, and to its end as it stands when that is reached. In a
- * cluster the server that is read from may be behind: nothing more to come is then not the end. Gives the sequence of
- * the last message applied; 0 when the stream does not hold the start any more.
+ * Applies a stream from a sequence to `endSequence`. `andOn`: to its end as it stands when that is reached; in a
+ * cluster the server that is read from may be behind, and nothing more to come is then not the end. Gives the sequence
+ * of the last message applied; 0 when the stream does not hold the start any more.
  */
 async function replay(
   stream: PeerStream,
@@ -116,6 +120,7 @@ async function replay(
   applier: Applier,
   log: Logger,
   signal: AbortSignal,
+  andOn = false,
 ): Promise<number> {
   const end = new AbortController();
   let toldMs = performance.now();
@@ -129,7 +134,8 @@ async function replay(
       if (item.type !== "message") continue;
       applier.apply(item, item.timeMs);
       applied = item.sequence;
-      if (item.pending === 0 && item.sequence >= endSequence) end.abort();
+      // A damaged stream counts messages behind it that never come.
+      if (item.sequence >= endSequence && (!andOn || item.pending === 0)) end.abort();
       if (performance.now() - toldMs < PROGRESS_MS) continue;
       toldMs = performance.now();
       log.info({ stream: applier.node, flows: applier.flows, messagesLeft: item.pending }, "replaying");

@@ -12,8 +12,8 @@ export interface JournalSink {
 
 /** What this node hears of its own stream. */
 export interface OwnStreamListener {
-  /** Messages did not get into the stream. */
-  lost(): void;
+  /** Messages are not in the stream, for this reason. */
+  lost(reason: string): void;
   /** A reader needs a snapshot. */
   snapshotAsked(): void;
 }

@@ -1,6 +1,6 @@
 import type { MessageKind } from "../../stream/format/subjects.js";
 import type { ReaderItem, StreamMessage } from "../../stream/reader.js";
-import type { Replica } from "../../stream/replica.js";
+import type { CopyTail, Replica } from "../../stream/replica.js";
 
 /** The stream of one peer, as the follower reads it. */
 export interface PeerStream {
@@ -30,7 +30,9 @@ export interface PeerPort {
 
 /** Where a peer's stream is copied to, and read from when this node starts. */
 export interface CopySource {
-  /** Opens the copy; rejects when the own broker is away. `lost`: the copy missed messages, open it anew. */
+  /** What it holds, as far as it can be read; changes nothing. Rejects when the own broker is away. */
+  inspect(): Promise<CopyTail>;
+  /** Opens the copy for writing; rejects when the own broker is away. `lost`: the copy missed messages, open it anew. */
   open(lost: () => void): Promise<Replica>;
   /** The copy as a stream. */
   readonly stream: PeerStream;

@@ -1,0 +1,117 @@
+import { statfs } from "node:fs/promises";
+import type { Logger } from "pino";
+import type { EmbeddedBroker } from "../stream/broker/broker.js";
+import type { Publisher } from "../stream/publisher.js";
+
+/** How often it is looked. */
+const LOOK_MS = 1000;
+/** Trouble that is over sooner is ordinary: a restart of the broker, a reconnect. */
+const PATIENCE_MS = 3000;
+/** A disk with less room than this is full. */
+const ROOM_BYTES_MIN = 4 * 1024 * 1024;
+const ROOM_SHARE_MIN = 0.01;
+/** Refused for so long though the disk has room, a server is started again, and not again for as long. */
+const REFUSED_MS = 5000;
+const RESTART_PAUSE_MS = 30_000;
+const MIB = 1024 * 1024;
+
+/** Room on the file system of the store, in bytes. */
+export interface DiskRoom {
+  readonly free: number;
+  readonly total: number;
+}
+
+/**
+ * Watches whether what this node publishes gets into its store. A full disk is called that. nats-server of later versions goes on
+ * refusing messages after a disk was full and has room again: then it is started again.
+ */
+export class StoreWatch {
+  readonly #path: string;
+  readonly #publisher: Pick<Publisher, "trouble">;
+  readonly #broker: Pick<EmbeddedBroker, "restart"> | null;
+  readonly #log: Logger;
+  readonly #room: () => Promise<DiskRoom | null>;
+  #timer: NodeJS.Timeout | null = null;
+  #last: DiskRoom | null = null;
+  #full = false;
+  #restartedMs = Number.NEGATIVE_INFINITY;
+
+  constructor(options: {
+    /** `broker.store`. */
+    path: string;
+    publisher: Pick<Publisher, "trouble">;
+    /** Null where the broker is not a child of ours. */
+    broker: Pick<EmbeddedBroker, "restart"> | null;
+    log: Logger;
+    /** Null where it cannot be told; by default of the file system that holds `path`. */
+    room?: () => Promise<DiskRoom | null>;
+  }) {
+    this.#path = options.path;
+    this.#publisher = options.publisher;
+    this.#broker = options.broker;
+    this.#log = options.log;
+    this.#room = options.room ?? (() => diskRoom(options.path));
+  }
+
+  /** Looks from now on, and says at once when the file system is too small for `bytesMax`, what the streams may take. */
+  async start(bytesMax: number): Promise<void> {
+    const room = await this.#room();
+    if (this.#broker !== null && room !== null && room.total < bytesMax) {
+      const fields = { store: this.#path, mayTakeMiB: mib(bytesMax), diskMiB: mib(room.total) };
+      this.#log.warn(fields, "the streams may take more than the disk of broker.store holds: lower broker.max_bytes");
+    }
+    this.#timer = setInterval(() => void this.look(), LOOK_MS);
+    this.#timer.unref();
+  }
+
+  stop(): void {
+    if (this.#timer !== null) clearInterval(this.#timer);
+  }
+
+  /** Why what is published does not get into the store, in words; null while it does. */
+  get trouble(): string | null {
+    const trouble = this.#publisher.trouble;
+    if (trouble === null || performance.now() - trouble.sinceMs < PATIENCE_MS) return null;
+    return this.#full && this.#last !== null ? this.#fullText(this.#last) : trouble.text;
+  }
+
+  /** One look. */
+  async look(): Promise<void> {
+    const trouble = this.#publisher.trouble;
+    if (trouble === null && !this.#full) return;
+    const room = await this.#room();
+    this.#last = room;
+    const full = room !== null && isFull(room);
+    if (full !== this.#full && room !== null) {
+      if (full) this.#log.error(this.#fullText(room));
+      else this.#log.info({ store: this.#path, freeMiB: mib(room.free) }, "the disk of broker.store has room again");
+    }
+    this.#full = full;
+    if (trouble === null || full || room === null) return;
+    const nowMs = performance.now();
+    if (nowMs - trouble.sinceMs < REFUSED_MS || nowMs - this.#restartedMs < RESTART_PAUSE_MS) return;
+    this.#restartedMs = nowMs;
+    this.#broker?.restart(`it takes no messages (${trouble.text}), though the disk has room`);
+  }
+
+  #fullText({ free, total }: DiskRoom): string {
+    return `the disk of broker.store ${this.#path} is full (${mib(free)} of ${mib(total)} MiB free): make room, or lower broker.max_bytes`;
+  }
+}
+
+function isFull({ free, total }: DiskRoom): boolean {
+  return free < Math.min(ROOM_BYTES_MIN, total * ROOM_SHARE_MIN);
+}
+
+async function diskRoom(path: string): Promise<DiskRoom | null> {
+  try {
+    const { bavail, blocks, bsize } = await statfs(path);
+    return { free: bavail * bsize, total: blocks * bsize };
+  } catch {
+    return null;
+  }
+}
+
+function mib(bytes: number): number {
+  return Math.floor(bytes / MIB);
+}

@@ -1,0 +1,252 @@
+/**
+ * A store that a power cut tore. nats-server 2.9 appends to a bad block, acknowledges, and never gives the new messages back: so
+ * what was acknowledged is read, and what cannot be is made anew.
+ */
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { ExternalCache } from "../../src/cache/external.js";
+import { HybridClock, systemClock } from "../../src/flow/clock.js";
+import { type BrokerConnection, connectBroker } from "../../src/stream/connection.js";
+import { createEnvelopeReader } from "../../src/stream/format/mark.js";
+import { readLastOf } from "../../src/stream/own-stream.js";
+import { Publisher } from "../../src/stream/publisher.js";
+import type { PublisherOptions } from "../../src/stream/publisher-options.js";
+import { StreamReader } from "../../src/stream/reader.js";
+import { inspectCopy, Replica } from "../../src/stream/replica.js";
+import { Applier } from "../../src/sync/in/applier.js";
+import { Follower } from "../../src/sync/in/follower.js";
+import {
+  natsServerMissing,
+  silentLogger,
+  startNatsServer,
+  type TestNatsServer,
+  until,
+} from "../support/nats-server.js";
+import { tcpRecord } from "../support/records.js";
+import { StreamWriter } from "../support/stream-writer.js";
+import { DAMAGES, tear } from "../support/torn-store.js";
+
+const RETENTION = { maxAgeMs: 3_600_000, bytesMax: 1024 ** 3 };
+const MESSAGES = 500;
+
+/** Two messages: a mark, then a batch of one flow. */
+function pair(writer: StreamWriter, index: number) {
+  return [
+    writer.mark({ type: "gap", reason: "test" }),
+    writer.events((batch) => batch.addNew(index, tcpRecord(index), 0, null, null)),
+  ];
+}
+
+function publishPair(publisher: Publisher, writer: StreamWriter, index: number): void {
+  for (const { kind, payload } of pair(writer, index)) {
+    publisher.publish(kind, kind === "mark" ? writer.number - 1 : writer.number, payload);
+  }
+}
+
+function publisherOf(
+  node: string,
+  writer: StreamWriter,
+  connection: BrokerConnection,
+  more: Partial<PublisherOptions> = {},
+): Publisher {
+  const read = createEnvelopeReader();
+  return new Publisher({
+    node,
+    epoch: writer.epoch,
+    connection,
+    retention: RETENTION,
+    readNumber: (message) => read(message.payload),
+    log: silentLogger(),
+    ...more,
+  });
+}
+
+async function assertReadable(server: TestNatsServer, node: string, number: number): Promise<void> {
+  const read = createEnvelopeReader();
+  const event = await server.manage((jsm) => readLastOf(jsm, node, "ev"));
+  assert.equal(event === null ? null : read(event.payload)?.number, number, "the last event that was confirmed");
+  const mark = await server.manage((jsm) => readLastOf(jsm, node, "mark"));
+  assert.equal(mark === null ? null : read(mark.payload)?.number, number - 1, "the last mark that was confirmed");
+}
+
+describe("a torn store", { skip: natsServerMissing() }, () => {
+  for (const damage of DAMAGES) {
+    it(`own stream, ${damage}: what is confirmed afterwards can be read, and what is gone is reported`, async () => {
+      await using server = await startNatsServer();
+      const log = silentLogger();
+      const connection = connectBroker({ servers: [server.address], node: "fw1", purpose: "test", log });
+      const lost: [number, number][] = [];
+      const writer = new StreamWriter("fw1");
+      const publisher = publisherOf("fw1", writer, connection, { onLost: (first, last) => lost.push([first, last]) });
+      try {
+        await connection.ready(30_000);
+        await publisher.start();
+        for (let i = 0; i < MESSAGES / 2; i++) publishPair(publisher, writer, i);
+        assert.equal(await publisher.flush(30_000), true);
+        await server.kill();
+        tear(server.directory, "CT_fw1", damage);
+        publishPair(publisher, writer, MESSAGES);
+        await server.start();
+        await until("publishing to resume", () => publisher.state === "up");
+        publishPair(publisher, writer, MESSAGES + 1);
+        assert.equal(await publisher.flush(30_000), true);
+        assert.equal(publisher.confirmedNumber, writer.number);
+        await assertReadable(server, "fw1", writer.number);
+        assert.equal(lost.length, 1, "said once");
+        const [first, last] = lost[0] ?? [0, 0];
+        assert.ok(first <= MESSAGES && last >= first && last <= MESSAGES, `lost ${first} to ${last}`);
+      } finally {
+        publisher.close();
+        await connection.close();
+      }
+    });
+
+    it(`a copy, ${damage}: it takes messages again that can be read, from the place that it names`, async () => {
+      await using server = await startNatsServer();
+      const log = silentLogger();
+      const connection = connectBroker({ servers: [server.address], node: "fw1", purpose: "test", log });
+      let lost = 0;
+      const open = (): Promise<Replica> =>
+        Replica.open({ node: "fw2", connection, retention: RETENTION, log, onLost: () => lost++ });
+      const writer = new StreamWriter("fw2");
+      let sequence = 5000;
+      const append = (replica: Replica, index: number): void => {
+        for (const message of pair(writer, index)) {
+          replica.append({ type: "message", ...message, sequence: ++sequence, timeMs: 0, pending: 0 });
+        }
+      };
+      try {
+        let replica = await open();
+        for (let i = 0; i < MESSAGES / 2; i++) append(replica, i);
+        assert.equal(await replica.flush(30_000), true);
+        await server.kill();
+        tear(server.directory, "CT_fw2", damage);
+        await server.start();
+        await until("the copy is seen to have lost messages", () => lost > 0);
+        replica = await open();
+        assert.ok(replica.originSequence < sequence, "it goes on from before the damage");
+        append(replica, MESSAGES);
+        assert.equal(await replica.flush(30_000), true);
+        await assertReadable(server, "fw2", writer.number);
+        replica.close();
+      } finally {
+        await connection.close();
+      }
+    });
+  }
+
+  for (const damage of DAMAGES) {
+    it(`a copy, ${damage}, and the peer is dead: what can be read is restored; when it is back all of it is copied again`, async () => {
+      await using own = await startNatsServer();
+      await using peer = await startNatsServer();
+      const log = silentLogger();
+      const writer = new StreamWriter("fw2");
+      const toOwn = connectBroker({ servers: [own.address], node: "fw1", purpose: "test", log });
+      const toPeer = connectBroker({ servers: [peer.address], node: "fw1", purpose: "test", log });
+      const publisher = publisherOf("fw2", writer, toPeer);
+      const end = new AbortController();
+      const follow = () => {
+        const external = new ExternalCache(10_000);
+        const applier = new Applier({
+          node: "fw2",
+          external,
+          local: null,
+          hybridClock: new HybridClock(systemClock),
+          log,
+        });
+        const reader = (connection: BrokerConnection) => new StreamReader({ connection, node: "fw2", log });
+        const copy = {
+          inspect: () => inspectCopy(toOwn, "fw2"),
+          open: (onLost: () => void) =>
+            Replica.open({ node: "fw2", connection: toOwn, retention: RETENTION, log, onLost }),
+          stream: reader(toOwn),
+        };
+        const options = {
+          stream: reader(toPeer),
+          copy,
+          applier,
+          whole: false,
+          ask: () => false,
+          clock: systemClock,
+          log,
+        };
+        return { external, follower: new Follower(options) };
+      };
+      let running: Promise<void> | null = null;
+      try {
+        await toPeer.ready(30_000);
+        await publisher.start();
+        const begin = [
+          writer.mark({ type: "epoch", reason: "test", previousEpoch: 0, previousNumber: 0 }),
+          writer.mark({ type: "snapshot-begin", id: 1, flows: 0 }),
+          writer.mark({ type: "snapshot-end", id: 1, flows: 0 }),
+        ];
+        writer.snapshotSequence = 2;
+        for (const [index, { kind, payload }] of begin.entries()) publisher.publish(kind, index + 1, payload);
+        for (let i = 0; i < MESSAGES / 2; i++) publishPair(publisher, writer, i);
+        assert.equal(await publisher.flush(30_000), true);
+        // The first daemon copies it, and dies with everything else.
+        const first = new AbortController();
+        const one = follow();
+        const followed = one.follower.run(first.signal);
+        await until("the first daemon has it", () => one.external.table.size === MESSAGES / 2);
+        first.abort();
+        await followed;
+        await peer.kill("SIGTERM");
+        await own.kill();
+        tear(own.directory, "CT_fw2", damage);
+        await own.start();
+        const two = follow();
+        await two.follower.restore(AbortSignal.timeout(30_000));
+        const restored = two.external.table.size;
+        assert.ok(restored >= 20 && restored < MESSAGES / 2, `${restored} flows restored`);
+        // The peer is back.
+        running = two.follower.run(end.signal);
+        await peer.start();
+        await until("all flows are here", () => two.external.table.size === MESSAGES / 2);
+        await until("the copy is whole", async () => (await inspectCopy(toOwn, "fw2")).damaged === false);
+        await until("all of the peer's stream is copied again", async () => {
+          const { state } = await own.manage((jsm) => jsm.streams.info("CT_fw2"));
+          // A copy that is begun takes the peer's stream from its last snapshot on: all but the first message. One made anew takes all.
+          const whole = state.last_seq - state.first_seq + 1 === state.messages;
+          return whole && (state.messages === writer.number || state.messages === writer.number - 1);
+        });
+        await assertReadable(own, "fw2", writer.number);
+      } finally {
+        end.abort();
+        await running;
+        publisher.close();
+        await Promise.all([toOwn.close(), toPeer.close()]);
+      }
+    });
+  }
+
+  it("damaged while the server runs: found by reading back, not by the next start", async () => {
+    await using server = await startNatsServer();
+    const log = silentLogger();
+    const connection = connectBroker({ servers: [server.address], node: "fw1", purpose: "test", log });
+    const lost: [number, number][] = [];
+    const writer = new StreamWriter("fw1");
+    const publisher = publisherOf("fw1", writer, connection, {
+      limits: { readBackIntervalMs: 50 },
+      onLost: (first, last) => lost.push([first, last]),
+    });
+    try {
+      await connection.ready(30_000);
+      await publisher.start();
+      const { kind, payload } = writer.mark({ type: "gap", reason: "test" });
+      await publisher.publishAcked(kind, writer.number, payload);
+      // Somebody with the right to do so takes away what was confirmed; the server goes on as if nothing were.
+      await server.manage(async (jsm) => {
+        const { config } = await jsm.streams.info("CT_fw1");
+        await jsm.streams.delete("CT_fw1");
+        await jsm.streams.add(config);
+      });
+      await until("the loss is reported", () => lost.length > 0);
+      assert.deepEqual(lost, [[1, 1]]);
+    } finally {
+      publisher.close();
+      await connection.close();
+    }
+  });
+});
