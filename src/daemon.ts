@@ -151,6 +151,7 @@ async function startNode(
     epoch: past.epoch,
     kernelState: () => checkKernel(polls),
     publisher: () => ownStream.status,
+    own: () => ({ trouble: ownStream.trouble, unpublished: internal.unpublished, groups: node.roles.namedGroups }),
     groups: () => ({
       ...nodeCounters(node, { events: kernelSide.eventCounters, publisher: ownStream.sink.counters }),
       ...besides(discovery, archive),
@@ -172,7 +173,9 @@ async function startNode(
 function nodeOptions(config: Config, kernelSide: KernelSide, externalFlowsMax: number): NodeOptions {
   const { netlink, publishIntervalMs, commitTimeoutSeconds, commitWindowTracking, purgeAfterSeconds } = config;
   return {
+    cluster: config.cluster,
     node: config.node,
+    silenceMsMax: config.peerTimeoutMs,
     externalFlowsMax,
     filter: kernelSide.compileFilter(),
     helpers: kernelSide.helpers,
@@ -186,7 +189,8 @@ function nodeOptions(config: Config, kernelSide: KernelSide, externalFlowsMax: n
 async function startObserver(ground: Ground): Promise<void> {
   const { config, log, stopping, down, hybridClock, broker } = ground;
   const external = new ExternalCache(config.cacheLimit ?? OBSERVER_FLOWS_MAX * Math.max(1, peersMax(config)));
-  const peers = new Peers({ external, local: null, keepsAll: true, hybridClock, clock: systemClock, log });
+  const named = { cluster: config.cluster, node: config.node, silenceMsMax: config.peerTimeoutMs };
+  const peers = new Peers({ external, local: null, keepsAll: true, ...named, hybridClock, clock: systemClock, log });
   for (const port of configuredPeers(config, broker, log)) peers.add(port);
   down.push(() => peers.close());
   watchCopies(peers, broker, down);
@@ -202,6 +206,7 @@ async function startObserver(ground: Ground): Promise<void> {
     epoch: 0,
     kernelState: () => null,
     publisher: () => ({ state: "none", confirmedNumber: 0, unconfirmed: 0 }),
+    own: () => ({ trouble: null, unpublished: 0, groups: {} }),
     groups: () => besides(discovery, archive),
   });
   const parts = { external, followers: peers.followers, signal: stopping, log };

@@ -29,6 +29,7 @@ import {
   END_ELSEWHERE,
   hasEndedElsewhere,
   isEnded,
+  isInStream,
   isPending,
   isRepeated,
   isSuperseded,
@@ -92,6 +93,10 @@ export class InternalCache {
   /** Of rows that are to be published as moved: the newest claim. */
   readonly #newerOwners = new Map<number, Claim>();
   readonly #dump = new DumpGeneration();
+  #inStream = 0;
+  #unpublished = 0;
+  /** As much of that as there was when the running dump began. */
+  #unpublishedBefore = 0;
   /** Where the sweep after the running dump goes on. */
   #sweepAt = 0;
   /** Living flows that a flush hides. */
@@ -136,6 +141,16 @@ export class InternalCache {
   /** True for a row of TCP of which nobody has told how far it is. */
   lacksState(slot: number): boolean {
     return isTcp(this.table.slab(slot), this.table.base(slot)) && (this.#bits(slot) & HAS_PROTOINFO) === 0;
+  }
+
+  /** Flows that this node's stream reports as alive, when nothing is pending. */
+  get inStream(): number {
+    return this.#inStream;
+  }
+
+  /** Flows of the kernel that found no room since the last dump, and so are not published. */
+  get unpublished(): number {
+    return this.#unpublished;
   }
 
   /** A flow was created or changed. Returns its slot; -1 when the table is full. */
@@ -203,6 +218,7 @@ export class InternalCache {
   beginDump(): void {
     if (this.#dump.running) this.abandonDump();
     this.#dump.begin();
+    this.#unpublishedBefore = this.#unpublished;
     this.#sweepAt = 0;
   }
 
@@ -265,6 +281,8 @@ export class InternalCache {
     this.#sweepAt = end;
     if (end < this.table.slotsUsed) return false;
     this.#dump.end();
+    // What found no room before the dump it has listed once more, or it is gone.
+    this.#unpublished -= this.#unpublishedBefore;
     return true;
   }
 
@@ -328,7 +346,9 @@ export class InternalCache {
         this.table.free(slot);
         continue;
       }
-      slab[base + W_HAS] = withState(bits & ~ROW_QUEUED, after(state, PUBLISH));
+      const next = after(state, PUBLISH);
+      this.#noteInStream(state, next);
+      slab[base + W_HAS] = withState(bits & ~ROW_QUEUED, next);
       if (isSuperseded(state)) continue;
       if (this.table.birth(slot) === 0) this.table.setBirth(slot, stamp);
       if (awaitsStamp(state)) writeStamp(slab, base, stamp);
@@ -403,6 +423,7 @@ export class InternalCache {
     this.table.setBirth(slot, birth);
     const slab = this.table.slab(slot);
     const at = this.table.base(slot);
+    this.#inStream++;
     slab[at + W_HAS] = withState(slab[at + W_HAS]! & ~HAS_ID, PUBLISHED);
     writeStamp(slab, at, stamp);
     if (rare !== null) this.table.rare.set(slot, rare);
@@ -430,8 +451,13 @@ export class InternalCache {
     const bits = slab[at]!;
     const state = after(stateIn(bits), input);
     const joins = (bits & ROW_QUEUED) === 0 && isPending(state);
+    this.#noteInStream(stateIn(bits), state);
     slab[at] = withState(bits, state) | (joins ? ROW_QUEUED : 0);
     if (joins) this.#pending.push(slot);
+  }
+
+  #noteInStream(before: number, now: number): void {
+    if (isInStream(before) !== isInStream(now)) this.#inStream += isInStream(now) ? 1 : -1;
   }
 
   #insert(flow: DecodedFlow, nowSeconds: number): number {
@@ -441,6 +467,7 @@ export class InternalCache {
     const slot = this.table.size >= this.limit ? -1 : this.table.insert(words, 0);
     if (slot < 0) {
       this.counters.createFailedFull++;
+      this.#unpublished++;
       return -1;
     }
     if (flow.rare !== null) this.table.rare.set(slot, flow.rare);

@@ -33,13 +33,21 @@ export function formatStatus(report: StatusReport): string {
   const heading = ["PEER", "ADDRESS", "CONNECTED", "IN SYNC", "LAG EVENTS", "LAG", "LAST HEARD", "EPOCH", "FLOWS"];
   const peers =
     report.peers.length === 0 ? "no peers\n" : `\n${formatColumns([heading, ...report.peers.map(peerRow)])}`;
-  return `${head}${hooksText(report.hooks)}${peers}${streamsText(report.streams)}${archiveText(report.archive)}`;
+  return `${head}${reasonsText(report)}${hooksText(report.hooks)}${peers}${streamsText(report.streams)}${archiveText(report.archive)}`;
 }
 
 /** The role; with several sync groups, the role of each as well. */
 function roleText({ role, hooks = [] }: StatusReport): string {
   if (hooks.length < 2) return role;
   return `${role} (${hooks.map((hook) => `${hook.group || "no group"}: ${hook.role}`).join(", ")})`;
+}
+
+/** Why it is not in sync, and warnings, a line each. */
+function reasonsText({ reason, warnings, peers }: StatusReport): string {
+  const lines = reason === null ? [] : [`not in sync: ${reason}`];
+  for (const peer of peers) if (peer.reason !== null) lines.push(`not in sync with ${peer.node}: ${peer.reason}`);
+  for (const warning of warnings) lines.push(`warning: ${warning}`);
+  return lines.map((line) => `${line}\n`).join("");
 }
 
 function hooksText(hooks: readonly HookStatus[] = []): string {

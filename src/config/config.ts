@@ -35,6 +35,8 @@ export interface Config {
   readonly cacheLimit: number | null;
   /** Least time between messages under load. */
   readonly publishIntervalMs: number;
+  /** How long a peer's daemon may be silent before it is not in sync any more. */
+  readonly peerTimeoutMs: number;
   /** The kernel timeout of committed entries; null: their remaining time. */
   readonly commitTimeoutSeconds: number | null;
   /** Committed TCP flows keep window tracking; else the kernel accepts any window (IP_CT_TCP_FLAG_BE_LIBERAL). */
@@ -242,6 +244,7 @@ function toConfig(content: FileContent, path: string): Config {
     nice: content.nice ?? null,
     cacheLimit: content.cache.limit ?? null,
     publishIntervalMs: content.publish.interval,
+    peerTimeoutMs: content.peer_timeout,
     commitWindowTracking: content.commit.window_tracking,
     commitTimeoutSeconds: content.commit.timeout ?? null,
     purgeAfterSeconds: content.purge.after,

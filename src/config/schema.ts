@@ -194,6 +194,7 @@ const top = {
   broker: z.strictObject(shapes.broker, map).prefault({}),
   control: absolutePath(CONTROL_BYTES_MAX).default(DEFAULT_CONTROL),
   publish: z.strictObject(shapes.publish, map).prefault({}),
+  peer_timeout: duration("2s", "1h", 1).default(3000),
   lock: absolutePath(1024).optional(),
   nice: wholeNumber(-20, 19).optional(),
   cache: z.strictObject(shapes.cache, map).prefault({}),

@@ -135,8 +135,12 @@ export interface StatusReport {
   readonly role: HookRole | "unknown";
   /** New at each start of the daemon. */
   readonly epoch: number;
-  /** True when a takeover now would lose nothing that peers have sent, and everything of ours is confirmed. */
+  /** True when a takeover now would lose nothing that peers have sent, and peers can have all of ours. */
   readonly inSync: boolean;
+  /** Why peers cannot have all of this node's flows, in words; null when they can. Each peer has a reason of its own. */
+  readonly reason: string | null;
+  /** What an operator should know although nothing would be lost now. */
+  readonly warnings: readonly string[];
   /** The kernel's count of entries and its limit (nf_conntrack_count, nf_conntrack_max). */
   readonly kernel: { readonly entries: number; readonly max: number };
   readonly internal: { readonly flows: number };
@@ -218,6 +222,14 @@ export interface PeerStatus {
   readonly discovered: boolean;
   readonly connected: boolean;
   readonly inSync: boolean;
+  /** Why it is not in sync, in words; null when it is. */
+  readonly reason: string | null;
+  /** What its last heartbeat said; null before the first. */
+  readonly role: HookRole | "unknown" | null;
+  readonly cluster: string | null;
+  readonly formatVersion: number | null;
+  /** How far its clock is ahead of this node's, milliseconds. */
+  readonly clockOffsetMs: number | null;
   /** Events that the peer has sent and this node has not applied. */
   readonly lagEvents: number | null;
   /** Age of the last event when it was applied. */

@@ -4,6 +4,7 @@ import { Discovery } from "../discovery/discovery.js";
 import { errorText } from "../errors.js";
 import { hostPort } from "../stream/broker/broker-config.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
+import { onHeartbeat } from "../stream/heartbeats.js";
 import { StreamReader } from "../stream/reader.js";
 import { inspectCopy, Replica } from "../stream/replica.js";
 import { askSnapshot } from "../stream/snapshot-request.js";
@@ -32,9 +33,15 @@ function openPeer(config: Config, peer: PeerConfig, broker: OwnBroker, log: Logg
     stream: new StreamReader({ connection, node, log: log.child({ peer: node }) }),
     copy: isShared ? null : copySource(node, broker, log.child({ copyOf: node })),
     reached: () => connection.connected,
+    unreachable: () => (connection.connected ? null : unreachableText(address, connection.lastError)),
+    hear: (heard) => onHeartbeat(connection, isShared ? node : null, heard),
     ask: () => askSnapshot(connection, node),
     close: () => (isShared ? undefined : connection.close()),
   };
+}
+
+function unreachableText(address: string, error: string): string {
+  return `its broker at ${address} does not answer${error === "" ? "" : `: ${error}`}`;
 }
 
 function connectPeer(config: Config, peer: PeerConfig, log: Logger): BrokerConnection {

@@ -9,8 +9,10 @@ import { pause } from "../os/pause.js";
 import { EmbeddedBroker } from "../stream/broker/broker.js";
 import { storedStreams } from "../stream/broker/broker-host.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
+import type { Heartbeat } from "../stream/format/heartbeat.js";
 import { createEnvelopeReader } from "../stream/format/mark.js";
 import { streamName } from "../stream/format/subjects.js";
+import { sendHeartbeat } from "../stream/heartbeats.js";
 import { readLastOf, readLastSound, readTip } from "../stream/own-stream.js";
 import { Publisher } from "../stream/publisher.js";
 import { StreamReader } from "../stream/reader.js";
@@ -192,6 +194,14 @@ export class PublishedStream implements OwnStream {
   listen(listener: OwnStreamListener): () => void {
     this.#listener = listener;
     return onSnapshotAsked(this.#connection, this.#node, () => listener.snapshotAsked());
+  }
+
+  get trouble(): string | null {
+    return this.store.trouble;
+  }
+
+  beat(heartbeat: Heartbeat): void {
+    sendHeartbeat(this.#connection, heartbeat);
   }
 
   flush(timeoutMs: number): Promise<boolean> {

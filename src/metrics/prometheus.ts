@@ -91,6 +91,11 @@ export function formatMetrics(status: OwnStatus, stats: StatsReport): string {
     peers((peer) => seconds(peer.lastHeardMs)),
   );
   gauge(
+    "peer_clock_offset_seconds",
+    "how far the peer's clock is ahead of this node's",
+    peers((peer) => seconds(peer.clockOffsetMs)),
+  );
+  gauge(
     "peer_flows",
     "flows that the peer owns in the external cache",
     peers((peer) => peer.flows),

@@ -4,7 +4,7 @@ import { isAfter, type Position } from "./format/envelope.js";
 import { createEnvelopeReader, MarkCodec } from "./format/mark.js";
 import { emptyStream, ensureStream, readLastOf, readLastSound, readTip, type StoredMessage } from "./own-stream.js";
 import { Publisher } from "./publisher.js";
-import type { PublisherCounters } from "./publisher-options.js";
+import type { PublisherCounters, PublisherTrouble } from "./publisher-options.js";
 import type { StreamMessage } from "./reader.js";
 import type { Retention } from "./stream-config.js";
 
@@ -180,6 +180,11 @@ export class Replica {
   /** What the own broker has yet to confirm. Appending faster than it confirms loses messages: wait above a bound. */
   get backlog(): { readonly messages: number; readonly bytes: number } {
     return this.#publisher.backlog;
+  }
+
+  /** Why the copy cannot be written, and since when; null while it can. */
+  get trouble(): PublisherTrouble | null {
+    return this.#publisher.trouble;
   }
 
   get counters(): Readonly<PublisherCounters> {

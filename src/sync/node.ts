@@ -8,6 +8,7 @@ import type { InternalCache } from "../cache/internal.js";
 import { ConntrailError } from "../errors.js";
 import type { Clock } from "../flow/clock.js";
 import type { FlowPredicate } from "../flow/filter.js";
+import { FORMAT_VERSION } from "../stream/format/envelope.js";
 import { followersCaughtUp } from "./caught-up.js";
 import type { Follower } from "./in/follower.js";
 import { Injector } from "./inject/injector.js";
@@ -49,7 +50,10 @@ export interface NodePorts {
 
 /** How a node works. */
 export interface NodeOptions {
+  readonly cluster: string;
   readonly node: string;
+  /** How long a peer's daemon may be silent before it is not in sync any more. */
+  readonly silenceMsMax: number;
   /** Flows of all peers that the external cache holds at the most. */
   readonly externalFlowsMax: number;
   /** Which flows are replicated. */
@@ -70,6 +74,10 @@ export interface NodeOptions {
 
 /** How often it is looked whether a snapshot is due. */
 const SNAPSHOT_CHECK_MS = 1000;
+/** How often the peers hear that this daemon lives, and how far its stream goes. */
+const HEARTBEAT_MS = 1000;
+/** How often the kernel's table is read anew for flows that found no room in the cache. */
+const MAKE_ROOM_MS = 30_000;
 /** How often injected entries are looked at that are about to run out. */
 const RENEW_MS = 1000;
 /** How long the end waits for the broker to confirm what was published. */
@@ -119,8 +127,9 @@ export class FirewallNode {
     this.replicator = replicator;
     // What it injects it need not be told of, ever.
     if (injects !== null) events?.mute(injects.portId);
+    const named = { cluster: options.cluster, node: options.node, silenceMsMax: options.silenceMsMax };
     const local = { node: options.node, internal, sinceStamp: hybridClock.next() };
-    this.peers = new Peers({ external, local, keepsAll: false, hybridClock, clock, log });
+    this.peers = new Peers({ external, local, keepsAll: false, ...named, hybridClock, clock, log });
     for (const peer of ports.peers) this.peers.add(peer);
     const { followers } = this.peers;
     const committing = { commitTimeoutSeconds, commitWindowTracking, purgeAfterSeconds, injects: injects !== null };
@@ -180,6 +189,11 @@ export class FirewallNode {
       throw new ConntrailError("KERNEL", "the kernel's conntrack table could not be read; the log has the reason");
     }
     if (signal.aborted) return;
+    this.#beat();
+    every(HEARTBEAT_MS, signal, () => this.#beat());
+    every(MAKE_ROOM_MS, signal, () => {
+      if (this.internal.unpublished > 0 && this.internal.hasRoom) void replicator.resyncKernel();
+    });
     if (past.continues === null) void journal.writeSnapshot(signal);
     this.#down.push(() => this.roles.stop());
     if (injector === null) return;
@@ -222,6 +236,26 @@ export class FirewallNode {
       snapshotAsked: () => void journal.writeSnapshot(signal),
     });
     this.#down.push(unlisten);
+  }
+
+  #beat(): void {
+    const { internal, journal, roles } = this;
+    const { ownStream, clock } = this.#ports;
+    const { cluster, node } = this.#options;
+    ownStream.beat({
+      cluster,
+      node,
+      writes: FORMAT_VERSION,
+      reads: [FORMAT_VERSION],
+      epoch: journal.epoch,
+      number: journal.number,
+      ...journal.tally,
+      wallMs: clock.wallMs(),
+      role: roles.role,
+      groups: roles.namedGroups,
+      unpublished: internal.unpublished,
+      trouble: ownStream.trouble,
+    });
   }
 
   /** The last word of the epoch, where that has begun. */

@@ -3,11 +3,17 @@ import type { ExternalCache } from "../cache/external.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
 import { Applier, type LocalFlows } from "./in/applier.js";
 import { Follower } from "./in/follower.js";
+import { PeerWatch } from "./in/peer-watch.js";
 import type { PeerPort } from "./ports/peer-stream.js";
+
+/** How often it is looked whether peers are in sync. */
+const LOOK_MS = 1000;
 
 /** A peer and what follows it. */
 export interface Peer extends Pick<PeerPort, "address" | "discovered"> {
   readonly follower: Follower;
+  /** Says why it is not in sync. */
+  readonly watch: PeerWatch;
   /** True while its broker is connected. */
   reached(): boolean;
 }
@@ -18,6 +24,9 @@ export class Peers {
     external: ExternalCache;
     local: LocalFlows | null;
     keepsAll: boolean;
+    cluster: string;
+    node: string;
+    silenceMsMax: number;
     hybridClock: HybridClock;
     clock: Clock;
     log: Logger;
@@ -26,6 +35,7 @@ export class Peers {
   readonly #followers: Follower[] = [];
   readonly #ports: PeerPort[] = [];
   readonly #running: Promise<void>[] = [];
+  #looking: NodeJS.Timeout | null = null;
 
   constructor(options: {
     external: ExternalCache;
@@ -33,6 +43,11 @@ export class Peers {
     local: LocalFlows | null;
     /** A copy that is begun takes all that a peer's stream still holds, not only what is needed from its last snapshot on. */
     keepsAll: boolean;
+    cluster: string;
+    /** This node's name. */
+    node: string;
+    /** How long a peer's daemon may be silent before it is not in sync any more. */
+    silenceMsMax: number;
     hybridClock: HybridClock;
     clock: Clock;
     log: Logger;
@@ -82,7 +97,10 @@ export class Peers {
 
   #enlist(port: PeerPort, follower: Follower): void {
     const { address, discovered } = port;
-    this.#list.push({ follower, address, discovered, reached: () => port.reached() });
+    const { external, cluster, node, silenceMsMax, clock, log } = this.#parts;
+    const base = { port, follower, external, cluster, self: node, silenceMsMax };
+    const watch = new PeerWatch({ ...base, wallMs: () => clock.wallMs(), log });
+    this.#list.push({ follower, watch, address, discovered, reached: () => port.reached() });
     this.#followers.push(follower);
   }
 
@@ -93,7 +111,18 @@ export class Peers {
 
   /** Lets all followers run until the signal, those that do not run yet. */
   run(signal: AbortSignal): void {
-    for (const follower of this.#followers.slice(this.#running.length)) this.#running.push(follower.run(signal));
+    for (const { follower, watch } of this.#list.slice(this.#running.length)) {
+      this.#running.push(follower.run(signal));
+      watch.start();
+    }
+    if (this.#looking !== null || signal.aborted) return;
+    const looking = setInterval(() => this.#look(), LOOK_MS);
+    this.#looking = looking;
+    signal.addEventListener("abort", () => clearInterval(looking), { once: true });
+  }
+
+  #look(): void {
+    for (const { watch } of this.#list) watch.look();
   }
 
   /** The own broker is back: copying goes on. */
@@ -113,6 +142,7 @@ export class Peers {
 
   /** Closes the ways to the peers. */
   async close(): Promise<void> {
+    for (const { watch } of this.#list) watch.stop();
     await Promise.all(this.#ports.map((port) => port.close()));
   }
 }

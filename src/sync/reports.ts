@@ -11,9 +11,13 @@ import type {
 } from "../control/protocol.js";
 import type { KernelState } from "../ctnetlink/sysctl.js";
 import type { Clock } from "../flow/clock.js";
+import type { Role } from "../stream/format/mark.js";
 import type { Follower } from "./in/follower.js";
 import type { FirewallNode } from "./node.js";
-import type { Peers } from "./peers.js";
+import type { Peer, Peers } from "./peers.js";
+
+/** Clocks that are further apart make logs hard to read together, and history's times. */
+const CLOCK_WARN_MS = 10_000;
 
 type Counters = Readonly<Record<string, number>>;
 
@@ -30,6 +34,12 @@ export interface ReportSources {
   /** Null where no kernel is. */
   readonly kernelState: () => KernelState | null;
   readonly publisher: () => PublisherStatus;
+  /** What of this node's own flows does not reach its stream, and what keepalived said of named sync groups. */
+  readonly own: () => {
+    readonly trouble: string | null;
+    readonly unpublished: number;
+    readonly groups: Readonly<Record<string, Role>>;
+  };
   readonly broker: () => BrokerStatus;
   /** What the broker keeps; rejects when it is away. */
   readonly streams: () => Promise<readonly StreamStatus[]>;
@@ -59,15 +69,18 @@ export class Reports {
 
   ownStatus(): OwnStatus {
     const { node, cluster, external, role, epoch, broker } = this.#sources;
-    const peers = this.#sources.peers.list.map((peer) => this.#peer(peer.follower, peer.address, peer.discovered));
+    const peers = this.#sources.peers.list.map((peer) => this.#peer(peer));
     const publisher = this.#sources.publisher();
+    const reason = this.#ownReason(publisher);
     const kernel = this.#sources.kernelState();
     return {
       node,
       cluster,
       role: role(),
       epoch,
-      inSync: publisher.state !== "down" && peers.every((peer) => peer.inSync),
+      inSync: reason === null && peers.every((peer) => peer.inSync),
+      reason,
+      warnings: this.#warnings(peers),
       kernel: { entries: kernel?.count ?? 0, max: kernel?.max ?? 0 },
       internal: { flows: this.#sources.internal() },
       external: { flows: external.table.size },
@@ -77,14 +90,48 @@ export class Reports {
     };
   }
 
-  #peer(follower: Follower, address: string, discovered: boolean): PeerStatus {
-    const { connected, inSync, lagEvents, lagMs, lastHeardMs, epoch } = follower.state;
+  /** Why peers cannot have all of this node's flows, in words; null when they can. */
+  #ownReason({ state }: PublisherStatus): string | null {
+    const { trouble, unpublished } = this.#sources.own();
+    if (trouble !== null) return `this node cannot publish: ${trouble}`;
+    if (state === "down") return "this node cannot publish: its broker is away";
+    return unpublished > 0 ? `the cache is full: ${unpublished} flows are not replicated; raise cache.limit` : null;
+  }
+
+  #warnings(peers: readonly PeerStatus[]): string[] {
+    const { groups } = this.#sources.own();
+    const found: string[] = [];
+    if (peers.length === 0) found.push("no peers are configured: nothing is replicated to this node");
+    for (const { node, role, clockOffsetMs } of peers) {
+      const heard = this.#sources.peers.list.find(({ follower }) => follower.node === node)?.watch.heartbeat;
+      const shared = Object.keys(groups).filter(
+        (group) => groups[group] === "primary" && heard?.groups[group] === "primary",
+      );
+      const unnamed = Object.keys(groups).length === 0 && this.#sources.role() === "primary" && role === "primary";
+      if (unnamed) found.push(`this node and ${node} are both primary`);
+      for (const group of shared) found.push(`this node and ${node} are both primary for the group ${group}`);
+      if (clockOffsetMs !== null && Math.abs(clockOffsetMs) > CLOCK_WARN_MS) {
+        const seconds = (Math.abs(clockOffsetMs) / 1000).toFixed(1);
+        found.push(`the clock of ${node} is ${seconds} s ${clockOffsetMs > 0 ? "ahead of" : "behind"} this node's`);
+      }
+    }
+    return found;
+  }
+
+  #peer({ follower, watch, address, discovered }: Peer): PeerStatus {
+    const { connected, lagEvents, lagMs, lastHeardMs, epoch } = follower.state;
+    const { heartbeat, reason, clockOffsetMs } = watch;
     return {
       node: follower.node,
       address,
       discovered,
       connected,
-      inSync,
+      inSync: reason === null,
+      reason,
+      role: heartbeat?.role ?? null,
+      cluster: heartbeat?.cluster ?? null,
+      formatVersion: heartbeat?.writes ?? null,
+      clockOffsetMs,
       lagEvents: connected ? lagEvents : null,
       lagMs: connected ? lagMs : null,
       lastHeardMs: lastHeardMs === null ? null : Math.max(0, this.#sources.clock.wallMs() - lastHeardMs),
@@ -136,7 +183,12 @@ export class Reports {
         ...prefixed("external", external.expectations.counters),
       },
       control: this.#sources.control(),
-      ...Object.fromEntries(followers.map((follower) => [`reader.${follower.node}`, { ...follower.counters }])),
+      ...Object.fromEntries(
+        this.#sources.peers.list.map(({ follower, watch }) => [
+          `reader.${follower.node}`,
+          { ...follower.counters, ...watch.counters },
+        ]),
+      ),
     };
   }
 }

@@ -35,6 +35,9 @@ export async function benchReplay(flows: number, runs: number): Promise<void> {
       external,
       local: null,
       keepsAll: false,
+      cluster: "bench",
+      node: "bench",
+      silenceMsMax: 3000,
       hybridClock: new HybridClock(clock),
       clock,
       log,
@@ -48,6 +51,8 @@ export async function benchReplay(flows: number, runs: number): Promise<void> {
         stream: new StreamReader({ connection, node, log }),
       },
       reached: () => originConnection.connected,
+      unreachable: () => null,
+      hear: () => () => undefined,
       ask: () => false,
       close: () => undefined,
     });

@@ -10,6 +10,7 @@ export function heartbeat(other: Partial<Heartbeat> = {}): Heartbeat {
     epoch: 1000,
     number: 42,
     flows: 300,
+    flowsAt: 41,
     wallMs: 1_800_000_000_000,
     role: "backup",
     groups: {},

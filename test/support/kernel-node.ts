@@ -54,6 +54,8 @@ export class KernelNode implements AsyncDisposable {
     peers.add({
       ...{ node: peer.#name, address: "", discovered: false, stream: peer.#stream, copy: null },
       reached: () => true,
+      unreachable: () => null,
+      hear: () => () => undefined,
       ask: () => false,
       close: () => undefined,
     });

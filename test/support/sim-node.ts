@@ -54,6 +54,8 @@ export function simPeer(peer: SimPeer, stream: PeerStream, reached: () => boolea
   };
   return {
     ...{ node: peer.name, address: "", discovered: false, stream, copy: null, reached, ask },
+    unreachable: () => null,
+    hear: () => () => undefined,
     close: () => undefined,
   };
 }
@@ -99,6 +101,8 @@ export class SimNode implements SimPeer {
             return () => undefined;
           },
           flush: async () => true,
+          trouble: null,
+          beat: () => undefined,
         },
         peers: options.peers ?? [],
         clock: ownClock,

@@ -18,7 +18,13 @@ export function firstStart(clock: Clock, internal = new InternalCache(10_000)): 
 
 /** A stream that nobody asks anything of. */
 export function plainStream(sink: JournalSink): OwnStream {
-  return { sink, listen: () => () => undefined, flush: async () => true };
+  return {
+    sink,
+    trouble: null,
+    beat: () => undefined,
+    listen: () => () => undefined,
+    flush: async () => true,
+  };
 }
 
 /** A kernel without flows, which answers nothing. */
@@ -52,7 +58,9 @@ export function testNode(ports: Partial<NodePorts>, options: Partial<NodeOptions
       ...ports,
     },
     {
+      cluster: "test",
       node: "self",
+      silenceMsMax: 3000,
       externalFlowsMax: 10_000,
       filter: () => true,
       helpers: null,

@@ -22,6 +22,7 @@ internal   3 flows
 external   2 flows
 broker     embedded, up, nats://10.77.0.1:4222 (nats-server 2.9.10), restarted 2 times
 publisher  live, confirmed 7, unconfirmed 1
+not in sync with fw3: its broker at 10.77.0.3 does not answer
 
 PEER  ADDRESS                 CONNECTED  IN SYNC  LAG EVENTS  LAG   LAST HEARD  EPOCH  FLOWS
 fw2   10.77.0.2               yes        yes      0           1 ms  300 ms ago  5      2
@@ -35,6 +36,12 @@ archive holds what ended until 2026-01-31T11:30:00Z, cut off: 2 days
 `,
   );
   const { archive: _, ...plain } = STATUS;
+  const troubled = {
+    ...plain,
+    reason: "this node cannot publish",
+    warnings: ["the clock of fw2 is 12.0 s behind this node's"],
+  };
+  assert.match(formatStatus(troubled), /\nnot in sync: this node cannot publish\n(.*\n)*warning: the clock of fw2 is/);
   assert.match(formatStatus({ ...plain, peers: [], streams: [] }), /\nno peers\n$/);
   assert.match(formatStatus({ ...plain, streams: null }), /\nthe broker does not tell of its streams\n$/);
 });

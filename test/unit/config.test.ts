@@ -19,7 +19,7 @@ const STATES = "SYN_SENT SYN_RECV ESTABLISHED FIN_WAIT CLOSE_WAIT LAST_ACK TIME_
 const NETWORK = "an IPv4 or IPv6 address or network, such as 192.0.2.0/24 or 2001:db8::1";
 const HELPERS = "true, false or a list of helpers such as [ftp, sip]";
 const TOP_KEYS =
-  "cluster node listen peers mode broker control publish lock nice cache commit purge expectations filter netlink discover archive tls metrics log";
+  "cluster node listen peers mode broker control publish peer_timeout lock nice cache commit purge expectations filter netlink discover archive tls metrics log";
 
 const directory = mkdtempSync(join(tmpdir(), `conntrail-config-${process.pid}-`));
 after(() => rmSync(directory, { recursive: true, force: true }));
@@ -46,6 +46,7 @@ archive: { dir: /srv/archive, max_age: 3650d }
 tls: { ca: ca.pem, cert: fw1.pem, key: /keys/fw1.key }
 metrics: { listen: 127.0.0.1:9469 }
 log: { level: info, file: /var/log/conntrail.log, syslog: true }
+peer_timeout: 4s
 `;
 
 test("every key of the contract is understood", () => {
@@ -72,6 +73,7 @@ test("every key of the contract is understood", () => {
     nice: -20,
     cacheLimit: 131_072,
     publishIntervalMs: 5,
+    peerTimeoutMs: 4000,
     commitWindowTracking: true,
     commitTimeoutSeconds: 180,
     purgeAfterSeconds: 60,
@@ -114,6 +116,7 @@ test("what is left out has the defaults of the contract", () => {
   });
   assert.equal(config.control, "/run/conntrail/control.sock");
   assert.equal(config.publishIntervalMs, 5);
+  assert.equal(config.peerTimeoutMs, 3000);
   assert.equal(config.commitTimeoutSeconds, null);
   assert.equal(config.purgeAfterSeconds, 60);
   assert.equal(config.expectations, true);

@@ -81,6 +81,8 @@ class Node {
     node.peers.add({
       ...{ node: "peer", address: "", discovered: false, stream: new MemoryStream(), copy: null },
       reached: () => true,
+      unreachable: () => null,
+      hear: () => () => undefined,
       ask: () => false,
       close: () => undefined,
     });

@@ -4,6 +4,7 @@
  * skipped, so that nodes of any two versions understand each other here.
  *
  *   {"conntrail":1,"cluster":"edge","node":"fw1","writes":1,"reads":[1],"epoch":1769900000000,"number":4711,"flows":3000,
+ *    "flowsAt":4709,
  *    "wallMs":1769903600000,"role":"primary","groups":{"lan":"primary"},"unpublished":0,"trouble":"the store is full"}
  */
 import { z } from "zod";
@@ -19,8 +20,9 @@ export interface Heartbeat {
   /** Epoch and batch number of the last message that was handed to the broker. */
   readonly epoch: number;
   readonly number: number;
-  /** Flows that its stream reports as alive at that message. */
+  /** Flows that its stream reports as alive behind message `flowsAt` of the epoch, which may come before the last. */
   readonly flows: number;
+  readonly flowsAt: number;
   /** The daemon's wall clock, milliseconds since the Unix epoch. */
   readonly wallMs: number;
   readonly role: Role;
@@ -50,6 +52,7 @@ const schema = z.object({
   epoch: count,
   number: count,
   flows: count,
+  flowsAt: count,
   wallMs: count,
   role,
   groups: z

@@ -3,10 +3,11 @@ import { errorText } from "../../errors.js";
 import type { Clock } from "../../flow/clock.js";
 import { pause } from "../../os/pause.js";
 import { Turn } from "../../os/turn.js";
+import type { Position } from "../../stream/format/envelope.js";
 import type { ReaderItem, StreamMessage } from "../../stream/reader.js";
 import type { Replica } from "../../stream/replica.js";
 import type { CopySource, PeerStream } from "../ports/peer-stream.js";
-import type { Applier } from "./applier.js";
+import type { Applier, Refusals } from "./applier.js";
 import { replayCopy, replayShared } from "./restore.js";
 
 /** What `status` says of a peer. */
@@ -20,11 +21,18 @@ export interface FollowerState {
   readonly epoch: number | null;
   /** Stream sequence of the last message read; 0 before the first. */
   readonly sequence: number;
+  /** What is wrong with the copy on this node, in words; null while it is sound, or where none is kept. */
+  readonly copyTrouble: string | null;
 }
 
 const RETRY_MS = 200;
+/** Places whose flows are remembered: more messages than come between two heartbeats. */
+const PLACES_MAX = 4096;
+/** Trouble with the copy that is over sooner is ordinary. */
+const COPY_PATIENCE_MS = 3000;
 /** How often a peer is asked for a snapshot while its state is not held exactly. */
 const ASK_INTERVAL_MS = 1000;
+const ASK_INTERVAL_MS_MAX = 30_000;
 /** Reading waits while so much of the copy is unconfirmed. */
 const COPY_BACKLOG_BYTES_MAX = 16 * 1024 * 1024;
 const COPY_BACKLOG_MESSAGES_MAX = 8192;
@@ -83,7 +91,14 @@ export class Follower {
   #lastHeardMs: number | null = null;
   #newestMs = 0;
   #askedMs = Number.NEGATIVE_INFINITY;
+  #askWaitMs = ASK_INTERVAL_MS;
   #restart = new AbortController();
+  /** The copy was damaged, and takes all that the peer's stream still holds. */
+  #refilling = false;
+  /** Flows held at the last places of the stream, by batch number. */
+  readonly #placeEpochs = new Float64Array(PLACES_MAX);
+  readonly #placeNumbers = new Float64Array(PLACES_MAX);
+  readonly #placeFlows = new Float64Array(PLACES_MAX);
 
   constructor(options: {
     stream: PeerStream;
@@ -131,7 +146,46 @@ export class Follower {
       lastHeardMs: this.#lastHeardMs,
       epoch: epoch === 0 ? null : epoch,
       sequence: this.#sequence,
+      copyTrouble: this.#copyTrouble(),
     };
+  }
+
+  /** The place to which the peer's stream is applied. */
+  get applied(): Position {
+    return this.#applier.position;
+  }
+
+  /** True while the peer's exact table is held, as of `applied`. */
+  get isExact(): boolean {
+    return this.#applier.exact;
+  }
+
+  /** What was not taken since the last complete snapshot. */
+  get refusals(): Refusals {
+    return this.#applier.refusals;
+  }
+
+  /** How many flows of the peer were held at a place of its stream; null when it was not reached, or long ago. */
+  flowsAt({ epoch, number }: Position): number | null {
+    const at = number % PLACES_MAX;
+    return this.#placeEpochs[at] === epoch && this.#placeNumbers[at] === number ? (this.#placeFlows[at] ?? null) : null;
+  }
+
+  #notePlace(): void {
+    const { epoch, number } = this.#applier.position;
+    const at = number % PLACES_MAX;
+    this.#placeEpochs[at] = epoch;
+    this.#placeNumbers[at] = number;
+    this.#placeFlows[at] = this.#applier.flows;
+  }
+
+  #copyTrouble(): string | null {
+    if (this.#copy === null) return null;
+    if (this.#replica === null) return "its copy on this node cannot be written: the own broker is away";
+    if (this.#refilling && this.#at < this.#target) return "its copy on this node was damaged, and is being made anew";
+    const { trouble } = this.#replica;
+    const isOld = trouble !== null && performance.now() - trouble.sinceMs > COPY_PATIENCE_MS;
+    return isOld ? `its copy on this node cannot be written: ${trouble.text}` : null;
   }
 
   /** Rebuilds the peer's table from the copy on the own broker, or the shared one's stream, as far as that goes. Before `run`. */
@@ -238,7 +292,8 @@ export class Follower {
     // Not before the peer answers: a damaged copy is made anew here, and until then it may be all that there is of the peer.
     if (this.#copy !== null && this.#replica === null && !signal.aborted) {
       this.#replica = await this.#openCopy(this.#copy).catch(() => null);
-      if (this.#replica?.emptied) this.#fromFirst = true;
+      this.#refilling = this.#replica?.emptied === true;
+      if (this.#refilling) this.#fromFirst = true;
     }
     this.#newestMs = Math.max(last?.timeMs ?? 0, lastEvent?.timeMs ?? 0);
     const copied = this.#copy === null ? this.#at : (this.#replica?.originSequence ?? 0);
@@ -302,16 +357,21 @@ export class Follower {
     // What was stored before we came is as old as the peer's broker says; its clock need not be ours.
     const ageMs = Math.max(0, this.#newestMs - message.timeMs);
     this.#applier.apply(message, nowMs - ageMs);
+    this.#notePlace();
   }
 
   /** Numbers are missing, or there was no snapshot: the peer writes one when asked. */
   #heal(): void {
     const nowMs = performance.now();
-    if (this.#applier.exact || this.#applier.inSnapshot || !this.#connected || this.#pending > 0) return;
+    const lacks = !this.#applier.exact || this.#applier.refusals.refused > 0;
+    if (!lacks) this.#askWaitMs = ASK_INTERVAL_MS;
+    if (!lacks || this.#applier.inSnapshot || !this.#connected || this.#pending > 0) return;
     // What is missing may be in what has not been read yet.
     if (!this.#started || this.#at < this.#target) return;
-    if (nowMs - this.#askedMs < ASK_INTERVAL_MS) return;
+    if (nowMs - this.#askedMs < this.#askWaitMs) return;
     this.#askedMs = nowMs;
+    // A snapshot costs the peer its whole table: what it does not heal is not asked for again and again.
+    this.#askWaitMs = Math.min(2 * this.#askWaitMs, ASK_INTERVAL_MS_MAX);
     if (this.#ask()) this.#counters.asked++;
   }
 

@@ -59,6 +59,7 @@ export class Journal {
   readonly #encoder = new BatchEncoder();
   readonly #marks = new MarkCodec();
   #number = 0;
+  #tally = { flows: 0, flowsAt: 0 };
   #snapshotSequence: number;
   /** Bytes of the last snapshot, and of the events since it began. */
   #snapshotBytes = 0;
@@ -92,11 +93,17 @@ export class Journal {
     return this.#number;
   }
 
+  /** How many flows the stream reports as alive, and the message behind which that was counted: nothing was pending then. */
+  get tally(): { readonly flows: number; readonly flowsAt: number } {
+    return this.#tally;
+  }
+
   /** Publishes everything that waits in the internal cache; returns how many rows went out. */
   writePending(): number {
     let rows = 0;
     const { expectations } = this.#internal;
     while (this.#internal.pendingCount > 0 || expectations.pendingCount > 0) rows += this.#writeBatch();
+    this.#tally = { flows: this.#internal.inStream, flowsAt: this.#number };
     return rows;
   }
 

@@ -1,3 +1,4 @@
+import type { Heartbeat } from "../../stream/format/heartbeat.js";
 import type { MessageKind } from "../../stream/format/subjects.js";
 
 /** What the journal writes to: the publisher of this node's stream. */
@@ -21,6 +22,10 @@ export interface OwnStreamListener {
 /** This node's own stream, open for writing in a new epoch. */
 export interface OwnStream {
   readonly sink: JournalSink;
+  /** Why what is published does not get into the stream, in words; null while it does. */
+  readonly trouble: string | null;
+  /** Sends a heartbeat, which is not stored. */
+  beat(heartbeat: Heartbeat): void;
   /** The listener hears of everything from now on. Returns what ends that. */
   listen(listener: OwnStreamListener): () => void;
   /** Resolves with true when all that was published is confirmed, with false when the time was up first. */

@@ -1,3 +1,4 @@
+import type { Heartbeat } from "../../stream/format/heartbeat.js";
 import type { MessageKind } from "../../stream/format/subjects.js";
 import type { ReaderItem, StreamMessage } from "../../stream/reader.js";
 import type { CopyTail, Replica } from "../../stream/replica.js";
@@ -22,6 +23,10 @@ export interface PeerPort {
   readonly copy: CopySource | null;
   /** True while its broker is connected. */
   reached(): boolean;
+  /** Why its broker cannot be reached, in words; null while it is connected. */
+  unreachable(): string | null;
+  /** `heard` gets each heartbeat on the peer's broker, null for what is none. Returns what ends that. */
+  hear(heard: (heartbeat: Heartbeat | null) => void): () => void;
   /** Asks the peer for a snapshot; false when it cannot be reached. */
   ask(): boolean;
   /** Nothing more is read of it. */

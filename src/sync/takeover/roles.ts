@@ -49,6 +49,11 @@ export class Roles {
     return { ...commits, purged: purged + this.#purge.expectationsPurged };
   }
 
+  /** What keepalived said last of each sync group that has a name. */
+  get namedGroups(): Readonly<Record<string, Role>> {
+    return Object.fromEntries([...this.#options.carrying.groups].filter(([group]) => group !== ""));
+  }
+
   /** What keepalived said last since the boot. With several sync groups, primary while any of them is. */
   get role(): Role {
     return this.#options.carrying.role;

@@ -1,0 +1,166 @@
+import type { Logger } from "pino";
+import type { ExternalCache } from "../../cache/external.js";
+import { FORMAT_VERSION, type Position } from "../../stream/format/envelope.js";
+import type { Heartbeat } from "../../stream/format/heartbeat.js";
+import type { PeerPort } from "../ports/peer-stream.js";
+import { type PeerEvidence, reasonAgainst } from "./evidence.js";
+import type { Follower } from "./follower.js";
+
+/** What a watch counts; part of the group `reader.<peer>` of `stats`. */
+export interface PeerWatchCounters {
+  heartbeats: number;
+  heartbeatsMalformed: number;
+}
+
+/** A heartbeat, when it came, and how often flows had changed hands by then. */
+interface Heard {
+  readonly heartbeat: Heartbeat;
+  readonly atMs: number;
+  readonly handovers: number;
+}
+
+/** Reasons of the first seconds are not worth a line in the log. */
+const SETTLE_MS = 5000;
+/** Two daemons of one name are remembered for so long after they were heard in turn. */
+const DOUBLED_MS = 10_000;
+
+/**
+ * Gathers what is known of one peer, and says why it is not in sync. Heartbeats come from the peer's daemon; all else is what
+ * its follower has seen. A change is one line in the log.
+ */
+export class PeerWatch {
+  readonly counters: PeerWatchCounters = { heartbeats: 0, heartbeatsMalformed: 0 };
+  readonly #port: PeerPort;
+  readonly #follower: Follower;
+  readonly #external: ExternalCache;
+  readonly #cluster: string;
+  readonly #self: string;
+  readonly #silenceMsMax: number;
+  readonly #wallMs: () => number;
+  readonly #log: Logger;
+  readonly #startedMs = performance.now();
+  #last: Heard | null = null;
+  #before: Heard | null = null;
+  #doubledMs = Number.NEGATIVE_INFINITY;
+  #offsetMs: number | null = null;
+  /** What the heartbeat before the last and the one before that showed to be missing. */
+  #missing = 0;
+  #missingBefore = 0;
+  /** As it was logged last, without its figures; null: in sync. Undefined: nothing was logged yet. */
+  #logged: string | null | undefined = undefined;
+  #unhear: () => void = () => undefined;
+
+  constructor(options: {
+    port: PeerPort;
+    follower: Follower;
+    external: ExternalCache;
+    cluster: string;
+    /** This node's name. */
+    self: string;
+    /** How long the peer's daemon may be silent. */
+    silenceMsMax: number;
+    wallMs: () => number;
+    log: Logger;
+  }) {
+    this.#port = options.port;
+    this.#follower = options.follower;
+    this.#external = options.external;
+    this.#cluster = options.cluster;
+    this.#self = options.self;
+    this.#silenceMsMax = options.silenceMsMax;
+    this.#wallMs = options.wallMs;
+    this.#log = options.log;
+  }
+
+  /** Listens from now on, until `stop`. */
+  start(): void {
+    this.#unhear = this.#port.hear((heartbeat) => this.#hear(heartbeat));
+  }
+
+  stop(): void {
+    this.#unhear();
+  }
+
+  /** The last heartbeat; null before there is one. */
+  get heartbeat(): Heartbeat | null {
+    return this.#last?.heartbeat ?? null;
+  }
+
+  /** How far the peer's clock is ahead of this node's, milliseconds, the way over the link included; null while unknown. */
+  get clockOffsetMs(): number | null {
+    return this.#offsetMs;
+  }
+
+  /** Why the peer is not in sync, in words; null when it is. */
+  get reason(): string | null {
+    return reasonAgainst(this.#evidence(), { silenceMsMax: this.#silenceMsMax, reads: [FORMAT_VERSION] });
+  }
+
+  /** To be called every second: logs what has changed. */
+  look(): void {
+    const { reason } = this;
+    const kind = reason === null ? null : reason.replace(/\d+/g, "N");
+    if (kind === this.#logged || (reason !== null && performance.now() - this.#startedMs < SETTLE_MS)) return;
+    this.#logged = kind;
+    const peer = this.#follower.node;
+    if (reason === null) this.#log.info({ peer }, "in sync");
+    else this.#log.warn({ peer, reason }, "not in sync");
+  }
+
+  #hear(heartbeat: Heartbeat | null): void {
+    if (heartbeat === null) {
+      this.counters.heartbeatsMalformed++;
+      return;
+    }
+    this.counters.heartbeats++;
+    const atMs = performance.now();
+    if (this.#last !== null && heartbeat.epoch < this.#last.heartbeat.epoch) this.#doubledMs = atMs;
+    this.#offsetMs = heartbeat.wallMs - this.#wallMs();
+    this.#compare();
+    this.#before = this.#last;
+    this.#last = { heartbeat, atMs, handovers: this.#handovers() };
+  }
+
+  /** The last heartbeat's flows with what was held at its place, which has been applied since, where all is well. */
+  #compare(): void {
+    if (this.#last === null) return;
+    const { heartbeat, handovers } = this.#last;
+    const held = this.#follower.flowsAt({ epoch: heartbeat.epoch, number: heartbeat.flowsAt });
+    if (held === null) return;
+    const differs = heartbeat.flows - held;
+    // A flow that changes hands is missed for as long as the two owners' streams take.
+    const moving = this.#handovers() - (this.#before?.handovers ?? handovers);
+    this.#missingBefore = this.#missing;
+    this.#missing = Math.abs(differs) <= moving ? 0 : differs;
+  }
+
+  #handovers(): number {
+    const { retired, taken, stale, moved } = this.#external.counters;
+    return retired + taken + stale + moved;
+  }
+
+  #evidence(): PeerEvidence {
+    const follower = this.#follower;
+    const { connected, copyTrouble } = follower.state;
+    const last = this.#last;
+    const due: Position | null = (this.#before ?? last)?.heartbeat ?? null;
+    const { refused, reason, noRoom } = follower.refusals;
+    const [now, before] = [this.#missing, this.#missingBefore];
+    return {
+      expected: { node: follower.node, cluster: this.#cluster, address: this.#port.address },
+      self: this.#self,
+      unreachable: this.#port.unreachable() ?? (connected ? null : ""),
+      heartbeat: last?.heartbeat ?? null,
+      silentMs: performance.now() - (last?.atMs ?? this.#startedMs),
+      doubled: performance.now() - this.#doubledMs < DOUBLED_MS,
+      applied: follower.applied,
+      due,
+      exact: follower.isExact,
+      refused,
+      refusal: reason,
+      noRoom,
+      missing: now * before > 0 ? now : 0,
+      copyTrouble,
+    };
+  }
+}
