@@ -26,7 +26,7 @@ describe("damage to the store", { skip: clusterObstacle(), timeout: 400_000 }, (
         assert.ok(victim.truncateStream("CT_n2", bytes) > 0);
       });
       await assertAgreement(cluster.nodes).catch((error: unknown) => {
-        throw new Error(`${bytes} bytes cut off both streams of n1`, { cause: error });
+        throw new Error(`${bytes} bytes cut off both streams of n1: ${String(error)}`, { cause: error });
       });
     }
   });

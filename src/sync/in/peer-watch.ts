@@ -125,13 +125,20 @@ export class PeerWatch {
   #compare(): void {
     if (this.#last === null) return;
     const { heartbeat, handovers } = this.#last;
-    const held = this.#follower.flowsAt({ epoch: heartbeat.epoch, number: heartbeat.flowsAt });
+    const held = this.#heldAt(heartbeat);
     if (held === null) return;
     const differs = heartbeat.flows - held;
     // A flow that changes hands is missed for as long as the two owners' streams take.
     const moving = this.#handovers() - (this.#before?.handovers ?? handovers);
     this.#missingBefore = this.#missing;
     this.#missing = Math.abs(differs) <= moving ? 0 : differs;
+  }
+
+  /** Where nothing has come since, what is held now: what was wrong for a moment may have been put right. */
+  #heldAt({ epoch, number, flowsAt }: Heartbeat): number | null {
+    const { applied, flows } = this.#follower;
+    if (applied.epoch === epoch && applied.number === number) return flows;
+    return this.#follower.flowsAt({ epoch, number: flowsAt });
   }
 
   #handovers(): number {
@@ -149,13 +156,14 @@ export class PeerWatch {
     return {
       expected: { node: follower.node, cluster: this.#cluster, address: this.#port.address },
       self: this.#self,
-      unreachable: this.#port.unreachable() ?? (connected ? null : ""),
+      unreachable: this.#port.unreachable(),
       heartbeat: last?.heartbeat ?? null,
       silentMs: performance.now() - (last?.atMs ?? this.#startedMs),
       doubled: performance.now() - this.#doubledMs < DOUBLED_MS,
       applied: follower.applied,
       due,
-      exact: follower.isExact,
+      // A broker that answers, but does not have this node's stream.
+      exact: follower.isExact && connected,
       refused,
       refusal: reason,
       noRoom,

@@ -70,6 +70,8 @@ export interface AgentQuestions {
   streams: { args: { server: string }; answer: readonly StreamView[] };
   marks: { args: { server: string; node: string }; answer: readonly MarkView[] };
   deleteStream: { args: { server: string; name: string }; answer: null };
+  /** `payload` in base64. */
+  storeMessage: { args: { server: string; node: string; kind: string; payload: string }; answer: null };
 }
 
 /** The name of a question. */

@@ -41,6 +41,11 @@ function createAnswers(socket: RequestSocket): Answers {
     dump: () => dump(socket),
     streams: ({ server }) => withClient(server, streams),
     marks: ({ server, node }) => withClient(server, (client) => marks(client, node)),
+    storeMessage: ({ server, node, kind, payload }) =>
+      withClient(server, async (client) => {
+        await client.jetstream().publish(`ct.${node}.${kind}`, Buffer.from(payload, "base64"));
+        return null;
+      }),
     deleteStream: ({ server, name }) =>
       withClient(server, async (client) => {
         await (await client.jetstreamManager()).streams.delete(name);

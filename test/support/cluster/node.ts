@@ -419,6 +419,12 @@ export class ClusterNode {
     await this.#ask.ask("deleteStream", { server: this.server, name });
   }
 
+  /** Stores a message in a stream of its broker, as anybody on the link can. */
+  async storeMessage(node: string, kind: string, payload: Uint8Array): Promise<void> {
+    const args = { server: this.server, node, kind, payload: Buffer.from(payload).toString("base64") };
+    await this.#ask.ask("storeMessage", args);
+  }
+
   /** Resolves when nothing of it runs any more; the cluster has killed it. */
   async gone(): Promise<void> {
     await Promise.all([this.daemon?.exited, this.#agent?.exited]);

@@ -1,0 +1,183 @@
+/** "In sync" is evidence: each way in which it once was said while something would have been lost, on real daemons and brokers. */
+import assert from "node:assert/strict";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { describe, it } from "node:test";
+import { stampOfMs } from "../../src/flow/clock.js";
+import { signal } from "../../src/lab/leftover.js";
+import { waitFor } from "../../src/lab/process.js";
+import { Cluster, clusterObstacle } from "../support/cluster/cluster.js";
+import { assertAgreement } from "../support/cluster/compare.js";
+import type { ClusterNode } from "../support/cluster/node.js";
+import { tcpRecord } from "../support/records.js";
+import { StreamWriter, type WrittenMessage } from "../support/stream-writer.js";
+import { DAMAGES, tear } from "../support/torn-store.js";
+
+const WAIT_MS = 30_000;
+const FLOWS = 500;
+
+/** Resolves when a node says that it is not in sync, for this reason; what `status` exits with then is 1. */
+async function refuses(node: ClusterNode, reason: RegExp): Promise<void> {
+  let seen = "";
+  await waitFor(`${node.name} not in sync: ${reason}`, WAIT_MS, async () => {
+    const status = await node.status();
+    seen = JSON.stringify([status.reason, status.peers.map((peer) => peer.reason)]);
+    return !status.inSync && reason.test(seen);
+  }).catch((error: unknown) => {
+    throw new Error(`it says ${seen}`, { cause: error });
+  });
+  assert.equal((await node.conntrail("status")).code, 1);
+}
+
+async function inSync(...nodes: readonly ClusterNode[]): Promise<void> {
+  for (const node of nodes) {
+    let seen = "";
+    await waitFor(`${node.name} in sync`, WAIT_MS, async () => {
+      const { code, stdout } = await node.conntrail("status");
+      seen = stdout;
+      return code === 0;
+    }).catch((error: unknown) => {
+      throw new Error(`it says ${seen}`, { cause: error });
+    });
+  }
+}
+
+/** Changes lines of a node's configuration. */
+function configure(node: ClusterNode, from: RegExp, to: string): void {
+  const text = readFileSync(node.configFile, "utf8");
+  assert.match(text, from);
+  writeFileSync(node.configFile, text.replace(from, to));
+}
+
+describe("in sync", { skip: clusterObstacle(), timeout: 400_000 }, () => {
+  it("not while the peer's daemon stands still, though its broker answers", async () => {
+    await using cluster = await Cluster.start({ nodes: 2 });
+    const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];
+    await inSync(n1, n2);
+    const pid = n2.daemon?.pid ?? 0;
+    assert.ok(pid > 0);
+    signal(pid, "SIGSTOP");
+    try {
+      await refuses(n1, /its daemon has been silent for \d+ s/);
+    } finally {
+      signal(pid, "SIGCONT");
+    }
+    await inSync(n1, n2);
+  });
+
+  it("not with a node of another cluster, nor with one that has another name", async () => {
+    await using cluster = await Cluster.create({
+      nodes: 3,
+      configure: (number) =>
+        number === 2 ? ["cluster: other"] : number === 3 ? ["node: n2", "peers: { n1: 10.77.0.1 }"] : [],
+    });
+    const [n1] = cluster.nodes as [ClusterNode];
+    for (const node of cluster.nodes) node.start();
+    await n1.ready();
+    await cluster.nodes[2]?.ready();
+    await refuses(n1, /10\.\S+ belongs to the cluster other, not chaos/);
+    await refuses(n1, /10\.\S+ is node n2, not n3/);
+  });
+
+  it("not when two nodes have one name", async () => {
+    await using cluster = await Cluster.create({
+      nodes: 2,
+      configure: (number) => (number === 2 ? ["node: n1", "peers: { n2: 10.77.0.1 }"] : []),
+    });
+    const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];
+    configure(n2, /10\.77\.0\.1/, n1.address);
+    for (const node of cluster.nodes) node.start();
+    for (const node of cluster.nodes) await node.ready();
+    await refuses(n1, /is also called n1: give each node a name of its own/);
+    await refuses(n2, /is also called n1: give each node a name of its own/);
+  });
+
+  it("not when a cache is full: on the node itself and on its peer", async () => {
+    await using cluster = await Cluster.start({
+      nodes: 2,
+      configure: (number) => (number === 1 ? ["cache: { limit: 1000 }"] : []),
+    });
+    const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];
+    await n1.apply({ type: "create", range: 1, from: 0, count: 3000, mark: 1 });
+    await refuses(n1, /the cache is full: \d+ flows are not replicated/);
+    await refuses(n2, /its cache is full: \d+ of its flows are not replicated/);
+    await n2.apply({ type: "create", range: 2, from: 0, count: 3000, mark: 1 });
+    await refuses(n1, /of its flows found no room/);
+  });
+
+  it("not while the peer's disk is full, which is called that", async () => {
+    const MIB = 1024 * 1024;
+    await using cluster = await Cluster.start({ nodes: 2, storeBytes: 24 * MIB });
+    const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];
+    await n1.startLoad({ seed: 1, range: 2, flowsMax: 2000, operationsPerSecond: 2000 });
+    const filler = n1.fillStore();
+    await refuses(n1, /this node cannot publish: the disk of broker.store \S+ is full/);
+    // nats-server 2.9 switches JetStream off then, and is started again and again.
+    await refuses(n2, /cannot publish: the disk of broker.store \S+ is full|does not answer/);
+    rmSync(filler);
+    await n1.stopLoad();
+    await assertAgreement(cluster.nodes, { timeoutMs: 60_000 });
+  });
+
+  for (const damage of DAMAGES) {
+    it(`a store torn by a power cut heals by itself: ${damage}, in the own stream and in the copy`, async () => {
+      await using cluster = await Cluster.start({ nodes: 2 });
+      const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];
+      for (const node of cluster.nodes) {
+        await node.apply({ type: "create", range: node.number, from: 0, count: FLOWS, mark: 1 });
+      }
+      await assertAgreement(cluster.nodes);
+      await n1.kill9Both();
+      tear(n1.store, "CT_n1", damage);
+      tear(n1.store, "CT_n2", damage);
+      await n1.apply({ type: "create", range: 1, from: FLOWS, count: FLOWS, mark: 1 });
+      n1.start();
+      await n1.ready();
+      await n1.apply({ type: "create", range: 1, from: 2 * FLOWS, count: FLOWS, mark: 1 });
+      await assertAgreement(cluster.nodes);
+      await inSync(n1, n2);
+    });
+  }
+
+  it("one poisoned message costs that message, also after restarts, and is said", async () => {
+    await using cluster = await Cluster.start({ nodes: 2 });
+    const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];
+    await n1.apply({ type: "create", range: 1, from: 0, count: FLOWS, mark: 1 });
+    await assertAgreement(cluster.nodes);
+    const future = stampOfMs(Date.now()) + 2 ** 50;
+    const poison: Record<string, () => WrittenMessage> = {
+      "a stamp in the future": () => written("n1", Date.now(), { stamp: future }),
+      "another node": () => written("n9", Date.now(), {}),
+      "an epoch in the future": () => written("n1", Number.MAX_SAFE_INTEGER - 1, {}),
+    };
+    let refused = 0;
+    for (const [what, write] of Object.entries(poison)) {
+      refused++;
+      const { kind, payload } = write();
+      await n1.storeMessage("n1", kind, payload);
+      // It may be in sync again within a second: the log and the counter tell that it was not.
+      await waitFor(`${what} is refused`, WAIT_MS, async () => (await n2.stats())["reader.n1"]?.refused === refused);
+      // A snapshot heals it; nothing of the poison stays.
+      await inSync(n1, n2);
+      await n1.apply({ type: "create", range: 1, from: FLOWS, count: 10, mark: 1 });
+      await assertAgreement(cluster.nodes);
+      await n1.apply({ type: "destroy", range: 1, from: FLOWS, count: 10 });
+      await assertAgreement(cluster.nodes);
+    }
+    for (const node of [n2, n1]) {
+      await node.kill9Daemon();
+      node.start();
+      await node.ready();
+      await assertAgreement(cluster.nodes);
+    }
+  });
+});
+
+/** A message as somebody else could write it into a node's stream. */
+function written(node: string, epoch: number, { stamp }: { stamp?: number }): WrittenMessage {
+  const writer = new StreamWriter(node);
+  writer.epoch = epoch;
+  writer.number = 1_000_000;
+  writer.stamp = stamp ?? stampOfMs(Date.now());
+  writer.wallMs = Date.now();
+  return writer.events((batch) => batch.addNew(77, tcpRecord(77), 0, null, null));
+}
