@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { existsSync } from "node:fs";
 import { chmod, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
@@ -80,6 +81,27 @@ describe("embedded broker", { skip: natsServerMissing() }, () => {
     await until("the connection", () => connection.connected);
     assert.equal((await jsm.streams.info("CT_fw1")).config.name, "CT_fw1");
     await connection.close();
+  });
+
+  it("does not say for a moment that it runs while there is no process", async () => {
+    await using edge = await setUp();
+    const { broker } = edge;
+    const seen: unknown[] = [];
+    const watch = (message: unknown): void => {
+      const { process: child } = message as { process: ChildProcess };
+      // Behind the listeners of who has started it.
+      queueMicrotask(() => child.once("close", () => seen.push([broker.pid, broker.state])));
+    };
+    subscribe("child_process", watch);
+    try {
+      await broker.start();
+      seen.length = 0;
+      process.kill(broker.pid!, "SIGKILL");
+      await until("its end", () => seen.length === 1);
+    } finally {
+      unsubscribe("child_process", watch);
+    }
+    assert.deepEqual(seen, [[null, "waiting"]]);
   });
 
   it("lets the timers of every thread of it come late", {

@@ -221,6 +221,8 @@ export class EmbeddedBroker {
     this.#exited = new Promise((resolve) => {
       const gone = (reason: string) => {
         if (this.#child === child) this.#child = null;
+        // At once: the supervisor's turn comes later, and nothing runs any more.
+        if (this.#child === null && this.#state === "running") this.#set("waiting");
         if (this.#said === "") this.#said = reason;
         resolve();
       };
@@ -237,7 +239,8 @@ export class EmbeddedBroker {
     if (timerSlackMs > 0 && pid !== null && !(await setTimerSlack(pid, timerSlackMs * NANOS_PER_MS))) {
       this.#log.debug({ pid }, "the broker's timers stay as punctual as they are: setting that needs CAP_SYS_NICE");
     }
-    if (!this.#stop.signal.aborted) this.#set("running");
+    // It may have ended meanwhile.
+    if (!this.#stop.signal.aborted && this.#child !== null) this.#set("running");
   }
 
   /** True when JetStream answers; false when the child ends first, after `timeoutMs`, and when stopping. */
