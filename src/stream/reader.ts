@@ -22,11 +22,23 @@ export interface StreamMessage {
   pending: number;
 }
 
+/** A place of a stream whose message is none of ours. Of several in a row only the last is told. */
+export interface SkippedMessage {
+  type: "skipped";
+  sequence: number;
+  /** How many more there were in the stream behind this one. */
+  pending: number;
+}
+
 /**
  * What a reader yields. `state`: it follows the stream, or cannot at present and will resume by itself. `reset`, the
  * last item: the place to resume at is gone, so the caller must choose another start and read again.
  */
-export type ReaderItem = StreamMessage | { type: "state"; connected: boolean } | { type: "reset"; reason: ResetReason };
+export type ReaderItem =
+  | StreamMessage
+  | SkippedMessage
+  | { type: "state"; connected: boolean }
+  | { type: "reset"; reason: ResetReason };
 
 /**
  * `trimmed`: the next messages were removed by age or size. `truncated`: the stream ends before the last message that
@@ -349,6 +361,7 @@ class ReadSession {
     const kind = kindOfSubject(msg.subject);
     if (kind === null) {
       this.#counters.malformed++;
+      this.#skip({ type: "skipped", sequence, pending });
       return true;
     }
     const payload = msg.data;
@@ -359,6 +372,13 @@ class ReadSession {
     this.#queueBytes += payload.length + ENVELOPE_BYTES;
     this.#wakeUp();
     return true;
+  }
+
+  /** Who waits for the end of what is stored must see it pass. */
+  #skip(item: SkippedMessage): void {
+    if (this.#queue.at(-1)?.type === "skipped") this.#queue.pop();
+    this.#queue.push(item);
+    this.#wakeUp();
   }
 
   #onFailure(failure: ConsumerFailure): void {

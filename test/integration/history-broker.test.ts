@@ -113,6 +113,21 @@ describe("history from a broker", { skip: natsServerMissing() }, () => {
     }
   });
 
+  it("comes to the end of a stream whose last message is none of ours", async () => {
+    const cluster = clusterOf(11, 50);
+    const memory = await History.open({ streams: cluster, nodes: null });
+    await using server = await startNatsServer();
+    await publish(server, cluster);
+    const client = await server.client();
+    await client.jetstream().publish("ct.fw1.other", "");
+    await client.close();
+    const connection = connect(server);
+    const history = await History.open({ streams: brokerStreams(connection, silentLogger()), nodes: null });
+    const found = textOf(await collect(history.connections(EVERYTHING, never)));
+    assert.deepEqual(found, textOf(await collect(memory.connections(EVERYTHING, never))));
+    await connection.close();
+  });
+
   it("says what retention has cut off, and that a node has no stream", async () => {
     const cluster = clusterOf(11, 200);
     await using server = await startNatsServer();

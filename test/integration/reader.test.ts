@@ -103,6 +103,25 @@ describe("reader", { skip: natsServerMissing() }, () => {
     assert.equal(await consumersOf(server), 0);
   });
 
+  it("tells of the places of messages that are none of ours, so that their end is seen", async () => {
+    await using server = await startNatsServer();
+    await createStream(server);
+    await using edge = setUp(server.address);
+    await publish(server, 1);
+    const client = await server.client();
+    for (let i = 0; i < 3; i++) await client.jetstream().publish("ct.fw1.other", "");
+    await client.close();
+    const items: ReaderItem[] = [];
+    for await (const batch of edge.reader.read(1, edge.stop.signal)) {
+      items.push(...batch.filter(({ type }) => type !== "state"));
+      const last = items.at(-1);
+      if (last?.type === "skipped" && last.pending === 0) edge.stop.abort();
+    }
+    assert.equal(items[0]?.type, "message");
+    assert.deepEqual(items.at(-1), { type: "skipped", sequence: 4, pending: 0 });
+    assert.equal(edge.reader.counters.malformed, 3);
+  });
+
   it("finds the last message of a kind", async () => {
     await using server = await startNatsServer();
     await using edge = setUp(server.address);

@@ -227,6 +227,24 @@ describe("restoreInternal", () => {
     assert.deepEqual([continues, internal.table.size], [null, 0]);
   });
 
+  it("comes to the end of a stream whose last message is none of ours", async () => {
+    const life = Life.first();
+    life.flow(1);
+    await life.snapshot();
+    const { messages } = life.stream;
+    const foreign: PeerStream = {
+      readLast: (kind) => life.stream.readLast(kind),
+      async *read(from, signal): AsyncIterable<readonly ReaderItem[]> {
+        yield messages.filter(({ sequence }) => sequence >= from).map((message) => ({ ...message, pending: 1 }));
+        yield [{ type: "skipped", sequence: messages.length + 1, pending: 0 }];
+        await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+      },
+    };
+    const { internal, continues } = await life.restore(foreign);
+    assert.equal(internal.table.size, 1);
+    assert.notEqual(continues, null);
+  });
+
   it("keeps the flows that fit when the table is smaller now, and tells of nothing else", async () => {
     const life = Life.first();
     for (let tuple = 0; tuple < 20; tuple++) life.flow(tuple);

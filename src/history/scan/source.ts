@@ -3,7 +3,7 @@ import { ConntrailError } from "../../errors.js";
 import { stampMs } from "../../flow/clock.js";
 import { createMessageOpener } from "../../stream/format/batch-view.js";
 import { aheadMs, implausible, type OpenedMessage } from "../../stream/format/envelope.js";
-import type { ReaderItem, StreamMessage } from "../../stream/reader.js";
+import type { ReaderItem, SkippedMessage, StreamMessage } from "../../stream/reader.js";
 import type { NodeState } from "./node-state.js";
 
 /** A part of a stream to be read, by sequences, both included. `until` Infinity: the stream is followed without end. */
@@ -14,6 +14,9 @@ export interface Segment {
 
 /** Reads a stream from a sequence on (1 or less: from the first that is there), as StreamReader does. */
 export type ReadStream = (from: number, signal: AbortSignal) => AsyncIterable<readonly ReaderItem[]>;
+
+/** What stands at a place of the stream. */
+type PlacedItem = StreamMessage | SkippedMessage;
 
 /** A reader that has been silent for so long has lost its broker. */
 const STALL_MS = 30_000;
@@ -45,8 +48,8 @@ export class StreamSource {
   readonly #onBeyond: ((message: OpenedMessage) => void) | undefined;
   readonly #open = createMessageOpener();
   readonly #stop = new AbortController();
-  readonly #batches: AsyncGenerator<readonly StreamMessage[], void, undefined>;
-  #queue: readonly StreamMessage[] = [];
+  readonly #batches: AsyncGenerator<readonly PlacedItem[], void, undefined>;
+  #queue: readonly PlacedItem[] = [];
   #at = 0;
   #filling = false;
   #jumps = true;
@@ -94,6 +97,7 @@ export class StreamSource {
       const message = this.#queue[this.#at];
       if (message === undefined) break;
       this.#at++;
+      if (message.type === "skipped") continue;
       this.head = this.#openSound(message);
       this.headTimeMs = message.timeMs;
       this.jump = this.#jumps;
@@ -169,7 +173,7 @@ export class StreamSource {
     this.#batches.return().catch(() => undefined);
   }
 
-  async *#messages(): AsyncGenerator<readonly StreamMessage[], void, undefined> {
+  async *#messages(): AsyncGenerator<readonly PlacedItem[], void, undefined> {
     for (const segment of this.#segments) {
       this.#jumps = true;
       let from = segment.from;
@@ -185,7 +189,7 @@ export class StreamSource {
   }
 
   /** Reads one segment. Returns true when the stream no longer holds what was to be read next. */
-  async *#segment(from: number, until: number): AsyncGenerator<readonly StreamMessage[], boolean, undefined> {
+  async *#segment(from: number, until: number): AsyncGenerator<readonly PlacedItem[], boolean, undefined> {
     const live = until === Number.POSITIVE_INFINITY;
     const end = new AbortController();
     const signal = AbortSignal.any([this.#stop.signal, end.signal]);
@@ -194,16 +198,17 @@ export class StreamSource {
       for (;;) {
         const result = live ? await items.next() : await beforeStall(items.next(), this.node.name);
         if (result.done === true) return false;
-        const messages: StreamMessage[] = [];
+        const placed: PlacedItem[] = [];
+        let isEnd = false;
         for (const item of result.value) {
           if (item.type === "reset") return true;
-          if (item.type !== "message") continue;
+          if (item.type === "state") continue;
+          isEnd = item.sequence >= until || (!live && item.pending === 0);
           if (item.sequence > until) break;
-          messages.push(item);
+          placed.push(item);
         }
-        if (messages.length > 0) yield messages;
-        const last = result.value.at(-1);
-        if (last?.type === "message" && (last.sequence >= until || (!live && last.pending === 0))) return false;
+        if (placed.length > 0) yield placed;
+        if (isEnd) return false;
       }
     } finally {
       end.abort();

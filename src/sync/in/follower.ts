@@ -335,6 +335,8 @@ export class Follower {
         case "message":
           this.#message(item);
           break;
+        case "skipped":
+          break;
       }
     }
     this.#heal();

@@ -131,9 +131,11 @@ async function replay(
       // Also for its own sake: more is read meanwhile.
       if (turn.over) await turn.yield();
       if (item.type === "reset") return 0;
-      if (item.type !== "message") continue;
-      applier.apply(item, item.timeMs);
-      applied = item.sequence;
+      if (item.type === "state") continue;
+      if (item.type === "message") {
+        applier.apply(item, item.timeMs);
+        applied = item.sequence;
+      }
       // A damaged stream counts messages behind it that never come.
       if (item.sequence >= endSequence && (!andOn || item.pending === 0)) end.abort();
       if (performance.now() - toldMs < PROGRESS_MS) continue;
