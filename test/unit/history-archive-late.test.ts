@@ -13,6 +13,7 @@ import type { Connection } from "../../src/history/connection.js";
 import type { HistoryStreams } from "../../src/history/scan/streams.js";
 import { createUid } from "../../src/history/uid.js";
 import type { ReaderItem } from "../../src/stream/reader.js";
+import type { StreamLookup } from "../../src/stream/stream-index.js";
 import { archiveCluster, keysOf, readArchive } from "../support/archive-cluster.js";
 import type { HistoryCluster } from "../support/history-cluster.js";
 import { tcpRecord } from "../support/records.js";
@@ -36,7 +37,7 @@ async function turns(): Promise<void> {
   for (let turn = 0; turn < 50; turn++) await new Promise(setImmediate);
 }
 
-/** Streams without end, of which one stops half way until the others have been read. */
+/** Streams without end, of which one stops half way until the others have been read: that is all that its copy holds until then. */
 class LateStreams implements HistoryStreams {
   readonly #cluster: HistoryCluster;
   readonly #late: string;
@@ -59,14 +60,26 @@ class LateStreams implements HistoryStreams {
     return this.#cluster.nodes();
   }
 
-  lookup(node: string) {
-    return this.#cluster.lookup(node);
+  /** Until the rest of its copy has come, that is known to hold what was read of it. */
+  lookup(node: string): StreamLookup {
+    const stream = this.#cluster.lookup(node);
+    const bounds = async () => {
+      const { first, last, messages } = await stream.bounds();
+      const half =
+        node === this.#late && this.#waiting < this.#cluster.members.length ? this.#halfOf(messages) : messages;
+      return { first, last: last - messages + half, messages: half };
+    };
+    return { bounds, next: (sequence, kind) => stream.next(sequence, kind), lastMark: () => stream.lastMark() };
+  }
+
+  #halfOf(messages: number): number {
+    return Math.floor(messages * this.#share);
   }
 
   async *read(node: string, from: number, _readers: number, signal: AbortSignal) {
     const { messages } = this.#cluster.lookup(node);
     const first = messages.slice(Math.max(0, from - 1));
-    const half = node === this.#late ? Math.floor(first.length * this.#share) : first.length;
+    const half = node === this.#late ? this.#halfOf(first.length) : first.length;
     // Nothing is known to come: nobody waits for it.
     const idle = (items: readonly (typeof messages)[number][]): readonly ReaderItem[] =>
       items.map((item) => ({ ...item, pending: 0 }));

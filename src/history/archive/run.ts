@@ -3,10 +3,13 @@ import { STAMPS_PER_MS, stampMs, stampOfMs } from "../../flow/clock.js";
 import { type Envelope, isAfter } from "../../stream/format/envelope.js";
 import type { Connection } from "../connection.js";
 import { HOLD_STAMPS } from "../scan/held-ends.js";
-import { joinStreams, mergeStreams, NEW_STREAMS_EVERY_MS } from "../scan/merged-streams.js";
+import type { Merge } from "../scan/merge.js";
+import { mergeStreams, NEW_STREAMS_EVERY_MS } from "../scan/merged-streams.js";
 import { Projection } from "../scan/projection.js";
 import type { EndSource } from "../scan/reports.js";
 import { compileRowFilter } from "../scan/row-filter.js";
+import type { StreamSource } from "../scan/source.js";
+import { StreamTips } from "../scan/stream-tips.js";
 import type { HistoryStreams } from "../scan/streams.js";
 import { FLUSH_MS, FLUSH_ROWS } from "./limits.js";
 import type { ArchivePlace, ArchiveState } from "./state.js";
@@ -105,7 +108,7 @@ export class ArchiveRun {
     const { streams, nodes, live, writer, signal, now, settleMs = SETTLE_MS } = this.#options;
     const range = { sinceMs: startMs(writer.state), live };
     const { merge } = await mergeStreams(streams, nodes, this.#projection, range, signal);
-    let joinAtMs = now() + NEW_STREAMS_EVERY_MS;
+    const tips = new StreamTips(streams, merge, this.#projection, { range, now });
     let waiting: Promise<void> | null = null;
     try {
       let turnEnd = TURN_EVENTS;
@@ -116,7 +119,8 @@ export class ArchiveRun {
           await new Promise(setImmediate);
         }
         const source = merge.next();
-        if (source !== null && live && source.headTimeMs > now() - settleMs) {
+        if (live) tips.ask(this.#mustAsk(source, tips, merge) ? TICK_MS : NEW_STREAMS_EVERY_MS);
+        if (source !== null && live && source.headTimeMs > tips.knownMs - settleMs) {
           await tick(REST_MS);
         } else if (source === null) {
           if (merge.ended) break;
@@ -124,7 +128,7 @@ export class ArchiveRun {
             waiting = null;
           });
           await Promise.race([waiting, tick(TICK_MS)]);
-          if (merge.idle) this.#settle(now() - settleMs);
+          if (merge.idle) this.#settle(tips.knownMs - settleMs);
         } else {
           const { envelope } = source.head;
           this.#message = envelope;
@@ -132,10 +136,6 @@ export class ArchiveRun {
           this.#projection.apply(source.node, source.head, source.jump);
           this.#pass(source.node.name, envelope);
           source.advance();
-        }
-        if (live && now() >= joinAtMs) {
-          await joinStreams(streams, merge, this.#projection, range);
-          joinAtMs = now() + NEW_STREAMS_EVERY_MS;
         }
         await this.#keepUp();
       }
@@ -147,6 +147,13 @@ export class ArchiveRun {
       await this.#flushing;
       this.#report();
     }
+  }
+
+  /** True if something depends on what the streams hold now: a message or ends that are due, or a stream that is waited for. */
+  #mustAsk(source: StreamSource | null, tips: StreamTips, merge: Merge): boolean {
+    if (source === null) return this.#projection.held > 0 || !merge.idle;
+    const { now, settleMs = SETTLE_MS } = this.#options;
+    return source.headTimeMs > tips.knownMs - settleMs && source.headTimeMs <= now() - settleMs;
   }
 
   #ended(connection: Connection, source: EndSource): void {

@@ -10,9 +10,10 @@ import type {
   HistoryQuery,
   WhoQuestion,
 } from "../connection.js";
-import { joinStreams, mergeStreams, NEW_STREAMS_EVERY_MS } from "./merged-streams.js";
+import { mergeStreams, NEW_STREAMS_EVERY_MS } from "./merged-streams.js";
 import { Projection } from "./projection.js";
 import { compileRowFilter, compileWhoFilter, type RowFilter } from "./row-filter.js";
+import { StreamTips } from "./stream-tips.js";
 import type { HistoryStreams } from "./streams.js";
 
 /** Where the streams are. */
@@ -120,22 +121,19 @@ export class History {
     });
     const range = { sinceMs, live: true };
     const { merge } = await mergeStreams(this.#streams, this.#nodes, projection, range, signal);
-    let joinAtMs = performance.now() + NEW_STREAMS_EVERY_MS;
+    const tips = new StreamTips(this.#streams, merge, projection, { range, now: Date.now });
     try {
       while (!signal.aborted && !merge.ended) {
         const source = merge.next();
         if (source === null) {
           await merge.wait(settled && projection.held > 0 ? SETTLE_EVERY_MS : NEW_STREAMS_EVERY_MS);
-          if (merge.idle) projection.settle(stampOfMs(Date.now()));
+          if (merge.idle) projection.settle(stampOfMs(tips.knownMs));
         } else {
           messageMs = source.timeMs;
           projection.apply(source.node, source.head, source.jump);
           source.advance();
         }
-        if (performance.now() >= joinAtMs && !signal.aborted) {
-          await joinStreams(this.#streams, merge, projection, range);
-          joinAtMs = performance.now() + NEW_STREAMS_EVERY_MS;
-        }
+        if (!signal.aborted) tips.ask(projection.held > 0 ? SETTLE_EVERY_MS : NEW_STREAMS_EVERY_MS);
         if (changes.length === 0) continue;
         yield changes;
         changes = [];

@@ -56,6 +56,16 @@ export class Merge {
     if (this.#signal.aborted) this.close();
   }
 
+  /** From now on no source is idle before it has read up to where `tipOf` says that its stream ends now; null: nobody can tell. */
+  async expect(tipOf: (node: string) => Promise<number | null>): Promise<void> {
+    const expectTip = async (source: StreamSource): Promise<void> => {
+      const tip = await tipOf(source.node.name);
+      if (tip !== null) source.expect(tip);
+    };
+    await Promise.all(this.#sources.map(expectTip));
+    this.#onWake();
+  }
+
   /** True when every source has ended. */
   get ended(): boolean {
     return this.#sources.every((source) => source.ended);

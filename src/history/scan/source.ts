@@ -37,8 +37,6 @@ export class StreamSource {
   jump = true;
   /** Nothing more will come. */
   ended = false;
-  /** The source has read all that a stream without end holds now. */
-  idle: boolean;
   readonly #read: ReadStream;
   readonly #segments: readonly Segment[];
   readonly #live: boolean;
@@ -51,7 +49,14 @@ export class StreamSource {
   readonly #batches: AsyncGenerator<readonly PlacedItem[], void, undefined>;
   #queue: readonly PlacedItem[] = [];
   #at = 0;
-  #filling = false;
+  #filling: Promise<unknown> | null = null;
+  /** What came while it was not asked would be here: it has been asked for more over a turn of the event loop. */
+  #quiet = false;
+  /** Sequence of the last message that was read, and of the last that the stream is known to hold. */
+  #readTo = 0;
+  #tip = 0;
+  /** Messages behind the last that was read, as they were when the broker sent that. */
+  #pending: number;
   #jumps = true;
   /** How many messages in a row were beyond the end. */
   #beyond = 0;
@@ -82,12 +87,24 @@ export class StreamSource {
     this.#batches = this.#messages();
     this.ended = options.segments.length === 0;
     this.#live = options.segments.at(-1)?.until === Number.POSITIVE_INFINITY;
-    this.idle = this.#live && options.messages === 0;
+    this.#pending = options.messages;
   }
 
   /** When the head was written, by its writer's clock, milliseconds since the Unix epoch; 0 where there is no head. */
   get timeMs(): number {
     return this.head === null ? 0 : stampMs(this.head.envelope.stamp) - aheadMs(this.head.envelope);
+  }
+
+  /** Of a stream without end: all that it is known to hold was read, and nothing has come since. */
+  get idle(): boolean {
+    return this.#live && this.head === null && this.#pending === 0 && this.#readTo >= this.#tip && this.#quiet;
+  }
+
+  /** The stream holds messages up to this sequence, 0: none; it is not idle before they were read. */
+  expect(tip: number): void {
+    this.#tip = tip;
+    // What was to come may have been removed meanwhile.
+    if (tip <= this.#readTo) this.#pending = 0;
   }
 
   /** Opens the next message that is not damaged. */
@@ -97,6 +114,8 @@ export class StreamSource {
       const message = this.#queue[this.#at];
       if (message === undefined) break;
       this.#at++;
+      this.#readTo = message.sequence;
+      this.#pending = message.pending;
       if (message.type === "skipped") continue;
       this.head = this.#openSound(message);
       this.headTimeMs = message.timeMs;
@@ -108,7 +127,6 @@ export class StreamSource {
         this.#beyond = 0;
       }
     }
-    this.idle = this.#live && this.head === null && (this.#queue.at(-1)?.pending ?? 0) === 0;
   }
 
   /** Null for a damaged message, and for one that its node cannot have written: a stamp in the future would hold up the merge. */
@@ -121,11 +139,14 @@ export class StreamSource {
 
   /** Fetches more messages if there is no head. Calls `wake` when there is a head, an end or a failure. */
   fill(wake: () => void): void {
-    if (this.#filling || this.ended || this.head !== null) return;
-    this.#filling = true;
-    this.#batches.next().then(
+    if (this.#filling !== null || this.ended || this.head !== null) return;
+    const filling = this.#batches.next();
+    this.#filling = filling;
+    if (this.#live) setImmediate(() => this.#noteQuiet(filling, wake));
+    filling.then(
       (result) => {
-        this.#filling = false;
+        this.#filling = null;
+        this.#quiet = false;
         if (result.done === true) this.ended = true;
         else {
           this.#queue = result.value;
@@ -135,12 +156,18 @@ export class StreamSource {
         wake();
       },
       (error: unknown) => {
-        this.#filling = false;
+        this.#filling = null;
         this.#failure = error;
         this.ended = true;
         wake();
       },
     );
+  }
+
+  #noteQuiet(filling: Promise<unknown>, wake: () => void): void {
+    if (this.#filling !== filling) return;
+    this.#quiet = true;
+    wake();
   }
 
   /** Throws the error that ended the reading early, if there was one. */
@@ -182,6 +209,7 @@ export class StreamSource {
         const reset = yield* this.#segment(from, segment.until);
         if (!reset) break;
         this.#jumps = true;
+        this.#readTo = 0;
         this.node.gaps.open(this.node.heard, "the stream was cut off while it was read");
         from = 0;
       }
