@@ -144,6 +144,18 @@ test("an archiver does not wait for what retention has removed meanwhile", { ski
   assert.ok(asked >= 3);
 });
 
+test("a stream without end is read on however often its reader begins anew", { timeout: 60_000 }, async () => {
+  const cluster = archiveCluster(1, STEPS);
+  const streams = new BroughtStreams(cluster, () => 0);
+  const read = streams.read.bind(streams);
+  let resets = 0;
+  streams.read = async function* (node, from, readers, signal) {
+    if (node === "fw1" && ++resets <= 4) yield [{ type: "reset", reason: "truncated" }];
+    else yield* read(node, from, readers, signal);
+  };
+  assert.deepEqual(keysOf(await follow(streams)), truthOf(cluster));
+});
+
 test("what streams hold is known when the broker told of each, or did not of one for long", async () => {
   const cluster = archiveCluster(1, STEPS);
   const known = async (away: readonly string[], untoldMsMax: number): Promise<number> => {

@@ -204,8 +204,9 @@ export class StreamSource {
     for (const segment of this.#segments) {
       this.#jumps = true;
       let from = segment.from;
-      // Skips what retention has cut off meanwhile. Once only, else the reader would chase retention for ever.
-      for (let attempt = 0; attempt < 2; attempt++) {
+      // Skips what retention has cut off meanwhile. Once only where the segment has an end, else the reader would chase
+      // retention for ever.
+      for (let attempt = 0; attempt < 2 || segment.until === Number.POSITIVE_INFINITY; attempt++) {
         const reset = yield* this.#segment(from, segment.until);
         if (!reset) break;
         this.#jumps = true;
