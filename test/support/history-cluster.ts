@@ -1,4 +1,4 @@
-import { stampMs } from "../../src/flow/clock.js";
+import { stampMs, stampOfMs } from "../../src/flow/clock.js";
 import { RECORD_WORDS, W_CREATED, W_STATUS } from "../../src/flow/record.js";
 import type { HistoryStreams } from "../../src/history/scan/streams.js";
 import { BatchEncoder } from "../../src/stream/format/batch.js";
@@ -90,6 +90,8 @@ class ClusterNode {
 const SLOTS_END = 0xffffffff;
 const TUPLES = 30;
 const UNHEARD_STAMPS = 5000 * 4096;
+/** Ahead of the clock of any broker, so that it passes no end, but not so far that a reader takes the stamps for another's. */
+const START_MS = Date.now() + 3_600_000;
 
 /**
  * Nodes that write their streams as conntrail does, over a table of which a test knows all: connections begin, change, move and
@@ -102,7 +104,7 @@ export class HistoryCluster implements HistoryStreams {
   readonly stamps: number[] = [];
   /** Who wrote each of them. */
   readonly writers: string[] = [];
-  stamp = (1_800_000_000_000 - 1_577_836_800_000) * 4096;
+  stamp = stampOfMs(START_MS);
   readonly #encoder = new BatchEncoder();
   readonly #marks = new MarkCodec();
   readonly #firstTuple: number;
