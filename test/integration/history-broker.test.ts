@@ -23,8 +23,15 @@ const RETENTION = { maxAgeMs: 0, bytesMax: 256 * 1024 ** 2 };
 const EVERYTHING: HistoryQuery = { sinceMs: null, untilMs: null, filter: {}, nodes: null, limit: null };
 const never = new AbortController().signal;
 
-function connect(server: TestNatsServer): BrokerConnection {
-  return connectBroker({ servers: [server.address], node: "fw1", purpose: "history", log: silentLogger() });
+function connect(server: TestNatsServer): BrokerConnection & AsyncDisposable {
+  const connection = connectBroker({ servers: [server.address], node: "fw1", purpose: "history", log: silentLogger() });
+  return Object.assign(connection, { [Symbol.asyncDispose]: () => connection.close() });
+}
+
+/** Ends what follows it, also when the test fails: else the process would go on. */
+function ending(): AbortController & Disposable {
+  const end = new AbortController();
+  return Object.assign(end, { [Symbol.dispose]: () => end.abort() });
 }
 
 function clusterOf(seed: number, steps: number): HistoryCluster {
@@ -58,7 +65,7 @@ async function publish(
 
 /** The first node's stream is its own, the others' are copies that begin somewhere else. */
 async function copy(server: TestNatsServer, cluster: HistoryCluster): Promise<void> {
-  const connection = connect(server);
+  await using connection = connect(server);
   for (const { name, stream } of cluster.members) {
     if (name === "fw1") continue;
     const replica = await Replica.open({
@@ -72,7 +79,6 @@ async function copy(server: TestNatsServer, cluster: HistoryCluster): Promise<vo
     assert.equal(await replica.flush(10_000), true);
     replica.close();
   }
-  await connection.close();
 }
 
 async function collect(answer: HistoryAnswer): Promise<Connection[]> {
@@ -99,7 +105,7 @@ describe("history from a broker", { skip: natsServerMissing() }, () => {
     await publish(copies, only);
     await copy(copies, cluster);
     for (const server of [own, copies]) {
-      const connection = connect(server);
+      await using connection = connect(server);
       const history = await History.open({ streams: brokerStreams(connection, silentLogger()), nodes: null });
       assert.deepEqual(history.nodes, ["fw1", "fw2", "fw3"]);
       const whole = await collect(history.connections(EVERYTHING, never));
@@ -109,7 +115,6 @@ describe("history from a broker", { skip: natsServerMissing() }, () => {
         const found = textOf(await collect(history.at(timeMs, EVERYTHING, never)));
         assert.deepEqual(found, textOf(await collect(memory.at(timeMs, EVERYTHING, never))));
       }
-      await connection.close();
     }
   });
 
@@ -121,11 +126,10 @@ describe("history from a broker", { skip: natsServerMissing() }, () => {
     const client = await server.client();
     await client.jetstream().publish("ct.fw1.other", "");
     await client.close();
-    const connection = connect(server);
+    await using connection = connect(server);
     const history = await History.open({ streams: brokerStreams(connection, silentLogger()), nodes: null });
     const found = textOf(await collect(history.connections(EVERYTHING, never)));
     assert.deepEqual(found, textOf(await collect(memory.connections(EVERYTHING, never))));
-    await connection.close();
   });
 
   it("says what retention has cut off, and that a node has no stream", async () => {
@@ -134,7 +138,7 @@ describe("history from a broker", { skip: natsServerMissing() }, () => {
     await publish(server, cluster);
     const half = Math.floor(cluster.members[0]!.stream.messages.length / 2);
     await server.manage((jsm) => jsm.streams.purge(streamName("fw1"), { seq: half }));
-    const connection = connect(server);
+    await using connection = connect(server);
     const history = await History.open({ streams: brokerStreams(connection, silentLogger()), nodes: ["fw9"] });
     const answer = history.connections(EVERYTHING, never);
     const found = await collect(answer);
@@ -145,7 +149,6 @@ describe("history from a broker", { skip: natsServerMissing() }, () => {
     );
     assert.ok(reasons.some(([node, , reason]) => node === "fw9" && String(reason).startsWith("this broker holds no")));
     assert.ok(!reasons.some(([node, , reason]) => node === "fw2" && String(reason).startsWith("nothing")));
-    await connection.close();
   });
 
   it("follows what is written, and goes on when the broker comes back", async () => {
@@ -153,9 +156,9 @@ describe("history from a broker", { skip: natsServerMissing() }, () => {
     await using server = await startNatsServer();
     const stored = new Map<string, number>();
     await publish(server, cluster, stored);
-    const connection = connect(server);
+    await using connection = connect(server);
     const history = await History.open({ streams: brokerStreams(connection, silentLogger()), nodes: null });
-    const end = new AbortController();
+    using end = ending();
     const changes: ConnectionChange[] = [];
     const since = stampMs(cluster.stamp) + 1;
     const following = (async () => {
@@ -180,15 +183,14 @@ describe("history from a broker", { skip: natsServerMissing() }, () => {
     assert.equal(changes.filter(({ type }) => type === "ended").length, ended);
     end.abort();
     await following;
-    await connection.close();
   });
 
   it("follows a node that joins", async () => {
     await using server = await startNatsServer();
     await publish(server, clusterOf(5, 30));
-    const connection = connect(server);
+    await using connection = connect(server);
     const history = await History.open({ streams: brokerStreams(connection, silentLogger()), nodes: null });
-    const end = new AbortController();
+    using end = ending();
     const nodes = new Set<string>();
     const following = (async () => {
       for await (const batch of history.follow({ ...EVERYTHING, sinceMs: 0 }, end.signal)) {
@@ -202,18 +204,16 @@ describe("history from a broker", { skip: natsServerMissing() }, () => {
     await until("the node that joined to be told of", () => nodes.has("fw9"));
     end.abort();
     await following;
-    await connection.close();
   });
 
   it("ends at once when it is told to", async () => {
     const cluster = clusterOf(8, 50);
     await using server = await startNatsServer();
     await publish(server, cluster);
-    const connection = connect(server);
+    await using connection = connect(server);
     const history = await History.open({ streams: brokerStreams(connection, silentLogger()), nodes: null });
-    const end = new AbortController();
+    using end = ending();
     for await (const _ of history.connections({ ...EVERYTHING, limit: null }, end.signal).connections) end.abort();
     for await (const _ of history.follow({ ...EVERYTHING, sinceMs: 0 }, end.signal)) assert.fail("it had ended");
-    await connection.close();
   });
 });
