@@ -3,12 +3,12 @@ import { pause } from "../os/pause.js";
 import type { Follower } from "./in/follower.js";
 
 const CATCH_UP_TURN_MS = 50;
-/** Turns that a start waits for peers that are not reached: those that are away are not heard at all. */
+/** Turns that a start waits for peers whose brokers cannot be reached. They may be down, and then never answer. */
 const REACH_TURNS = 60;
-/** Turns that it waits for those that are reached. */
+/** Turns that a start waits for peers whose brokers are connected. */
 const CATCH_UP_TURNS_MAX = 600;
 
-/** Lets one of the turns pass that a start waits for its peers. */
+/** Waits for one turn of a start that waits for its peers. */
 export function passTurn(signal: AbortSignal): Promise<void> {
   return pause(CATCH_UP_TURN_MS, signal, { ref: false });
 }
@@ -21,9 +21,9 @@ interface CatchingUp {
 }
 
 /**
- * Waits until the followers have read what there was of their streams. Before that, the kernel's table cannot be told apart
- * into own flows and injected ones: the last ones injected may not be in the copies. So a peer that is there may take long. `pass` lets
- * a turn pass.
+ * Waits until the followers have read everything that their streams held. Until then, this node cannot tell its own
+ * flows in the kernel's table from injected ones, because the copies may lack the flows that were injected last. That
+ * is why a connected peer may take long. `pass` waits for one turn.
  */
 export async function followersCaughtUp(
   peers: readonly CatchingUp[],
@@ -41,7 +41,7 @@ export async function followersCaughtUp(
     }),
   );
   const overdue = async (): Promise<void> => {
-    // Turns, and not the time: a machine that stood still has reached nobody meanwhile.
+    // Turns are counted instead of time, because a machine that was paused has reached nobody meanwhile.
     for (let turns = 0; turns < CATCH_UP_TURNS_MAX && !either.aborted; turns++) {
       if (turns >= REACH_TURNS && ![...late].some((peer) => peer.reached())) return;
       await pass(either);

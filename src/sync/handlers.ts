@@ -25,13 +25,13 @@ import type { Reports } from "./reports.js";
 import { removeExpectations } from "./takeover/expectation-commit.js";
 import { removeFromKernel } from "./takeover/kernel-flush.js";
 
-/** How long `resync peers` waits; a table of a million flows takes about a second. */
+/** Longest time that `resync peers` waits. A table of a million flows takes about a second. */
 const RESYNC_TIMEOUT_MS = 60_000;
 
-/** Slots that a dump looks at before it lets the event loop turn. */
+/** Slots that a dump reads before it yields to the event loop. */
 const DUMP_SLOTS_PER_TURN = 8192;
 
-/** Flows of the kernel that are gathered in one piece of memory. */
+/** Flows of a kernel dump that share one piece of memory. */
 const DUMP_SLAB_FLOWS = 4096;
 
 /** The parts of a running node that commands act on. */
@@ -40,7 +40,7 @@ export type NodeParts = Pick<
   "internal" | "external" | "kernel" | "journal" | "replicator" | "followers" | "roles" | "injects" | "signal" | "log"
 >;
 
-/** What the control socket can ask of a node. */
+/** The commands that a node's control socket accepts. Each answers from the node's state at that moment. */
 export function createHandlers(parts: NodeParts, reports: Pick<Reports, "status" | "stats">): NodeHandlers {
   const { internal, external, kernel, journal, replicator, roles } = parts;
   const begun = new Begun(parts);
@@ -58,7 +58,7 @@ export function createHandlers(parts: NodeParts, reports: Pick<Reports, "status"
     },
     commit: (progress, only) => roles.commit(progress, only),
     flush: async (table, only) => {
-      // A commit that runs takes from the external cache.
+      // A running commit still reads from the external cache.
       if (table === "external" || table === "caches") await roles.committed();
       return flush(parts, table, only);
     },
@@ -89,7 +89,7 @@ export interface ObserverParts {
   readonly log: Logger;
 }
 
-/** What goes on after its request has been answered: one of each kind at a time. */
+/** Work that continues after its request was answered. Only one of each kind runs at a time. */
 class Begun {
   readonly #log: Logger;
   readonly #running = new Set<string>();
@@ -108,7 +108,7 @@ class Begun {
   }
 }
 
-/** What the control socket can ask of an observer: what it knows, and to read it again. */
+/** The commands that an observer's control socket accepts: reports, dumps of what it knows, and `resync peers`. */
 export function createObserverHandlers(parts: ObserverParts, reports: Pick<Reports, "status" | "stats">): NodeHandlers {
   const { external } = parts;
   const begun = new Begun(parts);
@@ -174,8 +174,8 @@ async function dumpTable(
 }
 
 /**
- * The kernel does not wait for a slow client, so its answer is gathered first; bounded by nf_conntrack_max. In slabs: a million
- * objects would be carried from one collection of garbage to the next.
+ * The kernel does not wait for a slow client, so the whole dump is gathered first; nf_conntrack_max bounds it. It is
+ * gathered in slabs, because the garbage collector would copy a million objects again and again.
  */
 async function dumpKernel(kernel: KernelTable, sink: RecordSink, signal: AbortSignal): Promise<void> {
   const slabs: Uint32Array[] = [];
@@ -209,7 +209,7 @@ async function flush(parts: NodeParts, target: FlushTarget, only?: RowKind): Pro
     await replicator.resyncKernel();
     replicator.countKernelFlush();
     report.kernel = only === "expect" ? 0 : await removeFromKernel(internal, kernel, () => true);
-    // Those of removed flows have gone with them.
+    // The expectations of removed flows have gone with them.
     const expected = Array.from(internal.expectations.rows(), ({ expectation }) => expectation);
     if (only !== "ct") report.kernel += await removeExpectations(expected, kernel);
   }
@@ -218,7 +218,7 @@ async function flush(parts: NodeParts, target: FlushTarget, only?: RowKind): Pro
     internal.flush();
   }
   if (target === "external" || target === "caches") {
-    // In mode inject it holds no flows that wait for a commit, but the books of those in the kernel.
+    // In mode `inject`, the external cache holds no flows that wait for a commit. It only records those in the kernel.
     report.external = parts.injects ? 0 : external.table.size;
     if (!parts.injects) external.flush();
   }
@@ -239,8 +239,9 @@ async function resync(parts: NodeParts, source: ResyncSource, progress: Progress
 }
 
 /**
- * Reads the peers that can be reached anew, and waits until they are held exactly. Throws ConntrailError TIMEOUT, naming those
- * that were not in time: a peer's broker may answer while its daemon, which alone can write a snapshot, does not run.
+ * Reads again the peers that can be reached, and waits until their tables are held exactly. Throws ConntrailError
+ * TIMEOUT with the names of the peers that were not in time. A peer's broker may answer while its daemon, which alone
+ * can write a snapshot, does not run.
  */
 export async function resyncPeers(
   { external, followers, signal }: Pick<NodeParts, "external" | "followers" | "signal">,

@@ -1,6 +1,6 @@
 /**
- * A firewall's node, built from its ports: whatever lies behind those (kernel, broker and clocks, or a simulator's), this is how the parts
- * between them belong together, and in which order they start and end.
+ * A firewall's node, built from its ports: kernel, broker and clocks, or a simulator's. It guarantees that the daemon,
+ * the simulators and the tests connect the parts alike, and start and end them in the same order.
  */
 import type { Logger } from "pino";
 import { ExternalCache } from "../cache/external.js";
@@ -24,66 +24,74 @@ import type { PeerPort } from "./ports/peer-stream.js";
 import { TakeDown } from "./take-down.js";
 import { Roles } from "./takeover/roles.js";
 
-/** What a node has to do with. Whoever opened them closes them, but for the events and the ways to the peers. */
+/**
+ * The ports of a node. Whoever opened them closes them, except the events and the connections to peers, which the node
+ * closes.
+ */
 export interface NodePorts {
   readonly kernel: KernelRequests & KernelTable & { readonly portId: number };
   /** Null: the kernel is polled (`pollMs`). */
   readonly events: KernelEvents | null;
-  /** Mode `inject`: requests of a port of their own, by which their echoes are known. Null: mode `cache`. */
+  /**
+   * Mode `inject`: requests from a socket of their own, whose port ID identifies the events that they cause. Null: mode
+   * `cache`.
+   */
   readonly injects: (InjectorKernel & { readonly portId: number }) | null;
-  /** What this node's own stream holds. */
+  /** What this node's own stream held at the start. */
   readonly past: OwnPast;
-  /** What keepalived made of it before it started. */
+  /** The roles that keepalived gave this node before the daemon started. */
   readonly earlier: EarlierRoles;
   readonly ownStream: OwnStream;
-  /** The peers that are known when it starts. */
+  /** The peers that are known at the start. */
   readonly peers: readonly PeerPort[];
-  /** Addresses of this machine now, virtual ones included, as inet_ntop prints them. */
+  /** Current addresses of this machine, virtual ones included, as inet_ntop prints them. */
   readonly addresses: () => ReadonlySet<string>;
   readonly clock: Clock;
-  /** Lets one of the turns pass that a start waits for its peers. */
+  /** Waits for one turn of a start that waits for its peers. */
   readonly passTurn: (signal: AbortSignal) => Promise<void>;
   readonly log: Logger;
-  /** The end has begun; `stop` follows. */
+  /** Aborted when the node is to end; `stop` follows. */
   readonly signal: AbortSignal;
 }
 
-/** How a node works. */
+/** The settings of a node. */
 export interface NodeOptions {
   readonly cluster: string;
   readonly node: string;
-  /** How long a peer's daemon may be silent before it is not in sync any more. */
+  /** How long a peer's daemon may be silent before the peer no longer counts as in sync. */
   readonly silenceMsMax: number;
-  /** Flows of all peers that the external cache holds at the most. */
+  /** Limit of flows in the external cache, for all peers together. */
   readonly externalFlowsMax: number;
   /** Which flows are replicated. */
   readonly filter: FlowPredicate;
-  /** Whose expectations are replicated; null: nobody's. */
+  /** Helpers whose expectations are replicated; null: none. */
   readonly helpers: HelperNames | null;
-  /** How long after a dump in place of events the next one begins; null: there is none but those that are asked for. */
+  /** Time from the end of a polling dump to the next one; null: dumps run only on request. */
   readonly pollMs: number | null;
-  /** How long after an overrun the table is compared; null: not at all. */
+  /** Time from an overrun to the comparison with the kernel's table; null: no comparison. */
   readonly overrunResyncMs: number | null;
   readonly publishIntervalMs: number;
-  /** Kernel timeout of committed entries; null: the time that was left. */
+  /** Kernel timeout of committed entries; null: the time that the owner's entry had left. */
   readonly commitTimeoutSeconds: number | null;
   /** Committed TCP flows keep their window tracking. */
   readonly commitWindowTracking: boolean;
   readonly purgeAfterSeconds: number;
 }
 
-/** How often it is looked whether a snapshot is due. */
+/** How often the node checks whether a snapshot is due. */
 const SNAPSHOT_CHECK_MS = 1000;
-/** How often the peers hear that this daemon lives, and how far its stream goes. */
+/** How often the node sends its peers a heartbeat, which names the last position of its stream. */
 const HEARTBEAT_MS = 1000;
-/** How often the kernel's table is read anew for flows that found no room in the cache. */
+/** How often the kernel's table is read again for flows that found no room in the cache. */
 const MAKE_ROOM_MS = 30_000;
-/** How often injected entries are looked at that are about to run out. */
+/** How often the node looks for injected entries that are about to expire. */
 const RENEW_MS = 1000;
-/** How long the end waits for the broker to confirm what was published. */
+/** Longest time that the end waits for the broker to confirm what was published. */
 const FLUSH_TIMEOUT_MS = 3000;
 
-/** A firewall: its kernel's events out, its peers' streams in. `restore`, then `start`, then `stop`. */
+/**
+ * A firewall: publishes its kernel's flows and follows its peers' streams. Call `restore`, then `start`, then `stop`.
+ */
 export class FirewallNode {
   readonly internal: InternalCache;
   readonly external: ExternalCache;
@@ -125,7 +133,7 @@ export class FirewallNode {
     const replicating = { filter, helpers, overrunResyncMs, publishIntervalMs, ownPorts, signal };
     const replicator = new Replicator({ ...parts, ...replicating, events, injection: injector });
     this.replicator = replicator;
-    // What it injects it need not be told of, ever.
+    // This node never needs events about the flows that it injects.
     if (injects !== null) events?.mute(injects.portId);
     const named = { cluster: options.cluster, node: options.node, silenceMsMax: options.silenceMsMax };
     const local = { node: options.node, internal, sinceStamp: hybridClock.next() };
@@ -156,12 +164,12 @@ export class FirewallNode {
     return injector;
   }
 
-  /** The followers of all peers, also of those that are found later. */
+  /** The followers of all peers, including those that are discovered later. */
   get followers(): readonly Follower[] {
     return this.peers.followers;
   }
 
-  /** True in mode `inject`: what peers say is in the kernel, and the external cache only keeps the books. */
+  /** True in mode `inject`: the kernel holds the peers' flows, and the external cache only records them. */
   get injects(): boolean {
     return this.injector !== null;
   }
@@ -172,18 +180,19 @@ export class FirewallNode {
   }
 
   /**
-   * Does its work from now on. Resolves when the kernel's table is read.
-   * @throws ConntrailError KERNEL when it cannot be read, or not be listened to
+   * Starts the node's work. Resolves when the kernel's table has been read.
+   * @throws ConntrailError KERNEL when the table cannot be read, or its events cannot be received
    */
   async start(): Promise<void> {
     const { journal, replicator, peers, injector, signal, log } = this;
     const { past, passTurn } = this.#ports;
-    // From here on nothing of the kernel's is missed. The epoch's mark comes before whatever it says.
+    // From here on no kernel event is missed. The epoch's first mark precedes every row that they cause.
     this.#listen();
     this.#beginEpoch();
     peers.run(signal);
     this.#down.push(() => peers.ended());
-    // What was injected last may not be in the copies, and without it the kernel's table cannot be told apart.
+    // The copies may lack the flows that were injected last. Without those, own and injected flows cannot be told
+    // apart.
     if (injector !== null) await followersCaughtUp(peers.list, signal, log, passTurn);
     if (!(await replicator.resyncKernel()) && !signal.aborted) {
       throw new ConntrailError("KERNEL", "the kernel's conntrack table could not be read; the log has the reason");
@@ -220,13 +229,16 @@ export class FirewallNode {
     polling?.start();
   }
 
-  /** Writes the first mark of the epoch, and from now on snapshots when they are due, asked for, or needed after a loss. */
+  /**
+   * Writes the epoch's first mark. From then on, snapshots are written when they are due, requested, or needed after a
+   * loss.
+   */
   #beginEpoch(): void {
     const { internal, journal, replicator, signal } = this;
     const { past, ownStream } = this.#ports;
     const previousNumber = past.continues?.number ?? 0;
     journal.writeMark({ type: "epoch", reason: epochReason(past), previousEpoch: past.lastEpoch, previousNumber });
-    // What the copies have left to publish waits until then.
+    // Rows that the copies made pending wait until here to be published.
     internal.listen(() => replicator.poke());
     every(SNAPSHOT_CHECK_MS, signal, () => {
       if (journal.snapshotDue) void journal.writeSnapshot(signal);
@@ -258,7 +270,7 @@ export class FirewallNode {
     });
   }
 
-  /** The last word of the epoch, where that has begun. */
+  /** Writes the epoch's last mark, if the epoch has begun. */
   async #endStream(): Promise<void> {
     if (this.journal.number === 0) return;
     this.journal.writeMark({ type: "stop" });
@@ -266,13 +278,13 @@ export class FirewallNode {
     this.log.warn("the broker did not confirm the last messages in time");
   }
 
-  /** Ends what was started, last first. The signal has been given. */
+  /** Ends what was started, in reverse order. The signal has been aborted before. */
   stop(): Promise<void> {
     return this.#down.run(this.log);
   }
 }
 
-/** Calls `work` every so many milliseconds until the signal. */
+/** Calls `work` every `intervalMs` milliseconds until the signal. */
 function every(intervalMs: number, signal: AbortSignal, work: () => void): void {
   if (signal.aborted) return;
   const timer = setInterval(work, intervalMs);

@@ -7,27 +7,30 @@ import { type OwnTail, restoreInternal } from "./in/restore.js";
 import type { Continuation } from "./out/journal.js";
 import type { PeerStream } from "./ports/peer-stream.js";
 
-/** What this node's own stream holds of the daemon before this one, and the epoch that begins. */
+/** What the previous daemon left in this node's own stream, and the epoch that begins now. */
 export interface OwnPast {
-  /** With the flows of the last epoch, where its table goes on. */
+  /** Holds the flows of the last epoch if its table could be restored; else it is empty. */
   readonly internal: InternalCache;
-  /** Ahead of every stamp that this node has written. */
+  /** Ahead of every stamp that this node has ever written. */
   readonly hybridClock: HybridClock;
-  /** Null: the stream does not hold the last table, and the new epoch begins with a snapshot. */
+  /** Null: the stream does not hold the last table, so the new epoch begins with a snapshot. */
   readonly continues: Continuation | null;
-  /** The epoch that was written last; 0: none was. */
+  /** The last epoch in the stream; 0: none. */
   readonly lastEpoch: number;
-  /** This node's role when the stream was last written. */
+  /** This node's role when it last wrote a mark. */
   readonly lastRole: Role;
-  /** When its last mark was written, by this node's clock; null: it has none. */
+  /** When the last mark was written, milliseconds by this node's clock; null: the stream has no mark. */
   readonly lastMarkMs: number | null;
-  /** The epoch that begins. */
+  /** The new epoch. */
   readonly epoch: number;
-  /** The stream was damaged: what the last daemon wrote there is gone. */
+  /** The stream was damaged, and what the last daemon wrote there is lost. */
   readonly damaged: boolean;
 }
 
-/** Rebuilds the internal cache from this node's own stream. What is given is filled and set, and part of the result. */
+/**
+ * Rebuilds the internal cache from this node's own stream. Fills the given cache, sets the given clock, and returns
+ * both as part of the result.
+ */
 export async function readOwnPast(
   stream: PeerStream,
   tail: OwnTail,
@@ -38,7 +41,7 @@ export async function readOwnPast(
   const last = tail.lastMark === null ? null : new MarkCodec().decode(tail.lastMark);
   const lastSound = tail.damage?.lastSound ?? null;
   const found = last?.envelope ?? (lastSound === null ? null : createEnvelopeReader()(lastSound));
-  // Not what lies in the future: all others would refuse what this node writes from then on.
+  // Never later than now: all peers would refuse what this node writes with a stamp in the future.
   const nowMs = Math.max(clock.wallMs(), tail.timeMs ?? 0);
   const end = found === null || implausible(found, node, nowMs) !== null ? null : found;
   if (end !== null) hybridClock.observe(end.stamp);
@@ -51,7 +54,7 @@ export async function readOwnPast(
   return { internal, hybridClock, continues, lastEpoch, lastRole, lastMarkMs, epoch, damaged };
 }
 
-/** Why an epoch begins, as its mark says. */
+/** The reason for the new epoch, as its mark reports it. */
 export function epochReason({ lastEpoch, continues, damaged }: OwnPast): string {
   if (damaged) return "start after the store was damaged";
   if (lastEpoch === 0) return "first start";

@@ -6,19 +6,19 @@ import { Follower } from "./in/follower.js";
 import { PeerWatch } from "./in/peer-watch.js";
 import type { PeerPort } from "./ports/peer-stream.js";
 
-/** How often it is looked whether peers are in sync. */
+/** How often the node checks whether its peers are in sync. */
 const LOOK_MS = 1000;
 
-/** A peer and what follows it. */
+/** A peer with its follower and its watch. */
 export interface Peer extends Pick<PeerPort, "address" | "discovered"> {
   readonly follower: Follower;
-  /** Says why it is not in sync. */
+  /** Reports why the peer is not in sync. */
   readonly watch: PeerWatch;
   /** True while its broker is connected. */
   reached(): boolean;
 }
 
-/** The peers that a node follows. Their number only grows. */
+/** The peers that a node follows. A peer is never removed while the node runs. */
 export class Peers {
   readonly #parts: {
     external: ExternalCache;
@@ -41,12 +41,12 @@ export class Peers {
     external: ExternalCache;
     /** Null on an observer, which has no kernel. */
     local: LocalFlows | null;
-    /** A copy that is begun takes all that a peer's stream still holds, not only what is needed from its last snapshot on. */
+    /** A new copy takes all that the peer's stream still holds, instead of starting at the peer's last snapshot. */
     keepsAll: boolean;
     cluster: string;
     /** This node's name. */
     node: string;
-    /** How long a peer's daemon may be silent before it is not in sync any more. */
+    /** How long a peer's daemon may be silent before the peer no longer counts as in sync. */
     silenceMsMax: number;
     hybridClock: HybridClock;
     clock: Clock;
@@ -55,24 +55,24 @@ export class Peers {
     this.#parts = options;
   }
 
-  /** All peers, also those that come later. */
+  /** All peers, including those that were added later. */
   get list(): readonly Peer[] {
     return this.#list;
   }
 
-  /** The followers of all peers, also of those that come later. */
+  /** The followers of all peers, including those that were added later. */
   get followers(): readonly Follower[] {
     return this.#followers;
   }
 
-  /** Another peer, which does not run yet. */
+  /** Adds a peer, whose follower does not run yet. */
   add(port: PeerPort): Follower {
     const follower = this.#create(port);
     this.#enlist(port, follower);
     return follower;
   }
 
-  /** Another peer while the others run: it joins them when its copy is read. */
+  /** Adds a peer while the others run. Its follower starts when its copy has been read. */
   async join(port: PeerPort, signal: AbortSignal): Promise<void> {
     const follower = this.#create(port);
     await follower.restore(signal);
@@ -104,12 +104,12 @@ export class Peers {
     this.#followers.push(follower);
   }
 
-  /** Rebuilds all tables from the copies. Before `run`. */
+  /** Rebuilds all peers' tables from the copies. Call it before `run`. */
   async restore(signal: AbortSignal): Promise<void> {
     await Promise.all(this.#followers.map((follower) => follower.restore(signal)));
   }
 
-  /** Lets all followers run until the signal, those that do not run yet. */
+  /** Starts every follower that does not run yet. They run until the signal. */
   run(signal: AbortSignal): void {
     for (const { follower, watch } of this.#list.slice(this.#running.length)) {
       this.#running.push(follower.run(signal));
@@ -125,7 +125,7 @@ export class Peers {
     for (const { watch } of this.#list) watch.look();
   }
 
-  /** The own broker is back: copying goes on. */
+  /** The own broker is connected again: copying resumes. */
   resumeCopies(): void {
     for (const follower of this.#followers) follower.resumeCopy();
   }
@@ -135,12 +135,12 @@ export class Peers {
     return this.#followers.some((follower) => follower.node === node && follower.state.connected);
   }
 
-  /** Resolves when none runs any more; the signal has been given. */
+  /** Resolves when no follower runs any more. The signal has been aborted before. */
   async ended(): Promise<void> {
     await Promise.all(this.#running);
   }
 
-  /** Closes the ways to the peers. */
+  /** Closes the connections to the peers. */
   async close(): Promise<void> {
     for (const { watch } of this.#list) watch.stop();
     await Promise.all(this.#ports.map((port) => port.close()));

@@ -16,40 +16,43 @@ import type { Follower } from "./in/follower.js";
 import type { FirewallNode } from "./node.js";
 import type { Peer, Peers } from "./peers.js";
 
-/** Clocks that are further apart make logs hard to read together, and history's times. */
+/** Clocks that differ by more make logs and the times in the history hard to compare. */
 const CLOCK_WARN_MS = 10_000;
 
 type Counters = Readonly<Record<string, number>>;
 
-/** Where the numbers come from. */
+/** The sources of the figures. */
 export interface ReportSources {
   readonly node: string;
   readonly cluster: string;
-  /** Flows of the internal cache. */
+  /** Number of flows in the internal cache. */
   readonly internal: () => number;
   readonly external: ExternalCache;
   readonly role: () => HookRole | "unknown";
   readonly epoch: number;
   readonly peers: Peers;
-  /** Null where no kernel is. */
+  /** Null on an observer, which has no kernel. */
   readonly kernelState: () => KernelState | null;
   readonly publisher: () => PublisherStatus;
-  /** What of this node's own flows does not reach its stream, and what keepalived said of named sync groups. */
+  /**
+   * Which of this node's own flows do not reach its stream, and what keepalived last reported for each named sync
+   * group.
+   */
   readonly own: () => {
     readonly trouble: string | null;
     readonly unpublished: number;
     readonly groups: Readonly<Record<string, Role>>;
   };
   readonly broker: () => BrokerStatus;
-  /** What the broker keeps; rejects when it is away. */
+  /** The streams that the broker keeps; rejects when the broker cannot be reached. */
   readonly streams: () => Promise<readonly StreamStatus[]>;
   readonly control: () => Counters;
-  /** Counters of the parts that this kind of node has, by their name. */
+  /** The counters of this kind of node, by group. */
   readonly groups: () => Readonly<Record<string, Counters>>;
   readonly clock: Clock;
 }
 
-/** `status` and `stats`: what a node says of itself. */
+/** Builds the answers of `status` and `stats`. A report never fails because the broker cannot be reached. */
 export class Reports {
   readonly #sources: ReportSources;
   readonly #startedMs: number;
@@ -59,7 +62,7 @@ export class Reports {
     this.#startedMs = sources.clock.wallMs();
   }
 
-  /** With what the broker keeps. */
+  /** The answer of `status`, which includes what the broker keeps. */
   async status(): Promise<StatusReport> {
     const streams = await this.#sources.streams().catch(() => null);
     const { archive } = this.#sources.groups();
@@ -90,7 +93,7 @@ export class Reports {
     };
   }
 
-  /** Why peers cannot have all of this node's flows, in words; null when they can. */
+  /** Why peers cannot have all of this node's flows, in words; null when they can have them. */
   #ownReason({ state }: PublisherStatus): string | null {
     const { trouble, unpublished } = this.#sources.own();
     if (trouble !== null) return `this node cannot publish: ${trouble}`;
@@ -193,7 +196,7 @@ export class Reports {
   }
 }
 
-/** The counters of a firewall's node; `events` and `publisher` are those of its ports. */
+/** The counters of a firewall's node. `events` and `publisher` are those of its ports. */
 export function nodeCounters(
   { internal, replicator, journal, roles, injector }: FirewallNode,
   { events, publisher }: { events: Readonly<object>; publisher: Readonly<object> },
@@ -216,7 +219,7 @@ export function nodeCounters(
   };
 }
 
-/** Counters of several tables in one group: `created` of the external one is `externalCreated`. */
+/** Puts the counters of several tables in one group: `created` of the external cache becomes `externalCreated`. */
 function prefixed(prefix: string, counters: Readonly<object>): Record<string, number> {
   return Object.fromEntries(
     Object.entries(counters).map(([name, value]) => [

@@ -1,15 +1,18 @@
 import type { Logger } from "pino";
 
-/** What takes the parts of something down again, last first. */
+/**
+ * Ends the parts of something in reverse order of their start. A part that fails to end never keeps the others from
+ * ending.
+ */
 export class TakeDown {
   readonly #steps: (() => Promise<void> | void)[] = [];
 
-  /** A part was started: this ends it. */
+  /** Registers the function that ends a part that was started. */
   push(step: () => Promise<void> | void): void {
     this.#steps.push(step);
   }
 
-  /** Takes everything down, each part when the one after it is down. What fails is logged, and does not keep the others up. */
+  /** Ends everything. Each part ends after the one that was started behind it. Failures are logged. */
   async run(log: Logger): Promise<void> {
     for (let step = this.#steps.pop(); step !== undefined; step = this.#steps.pop()) {
       try {

@@ -20,43 +20,43 @@ import type { StreamExpectation } from "../../stream/format/expectation.js";
 import { type DecodedMark, epochBegin, type Mark, MarkCodec, tableGoesOn } from "../../stream/format/mark.js";
 import type { MessageKind } from "../../stream/format/subjects.js";
 
-/** A message of a stream, wherever it was read. */
+/** A message of a stream, from whichever broker it was read. */
 export interface StreamPayload {
   readonly kind: MessageKind;
   readonly payload: Uint8Array;
-  /** When the broker stored it, milliseconds since the Unix epoch; left out where that is not known. */
+  /** When the broker stored it, milliseconds since the Unix epoch; absent where that is unknown. */
   readonly timeMs?: number;
 }
 
-/** What an applier counts. */
+/** The counters of an applier. */
 export interface ApplierCounters {
   rows: number;
   malformed: number;
-  /** Messages that were applied before, or belong to an epoch that is over. */
+  /** Messages that were applied before, or that belong to an earlier epoch. */
   outdated: number;
-  /** Places where numbers are missing. */
+  /** Places in the stream where batch numbers are missing. */
   holes: number;
   epochs: number;
   snapshots: number;
   gapMarks: number;
-  /** Messages that cannot be this node's: another name, an epoch or a stamp in the future. */
+  /** Messages that cannot be from this node: another name, or an epoch or stamp in the future. */
   refused: number;
-  /** Rows that cannot be: claims newer than their message, flow ids beyond all tables. */
+  /** Impossible rows: claims newer than their message, or flow ids above every possible table. */
   rowsRefused: number;
   /** Rows for which the external cache had no room. */
   rowsWithoutRoom: number;
 }
 
-/** What of a stream was not taken since its last complete snapshot. */
+/** What was refused or found no room since the last complete snapshot of a stream. */
 export interface Refusals {
-  /** Messages and rows that were malformed or refused, and why the last one was. */
+  /** Messages and rows that were malformed or refused, and the reason for the last one. */
   readonly refused: number;
   readonly reason: string;
-  /** Rows for which there was no room. */
+  /** Rows that found no room. */
   readonly noRoom: number;
 }
 
-/** What an applier does with flows that this node's own kernel has too. */
+/** This node's own flows, as an applier needs them for rows of flows that this kernel has too. */
 export interface LocalFlows {
   /** This node's name. */
   readonly node: string;
@@ -67,8 +67,8 @@ export interface LocalFlows {
 
 /**
  * Applies one node's stream to an external cache, message by message in order. The cache holds that node's exact table
- * (`exact`) once a complete snapshot was read, for as long as no number is missing. Malformed messages are counted and
- * skipped.
+ * (`exact`) once a complete snapshot has been read, and until a batch number is missing. Malformed messages are counted
+ * and skipped.
  */
 export class Applier {
   readonly node: string;
@@ -96,7 +96,7 @@ export class Applier {
   readonly #hashes = new Int32Array(ROWS_AHEAD);
   #epoch = 0;
   #number = 0;
-  /** The furthest place ever applied: what comes before it is a repetition. */
+  /** The furthest position ever applied. A message before it is a repetition. */
   #seen: Position = { epoch: 0, number: 0 };
   #fresh = true;
   #goesOn = false;
@@ -104,7 +104,10 @@ export class Applier {
   #snapshotId = 0;
   #wallMs = 0;
   #lastSnapshotSequence = 0;
-  /** All that was not taken, and as much of that as there was when the last complete snapshot began, or the one that is read. */
+  /**
+   * Messages and rows refused in all, and how many of them came before the last complete snapshot or the one being
+   * read.
+   */
   #refused = 0;
   #refusedBefore = 0;
   #refusedAtBegin = 0;
@@ -116,7 +119,7 @@ export class Applier {
   constructor(options: {
     node: string;
     external: ExternalCache;
-    /** Null where no kernel is: rows of this node's own flows then do not matter. */
+    /** Null on a node without a kernel: rows of flows that this node owns then do not matter. */
     local: LocalFlows | null;
     hybridClock: HybridClock;
     log: Logger;
@@ -139,7 +142,7 @@ export class Applier {
     return this.#snapshotId !== 0;
   }
 
-  /** Stream sequence of the begin mark of the last complete snapshot, as a mark says; 0 when it says none. */
+  /** The stream sequence of the begin mark of the last complete snapshot, as a mark names it; 0 when it names none. */
   snapshotSequenceOf(mark: Uint8Array): number {
     return this.#marks.decode(mark)?.snapshotSequence ?? 0;
   }
@@ -148,28 +151,28 @@ export class Applier {
     return { epoch: this.#epoch, number: this.#number };
   }
 
-  /** Wall clock of the last message's writer, milliseconds. */
+  /** Wall clock of the last message's writer, milliseconds since the Unix epoch. */
   get wallMs(): number {
     return this.#wallMs;
   }
 
-  /** What the last mark said: stream sequence of the begin mark of the writer's last complete snapshot. */
+  /** What the last mark named: the stream sequence of the begin mark of the writer's last complete snapshot. */
   get lastSnapshotSequence(): number {
     return this.#lastSnapshotSequence;
   }
 
-  /** Flows that the node owns in the cache. */
+  /** Number of flows in the cache that the node owns. */
   get flows(): number {
     return this.#external.flowsOf(this.#origin);
   }
 
-  /** What was not taken since the last complete snapshot. */
+  /** What was refused or found no room since the last complete snapshot. */
   get refusals(): Refusals {
     const refused = this.#refused - this.#refusedBefore;
     return { refused, reason: refused === 0 ? "" : this.#refusal, noRoom: this.#noRoom - this.#noRoomBefore };
   }
 
-  /** The next message may come from anywhere, also from before the last one: everything is applied anew. */
+  /** The next message may come from any place, even before the last one. Everything is applied again. */
   restart(): void {
     if (this.#epoch !== 0) this.#external.forgetFlowIds(this.#origin);
     this.#epoch = 0;
@@ -179,8 +182,8 @@ export class Applier {
   }
 
   /**
-   * Applies a message. `localMs` is when it was written, by this node's clock as well as can be told. False when it
-   * was malformed.
+   * Applies a message. `localMs` is when it was written, by the best estimate of this node's clock. False when the
+   * message was malformed.
    */
   apply(message: StreamPayload, localMs: number): boolean {
     const nowMs = Math.max(this.#hybridClock.wallMs(), message.timeMs ?? 0);
@@ -196,7 +199,7 @@ export class Applier {
     this.#refuse(version === null ? "a message is malformed" : `a message is of format ${version}`);
   }
 
-  /** The first of each kind is logged. */
+  /** Only the first refusal of each kind is logged. */
   #refuse(reason: string): void {
     this.#refused++;
     if (reason !== this.#refusal) this.#log.warn({ peer: this.node, reason }, "a message of the peer was refused");
@@ -208,17 +211,19 @@ export class Applier {
     this.#refuse(reason);
   }
 
-  /** What comes from here on no daemon of this node has read before. */
+  /** No daemon of this node has read the messages from here on before. */
   goOn(): void {
     this.#goesOn = true;
   }
 
-  /** True when a message that is older than what is here has yet to be answered; a claim in it has that stamp. */
+  /** True when this node has yet to answer a row that is older than its own. `stamp` is that of the row's claim. */
   #isNews(local: LocalFlows, stamp: number): boolean {
     return this.#fresh && (this.#goesOn || stamp > local.sinceStamp);
   }
 
-  /** Keeps track of (epoch, number). False when the message is not to be applied: it is old, or another node's. */
+  /**
+   * Follows epoch and batch number. False when the message must not be applied, because it is old or from another node.
+   */
   #accept(envelope: Envelope, mark: Mark | null, nowMs: number): boolean {
     const { epoch, number } = envelope;
     const reason = implausible(envelope, this.node, nowMs);
@@ -242,11 +247,14 @@ export class Applier {
     return true;
   }
 
-  /** A restarted daemon that took its table over goes on where it was; else its flow ids mean nothing any more. */
+  /**
+   * A restarted daemon that restored its table resumes where it was, so its flow ids stay valid. Otherwise they are
+   * discarded.
+   */
   #beginEpoch(envelope: Envelope, mark: Mark | null): void {
     if (this.#epoch === 0) return;
     this.counters.epochs++;
-    // A snapshot that was being written then has no end.
+    // A snapshot that was being written then never ends.
     this.#snapshotId = 0;
     if (tableGoesOn(epochBegin(envelope.number, mark), this.position)) return;
     this.#exact = false;
@@ -342,7 +350,7 @@ export class Applier {
       }
       const words = this.#records[row % ROWS_AHEAD]!;
       words[W_UPDATED] = localSeconds;
-      // The age counts, not the time: the peer's clock is not ours.
+      // The age is kept instead of the time, because the peer's clock may differ from ours.
       words[W_CREATED] = words[W_CREATED] === 0 ? localSeconds : localSeconds - (wallSeconds - words[W_CREATED]!);
       const stamp = section.stamp[row] === 0 ? envelope.stamp : section.stamp[row]!;
       const birth = section.birth[row] === 0 ? stamp : section.birth[row]!;
@@ -362,7 +370,7 @@ export class Applier {
     }
   }
 
-  /** True when this node's own kernel has newer news of the flow; else that is marked as superseded. */
+  /** True when this node's own kernel has newer news of the flow. Otherwise the local row is marked superseded. */
   #localIsNewer(local: LocalFlows, words: Uint32Array, stamp: number): boolean {
     const { internal } = local;
     const slot = internal.table.size === 0 ? -1 : internal.table.find(words, 0);
@@ -372,7 +380,7 @@ export class Applier {
       return false;
     }
     this.#external.counters.stale++;
-    // What was published before this daemon came, and perhaps read by the one before it, was answered then.
+    // A message that was published before this daemon started was answered then, perhaps by the previous daemon.
     if (this.#isNews(local, stamp)) internal.claimAgain(slot);
     return true;
   }
@@ -398,7 +406,7 @@ export class Applier {
   #applyMoved(envelope: Envelope): void {
     const { moved, movedTo } = this.#decoder;
     for (let row = 0; row < moved.rows; row++) {
-      // The decoder has seen that each has a name.
+      // The decoder has checked that each has a name.
       const owner = movedTo[moved.owner[row]!] ?? "";
       if (!isStampOf(moved.stamp[row]!, envelope)) {
         this.#refuseRow("a claim is newer than its message");
@@ -428,7 +436,7 @@ export class Applier {
     external.upsert(this.node, row, stamp);
   }
 
-  /** As `#localIsNewer`, of an expectation. */
+  /** As `#localIsNewer`, for an expectation. */
   #localExpectationIsNewer(local: LocalFlows, expectation: Expectation, stamp: number): boolean {
     const internal = local.internal.expectations;
     if (internal.size === 0) return false;
@@ -463,7 +471,10 @@ export class Applier {
   }
 }
 
-/** True for a stamp that the writer of a message can have known: a whole number, not after the message's own. */
+/**
+ * True for a stamp that the writer can have known when it wrote the message: a whole number, not after the message's
+ * own.
+ */
 function isStampOf(stamp: number, envelope: Envelope): boolean {
   return stamp >= 0 && stamp <= envelope.stamp && Number.isInteger(stamp);
 }

@@ -1,54 +1,67 @@
 /**
- * What "in sync" rests on. A peer is in sync only while there is evidence of all of this: its daemon was heard just now, it is the
- * node and the cluster that the configuration names, this node reads its format, what it publishes reaches its stream, this node has
- * applied that stream up to the place the daemon named, nothing of it was refused since the last complete snapshot, as many flows are
- * held as it says, and the copy of its stream on this node is sound. What is not known counts against it.
+ * Decides whether a peer is in sync. It is, only while all of this is proven:
+ *
+ * - its daemon was heard recently
+ * - it is the node and the cluster that the configuration names
+ * - this node reads its format version
+ * - what it publishes reaches its stream
+ * - this node has applied that stream up to the position that the daemon named
+ * - nothing was refused since the last complete snapshot
+ * - this node holds as many flows as the peer reports
+ * - the copy of its stream on this node is sound
+ *
+ * Whatever is unknown counts against the peer.
  */
 import type { Heartbeat } from "../../stream/format/heartbeat.js";
 
-/** What is known of one peer at a moment. Times are milliseconds of one monotonic clock. */
+/** What is known about one peer at a moment. Times are milliseconds of one monotonic clock. */
 export interface PeerEvidence {
-  /** What the configuration says. */
+  /** The peer as the configuration names it. */
   readonly expected: { readonly node: string; readonly cluster: string; readonly address: string };
   /** This node's own name. */
   readonly self: string;
   /** Why the peer's broker cannot be reached; null while it is connected. */
   readonly unreachable: string | null;
-  /** The last heartbeat, and how long ago it came; null: none since the broker was connected. */
+  /** The last heartbeat, and its age; null: none has come since the broker was connected. */
   readonly heartbeat: Heartbeat | null;
   readonly silentMs: number;
-  /** Heartbeats of two epochs come in turn: two daemons use one name. */
+  /** Heartbeats of two epochs alternate: two daemons use one name. */
   readonly doubled: boolean;
-  /** The place in its stream to which this node has applied it. */
+  /** The position up to which this node has applied the peer's stream. */
   readonly applied: { readonly epoch: number; readonly number: number };
-  /** The place that it must have reached by now: that of the heartbeat before the last, or null when there is none yet. */
+  /** The position that must be applied by now: that of the heartbeat before the last; null when there is none yet. */
   readonly due: { readonly epoch: number; readonly number: number } | null;
-  /** The table is held exactly: a complete snapshot was read, and no number is missing since. */
+  /** The table is held exactly: a complete snapshot was read, and no batch number has been missing since. */
   readonly exact: boolean;
-  /** Messages and rows refused since the last complete snapshot, and why the last one was. */
+  /** Messages and rows refused since the last complete snapshot, and the reason for the last one. */
   readonly refused: number;
   readonly refusal: string;
   /** Flows that found no room in the external cache. */
   readonly noRoom: number;
-  /** Flows by which what is held differed from what the peer says at the same place, for two heartbeats on end. */
+  /**
+   * Difference between the flows held here and the flows the peer reports for the same position, in two heartbeats in a
+   * row.
+   */
   readonly missing: number;
-  /** What is wrong with the copy of its stream on this node; null while it is sound, or where none is kept. */
+  /** What is wrong with the copy of the peer's stream on this node; null while it is sound, or where none is kept. */
   readonly copyTrouble: string | null;
 }
 
 /** Format versions that this node reads. */
 export interface EvidenceLimits {
-  /** How long a daemon may be silent. */
+  /** How long a daemon may be silent, milliseconds. */
   readonly silenceMsMax: number;
   readonly reads: readonly number[];
 }
 
-/** Why a peer is not in sync, in words for the operator; null when it is. The gravest reason comes first. */
+/**
+ * Why a peer is not in sync, in words for the operator; null when it is in sync. The most serious reason comes first.
+ */
 export function reasonAgainst(evidence: PeerEvidence, limits: EvidenceLimits): string | null {
   return identityReason(evidence) ?? daemonReason(evidence, limits) ?? tableReason(evidence);
 }
 
-/** It is not whom it should be, or cannot be reached. */
+/** The peer cannot be reached, or is not the one that the configuration names. */
 function identityReason({ expected, self, unreachable, heartbeat, doubled }: PeerEvidence): string | null {
   const { address } = expected;
   if (unreachable !== null) return unreachable === "" ? `its broker at ${address} does not answer` : unreachable;
@@ -60,7 +73,7 @@ function identityReason({ expected, self, unreachable, heartbeat, doubled }: Pee
   return doubled ? `two daemons call themselves ${node}: give each node a name of its own` : null;
 }
 
-/** Its daemon is silent, of another version, or cannot publish. */
+/** The peer's daemon is silent, has another version, or cannot publish. */
 function daemonReason({ heartbeat, silentMs }: PeerEvidence, { silenceMsMax, reads }: EvidenceLimits): string | null {
   if (heartbeat === null) {
     return silentMs > silenceMsMax
@@ -78,7 +91,7 @@ function daemonReason({ heartbeat, silentMs }: PeerEvidence, { silenceMsMax, rea
   return unpublished > 0 ? `its cache is full: ${unpublished} of its flows are not replicated` : null;
 }
 
-/** Not all that it published is held here. */
+/** This node does not hold all that the peer published. */
 function tableReason(evidence: PeerEvidence): string | null {
   const { heartbeat, applied, due, exact, refused, refusal, noRoom, missing, copyTrouble } = evidence;
   if (refused > 0) return `${refused} of its messages were refused: ${refusal}`;

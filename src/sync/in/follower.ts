@@ -10,46 +10,46 @@ import type { CopySource, PeerStream } from "../ports/peer-stream.js";
 import type { Applier, Refusals } from "./applier.js";
 import { replayCopy, replayShared } from "./restore.js";
 
-/** What `status` says of a peer. */
+/** A peer's stream as `status` reports it. */
 export interface FollowerState {
   readonly connected: boolean;
   readonly inSync: boolean;
   readonly lagEvents: number;
   readonly lagMs: number;
-  /** When the last message came, milliseconds; null when none was heard yet. */
+  /** When the last message came, milliseconds; null before the first. */
   readonly lastHeardMs: number | null;
   readonly epoch: number | null;
-  /** Stream sequence of the last message read; 0 before the first. */
+  /** Stream sequence of the last message that was read; 0 before the first. */
   readonly sequence: number;
   /** What is wrong with the copy on this node, in words; null while it is sound, or where none is kept. */
   readonly copyTrouble: string | null;
 }
 
 const RETRY_MS = 200;
-/** Places whose flows are remembered: more messages than come between two heartbeats. */
+/** Positions whose flow counts are remembered: more than the messages between two heartbeats. */
 const PLACES_MAX = 4096;
-/** Trouble with the copy that is over sooner is ordinary. */
+/** Trouble with the copy that ends sooner is ordinary and not reported. */
 const COPY_PATIENCE_MS = 3000;
-/** How often a peer is asked for a snapshot while its state is not held exactly. */
+/** How often a peer is asked for a snapshot while its table is not held exactly. */
 const ASK_INTERVAL_MS = 1000;
 const ASK_INTERVAL_MS_MAX = 30_000;
-/** Reading waits while so much of the copy is unconfirmed. */
+/** Reading pauses while this many bytes of the copy are unconfirmed. */
 const COPY_BACKLOG_BYTES_MAX = 16 * 1024 * 1024;
 const COPY_BACKLOG_MESSAGES_MAX = 8192;
 const COPY_WAIT_MS = 5;
-/** How long the end waits for the own broker to confirm the copy. */
+/** Longest time that the end waits for the own broker to confirm the copy. */
 const COPY_FLUSH_MS = 2000;
 
-/** Somebody who waits for the follower to be so far. */
+/** A caller that waits for the follower to reach a certain point. */
 interface Waiter {
   readonly isTrue: () => boolean;
   readonly resolve: () => void;
 }
 
 /**
- * The way in: one peer's stream into the external cache, and a copy of it onto the own broker. It starts behind the copy, else at
- * the begin mark of the peer's last complete snapshot, and applies everything in order. Where numbers are missing, it asks the
- * peer for a snapshot, which heals whatever happened.
+ * Applies one peer's stream to the external cache, and copies it to the own broker. It starts after the end of the
+ * copy, or else at the begin mark of the peer's last complete snapshot, and applies everything in order. Where batch
+ * numbers are missing, it asks the peer for a snapshot, which repairs any loss.
  */
 export class Follower {
   readonly #counters = {
@@ -57,9 +57,9 @@ export class Follower {
     bytes: 0,
     resets: 0,
     reconnects: 0,
-    /** Snapshots asked of the peer. */
+    /** Snapshots requested from the peer. */
     asked: 0,
-    /** Times that copying had to begin anew because the own broker was away for too long. */
+    /** Times that the copy had to be opened again because the own broker could not be reached for too long. */
     copyLost: 0,
   };
   readonly #stream: PeerStream;
@@ -72,20 +72,20 @@ export class Follower {
   readonly #waiters = new Set<Waiter>();
   readonly #turn = new Turn();
   #replica: Replica | null = null;
-  /** Start at the last complete snapshot of the peer, wherever the copy ends. */
+  /** True: start at the peer's last complete snapshot, wherever the copy ends. */
   #fromSnapshot = false;
-  /** Reading began at the last complete snapshot, and nothing has come yet. */
+  /** True while reading has begun at the last complete snapshot and nothing has come yet. */
   #atSnapshot = false;
-  /** The snapshot that the last mark names is gone: begin at what is there. */
+  /** True when the snapshot that the last mark names is gone: start at the first message that is left. */
   #fromFirst = false;
   #connected = false;
   #sequence = 0;
-  /** Where the stream ended when reading began: until then this node cannot say that it is in sync. */
+  /** Where the stream ended when reading began. Until that is applied, the peer does not count as in sync. */
   #target = 0;
   #started = false;
-  /** From here on no daemon of this node has read the stream before. */
+  /** No daemon of this node has read the stream from this sequence on before. */
   #newsFrom = Number.POSITIVE_INFINITY;
-  /** Sequence of the last message that is applied. */
+  /** Stream sequence of the last message that was applied. */
   #at = 0;
   #pending = 0;
   #lastHeardMs: number | null = null;
@@ -93,21 +93,21 @@ export class Follower {
   #askedMs = Number.NEGATIVE_INFINITY;
   #askWaitMs = ASK_INTERVAL_MS;
   #restart = new AbortController();
-  /** The copy was damaged, and takes all that the peer's stream still holds. */
+  /** True while the copy, which was damaged, takes all that the peer's stream still holds. */
   #refilling = false;
-  /** Flows held at the last places of the stream, by batch number. */
+  /** How many flows were held at the last positions of the stream, by batch number. */
   readonly #placeEpochs = new Float64Array(PLACES_MAX);
   readonly #placeNumbers = new Float64Array(PLACES_MAX);
   readonly #placeFlows = new Float64Array(PLACES_MAX);
 
   constructor(options: {
     stream: PeerStream;
-    /** Null where streams are not copied (a shared cluster keeps them). */
+    /** Null where streams are not copied, because a shared cluster keeps them. */
     copy: CopySource | null;
     applier: Applier;
-    /** A copy that is begun takes all that the peer's stream still holds, not only what is needed from its last snapshot on. */
+    /** A new copy takes all that the peer's stream still holds, instead of starting at the peer's last snapshot. */
     whole: boolean;
-    /** Asks the peer for a snapshot; false when it cannot be reached. */
+    /** Asks the peer for a snapshot; false when the peer cannot be reached. */
     ask: () => boolean;
     clock: Clock;
     log: Logger;
@@ -130,7 +130,7 @@ export class Follower {
     return { ...this.#counters, ...this.#applier.counters };
   }
 
-  /** Flows of the peer in the external cache. */
+  /** Number of the peer's flows in the external cache. */
   get flows(): number {
     return this.#applier.flows;
   }
@@ -150,7 +150,7 @@ export class Follower {
     };
   }
 
-  /** The place to which the peer's stream is applied. */
+  /** The position up to which the peer's stream is applied. */
   get applied(): Position {
     return this.#applier.position;
   }
@@ -160,12 +160,14 @@ export class Follower {
     return this.#applier.exact;
   }
 
-  /** What was not taken since the last complete snapshot. */
+  /** What was refused or found no room since the last complete snapshot. */
   get refusals(): Refusals {
     return this.#applier.refusals;
   }
 
-  /** How many flows of the peer were held at a place of its stream; null when it was not reached, or long ago. */
+  /**
+   * How many of the peer's flows were held at a position of its stream; null when it was not reached, or too long ago.
+   */
   flowsAt({ epoch, number }: Position): number | null {
     const at = number % PLACES_MAX;
     return this.#placeEpochs[at] === epoch && this.#placeNumbers[at] === number ? (this.#placeFlows[at] ?? null) : null;
@@ -188,7 +190,10 @@ export class Follower {
     return isOld ? `its copy on this node cannot be written: ${trouble.text}` : null;
   }
 
-  /** Rebuilds the peer's table from the copy on the own broker, or the shared one's stream, as far as that goes. Before `run`. */
+  /**
+   * Rebuilds the peer's table as far as possible: from the copy on the own broker, or from the stream on a shared one.
+   * Call it before `run`.
+   */
   async restore(signal: AbortSignal): Promise<void> {
     try {
       if (this.#copy === null) {
@@ -204,7 +209,7 @@ export class Follower {
     }
   }
 
-  /** Reads the stream until the signal; resets and lost connections are ordinary. */
+  /** Reads the stream until the signal. Resets and lost connections are ordinary and handled here. */
   async run(signal: AbortSignal): Promise<void> {
     const healing = setInterval(() => this.#heal(), ASK_INTERVAL_MS);
     while (!signal.aborted) {
@@ -227,7 +232,7 @@ export class Follower {
     this.#replica?.close();
   }
 
-  /** Forgets where it is and reads again from the peer's last complete snapshot (`resync peers`). */
+  /** Discards the position, and reads again from the peer's last complete snapshot (`resync peers`). */
   resync(): void {
     this.#fromSnapshot = true;
     this.#started = false;
@@ -235,13 +240,13 @@ export class Follower {
     this.#restart.abort();
   }
 
-  /** Resolves with true when the peer's state is held exactly, with false when the signal came first. */
+  /** Resolves with true when the peer's table is held exactly, or with false when the signal comes first. */
   async exact(signal: AbortSignal): Promise<boolean> {
     await this.#until(() => this.#applier.exact, signal);
     return this.#applier.exact;
   }
 
-  /** Resolves when all that the peer's stream held when reading began is applied, or with the signal. */
+  /** Resolves when everything that the peer's stream held at the start of reading is applied, or with the signal. */
   caughtUp(signal: AbortSignal): Promise<void> {
     return this.#until(() => this.#started && this.#at >= this.#target, signal);
   }
@@ -260,18 +265,18 @@ export class Follower {
     });
   }
 
-  /** Something was read: those go on who waited for that. */
+  /** Something was read: waiters that have reached their point continue. */
   #wake(): void {
     for (const { isTrue, resolve } of this.#waiters) if (isTrue()) resolve();
   }
 
-  /** Asks for what is missing, at once (`hook backup`). */
+  /** Asks at once for what is missing (`hook backup`). */
   catchUp(): void {
     this.#askedMs = Number.NEGATIVE_INFINITY;
     this.#heal();
   }
 
-  /** The own broker is back: copying goes on where the copy ends. */
+  /** The own broker is connected again: copying resumes where the copy ends. */
   resumeCopy(): void {
     if (this.#copy !== null && this.#replica === null) this.#restart.abort();
   }
@@ -289,7 +294,8 @@ export class Follower {
     this.#started = false;
     const last = await this.#stream.readLast("mark", signal);
     const lastEvent = await this.#stream.readLast("ev", signal);
-    // Not before the peer answers: a damaged copy is made anew here, and until then it may be all that there is of the peer.
+    // Only once the peer answers: a damaged copy is replaced here, and until then it may be all that is left of the
+    // peer.
     if (this.#copy !== null && this.#replica === null && !signal.aborted) {
       this.#replica = await this.#openCopy(this.#copy).catch(() => null);
       this.#refilling = this.#replica?.emptied === true;
@@ -315,7 +321,9 @@ export class Follower {
     return Math.max(1, last === null ? 1 : this.#applier.snapshotSequenceOf(last.payload));
   }
 
-  /** What has come at a time may be a million flows. What the signal leaves undone is read again. */
+  /**
+   * A million flows may come at once, so this yields now and then. What the signal leaves undone is read again later.
+   */
   async #take(items: readonly ReaderItem[], signal: AbortSignal): Promise<void> {
     for (const item of items) {
       if (this.#turn.over) await this.#turn.yield();
@@ -327,7 +335,7 @@ export class Follower {
           break;
         case "reset":
           this.#counters.resets++;
-          // Once from the last snapshot; when that is gone as well, from what there is.
+          // First from the last snapshot. When that is gone as well, from the first message that is left.
           this.#fromFirst = this.#atSnapshot;
           this.#fromSnapshot = true;
           this.#log.warn({ peer: this.node, reason: item.reason }, "the peer's stream was reset; reading it anew");
@@ -356,23 +364,24 @@ export class Follower {
     this.#counters.bytes += message.payload.length;
     this.#replica?.append(message);
     if (message.sequence >= this.#newsFrom) this.#applier.goOn();
-    // What was stored before we came is as old as the peer's broker says; its clock need not be ours.
+    // The age of a message that was stored earlier is taken from the peer's broker, because its clock may differ from
+    // ours.
     const ageMs = Math.max(0, this.#newestMs - message.timeMs);
     this.#applier.apply(message, nowMs - ageMs);
     this.#notePlace();
   }
 
-  /** Numbers are missing, or there was no snapshot: the peer writes one when asked. */
+  /** Batch numbers are missing, or there was no snapshot: the peer writes a snapshot when asked. */
   #heal(): void {
     const nowMs = performance.now();
     const lacks = !this.#applier.exact || this.#applier.refusals.refused > 0;
     if (!lacks) this.#askWaitMs = ASK_INTERVAL_MS;
     if (!lacks || this.#applier.inSnapshot || !this.#connected || this.#pending > 0) return;
-    // What is missing may be in what has not been read yet.
+    // What is missing may be among the messages that are still unread.
     if (!this.#started || this.#at < this.#target) return;
     if (nowMs - this.#askedMs < this.#askWaitMs) return;
     this.#askedMs = nowMs;
-    // A snapshot costs the peer its whole table: what it does not heal is not asked for again and again.
+    // A snapshot costs the peer its whole table. If one does not help, the next request waits longer.
     this.#askWaitMs = Math.min(2 * this.#askWaitMs, ASK_INTERVAL_MS_MAX);
     if (this.#ask()) this.#counters.asked++;
   }

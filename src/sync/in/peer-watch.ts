@@ -6,27 +6,27 @@ import type { PeerPort } from "../ports/peer-stream.js";
 import { type PeerEvidence, reasonAgainst } from "./evidence.js";
 import type { Follower } from "./follower.js";
 
-/** What a watch counts; part of the group `reader.<peer>` of `stats`. */
+/** The counters of a watch; part of the group `reader.<peer>` of `stats`. */
 export interface PeerWatchCounters {
   heartbeats: number;
   heartbeatsMalformed: number;
 }
 
-/** A heartbeat, when it came, and how often flows had changed hands by then. */
+/** A heartbeat, the time of its arrival, and how many flows had changed their owner by then. */
 interface Heard {
   readonly heartbeat: Heartbeat;
   readonly atMs: number;
   readonly handovers: number;
 }
 
-/** Reasons of the first seconds are not worth a line in the log. */
+/** Reasons during the first seconds are not logged. */
 const SETTLE_MS = 5000;
-/** Two daemons of one name are remembered for so long after they were heard in turn. */
+/** How long two daemons with one name are remembered after their heartbeats alternated. */
 const DOUBLED_MS = 10_000;
 
 /**
- * Gathers what is known of one peer, and says why it is not in sync. Heartbeats come from the peer's daemon; all else is what
- * its follower has seen. A change is one line in the log.
+ * Gathers the evidence about one peer and reports why the peer is not in sync. Heartbeats come from the peer's daemon,
+ * and all other evidence from its follower. Each change is logged in one line.
  */
 export class PeerWatch {
   readonly counters: PeerWatchCounters = { heartbeats: 0, heartbeatsMalformed: 0 };
@@ -43,10 +43,10 @@ export class PeerWatch {
   #before: Heard | null = null;
   #doubledMs = Number.NEGATIVE_INFINITY;
   #offsetMs: number | null = null;
-  /** What the heartbeat before the last and the one before that showed to be missing. */
+  /** The difference that both the heartbeat before the last and the one before that showed. */
   #missing = 0;
   #missingBefore = 0;
-  /** As it was logged last, without its figures; null: in sync. Undefined: nothing was logged yet. */
+  /** The reason that was logged last, without its figures. Null: in sync. Undefined: nothing was logged yet. */
   #logged: string | null | undefined = undefined;
   #unhear: () => void = () => undefined;
 
@@ -57,7 +57,7 @@ export class PeerWatch {
     cluster: string;
     /** This node's name. */
     self: string;
-    /** How long the peer's daemon may be silent. */
+    /** How long the peer's daemon may be silent, milliseconds. */
     silenceMsMax: number;
     wallMs: () => number;
     log: Logger;
@@ -72,7 +72,7 @@ export class PeerWatch {
     this.#log = options.log;
   }
 
-  /** Listens from now on, until `stop`. */
+  /** Receives heartbeats from now on, until `stop`. */
   start(): void {
     this.#unhear = this.#port.hear((heartbeat) => this.#hear(heartbeat));
   }
@@ -86,17 +86,20 @@ export class PeerWatch {
     return this.#last?.heartbeat ?? null;
   }
 
-  /** How far the peer's clock is ahead of this node's, milliseconds, the way over the link included; null while unknown. */
+  /**
+   * How far the peer's clock is ahead of this node's, in milliseconds, including the delay of the link; null while
+   * unknown.
+   */
   get clockOffsetMs(): number | null {
     return this.#offsetMs;
   }
 
-  /** Why the peer is not in sync, in words; null when it is. */
+  /** Why the peer is not in sync, in words; null when it is in sync. */
   get reason(): string | null {
     return reasonAgainst(this.#evidence(), { silenceMsMax: this.#silenceMsMax, reads: [FORMAT_VERSION] });
   }
 
-  /** To be called every second: logs what has changed. */
+  /** Logs what has changed. Call it every second. */
   look(): void {
     const { reason } = this;
     const kind = reason === null ? null : reason.replace(/\d+/g, "N");
@@ -121,20 +124,23 @@ export class PeerWatch {
     this.#last = { heartbeat, atMs, handovers: this.#handovers() };
   }
 
-  /** The last heartbeat's flows with what was held at its place, which has been applied since, where all is well. */
+  /**
+   * Compares the flow count of the last heartbeat with what was held at its position. If all is well, that is applied
+   * by now.
+   */
   #compare(): void {
     if (this.#last === null) return;
     const { heartbeat, handovers } = this.#last;
     const held = this.#heldAt(heartbeat);
     if (held === null) return;
     const differs = heartbeat.flows - held;
-    // A flow that changes hands is missed for as long as the two owners' streams take.
+    // A flow that changes its owner is missing until the streams of both owners have been read.
     const moving = this.#handovers() - (this.#before?.handovers ?? handovers);
     this.#missingBefore = this.#missing;
     this.#missing = Math.abs(differs) <= moving ? 0 : differs;
   }
 
-  /** Where nothing has come since, what is held now: what was wrong for a moment may have been put right. */
+  /** If nothing has come since that position, what is held now counts: a passing error may have been repaired. */
   #heldAt({ epoch, number, flowsAt }: Heartbeat): number | null {
     const { applied, flows } = this.#follower;
     if (applied.epoch === epoch && applied.number === number) return flows;
@@ -162,7 +168,7 @@ export class PeerWatch {
       doubled: performance.now() - this.#doubledMs < DOUBLED_MS,
       applied: follower.applied,
       due,
-      // A broker that answers, but does not have this node's stream.
+      // A broker that answers but does not have this node's stream.
       exact: follower.isExact && connected,
       refused,
       refusal: reason,

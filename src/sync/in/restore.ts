@@ -9,12 +9,12 @@ import type { Continuation } from "../out/journal.js";
 import type { PeerStream } from "../ports/peer-stream.js";
 import { Applier } from "./applier.js";
 
-/** A replay that takes longer says how far it is, this often. */
+/** A longer replay logs its progress this often. */
 const PROGRESS_MS = 1000;
-/** A stream of a shared cluster that nobody leads at present is not waited for longer. */
+/** Longest wait for a stream of a shared cluster that has no leader at present. */
 const SHARED_LOOK_MS = 5000;
 
-/** Applies the copy of a peer's stream from its last complete snapshot to its end. */
+/** Applies the copy of a peer's stream, from its last complete snapshot to its end. */
 export async function replayCopy(
   stream: PeerStream,
   tail: CopyTail,
@@ -22,7 +22,7 @@ export async function replayCopy(
   log: Logger,
   signal: AbortSignal,
 ): Promise<void> {
-  // Also when all of it has been removed by age: nothing would ever come.
+  // Also when age has removed all messages: nothing would ever come.
   if (tail.epoch === 0) return;
   const startedMs = performance.now();
   await replay(stream, Math.max(1, tail.snapshotSequence), tail.lastSequence, applier, log, signal);
@@ -31,8 +31,8 @@ export async function replayCopy(
 }
 
 /**
- * Applies a peer's stream on a shared broker from its last complete snapshot to about its end; gives the sequence of the
- * last message that was applied, 0 for none.
+ * Applies a peer's stream on a shared broker, from its last complete snapshot to about its end. Returns the sequence of
+ * the last message that was applied; 0 for none.
  */
 export async function replayShared(
   stream: PeerStream,
@@ -53,20 +53,21 @@ export async function replayShared(
   return applied;
 }
 
-/** This node's own stream, as the server says that has the last word on it. */
+/** The end of this node's own stream, as the server reports it that decides what the stream holds. */
 export interface OwnTail {
   /** The last mark; null when there is none. */
   readonly lastMark: Uint8Array | null;
   readonly lastSequence: number;
-  /** When the broker stored the last mark, milliseconds since the Unix epoch; left out where that is not known. */
+  /** When the broker stored the last mark, milliseconds since the Unix epoch; absent where that is unknown. */
   readonly timeMs?: number;
-  /** Only of a stream whose store is damaged: its last message that can be read, null for none. */
+  /** Only for a stream whose store is damaged: its last readable message; null for none. */
   readonly damage?: { readonly lastSound: Uint8Array | null };
 }
 
 /**
- * Rebuilds the internal cache from this node's own stream, with the flow ids it had, and says where that ended; null
- * when the stream does not hold the whole table (a first start, a wiped or damaged store): then the cache stays empty.
+ * Rebuilds the internal cache from this node's own stream, with the same flow ids, and returns where that ended.
+ * Returns null when the stream does not hold the whole table (a first start, or a wiped or damaged store). The cache is
+ * then empty.
  */
 export async function restoreInternal(
   stream: PeerStream,
@@ -80,7 +81,7 @@ export async function restoreInternal(
   const startedMs = performance.now();
   if (tail.lastMark === null) return null;
   const external = new ExternalCache(internal.table.flowsMax);
-  // What it once said of itself, and what it missed, is no news, and it is no peer.
+  // This is not a peer, and this node's own old marks and gaps are no news, so only errors are logged.
   const quiet = log.child({}, { level: "error" });
   const applier = new Applier({ node, external, local: null, hybridClock, log: quiet });
   const snapshotSequence = applier.snapshotSequenceOf(tail.lastMark);
@@ -96,7 +97,7 @@ export async function restoreInternal(
     if (!table.isLive(slot)) continue;
     const slab = table.slab(slot);
     const base = table.base(slot);
-    // A row that no flow id stands for has moved to another node.
+    // A row that no flow id refers to has moved to another node.
     if (external.slotOf(origin, slab[base + W_ID]!) !== slot) continue;
     const rare = table.rare.get(slot) ?? null;
     internal.adopt(slab[base + W_ID]!, slab, base, rare, external.stamp(slot), table.birth(slot));
@@ -109,9 +110,9 @@ export async function restoreInternal(
 }
 
 /**
- * Applies a stream from a sequence to `endSequence`. `andOn`: to its end as it stands when that is reached; in a
- * cluster the server that is read from may be behind, and nothing more to come is then not the end. Gives the sequence
- * of the last message applied; 0 when the stream does not hold the start any more.
+ * Applies a stream from a sequence to `endSequence`, or with `andOn` to whatever its end is when that is reached. In a
+ * cluster, the server that is read from may lag behind, so having no more to read is not the end. Returns the sequence
+ * of the last message that was applied; 0 when the stream no longer holds the start.
  */
 async function replay(
   stream: PeerStream,
@@ -128,7 +129,7 @@ async function replay(
   const turn = new Turn();
   for await (const items of stream.read(start, AbortSignal.any([signal, end.signal]))) {
     for (const item of items) {
-      // Also for its own sake: more is read meanwhile.
+      // Yielding also helps the replay itself: more is read meanwhile.
       if (turn.over) await turn.yield();
       if (item.type === "reset") return 0;
       if (item.type === "state") continue;
@@ -136,7 +137,7 @@ async function replay(
         applier.apply(item, item.timeMs);
         applied = item.sequence;
       }
-      // A damaged stream counts messages behind it that never come.
+      // A damaged stream counts messages after this one that never come.
       if (item.sequence >= endSequence && (!andOn || item.pending === 0)) end.abort();
       if (performance.now() - toldMs < PROGRESS_MS) continue;
       toldMs = performance.now();

@@ -1,24 +1,27 @@
 import type { Role } from "../../stream/format/mark.js";
 
-/** What keepalived can say of a sync group. */
+/** The roles that keepalived can report for a sync group. */
 export type SpokenRole = Exclude<Role, "unknown">;
 
-/** What this node was when its daemon started. */
+/** The roles that this node had before its daemon started. */
 export interface EarlierRoles {
-  /** What keepalived has told earlier daemons since the boot, by sync group. */
+  /** What keepalived reported to earlier daemons since the boot, by sync group. */
   readonly groups: ReadonlyMap<string, SpokenRole>;
-  /** The role under which the kernel's table came about; `unknown` if the kernel has booted since. */
+  /** The role during which the kernel's table was built; `unknown` if the kernel has booted since. */
   readonly table: Role;
 }
 
 /**
- * What keepalived has made of this node, and whose the flows of its kernel are because of that. Plain state: the roles write it, and it is
- * read wherever the kernel is read.
+ * The role that keepalived gave this node, and who owns the flows in its kernel because of it. This is plain state: the
+ * roles write it, and every part that reads the kernel reads it.
  */
 export class Carrying {
-  /** True from a commit until this node steps down (mode `inject`: while one runs): what its kernel has is its own. */
+  /**
+   * True from a commit until this node steps down (mode `inject`: while a commit runs). The flows of its kernel are its
+   * own.
+   */
   carries: boolean;
-  /** What keepalived said last, by sync group; the one group that most have is "". */
+  /** What keepalived last reported, by sync group. Most nodes have only one group, named "". */
   readonly #groups: Map<string, SpokenRole>;
   readonly #tableRole: Role;
   #role: Role;
@@ -30,17 +33,22 @@ export class Carrying {
     this.carries = this.heldRole === "primary" && !injects;
   }
 
-  /** What keepalived said last since the boot. With several sync groups, primary while any of them is. */
+  /** The last role that keepalived reported since the boot. With several sync groups: primary while any of them is. */
   get role(): Role {
     return this.#role;
   }
 
-  /** The role that the kernel's table goes by. Until keepalived speaks, that is the role under which it came about. */
+  /**
+   * The role that explains the kernel's table. Until keepalived reports one, this is the role during which it was
+   * built.
+   */
   get heldRole(): Role {
     return this.#groups.size === 0 ? this.#tableRole : this.#role;
   }
 
-  /** True after this node stepped down: what its kernel has and its stream never told of is left over from before. */
+  /**
+   * True after this node stepped down. A flow in its kernel that its stream never published is left over from before.
+   */
   get standsBack(): boolean {
     const role = this.heldRole;
     return role === "backup" || role === "fault";
@@ -51,7 +59,7 @@ export class Carrying {
     return this.#groups;
   }
 
-  /** Keepalived says what this node is for a sync group. */
+  /** Records the role that keepalived reports for a sync group. */
   hear(group: string, role: SpokenRole): void {
     this.#groups.set(group, role);
     this.#role = highestRole(this.#groups);

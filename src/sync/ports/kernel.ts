@@ -7,14 +7,14 @@ import type { DecodedFlow } from "../../flow/record.js";
 /** Helpers whose expectations are replicated: all, or these. */
 export type HelperNames = true | readonly string[];
 
-/** A helper on another port has that in its name (`sip-5061`): the beginning counts, as in conntrackd. */
+/** A helper on another port has the port in its name (`sip-5061`), so a prefix matches, as in conntrackd. */
 export function isChosen(helpers: HelperNames, helper: string | undefined): boolean {
   if (helpers === true) return true;
   const name = helper?.toLowerCase();
   return name !== undefined && helpers.some((chosen) => name.startsWith(chosen.toLowerCase()));
 }
 
-/** The kernel's table as it is listed and looked up: src/ctnetlink/request-socket.ts, or the simulator's. */
+/** Lists the kernel's table and looks flows up in it: src/ctnetlink/request-socket.ts, or the simulator's. */
 export interface KernelTable {
   dump(options: { signal?: AbortSignal }, visit: (flow: DecodedFlow) => void): Promise<DumpResult>;
   dumpExpectations(options: { signal?: AbortSignal }, visit: (expectation: Expectation) => void): Promise<DumpResult>;
@@ -24,55 +24,61 @@ export interface KernelTable {
 
 /** The kernel's events: src/ctnetlink/event-socket.ts, or the simulator's. */
 export interface KernelEvents {
-  /** Subscribes. Every event from now on comes to the sink, in a later turn of the event loop. */
+  /** Subscribes. Every later event reaches the sink, in a later turn of the event loop. */
   listen(sink: EventSink): void;
-  /** Of what the requests of this port do, only the ends are told. */
+  /** Drops the events that requests from this port cause, except the ends of flows. */
   mute(portId: number): void;
-  /** Doubles the buffer within its limit; false when it is there already. */
+  /** Doubles the buffer up to its limit; false when it has reached that already. */
   growBuffer(): boolean;
-  /** While it is called with false, no events come of flows that begin. */
+  /** `false` mutes the events of new flows until it is called with `true`. */
   hearNew(on: boolean): void;
-  /** Reads events that are queued, a turn of them, without waiting for their time; true when there may be more. */
+  /**
+   * Reads one turn's worth of queued events at once, without waiting for the usual time; true when there may be more.
+   */
   readNow(): boolean;
   close(): Promise<void>;
 }
 
-/** Mode `inject`: what writes the peers' flows into this kernel, as the replicator tells it of that kernel. */
+/** Mode `inject`: the replicator's view of the part that writes the peers' flows into this kernel. */
 export interface Injection {
-  /** The kernel has ended a flow that none of this daemon's requests removed. */
+  /** The kernel has ended a flow that no request of this daemon removed. */
   expired(words: Uint32Array, base: number): void;
-  /** An event told of a flow that was unknown, and not how far it is: the kernel is to be asked. */
+  /** An event reported a flow that was unknown, without its full state: the kernel must be asked. */
   doubt(words: Uint32Array): void;
   /** A dump of the kernel begins. */
   beginDump(): void;
-  /** A dump lists a flow: true when it is a peer's, and none of this node's own. */
+  /** A dump lists a flow. True when the flow is a peer's and not this node's own. */
   present(flow: DecodedFlow): boolean;
-  /** The dump is over, or was given up. */
+  /** The dump is complete, or was given up. */
   endDump(complete: boolean): void;
 }
 
-/** Mode `inject`: this node, which carries flows of its own, as what writes the peers' flows into its kernel calls it. */
+/**
+ * Mode `inject`: this node as the owner of its own flows, as the part that writes the peers' flows into its kernel sees
+ * it.
+ */
 export interface Carrier {
-  /** Makes a flow of this kernel this node's own, and publishes that. */
+  /** Makes a flow of this kernel this node's own, and publishes the claim. */
   claim(flow: DecodedFlow): void;
-  /** Takes in the kernel's events up to now. */
+  /** Applies the kernel's events up to now. */
   readEvents(): void;
-  /** Compares the kernel's table with what is known of it: nobody knows what became of some requests. */
+  /** Compares the kernel's table with the caches, because the outcome of some requests is unknown. */
   resync(): void;
 }
 
-/** The kernel as a commit needs it: src/ctnetlink/request-socket.ts, or the simulator's. */
+/** The requests that a commit sends: src/ctnetlink/request-socket.ts, or the simulator's. */
 export interface KernelRequests {
   send(batch: RequestBatch): Promise<BatchResult>;
 }
 
-/** The kernel as the injector needs it: a request socket of its own, by whose port id its echoes are known. */
+/** The requests of the injector: a request socket of its own, whose port ID identifies the events that they cause. */
 export interface InjectorKernel extends KernelRequests {
   getAll(batch: RequestBatch, visit: (index: number, flow: DecodedFlow) => void): Promise<BatchResult>;
 }
 
 /**
- * A live UDP stream or an idle TCP connection refreshes its timeout without an event, so what the cache thinks is left
- * may long be over: nothing is written into the kernel with less than this, the value conntrackd uses for that case.
+ * Lowest timeout that is written into the kernel, the value conntrackd uses in this case. A live UDP stream or an idle
+ * TCP connection refreshes its timeout without an event, so the time that the cache computes may be over although the
+ * flow is alive.
  */
 export const TIMEOUT_FLOOR_SECONDS = 60;

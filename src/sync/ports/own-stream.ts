@@ -3,31 +3,31 @@ import type { MessageKind } from "../../stream/format/subjects.js";
 
 /** What the journal writes to: the publisher of this node's stream. */
 export interface JournalSink {
-  /** Hands a message over; never blocks. */
+  /** Queues a message; never blocks. */
   publish(kind: MessageKind, number: number, payload: Uint8Array): unknown;
-  /** Publishes and resolves with the message's stream sequence once confirmed; null when it was dropped. */
+  /** Publishes a message. Resolves with its stream sequence once it is confirmed, or with null if it was dropped. */
   publishAcked(kind: MessageKind, number: number, payload: Uint8Array): Promise<number | null>;
-  /** What waits for its confirmation. */
+  /** Messages that are not confirmed yet. */
   readonly backlog: { readonly bytes: number };
 }
 
-/** What this node hears of its own stream. */
+/** Receives what happens to this node's own stream. */
 export interface OwnStreamListener {
-  /** Messages are not in the stream, for this reason. */
+  /** Messages did not reach the stream, for this reason. */
   lost(reason: string): void;
-  /** A reader needs a snapshot. */
+  /** A reader asks for a snapshot. */
   snapshotAsked(): void;
 }
 
 /** This node's own stream, open for writing in a new epoch. */
 export interface OwnStream {
   readonly sink: JournalSink;
-  /** Why what is published does not get into the stream, in words; null while it does. */
+  /** Why published messages do not reach the stream, in words; null while they do. */
   readonly trouble: string | null;
   /** Sends a heartbeat, which is not stored. */
   beat(heartbeat: Heartbeat): void;
-  /** The listener hears of everything from now on. Returns what ends that. */
+  /** Calls the listener from now on. Returns the function that ends this. */
   listen(listener: OwnStreamListener): () => void;
-  /** Resolves with true when all that was published is confirmed, with false when the time was up first. */
+  /** Resolves with true when all that was published is confirmed, or with false when the time is over first. */
   flush(timeoutMs: number): Promise<boolean>;
 }
