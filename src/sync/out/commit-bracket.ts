@@ -2,12 +2,12 @@ import type { Logger } from "pino";
 import type { KernelEvents } from "../ports/kernel.js";
 import type { KernelResync } from "./kernel-resync.js";
 
-/** Turns in which the event socket is to be read empty after a commit. */
+/** Turns that may be spent on reading the event socket empty after a commit. */
 const QUEUED_TURNS_MAX = 256;
 
 /**
- * The time of a commit: this kernel does not tell of flows that begin, most of which the commit writes, and a resync behind it brings
- * them in.
+ * Brackets a commit. While it runs, the kernel reports no new flows, because the commit writes most of them itself. A
+ * resync afterwards reads them.
  */
 export class CommitBracket {
   readonly #events: KernelEvents | null;
@@ -22,19 +22,19 @@ export class CommitBracket {
     this.#log = options.log;
   }
 
-  /** True from before the first write until what was written is read. */
+  /** True from before the first write until the written entries have been read back. */
   get isOpen(): boolean {
     return this.#isOpen;
   }
 
-  /** Resolves when what the last commit wrote is read. */
+  /** Resolves when the entries that the last commit wrote have been read back. */
   get read(): Promise<void> {
     return this.#reading;
   }
 
   /**
-   * Runs `write`, and gives what that gives; rejects when it does. The kernel is read afterwards, in either case, and then `whenRead`
-   * is called with what was written. One at a time: the caller waits for `read` first.
+   * Runs `write` and returns its result; rejects if it does. In either case the kernel is read afterwards. Then
+   * `whenRead` is called with the result. One at a time: the caller waits for `read` first.
    */
   async run<T>(write: () => Promise<T>, whenRead: (written: T) => void): Promise<T> {
     this.#isOpen = true;
@@ -53,7 +53,7 @@ export class CommitBracket {
     try {
       this.#events?.hearNew(true);
       await this.#resync.resync();
-      // What ended before the dump came to it, its event may still be queued.
+      // A flow may have ended before the dump reached it. Its event may still be queued.
       for (let turns = 0; turns < QUEUED_TURNS_MAX && this.#events?.readNow() === true; turns++) {
         await new Promise(setImmediate);
       }

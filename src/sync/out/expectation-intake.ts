@@ -11,25 +11,25 @@ import { type HelperNames, isChosen, type KernelTable } from "../ports/kernel.js
 import type { Pacer } from "./pacer.js";
 import { SequenceWatch } from "./sequence-watch.js";
 
-/** Flows with rare attributes that are looked through for a master, so that no event costs more than a moment. */
+/** Flows with rare attributes that are searched for a master. The limit keeps the cost of one event small. */
 const CANDIDATES_MAX = 65_536;
-/** Expectations that wait for their master at the most; then the oldest goes. */
+/** Limit of expectations that wait for their master; then the oldest is dropped. */
 const WAITING_MAX = 256;
-/** Most flows are nobody's master: for those nothing is allocated. */
+/** Most flows are nobody's master, so the empty answer is shared instead of allocated. */
 const NONE: readonly Expectation[] = [];
 
 /**
- * What becomes of an expectation that this node's own kernel reports: a row of the internal cache, where its helper is one of those
- * chosen and its master is a flow that the filter keeps.
+ * Applies the expectations that this node's own kernel reports. One becomes a row of the internal cache if its helper
+ * is chosen and its master is a flow that the filter keeps.
  */
 export class ExpectationIntake {
   readonly counters = {
-    /** Events and dumped entries of expectations that are replicated. */
+    /** Events and dump entries of expectations that are replicated. */
     expectations: 0,
-    /** Those of other helpers, and those whose master is unknown or yet to come. */
+    /** Events and dump entries of other helpers, or with a master that is unknown or has not come yet. */
     expectationsFiltered: 0,
   };
-  /** Looks up the masters, of whose sequence adjustment no event tells. */
+  /** Looks up the masters, because no event reports their sequence adjustment. */
   readonly sequenceWatch: SequenceWatch;
   readonly #internal: InternalCache;
   readonly #external: ExternalCache;
@@ -45,7 +45,7 @@ export class ExpectationIntake {
     kernel: KernelTable;
     helpers: HelperNames;
     carrying: Carrying;
-    /** Mode `inject`: what a peer claims is none of this node's own, though a dump lists it. */
+    /** Mode `inject`: an expectation that a peer claims is not this node's own, even if a dump lists it. */
     ignoresClaimed: boolean;
     pacer: Pacer;
     clock: Clock;
@@ -67,7 +67,7 @@ export class ExpectationIntake {
     });
   }
 
-  /** An event says that a helper expects something, or something else than before. */
+  /** An event reports that a helper has a new or changed expectation. */
   take(expectation: Expectation): void {
     if (!this.#place(expectation)) return;
     this.#internal.expectations.upsert(expectation, this.#seconds());
@@ -75,18 +75,18 @@ export class ExpectationIntake {
     this.#external.expectations.retire(expectationKey(expectation));
   }
 
-  /** An event says that an expectation has ended. */
+  /** An event reports that an expectation has ended. */
   end(expectation: Expectation): void {
     this.#early.drop(expectation);
     this.#internal.expectations.destroy(expectation);
   }
 
-  /** A flow has begun, and is in the internal cache: takes in what was expected of it before. */
+  /** A flow has begun and is in the internal cache. Takes the expectations that were waiting for it as their master. */
   masterBegan(flow: DecodedFlow): void {
     for (const expectation of this.#early.takeOf(flow)) this.take(expectation);
   }
 
-  /** A dump lists it. */
+  /** A dump lists the expectation. */
   dumped(expectation: Expectation): void {
     if (!this.#place(expectation)) return;
     const { carries } = this.#carrying;
@@ -98,7 +98,7 @@ export class ExpectationIntake {
     this.#internal.expectations.dumped(expectation, this.#seconds(), claim, carries);
   }
 
-  /** A poll lists it: one that is new is this node's own, as after an event. */
+  /** A poll lists the expectation. A new one is this node's own, as if an event had reported it. */
   polled(expectation: Expectation): void {
     if (!this.#place(expectation)) return;
     const { expectations } = this.#internal;
@@ -107,7 +107,10 @@ export class ExpectationIntake {
     if (expectations.counters.created > before) this.#external.expectations.retire(expectationKey(expectation));
   }
 
-  /** True when it is one to replicate: of a chosen helper, its master being one that the filter keeps. Its zone is set then. */
+  /**
+   * True when the expectation is replicated: its helper is chosen, and the filter keeps its master. Its zone is then
+   * set.
+   */
   #place(expectation: Expectation): boolean {
     const chosen = isChosen(this.#helpers, expectation.helper);
     const zone = chosen ? findMasterZone(this.#internal.table, expectation.master) : null;
@@ -127,26 +130,26 @@ export class ExpectationIntake {
 }
 
 /**
- * What a flow's first packet makes a helper expect (SIP and TFTP over UDP) the kernel tells before the flow itself. It waits here
- * for its master; that of a master which the filter does not keep makes room for others.
+ * Expectations that the kernel reports before their master, as SIP and TFTP over UDP cause with a flow's first packet.
+ * They wait here for the master. If the filter drops the master, they are pushed out by others in time.
  */
 class EarlyExpectations {
   readonly #waiting: Expectation[] = [];
 
-  /** Nothing is known of its master yet. */
+  /** Holds an expectation whose master is unknown so far. */
   hold(expectation: Expectation): void {
     if (this.#waiting.length >= WAITING_MAX) this.#waiting.shift();
     this.#waiting.push(expectation);
   }
 
-  /** It has ended before its master came. */
+  /** Drops an expectation that has ended before its master came. */
   drop(ended: Expectation): void {
     const key = expectationKey(ended);
     const at = this.#waiting.findIndex((waiting) => expectationKey(waiting) === key);
     if (at >= 0) this.#waiting.splice(at, 1);
   }
 
-  /** Those that a new flow is the master of, oldest first; they wait no longer. */
+  /** Removes and returns the expectations whose master is this new flow, oldest first. */
   takeOf({ words, rare }: DecodedFlow): readonly Expectation[] {
     if (this.#waiting.length === 0 || rare?.helper === undefined) return NONE;
     const taken = this.#waiting.filter(({ master }) => sameOriginalTuple(words, 0, master));
@@ -156,8 +159,8 @@ class EarlyExpectations {
 }
 
 /**
- * The zone of the flow with this original tuple, null when the table has none. The kernel does not say which zone an
- * expectation is in; nearly always it is 0, and in others the master is found among the flows that have a helper.
+ * The zone of the flow with this original tuple; null when the table has none. The kernel does not report the zone of
+ * an expectation. It is nearly always 0; otherwise the master is searched among the flows that have a helper.
  */
 function findMasterZone(table: FlowTable, master: Uint32Array): number | null {
   if (table.size === 0) return null;
@@ -168,7 +171,7 @@ function findMasterZone(table: FlowTable, master: Uint32Array): number | null {
     if (rare.helper === undefined || !table.isLive(slot)) continue;
     const slab = table.slab(slot);
     const base = table.base(slot);
-    // CTA_EXPECT_ZONE names one zone for both directions: a master that has two cannot be named.
+    // CTA_EXPECT_ZONE names one zone for both directions, so a master with two zones cannot be named.
     const zone = slab[base + W_ZONE]!;
     if (zone >>> 16 === (zone & 0xffff) && sameOriginalTuple(slab, base, master)) return zone & 0xffff;
   }

@@ -6,13 +6,13 @@ import { DecodedFlow, HAS_ID, HAS_MASK, HAS_PROTOINFO, RECORD_WORDS, W_HAS, W_PR
 import type { Injection } from "../ports/kernel.js";
 
 /**
- * What becomes of a flow that this node's own kernel reports: a row of the internal cache. It is newer than whatever peers said of
- * the flow, so it retires the flow's external row.
+ * Applies the flows that this node's own kernel reports to the internal cache. Such a report is newer than anything
+ * that peers published about the flow, so it retires the flow's external row.
  */
 export class FlowIntake {
   /** The filter: true for a flow that is replicated. */
   keeps: FlowPredicate;
-  /** The time of what is taken in, in seconds. It is read once for all events of a turn, and once for a dump. */
+  /** Time of the reports, seconds. The clock is read once for all events of a turn, and once for a dump. */
   nowSeconds = 0;
   readonly #internal: InternalCache;
   readonly #external: ExternalCache;
@@ -22,7 +22,7 @@ export class FlowIntake {
   constructor(options: {
     internal: InternalCache;
     external: ExternalCache;
-    /** Null where peers' flows are not written into this kernel at once. */
+    /** Null where peers' flows are not injected into this kernel. */
     injection: Injection | null;
     keeps: FlowPredicate;
     clock: Clock;
@@ -35,12 +35,15 @@ export class FlowIntake {
     this.readClock();
   }
 
-  /** What is taken in from here on is of now. */
+  /** Reads the clock for the reports that follow. */
   readClock(): void {
     this.nowSeconds = Math.floor(this.#clock.wallMs() / 1000);
   }
 
-  /** The kernel's flow is this node's own. `inherits`: it is the one that a peer told of, and that this node wrote there. */
+  /**
+   * Makes the kernel's flow this node's own. `inherits`: it is the flow that a peer published and this node wrote
+   * there.
+   */
   take(flow: DecodedFlow, inherits = this.#injection !== null): void {
     if (inherits) this.#inherit(flow);
     const slot = this.#internal.upsert(flow, this.nowSeconds);
@@ -49,8 +52,8 @@ export class FlowIntake {
   }
 
   /**
-   * An event names what changed. Of a flow that a peer has carried, this kernel has the rest from the peer; what an internal
-   * row may still have of it is older.
+   * An event names only what changed. The rest of a flow that a peer carried reached this kernel from the peer, so
+   * anything that an internal row still has of it is older.
    */
   #inherit(flow: DecodedFlow): void {
     const { table } = this.#external;
@@ -73,8 +76,8 @@ export class FlowIntake {
   }
 
   /**
-   * A flow has ended whose beginning no event reported: a commit wrote it, or it was a short one. It was this node's for a while, and
-   * the peers hear of that.
+   * A flow has ended whose beginning no event reported, because a commit wrote it or because it was short. This node
+   * carried it for a while, and publishes that.
    */
   takeUnheard(flow: DecodedFlow): void {
     if (this.#internal.table.find(flow.words, 0) >= 0) return;
@@ -87,7 +90,7 @@ export class FlowIntake {
     const committed = new DecodedFlow();
     const base = table.base(slot);
     committed.words.set(table.slab(slot).subarray(base, base + RECORD_WORDS));
-    // The id is the peer's.
+    // The flow's ID is the peer's, not this kernel's.
     committed.words[W_HAS]! &= HAS_MASK & ~HAS_ID;
     committed.rare = table.rare.get(slot) ?? null;
     this.take(committed);

@@ -11,19 +11,25 @@ import { BATCH_EXPECTATIONS_MAX } from "../../stream/format/expectation.js";
 import { type Mark, MarkCodec, type Role } from "../../stream/format/mark.js";
 import type { JournalSink } from "../ports/own-stream.js";
 
-/** Rows of a snapshot chunk at the most, and slots looked at for one: what bounds a step of a snapshot. */
+/** Limit of rows in a snapshot chunk, and of slots read for one. It bounds each step of a snapshot. */
 const CHUNK_ROWS_MAX = 1024;
 const CHUNK_SLOTS_MAX = 16_384;
 /** Beyond the last slot. */
 const SLOTS_END = 0xffffffff;
-/** A snapshot waits while so much is unconfirmed, so that it never pushes events out of the publisher's ring. */
+/**
+ * A snapshot waits while this many bytes are unconfirmed, so that it never pushes events out of the publisher's ring.
+ */
 const SNAPSHOT_BACKLOG_BYTES_MAX = 8 * 1024 * 1024;
 const SNAPSHOT_WAIT_MS = 5;
-/** A snapshot is due when the events since the last one outweigh it so many times, and this many bytes at the least. */
+/**
+ * A snapshot is due when the events since the last one have this many times its bytes, and at least the bytes below.
+ */
 const SNAPSHOT_DUE_FACTOR = 2;
 const SNAPSHOT_DUE_BYTES_MIN = 4 * 1024 * 1024;
 
-/** What a restarted daemon took over from its own stream: where that ended, and its last complete snapshot. */
+/**
+ * What a restarted daemon restored from its own stream: the position where that ended, and its last complete snapshot.
+ */
 export interface Continuation {
   readonly epoch: number;
   readonly number: number;
@@ -31,13 +37,13 @@ export interface Continuation {
 }
 
 /**
- * Writes this node's stream: numbers and stamps every message of the epoch, turns pending rows of the internal cache into
- * batches, and writes snapshots slot range by slot range between them. Before each chunk all pending rows go out, so the
- * chunk is exact at its place in the order.
+ * Writes this node's stream. It numbers and stamps every message of the epoch, turns pending rows of the internal cache
+ * into batches, and writes snapshots between them, one range of slots after the other. All pending rows are published
+ * before each chunk, so a chunk is exact at its place in the order.
  */
 export class Journal {
   readonly epoch: number;
-  /** What every mark says of this node's role. */
+  /** This node's role, which every mark carries. */
   role: Role = "unknown";
   /** The group `journal` of `stats`. */
   readonly counters = {
@@ -70,7 +76,7 @@ export class Journal {
   constructor(options: {
     node: string;
     epoch: number;
-    /** Null: this epoch goes on from nothing, and begins with a snapshot. */
+    /** Null: this epoch resumes nothing and begins with a snapshot. */
     continues: Continuation | null;
     internal: InternalCache;
     sink: JournalSink;
@@ -88,17 +94,20 @@ export class Journal {
     this.#log = options.log;
   }
 
-  /** Number of the last message written. */
+  /** Batch number of the last message. */
   get number(): number {
     return this.#number;
   }
 
-  /** How many flows the stream reports as alive, and the message behind which that was counted: nothing was pending then. */
+  /**
+   * How many flows are alive by what the stream holds, and the batch number behind which they were counted. Nothing was
+   * pending then.
+   */
   get tally(): { readonly flows: number; readonly flowsAt: number } {
     return this.#tally;
   }
 
-  /** Publishes everything that waits in the internal cache; returns how many rows went out. */
+  /** Publishes all pending rows of the internal cache; returns how many were published. */
   writePending(): number {
     let rows = 0;
     const { expectations } = this.#internal;
@@ -107,7 +116,10 @@ export class Journal {
     return rows;
   }
 
-  /** Nothing is pending. Marks and chunks count as well: behind the end of a snapshot a reader has swept what it did not list. */
+  /**
+   * Counts the flows while nothing is pending. Marks and chunks count as positions as well: at the end of a snapshot, a
+   * reader has removed what the snapshot did not list.
+   */
   #count(): void {
     this.#tally = { flows: this.#internal.inStream, flowsAt: this.#number };
   }
@@ -147,7 +159,8 @@ export class Journal {
     const rare = table.rare.get(slot) ?? null;
     if ((publication & PUBLISH_NEW) !== 0) {
       const stated = this.#internal.isClaimedAgain(slot) ? { stamp: this.#internal.stamp(slot) } : null;
-      // One that is over already may have its tuple again in the same message: two births, or the two could not be told apart.
+      // If the flow is over already, its tuple may appear again in the same message. Two births keep the two flows
+      // apart.
       const isOver = (publication & PUBLISH_DESTROY) !== 0;
       const birth = table.birth(slot) || (isOver ? this.#hybridClock.next() : 0);
       this.#encoder.addNew(slot, slab, base, rare, stated, birth);
@@ -168,12 +181,14 @@ export class Journal {
     }
   }
 
-  /** True when a snapshot would spare readers more than it costs. */
+  /** True when a snapshot would save readers more than it costs. */
   get snapshotDue(): boolean {
     return this.#eventBytes > snapshotDueBytes(this.#snapshotBytes);
   }
 
-  /** Publishes a mark, after the rows that wait. The mark of an epoch is its first message: they follow. */
+  /**
+   * Publishes a mark after the pending rows. The first mark of an epoch is its first message, so the rows follow it.
+   */
   writeMark(mark: Mark): void {
     if (mark.type !== "epoch") this.writePending();
     const envelope = this.#nextEnvelope();
@@ -183,8 +198,8 @@ export class Journal {
   }
 
   /**
-   * Writes a snapshot into the stream; one at a time, a second call joins the running one. Resolves with false when it was
-   * cut short (the broker away, `signal`): readers then ignore it.
+   * Writes a snapshot into the stream. Only one runs at a time: a second call joins it. Resolves with false when it was
+   * cut short (no broker, or `signal`); readers then ignore it.
    */
   writeSnapshot(signal: AbortSignal): Promise<boolean> {
     this.#snapshotRunning ??= this.#snapshot(signal).finally(() => {
@@ -195,8 +210,8 @@ export class Journal {
   }
 
   /**
-   * Messages did not get into the stream: says so in a gap mark and writes a snapshot, also where one is being written, which is
-   * not whole now.
+   * Messages did not reach the stream. Publishes a gap mark with the reason and then a snapshot, even while another one
+   * is being written, because that one is now incomplete.
    */
   async lost(reason: string, signal: AbortSignal): Promise<void> {
     this.writeMark({ type: "gap", reason });
@@ -243,7 +258,7 @@ export class Journal {
     return true;
   }
 
-  /** Writes the chunk that begins at slot `from`; returns where the next begins, null after the last. */
+  /** Writes the chunk that begins at slot `from`. Returns where the next one begins; null after the last. */
   #writeChunk(from: number): number | null {
     this.writePending();
     const { table } = this.#internal;
@@ -263,7 +278,10 @@ export class Journal {
     return null;
   }
 
-  /** The last chunk holds the expectations, and is followed by more when they are many: all of them at one place in the order. */
+  /**
+   * Writes the last chunk, which holds the expectations. If they are many, more chunks follow, all at one place in the
+   * order.
+   */
   #writeLastChunk(from: number): void {
     const rows = [...this.#internal.expectations.claimed()];
     this.#addExpectations(rows.splice(0, BATCH_EXPECTATIONS_MAX));
@@ -307,7 +325,7 @@ export class Journal {
   }
 }
 
-/** Bytes of events after which a snapshot is due, by the bytes of the last one. */
+/** Bytes of events after which a snapshot is due, given the bytes of the last one. */
 export function snapshotDueBytes(snapshotBytes: number): number {
   return Math.max(SNAPSHOT_DUE_BYTES_MIN, SNAPSHOT_DUE_FACTOR * snapshotBytes);
 }

@@ -12,24 +12,26 @@ import type { ExpectationIntake } from "./expectation-intake.js";
 import type { FlowIntake } from "./flow-intake.js";
 import type { Pacer } from "./pacer.js";
 
-/** Slots swept in one turn of the event loop after a dump: all of them may have ended, and are published in that turn. */
+/**
+ * Slots swept in one turn of the event loop after a dump. All of them may have ended, and are published in that turn.
+ */
 const SWEEP_SLOTS = 4096;
-/** Who carries a flow that a node which stepped down finds in its kernel, and that nobody ever told of. */
+/** The owner of a flow that a node finds in its kernel after stepping down, and that nobody ever published. */
 const NOBODY: Claim = { node: "", stamp: 0 };
-/** Dumps that failed or were interrupted are repeated this often. */
+/** Limit of attempts for a dump that fails or is interrupted. */
 const DUMP_ATTEMPTS_MAX = 5;
 
-/** Dumps the kernel's table and brings the internal cache in line with it; only the difference is published. */
+/** Dumps the kernel's table and brings the internal cache in line with it. Only the difference is published. */
 export class KernelResync {
   readonly counters = {
-    /** Messages of the kernel that could not be decoded, in events and in dumps. */
+    /** Kernel messages that could not be decoded, from events and dumps. */
     malformed: 0,
     overruns: 0,
     kernelResyncs: 0,
-    /** Times that somebody had the kernel's table emptied. */
+    /** Times that a command emptied the kernel's table. */
     kernelFlushes: 0,
     kernelResyncsFailed: 0,
-    /** Dumps in place of events. */
+    /** Dumps that replace events. */
     polls: 0,
     pollsFailed: 0,
   };
@@ -53,7 +55,7 @@ export class KernelResync {
     flows: FlowIntake;
     /** Null where expectations are not replicated. */
     expectations: ExpectationIntake | null;
-    /** Null where peers' flows are not written into this kernel at once. */
+    /** Null where peers' flows are not injected into this kernel. */
     injection: Injection | null;
     carrying: Carrying;
     pacer: Pacer;
@@ -77,7 +79,9 @@ export class KernelResync {
     return this.#running !== null;
   }
 
-  /** One at a time: a call while one runs makes it run once more. False when the kernel could not be dumped. */
+  /**
+   * Only one runs at a time: a call while one runs makes it run once more. False when the kernel could not be dumped.
+   */
   resync(): Promise<boolean> {
     if (this.#running !== null) {
       this.#again = true;
@@ -87,8 +91,8 @@ export class KernelResync {
   }
 
   /**
-   * In place of events: takes what differs from the last dump for what events would have told of. While another dump runs, that
-   * one stands for it. False when the kernel could not be dumped; the next one tries again.
+   * Replaces events: treats a difference from the last dump as an event would have been treated. If another dump is
+   * running, that one counts instead. False when the kernel could not be dumped; the next poll tries again.
    */
   poll(): Promise<boolean> {
     return this.#running ?? this.#start(true);
@@ -129,7 +133,7 @@ export class KernelResync {
     let result: DumpResult;
     try {
       result = await this.#kernel.dump({ signal: this.#signal }, (flow) => {
-        // What peers carry is in the kernel whatever this node's filter says.
+        // Peers' flows are in the kernel even if this node's filter would drop them.
         if (!this.#flows.keeps(flow.words, 0)) this.#injection?.present(flow);
         else if (polled) this.#polled(flow);
         else this.#dumped(flow);
@@ -156,7 +160,7 @@ export class KernelResync {
     const { expectations } = this.#internal;
     const intake = this.#expectations;
     if (intake === null) {
-      // A daemon that replicated them before it was told not to.
+      // An earlier daemon replicated expectations, and this one is configured not to.
       expectations.endAll();
       return true;
     }
@@ -178,13 +182,13 @@ export class KernelResync {
     return false;
   }
 
-  /** A flow as a resync lists it. */
+  /** Applies a flow that a resync lists. */
   #dumped(flow: DecodedFlow): void {
     if (this.#internal.hasEnded(flow)) return;
     const carrying = this.#carrying;
     if (this.#injection !== null && !carrying.carries && this.#injection.present(flow)) return;
     const birth = this.#injection !== null || carrying.carries ? this.#external.retire(flow.words, 0) : -1;
-    // A peer's flow of which this kernel knows more is this node's own as well.
+    // If this kernel knows more about a peer's flow than the peer, the flow is this node's own as well.
     const carries = carrying.carries || birth >= 0;
     const leftover = !carries && carrying.standsBack ? NOBODY : null;
     const claimed = carries ? null : (this.#external.claim(flow.words, 0) ?? leftover);
@@ -193,8 +197,8 @@ export class KernelResync {
   }
 
   /**
-   * A flow as a poll lists it. One that was not there, or that is another or in another state than a peer took over, would have
-   * come as an event: it is this node's own. What else has changed `dumped` finds.
+   * Applies a flow that a poll lists. If it is new, another one, or in another state than the one taken over from a
+   * peer, an event would have reported it, so it is this node's own. `dumped` finds all other changes.
    */
   #polled(flow: DecodedFlow): void {
     const { words } = flow;

@@ -1,18 +1,18 @@
-/** Turns in which the event socket is to be read empty before the resync. */
+/** Turns that may be spent on reading the event socket empty before the resync. */
 const QUEUED_TURNS_MAX = 256;
 
 /**
- * When the table is compared after an overrun. Not before the events that were queued when it happened are read, or one of them could
- * revive a flow whose end was dropped. One resync for all overruns until then.
+ * Schedules the comparison with the kernel's table after an overrun. The events that were queued at the overrun are
+ * read first, because one of them could revive a flow whose end was dropped. One resync serves all overruns until then.
  */
 export class OverrunResync {
   readonly #delayMs: number | null;
   readonly #resync: () => void;
-  /** Above 0: an overrun waits for its resync. */
+  /** Above 0: an overrun is waiting for its resync. */
   #turnsLeft = 0;
   #timer: NodeJS.Timeout | null = null;
 
-  /** `delayMs`: how long after an overrun; null: not at all. */
+  /** `delayMs`: time from an overrun to the resync; null: no resync. */
   constructor({ delayMs, resync }: { delayMs: number | null; resync: () => void }) {
     this.#delayMs = delayMs;
     this.#resync = resync;
@@ -23,7 +23,7 @@ export class OverrunResync {
     if (this.#delayMs !== null) this.#turnsLeft = QUEUED_TURNS_MAX;
   }
 
-  /** A turn of reading is over; `more`: the socket was not read empty. */
+  /** A turn of reading is over. `more`: the socket was not read empty. */
   drained(more: boolean): void {
     if (this.#turnsLeft === 0) return;
     this.#turnsLeft = more ? this.#turnsLeft - 1 : 0;
@@ -41,7 +41,7 @@ export class OverrunResync {
     }, this.#delayMs ?? 0);
   }
 
-  /** Cancels what is due. */
+  /** Cancels a resync that is due. */
   stop(): void {
     if (this.#timer !== null) clearTimeout(this.#timer);
   }

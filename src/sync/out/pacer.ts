@@ -1,11 +1,11 @@
-/** The longest time that the pace is slowed to, when the rate is high: wake-ups cost, not bytes. */
+/** Longest interval between flushes at a high rate. Wake-ups cost more than bytes. */
 const INTERVAL_MAX_MS = 20;
-/** A flush of more rows than this asks for a longer interval, one of fewer than a quarter for a shorter. */
+/** A flush of more rows than this makes the interval longer. One of fewer than a quarter makes it shorter. */
 const ROWS_AIMED = 200;
 
 /**
- * Decides when to publish: at once after quiet; under load at intervals that grow from `intervalMs` towards 20 ms.
- * With `intervalMs` 0 every drain is published at once.
+ * Decides when to publish: at once after a quiet time, and under load at intervals that grow from `intervalMs` to 20
+ * ms. With `intervalMs` 0, every turn's rows are published at once.
  */
 export class Pacer {
   readonly #intervalMsMin: number;
@@ -15,7 +15,7 @@ export class Pacer {
   #lastFlushMs = Number.NEGATIVE_INFINITY;
   #timer: NodeJS.Timeout | null = null;
 
-  /** `flush` publishes what waits and returns how many rows went. `nowMs` is monotonic. */
+  /** `flush` publishes what is pending and returns how many rows that were. `nowMs` is monotonic. */
   constructor(options: { intervalMs: number; flush: () => number; nowMs: () => number }) {
     this.#intervalMsMin = options.intervalMs;
     this.#intervalMs = options.intervalMs;
@@ -23,7 +23,7 @@ export class Pacer {
     this.#nowMs = options.nowMs;
   }
 
-  /** Something waits; `full`: enough for a whole message. */
+  /** Something is pending. `full`: it is enough for a whole message. */
   poke(full: boolean): void {
     const waitMs = full ? 0 : this.#lastFlushMs + this.#intervalMs - this.#nowMs();
     if (waitMs <= 0 || this.#intervalMsMin === 0) this.flushNow();
@@ -39,7 +39,7 @@ export class Pacer {
     else if (rows < ROWS_AIMED / 4) this.#intervalMs = Math.max(this.#intervalMsMin, this.#intervalMs / 1.5);
   }
 
-  /** Cancels what is due. */
+  /** Cancels a flush that is due. */
   stop(): void {
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = null;

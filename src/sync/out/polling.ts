@@ -1,4 +1,4 @@
-/** In place of events: dumps the kernel again and again, some time after the end of the last dump. */
+/** Replaces events: dumps the kernel repeatedly, with a pause after the end of each dump. */
 export class Polling {
   readonly #poll: () => Promise<unknown>;
   readonly #intervalMs: number;
@@ -14,7 +14,7 @@ export class Polling {
     signal.addEventListener("abort", () => this.#cancel(), { once: true });
   }
 
-  /** The first dump comes after the interval. */
+  /** Starts the interval. The first dump comes at its end. */
   start(): void {
     if (this.#signal.aborted) return;
     this.#timer = setTimeout(() => {
@@ -26,7 +26,7 @@ export class Polling {
     if (this.#timer !== null) clearTimeout(this.#timer);
   }
 
-  /** Resolves when no dump of its runs any more; the signal has been given. */
+  /** Resolves when none of its dumps runs any more. The signal has been aborted before. */
   async ended(): Promise<void> {
     await this.#running;
   }

@@ -23,10 +23,10 @@ import { KernelResync } from "./kernel-resync.js";
 import { OverrunResync } from "./overrun-resync.js";
 import { Pacer } from "./pacer.js";
 
-/** Turns in which `readEvents` reads the socket empty at the most. */
+/** Limit of turns that `readEvents` spends on reading the socket empty. */
 const QUEUED_TURNS_MAX = 256;
 
-/** What the way out is made of and how it works. */
+/** The parts and settings of the way out. */
 export interface ReplicatorOptions {
   internal: InternalCache;
   external: ExternalCache;
@@ -34,14 +34,17 @@ export interface ReplicatorOptions {
   kernel: KernelTable;
   /** Null where the kernel is polled. */
   events: KernelEvents | null;
-  /** Port ids of this daemon's requests. */
+  /** Port IDs of this daemon's own requests. */
   ownPorts: ReadonlySet<number>;
   filter: FlowPredicate;
-  /** Whose expectations are replicated; null: nobody's. */
+  /** Helpers whose expectations are replicated; null: none. */
   helpers: HelperNames | null;
-  /** What writes peers' flows into this kernel; null where nothing does. Events that our own requests caused then say nothing new. */
+  /**
+   * The part that injects peers' flows into this kernel; null where there is none. With it, events that this daemon's
+   * own requests caused carry no news.
+   */
   injection: Injection | null;
-  /** How long after an overrun the table is compared; null: not at all. */
+  /** Time from an overrun to the comparison with the kernel's table; null: no comparison. */
   overrunResyncMs: number | null;
   carrying: Carrying;
   publishIntervalMs: number;
@@ -50,13 +53,16 @@ export interface ReplicatorOptions {
   signal: AbortSignal;
 }
 
-/** The way out: kernel events and dumps into the internal cache, and from there, paced, into this node's stream. */
+/**
+ * The way out: applies kernel events and dumps to the internal cache, and publishes pending rows to this node's stream
+ * at a limited pace.
+ */
 export class Replicator implements EventSink {
   readonly #counters = {
     eventsNew: 0,
     eventsUpdate: 0,
     eventsDestroy: 0,
-    /** Events that our own requests (commit, purge) caused. */
+    /** Events caused by this daemon's own requests (commit, purge). */
     eventsOwn: 0,
     filtered: 0,
   };
@@ -113,7 +119,7 @@ export class Replicator implements EventSink {
     return { ...this.#counters, ...expectations, ...this.#resync.counters };
   }
 
-  /** What the lookups of masters have counted; part of the group `expectations` of `stats`. */
+  /** The counters of the lookups of masters; part of the group `expectations` of `stats`. */
   get lookupCounters(): Readonly<Record<string, number>> {
     return { ...this.#expectations.sequenceWatch.counters };
   }
@@ -125,7 +131,7 @@ export class Replicator implements EventSink {
       this.#inTurn = true;
       flows.readClock();
     }
-    // The state in which a flow ends need not be one that is replicated: what was told of ends all the same.
+    // The state in which a flow ends need not be a replicated one. The end of a flow that was published always counts.
     if (!flows.keeps(flow.words, 0) && (kind !== EVENT_DESTROY || this.#internal.table.find(flow.words, 0) < 0)) {
       counters.filtered++;
       return;
@@ -150,7 +156,7 @@ export class Replicator implements EventSink {
     if (kind === EVENT_NEW) this.#expectations.masterBegan(flow);
   }
 
-  /** An injected flow is gone, as its owner wanted. A dump that is under way may have listed it before. */
+  /** An injected flow is gone, as its owner wanted. A running dump may have listed it before that. */
   #removed(flow: DecodedFlow): void {
     const internal = this.#internal;
     if (!this.#resync.isRunning && internal.table.find(flow.words, 0) < 0) return;
@@ -167,7 +173,7 @@ export class Replicator implements EventSink {
     this.#resync.counters.malformed++;
   }
 
-  /** The kernel dropped events: a larger buffer from now on, and the table is compared as a whole. */
+  /** The kernel dropped events: enlarges the buffer and compares the whole table. */
   onOverrun(): void {
     this.#resync.counters.overruns++;
     this.#events?.growBuffer();
@@ -181,66 +187,67 @@ export class Replicator implements EventSink {
     this.poke();
   }
 
-  /** Takes in what the kernel has told so far, as far as a turn's bound goes. */
+  /** Applies what the kernel has reported so far, up to a limit for one turn. */
   readEvents(): void {
     for (let turns = 0; turns < QUEUED_TURNS_MAX && this.#events?.readNow() === true; turns++);
   }
 
-  /** Makes a peer's flow this node's own, as this kernel has it, and tells everybody. */
+  /** Makes a peer's flow this node's own, as this kernel has it, and publishes the claim. */
   claim(flow: DecodedFlow): void {
     this.#flows.readClock();
     this.#flows.take(flow);
     this.#pacer.poke(false);
   }
 
-  /** Something may wait to be published: it goes out at its pace. */
+  /** Something may be pending: it is published at the usual pace. */
   poke(): void {
     const pending = this.#internal.pendingCount + this.#internal.expectations.pendingCount;
     if (pending > 0) this.#pacer.poke(this.#internal.pendingCount >= BATCH_ROWS_MAX);
   }
 
-  /** Publishes what waits, now. */
+  /** Publishes what is pending, now. */
   flush(): void {
     this.#pacer.flushNow();
   }
 
-  /** Another filter from now on (SIGHUP); flows that it no longer keeps leave with the next kernel resync. */
+  /** Sets another filter (SIGHUP). Flows that it drops are removed by the next kernel resync. */
   setFilter(filter: FlowPredicate): void {
     this.#flows.keeps = filter;
   }
 
   /**
-   * Dumps the kernel table and brings the internal cache in line, publishing the difference only. One at a time: a call
-   * while one runs makes it run once more. False when the kernel could not be dumped.
+   * Dumps the kernel table and brings the internal cache in line. Only the difference is published. Only one runs at a
+   * time: a call while one runs makes it run once more. False when the kernel could not be dumped.
    */
   resyncKernel(): Promise<boolean> {
     return this.#resync.resync();
   }
 
   /**
-   * In place of events: dumps the kernel table, and takes what differs from the last dump for what events would have told of.
-   * While another dump runs, that one stands for it. False when the kernel could not be dumped; the next one tries again.
+   * Replaces events: dumps the kernel table, and treats a difference from the last dump as an event would have been
+   * treated. If another dump is running, that one counts instead. False when the kernel could not be dumped; the next
+   * poll tries again.
    */
   pollKernel(): Promise<boolean> {
     return this.#resync.poll();
   }
 
-  /** Somebody has the kernel's table emptied. */
+  /** A command empties the kernel's table. */
   countKernelFlush(): void {
     this.#resync.counters.kernelFlushes++;
   }
 
-  /** Runs a commit: see CommitBracket. */
+  /** Runs a commit; see CommitBracket. */
   commit<T>(write: () => Promise<T>, whenRead: (written: T) => void): Promise<T> {
     return this.#commits.run(write, whenRead);
   }
 
-  /** Resolves when what the last commit wrote into the kernel is read. */
+  /** Resolves when the entries that the last commit wrote have been read back. */
   get committed(): Promise<void> {
     return this.#commits.read;
   }
 
-  /** Stops the pace; what waits is published first. */
+  /** Publishes what is pending and stops the pacing. */
   stop(): void {
     this.#overruns.stop();
     this.#expectations.sequenceWatch.stop();

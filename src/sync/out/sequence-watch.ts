@@ -2,21 +2,21 @@ import type { Logger } from "pino";
 import { errorText } from "../../errors.js";
 import { type DecodedFlow, HAS_MARK, W_HAS, W_MARK } from "../../flow/record.js";
 
-/** Masters that wait at the most. */
+/** Limit of masters that wait for their lookup. */
 const MASTERS_MAX = 1024;
-/** The helper reports what it expects just before it rewrites the packet: a moment later the kernel knows the rest. */
+/** The helper reports its expectation just before it rewrites the packet. After this delay, the kernel has the rest. */
 const DELAY_MS = 3;
 
 /**
- * A helper that rewrites an address in a TCP stream to one of another length shifts the sequence numbers from there on
- * (CTA_SEQ_ADJ_*), and the kernel sends no event of that. But it does so where it expects a connection; so the master of each
- * expectation is looked up.
+ * Looks up the master of each expectation for its sequence adjustment (CTA_SEQ_ADJ_*). A helper that replaces an
+ * address in a TCP stream by one of another length shifts all later sequence numbers, and the kernel sends no event
+ * about that. But the helper does so where it expects a connection, so each expectation prompts a lookup.
  */
 export class SequenceWatch {
   /** Part of the group `expectations` of `stats`. */
   readonly counters = {
     mastersLookedUp: 0,
-    /** Masters that were to be looked up while as many waited as are kept. */
+    /** Masters that were not looked up because the list of waiting ones was full. */
     mastersDropped: 0,
   };
   readonly #lookUp: (words: Uint32Array, base: number) => Promise<DecodedFlow | null>;
@@ -37,7 +37,7 @@ export class SequenceWatch {
     this.#log = options.log;
   }
 
-  /** The helper of the flow with this original tuple has expected something. */
+  /** The helper of the flow with this original tuple has a new expectation. */
   note(master: Uint32Array): void {
     if (this.#stopped) return;
     const key = master.join();
@@ -61,7 +61,7 @@ export class SequenceWatch {
     }, DELAY_MS);
   }
 
-  /** Looks up those that wait now, one after the other. Never rejects. */
+  /** Looks up the waiting masters, one after the other. Never rejects. */
   async #run(): Promise<void> {
     const masters = [...this.#masters.values()];
     this.#masters.clear();
@@ -71,7 +71,7 @@ export class SequenceWatch {
         this.counters.mastersLookedUp++;
         const flow = await this.#lookUp(master, 0);
         if (flow === null || this.#stopped) continue;
-        // An event leaves a mark of 0 out, a lookup does not: a row must not look different for having been looked up.
+        // An event omits a mark of 0 and a lookup does not. A lookup must not change how a row looks.
         if (flow.words[W_MARK] === 0) flow.words[W_HAS]! &= ~HAS_MARK;
         this.#found(flow);
       } catch (error) {
@@ -80,7 +80,7 @@ export class SequenceWatch {
     }
   }
 
-  /** Looks up no more. */
+  /** Starts no more lookups. */
   stop(): void {
     this.#stopped = true;
     if (this.#timer !== null) clearTimeout(this.#timer);
