@@ -1,6 +1,6 @@
 /**
- * Whatever was written over a flow that packets here have changed is found: the flow is looked up when nothing is being
- * written, and the kernel's state wins.
+ * Finds every write that replaced what packets here had changed. The flow is looked up while nothing is being written,
+ * and the kernel's state wins.
  */
 import type { ExternalCache } from "../../cache/external.js";
 import type { InternalCache } from "../../cache/internal.js";
@@ -13,7 +13,7 @@ import type { InjectorCounters } from "./injector-counters.js";
 import type { InjectorRequests } from "./injector-requests.js";
 import type { DoubtfulFlow, WorkList } from "./work-list.js";
 
-/** Looks up flows of which nobody can say how this kernel has them. */
+/** Looks up the flows whose state in this kernel is uncertain. */
 export class Doubts {
   readonly #internal: InternalCache;
   readonly #external: ExternalCache;
@@ -38,15 +38,15 @@ export class Doubts {
     this.#counters = parts.counters;
   }
 
-  /** The flow of a record at base 0 is to be looked up when nothing is being written. */
+  /** The flow of a record at base 0 is to be looked up while nothing is being written. */
   add(words: Uint32Array): void {
     this.#work.addDoubtful(words, this.#internal.hasRoom);
   }
 
   /**
-   * Looks flows up, at most a batch. How this kernel has flows that packets made this node's own is published, whoever wrote
-   * them; what was written and is nobody's goes. A flow with news since the question is asked for again: the kernel may have
-   * changed after it answered.
+   * Looks up at most a batch of flows. If packets made a flow this node's own, its state in this kernel is published,
+   * whoever wrote it. An entry that was written and that nobody owns is removed. If a flow has news since the lookup
+   * began, it is looked up again, because the kernel may have changed after its answer.
    */
   async verify(flows: readonly DoubtfulFlow[], carrier: Carrier): Promise<void> {
     if (flows.length === 0) return;
@@ -73,7 +73,9 @@ export class Doubts {
     for (const { words } of leftOver) this.#entries.noteRemoved(words, 0);
   }
 
-  /** Nothing is being written, so packets have changed what differs from the last write. Another flow is replaced. */
+  /**
+   * Nothing is being written, so any difference from the last write was made by packets. A different flow is replaced.
+   */
   #verifyRow(slot: number, flow: DecodedFlow, carrier: Carrier): void {
     if (this.#work.isChanged(slot)) return;
     const { table } = this.#external;

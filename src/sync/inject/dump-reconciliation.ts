@@ -1,4 +1,4 @@
-/** Of each flow that a dump lists, this says whether it is a peer's; what peers carry and no dump lists is written again. */
+/** Decides for each flow in a dump whether it is a peer's. Peers' flows that no dump lists are written again. */
 import type { ExternalCache } from "../../cache/external.js";
 import type { InternalCache } from "../../cache/internal.js";
 import { type DecodedFlow, W_TIMEOUT } from "../../flow/record.js";
@@ -9,7 +9,7 @@ import { isAhead, sameState } from "./injected-flow.js";
 import type { Renewal } from "./renewal.js";
 import type { WorkList } from "./work-list.js";
 
-/** Compares a dump of the kernel with what peers carry and with what was written. */
+/** Compares a dump of the kernel with the flows that peers carry and with the entries that were written. */
 export class DumpReconciliation {
   readonly #internal: InternalCache;
   readonly #external: ExternalCache;
@@ -40,8 +40,8 @@ export class DumpReconciliation {
   }
 
   /**
-   * The dump lists a flow. True when a peer carries it, so that it is not this node's own; false when nobody else does, or
-   * when this kernel knows more of it than the peer has published.
+   * The dump lists a flow. True when a peer carries it, so it is not this node's own. False when nobody else carries
+   * it, or when this kernel knows more about it than the peer has published.
    */
   present({ words }: DecodedFlow): boolean {
     const listedSeconds = nowSeconds();
@@ -54,12 +54,12 @@ export class DumpReconciliation {
     const base = table.base(slot);
     const same = sameReply(slab, base, words, 0);
     const sameAll = same && sameState(words, slab, base);
-    // The entry was written since the dump began, which may list what was there before: that proves nothing.
+    // The entry was written after the dump began. The dump may show the entry before that, and so proves nothing.
     if (this.#entries.isSeen(slot)) {
       if (!sameAll) this.#doubts.add(words);
       return true;
     }
-    // Written, and not to be written again: packets here have changed what differs.
+    // The entry is written and has no write pending, so any difference was made by packets here.
     const settled = this.#entries.expiresSeconds(slot) > 0 && !this.#work.isChanged(slot);
     const isAnother = this.#entries.isAnother(slot, table.birth(slot));
     if (same && !isAnother && ((settled && !sameAll) || isAhead(words, slab, base))) return false;
@@ -70,15 +70,15 @@ export class DumpReconciliation {
   }
 
   /**
-   * True for a flow that ended and waits to be removed, or was removed while the dump ran: it is nobody's. But this node's
-   * own flow may have the tuple of one that ended long ago, which a daemon that starts reads of once more.
+   * True for a flow that has ended and waits for its removal, or was removed during the dump: nobody owns it. But this
+   * node's own flow may have the tuple of one that ended long ago, which a starting daemon reads in the stream again.
    */
   #hasEnded(words: Uint32Array): boolean {
     const ended = this.#work.waitsForEnd(words) || this.#entries.wasRemoved(words);
     return ended && this.#internal.ownFlow(words, 0) === null;
   }
 
-  /** The dump is over. If it was complete, what peers carry and it did not list is written. */
+  /** The dump is over. If it was complete, peers' flows that it did not list are written. */
   end(complete: boolean): void {
     this.#entries.endDump();
     if (!complete) return;

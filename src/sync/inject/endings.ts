@@ -1,4 +1,7 @@
-/** An entry goes when its owner ends the flow; this node claims it instead where its own packets have kept it alive. */
+/**
+ * Removes an entry when its owner ends the flow. If this node's own packets have kept the entry alive, this node claims
+ * the flow instead.
+ */
 import type { ExternalCache } from "../../cache/external.js";
 import type { InternalCache } from "../../cache/internal.js";
 import { BATCH_MESSAGES } from "../../ctnetlink/request-socket.js";
@@ -11,10 +14,10 @@ import type { InjectorCounters } from "./injector-counters.js";
 import type { InjectorRequests } from "./injector-requests.js";
 import type { EndedFlow, WorkList } from "./work-list.js";
 
-/** The kernel's idea of a timeout and ours differ by so much without a packet having come. */
+/** Difference between the kernel's timeout and the computed one that does not prove a packet. */
 const TOLERANCE_SECONDS = 2;
 
-/** Takes the flows that their owners end out of this kernel. */
+/** Removes the flows that their owners end from this kernel. */
 export class Endings {
   readonly #internal: InternalCache;
   readonly #external: ExternalCache;
@@ -46,15 +49,15 @@ export class Endings {
   add(slot: number, isStarted: boolean): void {
     const { table } = this.#external;
     const [slab, base] = [table.slab(slot), table.base(slot)];
-    // Nothing to remove: a peer's stream is read once more. Whatever the kernel has there, packets have made.
+    // The entry is unknown when a peer's stream is read again. Anything that the kernel has there was made by packets.
     const isKnown = !this.#entries.isUntouched(slot) || this.#internal.table.find(slab, base) >= 0;
     if (isStarted && !isKnown) return;
-    // While it is being written, nobody can tell when it expires.
+    // While the entry is being written, its expiry is unknown.
     const expiresSeconds = this.#entries.isWriting(slot) ? 0 : this.#entries.expiresSeconds(slot);
     this.#work.addEnded(slab, base, expiresSeconds, this.#entries.withinSeconds(slot));
   }
 
-  /** Removes the flows that have ended up to now, a batch at a time. */
+  /** Removes the flows that have ended so far, a batch at a time. */
   async remove(carrier: Carrier): Promise<void> {
     let batch: EndedFlow[] = [];
     for (const flow of this.#work.takeEnded()) {
@@ -66,7 +69,10 @@ export class Endings {
     await this.#removeBatch(batch, carrier);
   }
 
-  /** Where a row has the tuple of the flow again, the entry is that of the flow that ended: the row is created anew. */
+  /**
+   * If a row now has the tuple of the ended flow, the entry still belongs to the ended flow. The row is created
+   * afterwards.
+   */
   #withSuccessor(flow: EndedFlow): EndedFlow {
     const slot = this.#external.table.find(flow.words, 0);
     if (slot < 0) return flow;
@@ -79,7 +85,7 @@ export class Endings {
     const kept = await this.#claimKept(flows, carrier);
     const isOwn = ({ words }: EndedFlow): boolean => this.#internal.ownFlow(words, 0) !== null;
     const removed = flows.filter((flow) => !kept.has(flow) && !isOwn(flow));
-    // What was written for the flow that ended may have changed this node's own flow of that tuple.
+    // Writes for the ended flow may have changed this node's own flow with that tuple.
     for (const flow of flows) if (isOwn(flow)) this.#doubts.add(flow.words);
     const refused = await this.#requests.send("delete", removed);
     this.#counters.removed += removed.length - refused.size;
@@ -87,7 +93,10 @@ export class Endings {
     this.#work.dropEnded(flows);
   }
 
-  /** Claims those whose timeout is not what was written, less the time since: packets have set it. Returns them. */
+  /**
+   * Claims the flows whose timeout differs from the written one less the time passed, because packets have set it.
+   * Returns those flows.
+   */
   async #claimKept(flows: readonly EndedFlow[], carrier: Carrier): Promise<ReadonlySet<EndedFlow>> {
     const kept = new Set<EndedFlow>();
     const asked = flows.filter(({ words, expiresSeconds }) => expiresSeconds > 0 && !isClosing(words, 0));

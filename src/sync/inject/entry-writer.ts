@@ -1,4 +1,4 @@
-/** What peers say of their flows goes into this kernel, whatever that has there already, a batch at a time. */
+/** Writes the flows that peers publish into this kernel, a batch at a time, whatever the kernel has there already. */
 import type { ExternalCache } from "../../cache/external.js";
 import type { InternalCache } from "../../cache/internal.js";
 import { BATCH_MESSAGES } from "../../ctnetlink/request-socket.js";
@@ -13,7 +13,7 @@ import type { InjectorCounters } from "./injector-counters.js";
 import type { InjectorItem, InjectorRequests } from "./injector-requests.js";
 import type { WorkList } from "./work-list.js";
 
-/** An injected entry lives so much longer than its owner's: the owner, not this kernel, is to end it. */
+/** How much longer an injected entry lives than its owner's. The owner, not this kernel, is to end it. */
 const GRACE_SECONDS = 5;
 
 /** Writes the rows that have changed. */
@@ -36,7 +36,7 @@ export class EntryWriter {
     requests: InjectorRequests;
     doubts: Doubts;
     counters: InjectorCounters;
-    /** Timeout of every entry; null: what was left of the owner's, never below a floor. */
+    /** Timeout of every entry; null: the time that the owner's entry had left, but never less than a floor. */
     timeoutSeconds: number | null;
     wallSeconds: () => number;
   }) {
@@ -51,11 +51,11 @@ export class EntryWriter {
     this.#wallSeconds = parts.wallSeconds;
   }
 
-  /** Writes rows that have changed, at most a batch. */
+  /** Writes at most a batch of rows that have changed. */
   async writeChanged(carrier: Carrier): Promise<void> {
     const items = this.#takeChanged();
     await this.#write(items, carrier);
-    // The row of one that is gone now went while it was being written.
+    // If the row is gone now, it was removed while its entry was being written.
     for (const { words } of items) if (this.#external.table.find(words, 0) < 0) this.#doubts.add(words);
   }
 
@@ -76,7 +76,7 @@ export class EntryWriter {
     return items;
   }
 
-  /** A flow that its owner's packets keep alive beyond what was published last gets the whole of its owner's timeout. */
+  /** If the owner's packets keep a flow alive past the published expiry, the entry gets the owner's full timeout. */
   #timeoutOf(words: Uint32Array): number {
     if (this.#timeoutSeconds !== null) return this.#timeoutSeconds;
     const leftSeconds = words[W_TIMEOUT]! - Math.max(0, this.#wallSeconds() - words[W_UPDATED]!);
@@ -84,7 +84,7 @@ export class EntryWriter {
     return isClosing(words, 0) ? seconds : Math.max(seconds, TIMEOUT_FLOOR_SECONDS);
   }
 
-  /** A flow that this kernel has is updated, or replaced where it is another one; any other is created. */
+  /** A flow that this kernel has is updated, or replaced if it is a different one. Any other flow is created. */
   async #write(items: readonly InjectorItem[], carrier: Carrier): Promise<void> {
     const fresh: InjectorItem[] = [];
     const known: InjectorItem[] = [];
@@ -94,7 +94,7 @@ export class EntryWriter {
       else if (this.#entries.hasReply(item.slot, item.words)) known.push(item);
       else stale.push(item);
     }
-    // Before the requests, not after: rows may go while they are on their way.
+    // Noted before the requests, not after: rows may be removed while the requests are under way.
     this.#entries.beginWrite(items, nowSeconds());
     try {
       await this.#update(known, fresh, carrier);
@@ -106,14 +106,17 @@ export class EntryWriter {
     }
   }
 
-  /** Updates entries; those that are not there join `missing`, those that know more than the peer are claimed. */
+  /**
+   * Updates entries. Those that the kernel lacks are added to `missing`. Those that know more than the peer are
+   * claimed.
+   */
   async #update(items: readonly InjectorItem[], missing: InjectorItem[], carrier: Carrier): Promise<void> {
     const richer: InjectorItem[] = [];
     const refused = await this.#requests.send("update", items);
     for (const [item, errno] of refused) {
       if (errno === ENOENT) missing.push(item);
       else if (errno === EBUSY) richer.push(item);
-      // No rule here uses labels; all else is done by then.
+      // No rule here uses labels, and everything else has been written.
       else if (errno === ENOSPC) this.#counters.updated++;
       else this.#fail(item);
     }
@@ -121,7 +124,7 @@ export class EntryWriter {
     if (richer.length > 0) await this.#merge(richer, carrier);
   }
 
-  /** Creates masters before the flows that they expected. Returns the flows that exist already. */
+  /** Creates masters before the flows that they expected. Returns the flows that already exist. */
   async #create(items: readonly InjectorItem[]): Promise<InjectorItem[]> {
     const isRelated = ({ rare }: InjectorItem): boolean => rare?.master !== undefined;
     const ordered = items.some(isRelated)
@@ -132,7 +135,7 @@ export class EntryWriter {
     const refused = await this.#requests.send("create", ordered);
     for (const [item, errno] of refused) {
       if (errno === EEXIST) existing.push(item);
-      // No such master, no such helper here: the flow is let through without.
+      // This kernel lacks the master or the helper, so the flow is created without it.
       else if (errno === ENOENT || errno === EOPNOTSUPP) lacking.push(withoutHelp(item));
       else this.#fail(item);
     }
@@ -142,13 +145,17 @@ export class EntryWriter {
     return existing;
   }
 
-  /** Of flows that were there before this daemon wrote them, the same ones are updated, others join `stale`. */
+  /**
+   * Sorts flows that existed before this daemon wrote them: the same flows are updated, and others are added to
+   * `stale`.
+   */
   async #settle(existing: readonly InjectorItem[], stale: InjectorItem[], carrier: Carrier): Promise<void> {
     const found = await this.#requests.read(existing);
     const same: InjectorItem[] = [];
     for (const item of existing) {
       const flow = found.get(item);
-      // Its original tuple is free: the reply tuple belongs to another flow, which this node translated to the same port.
+      // The original tuple is free. The reply tuple belongs to another flow, which this node translated to the same
+      // port.
       if (flow === undefined) this.#fail(item);
       else if (sameReply(item.words, 0, flow.words, 0)) same.push(item);
       else stale.push(item);
@@ -158,7 +165,7 @@ export class EntryWriter {
     for (const item of missing) this.#fail(item);
   }
 
-  /** Replaces entries, but not where packets have made the flow this node's own meanwhile. */
+  /** Replaces entries, except where packets have made the flow this node's own meanwhile. */
   async #replace(stale: readonly InjectorItem[]): Promise<void> {
     const items = this.#notOwn(stale);
     await this.#requests.send("delete", items);
@@ -168,8 +175,9 @@ export class EntryWriter {
   }
 
   /**
-   * The kernel takes no status back: it has seen a reply that the peer has not. Both know one flow, which is this node's
-   * own now. Only a flow that the peer has just seen begin is another one: the old one of that tuple goes.
+   * The kernel never clears these status bits: it has seen a reply that the peer has not. Both know the same flow,
+   * which is now this node's own. If the peer has just seen the flow begin, it is a different one, and the old flow
+   * with that tuple is removed.
    */
   async #merge(richer: readonly InjectorItem[], carrier: Carrier): Promise<void> {
     const items = this.#notOwn(richer);
@@ -209,7 +217,7 @@ export class EntryWriter {
   }
 }
 
-/** Without what this kernel may lack: its master, its helper. */
+/** A copy without the parts that this kernel may lack: the master and the helper. */
 function withoutHelp(item: InjectorItem): InjectorItem {
   const { master: _master, helper: _helper, ...rest } = item.rare ?? {};
   return { ...item, rare: rest };

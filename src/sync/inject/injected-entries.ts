@@ -1,43 +1,48 @@
 /**
- * Remembers what this daemon wrote into the kernel, and tells whether a dump that runs can be believed of it. The kernel fills a
- * part of a dump before that part is asked for, so a dump may list entries as they were before a write that has ended since,
- * or entries that were removed since.
+ * Records what this daemon wrote into the kernel, and what a running dump can prove about it. The kernel fills each
+ * part of a dump ahead of the request for it. So a dump may list an entry as it was before a write that has since
+ * finished, or an entry that has since been removed.
  */
 import { FlowTable } from "../../flow/flow-table.js";
 import { W_REPLY_DST, W_REPLY_L4, W_REPLY_SRC } from "../../flow/record.js";
 import type { InjectorCounters } from "./injector-counters.js";
 
-/** Entries that are remembered as removed while one dump runs. */
+/** Limit of removed entries that are remembered during a dump. */
 const REMOVED_MAX = 1 << 20;
-/** More flows than the kernel lists ahead of the one that is being looked at. */
+/** An upper bound of the flows that the kernel lists ahead of the one being read. */
 const LISTED_AHEAD = 256;
 
-/** Seconds of the monotonic clock, by which entries expire. */
+/** Seconds of the monotonic clock, which measures when entries expire. */
 export function nowSeconds(): number {
   return performance.now() / 1000;
 }
 
-/** By the slots of the external cache: when entries expire, which reply tuple they have, what the last dump proves of them. */
+/**
+ * What is known about each entry, by the slots of the external cache: when it expires, which reply tuple it has, and
+ * what the last dump proves about it.
+ */
 export class InjectedEntries {
-  /** When the entry expires if no packet comes, in seconds of the monotonic clock; 0: never written, -1: written and gone. */
+  /**
+   * When the entry expires if no packet comes, seconds of the monotonic clock. 0: never written; -1: written and gone.
+   */
   #expiresSeconds = new Float64Array(4096);
-  /** How much later it may expire: by as much as is unknown when the kernel was written to, or listed. */
+  /** How much later it may expire, seconds: the uncertainty of when the kernel was written to or listed. */
   #withinSeconds = new Float32Array(4096);
-  /** The reply tuple that the kernel has, hashed. */
+  /** Hash of the reply tuple that the kernel has. */
   #replies = new Uint32Array(4096);
-  /** Birth of the connection that was written. */
+  /** Birth of the connection for which the entry was written. */
   #births = new Float64Array(4096);
-  /** 1 where the last dump has listed the entry, or it was written since that dump began. */
+  /** 1 if the last dump listed the entry, or if it was written since that dump began. */
   #seen = new Uint8Array(4096);
-  /** Slots of the batch that is being written, and when their entries expire if that takes no time. */
+  /** Slots of the batch that is being written, and when their entries would expire if they were written at once. */
   #writing = new Map<number, number>();
   #writingSinceSeconds = 0;
-  /** When the flow was listed that is LISTED_AHEAD or more before this one, or the dump began; and the next such time. */
+  /** When a flow LISTED_AHEAD or more before this one was listed, or the dump began; and the next such time. */
   #listedSinceSeconds = 0;
   #listedNextSeconds = 0;
   #listed = 0;
   #dumping = false;
-  /** Removed while the dump runs. */
+  /** Entries removed during the running dump; null while none runs. */
   #removed: FlowTable | null = null;
   readonly #counters: InjectorCounters;
 
@@ -50,38 +55,38 @@ export class InjectedEntries {
     return this.#expiresSeconds.length;
   }
 
-  /** When the entry expires if no packet comes, in seconds of the monotonic clock; 0 when it is not in the kernel. */
+  /** When the entry expires if no packet comes, seconds of the monotonic clock; 0 when the kernel does not have it. */
   expiresSeconds(slot: number): number {
     return Math.max(0, this.#expiresSeconds[slot] ?? 0);
   }
 
-  /** By how much it may expire later than `expiresSeconds`. */
+  /** How much later than `expiresSeconds` it may expire, seconds. */
   withinSeconds(slot: number): number {
     return this.#withinSeconds[slot] ?? 0;
   }
 
-  /** True while its batch is being written: nobody can tell yet when it expires. */
+  /** True while its batch is being written. Its expiry is unknown until then. */
   isWriting(slot: number): boolean {
     return this.#writing.has(slot);
   }
 
-  /** True when the kernel has the entry with the reply tuple of the record. */
+  /** True when the kernel's entry has the same reply tuple as the record. */
   hasReply(slot: number, words: Uint32Array): boolean {
     return this.#replies[slot] === replyHash(words, 0);
   }
 
-  /** True when the entry was written for another connection than the one of this birth. */
+  /** True when the entry was written for a connection with another birth. */
   isAnother(slot: number, birth: number): boolean {
     return this.expiresSeconds(slot) > 0 && this.#births[slot] !== birth;
   }
 
-  /** The entry is written for the connection of this birth. */
+  /** Records the birth of the connection for which the entry is written. */
   noteBirth(slot: number, birth: number): void {
     this.#reserve(slot);
     this.#births[slot] = birth;
   }
 
-  /** The entry is in the kernel, or on its way there, with the reply tuple of the record. */
+  /** The entry is in the kernel, or is being written, with the reply tuple of the record. */
   note(slot: number, words: Uint32Array, expiresSeconds: number): void {
     this.#reserve(slot);
     this.#expiresSeconds[slot] = expiresSeconds;
@@ -90,18 +95,21 @@ export class InjectedEntries {
     this.#seen[slot] = 1;
   }
 
-  /** A dump lists the entry, with `leftSeconds` at the time that the kernel listed it: between a while ago and now. */
+  /**
+   * A dump lists the entry with `leftSeconds`. The kernel listed it at some time before `atSeconds`, as far back as the
+   * dump reads ahead.
+   */
   noteListed(slot: number, words: Uint32Array, leftSeconds: number, atSeconds: number): void {
     this.note(slot, words, this.#listedSinceSeconds + leftSeconds);
     this.#withinSeconds[slot] = atSeconds - this.#listedSinceSeconds;
   }
 
-  /** As far as is known, the kernel does not have the entry, or not for the flow that the row is of now. */
+  /** As far as is known, the kernel does not have the entry, or has it for another flow than the row's. */
   forget(slot: number): void {
     if (slot < this.#expiresSeconds.length && this.#expiresSeconds[slot] !== 0) this.#expiresSeconds[slot] = -1;
   }
 
-  /** The row goes. */
+  /** The row is removed. */
   drop(slot: number): void {
     if (slot < this.#expiresSeconds.length) this.#expiresSeconds[slot] = 0;
   }
@@ -111,7 +119,9 @@ export class InjectedEntries {
     return (this.#expiresSeconds[slot] ?? 0) === 0;
   }
 
-  /** A batch is being written, until `endWrite`: a dump may list its entries as they were before, or as they are after. */
+  /**
+   * A batch is being written, until `endWrite`. Meanwhile, a dump may list its entries as they were before or after.
+   */
   beginWrite(
     items: readonly { readonly slot: number; readonly words: Uint32Array; readonly timeoutSeconds: number }[],
     atSeconds: number,
@@ -123,7 +133,7 @@ export class InjectedEntries {
     }
   }
 
-  /** The batch is written, each entry at some time between `beginWrite` and now. */
+  /** The batch is written. Each entry was written at some time between `beginWrite` and `atSeconds`. */
   endWrite(atSeconds: number): void {
     for (const [slot, expiresSeconds] of this.#writing) {
       if (this.#expiresSeconds[slot] !== expiresSeconds) continue;
@@ -132,7 +142,7 @@ export class InjectedEntries {
     this.#writing.clear();
   }
 
-  /** True when the last dump has listed the entry, or it was written since that dump began. */
+  /** True when the last dump listed the entry, or when it was written since that dump began. */
   isSeen(slot: number): boolean {
     return this.#seen[slot] === 1;
   }
@@ -148,7 +158,7 @@ export class InjectedEntries {
     this.#dumping = true;
   }
 
-  /** The dump comes to another flow. */
+  /** The dump has reached another flow. */
   countListed(atSeconds: number): void {
     if (++this.#listed % LISTED_AHEAD !== 0) return;
     this.#listedSinceSeconds = this.#listedNextSeconds;
@@ -161,7 +171,7 @@ export class InjectedEntries {
     this.#dumping = false;
   }
 
-  /** An entry was removed: a dump that runs may list it yet. */
+  /** An entry was removed. A running dump may still list it. */
   noteRemoved(words: Uint32Array, base: number): void {
     if (!this.#dumping) return;
     this.#removed ??= new FlowTable(REMOVED_MAX);

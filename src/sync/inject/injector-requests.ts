@@ -2,17 +2,20 @@ import { RequestBatch } from "../../ctnetlink/encode.js";
 import type { DecodedFlow, RareAttributes } from "../../flow/record.js";
 import type { InjectorKernel } from "../ports/kernel.js";
 
-/** A flow on its way into the kernel, copied: its row may change or go meanwhile. Its slot is that of the external cache. */
+/**
+ * A copy of a flow that is being written into the kernel, because its row may change or be removed meanwhile. The slot
+ * is that of the external cache.
+ */
 export interface InjectorItem {
   readonly slot: number;
   readonly words: Uint32Array;
   readonly rare: RareAttributes | null;
   readonly timeoutSeconds: number;
-  /** The entry that this daemon wrote belongs to another connection of that tuple. */
+  /** True when the entry that this daemon wrote belongs to another connection with that tuple. */
   readonly isAnother: boolean;
 }
 
-/** Reads and writes flows of the kernel, a batch at a time, one call after the other. */
+/** Reads and writes flows of the kernel, a batch at a time. Only one call runs at a time. */
 export class InjectorRequests {
   readonly #kernel: InjectorKernel;
   readonly #liberal: boolean;
@@ -24,7 +27,7 @@ export class InjectorRequests {
     this.#liberal = liberal;
   }
 
-  /** Looks flows up, at most a batch of them. */
+  /** Looks up at most a batch of flows. */
   async read<T extends { readonly words: Uint32Array }>(items: readonly T[]): Promise<Map<T, DecodedFlow>> {
     const found = new Map<T, DecodedFlow>();
     if (items.length === 0) return found;
@@ -37,7 +40,7 @@ export class InjectorRequests {
     return found;
   }
 
-  /** Sends one kind of request for at most a batch of flows; which the kernel refused, and why. */
+  /** Sends one kind of request for at most a batch of flows. Returns those that the kernel refused, with the reason. */
   async send<T extends { readonly words: Uint32Array } & Partial<InjectorItem>>(
     request: "create" | "update" | "delete",
     items: readonly T[],

@@ -1,12 +1,11 @@
 /**
- * Mode `inject`: whatever peers publish goes into this kernel at once, without a commit, for active-active and asymmetric
- * paths. The external cache keeps the books (which flow is whose); the injector listens to it and writes what changed.
- *
+ * Mode `inject`, for active-active and asymmetric paths: what peers publish is written into this kernel at once,
+ * without a commit. The external cache records who owns each flow. The injector listens to it and writes what changed.
  *     external cache, replicator → injector → work list → write loop: endings, entry writer, doubts → kernel
- *
- * Packets of one flow may pass both nodes, and those that do change timeouts without an event. So an entry that expired here
- * while its owner has the flow is written again (renewal.ts), and one that its owner ended but that packets kept alive here
- * is claimed (endings.ts). What packets and writes have done at the same time is looked up (doubts.ts).
+ * Packets of one flow may pass through both nodes, and they change timeouts without an event. So an entry that expired
+ * here while its owner has the flow is written again (renewal.ts). An entry whose owner ended the flow, but that
+ * packets kept alive here, is claimed (endings.ts). Where packets and writes may have crossed, the flow is looked up
+ * (doubts.ts).
  */
 import type { Logger } from "pino";
 import type { ExternalCache, ExternalListener } from "../../cache/external.js";
@@ -24,24 +23,27 @@ import { Renewal } from "./renewal.js";
 import { WorkList } from "./work-list.js";
 import { WriteLoop } from "./write-loop.js";
 
-/** What an injector is built of. Whoever builds it lets the external cache tell it what becomes of rows. */
+/** The parts and settings of an injector. Whoever builds it registers it as the external cache's listener. */
 export interface InjectorOptions {
   internal: InternalCache;
   external: ExternalCache;
   kernel: InjectorKernel;
   /** True while the stream of a peer is followed. */
   hears: (node: string) => boolean;
-  /** Timeout of every entry; null: what was left of the owner's, never below a floor. */
+  /** Timeout of every entry; null: the time that the owner's entry had left, but never less than a floor. */
   timeoutSeconds: number | null;
-  /** Sets BE_LIBERAL on TCP flows: packets of theirs pass other nodes, so this kernel sees only part of their windows. */
+  /**
+   * Sets BE_LIBERAL on TCP flows. Some of their packets pass through other nodes, so this kernel sees only part of
+   * their windows.
+   */
   liberal: boolean;
   wallSeconds: () => number;
-  /** Least time between two writes. */
+  /** Minimum time between two writes. */
   intervalMs: number;
   log: Logger;
 }
 
-/** Takes in what becomes of peers' flows and of this kernel, and sees that the kernel has what the external cache has. */
+/** Follows the changes of peers' flows and of this kernel, and keeps the kernel in line with the external cache. */
 export class Injector implements ExternalListener, Injection {
   readonly counters = new InjectorCounters();
   readonly #external: ExternalCache;
@@ -75,8 +77,8 @@ export class Injector implements ExternalListener, Injection {
   }
 
   /**
-   * Writes from now on. Before, the external cache is being rebuilt and the kernel has yet to be listed, so all work is held
-   * back, and `carrier` has yet to exist.
+   * Starts writing. Until then, all work is held back: the external cache is being rebuilt, the kernel has not been
+   * listed, and `carrier` does not exist yet.
    */
   start(carrier: Carrier): void {
     this.#loop.start(carrier);
@@ -103,19 +105,19 @@ export class Injector implements ExternalListener, Injection {
     this.#entries.drop(slot);
   }
 
-  /** The flow of a record at base 0 is to be looked up when nothing is being written. */
+  /** The flow of a record at base 0 is to be looked up while nothing is being written. */
   doubt(words: Uint32Array): void {
     this.#doubts.add(words);
     this.#loop.poke();
   }
 
-  /** This kernel has ended a flow by itself. If a peer still has it, it is written again. */
+  /** This kernel has ended a flow by itself. If a peer still has it, the flow is written again. */
   expired(words: Uint32Array, base: number): void {
     this.#renewal.expired(words, base);
     this.#loop.poke();
   }
 
-  /** To be called every second: renews entries that are about to expire. */
+  /** Renews entries that are about to expire. Call it every second. */
   tick(): void {
     if (!this.#loop.isStarted) return;
     this.#renewal.tick();
@@ -137,7 +139,7 @@ export class Injector implements ExternalListener, Injection {
     this.#loop.poke();
   }
 
-  /** Cancels the write that is due and waits for the one that runs. */
+  /** Cancels the write that is due, and waits for the running one. */
   stop(): Promise<void> {
     return this.#loop.stop();
   }

@@ -1,14 +1,14 @@
-/** An entry that expires, or is about to, is written again for as long as its owner has the flow and is heard. */
+/** Writes an entry again that has expired or is about to, while its owner has the flow and its stream is followed. */
 import type { ExternalCache } from "../../cache/external.js";
 import { isClosing } from "../../flow/record-fields.js";
 import { type InjectedEntries, nowSeconds } from "./injected-entries.js";
 import type { InjectorCounters } from "./injector-counters.js";
 import type { WorkList } from "./work-list.js";
 
-/** An entry is renewed when it has less left than this. */
+/** An entry that has less time left than this is renewed. */
 const RENEW_AHEAD_SECONDS = 3;
 
-/** Puts rows whose entries expire back on the work list. */
+/** Puts the rows whose entries expire back on the work list. */
 export class Renewal {
   readonly #external: ExternalCache;
   readonly #work: WorkList;
@@ -31,7 +31,10 @@ export class Renewal {
     this.#hears = parts.hears;
   }
 
-  /** The kernel has no entry of the row any more, or not for long: it is written now, or when its owner is heard again. */
+  /**
+   * The kernel has lost the row's entry or is about to. The row is written now, or when its owner's stream is followed
+   * again.
+   */
   renew(slot: number): void {
     if (!this.#hears(this.#external.ownerName(slot))) {
       this.#work.addMissed(slot);
@@ -41,21 +44,21 @@ export class Renewal {
     this.#work.addChanged(slot);
   }
 
-  /** This kernel has ended a flow by itself. If a peer still has it, it is written again. */
+  /** This kernel has ended a flow by itself. If a peer still has it, the flow is written again. */
   expired(words: Uint32Array, base: number): void {
     const { table } = this.#external;
     const slot = table.size === 0 ? -1 : table.find(words, base);
     if (slot < 0) return;
     this.#entries.forget(slot);
     this.#entries.noteRemoved(words, base);
-    // One that is closing is about to end at its owner as well.
+    // A closing flow is about to end at its owner as well.
     if (isClosing(table.slab(slot), table.base(slot))) return;
     this.renew(slot);
   }
 
   /**
-   * To be called every second. An entry that is about to expire is renewed ahead of time, because a minute may pass between
-   * its end and the kernel's event of it. Those that expired while their owner was away follow when it is heard.
+   * Renews entries shortly before they expire, because the kernel's event may come a minute after the end. Entries that
+   * expired while their owner could not be followed are written when it can. Call it every second.
    */
   tick(): void {
     const { table } = this.#external;

@@ -1,39 +1,42 @@
-/** What the injector has yet to do waits here within bounds; what finds no room is counted. */
+/** Holds the injector's pending work within limits. Work that finds no room is counted. */
 import { FlowTable } from "../../flow/flow-table.js";
 import { RECORD_WORDS, W_PROTOINFO, W_TABLE_A, W_TABLE_B } from "../../flow/record.js";
 import type { InjectorCounters } from "./injector-counters.js";
 
-/** Ended flows that are remembered between two writes, or until the first. */
+/** Limit of ended flows that are remembered between two writes, or until the first. */
 const ENDED_MAX = 1 << 20;
-/** Flows that wait to be looked up. */
+/** Limit of flows that wait to be looked up. */
 const DOUBTFUL_MAX = 1 << 16;
 
-/** A flow that its owner ended, copied. */
+/** A copy of a flow that its owner ended. */
 export interface EndedFlow {
-  /** Its slot among those that are being removed. */
+  /** Its slot in the list of flows that are being removed. */
   readonly at: number;
   readonly words: Uint32Array;
-  /** When its entry expires if no packet comes, in seconds of the monotonic clock; 0: not known. */
+  /** When its entry expires if no packet comes, seconds of the monotonic clock; 0: unknown. */
   readonly expiresSeconds: number;
-  /** How much later it may expire. */
+  /** How much later it may expire, seconds. */
   readonly withinSeconds: number;
 }
 
-/** A flow that is to be looked up, copied. */
+/** A copy of a flow that is to be looked up. */
 export interface DoubtfulFlow {
   readonly words: Uint32Array;
-  /** False where packets may carry it here and this node has no room to know: whatever the kernel has then stays. */
+  /**
+   * False where packets may carry the flow here and this node had no room to record it. Its entry is then never
+   * removed.
+   */
   readonly mayGo: boolean;
 }
 
-/** Rows that changed or were missed, flows that ended or are in doubt. Slots are those of the external cache. */
+/** Rows that changed or were missed, and flows that ended or are in doubt. Slots are those of the external cache. */
 export class WorkList {
   readonly #counters: InjectorCounters;
-  /** Bounded by the rows of the external cache, as is the next. */
+  /** Bounded by the rows of the external cache, like the next field. */
   readonly #changed = new Set<number>();
   readonly #missed = new Set<number>();
   #ended = new FlowTable(ENDED_MAX);
-  /** The other one of the two, empty while nothing is written. */
+  /** The other of the two tables; empty while nothing is being written. */
   #ending = new FlowTable(ENDED_MAX);
   readonly #doubtful: DoubtfulFlow[] = [];
 
@@ -41,17 +44,17 @@ export class WorkList {
     this.#counters = counters;
   }
 
-  /** True when there is nothing to write. Missed rows wait for their owner instead. */
+  /** True when there is nothing to write. Missed rows do not count, because they wait for their owner. */
   get isEmpty(): boolean {
     return this.#changed.size + this.#ended.size + this.#doubtful.length === 0;
   }
 
-  /** The row is to be written. */
+  /** Adds a row to be written. */
   addChanged(slot: number): void {
     this.#changed.add(slot);
   }
 
-  /** The row need not be written. */
+  /** Removes a row that need not be written any more. */
   dropChanged(slot: number): void {
     this.#changed.delete(slot);
   }
@@ -61,7 +64,7 @@ export class WorkList {
     return this.#changed.has(slot);
   }
 
-  /** The rows to write, each taken off the list when it is handed out. */
+  /** Yields the rows to write. Each leaves the list when it is yielded. */
   *takeChanged(): Generator<number, void> {
     for (const slot of this.#changed) {
       this.#changed.delete(slot);
@@ -69,12 +72,12 @@ export class WorkList {
     }
   }
 
-  /** This kernel let the row's entry expire while the owner was away. */
+  /** Adds a row whose entry expired in this kernel while its owner could not be followed. */
   addMissed(slot: number): void {
     this.#missed.add(slot);
   }
 
-  /** All missed rows, which are no longer on the list. */
+  /** Removes and returns all missed rows. */
   takeMissed(): readonly number[] {
     if (this.#missed.size === 0) return [];
     const missed = [...this.#missed];
@@ -82,13 +85,13 @@ export class WorkList {
     return missed;
   }
 
-  /** The row goes: it is neither written nor missed. */
+  /** The row is removed, so it is neither written nor missed. */
   dropRow(slot: number): void {
     this.#changed.delete(slot);
     this.#missed.delete(slot);
   }
 
-  /** The flow of a record has ended; `expiresSeconds` and `withinSeconds` as in EndedFlow. */
+  /** Adds the flow of a record that has ended. `expiresSeconds` and `withinSeconds` are as in EndedFlow. */
   addEnded(slab: Uint32Array, base: number, expiresSeconds: number, withinSeconds: number): void {
     let at = this.#ended.find(slab, base);
     if (at < 0) at = this.#ended.insert(slab, base);
@@ -103,12 +106,12 @@ export class WorkList {
     words[to + W_TABLE_B] = Math.ceil(withinSeconds);
   }
 
-  /** True while a flow that ended waits to be removed. Those that are being removed do not count. */
+  /** True while an ended flow waits for its removal. Flows that are being removed do not count. */
   get hasEnded(): boolean {
     return this.#ended.size > 0;
   }
 
-  /** The flows that have ended, copied one by one. Each counts as one that waits until `dropEnded`. */
+  /** Yields copies of the ended flows, one by one. Each counts as being removed until `dropEnded`. */
   *takeEnded(): Generator<EndedFlow, void> {
     const table = this.#ended;
     this.#ended = this.#ending;
@@ -121,7 +124,7 @@ export class WorkList {
     }
   }
 
-  /** Flows from `takeEnded` have been dealt with. */
+  /** Flows from `takeEnded` are done. */
   dropEnded(flows: readonly EndedFlow[]): void {
     for (const { at } of flows) {
       this.#ending.unlink(at);
@@ -129,18 +132,18 @@ export class WorkList {
     }
   }
 
-  /** True for a flow that ended and waits to be removed, or is being removed. `words` is a record at base 0. */
+  /** True for an ended flow that waits for its removal or is being removed. `words` is a record at base 0. */
   waitsForEnd(words: Uint32Array): boolean {
     return holds(this.#ended, words) || holds(this.#ending, words);
   }
 
-  /** The flow of a record at base 0 is to be looked up; `mayGo` as in DoubtfulFlow. */
+  /** Adds the flow of a record at base 0, which is to be looked up. `mayGo` is as in DoubtfulFlow. */
   addDoubtful(words: Uint32Array, mayGo: boolean): void {
     if (this.#doubtful.length < DOUBTFUL_MAX) this.#doubtful.push({ words: words.slice(), mayGo });
     else this.#counters.unverified++;
   }
 
-  /** The flows to look up, `max` at the most, which are no longer on the list. */
+  /** Removes and returns at most `max` flows to look up. */
   takeDoubtful(max: number): readonly DoubtfulFlow[] {
     return this.#doubtful.splice(0, max);
   }

@@ -1,4 +1,7 @@
-/** One write runs at a time, only between start and stop: at once after a pause, then at intervals. */
+/**
+ * Guarantees that only one write runs at a time, and only between start and stop: at once after a pause, then at
+ * intervals.
+ */
 import assert from "node:assert/strict";
 import type { Logger } from "pino";
 import { BATCH_MESSAGES } from "../../ctnetlink/request-socket.js";
@@ -9,7 +12,7 @@ import type { Endings } from "./endings.js";
 import type { EntryWriter } from "./entry-writer.js";
 import type { WorkList } from "./work-list.js";
 
-/** Works through the work list. Only what it calls may reach the carrier, so nothing can before `start`. */
+/** Works off the work list. Only its callees may use the carrier, so nothing can use it before `start`. */
 export class WriteLoop {
   readonly #work: WorkList;
   readonly #endings: Endings;
@@ -30,7 +33,7 @@ export class WriteLoop {
     endings: Endings;
     writer: EntryWriter;
     doubts: Doubts;
-    /** Least time between the beginnings of two writes. */
+    /** Minimum time between the beginnings of two writes. */
     intervalMs: number;
     log: Logger;
   }) {
@@ -46,14 +49,14 @@ export class WriteLoop {
     return this.#carrier !== null;
   }
 
-  /** Writes from now on. To be called once. */
+  /** Starts writing. Call it once. */
   start(carrier: Carrier): void {
     assert.ok(this.#carrier === null, "an injector starts once");
     this.#carrier = carrier;
     this.poke();
   }
 
-  /** To be called when there may be work. */
+  /** Call it when there may be work. */
   poke(): void {
     const carrier = this.#carrier;
     if (carrier === null || this.#stopped || this.#cancel !== null || this.#writing !== null) return;
@@ -76,13 +79,13 @@ export class WriteLoop {
     }
   }
 
-  /** Ends first: a tuple that ended and came again within a turn is a new flow. Never rejects. */
+  /** Ends come first: a tuple that ended and came again within a turn is a new flow. Never rejects. */
   async #write(carrier: Carrier): Promise<void> {
     const work = this.#work;
     try {
       while (!work.isEmpty && !this.#stopped) {
         if (work.hasEnded) await this.#endings.remove(carrier);
-        // Not while a flow waits that ended meanwhile.
+        // Not while flows that ended meanwhile wait for their removal.
         if (!work.hasEnded) await this.#writer.writeChanged(carrier);
         if (!work.hasEnded) await this.#doubts.verify(work.takeDoubtful(BATCH_MESSAGES), carrier);
       }
@@ -95,7 +98,7 @@ export class WriteLoop {
     }
   }
 
-  /** Cancels the write that is due and waits for the one that runs. */
+  /** Cancels the write that is due, and waits for the running one. */
   async stop(): Promise<void> {
     this.#stopped = true;
     this.#cancel?.();

@@ -8,42 +8,44 @@ import { isClosing } from "../../flow/record-fields.js";
 import { EEXIST, ENOENT, EOPNOTSUPP, errnoName } from "../../os/errno.js";
 import { type KernelRequests, TIMEOUT_FLOOR_SECONDS } from "../ports/kernel.js";
 
-/** What a commit decides for all entries. */
+/** The settings that apply to all entries of a commit. */
 interface CommitOptions {
-  /** Kernel timeout of every entry; null: what was left of the owner's, never below a floor. */
+  /** Kernel timeout of every entry; null: the time that the owner's entry had left, but never less than a floor. */
   readonly timeoutSeconds: number | null;
   /** Sets BE_LIBERAL on TCP flows: this kernel has not seen their windows. */
   readonly liberal: boolean;
   readonly nowSeconds: number;
 }
 
-/** Says whether this kernel's flow with the same original tuple has the same reply tuple, so that it can be updated. */
+/**
+ * True when this kernel's flow with the same original tuple also has the same reply tuple, so that it can be updated.
+ */
 type SameTuples = (words: Uint32Array, base: number) => boolean;
 
-/** TCP flows that are closing (after ESTABLISHED) do not come back to life: they get what was left, or this. */
+/** A TCP flow that is closing (after ESTABLISHED) gets the time it had left, but at least this. It is never revived. */
 const CLOSING_FLOOR_SECONDS = 10;
-/** A commit looks at so many slots before it lets the event loop turn, whether it found flows or not. */
+/** Slots that a commit reads before it yields to the event loop, whether or not they held flows. */
 const SLOTS_PER_TURN = 16_384;
 /**
- * Flows in a batch: between two, the kernel waits for this process some 0.1 ms. A thread of the pool sends, so the event loop is not held
- * up by the 4 ms that the kernel works on one; other programs' requests are.
+ * Flows in a batch. Between two batches, the kernel waits for this process about 0.1 ms. The kernel works on a batch
+ * for 4 ms. A pool thread sends it, so the event loop is not delayed, but other programs' requests are.
  */
 const BATCH_FLOWS = 1024;
-/** Batches under way: while the kernel works on one, the next is encoded. */
+/** Batches under way: while the kernel works on one, the next is being encoded. */
 const PIPELINE = 2;
 
-/** The flows of one batch, copied: while the kernel works on them, events may change or end the rows. */
+/** Copies of the flows of one batch. While the kernel works on them, events may change or end the rows. */
 class Staging {
   readonly words = new Uint32Array(BATCH_FLOWS * RECORD_WORDS);
   readonly rare: (RareAttributes | null)[] = [];
   readonly batch = new RequestBatch();
 
-  /** Empties it. */
+  /** Removes all flows. */
   reset(): void {
     this.rare.length = 0;
   }
 
-  /** Takes a flow as it stands. */
+  /** Copies a flow as it is now. */
   add(table: FlowTable, slot: number): void {
     const slab = table.slab(slot);
     const base = table.base(slot);
@@ -56,19 +58,19 @@ class Staging {
   }
 }
 
-/** What became of the entries: at first, of none. */
+/** The outcome of a commit before its first entry. */
 function newTally() {
   const failed: Record<string, number> = {};
   return { committed: 0, updated: 0, skipped: 0, failed, withoutMaster: 0, withoutHelper: 0 };
 }
 
-/** What became of the entries. */
+/** The outcome of a commit, counted by entry. */
 type Tally = ReturnType<typeof newTally>;
 
 /**
- * Writes the external cache into the kernel: masters before the flows that they expected, in batches, each awaited so
- * that events are read in between. An entry that the kernel has already is updated in place, or replaced where its NAT is
- * another. Rows stay in the external cache until this kernel is read to have them.
+ * Writes the external cache into the kernel: masters before the flows that they expected. Each batch is awaited, so
+ * that events are read in between. An entry that the kernel already has is updated in place, or replaced if its NAT
+ * differs. Rows stay in the external cache until they have been read back from this kernel.
  */
 export async function commitExternal(
   external: ExternalCache,
@@ -91,7 +93,7 @@ export async function commitExternal(
         progress(done, total);
         spare.push(staging);
       });
-      // Its failure is seen where it is awaited.
+      // Its failure is handled where it is awaited.
       written.catch(() => {});
       running.push(written);
       if (running.length >= PIPELINE) await running.shift();
@@ -109,8 +111,8 @@ export async function commitExternal(
 }
 
 /**
- * The table's flows with (`related`) or without a master, batch by batch, as they stand when the batch is made. A staging is taken
- * from `spare`, where who is done with it puts it back.
+ * Yields the table's flows with (`related`) or without a master, batch by batch, each as it is when its batch is made.
+ * A staging is taken from `spare`, and whoever has finished with it puts it back there.
  */
 async function* stagings(table: FlowTable, related: boolean, spare: Staging[]): AsyncGenerator<Staging> {
   if (related && table.rare.size === 0) return;
@@ -135,7 +137,7 @@ function takeSpare(spare: Staging[]): Staging {
   return staging;
 }
 
-/** Creates the flows of a staging in the kernel, or updates or replaces what is there already. */
+/** Creates the flows of a staging in the kernel. What the kernel already has is updated or replaced. */
 async function commitStaging(
   staging: Staging,
   kernel: KernelRequests,
@@ -152,12 +154,13 @@ async function commitStaging(
     else countFailure(tally, errno);
   }
   if (existing.length === 0) return;
-  // What peers hold is newer than our kernel's entry, or a local event would have retired the row. An entry that nobody has told of yet
-  // was made by packets of that very connection, in the moments before this commit, and may be translated otherwise.
+  // The peer's row is newer than our kernel's entry, or a local event would have retired the row. An entry that no
+  // event has reported yet was created by packets of this very connection, just before this commit, and may be
+  // translated differently.
   const same = existing.filter((index) => sameTuples(staging.words, index * RECORD_WORDS));
   const notUpdated = new Set((await send(staging, same, kernel, "update", options)).map(({ index }) => index));
   const updated = new Set(same.filter((index) => !notUpdated.has(index)));
-  // A connection that was closing does not end another one that has begun here by its tuple meanwhile.
+  // A connection that was closing never replaces a new one that has begun here with its tuple meanwhile.
   const replaced = existing.filter((index) => !updated.has(index) && !isClosing(staging.words, index * RECORD_WORDS));
   await send(staging, replaced, kernel, "delete", options);
   const failed = await create(staging, replaced, kernel, options, tally);
@@ -167,8 +170,9 @@ async function commitStaging(
 }
 
 /**
- * Creates the given flows; which of them the kernel refused. A related flow whose master this kernel lacks goes in without it,
- * and a flow whose helper it lacks without that: what is open now lives on, though nothing more will be expected of it.
+ * Creates the given flows, and returns those that the kernel refused. A related flow whose master this kernel lacks is
+ * created without the master, and a flow whose helper it lacks without the helper. Open connections survive, although
+ * no new ones are expected.
  */
 async function create(
   staging: Staging,
@@ -181,11 +185,11 @@ async function create(
   const reduced = refused.filter(({ index, errno }) => reduce(staging, index, errno, tally)).map(({ index }) => index);
   if (reduced.length === 0) return refused;
   const others = refused.filter(({ index }) => !reduced.includes(index));
-  // Without its master a flow may still lack its helper, and then nothing is left to take away.
+  // A flow without its master may still lack its helper. After that, nothing is left to remove.
   return [...others, ...(await create(staging, reduced, kernel, options, tally))];
 }
 
-/** Takes away of a refused flow what the kernel lacks; false when that is not why it was refused. */
+/** Removes from a refused flow what the kernel lacks; false when the refusal had another reason. */
 function reduce(staging: Staging, index: number, errno: number, tally: Tally): boolean {
   const { master, helper, ...rest } = staging.rare[index] ?? {};
   if (errno === ENOENT && master !== undefined) {
@@ -206,7 +210,9 @@ interface Refusal {
   errno: number;
 }
 
-/** Sends one kind of request for the given flows; which of them the kernel refused, by their index in the staging. */
+/**
+ * Sends one kind of request for the given flows. Returns those that the kernel refused, by their index in the staging.
+ */
 async function send(
   staging: Staging,
   indexes: readonly number[],
@@ -253,7 +259,7 @@ function add(
   }
 }
 
-/** CTA_TIMEOUT for a flow: the configured one, else what was left of the owner's. */
+/** CTA_TIMEOUT of a flow: the configured value, or else the time that the owner's entry had left. */
 function timeoutFor(words: Uint32Array, base: number, options: CommitOptions): number {
   if (options.timeoutSeconds !== null) return options.timeoutSeconds;
   const age = Math.max(0, options.nowSeconds - words[base + W_UPDATED]!);

@@ -7,15 +7,16 @@ import type { Expectation } from "../../flow/expectation.js";
 import { EEXIST, errnoName } from "../../os/errno.js";
 import type { KernelRequests } from "../ports/kernel.js";
 
-/** An expectation with what is left of its time. */
+/** An expectation and the time that it has left. */
 interface Due {
   readonly expectation: Expectation;
   readonly leftSeconds: number;
 }
 
 /**
- * Writes the expectations of all peers into the kernel, after the flows, since an expectation needs its master. One that the
- * kernel has already is replaced. Rows stay until the kernel's own events retire them; those whose time is over go.
+ * Writes the expectations of all peers into the kernel. This follows the flows, because an expectation needs its
+ * master. An expectation that the kernel already has is replaced. Rows stay until the kernel's own events retire them,
+ * except that expired ones are removed.
  */
 export async function commitExpectations(
   external: ExternalExpectations,
@@ -54,14 +55,14 @@ async function commitPart(
     for (const errno of again.values()) count(failed, errno);
   }
   const created = part.filter((due) => !refused.has(due));
-  // The kernel begins with the helper's own time. What is used up in the meantime needs no time.
+  // The kernel starts with the helper's own timeout. An expectation that is used in the meantime needs no timeout.
   await send(kernel, created, (batch, { expectation, leftSeconds }) =>
     batch.expectationTimeout(expectation, leftSeconds),
   );
   return created.length;
 }
 
-/** Removes expectations from the kernel, those that it still has; returns how many that were. */
+/** Removes expectations from the kernel. Returns how many of them it still had. */
 export async function removeExpectations(
   expectations: readonly Expectation[],
   kernel: KernelRequests,
@@ -75,7 +76,10 @@ export async function removeExpectations(
   return removed;
 }
 
-/** Sends one request for each; what the kernel refused, with its errno. Not more than BATCH_MESSAGES: they fit a batch. */
+/**
+ * Sends one request for each item. Returns those that the kernel refused, with the errno. At most BATCH_MESSAGES items,
+ * so that they fit a batch.
+ */
 async function send<T>(
   kernel: KernelRequests,
   items: readonly T[],

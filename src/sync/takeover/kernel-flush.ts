@@ -4,13 +4,13 @@ import { BATCH_MESSAGES } from "../../ctnetlink/request-socket.js";
 import { Turn } from "../../os/turn.js";
 import type { KernelRequests } from "../ports/kernel.js";
 
-/** Slots looked at between two looks at the clock. */
+/** Slots read between two looks at the clock. */
 const SLOTS_PER_LOOK = 1024;
 
 /**
- * Removes flows of the internal cache from the kernel, those that `chosen` picks, in batches; the kernel's destroy events
- * then take them out of the cache. Each is removed only if it is still the flow that the cache knows (CTA_ID).
- * Returns how many the kernel removed.
+ * Removes the flows that `chosen` picks in the internal cache from the kernel, in batches. The kernel's destroy events
+ * then remove them from the cache. A flow is removed only if the kernel still has the one that the cache knows
+ * (CTA_ID). Returns how many flows the kernel removed.
  */
 export async function removeFromKernel(
   internal: InternalCache,

@@ -7,33 +7,34 @@ import { familyOf } from "../../flow/record-fields.js";
 /** Lists this kernel's table: src/ctnetlink/request-socket.ts. */
 export type ListKernel = (visit: (flow: DecodedFlow) => void) => Promise<unknown>;
 
-/** A kernel tells timeouts in whole seconds, so two of them that went down together may differ by this much. */
+/** The kernel reports timeouts in whole seconds, so the fall of one may differ from the time passed by this much. */
 const ROUNDING_SECONDS = 1;
 
-/** The timeouts of all flows by slot, each as it was at some time until a moment. */
+/** The timeouts of all flows, by slot. Each was read at some time before `atMs`. */
 export interface Look {
   readonly atMs: number;
   readonly timeouts: Uint32Array;
 }
 
 /**
- * Finds out whether this node still carries flows that another node has claimed. With two sync groups and a script that does not
- * name its group, the primary of one group claims all that it has committed, and the other node is told to step down though
- * it carries its own group as before. The kernel sends no event for a packet that changes no state, but sets the flow's timeout anew.
+ * Detects whether this node still carries flows that another node has claimed. Suppose there are two sync groups, and
+ * the notify script does not name its group. The primary of one group then claims everything that it has committed. The
+ * other node is called to step down, although it still carries its own group. A packet that changes no state causes no
+ * event, but it resets the flow's timeout, so the timeouts are compared.
  */
 export class PassingTraffic {
   readonly #internal: InternalCache;
   readonly #list: ListKernel;
   readonly #addresses: () => ReadonlySet<string>;
 
-  /** `addresses`: those of this machine now, virtual ones included, as inet_ntop prints them. */
+  /** `addresses`: the current addresses of this machine, virtual ones included, as inet_ntop prints them. */
   constructor(options: { internal: InternalCache; list: ListKernel; addresses: () => ReadonlySet<string> }) {
     this.#internal = options.internal;
     this.#list = options.list;
     this.#addresses = options.addresses;
   }
 
-  /** Takes the timeouts as they stand; `passes` compares them with later ones. */
+  /** Reads the timeouts as they are now. `passes` compares them with later ones. */
   async look(): Promise<Look> {
     const { table } = this.#internal;
     const timeouts = new Uint32Array(table.slotsUsed);
@@ -45,8 +46,8 @@ export class PassingTraffic {
   }
 
   /**
-   * True when a flow that another node has claimed is translated to an address that this machine holds, or has seen a packet here
-   * since `before`: its timeout did not go down as the time went.
+   * True when there is a flow that another node has claimed and that either is translated to an address of this
+   * machine, or has seen a packet here since `before`. A packet shows in a timeout that did not fall as time passed.
    */
   async passes(before: Look): Promise<boolean> {
     const addresses = this.#addresses();

@@ -8,13 +8,13 @@ import { removeExpectations } from "./expectation-commit.js";
 import { removeFromKernel } from "./kernel-flush.js";
 import type { PassingTraffic } from "./passing.js";
 
-/** How long before a purge this kernel is looked at: a timeout of whole seconds must have had time to go down. */
+/** Time for which the kernel is watched before a purge. A timeout of whole seconds must have had time to fall. */
 const WATCH_MS = 3_000;
 
-/** Removes from this kernel what a newer owner holds elsewhere, after a while. */
+/** Removes from this kernel, after a delay, the flows that another node owns with a newer claim. */
 export class Purge {
   readonly counters = { purges: 0, purged: 0 };
-  /** Expectations that went. */
+  /** Expectations that were removed. */
   expectationsPurged = 0;
   readonly #internal: InternalCache;
   readonly #kernel: KernelRequests;
@@ -30,7 +30,7 @@ export class Purge {
     kernel: KernelRequests;
     carrying: Carrying;
     passing: PassingTraffic;
-    /** Mode `inject`: what others carry is to be in every kernel, so none is removed. */
+    /** Mode `inject`: every kernel is to have the flows of other owners, so none is removed. */
     injects: boolean;
     purgeAfterSeconds: number;
     log: Logger;
@@ -44,12 +44,15 @@ export class Purge {
     this.#log = options.log;
   }
 
-  /** Schedules a purge: this node has stepped down. One that is due already is put off. */
+  /** Schedules a purge, because this node has stepped down. A purge that is due already is postponed. */
   schedule(): PurgeReport {
     return this.#schedule(null);
   }
 
-  /** As `schedule`, for whoever names no role: nothing is purged where it turns out that this node still carries some of the flows. */
+  /**
+   * As `schedule`, for a caller that names no role. Nothing is purged if this node turns out to still carry some of the
+   * flows.
+   */
   scheduleUnlessPassing(): PurgeReport {
     return this.#schedule(this.#passing);
   }
@@ -78,7 +81,7 @@ export class Purge {
       this.#log.info("nothing is purged: what another node claims passes here, as with a second sync group");
       return;
     }
-    // It was told to step down and has: what its kernel has left over is not its own.
+    // This node was called to step down and has done so: what its kernel still holds is not its own.
     if (this.#carrying.heldRole !== "primary") this.#carrying.carries = false;
     await this.#purge();
   }
@@ -86,7 +89,7 @@ export class Purge {
   async #purge(): Promise<void> {
     const internal = this.#internal;
     const removed = await removeFromKernel(internal, this.#kernel, (slot) => internal.isSuperseded(slot));
-    // Those of purged flows have gone with their masters.
+    // The expectations of purged flows have gone with their masters.
     const left = internal.expectations.superseded(false);
     this.expectationsPurged += await removeExpectations(left, this.#kernel);
     this.counters.purges++;
@@ -94,7 +97,7 @@ export class Purge {
     this.#log.info({ removed }, "purged flows that another node carries now");
   }
 
-  /** Nothing is due any more. */
+  /** Cancels the purge that is due. */
   cancel(): void {
     this.#due?.abort();
     this.#due = null;

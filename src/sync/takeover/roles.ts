@@ -7,21 +7,22 @@ import { PassingTraffic } from "./passing.js";
 import { Purge } from "./purge.js";
 import { Takeover, type TakeoverOptions } from "./takeover.js";
 
-/** What the roles act on, and how. */
+/** The parts that the roles act on, and the settings. */
 export interface RolesOptions extends TakeoverOptions {
   kernel: TakeoverOptions["kernel"] & KernelTable;
   followers: readonly Follower[];
-  /** Addresses of this machine now, virtual ones included, as inet_ntop prints them. */
+  /** Current addresses of this machine, virtual ones included, as inet_ntop prints them. */
   addresses: () => ReadonlySet<string>;
   purgeAfterSeconds: number;
 }
 
-/** VRRP has 255 groups on an interface; nobody has so many. */
+/** Limit of sync groups. VRRP allows 255 on an interface, but no real setup has this many. */
 const GROUPS_MAX = 64;
 
 /**
- * What keepalived's hooks make of this node. Primary: what peers were carrying goes into the kernel. Backup: the peers'
- * streams are read anew, and what others carry now leaves this kernel after a while. Fault: as backup, without reading.
+ * Applies the roles that keepalived's hooks report. Primary: the flows that peers carried are written into the kernel.
+ * Backup: the peers' streams are read again, and after a delay the flows that others now own leave this kernel. Fault:
+ * as backup, without reading the streams.
  */
 export class Roles {
   readonly #options: RolesOptions;
@@ -43,25 +44,25 @@ export class Roles {
     return { ...commits, ...this.#purge.counters, commitWithoutMaster, commitWithoutHelper };
   }
 
-  /** What became of expectations; part of the group `expectations` of `stats`. */
+  /** The counters of expectations that a role change wrote or removed; part of the group `expectations` of `stats`. */
   get expectationCounters() {
     const { purged, ...commits } = this.#takeover.expectationCounters;
     return { ...commits, purged: purged + this.#purge.expectationsPurged };
   }
 
-  /** What keepalived said last of each sync group that has a name. */
+  /** The role that keepalived last reported for each named sync group. */
   get namedGroups(): Readonly<Record<string, Role>> {
     return Object.fromEntries([...this.#options.carrying.groups].filter(([group]) => group !== ""));
   }
 
-  /** What keepalived said last since the boot. With several sync groups, primary while any of them is. */
+  /** The last role that keepalived reported since the boot. With several sync groups: primary while any of them is. */
   get role(): Role {
     return this.#options.carrying.role;
   }
 
   /**
-   * What keepalived calls. Resolves when the role is taken; for `primary`, when the commit is done. A node that is primary for one
-   * sync group carries traffic whatever it is for another: it steps down when the last one does.
+   * Handles a hook of keepalived. Resolves when the role is taken; for `primary`, when the commit is done. A node that
+   * is primary for one sync group carries traffic whatever it is for the others. It steps down with its last one.
    */
   async hook(role: HookRole, progress: (text: string) => void, group = ""): Promise<HookReport> {
     const { carrying, journal, followers, log } = this.#options;
@@ -75,7 +76,7 @@ export class Roles {
     journal.writeMark({ type: "role", role: role === "primary" ? role : (carrying.role as HookRole) });
     log.info({ role, previous, ...(group === "" ? {} : { group }) }, "role");
     if (role !== "primary") this.#takeover.outdate();
-    // The last word counts when the commit is over.
+    // When the commit is over, the last reported role counts.
     const { outdated } = this.#takeover;
     if (outdated !== null) await outdated.catch(() => undefined);
     const commit = role === "primary" ? await this.commit(progress) : null;
@@ -88,8 +89,8 @@ export class Roles {
   }
 
   /**
-   * Commits the external cache, or its flows or expectations only; a call while one runs gets that one's report. Cancels a purge
-   * that is due.
+   * Commits the external cache, or only its flows or its expectations. A call while a commit runs gets the report of
+   * that one. Cancels a purge that is due.
    */
   commit(progress: (text: string) => void, only?: RowKind): Promise<CommitReport> {
     this.#purge.cancel();
@@ -97,19 +98,20 @@ export class Roles {
   }
 
   /**
-   * Schedules the removal of the flows that a newer owner holds elsewhere, unless it turns out that this node still carries some
-   * of them. A purge that is due already is put off. In mode `inject` those are to be in every kernel, so none is removed.
+   * Schedules the removal of the flows that another node owns with a newer claim. None is removed if this node turns
+   * out to still carry some of them. A purge that is due already is postponed. In mode `inject`, every kernel is to
+   * have those flows, so none is removed.
    */
   purge(): PurgeReport {
     return this.#purge.scheduleUnlessPassing();
   }
 
-  /** Resolves when no commit runs, and what the last one wrote is read. */
+  /** Resolves when no commit runs and the entries of the last one have been read back. */
   committed(): Promise<void> {
     return this.#takeover.committed();
   }
 
-  /** Cancels what is due; waits for a commit that runs. */
+  /** Cancels what is due, and waits for a running commit. */
   async stop(): Promise<void> {
     this.#purge.cancel();
     await this.committed();

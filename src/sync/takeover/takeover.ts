@@ -12,7 +12,7 @@ import { commitExternal } from "./commit.js";
 import { commitExpectations, removeExpectations } from "./expectation-commit.js";
 import { removeFromKernel } from "./kernel-flush.js";
 
-/** What a takeover acts on, and how. */
+/** The parts that a takeover acts on, and the settings. */
 export interface TakeoverOptions {
   internal: InternalCache;
   external: ExternalCache;
@@ -20,9 +20,9 @@ export interface TakeoverOptions {
   journal: Journal;
   replicator: Replicator;
   carrying: Carrying;
-  /** Mode `inject`: the kernel has what peers say already, so there is nothing to commit. */
+  /** Mode `inject`: the kernel already has the peers' flows, so there is nothing to commit. */
   injects: boolean;
-  /** Kernel timeout of committed entries; null: the time that was left. */
+  /** Kernel timeout of committed entries; null: the time that the owner's entry had left. */
   commitTimeoutSeconds: number | null;
   /** Committed TCP flows keep their window tracking. */
   commitWindowTracking: boolean;
@@ -30,21 +30,24 @@ export interface TakeoverOptions {
   log: Logger;
 }
 
-/** Takes over what peers were carrying: their flows go into this kernel and become this node's own. One commit at a time. */
+/**
+ * Takes over the flows that peers carried: writes them into this kernel and makes them this node's own. Only one commit
+ * runs at a time.
+ */
 export class Takeover {
   readonly counters = {
     commits: 0,
     committed: 0,
     commitUpdated: 0,
     commitFailed: 0,
-    /** Flows that went into the kernel without their master, or without their helper, which it lacks. */
+    /** Flows that were written without their master or their helper, because this kernel lacks it. */
     commitWithoutMaster: 0,
     commitWithoutHelper: 0,
   };
   readonly expectationCounters = {
     committed: 0,
     commitFailed: 0,
-    /** Removed before a commit, because they ended elsewhere. */
+    /** Flows removed before a commit, because they ended elsewhere. */
     purged: 0,
   };
   readonly #options: TakeoverOptions;
@@ -56,8 +59,8 @@ export class Takeover {
   }
 
   /**
-   * Commits the external cache, or its flows or expectations only. A call while one runs gets that one's report. What it wrote is
-   * read afterwards.
+   * Commits the external cache, or only its flows or its expectations. A call while a commit runs gets the report of
+   * that one. The written entries are read back afterwards.
    */
   commit(progress: (text: string) => void, only?: RowKind): Promise<CommitReport> {
     this.#running ??= this.#begin(progress, only).finally(() => {
@@ -67,17 +70,17 @@ export class Takeover {
     return this.#running;
   }
 
-  /** Keepalived takes the role back: what a commit that runs leaves out, a later one brings in. */
+  /** Keepalived has withdrawn the role during a commit. A later commit takes over what this one leaves out. */
   outdate(): void {
     this.#isOutdated = this.#running !== null;
   }
 
-  /** The commit that runs although keepalived has taken the role back; null: none. */
+  /** The commit that still runs after keepalived withdrew the role; null: none. */
   get outdated(): Promise<CommitReport> | null {
     return this.#isOutdated ? this.#running : null;
   }
 
-  /** Resolves when no commit runs, and what the last one wrote is read. */
+  /** Resolves when no commit runs and the entries of the last one have been read back. */
   async committed(): Promise<void> {
     await this.#running?.catch(() => undefined);
     await this.#options.replicator.committed;
@@ -85,14 +88,14 @@ export class Takeover {
 
   async #begin(progress: (text: string) => void, only?: RowKind): Promise<CommitReport> {
     const { replicator, journal, carrying, injects } = this.#options;
-    // What the last one wrote is in the external cache until it is read.
+    // Until they have been read back, the entries of the last commit are still in the external cache.
     await replicator.committed;
     if (only === "expect") return this.#commitOnlyExpectations();
-    // What it carries for another sync group is alive here, whoever else has seen an end of it.
+    // The flows that this node carries for another sync group are alive here, even if another node has seen them end.
     const carriesOther = carrying.carries && carrying.groups.size > 1;
     carrying.carries = true;
     if (injects) return this.#claimAll();
-    // The claims are in the stream before the word of the commit.
+    // The stream holds the claims before the mark of the commit.
     return replicator.commit(
       () => this.#writeKernel(progress, only === "ct", carriesOther),
       (report) => {
@@ -157,8 +160,8 @@ export class Takeover {
   }
 
   /**
-   * Mode `inject`: the kernel has what peers carried. It becomes this node's own, so that the old primary's return, with an
-   * empty kernel, does not end it.
+   * Mode `inject`: the kernel already has the flows that peers carried. They become this node's own, so that the old
+   * primary cannot end them when it returns with an empty kernel.
    */
   async #claimAll(): Promise<CommitReport> {
     const { external, replicator, journal, carrying, log } = this.#options;
