@@ -1,6 +1,6 @@
 /**
- * The composition root: builds a node from its configuration, starts the parts in order, and takes them down in the
- * opposite order. Everything else gets its clock, logger and sockets from here.
+ * The composition root. It builds a node from its configuration, starts the parts in order, and ends them in reverse
+ * order. All other code gets its clock, logger and sockets from here.
  */
 import type { Logger } from "pino";
 import { ExternalCache } from "./cache/external.js";
@@ -29,24 +29,24 @@ import { Peers } from "./sync/peers.js";
 import { nodeCounters, Reports } from "./sync/reports.js";
 import { TakeDown } from "./sync/take-down.js";
 
-/** How the daemon hears from the process that it lives in. */
+/** The daemon's connection to the process that runs it. */
 export interface DaemonControls {
   /** Aborted at SIGTERM or SIGINT: end cleanly. */
   readonly signal: AbortSignal;
-  /** `callback` gets the configuration as it is now, at each SIGHUP after which the file is sound. */
+  /** Calls `callback` with the current configuration after each SIGHUP, if the file is valid. */
   onReload(callback: (config: Config) => void | Promise<void>): void;
-  /** Somebody asks for the end over the control socket: as SIGTERM. */
+  /** The control socket asks the daemon to end, as SIGTERM does. */
   stop(): void;
-  /** Called when the node does its work. */
+  /** Called once the node works. */
   ready?(): void;
 }
 
-/** A table that this kernel allows, and room for what waits to be published. */
+/** Room for every table that this kernel allows, and for the ended flows that wait to be published. */
 const FLOWS_MAX_FACTOR = 2;
-/** Flows of each peer that an observer, which has no kernel to go by, holds at the most. */
+/** Limit of flows of each peer on an observer, which has no kernel limit to follow. */
 const OBSERVER_FLOWS_MAX = 4 * 1024 * 1024;
 
-/** What every kind of node stands on. */
+/** The parts that every kind of node needs. */
 interface Ground {
   readonly config: Config;
   readonly log: Logger;
@@ -58,13 +58,13 @@ interface Ground {
   readonly broker: OwnBroker;
   /** Null: no service manager listens. */
   readonly systemd: Systemd | null;
-  /** From now on requests are answered by these, and metrics are served from the reports. */
+  /** Answers requests with these handlers from now on, and serves metrics from the reports. */
   answerWith(handlers: NodeHandlers, reports: Reports): Promise<void>;
 }
 
 /**
- * Runs a node until the signal. Resolves after a clean end; throws ConntrailError for what it cannot start without.
- * Whatever was started is taken down again in either case, last first.
+ * Runs a node until the signal. Resolves after a clean end; throws ConntrailError if something that it needs fails to
+ * start. In either case, everything that was started is ended again in reverse order.
  */
 export async function runDaemon(config: Config, log: Logger, controls: DaemonControls): Promise<void> {
   const down = new TakeDown();
@@ -80,7 +80,7 @@ export async function runDaemon(config: Config, log: Logger, controls: DaemonCon
   }
 }
 
-/** Control socket, broker, connection. */
+/** Opens the control socket, the broker and the connection to it. */
 async function layGround(
   config: Config,
   log: Logger,
@@ -91,7 +91,7 @@ async function layGround(
   const systemd = Systemd.open(process.env, log);
   down.push(() => systemd?.close());
   controls.signal.addEventListener("abort", () => systemd?.stopping(), { once: true });
-  // The control socket first: it is the lock that keeps a second daemon away from this one's broker and store.
+  // The control socket comes first. It is the lock that keeps a second daemon away from this one's broker and store.
   let handlers: NodeHandlers | null = null;
   const stands = new AbortController();
   const begun = AbortSignal.any([stands.signal, stopping]);
@@ -110,7 +110,7 @@ async function layGround(
   return { config, log, controls, stopping, down, hybridClock, control, broker, systemd, answerWith };
 }
 
-/** A firewall: its kernel's events out, its peers' streams in. */
+/** Starts a firewall: it publishes its kernel's flows and follows its peers' streams. */
 async function startNode(
   config: Config,
   log: Logger,
@@ -185,7 +185,7 @@ function nodeOptions(config: Config, kernelSide: KernelSide, externalFlowsMax: n
   };
 }
 
-/** A host that follows all firewalls and keeps their streams; it has no kernel side. */
+/** Starts an observer: a host that follows all firewalls and keeps their streams, without a kernel side. */
 async function startObserver(ground: Ground): Promise<void> {
   const { config, log, stopping, down, hybridClock, broker } = ground;
   const external = new ExternalCache(config.cacheLimit ?? OBSERVER_FLOWS_MAX * Math.max(1, peersMax(config)));
@@ -229,7 +229,7 @@ function reportSources(ground: Ground, peers: Peers, external: ExternalCache) {
   };
 }
 
-/** The counters of what any kind of node may have beside its own parts. */
+/** The counters of optional parts that any kind of node may have. */
 function besides(discovery: Discovery | null, archive: ArchiveSupervisor | null) {
   return {
     ...(discovery === null ? {} : { discovery: { ...discovery.counters } }),
@@ -237,7 +237,7 @@ function besides(discovery: Discovery | null, archive: ArchiveSupervisor | null)
   };
 }
 
-/** Throws ConntrailError KERNEL when this kernel tells nothing of its connections. */
+/** Throws ConntrailError KERNEL when this kernel does not report its connections. */
 function readyKernel(polls: boolean, log: Logger): KernelState {
   const state = checkKernel(polls);
   if (!polls && state.events === 2 && !enableEvents()) {
@@ -246,7 +246,7 @@ function readyKernel(polls: boolean, log: Logger): KernelState {
   return state;
 }
 
-/** Says so in the log, and tells systemd and whoever started it. */
+/** Reports that the node works: in the log, to systemd, and to the process that runs the daemon. */
 function ready(ground: Ground, fields: Record<string, number>): void {
   ground.log.info(fields, "ready");
   ground.systemd?.ready();

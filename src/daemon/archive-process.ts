@@ -1,6 +1,6 @@
 /**
- * The archiver as a process of its own beside the daemon: what it loads, computes and writes takes nothing from the events, and
- * what it may crash is itself. Told what to do by its one argument, and what it sees by messages; it ends with its parent.
+ * The archiver, a separate process beside the daemon. Its memory and CPU time never delay the daemon's events, and its
+ * crash ends only itself. Its single argument tells it what to do, and it reports by messages. It ends with its parent.
  */
 import { setPriority } from "node:os";
 import { pino } from "pino";
@@ -8,7 +8,7 @@ import { errorText } from "../errors.js";
 import { type ArchiverOptions, runArchiver } from "../history/archive/archiver.js";
 import type { ArchiveReport } from "../history/archive/run.js";
 
-/** What the process tells its parent. */
+/** The messages that the process sends to its parent. */
 export type ArchiveMessage =
   | { readonly type: "report"; readonly report: ArchiveReport }
   | { readonly type: "damaged"; readonly path: string; readonly why: string }

@@ -13,12 +13,12 @@ import type { ArchiveMessage } from "./archive-process.js";
 
 const RESTART_MS_MIN = 1000;
 const RESTART_MS_MAX = 60_000;
-/** Time for the last file. */
+/** Time that the archiver has at the end to write its last file. */
 const STOP_TIMEOUT_MS = 5000;
-/** JavaScript's own part; tables and files are outside of it. */
+/** Heap of JavaScript alone. Tables and files are outside it. */
 const HEAP_MIB = 192;
 
-/** The archiver's process, started again when it ends. */
+/** Supervises the archiver's process and restarts it whenever it ends. */
 export class ArchiveSupervisor {
   readonly #options: ArchiverOptions;
   readonly #log: Logger;
@@ -30,13 +30,13 @@ export class ArchiveSupervisor {
     this.#log = log;
   }
 
-  /** The group `archive` of the counters. What is not known yet is left out. */
+  /** The group `archive` of the counters. Unknown values are left out. */
   get counters(): Readonly<Record<string, number>> {
     const { archivedUntilMs = null, ...counters } = this.#report ?? {};
     return { ...counters, ...(archivedUntilMs !== null && { archivedUntilMs }), restarts: this.#restarts };
   }
 
-  /** Keeps a process running until the signal. */
+  /** Keeps the process running until the signal. */
   async run(signal: AbortSignal): Promise<void> {
     const backoff = new Backoff({ minMs: RESTART_MS_MIN, maxMs: RESTART_MS_MAX });
     while (!signal.aborted) {
@@ -53,7 +53,7 @@ export class ArchiveSupervisor {
     const path = fileURLToPath(new URL("./archive-process.js", import.meta.url));
     const child = fork(path, [JSON.stringify(this.#options)], {
       execArgv: [`--max-old-space-size=${HEAP_MIB}`],
-      // glibc's arenas keep what DuckDB's threads have freed.
+      // glibc's arenas would keep the memory that DuckDB's threads have freed.
       env: { ...process.env, MALLOC_ARENA_MAX: "2" },
       stdio: ["ignore", "ignore", "ignore", "ipc"],
     });
@@ -102,7 +102,7 @@ async function stopChild(child: ChildProcess, ended: Promise<void>): Promise<voi
   late.abort();
 }
 
-/** Starts archiving where the configuration asks for it; null where it does not. */
+/** Starts archiving if the configuration asks for it; null otherwise. */
 export function openArchive(config: Config, log: Logger, down: TakeDown): ArchiveSupervisor | null {
   const { archive, broker, listen, node, peers, mode, tls } = config;
   if (archive === null) return null;

@@ -9,7 +9,7 @@ import { readProcessStat } from "../os/process-stat.js";
 import type { OwnPast } from "../sync/own-past.js";
 import type { EarlierRoles } from "../sync/ports/carrying.js";
 
-/** USER_HZ is 100 for every program on every architecture that Node.js runs on. */
+/** USER_HZ is 100 for all programs on all architectures that Node.js supports. */
 const TICKS_PER_SECOND = 100;
 const MS_PER_TICK = 1000 / TICKS_PER_SECOND;
 
@@ -22,7 +22,7 @@ const ENDED = "the hook was ended before a daemon took it";
 type Progress = (text: string) => void;
 type Act = (role: HookRole, progress: Progress, group?: string) => Promise<HookReport>;
 
-/** The last hook of a group that counts. */
+/** The last accepted hook of a group. */
 interface TakenHook {
   readonly role: HookRole;
   readonly started: HookStart;
@@ -35,23 +35,24 @@ interface Answer {
 }
 
 /**
- * Takes each hook once. A hook comes over the control socket, or from the trace that it left because no daemon answered.
- * keepalived starts its scripts side by side, so they arrive in any order. The hook that was started last says what its
- * sync group is now: one that was started before it is too late and is ignored. The trace keeps which hooks were taken.
+ * Handles ("takes") each hook once. A hook comes over the control socket, or from the trace that it left because no
+ * daemon answered. keepalived starts its scripts in parallel, so they arrive in any order. The hook that started last
+ * decides the role of its sync group. One that started before it arrives too late and is ignored. The trace records
+ * which hooks were handled.
  */
 export class Hooks {
   readonly #trace: HookTrace;
   readonly #act: Act;
   readonly #log: Logger;
-  /** The last hook of each group that counts. */
+  /** The last accepted hook of each group. */
   readonly #last = new Map<string, TakenHook>();
-  /** The last answer of each group. A hook that comes both ways gets the same one. */
+  /** The last answer of each group. A hook that arrives both ways gets the same answer. */
   readonly #answers = new Map<string, Answer>();
-  /** The hooks whose roles are being taken. */
+  /** The hooks that are being handled. */
   readonly #running = new Set<HookRecord>();
   #watcher: FSWatcher | null = null;
 
-  /** `taken`: the hooks that daemons before this one have taken in this boot. */
+  /** `taken`: the hooks that earlier daemons handled in this boot. */
   constructor(parts: { trace: HookTrace; act: Act; taken: readonly HookRecord[]; log: Logger }) {
     this.#trace = parts.trace;
     this.#act = parts.act;
@@ -59,7 +60,9 @@ export class Hooks {
     for (const { group, role, started } of parts.taken) this.#accept(group, role, started);
   }
 
-  /** The handlers of a node whose hooks go through here; its status names the last hook of each group. */
+  /**
+   * Wraps a node's handlers so that its hooks pass through here and its status includes the last hook of each group.
+   */
   around(handlers: NodeHandlers): NodeHandlers {
     const status = async (): Promise<StatusReport> => {
       const report = await handlers.status();
@@ -69,7 +72,7 @@ export class Hooks {
     return { ...handlers, status, hook: this.hook.bind(this) };
   }
 
-  /** As `Roles.hook`, but a hook that was started before the last one taken is answered and changes nothing. */
+  /** As `Roles.hook`, except that a hook that started before the last handled one is answered without any effect. */
   hook(role: HookRole, progress: Progress, group = "", said?: HookStart): Promise<HookReport> {
     const nowTicks = ticksSinceBoot();
     const started = said ?? this.#arrival(group, nowTicks);
@@ -77,13 +80,13 @@ export class Hooks {
     return this.#answer({ group, role, started, saidMs, taken: false, error: null }, progress);
   }
 
-  /** The start of a hook that does not report one: now, and after the last one that was taken. */
+  /** The assumed start of a hook that does not report one: now, and after the last handled one. */
   #arrival(group: string, nowTicks: number): HookStart {
     const last = this.#last.get(group)?.started.ticks ?? 0;
     return { ticks: Math.max(nowTicks, last + 1), pid: 0 };
   }
 
-  /** True if the hook counts; it is then the last one of its group. False if a later one was taken already. */
+  /** True if the hook is accepted; it is then the last one of its group. False if a later one was handled already. */
   #accept(group: string, role: HookRole, started: HookStart): boolean {
     const last = this.#last.get(group);
     if (last !== undefined && isStartedBefore(started, last.started)) return false;
@@ -121,7 +124,7 @@ export class Hooks {
     }
   }
 
-  /** Without a trace, the role still holds until this daemon ends. */
+  /** Without a trace, the role is still kept until this daemon ends. */
   #keep(record: HookRecord): void {
     try {
       this.#trace.write(record);
@@ -134,8 +137,8 @@ export class Hooks {
   }
 
   /**
-   * Takes up the hooks that no daemon has taken, now and whenever a hook writes into its trace that it failed. A hook
-   * whose process still waits for a daemon is left out: it comes over the control socket.
+   * Handles the hooks that no daemon has handled, now and whenever a hook records its failure in the trace. A hook
+   * whose process still waits for a daemon is left out, because it comes over the control socket.
    */
   open(): void {
     for (const record of this.#read()) if (record.error !== null || !isWaiting(record)) this.#takeUp(record);
@@ -151,7 +154,7 @@ export class Hooks {
     }
   }
 
-  /** Takes up no more hooks. */
+  /** Handles no more hooks from the trace. */
   close(): void {
     this.#watcher?.close();
   }
@@ -193,8 +196,8 @@ export class Hooks {
 }
 
 /**
- * The records of this boot that a daemon finds when it starts; tidies the trace. A trace that cannot be used gives none,
- * and the log says why: a node works without it.
+ * The records of this boot in the trace, which is cleaned up. An unusable trace yields none, and the log has the
+ * reason: a node works without it.
  */
 export function readTrace(trace: HookTrace, log: Logger): HookRecord[] {
   try {
@@ -208,8 +211,8 @@ export function readTrace(trace: HookTrace, log: Logger): HookRecord[] {
 }
 
 /**
- * What the node was before this daemon. If hooks left no trace, the own stream tells under which role the kernel's table
- * came about. After a reboot that is another table.
+ * The roles that the node had before this daemon. If hooks left no trace, the own stream records the role during which
+ * the kernel's table was built. After a reboot, the kernel has another table.
  */
 export function earlierRoles(
   remembered: readonly HookRecord[],
@@ -235,7 +238,9 @@ function named(group: string): { group?: string } {
   return group === "" ? {} : { group };
 }
 
-/** True if this time of this machine's clock lies in this boot. If the clock was set since, the answer may be wrong. */
+/**
+ * True if this time of this machine's clock lies in this boot. The answer may be wrong if the clock was set since then.
+ */
 export function isOfThisBoot(wallMs: number): boolean {
   const nowMs = Date.now();
   return wallMs <= nowMs && wallMs >= nowMs - ticksSinceBoot() * MS_PER_TICK;

@@ -9,23 +9,23 @@ import { compileFilter, type FilterRules, type FlowPredicate } from "../flow/fil
 import type { HelperNames } from "../sync/ports/kernel.js";
 import type { TakeDown } from "../sync/take-down.js";
 
-/** A kernel that is read less often than this has its buffer full of events too soon. */
+/** If events gather for longer than this, the kernel's buffer may fill up. */
 const GATHER_MS_MAX = 20;
 
-/** This node's own kernel: its sockets, and what of its table is replicated. */
+/** This node's own kernel: its sockets, and the choice of flows that are replicated. */
 export class KernelSide {
   readonly kernel: RequestSocket;
-  /** Mode `inject`: a socket of its own, so that its echoes can be told from those of other requests. */
+  /** Mode `inject`: a separate socket, whose port ID tells its events apart from those of other requests. */
   readonly injects: RequestSocket | null;
   /** Null where the kernel is polled. */
   readonly events: EventSocket | null;
-  /** Whose expectations are replicated; null: nobody's. */
+  /** Helpers whose expectations are replicated; null: none. */
   readonly helpers: HelperNames | null;
   readonly #addresses: LocalAddresses | null;
   readonly #log: Logger;
   #filter: FilterConfig;
 
-  /** Opens the sockets. Nothing is heard yet. */
+  /** Opens the sockets. No event is received yet. */
   static async open(config: Config, log: Logger, down: TakeDown): Promise<KernelSide> {
     const addresses = config.filter.local ? await LocalAddresses.open() : null;
     if (addresses !== null) down.push(() => addresses.close());
@@ -41,13 +41,13 @@ export class KernelSide {
     down.push(() => this.kernel.close());
     this.injects = mode === "inject" ? new RequestSocket() : null;
     down.push(() => this.injects?.close());
-    // Mode `inject` has no commit that could bring them in after their masters.
+    // Mode `inject` has no commit that could write expectations after their masters.
     this.helpers = expectations === false || mode === "inject" ? null : expectations;
     this.events = config.netlink.pollMs === null ? openEvents(config, this.helpers !== null) : null;
     down.push(() => this.events?.close());
   }
 
-  /** All at zero where the kernel is polled. */
+  /** All zero where the kernel is polled. */
   get eventCounters(): Readonly<EventCounters> {
     return this.events?.counters ?? newEventCounters();
   }
@@ -57,7 +57,7 @@ export class KernelSide {
     return compileFilter(filterRules(this.#filter), this.#addresses ?? undefined);
   }
 
-  /** Another filter from now on: the kernel queues what that keeps. Gives its predicate. */
+  /** Sets another filter, which the kernel applies to new events. Returns its predicate. */
   setFilter(filter: FilterConfig): FlowPredicate {
     this.#filter = filter;
     this.events?.setFilter(socketRules(filter));
@@ -65,7 +65,7 @@ export class KernelSide {
     return this.compileFilter();
   }
 
-  /** Says in the log when the kernel has no room for all of the rules. */
+  /** Logs it when the kernel has no room for all rules. */
   reportFilter(): void {
     const { filterInstructions, filterLeftOut } = this.eventCounters;
     if (filterLeftOut === 0) return;
@@ -85,17 +85,17 @@ function openEvents(config: Config, expectations: boolean): EventSocket {
     turnDatagramsMax: netlink.iterationLimit,
     filter: socketRules(config.filter),
     expectations,
-    // What a peer is to have in its kernel at once is read more often than what waits there for a commit.
+    // Events that peers inject at once are read more often than those that wait there for a commit.
     gatherMs: Math.min(GATHER_MS_MAX, config.publishIntervalMs * (config.mode === "inject" ? 2 : 4)),
   });
 }
 
-/** Addresses of this machine now, virtual ones included, as inet_ntop prints them. */
+/** Current addresses of this machine, virtual ones included, as inet_ntop prints them. */
 export function machineAddresses(): ReadonlySet<string> {
   return new Set(Object.values(networkInterfaces()).flatMap((list) => (list ?? []).map(({ address }) => address)));
 }
 
-/** The rules that the kernel is to apply before it queues an event. */
+/** The rules that the kernel applies before it queues an event. */
 function socketRules(filter: FilterConfig): FilterRules {
   return filter.where === "kernelspace" ? filterRules(filter) : {};
 }

@@ -13,15 +13,15 @@ import type { CopySource, PeerPort } from "../sync/ports/peer-stream.js";
 import type { TakeDown } from "../sync/take-down.js";
 import type { OwnBroker } from "./streams.js";
 
-/** How long a peer that announced itself may take to answer; it announces itself again. */
+/** Time that a peer has to answer after it announced itself. If it is late, its next announcement is tried. */
 const REACH_TIMEOUT_MS = 3000;
 
-/** The ways to the peers that the configuration lists. */
+/** Connections to the peers that the configuration lists. */
 export function configuredPeers(config: Config, broker: OwnBroker, log: Logger): PeerPort[] {
   return config.peers.map((peer) => openPeer(config, peer, broker, log));
 }
 
-/** The way to a peer. */
+/** Opens the connection to a peer. */
 function openPeer(config: Config, peer: PeerConfig, broker: OwnBroker, log: Logger): PeerPort {
   const { node, address } = peer;
   const isShared = config.broker.mode === "shared";
@@ -55,7 +55,7 @@ function connectPeer(config: Config, peer: PeerConfig, log: Logger): BrokerConne
   });
 }
 
-/** Null when the peer's broker answers, which with `tls` proves its name; else why not. */
+/** Null when the peer's broker answers, which with `tls` proves its name. Otherwise the reason why it does not. */
 async function reachPeer(config: Config, peer: PeerConfig, log: Logger, stopping: AbortSignal): Promise<string | null> {
   const connection = connectPeer(config, peer, log.child({}, { level: "silent" }));
   const close = (): Promise<void> => connection.close();
@@ -80,7 +80,7 @@ function copySource(node: string, broker: OwnBroker, log: Logger): CopySource {
   };
 }
 
-/** Copying goes on whenever the own broker is back. */
+/** Copying resumes whenever the own broker is connected again. */
 export function watchCopies(peers: Peers, { connection }: OwnBroker, down: TakeDown): void {
   down.push(
     connection.watch((connected) => {
@@ -89,7 +89,10 @@ export function watchCopies(peers: Peers, { connection }: OwnBroker, down: TakeD
   );
 }
 
-/** Null where the configuration does not want it. Peers that it finds join the others; `startDiscovery` lets it begin. */
+/**
+ * Null where the configuration does not ask for discovery. Peers that it finds join the others. `startDiscovery` starts
+ * it.
+ */
 export function createDiscovery(
   config: Config,
   broker: OwnBroker,
@@ -106,7 +109,7 @@ export function createDiscovery(
   return new Discovery({ config, discover, reach, onPeer, log });
 }
 
-/** Lets discovery begin, and end before the peers that it found. */
+/** Starts discovery, which ends before the peers that it found do. */
 export function startDiscovery(discovery: Discovery | null, down: TakeDown): void {
   if (discovery === null) return;
   down.push(() => discovery.close());

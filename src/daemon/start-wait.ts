@@ -2,13 +2,14 @@ import type { NodeHandlers } from "../control/server.js";
 import { ConntrailError } from "../errors.js";
 import { pause } from "../os/pause.js";
 
-/** How long a request waits for a node that starts: a large store is read through. */
+/** How long a request waits for a starting node, which may have to read a large store first. */
 const START_WAIT_MS_MAX = 60_000;
 
 /**
- * Until the node stands, requests wait for it: a hook that keepalived calls while both start must not be lost, and a script that
- * asks whether a daemon runs (conntrackd's primary-backup.sh) must not start a second one. `begun` is aborted when it stands, or is not going to.
- * A hook that comes while the node ends is left to the next daemon: this one can no longer publish what it would do.
+ * Makes requests wait until the node works. A hook that keepalived calls while both start must not be lost. A script
+ * that asks whether a daemon runs (conntrackd's primary-backup.sh) must not start a second one. `begun` is aborted when
+ * the node works or has failed to start. A hook that comes while the node ends is left to the next daemon, because this
+ * one can no longer publish the result.
  */
 export function whenStarted(
   current: () => NodeHandlers | null,

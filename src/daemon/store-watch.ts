@@ -3,27 +3,30 @@ import type { Logger } from "pino";
 import type { EmbeddedBroker } from "../stream/broker/broker.js";
 import type { Publisher } from "../stream/publisher.js";
 
-/** How often it is looked. */
+/** Interval of the checks. */
 const LOOK_MS = 1000;
-/** Trouble that is over sooner is ordinary: a restart of the broker, a reconnect. */
+/** Trouble that ends sooner is ordinary, such as a restart of the broker or a reconnect. */
 const PATIENCE_MS = 3000;
-/** A disk with less room than this is full. */
+/** A disk with less free space than this counts as full. */
 const ROOM_BYTES_MIN = 4 * 1024 * 1024;
 const ROOM_SHARE_MIN = 0.01;
-/** Refused for so long though the disk has room, a server is started again, and not again for as long. */
+/**
+ * A server that refuses messages for this long, although the disk has room, is restarted. At least this long passes
+ * between two restarts.
+ */
 const REFUSED_MS = 5000;
 const RESTART_PAUSE_MS = 30_000;
 const MIB = 1024 * 1024;
 
-/** Room on the file system of the store, in bytes. */
+/** Free space on the file system of the store, in bytes. */
 export interface DiskRoom {
   readonly free: number;
   readonly total: number;
 }
 
 /**
- * Watches whether what this node publishes gets into its store. A full disk is called that. nats-server of later versions goes on
- * refusing messages after a disk was full and has room again: then it is started again.
+ * Watches whether what this node publishes reaches its store, and reports a full disk as such. Later versions of
+ * nats-server keep refusing messages after a full disk has room again. The server is then restarted.
  */
 export class StoreWatch {
   readonly #path: string;
@@ -40,10 +43,10 @@ export class StoreWatch {
     /** `broker.store`. */
     path: string;
     publisher: Pick<Publisher, "trouble">;
-    /** Null where the broker is not a child of ours. */
+    /** Null where the broker is not this daemon's child. */
     broker: Pick<EmbeddedBroker, "restart"> | null;
     log: Logger;
-    /** Null where it cannot be told; by default of the file system that holds `path`. */
+    /** Null where the room is unknown. By default, that of the file system that holds `path`. */
     room?: () => Promise<DiskRoom | null>;
   }) {
     this.#path = options.path;
@@ -53,7 +56,9 @@ export class StoreWatch {
     this.#room = options.room ?? (() => diskRoom(options.path));
   }
 
-  /** Looks from now on, and says at once when the file system is too small for `bytesMax`, what the streams may take. */
+  /**
+   * Starts checking. Logs at once if the file system is too small for `bytesMax`, the size that the streams may reach.
+   */
   async start(bytesMax: number): Promise<void> {
     const room = await this.#room();
     if (this.#broker !== null && room !== null && room.total < bytesMax) {
@@ -68,14 +73,14 @@ export class StoreWatch {
     if (this.#timer !== null) clearInterval(this.#timer);
   }
 
-  /** Why what is published does not get into the store, in words; null while it does. */
+  /** Why published messages do not reach the store, in words; null while they do. */
   get trouble(): string | null {
     const trouble = this.#publisher.trouble;
     if (trouble === null || performance.now() - trouble.sinceMs < PATIENCE_MS) return null;
     return this.#full && this.#last !== null ? this.#fullText(this.#last) : trouble.text;
   }
 
-  /** One look. */
+  /** Checks once. */
   async look(): Promise<void> {
     const trouble = this.#publisher.trouble;
     if (trouble === null && !this.#full) return;

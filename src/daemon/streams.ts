@@ -24,17 +24,17 @@ import type { OwnStream, OwnStreamListener } from "../sync/ports/own-stream.js";
 import type { TakeDown } from "../sync/take-down.js";
 import { StoreWatch } from "./store-watch.js";
 
-/** How long the own broker may take to answer at the start; a large store is read through first. */
+/** Time that the own broker has to answer at the start. It reads a large store first. */
 const CONNECT_TIMEOUT_MS = 60_000;
 const TAIL_RETRY_MS = 500;
-/** The broker's timers may come as late as a message may wait, so that they wake it less often, and never later than this. */
+/** The broker's timers may be as late as a message may wait, which wakes it less often, but never later than this. */
 const BROKER_TIMER_SLACK_MS_MAX = 5;
-/** Streams of other nodes that room is made for: whoever reaches the broker could make any number of them. */
+/** Limit of other nodes' streams that get room. Anyone who reaches the broker could create any number of them. */
 const LEFT_OVER_MAX = 16;
-/** Servers of a shared cluster keep so many copies. */
+/** Copies of each stream that the servers of a shared cluster keep. */
 const SHARED_REPLICAS = 3;
 
-/** This node's way to its own streams: the broker, when it is a child of ours, and a connection to it. */
+/** This node's access to its own streams: the broker, if it is a child of this daemon, and a connection to it. */
 export interface OwnBroker {
   readonly embedded: EmbeddedBroker | null;
   readonly connection: BrokerConnection;
@@ -42,7 +42,7 @@ export interface OwnBroker {
   status(): BrokerStatus;
 }
 
-/** Starts the embedded broker, where it is ours to start, and connects. Throws ConntrailError for what it cannot start without. */
+/** Starts the embedded broker if this node has one, and connects. Throws ConntrailError if that fails. */
 export async function openBroker(config: Config, log: Logger, down: TakeDown): Promise<OwnBroker> {
   const { mode, port, store, bytesMax, maxAgeSeconds, servers } = config.broker;
   const tls = config.tls === null ? {} : { tls: config.tls };
@@ -53,7 +53,7 @@ export async function openBroker(config: Config, log: Logger, down: TakeDown): P
       node: config.node,
       listen: { host: config.listen, port },
       storeDir: store,
-      // One stream for each node of the cluster: its own, and a copy of each peer's.
+      // One stream for each node of the cluster: the own one, and a copy for each peer.
       storeBytesMax: bytesMax * (peersMax(config) + 1 + leftOver),
       ...tls,
       timerSlackMs: Math.min(BROKER_TIMER_SLACK_MS_MAX, config.publishIntervalMs),
@@ -89,8 +89,8 @@ export async function openBroker(config: Config, log: Logger, down: TakeDown): P
 }
 
 /**
- * How many streams are there of nodes that the configuration does not name any more: one that was replaced, or has another name or
- * address now. They keep their room until somebody removes them, and must not keep this node from starting.
+ * Number of streams of nodes that the configuration no longer names, because a node was replaced, renamed or moved to
+ * another address. They keep their room until they are removed by hand, and must not keep this node from starting.
  */
 async function leftOverStreams(config: Config, log: Logger): Promise<number> {
   const known = new Set([config, ...config.peers].map(({ node }) => streamName(node)));
@@ -104,8 +104,8 @@ async function leftOverStreams(config: Config, log: Logger): Promise<number> {
 }
 
 /**
- * Where the own stream ends. Asked of its leader: another server of a shared cluster may not have the last of it yet. Such a
- * cluster may be without a leader for a while.
+ * Reads where the own stream ends. Its leader is asked, because another server of a shared cluster may lag behind. Such
+ * a cluster may have no leader for a while.
  */
 async function readOwnTail(connection: BrokerConnection, node: string, stopping: AbortSignal): Promise<OwnTail> {
   const deadlineMs = performance.now() + CONNECT_TIMEOUT_MS;
@@ -148,13 +148,13 @@ export async function readPast(
 /** This node's own stream on its broker, open for writing in a new epoch. */
 export class PublishedStream implements OwnStream {
   readonly sink: Publisher;
-  /** Says why what is published does not get into the store. */
+  /** Reports why published messages do not reach the store. */
   readonly store: StoreWatch;
   readonly #node: string;
   readonly #connection: BrokerConnection;
   #listener: OwnStreamListener | null = null;
 
-  /** Throws ConntrailError STORE or BROKER when the broker does not take the stream. */
+  /** Throws ConntrailError STORE or BROKER when the broker refuses the stream. */
   static async open(
     config: Config,
     broker: OwnBroker,
@@ -208,7 +208,7 @@ export class PublishedStream implements OwnStream {
     return this.sink.flush(timeoutMs);
   }
 
-  /** What `status` says of it. */
+  /** The stream as `status` reports it. */
   get status(): PublisherStatus {
     const { state, confirmedNumber, backlog } = this.sink;
     return { state, confirmedNumber, unconfirmed: backlog.messages };

@@ -2,14 +2,17 @@ import type { Logger } from "pino";
 import { errorText } from "../errors.js";
 import { UnixDatagram } from "../os/unix-datagram.js";
 
-/** What a service manager is told, sd_notify(3): that the daemon is ready, that it lives, that it ends. */
+/** Notifies a service manager by sd_notify(3) that the daemon is ready, alive, or ending. */
 export class Systemd {
   readonly #socket: UnixDatagram;
   readonly #log: Logger;
   readonly #watchdogMs: number | null;
   #watchdog: NodeJS.Timeout | null = null;
 
-  /** Null where no service manager listens (NOTIFY_SOCKET). What it said stays with this process: no child of it is to answer. */
+  /**
+   * Null where no service manager listens (NOTIFY_SOCKET). The variables are removed, so that no child process notifies
+   * it.
+   */
   static open(env: NodeJS.ProcessEnv, log: Logger): Systemd | null {
     const { NOTIFY_SOCKET: path, WATCHDOG_USEC: usec, WATCHDOG_PID: pid } = env;
     for (const name of ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"]) delete env[name];
@@ -29,7 +32,10 @@ export class Systemd {
     this.#log = log;
   }
 
-  /** `Type=notify` waits for it. From now on the watchdog hears twice in its time that the event loop turns. */
+  /**
+   * `Type=notify` waits for this. From now on, the watchdog is notified twice per watchdog time, while the event loop
+   * turns.
+   */
   ready(): void {
     this.#tell(`READY=1\nMAINPID=${process.pid}`);
     if (this.#watchdogMs === null) return;
@@ -37,12 +43,12 @@ export class Systemd {
     this.#watchdog.unref();
   }
 
-  /** The end has begun. The watchdog goes on being told: a clean end may take longer than its time. */
+  /** The daemon is ending. The watchdog is still notified, because a clean end may take longer than its time. */
   stopping(): void {
     this.#tell("STOPPING=1");
   }
 
-  /** Nothing more will be said. */
+  /** Sends no more notifications. */
   close(): void {
     if (this.#watchdog !== null) clearInterval(this.#watchdog);
     this.#socket.close();
