@@ -8,28 +8,28 @@ interface ExternalRow extends ExpectationRow {
   readonly generation: number;
 }
 
-/** What external expectations count. */
+/** The counters of external expectations. */
 export interface ExternalExpectationCounters {
   created: number;
   updated: number;
   destroyed: number;
-  /** Rows that changed owner, because the new owner's stamp was newer. */
+  /** Rows that changed their owner, because the new owner's stamp was newer. */
   taken: number;
-  /** Rows dropped because what is here is newer. */
+  /** Rows dropped because the existing row is newer. */
   stale: number;
-  /** Ends of expectations that the sender does not own here. */
+  /** Ends of expectations that the sender does not own in this table. */
   unknown: number;
   createFailedFull: number;
   /** Rows that ended here because a local event was newer. */
   retired: number;
   sweptBySnapshot: number;
-  /** Rows whose time was over without a word of their end. */
+  /** Rows that expired without a reported end. */
   expired: number;
 }
 
 /**
- * The expectations of all peers, each with its owner and the owner's stamp, by the rules of the external cache: a newer
- * claim takes a row over, an older one is dropped, only the owner ends a row. Pure state.
+ * The expectations of all peers, each with its owner and the owner's stamp. The rules are those of the external cache:
+ * a newer claim takes a row over, an older one is dropped, and only the owner ends a row. Pure state.
  */
 export class ExternalExpectations {
   readonly counters: ExternalExpectationCounters = {
@@ -45,28 +45,28 @@ export class ExternalExpectations {
     expired: 0,
   };
   readonly #rows = new Map<string, ExternalRow>();
-  /** Snapshots begun, by owner. */
+  /** Number of snapshots begun, by owner. */
   readonly #generations = new Map<string, number>();
-  /** When a full table was last looked through. */
+  /** When a full table was last searched for expired rows, seconds. */
   #expiredSeconds = 0;
 
-  /** How many there are. */
+  /** Number of expectations. */
   get size(): number {
     return this.#rows.size;
   }
 
-  /** All of them, with the names of their owners. */
+  /** All expectations, with the names of their owners. */
   rows(): Iterable<ExpectationRow & { readonly owner: string; readonly stamp: number }> {
     return this.#rows.values();
   }
 
-  /** A peer says that it has this one. False when what is here is newer, or when there is no room. */
+  /** A peer publishes this expectation. False when the existing row is newer, or when there is no room. */
   upsert(owner: string, row: ExpectationRow, stamp: number): boolean {
     const key = expectationKey(row.expectation);
     const before = this.#rows.get(key);
     const { counters } = this;
     if (before === undefined) {
-      // Once a second: with a table that is full to stay, each one more would cost a look at all.
+      // At most once a second. If the table stays full, each further row would otherwise search the whole table.
       if (this.#rows.size >= EXPECTATIONS_MAX && row.updatedSeconds > this.#expiredSeconds) {
         this.#expiredSeconds = row.updatedSeconds;
         this.expire(row.updatedSeconds);
@@ -85,7 +85,7 @@ export class ExternalExpectations {
     return true;
   }
 
-  /** A peer says that this one has ended. */
+  /** A peer publishes that this expectation has ended. */
   destroy(owner: string, expectation: Expectation): void {
     const key = expectationKey(expectation);
     if (this.#rows.get(key)?.owner !== owner) {
@@ -96,22 +96,22 @@ export class ExternalExpectations {
     this.counters.destroyed++;
   }
 
-  /** A local event is newer than what peers said of it. */
+  /** A local event is newer than what peers published about it. */
   retire(key: string): void {
     if (this.#rows.delete(key)) this.counters.retired++;
   }
 
-  /** The stamp by which a peer holds it; null when none does. */
+  /** The stamp of the peer's claim; null when no peer has one. */
   claim(key: string): number | null {
     return this.#rows.get(key)?.stamp ?? null;
   }
 
-  /** A snapshot of a peer begins: what it does not name until its end has ended. */
+  /** A snapshot of a peer begins. Rows of the peer that it does not name by its end have ended. */
   beginSnapshot(owner: string): void {
     this.#generations.set(owner, (this.#generations.get(owner) ?? 0) + 1);
   }
 
-  /** It was read whole. */
+  /** The snapshot was read completely. */
   endSnapshot(owner: string): void {
     const generation = this.#generations.get(owner) ?? 0;
     for (const [key, row] of this.#rows) {
@@ -121,7 +121,7 @@ export class ExternalExpectations {
     }
   }
 
-  /** Drops those whose time is over: their owner died before it could say so. */
+  /** Removes expired rows. Their owner may have died before it could publish the end. */
   expire(nowSeconds: number): void {
     for (const [key, row] of this.#rows) {
       if (secondsLeft(row, nowSeconds) > 0) continue;
@@ -130,7 +130,7 @@ export class ExternalExpectations {
     }
   }
 
-  /** Forgets all rows, of one peer or of all. */
+  /** Discards all rows, of one peer or of all. */
   flush(owner?: string): void {
     for (const [key, row] of this.#rows) if (owner === undefined || row.owner === owner) this.#rows.delete(key);
   }

@@ -9,50 +9,50 @@ import { ExternalExpectations } from "./external-expectations.js";
 /** In W_HAS of an external row: which origin owns it. */
 const OWNER_SHIFT = 24;
 
-/** Peers of a node at the most: the owner has 8 bits in a row. */
+/** Limit of a node's peers: the owner has 8 bits in a row. */
 export const ORIGINS_MAX = 255;
 
-/** Rows that are read ahead of their use at a time: a message finds the processor's caches cold. */
+/** Rows that are read ahead at once, because the processor's caches are cold when a message comes. */
 export const ROWS_AHEAD = 16;
 
-/** What became of a row. */
+/** What happened to a row. */
 export type Outcome = ClaimOutcome | "created" | "unknown" | "destroyed" | "full";
 
-/** What an external cache counts; the group `external` of `stats`. */
+/** The counters of an external cache; the group `external` of `stats`. */
 export interface ExternalCounters {
   created: number;
   updated: number;
   destroyed: number;
-  /** Rows that changed owner, because the new owner's stamp was newer. */
+  /** Rows that changed their owner, because the new owner's stamp was newer. */
   taken: number;
-  /** Rows dropped because what is here is newer. */
+  /** Rows dropped because the existing row is newer. */
   stale: number;
-  /** Updates and destroys of flow ids that this node does not know, or whose flow another node owns now. */
+  /** Updates and destroys of flow ids that are unknown here, or whose flow another node owns now. */
   unknown: number;
   createFailedFull: number;
-  /** Rows whose flow id came again with another tuple, their end never reported. */
+  /** Rows whose flow id came again with another tuple, although their end was never reported. */
   replaced: number;
   /** Rows that ended here because a local event was newer. */
   retired: number;
   /** Rows that their owner gave up because another node carries the flow. */
   moved: number;
-  /** Rows that a complete snapshot of their owner no longer held. */
+  /** Rows that their owner's complete snapshot no longer held. */
   sweptBySnapshot: number;
 }
 
-/** Hears what becomes of rows, while they can still be read. */
+/** Called when something happens to a row, while the row can still be read. */
 export interface ExternalListener {
   /** A row is new, or its owner changed it. */
   changed(slot: number): void;
-  /** The flow has ended, as far as its owner says. */
+  /** The flow has ended, as its owner reports. */
   ended(slot: number): void;
-  /** A local event was newer: the row goes in a moment. */
+  /** A local event was newer: the row is about to be removed. */
   retired(slot: number): void;
-  /** The row goes, but nothing is said of the flow: it is this node's own now, or another row takes its place. */
+  /** The row is removed without news of the flow: it is this node's own now, or another row replaces this one. */
   forgotten(slot: number): void;
 }
 
-/** A row that its owner gave up in favour of another node, of which nothing was heard yet. */
+/** A row that its owner gave up in favour of another node, whose claim has not been read yet. */
 interface Departure {
   readonly to: Origin;
   readonly stamp: number;
@@ -62,17 +62,17 @@ interface Origin {
   readonly node: string;
   /** Stamp of the last message applied. */
   heard: number;
-  /** Flow id of the origin to slot. */
+  /** From the origin's flow id to the slot. */
   readonly slots: SlotMap;
   flows: number;
 }
 
 /**
- * The flows of all peers in one table by tuple, each row with its owner and the owner's stamp: a newer claim takes a
+ * The flows of all peers in one table by tuple, each row with its owner and the owner's stamp. A newer claim takes a
  * row over, an older one is dropped and counted, and only the owner ends a row. Pure state.
  */
 export class ExternalCache {
-  /** What the helpers of the peers' flows expect. */
+  /** The expectations of the peers' flows. */
   readonly expectations = new ExternalExpectations();
   readonly counters: ExternalCounters = {
     created: 0,
@@ -98,17 +98,17 @@ export class ExternalCache {
     this.#table = new FlowTable(flowsMax);
   }
 
-  /** From now on `listener` hears what becomes of rows. One listener at a time. */
+  /** Reports every later change of a row to `listener`. There is only one listener at a time. */
   listen(listener: ExternalListener): void {
     this.#listener = listener;
   }
 
-  /** Another one after a flush of all rows. */
+  /** A flush of all rows replaces it by another table. */
   get table(): FlowTable {
     return this.#table;
   }
 
-  /** The index of a peer, made when it is new. */
+  /** The index of a peer, created if it is new. */
   origin(node: string): number {
     const known = this.#origins.findIndex((origin) => origin.node === node);
     if (known >= 0) return known;
@@ -122,7 +122,7 @@ export class ExternalCache {
     return origin;
   }
 
-  /** Flows that a peer owns. */
+  /** Number of flows that a peer owns. */
   flowsOf(origin: number): number {
     return this.#origin(origin).flows;
   }
@@ -132,14 +132,14 @@ export class ExternalCache {
     return this.#origin(this.#ownerOf(slot)).node;
   }
 
-  /** The slot that a flow id of a peer stands for; -1 when it owns no row by that id. */
+  /** The slot that a peer's flow id refers to; -1 when the peer owns no row with that id. */
   slotOf(origin: number, flowId: number): number {
     return this.#origin(origin).slots.get(flowId);
   }
 
   /**
-   * A flow with its tuples, as its owner knows it. `words` is a record at base 0, with W_UPDATED and W_CREATED set;
-   * `birth` is the stamp of the connection's first claim by whichever node.
+   * Applies a flow with its tuples, as its owner knows it. `words` is a record at base 0, with W_UPDATED and W_CREATED
+   * set. `birth` is the stamp of the first claim that any node made to the connection.
    */
   upsert(
     origin: number,
@@ -186,7 +186,7 @@ export class ExternalCache {
     return outcome;
   }
 
-  /** Says that the owner has changed a row in place (through `slab`), under `stamp`. */
+  /** The owner has changed a row in place (through `slab`), under `stamp`. */
   changed(slot: number, rare: RareAttributes | null, stamp: number): void {
     writeStamp(this.table.slab(slot), this.table.base(slot), stamp);
     if (rare !== null) this.table.rare.set(slot, { ...this.table.rare.get(slot), ...rare });
@@ -194,7 +194,7 @@ export class ExternalCache {
     this.#listener?.changed(slot);
   }
 
-  /** Reads ahead what `destroy` takes of a peer's flows, ids [from, to) of `flowIds`: ROWS_AHEAD at the most. */
+  /** Reads ahead what `destroy` needs of a peer's flows, ids [from, to) of `flowIds`: at most ROWS_AHEAD of them. */
   readAhead(origin: number, flowIds: Uint32Array, from: number, to: number): void {
     const { table } = this;
     const { slots } = this.#origin(origin);
@@ -208,7 +208,7 @@ export class ExternalCache {
     table.readAhead(this.#hashesAhead, count);
   }
 
-  /** A peer says that its flow ended. */
+  /** A peer publishes that its flow has ended. */
   destroy(origin: number, flowId: number): Outcome {
     const slot = this.slotOf(origin, flowId);
     if (slot < 0) {
@@ -221,8 +221,8 @@ export class ExternalCache {
   }
 
   /**
-   * A local event is newer than what peers said of this tuple: the row goes. Gives its birth; 0 when that was another
-   * connection, -1 when there was no row.
+   * A local event is newer than what peers published about this tuple, so the row is removed. Returns its birth; 0 when
+   * the row was another connection, -1 when there was no row.
    */
   retire(words: Uint32Array, base: number): number {
     if (this.table.size === 0) return -1;
@@ -237,7 +237,9 @@ export class ExternalCache {
     return birth;
   }
 
-  /** A flow id of a peer stands for a flow that this node does not take from it: what it stood for before is gone. */
+  /**
+   * A peer's flow id now refers to a flow that this node does not accept. The flow that it referred to before is gone.
+   */
   disclaim(origin: number, flowId: number): void {
     const slot = this.slotOf(origin, flowId);
     if (slot < 0) return;
@@ -245,15 +247,15 @@ export class ExternalCache {
     this.counters.replaced++;
   }
 
-  /** Messages of a peer up to this stamp were applied. */
+  /** The messages of a peer up to this stamp were applied. */
   heard(origin: number, stamp: number): void {
     this.#origin(origin).heard = stamp;
   }
 
   /**
-   * A peer gives a flow up because `owner` carries it, by a claim of that stamp. Where that claim was read already, or
-   * `owner` is this node (null), the row has no owner any more and goes. Else it stays until the claim comes, or until
-   * a complete snapshot of `owner` shows that the flow has ended meanwhile.
+   * A peer gives a flow up because `owner` carries it, by a claim with that stamp. If that claim was already read, or
+   * if `owner` is this node (null), the row has no owner any more and is removed. Otherwise it stays until the claim
+   * comes, or until a complete snapshot of `owner` shows that the flow has ended meanwhile.
    */
   moved(origin: number, flowId: number, owner: string | null, stamp: number): void {
     const slot = this.slotOf(origin, flowId);
@@ -268,27 +270,27 @@ export class ExternalCache {
     if (to !== undefined) this.#departures.set(slot, { to, stamp });
   }
 
-  /** Who carries the flow with this original tuple, and the stamp of the claim; null when no peer does. */
+  /** The owner of the flow with this original tuple, and the stamp of its claim; null when no peer carries it. */
   claim(words: Uint32Array, base: number): Claim | null {
     const slot = this.table.size === 0 ? -1 : this.table.find(words, base);
     return slot < 0 ? null : { node: this.ownerName(slot), stamp: this.stamp(slot) };
   }
 
-  /** Stamp of a row. */
+  /** The stamp of a row. */
   stamp(slot: number): number {
     return readStamp(this.table.slab(slot), this.table.base(slot));
   }
 
-  /** The peer's flow ids mean nothing any more (its next epoch): its rows stay until `sweepOrphans`. */
+  /** The peer's flow ids are invalid (its next epoch). Its rows stay until `sweepOrphans`. */
   forgetFlowIds(origin: number): void {
     this.#origin(origin).slots.clear();
   }
 
-  /** After a complete snapshot of a peer: ends its rows that no flow id stands for. */
+  /** After a complete snapshot of a peer: ends its rows that no flow id refers to. */
   sweepOrphans(origin: number): void {
     const owner = this.#origin(origin);
     const { slots } = owner;
-    // Each flow id stands for one row of its origin. Mostly all rows have one, and a million need not be looked at.
+    // Each flow id refers to one row of its origin. Usually every row has one, and a million rows need not be searched.
     for (let slot = 0; slot < this.table.slotsUsed && owner.flows > slots.size; slot++) {
       if (!this.table.isLive(slot) || this.#ownerOf(slot) !== origin) continue;
       if (slots.get(this.#flowId(slot)) === slot || this.#departures.has(slot)) continue;
@@ -302,7 +304,7 @@ export class ExternalCache {
     }
   }
 
-  /** A snapshot chunk states the flow ids [from, to) whole: those not in `stated` (ascending) have ended. */
+  /** A snapshot chunk lists the flow ids [from, to) completely. Those for which `isStated` is false have ended. */
   sweepRange(origin: number, from: number, to: number, isStated: (flowId: number) => boolean): void {
     this.#origin(origin).slots.visitRange(from, to, (flowId, slot) => {
       if (isStated(flowId)) return;
@@ -311,7 +313,7 @@ export class ExternalCache {
     });
   }
 
-  /** Forgets all rows, of one peer or of all. */
+  /** Discards all rows, of one peer or of all. */
   flush(origin?: number): void {
     this.expectations.flush(origin === undefined ? undefined : this.#origin(origin).node);
     if (origin === undefined && this.#listener === null) {
@@ -323,7 +325,7 @@ export class ExternalCache {
     }
   }
 
-  /** With an empty table: taking a million rows out of the old one would block the event loop for 250 ms. */
+  /** Begins with an empty table. Removing a million rows from the old one would block the event loop for 250 ms. */
   #begin(): void {
     this.#table = new FlowTable(this.#table.flowsMax);
     this.#departures.clear();
@@ -351,7 +353,7 @@ export class ExternalCache {
   #disown(slot: number): void {
     const owner = this.#origin(this.#ownerOf(slot));
     const flowId = this.#flowId(slot);
-    // After forgetFlowIds, the id may already stand for another row.
+    // After forgetFlowIds, the id may already refer to another row.
     if (owner.slots.get(flowId) === slot) owner.slots.delete(flowId);
     owner.flows--;
   }

@@ -19,32 +19,35 @@ import { DumpGeneration } from "./dump-generation.js";
 import { EXPECTATIONS_MAX, type ExpectationRow } from "./expectation-row.js";
 
 interface InternalRow extends ExpectationRow {
-  /** Stamp of this node's last claim. */
+  /** The stamp of this node's last claim. */
   stamp: number;
-  /** Who carries it: ownership/state.ts. */
+  /** Who carries it, as in ownership/state.ts. */
   state: number;
-  /** The dump since whose begin it was touched. */
+  /** Number of the last dump that had begun when the row was last touched. */
   generation: number;
-  /** The cache was flushed since anything told of it. */
+  /** True when the cache was flushed and neither an event nor a dump has reported the expectation since. */
   hidden: boolean;
 }
 
-/** What internal expectations count. */
+/** The counters of internal expectations. */
 export interface InternalExpectationCounters {
   created: number;
   destroyed: number;
-  /** Ends of expectations that are not here. */
+  /** Ends of expectations that are unknown here. */
   destroyUnknown: number;
   createFailedFull: number;
   sweptByDump: number;
 }
 
-/** One that this node claims. `stamp`: of a claim that is published again; null for a new one, by the message's own. */
+/**
+ * An expectation that this node claims. `stamp`: that of a claim that is published again; null for a new claim, which
+ * gets the message's stamp.
+ */
 export interface ClaimedExpectation extends ExpectationRow {
   readonly stamp: number | null;
 }
 
-/** What one publication says: expectations that are here, and those that have ended. */
+/** The content of one publication: expectations that exist, and expectations that have ended. */
 export interface PendingExpectations {
   readonly keys: readonly string[];
   readonly rows: readonly ClaimedExpectation[];
@@ -52,8 +55,8 @@ export interface PendingExpectations {
 }
 
 /**
- * The expectations of this node's own kernel and the list of those that have yet to be published. All that happens to
- * one between two publications is one change. Pure state.
+ * The expectations of this node's own kernel, and the list of those that are pending. All changes of one expectation
+ * between two publications are published as one. Pure state.
  */
 export class InternalExpectations {
   readonly counters: InternalExpectationCounters = {
@@ -64,31 +67,31 @@ export class InternalExpectations {
     sweptByDump: 0,
   };
   readonly #rows = new Map<string, InternalRow>();
-  /** What waits, oldest first: an expectation that has ended, or null for what the state of the row says. */
+  /** Pending changes, oldest first: an expectation that has ended, or null to publish the state of the row. */
   readonly #pending = new Map<string, Expectation | null>();
   readonly #dump = new DumpGeneration();
 
-  /** How many there are. */
+  /** Number of expectations. */
   get size(): number {
     return this.#rows.size;
   }
 
-  /** How many wait to be published. */
+  /** Number of pending changes. */
   get pendingCount(): number {
     return this.#pending.size;
   }
 
-  /** All of them that no flush hides, with those that a peer holds by a newer claim. */
+  /** All expectations that no flush hides, including those to which a peer has a newer claim. */
   *rows(): Iterable<ExpectationRow> {
     for (const row of this.#rows.values()) if (!row.hidden) yield row;
   }
 
-  /** Those that this node's stream says are here, or is about to, by the stamps of their claims. */
+  /** Those that this node's stream reports, or is about to report, with the stamps of their claims. */
   *claimed(): Iterable<ExpectationRow & { readonly stamp: number }> {
     for (const row of this.#rows.values()) if (!isSuperseded(row.state)) yield row;
   }
 
-  /** The kernel has it, as an event or our own request says. False when there is no room. */
+  /** The kernel has the expectation, as an event or this node's own request shows. False when there is no room. */
   upsert(expectation: Expectation, nowSeconds: number): boolean {
     const key = expectationKey(expectation);
     const before = this.#rows.get(key);
@@ -116,7 +119,7 @@ export class InternalExpectations {
     if (isPending(row.state)) this.#pending.set(key, null);
   }
 
-  /** The kernel has it no more. Its zone need not be known: the master may have ended before. */
+  /** The kernel no longer has the expectation. Its zone may be unknown, because the master may have ended before. */
   destroy(expectation: Expectation): void {
     const { id } = expectation;
     if (id !== undefined) this.#dump.ended(id);
@@ -129,7 +132,7 @@ export class InternalExpectations {
     this.counters.destroyed++;
   }
 
-  /** The very expectation, by its id where that is known. */
+  /** Finds exactly this expectation, by its ID where that is known. */
   #find(expectation: Expectation): [key: string, row: InternalRow] | null {
     const key = expectationKey(expectation);
     const row = this.#rows.get(key);
@@ -139,7 +142,7 @@ export class InternalExpectations {
     return null;
   }
 
-  /** Nobody needs to hear of one that is not in this node's stream. */
+  /** The end of an expectation that is not in this node's stream is not published. */
   #end(key: string, { state, expectation }: InternalRow): void {
     this.#rows.delete(key);
     if (isInStream(state)) this.#pending.set(key, expectation);
@@ -152,8 +155,9 @@ export class InternalExpectations {
   }
 
   /**
-   * One as the dump lists it; what an event told since the dump began is newer. `claim`: by what stamp a peer holds it.
-   * One that a peer holds is superseded, and stays so unless this node is the one that carries traffic now (`carries`).
+   * Applies an expectation that the dump lists. An event since the dump began is newer. `claim` is the stamp of a
+   * peer's claim. An expectation with such a claim is superseded, and stays so unless this node carries traffic now
+   * (`carries`).
    */
   dumped(expectation: Expectation, nowSeconds: number, claim: number | null, carries: boolean): void {
     const key = expectationKey(expectation);
@@ -169,7 +173,7 @@ export class InternalExpectations {
     if (claim !== null && !carries) this.supersede(key);
   }
 
-  /** The dump is over, and it was whole: what neither it nor an event has named since it began has ended. */
+  /** The dump is complete. What neither it nor an event since its begin has named has ended. */
   endDump(): void {
     this.#dump.end();
     for (const [key, row] of this.#rows) {
@@ -179,12 +183,12 @@ export class InternalExpectations {
     }
   }
 
-  /** The dump is not whole: nothing follows from what it did not list. */
+  /** The dump is incomplete: what it did not list may still exist. */
   abandonDump(): void {
     this.#dump.end();
   }
 
-  /** Up to `max` changes that wait. `settle` takes them off. */
+  /** At most `max` pending changes. `settle` removes them from the list. */
   pending(max: number): PendingExpectations {
     const keys: string[] = [];
     const rows: ClaimedExpectation[] = [];
@@ -199,7 +203,7 @@ export class InternalExpectations {
     return { keys, rows, ended };
   }
 
-  /** They were published under `stamp`. */
+  /** The changes were published under `stamp`. */
   settle({ keys }: PendingExpectations, stamp: number): void {
     for (const key of keys) {
       this.#pending.delete(key);
@@ -210,35 +214,35 @@ export class InternalExpectations {
     }
   }
 
-  /** Stamp of this node's last claim; Infinity while a newer one waits to be published; null when it is not here. */
+  /** The stamp of this node's last claim; Infinity while a newer one is pending; null when it is not here. */
   stamp(key: string): number | null {
     const row = this.#rows.get(key);
     if (row === undefined) return null;
     return awaitsStamp(row.state) ? Number.POSITIVE_INFINITY : row.stamp;
   }
 
-  /** A peer's claim is newer: this node's stream says no more of it. The kernel keeps it until it is purged. */
+  /** A peer's claim is newer, so this node's stream reports it no more. The kernel keeps it until it is purged. */
   supersede(key: string): void {
     const row = this.#rows.get(key);
     if (row === undefined) return;
-    // A stream has no row that gives an expectation up: it has left at once.
+    // A stream has no row that gives an expectation up, so it has left the stream at once.
     row.state = after(after(row.state, SUPERSEDE), PUBLISH);
     this.#pending.delete(key);
   }
 
-  /** The peer that holds it by a newer claim, if there is one, has seen it end. */
+  /** The peer with the newer claim, if there is one, has seen it end. */
   endElsewhere(key: string): void {
     const row = this.#rows.get(key);
     if (row !== undefined) this.#enter(key, row, END_ELSEWHERE);
   }
 
-  /** A peer's claim was older than this node's: that is published once more, by the stamp that it had. */
+  /** A peer's claim was older than this node's, which is published again with its original stamp. */
   claimAgain(key: string): void {
     const row = this.#rows.get(key);
     if (row !== undefined) this.#enter(key, row, CLAIM_AGAIN);
   }
 
-  /** What this kernel has and a peer holds: all of it, or only what has ended there. */
+  /** The expectations that this kernel has and a peer owns: all of them, or only those that ended there. */
   superseded(onlyEnded: boolean): Expectation[] {
     const found: Expectation[] = [];
     for (const { expectation, state } of this.#rows.values()) {
@@ -247,7 +251,7 @@ export class InternalExpectations {
     return found;
   }
 
-  /** Takes one over that this node's own stream says was here. For a daemon that starts; a dump follows. */
+  /** Restores an expectation from this node's own stream. For a daemon that starts; a dump follows. */
   adopt(row: ExpectationRow, stamp: number): void {
     const { expectation, createdSeconds, updatedSeconds } = row;
     const generation = this.#dump.number;
@@ -256,18 +260,18 @@ export class InternalExpectations {
     this.#rows.set(expectationKey(expectation), adopted);
   }
 
-  /** Shows none of them until an event or a dump tells of them again; nothing is published. */
+  /** Hides all expectations until an event or a dump reports them again. Nothing is published. */
   flush(): void {
     for (const row of this.#rows.values()) row.hidden = true;
   }
 
-  /** Forgets all, as if they had ended. */
+  /** Removes all expectations, as if they had ended. */
   endAll(): void {
     for (const [key, row] of this.#rows) this.#end(key, row);
   }
 }
 
-/** True unless both are known by an id of the kernel and those differ. */
+/** False only when the kernel's IDs of both are known and differ. */
 function sameId(a: Expectation, b: Expectation): boolean {
   return a.id === undefined || b.id === undefined || a.id === b.id;
 }

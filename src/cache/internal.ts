@@ -47,33 +47,34 @@ import { createdSeconds, isOtherFlow, mergeRecord, rareDiffers, recordDiffers, r
 /** In a row's W_HAS, beside ROW_LIVE of the table and the bits of dump-generation.ts: who carries the flow. */
 const STATE_SHIFT = 17;
 const STATE_MASK = ((1 << STATE_BITS) - 1) << STATE_SHIFT;
-/** In the list of pending rows. */
+/** The row is in the list of pending rows. */
 const ROW_QUEUED = 0x20_0000;
-/** The cache was flushed: not shown until an event or a dump tells of the flow again. */
+/** The cache was flushed: the row is hidden until an event or a dump reports the flow again. */
 const ROW_HIDDEN = 0x100_0000;
 
-/** What an internal cache counts; the group `internal` of `stats`. */
+/** The counters of an internal cache; the group `internal` of `stats`. */
 export interface InternalCounters {
   created: number;
   createFailedFull: number;
   updated: number;
   destroyed: number;
   destroyUnknown: number;
-  /** A destroy that came after its tuple had been taken by a newer flow. */
+  /** Destroys that came after a newer flow had taken the tuple. */
   destroyStale: number;
-  /** A new flow met the record of one whose end was never reported. */
+  /** New flows that met the row of one whose end was never reported. */
   replaced: number;
   /** Rows that a dump no longer found. */
   sweptByDump: number;
 }
 
 /**
- * This node's view of its kernel's table, kept by events and dumps, and the list of what has yet to be published.
- * Changes of one flow between two publications are one row. Pure state: no I/O, no timers, and the caller gives the time.
+ * This node's view of its kernel's table, maintained by events and dumps, and the list of pending rows. All changes of
+ * one flow between two publications are published as one row. Pure state: no I/O and no timers, and the caller supplies
+ * the time.
  */
 export class InternalCache {
   readonly table: FlowTable;
-  /** What the helpers of this kernel's flows expect. */
+  /** The expectations of this kernel's flows. */
   readonly expectations = new InternalExpectations();
   readonly counters: InternalCounters = {
     created: 0,
@@ -85,36 +86,36 @@ export class InternalCache {
     replaced: 0,
     sweptByDump: 0,
   };
-  /** Times that a peer's message was older than the claim to a flow here, which was answered: `claimAgain`. */
+  /** Times that a peer's row was older than the claim to a flow here and was answered (`claimAgain`). */
   reasserted = 0;
   readonly limit: number;
   readonly #pending = new PendingSlots();
   readonly #endings = new Map<number, FlowEnd>();
-  /** Of rows that are to be published as moved: the newest claim. */
+  /** The newest claim to each row that is to be published as moved. */
   readonly #newerOwners = new Map<number, Claim>();
   readonly #dump = new DumpGeneration();
   #inStream = 0;
   #unpublished = 0;
-  /** As much of that as there was when the running dump began. */
+  /** The value of `#unpublished` when the running dump began. */
   #unpublishedBefore = 0;
-  /** Where the sweep after the running dump goes on. */
+  /** Slot at which the sweep after the running dump continues. */
   #sweepAt = 0;
-  /** Living flows that a flush hides. */
+  /** Number of living flows that a flush hides. */
   #hidden = 0;
   #onPending: (() => void) | null = null;
 
-  /** `limit`: living flows at the most; `flowsMax` counts those too that have ended and wait to be published. */
+  /** `limit`: limit of living flows. `flowsMax` also counts those that have ended and are still pending. */
   constructor(flowsMax: number, limit = flowsMax) {
     this.table = new FlowTable(flowsMax);
     this.limit = limit;
   }
 
-  /** Flows that live here and are shown. */
+  /** Number of living flows that are shown. */
   get size(): number {
     return this.table.size - this.#hidden;
   }
 
-  /** True when a flow that packets begin here can become the node's own: else nobody knows of it but the kernel. */
+  /** True when a flow that packets begin here can become this node's own. Otherwise only the kernel knows of it. */
   get hasRoom(): boolean {
     return this.table.size < this.limit && this.table.hasRoom;
   }
@@ -129,7 +130,9 @@ export class InternalCache {
     return this.isFlow(slot) && (this.#bits(slot) & ROW_HIDDEN) === 0;
   }
 
-  /** A copy of the own flow with this original tuple; null when there is none, or another node carries it. */
+  /**
+   * A copy of this node's own flow with this original tuple; null when there is none, or when another node carries it.
+   */
   ownFlow(words: Uint32Array, base: number): Uint32Array | null {
     const { table } = this;
     const slot = table.size === 0 ? -1 : table.find(words, base);
@@ -138,17 +141,17 @@ export class InternalCache {
     return table.slab(slot).slice(at, at + RECORD_WORDS);
   }
 
-  /** True for a row of TCP of which nobody has told how far it is. */
+  /** True for a TCP row whose state nobody has reported. */
   lacksState(slot: number): boolean {
     return isTcp(this.table.slab(slot), this.table.base(slot)) && (this.#bits(slot) & HAS_PROTOINFO) === 0;
   }
 
-  /** Flows that this node's stream reports as alive, when nothing is pending. */
+  /** Number of flows that this node's stream reports as alive, when nothing is pending. */
   get inStream(): number {
     return this.#inStream;
   }
 
-  /** Flows of the kernel that found no room since the last dump, and so are not published. */
+  /** Number of the kernel's flows that found no room since the last dump, and so are not published. */
   get unpublished(): number {
     return this.#unpublished;
   }
@@ -164,8 +167,9 @@ export class InternalCache {
   }
 
   /**
-   * A flow as a lookup shows it, taken only where it is the very flow that is here and this node's; true when that is
-   * news. Its timeout is left out: it is that of the packet on its way, and events told the one that the flow has.
+   * Applies a flow as a lookup shows it, but only if the row is exactly this flow and this node's own. True when that
+   * is news. The timeout is left out: the lookup shows that of the packet on its way, and events have reported the
+   * flow's own.
    */
   refresh(flow: DecodedFlow, nowSeconds: number): boolean {
     const slot = this.table.find(flow.words, 0);
@@ -177,7 +181,7 @@ export class InternalCache {
     return true;
   }
 
-  /** A flow ended. Returns its slot, which stays readable until settled; -1 when it is not in the table. */
+  /** A flow ended. Returns its slot, which stays readable until settled; -1 when the flow is not in the table. */
   destroy(flow: DecodedFlow, nowSeconds: number): number {
     const { words } = flow;
     if ((words[W_HAS]! & HAS_ID) !== 0) this.#dump.ended(words[W_ID]!);
@@ -202,8 +206,8 @@ export class InternalCache {
   }
 
   /**
-   * Shows none of its flows and expectations any more, until an event or a dump tells of them again. They are still in
-   * the kernel, so nothing is published, and an end is published as ever.
+   * Hides all flows and expectations until an event or a dump reports them again. They are still in the kernel, so
+   * nothing is published, and their ends are published as usual.
    */
   flush(): void {
     this.expectations.flush();
@@ -214,7 +218,7 @@ export class InternalCache {
     }
   }
 
-  /** A dump begins; one that was not swept to its end is abandoned. Between here and `sweep`, events may go on. */
+  /** A dump begins. An earlier one that was not swept to its end is abandoned. Events may continue until `sweep`. */
   beginDump(): void {
     if (this.#dump.running) this.abandonDump();
     this.#dump.begin();
@@ -223,9 +227,9 @@ export class InternalCache {
   }
 
   /**
-   * A flow as the dump lists it. What an event told since the dump began is newer and stays. A dump does not say since
-   * when a flow is as it is. So one that was not known here and that a peer carries (`claimed`) is taken in as
-   * superseded, and one that is superseded stays so, unless this node carries traffic now (`carries`).
+   * Applies a flow that the dump lists. What an event has reported since the dump began is newer and stays. A dump does
+   * not show since when a flow has its state. So a flow that was unknown here and that a peer carries (`claimed`) is
+   * taken in as superseded. A flow that is superseded stays so, unless this node carries traffic now (`carries`).
    */
   dumped(flow: DecodedFlow, nowSeconds: number, claimed: Claim | null, carries: boolean): number {
     const { words } = flow;
@@ -235,7 +239,7 @@ export class InternalCache {
       if (carries && this.isSuperseded(slot)) this.announce(slot);
       return slot;
     }
-    // Also where its tuple has a row: that of an older flow, whose end was missed and which the sweep will find.
+    // Also when its tuple has a row. That belongs to an older flow whose end was missed, and the sweep will find it.
     if (this.hasEnded(flow)) return -1;
     if (slot >= 0 && this.#isOtherFlow(slot, flow)) slot = this.#replace(slot);
     if (slot < 0 && claimed !== null && !carries) {
@@ -250,7 +254,7 @@ export class InternalCache {
       return slot;
     }
     if (this.#rareDiffers(slot, flow)) {
-      // A dump lists a flow whole: what it does not name is gone, and an update row could not say so.
+      // A dump lists a flow completely: attributes that it omits are gone, which an update row could not express.
       this.table.rare.delete(slot);
       this.announce(slot);
       return this.upsert(flow, nowSeconds);
@@ -260,12 +264,14 @@ export class InternalCache {
     return slot;
   }
 
-  /** True when the dump that runs lists a flow that has ended since. */
+  /** True when the running dump lists a flow that has ended since it began. */
   hasEnded({ words }: DecodedFlow): boolean {
     return (words[W_HAS]! & HAS_ID) !== 0 && this.#dump.hasEnded(words[W_ID]!);
   }
 
-  /** After a dump: ends the rows that neither it nor events have seen, `slotsMax` slots a call. True when done. */
+  /**
+   * After a dump: ends the rows that neither the dump nor events have seen, `slotsMax` slots a call. True when done.
+   */
   sweep(slotsMax: number): boolean {
     if (!this.#dump.running) return true;
     const end = Math.min(this.#sweepAt + slotsMax, this.table.slotsUsed);
@@ -281,58 +287,58 @@ export class InternalCache {
     this.#sweepAt = end;
     if (end < this.table.slotsUsed) return false;
     this.#dump.end();
-    // What found no room before the dump it has listed once more, or it is gone.
+    // Flows that found no room before the dump were listed by it again, or are gone.
     this.#unpublished -= this.#unpublishedBefore;
     return true;
   }
 
-  /** A dump failed half way: what it did not reach stays. */
+  /** A dump failed half way: rows that it did not reach stay. */
   abandonDump(): void {
     this.#dump.end();
     for (let slot = 0; slot < this.table.slotsUsed; slot++) if (this.isFlow(slot)) this.#keep(slot);
   }
 
-  /** From now on `onPending` is called when a message of a peer was applied and something waits to be published. */
+  /** Calls `onPending` whenever a peer's message was applied and rows are pending. */
   listen(onPending: () => void): void {
     this.#onPending = onPending;
   }
 
-  /** A message of a peer was applied, after which flows may have been given up or claimed again. */
+  /** A peer's message was applied, which may have made this node give flows up or claim them again. */
   peerApplied(): void {
     if (this.pendingCount + this.expectations.pendingCount > 0) this.#onPending?.();
   }
 
-  /** Rows that have yet to be published. */
+  /** Number of pending rows. */
   get pendingCount(): number {
     return this.#pending.count;
   }
 
-  /** Slot of the pending row `index`, oldest first. */
+  /** The slot of the pending row `index`, oldest first. */
   pendingSlot(index: number): number {
     return this.#pending.at(index);
   }
 
-  /** What the pending row at `slot` is published as: PUBLISH_* bits. */
+  /** The content that the pending row at `slot` is published with: PUBLISH_* bits. */
   publication(slot: number): number {
     return publicationOf(this.#state(slot));
   }
 
-  /** Whether a pending row is a claim once more, by the stamp that it had. */
+  /** True when a pending row repeats a claim with its original stamp. */
   isClaimedAgain(slot: number): boolean {
     return isRepeated(this.#state(slot));
   }
 
-  /** Who carries the flow of a row that is to be published as moved. */
+  /** The newer claim to the flow of a row that is to be published as moved. */
   newerOwner(slot: number): Claim | undefined {
     return this.#newerOwners.get(slot);
   }
 
-  /** What the kernel reported of the end of an ended row, when it did. */
+  /** What the kernel reported about the end of an ended row; undefined if it reported nothing. */
   ending(slot: number): FlowEnd | undefined {
     return this.#endings.get(slot);
   }
 
-  /** The first `count` pending rows are published under `stamp`: ended ones give their slots back. */
+  /** The first `count` pending rows are published under `stamp`. The slots of ended ones are freed. */
   settle(count: number, stamp: number): void {
     for (let i = 0; i < count; i++) {
       const slot = this.#pending.at(i);
@@ -356,41 +362,41 @@ export class InternalCache {
     this.#pending.drop(count);
   }
 
-  /** Stamp of this node's last claim to the flow; Infinity while a newer one waits to be published. */
+  /** The stamp of this node's last claim to the flow; Infinity while a newer one is pending. */
   stamp(slot: number): number {
     const slab = this.table.slab(slot);
     const base = this.table.base(slot);
     return awaitsStamp(stateIn(slab[base + W_HAS]!)) ? Number.POSITIVE_INFINITY : readStamp(slab, base);
   }
 
-  /** True when a peer holds a newer claim to this flow of this kernel. */
+  /** True when a peer has a newer claim to this flow of this kernel. */
   isSuperseded(slot: number): boolean {
     return isSuperseded(this.#state(slot));
   }
 
-  /** True when that peer has seen it end. */
+  /** True when that peer has seen the flow end. */
   hasEndedElsewhere(slot: number): boolean {
     return hasEndedElsewhere(this.#state(slot));
   }
 
-  /** This node claims the flow: it is published whole, by the stamp of the message. */
+  /** This node claims the flow. The row is published whole, with the stamp of its message. */
   announce(slot: number): void {
     if (this.#newerOwners.size > 0) this.#newerOwners.delete(slot);
     this.#enter(slot, CLAIM);
   }
 
-  /** A peer's claim was older than this node's: that is published once more, whole, by the stamp that it had. */
+  /** A peer's claim was older than this node's, which is published again, whole, with its original stamp. */
   claimAgain(slot: number): void {
     this.reasserted++;
     this.#enter(slot, CLAIM_AGAIN);
   }
 
   /**
-   * A newer owner holds this flow: this node's stream gives it up, and its next local change goes out whole again. The
-   * kernel keeps it until it is purged.
+   * A peer has a newer claim to this flow. This node's stream gives it up, and its next local change is published whole
+   * again. The kernel keeps the flow until it is purged.
    */
   supersede(slot: number, owner: Claim): void {
-    // Peers' streams come in any order: an older claim says nothing that the newer one has not.
+    // Peers' streams arrive in any order: an older claim adds nothing to a newer one.
     const known = this.#newerOwners.get(slot);
     if (known !== undefined && isNewerClaim(known.stamp, known.node, owner.stamp, owner.node)) return;
     this.#enter(slot, SUPERSEDE);
@@ -398,8 +404,8 @@ export class InternalCache {
   }
 
   /**
-   * The newer owner of this flow, if there is one, has seen it end: what this kernel has of it must not come back to
-   * life. If its tuple does, that is another connection, with a birth of its own.
+   * The owner with the newer claim, if there is one, has seen the flow end. This kernel's entry must not be revived. If
+   * its tuple comes again, that is another connection, with its own birth.
    */
   endElsewhere(slot: number): void {
     if (!this.isSuperseded(slot)) return;
@@ -408,8 +414,8 @@ export class InternalCache {
   }
 
   /**
-   * Takes a flow over that this node's own stream says was here, with its handle. For a daemon that starts, before
-   * anything else; ends with `sealAdopted`. Nothing of it is pending. False when the slot is out of bounds.
+   * Restores a flow from this node's own stream, with its flow id. For a daemon that starts, before anything else;
+   * `sealAdopted` ends this. No row becomes pending. False when the slot is out of bounds.
    */
   adopt(
     slot: number,
@@ -431,7 +437,7 @@ export class InternalCache {
     return true;
   }
 
-  /** The flows that were here are taken over. */
+  /** All flows of the stream are restored. */
   sealAdopted(): void {
     this.table.sealAdopted();
   }
@@ -444,7 +450,10 @@ export class InternalCache {
     return stateIn(this.#bits(slot));
   }
 
-  /** The row's next state on an input; one that waits to be published then goes into the list, if it is not there. */
+  /**
+   * Moves the row to its next state on an input. If the row is then pending, it is added to the list unless it is
+   * there.
+   */
   #enter(slot: number, input: number): void {
     const slab = this.table.slab(slot);
     const at = this.table.base(slot) + W_HAS;
@@ -484,7 +493,7 @@ export class InternalCache {
     else this.#enter(slot, CHANGE);
   }
 
-  /** An event names what changed: where that was not the protocol's state, the dump's is news still. */
+  /** An event names only what changed. If it did not name the protocol's state, that of the dump is still news. */
   #complete(slot: number, flow: DecodedFlow): void {
     const slab = this.table.slab(slot);
     const base = this.table.base(slot);
@@ -504,7 +513,7 @@ export class InternalCache {
     this.#touch(slot, flow.words[W_HAS]!);
   }
 
-  /** Another flow has taken this one's tuple, so it has ended. Returns -1, the slot of the other one so far. */
+  /** Another flow has taken this flow's tuple, so this one has ended. Returns -1, the new flow's slot so far. */
   #replace(slot: number): number {
     this.counters.replaced++;
     this.#end(slot, undefined);
@@ -518,14 +527,14 @@ export class InternalCache {
     this.#enter(slot, END);
   }
 
-  /** As touched since the last dump began in all that there is of it: the next dump compares it anew. */
+  /** Marks the row as touched in all its parts since the last dump began. The next dump compares it again. */
   #keep(slot: number): void {
     const slab = this.table.slab(slot);
     const at = this.table.base(slot) + W_HAS;
     slab[at] = this.#dump.touchState(this.#dump.touch(slab[at]!));
   }
 
-  /** An event or a dump has told of the flow; `has`: HAS_* bits of what. */
+  /** An event or a dump has reported the flow. `has`: HAS_* bits of what it named. */
   #touch(slot: number, has: number): void {
     const slab = this.table.slab(slot);
     const at = this.table.base(slot) + W_HAS;
@@ -555,7 +564,7 @@ export class InternalCache {
   }
 }
 
-/** Slots of rows that have yet to be published, oldest first. Bounded by the slots of the table: a row is in it once. */
+/** The slots of pending rows, oldest first. A row is in the list once, so the slots of the table bound it. */
 class PendingSlots {
   #slots = new Uint32Array(1024);
   #count = 0;
@@ -578,7 +587,7 @@ class PendingSlots {
     this.#slots[this.#count++] = slot;
   }
 
-  /** The first `count` go. */
+  /** Removes the first `count` slots. */
   drop(count: number): void {
     this.#slots.copyWithin(0, count, this.#count);
     this.#count -= count;

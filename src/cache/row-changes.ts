@@ -1,4 +1,4 @@
-/** What a message of the kernel says of a row: whether it is of the same flow, what differs, what it changes. */
+/** Compares a kernel message with a row: whether they are the same flow, what differs, and what the message changes. */
 import { isDeepStrictEqual } from "node:util";
 import {
   type DecodedFlow,
@@ -26,7 +26,7 @@ import {
 } from "../flow/record.js";
 import { isTcp, sameReply } from "../flow/record-fields.js";
 
-/** True when the message (a record at base 0) has another CTA_ID than the row: it is of another flow. */
+/** True when the message (a record at base 0) has another CTA_ID than the row, so it is about another flow. */
 export function isOtherFlow(slab: Uint32Array, base: number, words: Uint32Array): boolean {
   return (slab[base + W_HAS]! & words[W_HAS]! & HAS_ID) !== 0 && slab[base + W_ID] !== words[W_ID];
 }
@@ -36,7 +36,7 @@ export function replyDiffers(slab: Uint32Array, base: number, words: Uint32Array
   return (words[W_HAS]! & HAS_REPLY) !== 0 && !sameReply(slab, base, words, 0);
 }
 
-/** True when a dumped flow is not as the row has it; timeout and TCP flags aside, which change without events. */
+/** True when a dumped flow differs from the row, except for timeout and TCP flags, which change without events. */
 export function recordDiffers(slab: Uint32Array, base: number, words: Uint32Array): boolean {
   const protocolInfo = (words[W_HAS]! & HAS_PROTOINFO) !== 0;
   const isTcpFlow = isTcp(words, 0);
@@ -56,7 +56,7 @@ export function rareDiffers(known: RareAttributes | undefined, dumped: RareAttri
   return !isDeepStrictEqual(known, dumped);
 }
 
-/** Copies into a row what a message's record carries: an event names only what changed. */
+/** Copies into a row what a message's record carries; an event names only what changed. */
 export function mergeRecord(slab: Uint32Array, base: number, words: Uint32Array, nowSeconds: number): void {
   const has = words[W_HAS]! & HAS_MASK;
   if ((has & HAS_STATUS) !== 0) slab[base + W_STATUS] = words[W_STATUS]!;
@@ -78,7 +78,7 @@ export function mergeRecord(slab: Uint32Array, base: number, words: Uint32Array,
   slab[base + W_HAS]! |= has;
 }
 
-/** When the flow began: the kernel's own time where it gives one, seconds since the Unix epoch. */
+/** When the flow began, seconds since the Unix epoch: the kernel's own time if it reports one. */
 export function createdSeconds(flow: DecodedFlow, nowSeconds: number): number {
   if ((flow.words[W_HAS]! & HAS_TIMES) === 0) return nowSeconds;
   return Math.floor(flow.timesMicros[0]! / 1e6);
