@@ -1,7 +1,7 @@
 /**
- * A claim: a node says "this connection passes through me", by a stamp of its hybrid clock (flow/clock.ts). Of two
- * claims to one tuple every node believes the same one, in whatever order it hears of them, so all agree on the owner
- * without asking.
+ * A claim: a node publishes "this connection passes through me", with a stamp of its hybrid clock (flow/clock.ts). Of
+ * two claims to one tuple, every node accepts the same one, in whatever order they arrive. So all nodes agree on the
+ * owner without asking each other.
  */
 export interface Claim {
   /** Name of the node that claims. */
@@ -11,26 +11,26 @@ export interface Claim {
 }
 
 /**
- * The rule: the greater stamp wins; of equal stamps, the lesser name. True when the claim of `node` by `stamp` is newer
- * than the one that is held. A claim is not newer than itself.
+ * The rule: the greater stamp wins; of equal stamps, the lesser name. True when the claim of `node` with `stamp` is
+ * newer than the held one. A claim is not newer than itself.
  */
 export function isNewerClaim(stamp: number, node: string, heldStamp: number, heldNode: string): boolean {
   return stamp === heldStamp ? node < heldNode : stamp > heldStamp;
 }
 
-/** What a node's claim does to a row: it updates the node's own, takes another's over, or is stale. */
+/** The effect of a node's claim on a row: it updates the node's own row, takes over another's, or is stale. */
 export type ClaimOutcome = "updated" | "taken" | "stale";
 
-/** By the rule above; an owner's own claims come in their order, whatever their stamps. */
+/** Applies the rule above, except that an owner's own claims come in order, whatever their stamps. */
 export function outcomeOfClaim(stamp: number, node: string, heldStamp: number, heldNode: string): ClaimOutcome {
   if (node === heldNode) return "updated";
   return isNewerClaim(stamp, node, heldStamp, heldNode) ? "taken" : "stale";
 }
 
 /**
- * A node gives a flow up for the claim of another node by this stamp. True when that node's stream was read so far
- * (`heardStamp`): a row that is the first node's still has ended on the other meanwhile. False: the claim is yet to
- * come, and takes the row over.
+ * A node gives a flow up because of another node's claim with this stamp. True when that node's stream was already read
+ * up to the claim (`heardStamp`). If the row is still the first node's then, the flow has ended on the other node
+ * meanwhile. False: the claim has yet to come, and will take the row over.
  */
 export function isClaimRead(stamp: number, heardStamp: number): boolean {
   return heardStamp >= stamp;
