@@ -1,22 +1,22 @@
 /**
- * The plan of the house: who may import whom, and which package is at home where. Stated here alone; test/unit/style.test.ts
- * holds every file of src/ to it.
+ * The plan of the house: which folder may import which, and which folder each package belongs to. This is the only
+ * place that defines it; test/unit/style.test.ts checks every file of src/ against it.
  */
 
 /**
- * A file imports from its own folder and from those named here, types included. The rows go from the ground up: a folder
- * names only folders above it in this table, so nothing imports upwards and nothing goes in a circle. A folder that is not named
- * belongs to the nearest one around it that is.
+ * A file may import from its own folder and from the folders named here, types included. A folder names only folders
+ * above it in this table, so no import goes upwards or in a circle. A folder that is not named belongs to the nearest
+ * named one around it.
  */
 export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
-  // Ground: what a flow is, what was configured, what the operating system does.
+  // Ground: what a flow is, what is configured, what the operating system offers.
   "errors.ts": [],
   os: [],
   flow: ["errors.ts"],
   ownership: [],
   config: ["errors.ts", "flow"],
   conntrackd: ["errors.ts", "flow", "config"],
-  // Edges: kernel, stream, tables, control socket. None knows another.
+  // Edges: kernel, stream, tables, control socket. None of them knows another.
   ctnetlink: ["errors.ts", "os", "flow"],
   "stream/format": ["flow"],
   stream: ["errors.ts", "os", "flow", "stream/format"],
@@ -25,7 +25,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   control: ["errors.ts", "flow"],
   metrics: ["errors.ts", "control"],
   discovery: ["errors.ts", "config"],
-  // Ways: each wing of sync is one way of the data; sync itself builds a node of them.
+  // Ways: each wing of sync is one way of the data, and sync itself builds a node from them.
   "sync/ports": ["flow", "ctnetlink", "stream", "stream/format"],
   "sync/out": ["errors.ts", "flow", "ownership", "ctnetlink", "stream/format", "cache", "sync/ports"],
   "sync/in": ["errors.ts", "os", "flow", "ownership", "stream", "stream/format", "cache", "sync/ports", "sync/out"],
@@ -66,7 +66,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   ],
 };
 
-/** Packages that some folders alone may import, those inside them included. */
+/** Packages that only certain folders and their subfolders may import. */
 export const PACKAGE_HOMES: Readonly<Record<string, readonly string[]>> = {
   nats: ["stream"],
   msgpackr: ["stream/format"],
@@ -76,10 +76,10 @@ export const PACKAGE_HOMES: Readonly<Record<string, readonly string[]>> = {
   "@duckdb": ["history"],
 };
 
-/** Folders without I/O, timers and clocks: what they do follows from what they are given. */
+/** Folders without I/O, timers or clocks: their results depend only on their inputs. */
 export const PURE: readonly string[] = ["flow", "ownership", "cache", "stream/format"];
 
-/** What those may import beside each other. */
+/** The modules that pure folders may import beside each other. */
 export const PURE_MAY_IMPORT: readonly string[] = [
   "node:assert/strict",
   "node:crypto",

@@ -1,4 +1,4 @@
-/** A node with a kernel of its own, a network namespace, and without a broker: its stream is in memory. */
+/** A node with its own kernel (a network namespace) and without a broker: its stream is in memory. */
 import type { ExternalCache } from "../../src/cache/external.js";
 import type { CommitReport } from "../../src/control/protocol.js";
 import { EventSocket } from "../../src/ctnetlink/event-socket.js";
@@ -12,7 +12,7 @@ import { KernelNamespace } from "./kernel-namespace.js";
 import { MemoryStream } from "./memory-stream.js";
 import { plainStream, testNode } from "./test-node.js";
 
-/** What is between the two kernels is the node that ships. */
+/** A node on a real kernel. The parts between two such kernels are those of the shipped node. */
 export class KernelNode implements AsyncDisposable {
   readonly namespace: KernelNamespace;
   readonly requests: RequestSocket;
@@ -40,7 +40,7 @@ export class KernelNode implements AsyncDisposable {
     this.replicator = this.#node.replicator;
   }
 
-  /** `listens`: it hears its kernel's events. */
+  /** `listens`: whether it receives its kernel's events. */
   static async create(name: string, { listens = true } = {}): Promise<KernelNode> {
     const node = new KernelNode(name, await KernelNamespace.create(), listens);
     await node.#node.restore();
@@ -62,7 +62,7 @@ export class KernelNode implements AsyncDisposable {
     peers.run(this.#end.signal);
   }
 
-  /** Writes what it has of its peers into its kernel; `updates`: what is there already is updated in place, not replaced. */
+  /** Writes the peers' flows into its kernel. `updates`: an existing entry is updated in place instead of replaced. */
   commit({ liberal = false, updates = false } = {}): Promise<CommitReport> {
     const nowSeconds = Math.floor(systemClock.wallMs() / 1000);
     const options = { timeoutSeconds: null, liberal, nowSeconds };
@@ -70,7 +70,7 @@ export class KernelNode implements AsyncDisposable {
     return commitExternal(this.external, this.requests, () => updates, options, ignore);
   }
 
-  /** The kernel's table, in an order that does not depend on it. */
+  /** The kernel's table, in an order that does not depend on the kernel. */
   async dump(): Promise<Flow[]> {
     const flows: Flow[] = [];
     await this.requests.dump({}, ({ words, rare }) => void flows.push(flowFromRecord(words, 0, rare)));

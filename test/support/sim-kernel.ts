@@ -51,26 +51,26 @@ const ENOENT = 2;
 const EBUSY = 16;
 const EEXIST = 17;
 const TCP = 6;
-/** IPS_SRC_NAT_DONE and IPS_DST_NAT_DONE, which the kernel sets by itself. */
+/** IPS_SRC_NAT_DONE and IPS_DST_NAT_DONE, which the kernel sets itself. */
 const NAT_DONE = 0x180;
-/** Bits that a request may set and never takes back. */
+/** Bits that a request may set and never clears. */
 const MONOTONIC = IPS_SEEN_REPLY | IPS_ASSURED;
-/** Few, so that several flows share one. */
+/** Few, so that several flows share a bucket. */
 const BUCKETS = 16;
 
-/** What became of a request: an errno, 0 when it was carried out, and what a lookup found. */
+/** The answer to a request: an errno, or 0 when it was carried out, and the flow that a lookup found. */
 export interface Answer {
   readonly errno: number;
   readonly flow: DecodedFlow | null;
 }
 
-/** A request, taken out of its batch. */
+/** A request taken from its batch. */
 export interface Request {
   readonly type: "create" | "update" | "delete" | "get";
   readonly flow: DecodedFlow;
 }
 
-/** What packets change of a flow. */
+/** The changes that packets make to a flow. */
 export interface Change {
   readonly status?: number;
   readonly mark?: number;
@@ -78,37 +78,37 @@ export interface Change {
   readonly timeoutSeconds?: number;
 }
 
-/** Hears every event, with the port id of the request that caused it; 0: packets, or its time. */
+/** Called for every event, with the port ID of the request that caused it; 0: caused by packets or a timeout. */
 export type Listener = (kind: EventKind, flow: DecodedFlow, portId: number) => void;
 
 /**
- * A conntrack table that behaves as the kernel's: tuples of both directions are taken, ids, what a request may change and with
- * which error it ends, timeouts, what an event names, and the order and the gaps of a listing. test/kernel/sim-kernel.test.ts
- * holds it to the real one.
+ * A conntrack table that behaves as the kernel's does. It covers the uniqueness of tuples in both directions, IDs, what
+ * a request may change and which errno it gets, timeouts, the fields that an event names, and the order and gaps of a
+ * listing. test/kernel/sim-kernel.test.ts compares it with the real one.
  */
 export class SimKernel {
   readonly flows = new Map<string, Uint32Array>();
-  /** Null: nobody listens. */
+  /** Null: no listener. */
   listener: Listener | null = null;
   /** While true, events are lost, as in an overrun. */
   deaf = false;
-  /** Called with the key of a flow that ends because its time is over. */
+  /** Called with the key of a flow that ends by its timeout. */
   onTimeout: ((key: string) => void) | null = null;
-  /** Key of the flow that has a tuple, in either direction. */
+  /** From a tuple, in either direction, to the key of its flow. */
   readonly #tuples = new Map<string, string>();
   readonly #expiresMs = new Map<string, number>();
-  /** Keys, the newest first. */
+  /** Keys, newest first. */
   readonly #buckets: string[][] = Array.from({ length: BUCKETS }, () => []);
   readonly #nowMs: (() => number) | null;
   #id: number;
 
-  /** `nowMs`: the clock by which flows time out; null: none does. */
+  /** `nowMs`: the clock for timeouts; null: no flow times out. */
   constructor(firstId: number, nowMs: (() => number) | null = null) {
     this.#id = firstId;
     this.#nowMs = nowMs;
   }
 
-  /** Packets make a flow; false when one of its tuples is taken. */
+  /** Packets create a flow; false when one of its tuples is taken. */
   create(words: Uint32Array): boolean {
     return this.#create(words, NAT_DONE, 0);
   }
@@ -118,7 +118,7 @@ export class SimKernel {
     return this.change(key, { status });
   }
 
-  /** Packets change a flow; false when it is not there. Where only its time changes, nobody hears of it. */
+  /** Packets change a flow; false when it does not exist. A change of the timeout alone causes no event. */
   change(key: string, change: Change): boolean {
     const words = this.#live(key);
     if (words === undefined) return false;
@@ -136,14 +136,14 @@ export class SimKernel {
     return true;
   }
 
-  /** A flow ends: by its time, or because somebody removed it. */
+  /** A flow ends, by its timeout or by a removal. */
   destroy(key: string): boolean {
     if (this.#live(key) === undefined) return false;
     this.#end(key, 0);
     return true;
   }
 
-  /** Carries a request out. */
+  /** Carries out a request. */
   request({ type, flow }: Request, portId: number): Answer {
     const { words } = flow;
     const key = this.#find(tupleOf(words, W_ORIG_SRC, W_ORIG_DST, W_ORIG_L4));
@@ -159,14 +159,16 @@ export class SimKernel {
     return answer(0);
   }
 
-  /** The kernel comes across a flow, sooner or later, and ends it when its time is over. True when it did. */
+  /**
+   * The kernel comes across a flow, as it does sooner or later, and ends it if its timeout is over. True when it did.
+   */
   expire(key: string): boolean {
     return this.flows.has(key) && this.#live(key) === undefined;
   }
 
   /**
-   * Lists the table as the kernel does, a part at a time, as many as are asked for: bucket by bucket. It remembers the flow at which a
-   * part ended; when that is gone, the bucket is begun anew.
+   * Lists the table as the kernel does: bucket by bucket, in parts of the requested size. It remembers the flow at
+   * which a part ended. If that flow is gone, the bucket is listed again from its beginning.
    */
   *list(): Generator<DecodedFlow[], void, number> {
     let room = yield [];
@@ -211,7 +213,7 @@ export class SimKernel {
     return true;
   }
 
-  /** The timeout is set before the status is refused. */
+  /** The kernel sets the timeout before it refuses the status. */
   #change(key: string, held: Uint32Array, words: Uint32Array, portId: number): number {
     const has = words[W_HAS]!;
     if ((has & HAS_TIMEOUT) !== 0) this.#prolong(key, held, words[W_TIMEOUT]!);
@@ -238,7 +240,7 @@ export class SimKernel {
     return key === undefined || this.#live(key) === undefined ? null : key;
   }
 
-  /** Whoever comes across a flow whose time is over ends it. */
+  /** Any access to a flow whose timeout is over ends it. */
   #live(key: string): Uint32Array | undefined {
     const words = this.flows.get(key);
     if (words === undefined || this.#nowMs === null || this.#expiresMs.get(key)! > this.#nowMs()) return words;
@@ -259,7 +261,7 @@ export class SimKernel {
     this.#event(EVENT_DESTROY, words, has, portId);
   }
 
-  /** As a listing or a lookup shows it. */
+  /** The flow as a listing or a lookup shows it. */
   #shown(key: string): DecodedFlow {
     const words = this.flows.get(key)!;
     const flow = decoded(words, words[W_HAS]!);
@@ -272,7 +274,7 @@ export class SimKernel {
   }
 }
 
-/** The requests of a batch, one after the other; `bytes` as they go to the kernel. */
+/** The requests of a batch, in order; `bytes` as they are sent to the kernel. */
 export function requestsOf(bytes: Uint8Array): Request[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const requests: Request[] = [];
@@ -293,17 +295,17 @@ export function requestsOf(bytes: Uint8Array): Request[] {
   return requests;
 }
 
-/** What stands for a flow in a SimKernel: its original source, and layer 4. */
+/** The key of a flow in a SimKernel: its original source and layer 4. */
 export function keyOf(words: Uint32Array, base: number): string {
   return `${words[base + W_ORIG_SRC]}:${words[base + W_ORIG_L4]}`;
 }
 
-/** Status of a flow, less what each kernel sets by itself. */
+/** Status of a flow, without the bits that each kernel sets itself. */
 export function statusOf(words: Uint32Array, base: number): number {
   return words[base + W_STATUS]! & ~NAT_DONE;
 }
 
-/** A request names the reply tuple untranslated, and beside it what is to become of that; IPv4 here. */
+/** A request names the reply tuple untranslated and, beside it, the translation. IPv4 only. */
 function translate(bytes: Uint8Array, from: number, end: number, words: Uint32Array): void {
   eachAttribute(bytes, from, end, (type, at, stop) => {
     if (type !== CTA_NAT_DST && type !== CTA_NAT_SRC) return;

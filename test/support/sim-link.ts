@@ -3,13 +3,15 @@ import type { ReaderItem, StreamMessage } from "../../src/stream/reader.js";
 import type { PeerStream } from "../../src/sync/ports/peer-stream.js";
 import type { MemoryStream } from "./memory-stream.js";
 
-/** One node's way to another's stream: messages come later, some at a time, and not at all while it is cut. */
+/**
+ * One node's connection to another's stream. Messages arrive late and a few at a time, and none arrive while it is cut.
+ */
 export class SimLink implements PeerStream {
   readonly #stream: MemoryStream;
-  /** Messages that have come over. */
+  /** Number of messages that have arrived. */
   #arrived = 0;
   #up = true;
-  /** No daemon has read its copy yet, for which it needs no link. */
+  /** True until a daemon has read its copy, for which it needs no link. */
   #restoring = true;
   #wake: (() => void)[] = [];
   /** Sequence of the last message that was read, and so is in the node's copy. */
@@ -34,18 +36,18 @@ export class SimLink implements PeerStream {
     this.#look();
   }
 
-  /** Messages that are on their way. */
+  /** Number of messages that have not arrived yet. */
   get waiting(): number {
     return this.#up && !this.#restoring ? this.#stream.messages.length - this.#arrived : 0;
   }
 
-  /** So many messages come over. */
+  /** Lets `count` messages arrive. */
   deliver(count: number): void {
     this.#arrived += count;
     this.#look();
   }
 
-  /** The node's daemon is gone: its copy has what was read, up to `sequence` at the least. */
+  /** The node's daemon is gone. Its copy holds what was read, and everything up to `sequence` at least. */
   drop(sequence: number): void {
     this.readTo = Math.max(this.readTo, sequence);
     this.#arrived = this.readTo;
@@ -55,7 +57,7 @@ export class SimLink implements PeerStream {
   async readLast(kind: MessageKind, signal: AbortSignal): Promise<StreamMessage | null> {
     signal.addEventListener("abort", () => this.#look(), { once: true });
     while (!this.#up && !this.#restoring && !signal.aborted) await this.#more();
-    // The copy has what has arrived; the peer's broker, which is asked otherwise, all of it.
+    // The copy holds what has arrived. The peer's broker, which is asked otherwise, holds everything.
     const end = this.#restoring ? this.#arrived : this.#stream.messages.length;
     return this.#stream.messages.findLast((one) => one.kind === kind && one.sequence <= end) ?? null;
   }

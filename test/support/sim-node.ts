@@ -17,9 +17,9 @@ import { firstStart, testNode } from "./test-node.js";
 
 const OWN_PORT = 4711;
 
-/** What a node is made of and how it works, where that is not the usual. */
+/** The parts and settings of a node that differ from the usual ones. */
 export interface SimNodeOptions {
-  /** The kernel sends no events; its table is read by `poll`. */
+  /** The kernel sends no events; `poll` reads its table. */
   readonly polls?: boolean;
   /** Mode `inject`. */
   readonly injects?: boolean;
@@ -29,13 +29,13 @@ export interface SimNodeOptions {
   readonly wire?: Wire;
   readonly peers?: readonly PeerPort[];
   readonly passTurn?: NodePorts["passTurn"];
-  /** Which of the daemons on its kernel it is, from 1 on. */
+  /** Number of the daemon on its kernel, from 1 on. */
   readonly run?: number;
-  /** What a daemon before this one has left. */
+  /** What an earlier daemon left. */
   readonly kernel?: SimKernel;
   readonly stream?: MemoryStream;
   readonly past?: OwnPast;
-  /** In place of the stream itself. */
+  /** Replaces the stream. */
   readonly sink?: JournalSink;
 }
 
@@ -46,7 +46,7 @@ export interface SimPeer {
   askSnapshot(): void;
 }
 
-/** The way to a peer, over `stream`. */
+/** The connection to a peer, over `stream`. */
 export function simPeer(peer: SimPeer, stream: PeerStream, reached: () => boolean = () => true): PeerPort {
   const ask = (): boolean => {
     peer.askSnapshot();
@@ -60,7 +60,7 @@ export function simPeer(peer: SimPeer, stream: PeerStream, reached: () => boolea
   };
 }
 
-/** A node with a simulated kernel and broker: what is between them is the node that ships. */
+/** A node with a simulated kernel and broker. The parts between them are those of the shipped node. */
 export class SimNode implements SimPeer {
   readonly name: string;
   readonly internal: InternalCache;
@@ -79,7 +79,7 @@ export class SimNode implements SimPeer {
   readonly #polls: boolean;
   #snapshotAsked: () => void = () => undefined;
 
-  /** `skewMs`: how far this node's wall clock is off. */
+  /** `skewMs`: the error of this node's wall clock. */
   constructor(name: string, index: number, clock: Clock, skewMs: number, options: SimNodeOptions = {}) {
     const { polls = false, injects = false, wire = AT_ONCE, publishIntervalMs = 0, run = 1, passTurn } = options;
     const ownClock = { wallMs: () => clock.wallMs() + skewMs };
@@ -135,24 +135,24 @@ export class SimNode implements SimPeer {
     this.#snapshotAsked();
   }
 
-  /** Rebuilds what it had of its peers. */
+  /** Rebuilds the peers' flows from the copies. */
   restore(): Promise<void> {
     return this.#node.restore();
   }
 
-  /** Does its work from now on. */
+  /** Starts the node's work. */
   begin(): Promise<void> {
     return this.#node.start();
   }
 
-  /** Starts, and writes the first snapshot. */
+  /** Starts the node, and writes the first snapshot. */
   async start(): Promise<void> {
     await this.restore();
     await this.begin();
     await this.journal.writeSnapshot(this.#end.signal);
   }
 
-  /** In place of events: takes what has changed since the last dump. */
+  /** Replaces events: applies what has changed since the last dump. */
   async poll(): Promise<void> {
     if (this.#polls) await this.replicator.pollKernel();
   }
@@ -176,7 +176,7 @@ export class SimNode implements SimPeer {
     return this.#flows(cache, (slot) => statusOf(table.slab(slot), table.base(slot)));
   }
 
-  /** Flows by key, with the stamp of their connection's first claim. */
+  /** Flows by key, with the birth of their connection. */
   births(cache: "internal" | "external"): Map<string, number> {
     return this.#flows(cache, (slot) => this[cache].table.birth(slot));
   }
@@ -192,7 +192,7 @@ export class SimNode implements SimPeer {
   }
 }
 
-/** Resolves when every follower has applied all that its peer has written, and nothing new came of that. */
+/** Resolves when every follower has applied everything that its peer has written, and that has caused nothing new. */
 export async function settled(nodes: readonly SimNode[]): Promise<void> {
   for (let quiet = 0, turns = 0; quiet < 3; turns++) {
     if (turns > 10_000) throw new Error("the nodes do not come to rest");

@@ -5,18 +5,18 @@ import type { DecodedFlow } from "../../src/flow/record.js";
 import type { InjectorKernel, KernelEvents, KernelTable } from "../../src/sync/ports/kernel.js";
 import { type Answer, requestsOf, type SimKernel } from "./sim-kernel.js";
 
-/** What goes between a daemon and its kernel, and to its broker; each keeps its own order. */
+/** The ways between a daemon and its kernel and broker. Each keeps its own order. */
 export type Way = "events" | "requests" | "dump" | "publish";
 
-/** How long things take, and how much goes at a time. */
+/** How long each step takes, and how much is handled at once. */
 export interface Wire {
-  /** Takes a step now or later. */
+  /** Runs a step, now or later. */
   pass(way: Way, step: () => void): void;
-  /** How many of so many go at a time; 1 at the least. */
+  /** How many of `count` are handled at once; at least 1. */
   portion(count: number): number;
 }
 
-/** Everything at once, as if the kernel did nothing else meanwhile. */
+/** Runs everything at once, as if the kernel did nothing else meanwhile. */
 export const AT_ONCE: Wire = { pass: (_way, step) => step(), portion: (count) => count };
 
 interface KernelEvent {
@@ -26,20 +26,20 @@ interface KernelEvent {
 }
 
 /**
- * A daemon's sockets to a SimKernel: events wait until they are read, a batch is carried out bit by bit and answered later, and a part
- * of a dump is filled when the part before it is read.
+ * A daemon's sockets to a SimKernel. Events wait until they are read. A batch is carried out in portions and answered
+ * later. Each part of a dump is filled when the part before it is read.
  */
 export class SimSockets implements KernelTable, KernelEvents, InjectorKernel {
   readonly portId: number;
   /** How the next dump ends. */
   nextDump: "whole" | "interrupted" | "failed" = "whole";
-  /** So many of the next events do not fit the buffer. */
+  /** How many of the next events do not fit the buffer. */
   overflows = 0;
   readonly #kernel: SimKernel;
   readonly #wire: Wire;
   /** Null before `listen`. */
   #sink: EventSink | null = null;
-  /** Of what the requests of this port do it hears the ends only. */
+  /** The port of the requests whose events are dropped, except the ends of flows. */
   #mutedPort = 0;
   #events: KernelEvent[] = [];
   #isDue = false;
@@ -62,7 +62,7 @@ export class SimSockets implements KernelTable, KernelEvents, InjectorKernel {
     this.#mutedPort = portId;
   }
 
-  /** The daemon is gone. What it has sent the kernel carries out all the same. */
+  /** The daemon is gone. The kernel still carries out what it has sent. */
   async close(): Promise<void> {
     this.#closed = true;
     this.#kernel.listener = null;
@@ -107,7 +107,7 @@ export class SimSockets implements KernelTable, KernelEvents, InjectorKernel {
     });
   }
 
-  /** It has no helpers. */
+  /** The simulated kernel has no helpers. */
   async dumpExpectations(): Promise<DumpResult> {
     return { count: 0, malformed: 0, interrupted: false };
   }

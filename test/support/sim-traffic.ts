@@ -9,13 +9,13 @@ const TCP_SYN_SENT = 1;
 const TCP_ESTABLISHED = 3;
 const TCP_LAST_ACK = 6;
 const TCP_CLOSE = 8;
-/** nf_conntrack_tcp_timeout_*, by state; a shorter one for an open connection, so that some run out. */
+/** nf_conntrack_tcp_timeout_* by state, with a shorter one for open connections, so that some time out. */
 const TCP_TIMEOUTS = [0, 120, 60, 300, 120, 60, 30, 120, 10];
 const UDP_TIMEOUT = 30;
 const UDP_STREAM_TIMEOUT = 120;
 const MARKS = 3;
 
-/** What a kernel has of a flow, as far as nodes are to agree on it. */
+/** The state of a flow in a kernel, as far as the nodes must agree on it. */
 export interface State {
   readonly reply: string;
   readonly status: number;
@@ -33,10 +33,13 @@ export function stateOf(words: Uint32Array, base: number): State {
   };
 }
 
-/** What packets, and an administrator, do to a flow; "nothing" where it is not there. */
+/** What packets or an administrator do to a flow; "nothing" when it does not exist. */
 export type Deed = "begins" | "changes" | "refreshed" | "ends" | "nothing";
 
-/** One of some flows: every fourth is UDP. `translation` 0: none; a node's own ports, since two of one port cannot both be injected. */
+/**
+ * One of a set of flows; every fourth is UDP. `translation` 0: none. The translated ports are the node's own, because
+ * two flows with one port cannot both be injected.
+ */
 export function record(index: number, machine: { readonly index: number }, translation: number): Uint32Array {
   const words = tcpRecord(index);
   words[W_STATUS] = 0;
@@ -54,7 +57,7 @@ export function record(index: number, machine: { readonly index: number }, trans
   return words;
 }
 
-/** Packets of a flow pass a machine, or somebody removes it there. */
+/** Packets of a flow pass through a machine, or someone removes the flow there. */
 export function pass(machine: Machine, index: number, random: Random): Deed {
   const { kernel } = machine;
   const key = keyOf(tcpRecord(index), 0);
@@ -93,13 +96,13 @@ function advance(machine: Machine, index: number, key: string, state: number, st
     return "changes";
   }
   if (state > TCP_LAST_ACK && random.oneIn(2)) {
-    // A new connection takes the place of one that is over.
+    // A new connection replaces one that is over.
     kernel.destroy(key);
     kernel.create(record(index, machine, random.below(3)));
     return "begins";
   }
   if (state >= TCP_CLOSE) return "nothing";
-  // A reset, or a step further.
+  // A reset, or the next state.
   const next = random.oneIn(8) ? TCP_CLOSE : state + 1;
   const opened = next >= TCP_ESTABLISHED && next < TCP_CLOSE ? answered | IPS_ASSURED : answered;
   kernel.change(key, { state: next, status: opened, timeoutSeconds: TCP_TIMEOUTS[next]! });

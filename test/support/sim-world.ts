@@ -14,31 +14,31 @@ import type { Way, Wire } from "./sim-sockets.js";
 const log = pino({ level: "silent" });
 const START_MS = 1_800_000_000_000;
 const WAYS: readonly Way[] = ["events", "requests", "dump", "publish"];
-/** How much more often one way is taken than another. */
+/** The relative speeds of the ways. */
 const SPEEDS = [1, 1, 3, 10];
-/** Steps until everything must have come to rest. */
+/** Steps after which everything must be at rest. */
 const STEPS_MAX = 20_000;
-/** Timers are looked at so often: none comes later than it is due by more. */
+/** Interval of the timers' checks, and so the longest delay of a timer. */
 const PASS_MS_MAX = 1000;
 
-/** How the nodes of a world work. */
+/** The settings of the nodes of a world. */
 export interface WorldOptions {
   readonly nodes: number;
   readonly injects: boolean;
-  /** Which nodes poll their kernel. */
+  /** True for the nodes that poll their kernel. */
   readonly polls: (index: number) => boolean;
   readonly skewMs: (index: number) => number;
   readonly publishIntervalMs: number;
 }
 
-/** Where something waits to go on. */
+/** A queue of pending steps. */
 interface Queue {
   readonly weight: number;
   readonly ready: () => boolean;
   readonly step: () => void;
 }
 
-/** A machine: its kernel, its broker's store and its ways to the others last, its daemon comes and goes. */
+/** A machine. Its kernel, its broker's store and its links last, while its daemon comes and goes. */
 export class Machine implements SimPeer, Wire {
   readonly name: string;
   readonly index: number;
@@ -48,14 +48,14 @@ export class Machine implements SimPeer, Wire {
   readonly links = new Map<Machine, SimLink>();
   /** Null while no daemon runs. */
   node: SimNode | null = null;
-  /** True once the daemon does its work. */
+  /** True once the daemon works. */
   isReady = false;
   #starting: Promise<void> | null = null;
   readonly #world: World;
   readonly #steps: Readonly<Record<Way, (() => void)[]>> = { events: [], requests: [], dump: [], publish: [] };
-  /** Daemons that ran here. */
+  /** Number of daemons that have run here. */
   #runs = 0;
-  /** Which of them runs; 0: none does. */
+  /** Number of the running daemon; 0: none. */
   #running = 0;
 
   constructor(world: World, index: number) {
@@ -70,7 +70,7 @@ export class Machine implements SimPeer, Wire {
     this.node?.askSnapshot();
   }
 
-  /** The ways of this machine, those to the other ones among them. */
+  /** The queues of this machine, including its links to the others. */
   queues(random: Random): Queue[] {
     const own = WAYS.map((way) => ({
       weight: random.pick(SPEEDS),
@@ -93,7 +93,7 @@ export class Machine implements SimPeer, Wire {
     return Math.min(count, this.#world.random.oneIn(2) ? count : 1 + this.#world.random.below(count));
   }
 
-  /** Resolves when a daemon runs and is ready; one is started where none is. */
+  /** Resolves when a daemon runs and is ready; starts one if none runs. */
   start(): Promise<void> {
     if (this.isReady) return Promise.resolve();
     this.#starting ??= this.#start().finally(() => {
@@ -132,7 +132,7 @@ export class Machine implements SimPeer, Wire {
     this.isReady = !node.signal.aborted;
   }
 
-  /** The daemon dies: what it has read and not told of yet is lost, and what it wrote the broker has a part of. */
+  /** The daemon dies. What it has read and not published is lost. The broker has a part of what the daemon wrote. */
   kill(): void {
     const { node } = this;
     if (node === null) return;
@@ -144,13 +144,13 @@ export class Machine implements SimPeer, Wire {
     for (const way of ["events", "dump"] as const) this.#steps[way].length = 0;
     const sent = this.#steps.publish.splice(0);
     for (const step of sent.slice(0, this.#world.random.below(sent.length + 1))) step();
-    // What it has asked of its kernel is done before the next daemon comes.
+    // The kernel carries out the daemon's requests before the next daemon comes.
     while (this.#steps.requests.length > 0) this.#steps.requests.shift()!();
     for (const [index, link] of [...this.links.values()].entries()) link.drop(node.followers[index]!.state.sequence);
     node.replicator.stop();
   }
 
-  /** What a daemon hands over its broker stores later; nothing more once that daemon is gone. */
+  /** The broker stores a daemon's messages later, and none after that daemon is gone. */
   #sink(run: number): JournalSink {
     const { stream } = this;
     const store: JournalSink["publishAcked"] = (kind, number, payload) => {
@@ -168,8 +168,8 @@ export class Machine implements SimPeer, Wire {
 }
 
 /**
- * Machines, and a time that only goes on when the world says so. What happens next is drawn by the seed: which of the things that
- * wait goes on, how much of it, and how much time that takes.
+ * Machines and a clock that advances only when the world advances it. The seed determines what happens next: which
+ * queue continues, how many of its steps run, and how much time that takes.
  */
 export class World {
   readonly options: WorldOptions;
@@ -206,7 +206,7 @@ export class World {
     return new Promise((resolve) => this.#waiting.push(resolve));
   }
 
-  /** One of the things that wait goes on. False when nothing waits. */
+  /** Continues one of the queues. False when all are empty. */
   async step(): Promise<boolean> {
     this.pass(this.random.below(3));
     const ready = this.#queues.filter((queue) => queue.ready());
@@ -222,7 +222,7 @@ export class World {
     return ready.length > 0;
   }
 
-  /** Time passes. */
+  /** Advances the clock. */
   pass(ms: number): void {
     for (let left = ms; left > 0; ) {
       const part = Math.min(left, PASS_MS_MAX);
@@ -232,7 +232,7 @@ export class World {
     }
   }
 
-  /** Until nothing waits any more. */
+  /** Steps until every queue is empty. */
   async rest(): Promise<void> {
     for (let steps = 0, idle = 0; idle < 4; steps++) {
       if (steps > STEPS_MAX) throw new Error("the nodes do not come to rest");

@@ -1,4 +1,4 @@
-/** The node that ships, with ports that do nothing where a test does not need them. */
+/** The shipped node, with ports that do nothing unless a test replaces them. */
 import { pino } from "pino";
 import { InternalCache } from "../../src/cache/internal.js";
 import { type Clock, HybridClock, systemClock } from "../../src/flow/clock.js";
@@ -9,14 +9,14 @@ import type { JournalSink, OwnStream } from "../../src/sync/ports/own-stream.js"
 const NEVER = new AbortController().signal;
 const NO_ADDRESSES: ReadonlySet<string> = new Set();
 
-/** A first start, in epoch 1. */
+/** The past of a first start, in epoch 1. */
 export function firstStart(clock: Clock, internal = new InternalCache(10_000)): OwnPast {
   const hybridClock = new HybridClock(clock);
   const none = { continues: null, lastEpoch: 0, lastRole: "unknown", lastMarkMs: null, damaged: false } as const;
   return { internal, hybridClock, ...none, epoch: 1 };
 }
 
-/** A stream that nobody asks anything of. */
+/** A stream that nobody asks for anything. */
 export function plainStream(sink: JournalSink): OwnStream {
   return {
     sink,
@@ -36,7 +36,7 @@ export const EMPTY_KERNEL: NodePorts["kernel"] = {
   get: async () => null,
 };
 
-/** A node in mode `cache` whose kernel is read only when it is asked to, but for what the test says. */
+/** A node in mode `cache` whose kernel is read only on request, unless the test says otherwise. */
 export function testNode(ports: Partial<NodePorts>, options: Partial<NodeOptions> = {}): FirewallNode {
   const clock = ports.clock ?? systemClock;
   const past = ports.past ?? firstStart(clock);
@@ -46,7 +46,7 @@ export function testNode(ports: Partial<NodePorts>, options: Partial<NodeOptions
       events: null,
       injects: null,
       past,
-      // As after a restart without a boot between, of a node whose hooks left no trace.
+      // As after a restart without a reboot, for a node whose hooks left no trace.
       earlier: { groups: new Map(), table: past.lastRole },
       ownStream: plainStream({ publish: () => 0, publishAcked: async () => 0, backlog: { bytes: 0 } }),
       peers: [],
