@@ -68,9 +68,8 @@ export interface InternalCounters {
 }
 
 /**
- * This node's view of its kernel's table, maintained by events and dumps, and the list of pending rows. All changes of
- * one flow between two publications are published as one row. Pure state: no I/O and no timers, and the caller supplies
- * the time.
+ * This node's view of its kernel's table, kept by events and dumps, and the list of pending rows. All changes of one
+ * flow between two publications are one row. Pure state: no I/O, no timers, and the caller supplies the time.
  */
 export class InternalCache {
   readonly table: FlowTable;
@@ -130,9 +129,7 @@ export class InternalCache {
     return this.isFlow(slot) && (this.#bits(slot) & ROW_HIDDEN) === 0;
   }
 
-  /**
-   * A copy of this node's own flow with this original tuple; null when there is none, or when another node carries it.
-   */
+  /** A copy of this node's own flow with this original tuple; null when there is none, or another node carries it. */
   ownFlow(words: Uint32Array, base: number): Uint32Array | null {
     const { table } = this;
     const slot = table.size === 0 ? -1 : table.find(words, base);
@@ -167,9 +164,8 @@ export class InternalCache {
   }
 
   /**
-   * Applies a flow as a lookup shows it, but only if the row is exactly this flow and this node's own. True when that
-   * is news. The timeout is left out: the lookup shows that of the packet on its way, and events have reported the
-   * flow's own.
+   * Applies a flow as a lookup shows it, if the row is exactly this flow and this node's own. True when that is news.
+   * The timeout is left out: a lookup shows that of the packet on its way, and events have reported the flow's own.
    */
   refresh(flow: DecodedFlow, nowSeconds: number): boolean {
     const slot = this.table.find(flow.words, 0);
@@ -269,9 +265,7 @@ export class InternalCache {
     return (words[W_HAS]! & HAS_ID) !== 0 && this.#dump.hasEnded(words[W_ID]!);
   }
 
-  /**
-   * After a dump: ends the rows that neither the dump nor events have seen, `slotsMax` slots a call. True when done.
-   */
+  /** After a dump: ends the rows that neither it nor events have seen, `slotsMax` slots a call. True when done. */
   sweep(slotsMax: number): boolean {
     if (!this.#dump.running) return true;
     const end = Math.min(this.#sweepAt + slotsMax, this.table.slotsUsed);
@@ -450,10 +444,7 @@ export class InternalCache {
     return stateIn(this.#bits(slot));
   }
 
-  /**
-   * Moves the row to its next state on an input. If the row is then pending, it is added to the list unless it is
-   * there.
-   */
+  /** Moves the row to its next state on an input. A row that is then pending is added to the list once. */
   #enter(slot: number, input: number): void {
     const slab = this.table.slab(slot);
     const at = this.table.base(slot) + W_HAS;
