@@ -1,3 +1,7 @@
+/**
+ * Connects the node to its peers: those of the configuration, and those that announce themselves. A discovered peer
+ * joins only after its broker has answered, which with `tls` proves its name.
+ */
 import type { Logger } from "pino";
 import type { Config, PeerConfig } from "../config/config.js";
 import { Discovery } from "../discovery/discovery.js";

@@ -1,3 +1,7 @@
+/**
+ * This node's own broker and stream. A node starts only if its broker answers, and it begins a new epoch only after it
+ * has read where its stream ends.
+ */
 import type { Logger } from "pino";
 import type { InternalCache } from "../cache/internal.js";
 import type { Config } from "../config/config.js";

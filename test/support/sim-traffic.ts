@@ -1,3 +1,4 @@
+/** Simulated packets: what they do to the flows of a machine, as the kernel's TCP and UDP trackers would. */
 import { W_MARK, W_PROTO, W_PROTOINFO, W_REPLY_DST, W_REPLY_L4, W_STATUS, W_TIMEOUT } from "../../src/flow/record.js";
 import { IPS_ASSURED, IPS_SEEN_REPLY } from "../../src/flow/status.js";
 import { type Random, tcpRecord } from "./records.js";

@@ -1,3 +1,4 @@
+/** A world of simulated machines. One seed determines everything that happens in it, so a failure can be repeated. */
 import type { TestContext } from "node:test";
 import { pino } from "pino";
 import { InternalCache } from "../../src/cache/internal.js";

@@ -1,3 +1,7 @@
+/**
+ * Rebuilds tables from streams when a node starts: the peers' flows from the copies, and this node's own flows from its
+ * own stream. The own table stays empty unless its stream holds all of it.
+ */
 import type { Logger } from "pino";
 import { ExternalCache } from "../../cache/external.js";
 import type { InternalCache } from "../../cache/internal.js";

@@ -1,3 +1,7 @@
+/**
+ * The ports to a kernel. The parts of a node see the kernel only through these interfaces, so a simulator can replace
+ * it.
+ */
 import type { RequestBatch } from "../../ctnetlink/encode.js";
 import type { EventSink } from "../../ctnetlink/event-socket.js";
 import type { BatchResult, DumpResult } from "../../ctnetlink/request-socket.js";

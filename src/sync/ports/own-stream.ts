@@ -1,3 +1,7 @@
+/**
+ * The port to this node's own stream. Writing never blocks; a message that does not reach the stream is reported as
+ * lost.
+ */
 import type { Heartbeat } from "../../stream/format/heartbeat.js";
 import type { MessageKind } from "../../stream/format/subjects.js";
 

@@ -1,3 +1,4 @@
+/** The port to a peer: its stream, its heartbeats, and this node's copy of the stream. */
 import type { Heartbeat } from "../../stream/format/heartbeat.js";
 import type { MessageKind } from "../../stream/format/subjects.js";
 import type { ReaderItem, StreamMessage } from "../../stream/reader.js";
