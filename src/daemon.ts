@@ -2,6 +2,7 @@
  * The composition root. It builds a node from its configuration, starts the parts in order, and ends them in reverse
  * order. All other code gets its clock, logger and sockets from here.
  */
+import { once } from "node:events";
 import type { Logger } from "pino";
 import { ExternalCache } from "./cache/external.js";
 import { InternalCache } from "./cache/internal.js";
@@ -73,7 +74,7 @@ export async function runDaemon(config: Config, log: Logger, controls: DaemonCon
     const known = await withDiscovered(config, log);
     if (known.mode === "observer") await startObserver(await layGround(known, log, controls, stopping.signal, down));
     else await startNode(known, log, controls, stopping.signal, down);
-    await aborted(controls.signal);
+    if (!controls.signal.aborted) await once(controls.signal, "abort");
   } finally {
     stopping.abort();
     await down.run(log);
@@ -251,11 +252,4 @@ function ready(ground: Ground, fields: Record<string, number>): void {
   ground.log.info(fields, "ready");
   ground.systemd?.ready();
   ground.controls.ready?.();
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener("abort", () => resolve(), { once: true });
-  });
 }
