@@ -7,6 +7,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { loadDuckdb } from "../../src/history/archive/duckdb.js";
 import { archiveCluster, keysOf, readArchive, truthOf } from "../support/archive-cluster.js";
+import { START_MS } from "../support/history-cluster.js";
 
 const child = fileURLToPath(new URL("../support/archive-child.js", import.meta.url));
 const skip = await loadDuckdb().then(
@@ -46,7 +47,7 @@ function live(directory: string, seed: number, steps: number, lifeMs: number): P
   return new Promise((resolve, reject) => {
     const process_ = spawn(
       process.execPath,
-      [child, String(seed), String(steps), directory, String(lifeMs === Infinity)],
+      [child, String(seed), String(steps), String(START_MS), directory, String(lifeMs === Infinity)],
       {
         stdio: ["ignore", "pipe", "inherit"],
       },

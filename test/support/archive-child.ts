@@ -1,11 +1,14 @@
-/** Archives the streams of a made-up cluster, to be killed by a test: SEED STEPS DIRECTORY LATER; `true`: when no end waits any more. Says `begun`, and `done` at the end. */
+/**
+ * Archives the streams of a made-up cluster, to be killed by a test: SEED STEPS START_MS DIRECTORY LATER. LATER is `true`
+ * when no end is to wait any more. Says `begun`, and `done` at the end.
+ */
 import { stampMs } from "../../src/flow/clock.js";
 import { ArchiveRun } from "../../src/history/archive/run.js";
 import { ArchiveWriter } from "../../src/history/archive/writer.js";
 import { archiveCluster } from "./archive-cluster.js";
 
-const [seed = "1", steps = "100", directory = "", later = ""] = process.argv.slice(2);
-const cluster = archiveCluster(Number(seed), Number(steps));
+const [seed = "1", steps = "100", startMs = "", directory = "", later = ""] = process.argv.slice(2);
+const cluster = archiveCluster(Number(seed), Number(steps), Number(startMs));
 const onDamaged = (path: string, why: string): void => {
   process.stdout.write(`damaged ${path}: ${why}\n`);
 };

@@ -7,8 +7,8 @@ import { HistoryCluster, type TrueConnection } from "./history-cluster.js";
 import { Random, tcpRecord } from "./records.js";
 
 /** The first so many steps of a cluster's life, the same for the same seed. */
-export function archiveCluster(seed: number, steps: number): HistoryCluster {
-  const cluster = new HistoryCluster(["fw1", "fw2", "fw3"]);
+export function archiveCluster(seed: number, steps: number, startMs?: number): HistoryCluster {
+  const cluster = new HistoryCluster(["fw1", "fw2", "fw3"], 0, startMs);
   for (let step = 0; step < steps; step++) cluster.step(new Random(seed * 100_003 + step));
   return cluster;
 }

@@ -91,7 +91,7 @@ const SLOTS_END = 0xffffffff;
 const TUPLES = 30;
 const UNHEARD_STAMPS = 5000 * 4096;
 /** Ahead of the clock of any broker, so that it passes no end, but not so far that a reader takes the stamps for another's. */
-const START_MS = Date.now() + 3_600_000;
+export const START_MS = Date.now() + 3_600_000;
 
 /**
  * Nodes that write their streams as conntrail does, over a table of which a test knows all: connections begin, change, move and
@@ -104,13 +104,14 @@ export class HistoryCluster implements HistoryStreams {
   readonly stamps: number[] = [];
   /** Who wrote each of them. */
   readonly writers: string[] = [];
-  stamp = stampOfMs(START_MS);
+  stamp: number;
   readonly #encoder = new BatchEncoder();
   readonly #marks = new MarkCodec();
   readonly #firstTuple: number;
 
-  /** `firstTuple`: its connections are none of a cluster with another. */
-  constructor(names: readonly string[], firstTuple = 0) {
+  /** `firstTuple`: its connections are none of a cluster with another. `startMs`: when it begins. */
+  constructor(names: readonly string[], firstTuple = 0, startMs = START_MS) {
+    this.stamp = stampOfMs(startMs);
     this.#firstTuple = firstTuple;
     this.members = names.map((name) => new ClusterNode(name));
     for (const node of this.members) {
