@@ -92,7 +92,8 @@ export class StoreWatch {
       else this.#log.info({ store: this.#path, freeMiB: mib(room.free) }, "the disk of broker.store has room again");
     }
     this.#full = full;
-    if (trouble === null || full || room === null) return;
+    // Whether a broker that hangs is restarted is for its supervisor to say.
+    if (trouble === null || !trouble.refused || full || room === null) return;
     const nowMs = performance.now();
     if (nowMs - trouble.sinceMs < REFUSED_MS || nowMs - this.#restartedMs < RESTART_PAUSE_MS) return;
     this.#restartedMs = nowMs;

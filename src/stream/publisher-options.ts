@@ -61,6 +61,8 @@ export interface PublisherTrouble {
   readonly text: string;
   /** performance.now() when it began. */
   readonly sinceMs: number;
+  /** True once the broker has answered that it does not store what it is sent. A broker that hangs does not answer. */
+  readonly refused: boolean;
 }
 
 /** `up`: messages are sent. `down`: they are held. */

@@ -234,8 +234,9 @@ export class Publisher {
   }
 
   /** The latest reason, and when the trouble began. */
-  #note(text: string): void {
-    this.#trouble = { text, sinceMs: this.#trouble?.sinceMs ?? performance.now() };
+  #note(text: string, refused = false): void {
+    const { sinceMs = performance.now(), refused: before = false } = this.#trouble ?? {};
+    this.#trouble = { text, sinceMs, refused: before || refused };
   }
 
   /** Nothing is sent until a recovery has seen what the stream holds. */
@@ -460,7 +461,7 @@ export class Publisher {
       return;
     }
     if (answer.code === ERR_WRONG_LAST_SEQUENCE) this.counters.holes++;
-    this.#note(answer.text);
+    this.#note(answer.text, answer.code !== ERR_WRONG_LAST_SEQUENCE);
     this.#log.warn({ answer: answer.text }, "the stream refused a message, reading what it holds");
     this.#recoverLater(answer.text);
   }

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { pino } from "pino";
 import { type DiskRoom, StoreWatch } from "../../src/daemon/store-watch.js";
+import type { PublisherTrouble } from "../../src/stream/publisher-options.js";
 
 const MIB = 1024 * 1024;
 
@@ -10,7 +11,7 @@ function setUp() {
   const log = pino({ level: "debug" }, { write: (line: string) => lines.push(JSON.parse(line)) });
   const restarts: string[] = [];
   const state = {
-    trouble: null as { text: string; sinceMs: number } | null,
+    trouble: null as PublisherTrouble | null,
     room: { free: 900 * MIB, total: 1000 * MIB } as DiskRoom | null,
   };
   const watch = new StoreWatch({
@@ -28,7 +29,9 @@ function setUp() {
 }
 
 /** Trouble that began so long ago. */
-const since = (ageMs: number) => ({ text: "insufficient storage", sinceMs: performance.now() - ageMs });
+function since(ageMs: number): PublisherTrouble {
+  return { text: "insufficient storage", sinceMs: performance.now() - ageMs, refused: true };
+}
 
 test("while all is well there is nothing to say, and nobody is restarted", async () => {
   const { watch, restarts, lines } = setUp();
@@ -65,6 +68,14 @@ test("refused though the disk has room: the server is started again, and not aga
   await watch.look();
   assert.deepEqual(restarts, ["it takes no messages (insufficient storage), though the disk has room"]);
   assert.equal(watch.trouble, "insufficient storage");
+});
+
+test("a server that hangs refuses nothing: it is left to its supervisor", async () => {
+  const { watch, state, restarts } = setUp();
+  state.trouble = { ...since(60_000), text: "its broker does not confirm what it is sent", refused: false };
+  await watch.look();
+  assert.deepEqual(restarts, []);
+  assert.equal(watch.trouble, "its broker does not confirm what it is sent");
 });
 
 test("where the room cannot be told nobody is restarted, and the broker's own words are shown", async () => {
