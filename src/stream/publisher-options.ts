@@ -61,7 +61,7 @@ export interface PublisherTrouble {
   readonly text: string;
   /** performance.now() when it began. */
   readonly sinceMs: number;
-  /** True once the broker has answered that it does not store what it is sent. A broker that hangs does not answer. */
+  /** True once the broker has answered, and still does not store what it is sent. A broker that hangs does not answer. */
   readonly refused: boolean;
 }
 

@@ -555,7 +555,8 @@ export class Publisher {
 
   #timeout(reason: string): void {
     this.counters.ackTimeouts++;
-    this.#note("its broker does not confirm what it is sent");
+    // Up again since the trouble began: the broker answers, and yet confirms nothing.
+    this.#note("its broker does not confirm what it is sent", this.#trouble !== null && this.#state === "up");
     this.#recoverLater(reason);
   }
 
