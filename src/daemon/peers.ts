@@ -11,7 +11,7 @@ import { type BrokerConnection, connectBroker } from "../stream/connection.js";
 import { onHeartbeat } from "../stream/heartbeats.js";
 import { StreamReader } from "../stream/reader.js";
 import { inspectCopy, Replica } from "../stream/replica.js";
-import { askSnapshot } from "../stream/snapshot-request.js";
+import { askNode } from "../stream/requests.js";
 import type { Peers } from "../sync/peers.js";
 import type { CopySource, PeerPort } from "../sync/ports/peer-stream.js";
 import type { TakeDown } from "../sync/take-down.js";
@@ -38,8 +38,8 @@ function openPeer(config: Config, peer: PeerConfig, broker: OwnBroker, log: Logg
     copy: isShared ? null : copySource(node, broker, log.child({ copyOf: node })),
     reached: () => connection.connected,
     unreachable: () => (connection.connected ? null : unreachableText(address, connection.lastError)),
-    hear: (heard) => onHeartbeat(connection, isShared ? node : null, heard),
-    ask: () => askSnapshot(connection, node),
+    hear: (heard) => onHeartbeat(connection, { node, isShared }, heard),
+    ask: () => askNode(connection, node, "snapshot"),
     close: () => (isShared ? undefined : connection.close()),
   };
 }

@@ -20,7 +20,7 @@ import { sendHeartbeat } from "../stream/heartbeats.js";
 import { readLastOf, readLastSound, readTip } from "../stream/own-stream.js";
 import { Publisher } from "../stream/publisher.js";
 import { StreamReader } from "../stream/reader.js";
-import { onSnapshotAsked } from "../stream/snapshot-request.js";
+import { onAsked } from "../stream/requests.js";
 import type { Retention } from "../stream/stream-config.js";
 import type { OwnTail } from "../sync/in/restore.js";
 import { type OwnPast, readOwnPast } from "../sync/own-past.js";
@@ -197,7 +197,7 @@ export class PublishedStream implements OwnStream {
 
   listen(listener: OwnStreamListener): () => void {
     this.#listener = listener;
-    return onSnapshotAsked(this.#connection, this.#node, () => listener.snapshotAsked());
+    return onAsked(this.#connection, this.#node, (request) => listener.asked(request));
   }
 
   get trouble(): string | null {

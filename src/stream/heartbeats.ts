@@ -2,6 +2,7 @@ import type { Subscription } from "nats";
 import type { BrokerConnection } from "./connection.js";
 import { decodeHeartbeat, encodeHeartbeat, type Heartbeat } from "./format/heartbeat.js";
 import { heartbeatSubject } from "./format/subjects.js";
+import { askNode } from "./requests.js";
 
 /** Sends a heartbeat over the own broker. False while that is away; there is no answer. */
 export function sendHeartbeat(connection: BrokerConnection, heartbeat: Heartbeat): boolean {
@@ -12,12 +13,13 @@ export function sendHeartbeat(connection: BrokerConnection, heartbeat: Heartbeat
 }
 
 /**
- * Listens to the heartbeats on a broker, also after reconnects. `node`: those of that node only, on a broker that several
- * share; null: of whoever the broker belongs to. `heard` gets null for what is no heartbeat. Returns what ends it.
+ * Listens to a peer's heartbeats on a broker, also after reconnects, and asks for one at once. On a broker that several
+ * nodes share (`isShared`) it listens to that peer only, elsewhere to whoever the broker belongs to. `heard` gets null for
+ * what is no heartbeat. Returns what ends it.
  */
 export function onHeartbeat(
   connection: BrokerConnection,
-  node: string | null,
+  peer: { readonly node: string; readonly isShared: boolean },
   heard: (heartbeat: Heartbeat | null) => void,
 ): () => void {
   let subscription: Subscription | null = null;
@@ -26,12 +28,13 @@ export function onHeartbeat(
     const { client } = connection;
     subscription =
       connected && client !== null
-        ? client.subscribe(heartbeatSubject(node ?? "*"), {
+        ? client.subscribe(heartbeatSubject(peer.isShared ? peer.node : "*"), {
             callback: (error, message) => {
               if (error === null) heard(decodeHeartbeat(message.data));
             },
           })
         : null;
+    if (subscription !== null) askNode(connection, peer.node, "heartbeat");
   };
   const unwatch = connection.watch(subscribe);
   if (connection.connected) subscribe(true);

@@ -9,6 +9,7 @@ import { ConntrailError } from "../errors.js";
 import type { Clock } from "../flow/clock.js";
 import type { FlowPredicate } from "../flow/filter.js";
 import { FORMAT_VERSION } from "../stream/format/envelope.js";
+import type { NodeRequest } from "../stream/format/subjects.js";
 import { followersCaughtUp } from "./caught-up.js";
 import type { Follower } from "./in/follower.js";
 import { Injector } from "./inject/injector.js";
@@ -82,6 +83,8 @@ export interface NodeOptions {
 const SNAPSHOT_CHECK_MS = 1000;
 /** How often the node sends its peers a heartbeat, which names the last position of its stream. */
 const HEARTBEAT_MS = 1000;
+/** Heartbeats that are sent on request, until the next regular one. */
+const BEATS_ASKED_MAX = 8;
 /** How often the kernel's table is read again for flows that found no room in the cache. */
 const MAKE_ROOM_MS = 30_000;
 /** How often the node looks for injected entries that are about to expire. */
@@ -107,6 +110,8 @@ export class FirewallNode {
   readonly #ports: NodePorts;
   readonly #options: NodeOptions;
   readonly #down = new TakeDown();
+  /** None before the kernel's table has been read. */
+  #beatsLeft = 0;
 
   constructor(ports: NodePorts, options: NodeOptions) {
     const { kernel, events, injects, past, ownStream, clock, log, signal } = ports;
@@ -245,12 +250,25 @@ export class FirewallNode {
     });
     const unlisten = ownStream.listen({
       lost: (reason) => void journal.lost(reason, signal),
-      snapshotAsked: () => void journal.writeSnapshot(signal),
+      asked: (request) => this.#answer(request),
     });
     this.#down.push(unlisten);
   }
 
+  #answer(request: NodeRequest): void {
+    if (request === "snapshot") void this.journal.writeSnapshot(this.signal);
+    else if (this.#beatsLeft > 0) {
+      this.#beatsLeft--;
+      this.#sendHeartbeat();
+    }
+  }
+
   #beat(): void {
+    this.#beatsLeft = BEATS_ASKED_MAX;
+    this.#sendHeartbeat();
+  }
+
+  #sendHeartbeat(): void {
     const { internal, journal, roles } = this;
     const { ownStream, clock } = this.#ports;
     const { cluster, node } = this.#options;

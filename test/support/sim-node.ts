@@ -1,6 +1,7 @@
 import type { ExternalCache } from "../../src/cache/external.js";
 import type { InternalCache } from "../../src/cache/internal.js";
 import type { Clock } from "../../src/flow/clock.js";
+import type { NodeRequest } from "../../src/stream/format/subjects.js";
 import type { Follower } from "../../src/sync/in/follower.js";
 import type { Injector } from "../../src/sync/inject/injector.js";
 import type { FirewallNode, NodePorts } from "../../src/sync/node.js";
@@ -77,7 +78,7 @@ export class SimNode implements SimPeer {
   readonly #node: FirewallNode;
   readonly #end = new AbortController();
   readonly #polls: boolean;
-  #snapshotAsked: () => void = () => undefined;
+  #asked: (request: NodeRequest) => void = () => undefined;
 
   /** `skewMs`: the error of this node's wall clock. */
   constructor(name: string, index: number, clock: Clock, skewMs: number, options: SimNodeOptions = {}) {
@@ -96,8 +97,8 @@ export class SimNode implements SimPeer {
         past: options.past ?? firstStart(ownClock),
         ownStream: {
           sink: options.sink ?? this.stream,
-          listen: ({ snapshotAsked }) => {
-            this.#snapshotAsked = snapshotAsked;
+          listen: ({ asked }) => {
+            this.#asked = asked;
             return () => undefined;
           },
           flush: async () => true,
@@ -132,7 +133,7 @@ export class SimNode implements SimPeer {
   }
 
   askSnapshot(): void {
-    this.#snapshotAsked();
+    this.#asked("snapshot");
   }
 
   /** Rebuilds the peers' flows from the copies. */

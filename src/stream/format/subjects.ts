@@ -47,3 +47,11 @@ export function inboxPrefix(node: string): string {
 export function heartbeatSubject(node: string): string {
   return `cthb.${node}`;
 }
+
+/** What a node asks of another: a snapshot in its stream, or a heartbeat before the next one is due. */
+export type NodeRequest = "snapshot" | "heartbeat";
+
+/** Where `node` is asked for something. Not below `ct.<node>.`, or the stream would keep it. */
+export function requestSubject(node: string, request: NodeRequest | "*"): string {
+  return `ctreq.${node}.${request}`;
+}

@@ -12,6 +12,9 @@ export interface PeerWatchCounters {
   heartbeatsMalformed: number;
 }
 
+/** What a watch asks its peer's follower. */
+type Followed = Pick<Follower, "node" | "applied" | "flows" | "flowsAt" | "state" | "isExact" | "refusals">;
+
 /** A heartbeat, the time of its arrival, and how many flows had changed their owner by then. */
 interface Heard {
   readonly heartbeat: Heartbeat;
@@ -21,6 +24,11 @@ interface Heard {
 
 /** Reasons during the first seconds are not logged. */
 const SETTLE_MS = 5000;
+/**
+ * Heartbeats come once a second, and more often when another node asks for one. A heartbeat so soon after another says
+ * what is true now, but leaves no time to read what it names.
+ */
+const BEAT_MS_MIN = 500;
 /** How long two daemons with one name are remembered after their heartbeats alternated. */
 const DOUBLED_MS = 10_000;
 
@@ -30,15 +38,16 @@ const DOUBLED_MS = 10_000;
  */
 export class PeerWatch {
   readonly counters: PeerWatchCounters = { heartbeats: 0, heartbeatsMalformed: 0 };
-  readonly #port: PeerPort;
-  readonly #follower: Follower;
-  readonly #external: ExternalCache;
+  readonly #port: Pick<PeerPort, "address" | "hear" | "unreachable">;
+  readonly #follower: Followed;
+  readonly #external: Pick<ExternalCache, "counters">;
   readonly #cluster: string;
   readonly #self: string;
   readonly #silenceMsMax: number;
   readonly #wallMs: () => number;
+  readonly #nowMs: () => number;
   readonly #log: Logger;
-  readonly #startedMs = performance.now();
+  readonly #startedMs: number;
   #last: Heard | null = null;
   #before: Heard | null = null;
   #doubledMs = Number.NEGATIVE_INFINITY;
@@ -51,15 +60,17 @@ export class PeerWatch {
   #unhear: () => void = () => undefined;
 
   constructor(options: {
-    port: PeerPort;
-    follower: Follower;
-    external: ExternalCache;
+    port: Pick<PeerPort, "address" | "hear" | "unreachable">;
+    follower: Followed;
+    external: Pick<ExternalCache, "counters">;
     cluster: string;
     /** This node's name. */
     self: string;
     /** How long the peer's daemon may be silent, milliseconds. */
     silenceMsMax: number;
     wallMs: () => number;
+    /** Milliseconds of a monotonic clock. */
+    nowMs?: () => number;
     log: Logger;
   }) {
     this.#port = options.port;
@@ -69,6 +80,8 @@ export class PeerWatch {
     this.#self = options.self;
     this.#silenceMsMax = options.silenceMsMax;
     this.#wallMs = options.wallMs;
+    this.#nowMs = options.nowMs ?? (() => performance.now());
+    this.#startedMs = this.#nowMs();
     this.#log = options.log;
   }
 
@@ -103,7 +116,7 @@ export class PeerWatch {
   look(): void {
     const { reason } = this;
     const kind = reason === null ? null : reason.replace(/\d+/g, "N");
-    if (kind === this.#logged || (reason !== null && performance.now() - this.#startedMs < SETTLE_MS)) return;
+    if (kind === this.#logged || (reason !== null && this.#nowMs() - this.#startedMs < SETTLE_MS)) return;
     this.#logged = kind;
     const peer = this.#follower.node;
     if (reason === null) this.#log.info({ peer }, "in sync");
@@ -116,9 +129,14 @@ export class PeerWatch {
       return;
     }
     this.counters.heartbeats++;
-    const atMs = performance.now();
+    const atMs = this.#nowMs();
     if (this.#last !== null && heartbeat.epoch < this.#last.heartbeat.epoch) this.#doubledMs = atMs;
     this.#offsetMs = heartbeat.wallMs - this.#wallMs();
+    if (this.#last !== null && atMs - this.#last.atMs < BEAT_MS_MIN) {
+      this.#before ??= this.#last;
+      this.#last = { ...this.#last, heartbeat };
+      return;
+    }
     this.#compare();
     this.#before = this.#last;
     this.#last = { heartbeat, atMs, handovers: this.#handovers() };
@@ -164,8 +182,8 @@ export class PeerWatch {
       self: this.#self,
       unreachable: this.#port.unreachable(),
       heartbeat: last?.heartbeat ?? null,
-      silentMs: performance.now() - (last?.atMs ?? this.#startedMs),
-      doubled: performance.now() - this.#doubledMs < DOUBLED_MS,
+      silentMs: this.#nowMs() - (last?.atMs ?? this.#startedMs),
+      doubled: this.#nowMs() - this.#doubledMs < DOUBLED_MS,
       applied: follower.applied,
       due,
       // A broker that answers but does not have this node's stream.

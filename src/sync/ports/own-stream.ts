@@ -3,7 +3,7 @@
  * lost.
  */
 import type { Heartbeat } from "../../stream/format/heartbeat.js";
-import type { MessageKind } from "../../stream/format/subjects.js";
+import type { MessageKind, NodeRequest } from "../../stream/format/subjects.js";
 
 /** What the journal writes to: the publisher of this node's stream. */
 export interface JournalSink {
@@ -19,8 +19,8 @@ export interface JournalSink {
 export interface OwnStreamListener {
   /** Messages did not reach the stream, for this reason. */
   lost(reason: string): void;
-  /** A reader asks for a snapshot. */
-  snapshotAsked(): void;
+  /** A reader asks for a snapshot, or for a heartbeat before the next one is due. */
+  asked(request: NodeRequest): void;
 }
 
 /** This node's own stream, open for writing in a new epoch. */

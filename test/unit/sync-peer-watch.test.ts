@@ -1,0 +1,94 @@
+/** What a node makes of a peer's heartbeats as they come, beside what it has read of the peer's stream. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { pino } from "pino";
+import { ExternalCache } from "../../src/cache/external.js";
+import type { Heartbeat } from "../../src/stream/format/heartbeat.js";
+import { PeerWatch } from "../../src/sync/in/peer-watch.js";
+import { heartbeat } from "../support/heartbeats.js";
+
+const EPOCH = 1000;
+
+class Peer {
+  nowMs = 0;
+  applied = { epoch: EPOCH, number: 0 };
+  flows = 0;
+  #heard: (heartbeat: Heartbeat | null) => void = () => undefined;
+  readonly watch: PeerWatch;
+
+  constructor() {
+    const follower = {
+      node: "fw2",
+      state: { connected: true, copyTrouble: null } as never,
+      isExact: true,
+      refusals: { refused: 0, reason: "", noRoom: 0 },
+      flowsAt: () => null,
+    };
+    Object.defineProperty(follower, "applied", { get: () => this.applied });
+    Object.defineProperty(follower, "flows", { get: () => this.flows });
+    this.watch = new PeerWatch({
+      port: {
+        address: "10.77.0.2",
+        unreachable: () => null,
+        hear: (heard) => {
+          this.#heard = heard;
+          return () => undefined;
+        },
+      },
+      follower: follower as never,
+      external: new ExternalCache(16),
+      cluster: "edge",
+      self: "fw1",
+      silenceMsMax: 3000,
+      wallMs: () => 0,
+      nowMs: () => this.nowMs,
+      log: pino({ level: "silent" }),
+    });
+    this.watch.start();
+  }
+
+  /** The peer's daemon says at `nowMs` that its stream ends at `number`, with `flows` alive. */
+  beats(nowMs: number, number: number, flows = 0): void {
+    this.nowMs = nowMs;
+    this.#heard(heartbeat({ epoch: EPOCH, number, flows, flowsAt: number }));
+  }
+
+  reads(number: number, flows = 0): void {
+    this.applied = { epoch: EPOCH, number };
+    this.flows = flows;
+  }
+}
+
+test("one heartbeat whose place has been read is enough", () => {
+  const peer = new Peer();
+  assert.equal(peer.watch.reason, "waiting for its daemon");
+  peer.reads(7);
+  peer.beats(10, 7);
+  assert.equal(peer.watch.reason, null);
+});
+
+test("a message may take as long to come as a heartbeat is away, however often another node asks for heartbeats", () => {
+  const peer = new Peer();
+  peer.reads(7);
+  peer.beats(0, 7);
+  peer.beats(10, 8);
+  assert.equal(peer.watch.reason, null);
+  peer.reads(8);
+  peer.beats(1000, 8);
+  for (let asked = 1010; asked < 1400; asked += 10) {
+    peer.beats(asked, 10);
+    assert.equal(peer.watch.reason, null);
+  }
+  peer.beats(2000, 10);
+  assert.equal(peer.watch.reason, "2 of its messages have not been read yet");
+});
+
+test("a flood of heartbeats hides no place that is not read, and no flow that is missing", () => {
+  const peer = new Peer();
+  peer.reads(7);
+  for (let nowMs = 0; nowMs < 3000; nowMs += 10) peer.beats(nowMs, 8);
+  assert.equal(peer.watch.reason, "1 of its messages have not been read yet");
+  peer.reads(8);
+  for (let nowMs = 3000; nowMs < 6000; nowMs += 10) peer.beats(nowMs, 8, 5);
+  assert.equal(peer.watch.reason, "5 of its 5 flows are missing here");
+});
