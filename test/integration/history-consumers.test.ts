@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_process";
 import { createSocket } from "node:dgram";
 import { once } from "node:events";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -20,6 +20,7 @@ import {
   nat66Connection,
   tcpConnection,
 } from "../support/connections.js";
+import { until } from "../support/nats-server.js";
 
 const directory = mkdtempSync(join(tmpdir(), `conntrail-consumers-${process.pid}-`));
 const ALL = [
@@ -158,7 +159,8 @@ test("nfcapd collects NAT events, nfdump prints them", { skip: missing("nfcapd",
     const heard = said(collector, /New ipfix exporter/);
     for (const message of ipfixMessages(576)) await sent(socket, message, port);
     await heard;
-    // What it has read is written when it ends; the datagrams before it are in its socket by now.
+    // What it has read is written when it ends; what is still in its socket then is lost.
+    await until("nfcapd to read all datagrams", () => unreadBytes(port) === 0);
     collector.kill("SIGTERM");
     await once(collector, "exit");
     socket.close();
@@ -255,6 +257,16 @@ async function freePort(): Promise<number> {
   const { port } = socket.address();
   socket.close();
   return port;
+}
+
+/** Bytes that wait in the UDP socket of 127.0.0.1 with this port (proc(5), `rx_queue`). */
+function unreadBytes(port: number): number {
+  const address = `0100007F:${port.toString(16).toUpperCase().padStart(4, "0")}`;
+  const rows = readFileSync("/proc/net/udp", "utf8").split("\n");
+  const [, , , , queues] = rows.map((row) => row.trim().split(/ +/)).find(([, local]) => local === address) ?? [];
+  const queued = queues?.split(":")[1];
+  assert.ok(queued !== undefined, `no UDP socket on port ${port}`);
+  return Number.parseInt(queued, 16);
 }
 
 function sent(socket: ReturnType<typeof createSocket>, message: Uint8Array, port: number): Promise<void> {
