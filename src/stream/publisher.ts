@@ -93,6 +93,8 @@ export class Publisher {
   #asks = 0;
   #askedMs = 0;
   #sentSinceTick = false;
+  /** How often the broker, connected and answering, left messages unconfirmed since it last confirmed one. */
+  #unconfirmedTurns = 0;
   #probing = false;
   /** Since when probes have found the stream behind what was sent; 0 when it is not. */
   #shortSinceMs = 0;
@@ -226,6 +228,7 @@ export class Publisher {
   #onConnection(connected: boolean): void {
     if (connected) {
       this.#backoff.reset();
+      this.#unconfirmedTurns = 0;
       void this.#recover("connected");
     } else {
       this.#note("its broker is away");
@@ -474,6 +477,7 @@ export class Publisher {
     }
     this.counters.confirms++;
     this.#backoff.reset();
+    this.#unconfirmedTurns = 0;
     this.#trouble = null;
     this.#shortSinceMs = 0;
     while (this.#headSequence <= sequence) this.#confirmOne(this.#headSequence++);
@@ -555,8 +559,9 @@ export class Publisher {
 
   #timeout(reason: string): void {
     this.counters.ackTimeouts++;
-    // Up again since the trouble began: the broker answers, and yet confirms nothing.
-    this.#note("its broker does not confirm what it is sent", this.#trouble !== null && this.#state === "up");
+    // A slow broker may do that once. One that has answered a recovery since then, and again confirms nothing, refuses.
+    if (this.#state === "up") this.#unconfirmedTurns++;
+    this.#note("its broker does not confirm what it is sent", this.#unconfirmedTurns > 1);
     this.#recoverLater(reason);
   }
 

@@ -6,13 +6,7 @@ import { type BrokerConnection, connectBroker } from "../../src/stream/connectio
 import { readLastOf } from "../../src/stream/own-stream.js";
 import { Publisher } from "../../src/stream/publisher.js";
 import type { PublisherOptions } from "../../src/stream/publisher-options.js";
-import {
-  natsServerMissing,
-  silentLogger,
-  startNatsServer,
-  type TestNatsServer,
-  until,
-} from "../support/nats-server.js";
+import { natsServerMissing, silentLogger, startNatsServer, TestNatsServer, until } from "../support/nats-server.js";
 
 const EPOCH = 7;
 
@@ -243,6 +237,34 @@ describe("publisher", { skip: natsServerMissing() }, () => {
     await other.close();
     assert.equal(await publisher.publishAcked("mark", 2, payload(2)), 3);
     assert.ok(publisher.counters.holes >= 1);
+  });
+
+  it("tells a broker that answers and stores nothing from one that is slow once", async () => {
+    await using server = await startNatsServer();
+    await using edge = new Edge(server, { limits: { ackTimeoutMs: 300 } });
+    const { publisher } = edge;
+    await edge.start();
+    edge.publish(1, 10);
+    await edge.flushed();
+    await server.kill();
+    // This broker answers every question, and drops what is published into the stream.
+    const denied =
+      'no_auth_user: n\nauthorization { users = [{ user: n, password: n, permissions: { publish: { deny: "ct.>" } } }] }';
+    const deaf = new TestNatsServer(server.directory, server.port, { more: denied });
+    try {
+      await deaf.start();
+      edge.publish(11, 20);
+      const turns = publisher.counters.ackTimeouts;
+      await until("the first timeout", () => publisher.counters.ackTimeouts > turns);
+      assert.equal(publisher.trouble?.refused, false);
+      await until("the broker is said to refuse", () => publisher.trouble?.refused === true);
+    } finally {
+      await deaf.kill();
+    }
+    await server.start();
+    await edge.flushed();
+    assert.equal(publisher.trouble, null);
+    assert.equal((await edge.numbers()).length, 20);
   });
 
   it("refuses a stream that does not fit the store, in one line", async () => {
