@@ -41,6 +41,22 @@ async function inSync(...nodes: readonly ClusterNode[]): Promise<void> {
   }
 }
 
+/** Resolves when `status --json` has these warnings and no other, and `status` prints each. */
+async function warns(node: ClusterNode, warnings: readonly RegExp[]): Promise<void> {
+  let seen: readonly string[] = [];
+  await waitFor(`${node.name} warns of ${warnings}`, WAIT_MS, async () => {
+    seen = (await node.status()).warnings;
+    return seen.length === warnings.length && warnings.every((each, index) => each.test(seen[index] ?? ""));
+  }).catch((error: unknown) => {
+    throw new Error(`it warns of ${JSON.stringify(seen)}`, { cause: error });
+  });
+  const { stdout } = await node.conntrail("status");
+  for (const each of warnings) {
+    const anywhere = new RegExp(each.source.replace(/^\^|\$$/g, ""));
+    assert.match(stdout, anywhere);
+  }
+}
+
 /** Changes lines of a node's configuration. */
 function configure(node: ClusterNode, from: RegExp, to: string): void {
   const text = readFileSync(node.configFile, "utf8");
@@ -137,6 +153,41 @@ describe("in sync", { skip: clusterObstacle(), timeout: 400_000 }, () => {
       await inSync(n1, n2);
     });
   }
+
+  it("warns of two primaries of one group and of clocks far apart", async () => {
+    await using cluster = await Cluster.start({
+      nodes: 2,
+      clockOffsetMs: (number) => (number === 2 ? 3_600_000 : 0),
+    });
+    const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];
+    await warns(n1, [/^the clock of n2 is 3[56]\d\d\.\d s ahead of this node's$/]);
+    await warns(n2, [/^the clock of n1 is 3[56]\d\d\.\d s behind this node's$/]);
+    const clocks = /^the clock of/;
+    await n1.hook("primary");
+    await n2.hook("primary");
+    await warns(n1, [/^this node and n2 are both primary$/, clocks]);
+    await warns(n2, [/^this node and n1 are both primary$/, clocks]);
+    await n2.hook("backup");
+    await warns(n1, [clocks]);
+    for (const [node, group] of [
+      [n1, "lan"],
+      [n1, "wan"],
+      [n2, "lan"],
+    ] as const) {
+      assert.equal((await node.conntrail("hook", "primary", "--group", group)).code, 0);
+    }
+    await warns(n1, [/^this node and n2 are both primary for the group lan$/, clocks]);
+    assert.equal((await n2.conntrail("hook", "fault", "--group", "lan")).code, 0);
+    await warns(n1, [clocks]);
+  });
+
+  it("warns where no peers are configured", async () => {
+    await using cluster = await Cluster.create({ nodes: 1 });
+    const [n1] = cluster.nodes as [ClusterNode];
+    n1.start();
+    await n1.ready();
+    await warns(n1, [/^no peers are configured: nothing is replicated to this node$/]);
+  });
 
   it("one poisoned message costs that message, also after restarts, and is said", async () => {
     await using cluster = await Cluster.start({ nodes: 2 });
