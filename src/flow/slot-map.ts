@@ -1,8 +1,8 @@
-/** Pages of 1 KiB: flow ids that lie far apart, as only somebody who means harm sends them, cost a page each. */
-const PAGE_BITS = 8;
+/** Pages of 16 KiB: each array costs the collector some work, whatever its size. */
+const PAGE_BITS = 12;
 const PAGE_MASK = (1 << PAGE_BITS) - 1;
-/** 16 million flow ids where they are dense, and 64 MiB wherever they lie. */
-const PAGES_MAX = 65_536;
+/** 16 million flow ids where they are dense, as all nodes number them. In all 64 MiB, also for ids that lie far apart. */
+const PAGES_MAX = 4096;
 
 /**
  * Maps a peer's flow ids to slots, in pages that are allocated when first used. Flow ids are the peer's own slot

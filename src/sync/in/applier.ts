@@ -332,6 +332,7 @@ export class Applier {
   #applyNew(section: NewSection, index: 0 | 1, envelope: Envelope, localSeconds: number): void {
     const { table } = this.#external;
     const wallSeconds = Math.floor(envelope.wallMs / 1000);
+    const ownStamp = envelope.stamp;
     const rare = this.#decoder.rare[index];
     for (let row = 0; row < section.rows; row++) {
       if (row % ROWS_AHEAD === 0) {
@@ -352,9 +353,9 @@ export class Applier {
       words[W_UPDATED] = localSeconds;
       // The age is kept instead of the time, because the peer's clock may differ from ours.
       words[W_CREATED] = words[W_CREATED] === 0 ? localSeconds : localSeconds - (wallSeconds - words[W_CREATED]!);
-      const stamp = section.stamp[row] === 0 ? envelope.stamp : section.stamp[row]!;
+      const stamp = section.stamp[row] === 0 ? ownStamp : section.stamp[row]!;
       const birth = section.birth[row] === 0 ? stamp : section.birth[row]!;
-      if (!isStampOf(stamp, envelope) || !isStampOf(birth, envelope)) {
+      if (!isStampUpTo(stamp, ownStamp) || !isStampUpTo(birth, ownStamp)) {
         this.#external.disclaim(this.#origin, flowId);
         this.#refuseRow("a claim is newer than its message");
         continue;
@@ -408,7 +409,7 @@ export class Applier {
     for (let row = 0; row < moved.rows; row++) {
       // The decoder has checked that each has a name.
       const owner = movedTo[moved.owner[row]!] ?? "";
-      if (!isStampOf(moved.stamp[row]!, envelope)) {
+      if (!isStampUpTo(moved.stamp[row]!, envelope.stamp)) {
         this.#refuseRow("a claim is newer than its message");
         continue;
       }
@@ -426,7 +427,7 @@ export class Applier {
       return;
     }
     const stamp = stated.stamp === 0 ? envelope.stamp : stated.stamp;
-    if (!isStampOf(stamp, envelope)) {
+    if (!isStampUpTo(stamp, envelope.stamp)) {
       this.#refuseRow("a claim is newer than its message");
       return;
     }
@@ -475,6 +476,6 @@ export class Applier {
  * True for a stamp that the writer can have known when it wrote the message: a whole number, not after the message's
  * own.
  */
-function isStampOf(stamp: number, envelope: Envelope): boolean {
-  return stamp >= 0 && stamp <= envelope.stamp && Number.isInteger(stamp);
+function isStampUpTo(stamp: number, newest: number): boolean {
+  return stamp >= 0 && stamp <= newest && Math.floor(stamp) === stamp;
 }
