@@ -9,6 +9,7 @@
  */
 import { setPriority } from "node:os";
 import { parseArgs } from "node:util";
+import { benchActive } from "./active.js";
 import { benchArchive } from "./archive.js";
 import type { Bench } from "./bench.js";
 import { benchChurn } from "./churn.js";
@@ -45,6 +46,7 @@ const PARTS: Record<string, (bench: Bench) => Promise<void>> = {
   restart: benchRestart,
   flows: benchFlows,
   nodes: benchNodes,
+  active: benchActive,
   replay: ({ scale }) => benchReplay(1_000_000 * scale, 3),
   archive: ({ scale }) => benchArchive(2_000_000 * scale),
   history: ({ scale }) => benchHistory(20_000_000 * scale),

@@ -44,40 +44,27 @@ export class Ring {
     }
   }
 
-  /** Blocks for as long as it lasts. */
-  run({ eventsPerSecond, seconds }: Churn): Churned {
-    const start = performance.now();
-    const endMs = start + seconds * 1000;
-    let events = 0;
-    let behindMax = 0;
-    for (;;) {
-      const now = performance.now();
-      if (now >= endMs) break;
-      const due = Math.floor(((now - start) * eventsPerSecond) / 1000) - events;
-      if (due <= 0) {
-        sleep(Math.max(TICK_MS, start + ((events + 1) * 1000) / eventsPerSecond - now));
-        continue;
-      }
-      behindMax = Math.max(behindMax, due);
-      const count = Math.min(due, EVENTS_PER_SEND_MAX);
-      this.#step(this.#made - this.#ended === this.#live, count);
-      events += count;
-    }
-    const tookSeconds = (performance.now() - start) / 1000;
-    const alive = this.#made - this.#ended;
-    return { events, seconds: tookSeconds, alive, refused: this.#requester.takeRefused(), behindMax };
+  /** How many live now: `live`, or one less. */
+  get lives(): number {
+    return this.#made - this.#ended;
+  }
+
+  /** Requests that the kernel refused since the last call. */
+  takeRefused(): number {
+    return this.#requester.takeRefused();
+  }
+
+  /** Makes so many events: ends and beginnings in turn. */
+  step(count: number): void {
+    const ends = this.lives === this.#live ? (count + 1) >> 1 : count >> 1;
+    this.#ended = this.#send(this.#deletes, this.#ended, ends);
+    this.#made = this.#send(this.#creates, this.#made, count - ends);
+    this.#requester.drain();
   }
 
   /** The numbers of the flows that live now. */
   alive(): Uint32Array {
-    return Uint32Array.from({ length: this.#made - this.#ended }, (_, index) => (this.#ended + index) % this.#size);
-  }
-
-  #step(endsFirst: boolean, count: number): void {
-    const ends = endsFirst ? (count + 1) >> 1 : count >> 1;
-    this.#ended = this.#send(this.#deletes, this.#ended, ends);
-    this.#made = this.#send(this.#creates, this.#made, count - ends);
-    this.#requester.drain();
+    return Uint32Array.from({ length: this.lives }, (_, index) => (this.#ended + index) % this.#size);
   }
 
   /** Numbers grow without end; the ring's places are their remainders. */
@@ -88,6 +75,46 @@ export class Ring {
     if (end > this.#size) this.#requester.send(requests, 0, end - this.#size);
     return from + count;
   }
+}
+
+/**
+ * Each ring makes `eventsPerSecond` events for so many seconds; those of several rings lie evenly between each other. Blocks
+ * for as long as it lasts. `events` and `alive` are of all together.
+ */
+export function churn(
+  rings: readonly Ring[],
+  { eventsPerSecond, seconds }: Pick<Churn, "eventsPerSecond" | "seconds">,
+): Churned {
+  const start = performance.now();
+  const endMs = start + seconds * 1000;
+  const made = rings.map(() => 0);
+  let behindMax = 0;
+  for (;;) {
+    const now = performance.now();
+    if (now >= endMs) break;
+    let nextMs = Number.POSITIVE_INFINITY;
+    for (const [index, ring] of rings.entries()) {
+      const before = index / rings.length;
+      const events = made[index]!;
+      const due = Math.floor(((now - start) * eventsPerSecond) / 1000 + before) - events;
+      nextMs = Math.min(nextMs, due > 0 ? now : start + ((events + 1 - before) * 1000) / eventsPerSecond);
+      if (due <= 0) continue;
+      behindMax = Math.max(behindMax, due);
+      const count = Math.min(due, EVENTS_PER_SEND_MAX);
+      ring.step(count);
+      made[index] = events + count;
+    }
+    if (nextMs > now) sleep(Math.max(TICK_MS, Math.min(nextMs, endMs) - now));
+  }
+  const sum = (of: (ring: Ring, index: number) => number): number =>
+    rings.reduce((total, ring, index) => total + of(ring, index), 0);
+  return {
+    events: sum((_, index) => made[index]!),
+    seconds: (performance.now() - start) / 1000,
+    alive: sum((ring) => ring.lives),
+    refused: sum((ring) => ring.takeRefused()),
+    behindMax,
+  };
 }
 
 /** Blocks until `performance.now()` has come to this. */

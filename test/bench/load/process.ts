@@ -9,7 +9,7 @@ import { AF_INET, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../../../src/flow/recor
 import * as libc from "../../../src/os/libc.js";
 import { answerQuestions } from "../../support/child-answers.js";
 import { inNamespace } from "../../support/kernel-namespace.js";
-import { Ring, sleepUntil } from "./churn.js";
+import { churn, Ring, sleepUntil } from "./churn.js";
 import type { LoadQuestion, LoadQuestions } from "./protocol.js";
 import { encodeRequests, Requester } from "./requester.js";
 
@@ -109,7 +109,11 @@ const answers: Answers = {
     ringOf(namespace, range, live);
     return null;
   },
-  churn: (churn) => ringOf(churn.namespace, churn.range, churn.live).run(churn),
+  churn: (args) => churn([ringOf(args.namespace, args.range, args.live)], args),
+  churnAll: ({ namespaces, range, live, ...pace }) => {
+    const all = namespaces.map((namespace) => ringOf(namespace, range, live));
+    return churn(all, pace);
+  },
   alive: ({ namespace, range, live }) => ringOf(namespace, range, live).alive(),
   starts: ({ namespace }) => starts(namespace),
   listen: ({ namespace }) => {

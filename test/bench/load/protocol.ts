@@ -39,6 +39,11 @@ export interface LoadQuestions {
   /** Makes the flows that live when a churn begins; nothing when they live already. */
   prepare: { args: Omit<Churn, "eventsPerSecond" | "seconds">; answer: null };
   churn: { args: Churn; answer: Churned };
+  /** The same in several namespaces at once, each at this rate. */
+  churnAll: {
+    args: Omit<Churn, "namespace"> & { readonly namespaces: readonly string[] };
+    answer: Churned;
+  };
   /** The flows alive after a churn, by number in their range. */
   alive: { args: { namespace: string; range: number; live: number }; answer: Uint32Array };
   /** When each flow of the namespace began, by the kernel's own note (nf_conntrack_timestamp): pairs of key and µs. */

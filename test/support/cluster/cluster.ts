@@ -12,7 +12,7 @@ import { natsServerMissing } from "../nats-server.js";
 import { ClusterNode, type NodeOptions } from "./node.js";
 
 const JANITOR = fileURLToPath(new URL("janitor.js", import.meta.url));
-const NODES_MAX = 9;
+const NODES_MAX = 16;
 const READY_TIMEOUT_MS = 30_000;
 const IN_SYNC_TIMEOUT_MS = 30_000;
 

@@ -27,6 +27,8 @@ export interface ConntrackdOptions {
   readonly ignore: readonly string[];
   /** HashLimit, its default unless said. */
   readonly flowsMax?: number;
+  /** Mode NOTRACK over this multicast group, in place of FTFW over UDP: how conntrackd serves more than two nodes. */
+  readonly multicastGroup?: string;
   /** DisableExternalCache: what the peer tells goes straight into the kernel. */
   readonly injects?: boolean;
 }
@@ -57,7 +59,7 @@ export class ConntrackdClient {
   }
 }
 
-/** The distribution's conntrackd in FTFW mode over UDP, with files of its own, in one namespace. */
+/** The distribution's conntrackd, with files of its own, in one namespace. */
 export class Conntrackd {
   readonly client: ConntrackdClient;
   readonly #options: ConntrackdOptions;
@@ -91,17 +93,24 @@ export class Conntrackd {
       windowTracking,
       flowsMax = FLOWS_MAX,
       injects = false,
+      multicastGroup,
     } = this.#options;
+    const address =
+      multicastGroup === undefined
+        ? `IPv4_address ${own}
+		IPv4_Destination_Address ${peer}
+		Port ${LINK_PORT}`
+        : `IPv4_address ${multicastGroup}
+		IPv4_interface ${own}
+		Group ${LINK_PORT}`;
     const addresses = ignore.map((address) => `IPv${address.includes(":") ? 6 : 4}_address ${address}`);
     return `
 Sync {
-	Mode FTFW {
+	Mode ${multicastGroup === undefined ? "FTFW" : "NOTRACK"} {
 		DisableExternalCache ${injects ? "On" : "Off"}
 	}
-	UDP {
-		IPv4_address ${own}
-		IPv4_Destination_Address ${peer}
-		Port ${LINK_PORT}
+	${multicastGroup === undefined ? "UDP" : "Multicast"} {
+		${address}
 		Interface ${device}
 		SndSocketBuffer 1249280
 		RcvSocketBuffer 1249280
