@@ -73,6 +73,8 @@ export interface EventSocketOptions {
   expectations?: boolean;
   /** How long the socket buffer may gather under load before it is read; 0: it is always read at once. Default 10. */
   gatherMs?: number;
+  /** The rate from which on it gathers; for the full time from two and a half times that on. Default 500. */
+  gatherEventsPerSecond?: number;
   /** Datagrams read in one turn of the event loop. Default 1024. */
   turnDatagramsMax?: number;
   /** Which events the kernel queues; see `setFilter`. Default: all. */
@@ -111,11 +113,12 @@ const SOCKADDR_NL_BYTES = 12;
 /** Bounds the wait of a thread whose eventfd could not be signalled. */
 const POLL_TIMEOUT_MS = 1000;
 const POLL_RETRY_MS = 10;
+/** The rate is that of a window of at least this time and so many events, or of the longest time with fewer. */
 const RATE_WINDOW_MS = 10;
-/** Events per millisecond below which each wake-up is taken at once. */
-const RATE_QUIET = 0.5;
-/** Events per millisecond from which on the full `gatherMs` is used. */
-const RATE_FULL = 1.25;
+const RATE_WINDOW_EVENTS = 5;
+const RATE_WINDOW_MS_MAX = 100;
+/** The rate of the full gathering time, relative to that from which on there is any. */
+const RATE_FULL = 2.5;
 /** What the kernel charges the buffer for one event (sk_buff truesize). */
 const EVENT_TRUESIZE = 1280;
 
@@ -161,7 +164,11 @@ export class EventSocket {
   constructor(options: EventSocketOptions = {}) {
     this.#bufferBytesMax = options.bufferBytesMax ?? 8 << 20;
     this.#turnDatagramsMax = options.turnDatagramsMax ?? 1024;
-    this.#pace = new Pace(options.gatherMs ?? 10, options.now ?? (() => performance.now()));
+    this.#pace = new Pace(
+      options.gatherMs ?? 10,
+      (options.gatherEventsPerSecond ?? 500) / 1000,
+      options.now ?? (() => performance.now()),
+    );
     this.#fd = openSocket();
     this.#filter = new SocketFilter(this.#fd);
     this.#rules = options.filter ?? {};
@@ -437,13 +444,16 @@ class ReceiveBuffer {
  */
 class Pace {
   readonly #gatherMsMax: number;
+  /** Events per millisecond below which each wake-up is taken at once. */
+  readonly #quiet: number;
   readonly #nowMs: () => number;
   #windowStartMs: number;
   #windowEvents = 0;
   #eventsPerMs = 0;
 
-  constructor(gatherMsMax: number, nowMs: () => number) {
+  constructor(gatherMsMax: number, quiet: number, nowMs: () => number) {
     this.#gatherMsMax = gatherMsMax;
+    this.#quiet = quiet;
     this.#nowMs = nowMs;
     this.#windowStartMs = nowMs();
   }
@@ -453,13 +463,14 @@ class Pace {
     const nowMs = this.#nowMs();
     const elapsedMs = nowMs - this.#windowStartMs;
     this.#windowEvents += events;
-    if (elapsedMs >= RATE_WINDOW_MS) {
+    const isFull = elapsedMs >= RATE_WINDOW_MS && this.#windowEvents >= RATE_WINDOW_EVENTS;
+    if (isFull || elapsedMs >= RATE_WINDOW_MS_MAX) {
       this.#eventsPerMs = this.#windowEvents / elapsedMs;
       this.#windowStartMs = nowMs;
       this.#windowEvents = 0;
     }
-    if (this.#eventsPerMs < RATE_QUIET) return 0;
-    const wantedMs = this.#gatherMsMax * Math.min(1, this.#eventsPerMs / RATE_FULL);
+    if (this.#eventsPerMs < this.#quiet) return 0;
+    const wantedMs = this.#gatherMsMax * Math.min(1, this.#eventsPerMs / (RATE_FULL * this.#quiet));
     const safeMs = bufferBytes / 4 / EVENT_TRUESIZE / this.#eventsPerMs;
     return Math.floor(Math.min(wantedMs, safeMs));
   }

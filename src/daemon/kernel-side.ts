@@ -10,7 +10,7 @@ import type { HelperNames } from "../sync/ports/kernel.js";
 import type { TakeDown } from "../sync/take-down.js";
 
 /** If events gather for longer than this, the kernel's buffer may fill up. */
-const GATHER_MS_MAX = 20;
+const GATHER_MS_MAX = 25;
 
 /** This node's own kernel: its sockets, and the choice of flows that are replicated. */
 export class KernelSide {
@@ -85,8 +85,10 @@ function openEvents(config: Config, expectations: boolean): EventSocket {
     turnDatagramsMax: netlink.iterationLimit,
     filter: socketRules(config.filter),
     expectations,
-    // Events that peers inject at once are read more often than those that wait there for a commit.
-    gatherMs: Math.min(GATHER_MS_MAX, config.publishIntervalMs * (config.mode === "inject" ? 2 : 4)),
+    ...(config.mode === "inject"
+      ? { gatherMs: Math.min(GATHER_MS_MAX, config.publishIntervalMs * 2) }
+      : // Peers keep these events until a commit: nobody waits, and each message costs every node as much as many events.
+        { gatherMs: Math.min(GATHER_MS_MAX, config.publishIntervalMs * 5), gatherEventsPerSecond: 50 }),
   });
 }
 

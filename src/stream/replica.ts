@@ -7,6 +7,7 @@ import { Publisher } from "./publisher.js";
 import type { PublisherCounters, PublisherTrouble } from "./publisher-options.js";
 import type { StreamMessage } from "./reader.js";
 import type { Retention } from "./stream-config.js";
+import type { Unconfirmed } from "./unconfirmed.js";
 
 /** What a replica needs. */
 export interface ReplicaOptions {
@@ -19,6 +20,14 @@ export interface ReplicaOptions {
   /** Messages were lost while the own broker was away: open the replica again and read from its tail. */
   onLost: () => void;
 }
+
+/**
+ * A copy is for restarts, and nobody waits for it: small messages share a write. All copies of a node are written at
+ * multiples of this time, and so together.
+ */
+const GATHER_MS = 100;
+const GATHER_MESSAGES_MAX = 64;
+const GATHER_BYTES_MAX = 256 * 1024;
 
 /** A copy has no epoch of its own: its messages are numbered by their place in it. */
 const EPOCH = 0;
@@ -81,6 +90,10 @@ export class Replica {
   known = 0;
   malformed = 0;
   #lost = false;
+  /** Messages that are appended and not handed to the publisher yet. */
+  #gathered: Unconfirmed[] = [];
+  #gatheredBytes = 0;
+  #timer: NodeJS.Timeout | null = null;
   readonly #onLost: () => void;
 
   private constructor(
@@ -179,7 +192,8 @@ export class Replica {
 
   /** What the own broker has yet to confirm. Appending faster than it confirms loses messages: wait above a bound. */
   get backlog(): { readonly messages: number; readonly bytes: number } {
-    return this.#publisher.backlog;
+    const { messages, bytes } = this.#publisher.backlog;
+    return { messages: messages + this.#gathered.length, bytes: bytes + this.#gatheredBytes };
   }
 
   /** Why the copy cannot be written, and since when; null while it can. */
@@ -212,8 +226,24 @@ export class Replica {
     // The payload is a view into the client's buffer.
     const payload = new Uint8Array(message.payload);
     const origin = { sequence: message.sequence, snapshot: this.#snapshotSequence };
-    // A message that does not fit would leave a permanent hole in the copy: end it here, and read again from its tail.
-    if (this.#publisher.publish(message.kind, this.#number, payload, origin) === "overflow") this.#lose();
+    this.#gathered.push({ kind: message.kind, number: this.#number, payload, origin });
+    this.#gatheredBytes += payload.length;
+    if (this.#gathered.length >= GATHER_MESSAGES_MAX || this.#gatheredBytes >= GATHER_BYTES_MAX) this.#write();
+    else this.#timer ??= setTimeout(() => this.#write(), GATHER_MS - (performance.now() % GATHER_MS));
+  }
+
+  /** Hands what has gathered to the publisher. */
+  #write(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+    const messages = this.#gathered;
+    this.#gathered = [];
+    this.#gatheredBytes = 0;
+    for (const { kind, number, payload, origin } of messages) {
+      if (this.#lost) return;
+      // A message that does not fit would leave a permanent hole in the copy: end it here, and read again from its tail.
+      if (this.#publisher.publish(kind, number, payload, origin) === "overflow") this.#lose();
+    }
   }
 
   #lose(): void {
@@ -225,7 +255,7 @@ export class Replica {
 
   /** The own broker is back: it must hold everything that it confirmed. */
   #check(): void {
-    if (this.#publisher.lastSequence !== this.#number - this.#publisher.backlog.messages) this.#lose();
+    if (this.#publisher.lastSequence !== this.#number - this.backlog.messages) this.#lose();
   }
 
   #noteMark(payload: Uint8Array): void {
@@ -236,11 +266,16 @@ export class Replica {
 
   /** True when everything appended is confirmed, false after `timeoutMs`. */
   flush(timeoutMs: number): Promise<boolean> {
+    this.#write();
     return this.#publisher.flush(timeoutMs);
   }
 
   /** Ends at once: `flush` first. */
   close(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#gathered = [];
+    this.#gatheredBytes = 0;
     this.#publisher.close();
   }
 }
