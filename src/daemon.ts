@@ -20,8 +20,9 @@ import { Systemd } from "./daemon/systemd.js";
 import { peersMax } from "./discovery/announcement.js";
 import { withDiscovered } from "./discovery/discovered-peers.js";
 import type { Discovery } from "./discovery/discovery.js";
-import { HybridClock, systemClock } from "./flow/clock.js";
+import { HybridClock } from "./flow/clock.js";
 import { formatMetrics, serveMetrics } from "./metrics/prometheus.js";
+import { systemClock } from "./os/system-clock.js";
 import { keptStreams } from "./stream/kept-streams.js";
 import { passTurn } from "./sync/caught-up.js";
 import { createHandlers, createObserverHandlers } from "./sync/handlers.js";
@@ -152,7 +153,12 @@ async function startNode(
     epoch: past.epoch,
     kernelState: () => checkKernel(polls),
     publisher: () => ownStream.status,
-    own: () => ({ trouble: ownStream.trouble, unpublished: internal.unpublished, groups: node.roles.namedGroups }),
+    own: () => ({
+      trouble: ownStream.trouble,
+      unpublished: internal.unpublished,
+      unread: node.replicator.isUnread,
+      groups: node.roles.namedGroups,
+    }),
     groups: () => ({
       ...nodeCounters(node, { events: kernelSide.eventCounters, publisher: ownStream.sink.counters }),
       ...besides(discovery, archive),
@@ -207,7 +213,7 @@ async function startObserver(ground: Ground): Promise<void> {
     epoch: 0,
     kernelState: () => null,
     publisher: () => ({ state: "none", confirmedNumber: 0, unconfirmed: 0 }),
-    own: () => ({ trouble: null, unpublished: 0, groups: {} }),
+    own: () => ({ trouble: null, unpublished: 0, unread: false, groups: {} }),
     groups: () => besides(discovery, archive),
   });
   const parts = { external, followers: peers.followers, signal: stopping, log };

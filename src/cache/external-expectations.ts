@@ -1,5 +1,5 @@
 import { type Expectation, expectationKey } from "../flow/expectation.js";
-import { outcomeOfClaim } from "../ownership/claim.js";
+import { type ClaimOutcome, outcomeOfClaim } from "../ownership/claim.js";
 import { EXPECTATIONS_MAX, type ExpectationRow, secondsLeft } from "./expectation-row.js";
 
 interface ExternalRow extends ExpectationRow {
@@ -60,11 +60,12 @@ export class ExternalExpectations {
     return this.#rows.values();
   }
 
-  /** A peer publishes this expectation. False when the existing row is newer, or when there is no room. */
-  upsert(owner: string, row: ExpectationRow, stamp: number): boolean {
+  /** A peer publishes this expectation. */
+  upsert(owner: string, row: ExpectationRow, stamp: number): ClaimOutcome | "created" | "full" {
     const key = expectationKey(row.expectation);
     const before = this.#rows.get(key);
     const { counters } = this;
+    let outcome: ClaimOutcome | "created" = "created";
     if (before === undefined) {
       // At most once a second. If the table stays full, each further row would otherwise search the whole table.
       if (this.#rows.size >= EXPECTATIONS_MAX && row.updatedSeconds > this.#expiredSeconds) {
@@ -73,16 +74,15 @@ export class ExternalExpectations {
       }
       if (this.#rows.size >= EXPECTATIONS_MAX) {
         counters.createFailedFull++;
-        return false;
+        return "full";
       }
-      counters.created++;
     } else {
-      const outcome = outcomeOfClaim(stamp, owner, before.stamp, before.owner);
-      counters[outcome]++;
-      if (outcome === "stale") return false;
+      outcome = outcomeOfClaim(stamp, owner, before.stamp, before.owner);
     }
+    counters[outcome]++;
+    if (outcome === "stale") return outcome;
     this.#rows.set(key, { ...row, owner, stamp, generation: this.#generations.get(owner) ?? 0 });
-    return true;
+    return outcome;
   }
 
   /** A peer publishes that this expectation has ended. */

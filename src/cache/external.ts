@@ -122,7 +122,7 @@ export class ExternalCache {
     return origin;
   }
 
-  /** Number of flows that a peer owns. */
+  /** Number of flows that a peer owns, without those that it has given up to another peer. */
   flowsOf(origin: number): number {
     return this.#origin(origin).flows;
   }
@@ -266,8 +266,11 @@ export class ExternalCache {
       this.counters.moved++;
       return;
     }
-    this.#origin(origin).slots.delete(flowId);
-    if (to !== undefined) this.#departures.set(slot, { to, stamp });
+    const from = this.#origin(origin);
+    from.slots.delete(flowId);
+    if (to === undefined) return;
+    this.#departures.set(slot, { to, stamp });
+    from.flows--;
   }
 
   /** The owner of the flow with this original tuple, and the stamp of its claim; null when no peer carries it. */
@@ -341,7 +344,6 @@ export class ExternalCache {
     slab[base + W_HAS] = (slab[base + W_HAS]! & 0xff_ffff) | (origin << OWNER_SHIFT);
     slab[base + W_ID] = flowId;
     writeStamp(slab, base, stamp);
-    if (this.#departures.size > 0) this.#departures.delete(slot);
     if (rare !== null) this.table.rare.set(slot, rare);
     else if (this.table.rare.size > 0) this.table.rare.delete(slot);
     const owner = this.#origin(origin);
@@ -355,7 +357,8 @@ export class ExternalCache {
     const flowId = this.#flowId(slot);
     // After forgetFlowIds, the id may already refer to another row.
     if (owner.slots.get(flowId) === slot) owner.slots.delete(flowId);
-    owner.flows--;
+    // A departure was counted when it was published.
+    if (this.#departures.size === 0 || !this.#departures.delete(slot)) owner.flows--;
   }
 
   #end(slot: number): void {
@@ -366,7 +369,6 @@ export class ExternalCache {
   #remove(slot: number): void {
     this.#listener?.forgotten(slot);
     this.#disown(slot);
-    if (this.#departures.size > 0) this.#departures.delete(slot);
     this.table.unlink(slot);
     this.table.free(slot);
   }

@@ -17,6 +17,7 @@ import {
 } from "../ownership/state.js";
 import { DumpGeneration } from "./dump-generation.js";
 import { EXPECTATIONS_MAX, type ExpectationRow } from "./expectation-row.js";
+import { Roomless } from "./roomless.js";
 
 interface InternalRow extends ExpectationRow {
   /** The stamp of this node's last claim. */
@@ -70,6 +71,17 @@ export class InternalExpectations {
   /** Pending changes, oldest first: an expectation that has ended, or null to publish the state of the row. */
   readonly #pending = new Map<string, Expectation | null>();
   readonly #dump = new DumpGeneration();
+  readonly #roomless = new Roomless<string>();
+
+  /** Number of the kernel's expectations that found no room. */
+  get unpublished(): number {
+    return this.#roomless.count;
+  }
+
+  /** True when a dump would find room for some of those. */
+  get hasRoomForUnpublished(): boolean {
+    return this.#roomless.count > 0 && this.#rows.size < EXPECTATIONS_MAX;
+  }
 
   /** Number of expectations. */
   get size(): number {
@@ -97,8 +109,10 @@ export class InternalExpectations {
     const before = this.#rows.get(key);
     if (before === undefined && this.#rows.size >= EXPECTATIONS_MAX) {
       this.counters.createFailedFull++;
+      this.#roomless.add(key);
       return false;
     }
+    this.#roomless.delete(key);
     if (before === undefined) this.counters.created++;
     const row: InternalRow = {
       expectation,
@@ -126,6 +140,7 @@ export class InternalExpectations {
     const found = this.#find(expectation);
     if (found === null) {
       this.counters.destroyUnknown++;
+      this.#roomless.delete(expectationKey(expectation));
       return;
     }
     this.#end(...found);
@@ -152,6 +167,7 @@ export class InternalExpectations {
   /** A dump of the kernel's expectations begins. */
   beginDump(): void {
     this.#dump.begin();
+    this.#roomless.beginDump();
   }
 
   /**
@@ -176,6 +192,7 @@ export class InternalExpectations {
   /** The dump is complete. What neither it nor an event since its begin has named has ended. */
   endDump(): void {
     this.#dump.end();
+    this.#roomless.endDump();
     for (const [key, row] of this.#rows) {
       if (row.generation === this.#dump.number) continue;
       this.#end(key, row);
@@ -186,6 +203,7 @@ export class InternalExpectations {
   /** The dump is incomplete: what it did not list may still exist. */
   abandonDump(): void {
     this.#dump.end();
+    this.#roomless.abandonDump();
   }
 
   /** At most `max` pending changes. `settle` removes them from the list. */

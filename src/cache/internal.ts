@@ -42,6 +42,8 @@ import {
 } from "../ownership/state.js";
 import { DumpGeneration } from "./dump-generation.js";
 import { InternalExpectations } from "./internal-expectations.js";
+import { PendingSlots } from "./pending-slots.js";
+import { Roomless } from "./roomless.js";
 import { createdSeconds, isOtherFlow, mergeRecord, rareDiffers, recordDiffers, replyDiffers } from "./row-changes.js";
 
 /** In a row's W_HAS, beside ROW_LIVE of the table and the bits of dump-generation.ts: who carries the flow. */
@@ -94,9 +96,8 @@ export class InternalCache {
   readonly #newerOwners = new Map<number, Claim>();
   readonly #dump = new DumpGeneration();
   #inStream = 0;
-  #unpublished = 0;
-  /** The value of `#unpublished` when the running dump began. */
-  #unpublishedBefore = 0;
+  /** Flows of the kernel that found no room, by their hash. */
+  readonly #roomless = new Roomless<number>();
   /** Slot at which the sweep after the running dump continues. */
   #sweepAt = 0;
   /** Number of living flows that a flush hides. */
@@ -148,9 +149,14 @@ export class InternalCache {
     return this.#inStream;
   }
 
-  /** Number of the kernel's flows that found no room since the last dump, and so are not published. */
+  /** Number of the kernel's flows and expectations that found no room, and so are not published. */
   get unpublished(): number {
-    return this.#unpublished;
+    return this.#roomless.count + this.expectations.unpublished;
+  }
+
+  /** True when a dump would find room for some of those. */
+  get hasRoomForUnpublished(): boolean {
+    return (this.#roomless.count > 0 && this.hasRoom) || this.expectations.hasRoomForUnpublished;
   }
 
   /** A flow was created or changed. Returns its slot; -1 when the table is full. */
@@ -184,6 +190,7 @@ export class InternalCache {
     const slot = this.table.find(words, 0);
     if (slot < 0) {
       this.counters.destroyUnknown++;
+      if (this.#roomless.count > 0) this.#roomless.delete(this.table.hash(words, 0));
       return -1;
     }
     if (this.#isOtherFlow(slot, flow)) {
@@ -218,7 +225,7 @@ export class InternalCache {
   beginDump(): void {
     if (this.#dump.running) this.abandonDump();
     this.#dump.begin();
-    this.#unpublishedBefore = this.#unpublished;
+    this.#roomless.beginDump();
     this.#sweepAt = 0;
   }
 
@@ -281,14 +288,14 @@ export class InternalCache {
     this.#sweepAt = end;
     if (end < this.table.slotsUsed) return false;
     this.#dump.end();
-    // Flows that found no room before the dump were listed by it again, or are gone.
-    this.#unpublished -= this.#unpublishedBefore;
+    this.#roomless.endDump();
     return true;
   }
 
   /** A dump failed half way: rows that it did not reach stay. */
   abandonDump(): void {
     this.#dump.end();
+    this.#roomless.abandonDump();
     for (let slot = 0; slot < this.table.slotsUsed; slot++) if (this.isFlow(slot)) this.#keep(slot);
   }
 
@@ -467,9 +474,10 @@ export class InternalCache {
     const slot = this.table.size >= this.limit ? -1 : this.table.insert(words, 0);
     if (slot < 0) {
       this.counters.createFailedFull++;
-      this.#unpublished++;
+      this.#roomless.add(this.table.hash(words, 0));
       return -1;
     }
+    if (this.#roomless.count > 0) this.#roomless.delete(this.table.hash(words, 0));
     if (flow.rare !== null) this.table.rare.set(slot, flow.rare);
     this.counters.created++;
     this.#touch(slot, words[W_HAS]!);
@@ -552,36 +560,6 @@ export class InternalCache {
 
   #isOtherFlow(slot: number, flow: DecodedFlow): boolean {
     return isOtherFlow(this.table.slab(slot), this.table.base(slot), flow.words);
-  }
-}
-
-/** The slots of pending rows, oldest first. A row is in the list once, so the slots of the table bound it. */
-class PendingSlots {
-  #slots = new Uint32Array(1024);
-  #count = 0;
-
-  get count(): number {
-    return this.#count;
-  }
-
-  /** The slot at `index`. */
-  at(index: number): number {
-    return this.#slots[index]!;
-  }
-
-  push(slot: number): void {
-    if (this.#count === this.#slots.length) {
-      const larger = new Uint32Array(this.#slots.length * 2);
-      larger.set(this.#slots);
-      this.#slots = larger;
-    }
-    this.#slots[this.#count++] = slot;
-  }
-
-  /** Removes the first `count` slots. */
-  drop(count: number): void {
-    this.#slots.copyWithin(0, count, this.#count);
-    this.#count -= count;
   }
 }
 

@@ -77,6 +77,8 @@ export async function inspectCopy(connection: BrokerConnection, node: string): P
  * each message's sequence in the peer's stream, so that copying resumes there after any crash.
  */
 export class Replica {
+  readonly #node: string;
+  readonly #connection: BrokerConnection;
   readonly #publisher: Publisher;
   readonly #envelopeOf = createEnvelopeReader();
   readonly #marks = new MarkCodec();
@@ -97,8 +99,8 @@ export class Replica {
   readonly #onLost: () => void;
 
   private constructor(
+    { node, connection, onLost }: ReplicaOptions,
     publisher: Publisher,
-    onLost: () => void,
     state: {
       number: number;
       tail: Position;
@@ -107,6 +109,8 @@ export class Replica {
       begun: BegunSnapshot | null;
     },
   ) {
+    this.#node = node;
+    this.#connection = connection;
     this.#publisher = publisher;
     this.#onLost = onLost;
     this.#number = state.number;
@@ -155,7 +159,7 @@ export class Replica {
       },
     });
     await publisher.start();
-    replica = new Replica(publisher, options.onLost, {
+    replica = new Replica(options, publisher, {
       number: tip?.lastSequence ?? 0,
       tail: envelope ?? { epoch: 0, number: 0 },
       originSequence: tip?.last?.origin ?? 0,
@@ -262,6 +266,21 @@ export class Replica {
     const mark = this.#marks.decode(payload)?.mark;
     if (mark?.type === "snapshot-begin") this.#begun = { id: mark.id, sequence: this.#number };
     if (mark?.type === "snapshot-end" && mark.id === this.#begun?.id) this.#snapshotSequence = this.#begun.sequence;
+  }
+
+  /**
+   * Discards all that it holds: the peer's stream begins anew. Rejects when the own broker does not answer, and is then
+   * as it was.
+   */
+  async empty(): Promise<void> {
+    const client = await this.#connection.ready(API_TIMEOUT_MS);
+    this.#write();
+    await this.#publisher.flush(API_TIMEOUT_MS);
+    await emptyStream(await jetStreamOf(client), this.#node);
+    this.#tail = { epoch: 0, number: 0 };
+    this.#originSequence = 0;
+    this.#snapshotSequence = 0;
+    this.#begun = null;
   }
 
   /** True when everything appended is confirmed, false after `timeoutMs`. */

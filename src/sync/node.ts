@@ -206,7 +206,7 @@ export class FirewallNode {
     this.#beat();
     every(HEARTBEAT_MS, signal, () => this.#beat());
     every(MAKE_ROOM_MS, signal, () => {
-      if (this.internal.unpublished > 0 && this.internal.hasRoom) void replicator.resyncKernel();
+      if (this.internal.hasRoomForUnpublished) void replicator.resyncKernel();
     });
     if (past.continues === null) void journal.writeSnapshot(signal);
     this.#down.push(() => this.roles.stop());
@@ -284,6 +284,7 @@ export class FirewallNode {
       role: roles.role,
       groups: roles.namedGroups,
       unpublished: internal.unpublished,
+      unread: this.replicator.isUnread,
       trouble: ownStream.trouble,
     });
   }

@@ -19,6 +19,10 @@ import type { Peer, Peers } from "./peers.js";
 /** Clocks that differ by more make logs and the times in the history hard to compare. */
 const CLOCK_WARN_MS = 10_000;
 
+/** A delayed or switched-off `netlink.overrun_resync`, or a table that cannot be read. */
+const UNREAD =
+  "this node has lost events of its kernel and has not read the kernel's table since: conntrail resync kernel reads it";
+
 type Counters = Readonly<Record<string, number>>;
 
 /** The sources of the figures. */
@@ -41,6 +45,8 @@ export interface ReportSources {
   readonly own: () => {
     readonly trouble: string | null;
     readonly unpublished: number;
+    /** Events of the kernel were lost, and its table has not been read since. */
+    readonly unread: boolean;
     readonly groups: Readonly<Record<string, Role>>;
   };
   readonly broker: () => BrokerStatus;
@@ -95,9 +101,10 @@ export class Reports {
 
   /** Why peers cannot have all of this node's flows, in words; null when they can have them. */
   #ownReason({ state }: PublisherStatus): string | null {
-    const { trouble, unpublished } = this.#sources.own();
+    const { trouble, unpublished, unread } = this.#sources.own();
     if (trouble !== null) return `this node cannot publish: ${trouble}`;
     if (state === "down") return "this node cannot publish: its broker is away";
+    if (unread) return UNREAD;
     return unpublished > 0 ? `the cache is full: ${unpublished} flows are not replicated; raise cache.limit` : null;
   }
 

@@ -6,7 +6,8 @@
 import { pino } from "pino";
 import { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
-import { HybridClock, systemClock } from "../../src/flow/clock.js";
+import { HybridClock } from "../../src/flow/clock.js";
+import { systemClock } from "../../src/os/system-clock.js";
 import { StreamReader } from "../../src/stream/reader.js";
 import { inspectCopy, Replica } from "../../src/stream/replica.js";
 import { Journal } from "../../src/sync/out/journal.js";

@@ -189,6 +189,44 @@ describe("in sync", { skip: clusterObstacle(), timeout: 400_000 }, () => {
     await warns(n1, [/^no peers are configured: nothing is replicated to this node$/]);
   });
 
+  it("a peer with a new store and a clock that is behind is read anew, also into the copy", async () => {
+    let offsetMs = 0;
+    await using cluster = await Cluster.start({
+      nodes: 2,
+      clockOffsetMs: (number) => (number === 2 ? offsetMs : 0),
+    });
+    const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];
+    await n2.apply({ type: "create", range: 2, from: 0, count: FLOWS, mark: 1 });
+    await assertAgreement(cluster.nodes);
+    await n2.stop();
+    rmSync(n2.store, { recursive: true });
+    offsetMs = -3_600_000;
+    await n2.apply({ type: "destroy", range: 2, from: 0, count: 100 });
+    n2.start();
+    await n2.ready();
+    await n2.apply({ type: "create", range: 2, from: FLOWS, count: FLOWS, mark: 1 });
+    await assertAgreement(cluster.nodes);
+    await inSync(n1, n2);
+    await n1.kill9Both();
+    n1.start();
+    await n1.ready();
+    await assertAgreement(cluster.nodes);
+    await inSync(n1, n2);
+  });
+
+  it("an epoch that lies an hour ahead costs that message: the stream is read anew behind it", async () => {
+    await using cluster = await Cluster.start({ nodes: 2 });
+    const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];
+    await n1.apply({ type: "create", range: 1, from: 0, count: FLOWS, mark: 1 });
+    await assertAgreement(cluster.nodes);
+    const { kind, payload } = written("n1", Date.now() + 3_600_000, {});
+    await n1.storeMessage("n1", kind, payload);
+    await refuses(n2, /its daemon names an earlier epoch than its stream did/);
+    await n1.apply({ type: "create", range: 1, from: FLOWS, count: FLOWS, mark: 1 });
+    await inSync(n1, n2);
+    await assertAgreement(cluster.nodes);
+  });
+
   it("one poisoned message costs that message, also after restarts, and is said", async () => {
     await using cluster = await Cluster.start({ nodes: 2 });
     const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];

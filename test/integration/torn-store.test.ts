@@ -5,7 +5,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { ExternalCache } from "../../src/cache/external.js";
-import { HybridClock, systemClock } from "../../src/flow/clock.js";
+import { HybridClock } from "../../src/flow/clock.js";
+import { systemClock } from "../../src/os/system-clock.js";
 import { type BrokerConnection, connectBroker } from "../../src/stream/connection.js";
 import { createEnvelopeReader } from "../../src/stream/format/mark.js";
 import { readLastOf } from "../../src/stream/own-stream.js";

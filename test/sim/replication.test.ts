@@ -181,12 +181,14 @@ describe("replication between nodes, kernel and broker simulated", () => {
       throw new Error("the kernel falls silent");
     };
     assert.equal(await replicator.pollKernel(), false);
+    assert.equal(replicator.isUnread, true);
     sockets.dump = async () => ({ count: 0, malformed: 0, interrupted: true });
     assert.equal(await replicator.pollKernel(), false);
     await settled(nodes);
     for (const key of before.keys()) assert.ok(backup.view("external").has(key), "half a dump has ended a flow");
     sockets.dump = dump;
     assert.equal(await replicator.pollKernel(), true);
+    assert.equal(replicator.isUnread, false);
     await settled(nodes);
     assert.deepEqual(backup.view("external"), truth(primary));
     assert.deepEqual([replicator.counters.polls, replicator.counters.pollsFailed], [2, 2]);
@@ -248,7 +250,9 @@ describe("replication between nodes, kernel and broker simulated", () => {
     traffic(primary, random, 500, 200);
     primary.kernel.deaf = false;
     primary.replicator.onOverrun();
+    assert.equal(primary.replicator.isUnread, true);
     await primary.replicator.resyncKernel();
+    assert.equal(primary.replicator.isUnread, false);
     await settled(nodes);
     assert.deepEqual(primary.view("internal"), truth(primary));
     assert.deepEqual(backup.view("external"), truth(primary));
@@ -276,6 +280,23 @@ describe("replication between nodes, kernel and broker simulated", () => {
     assert.deepEqual([primary.view("internal").size, backup.view("external").size], [0, 0]);
     assert.equal(primary.internal.counters.destroyUnknown, 0);
     await end(nodes);
+  });
+
+  it("a table that cannot be read after an overrun is read again later, and counts as unread until then", async (t) => {
+    t.mock.timers.enable({ apis: ["setTimeout"] });
+    const node = new SimNode("fw1", 1, clock, 0);
+    await node.start();
+    const { sockets, replicator } = node;
+    const dump = sockets.dump.bind(sockets);
+    sockets.dump = async () => ({ count: 0, malformed: 0, interrupted: true });
+    replicator.onOverrun();
+    assert.equal(await replicator.resyncKernel(), false);
+    assert.equal(replicator.isUnread, true);
+    sockets.dump = dump;
+    t.mock.timers.tick(1000);
+    for (let turn = 0; turn < 5; turn++) await new Promise(setImmediate);
+    assert.equal(replicator.isUnread, false);
+    await node.stop();
   });
 
   for (const overrunResyncMs of [0, 40, null]) {
@@ -338,7 +359,7 @@ describe("replication between nodes, kernel and broker simulated", () => {
     await settled(nodes);
     assert.equal(backup.followers[0]!.counters.holes, 1);
     // The one that the hole makes it ask for is cut short, too.
-    assert.equal(backup.followers[0]!.state.inSync, false);
+    assert.equal(backup.followers[0]!.isExact, false);
     primary.stream.dropsAcked = false;
     assert.equal(await primary.journal.writeSnapshot(new AbortController().signal), true);
     traffic(primary, random, 1000, 300);

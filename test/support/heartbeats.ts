@@ -15,6 +15,7 @@ export function heartbeat(other: Partial<Heartbeat> = {}): Heartbeat {
     role: "backup",
     groups: {},
     unpublished: 0,
+    unread: false,
     trouble: null,
     ...other,
   };

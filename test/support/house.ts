@@ -27,7 +27,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   discovery: ["errors.ts", "config"],
   // Ways: each wing of sync is one way of the data, and sync itself builds a node from them.
   "sync/ports": ["flow", "ctnetlink", "stream", "stream/format"],
-  "sync/out": ["errors.ts", "flow", "ownership", "ctnetlink", "stream/format", "cache", "sync/ports"],
+  "sync/out": ["errors.ts", "os", "flow", "ownership", "ctnetlink", "stream/format", "cache", "sync/ports"],
   "sync/in": ["errors.ts", "os", "flow", "ownership", "stream", "stream/format", "cache", "sync/ports", "sync/out"],
   "sync/inject": ["errors.ts", "os", "flow", "ctnetlink", "cache", "sync/ports"],
   "sync/takeover": [
@@ -50,7 +50,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     ...["discovery", "sync/ports", "sync/in", "sync", "history/archive"],
   ],
   "daemon.ts": [
-    ...["flow", "config", "ctnetlink", "stream", "cache", "control", "metrics", "discovery", "sync"],
+    ...["os", "flow", "config", "ctnetlink", "stream", "cache", "control", "metrics", "discovery", "sync"],
     "daemon",
   ],
   "cli/process": ["errors.ts", "os", "config"],

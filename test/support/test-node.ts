@@ -1,7 +1,8 @@
 /** The shipped node, with ports that do nothing unless a test replaces them. */
 import { pino } from "pino";
 import { InternalCache } from "../../src/cache/internal.js";
-import { type Clock, HybridClock, systemClock } from "../../src/flow/clock.js";
+import { type Clock, HybridClock } from "../../src/flow/clock.js";
+import { systemClock } from "../../src/os/system-clock.js";
 import { FirewallNode, type NodeOptions, type NodePorts } from "../../src/sync/node.js";
 import type { OwnPast } from "../../src/sync/own-past.js";
 import type { JournalSink, OwnStream } from "../../src/sync/ports/own-stream.js";

@@ -154,10 +154,10 @@ function row(number: number, timeoutSeconds = 300, updatedSeconds = NOW) {
 
 test("external: the newer stamp takes over, of equal ones the lesser name, and only the owner ends", () => {
   const table = new ExternalExpectations();
-  assert.equal(table.upsert("b", row(1), 10), true);
-  assert.equal(table.upsert("c", row(1), 9), false);
-  assert.equal(table.upsert("c", row(1), 10), false);
-  assert.equal(table.upsert("a", row(1), 10), true);
+  assert.equal(table.upsert("b", row(1), 10), "created");
+  assert.equal(table.upsert("c", row(1), 9), "stale");
+  assert.equal(table.upsert("c", row(1), 10), "stale");
+  assert.equal(table.upsert("a", row(1), 10), "taken");
   assert.equal(table.claim(key(1)), 10);
   table.destroy("b", expectation(1));
   assert.equal(table.size, 1);

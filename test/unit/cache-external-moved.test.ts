@@ -55,6 +55,20 @@ function holder(cache: ExternalCache, tuple: number): string | null {
 }
 
 describe("ExternalCache, a flow that its owner gave up", () => {
+  it("is no flow of that owner any more, also while the new owner's claim has yet to come", () => {
+    const { cache, a, b } = setUp();
+    for (const tuple of [1, 2, 3]) cache.upsert(a, tuple, tcpRecord(tuple), null, 100);
+    for (const tuple of [1, 2]) cache.moved(a, tuple, "fw2", 200);
+    assert.deepEqual([cache.table.size, cache.flowsOf(a), cache.flowsOf(b)], [3, 1, 0]);
+    cache.upsert(b, 7, tcpRecord(1), null, 200);
+    assert.deepEqual([cache.flowsOf(a), cache.flowsOf(b)], [1, 1]);
+    cache.heard(b, 300);
+    cache.sweepOrphans(b);
+    assert.deepEqual([cache.table.size, cache.flowsOf(a), cache.flowsOf(b)], [2, 1, 1]);
+    cache.flush();
+    assert.deepEqual([cache.flowsOf(a), cache.flowsOf(b)], [0, 0]);
+  });
+
   it("stays with the new owner whose claim came first", () => {
     const { cache, spy, a, b } = setUp();
     cache.upsert(a, 1, tcpRecord(1), null, 100);

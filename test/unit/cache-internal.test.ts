@@ -282,6 +282,31 @@ describe("InternalCache events", () => {
     assert.equal(cache.size, 2);
   });
 
+  it("counts each flow that found no room once, until it finds room or has ended", () => {
+    const cache = new InternalCache(10, 1);
+    cache.upsert(message(1, 1), NOW);
+    for (let times = 0; times < 5; times++) cache.upsert(message(2, 2, times), NOW);
+    cache.upsert(message(3, 3), NOW);
+    assert.deepEqual([cache.unpublished, cache.hasRoomForUnpublished], [2, false]);
+    cache.destroy(message(2, 2), NOW);
+    assert.equal(cache.unpublished, 1);
+    cache.beginDump();
+    cache.dumped(message(1, 1), NOW, null, true);
+    cache.abandonDump();
+    assert.equal(cache.unpublished, 1, "the dump may not have come to it");
+    cache.destroy(message(1, 1), NOW);
+    assert.equal(cache.hasRoomForUnpublished, true);
+    cache.beginDump();
+    cache.dumped(message(3, 3), NOW, null, true);
+    assert.equal(cache.sweep(10_000), true);
+    assert.deepEqual([cache.unpublished, cache.size], [0, 1]);
+    for (const tuple of [4, 5]) cache.upsert(message(tuple, tuple), NOW);
+    cache.beginDump();
+    for (const tuple of [3, 5]) cache.dumped(message(tuple, tuple), NOW, null, true);
+    cache.sweep(10_000);
+    assert.equal(cache.unpublished, 1, "the dump shows that the other has ended");
+  });
+
   it("hides what it has when it is flushed, and tells the peers nothing", () => {
     const cache = new InternalCache(10);
     const slots = [1, 2, 3, 4].map((i) => cache.upsert(message(i, i), NOW));

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { HybridClock, systemClock } from "../../src/flow/clock.js";
+import { HybridClock } from "../../src/flow/clock.js";
+import { systemClock } from "../../src/os/system-clock.js";
 import { Random } from "../support/records.js";
 
 const NOW_MS = Date.UTC(2026, 0, 1);

@@ -11,9 +11,9 @@ test("a heartbeat comes back as it was sent", () => {
 });
 
 test("keys of a later version are skipped, and those of a later one that this one lacks have their defaults", () => {
-  const { groups: _, unpublished: __, trouble: ___, ...bare } = heartbeat();
+  const { groups: _, unpublished: __, trouble: ___, unread: ____, ...bare } = heartbeat();
   const found = decodeHeartbeat(bytes({ conntrail: 1, ...bare, later: [1, 2] }));
-  assert.deepEqual(found, { ...bare, groups: {}, unpublished: 0, trouble: null });
+  assert.deepEqual(found, { ...bare, groups: {}, unpublished: 0, unread: false, trouble: null });
 });
 
 test("what is no heartbeat is null, whatever it is", () => {
@@ -37,4 +37,9 @@ test("what is no heartbeat is null, whatever it is", () => {
     "too many bytes": bytes({ ...sound, later: "x".repeat(HEARTBEAT_BYTES_MAX) }),
   };
   for (const [what, payload] of Object.entries(cases)) assert.equal(decodeHeartbeat(payload as Uint8Array), null, what);
+});
+
+test("a reason of any length leaves the heartbeat readable", () => {
+  const found = decodeHeartbeat(encodeHeartbeat(heartbeat({ trouble: "x".repeat(5000) })));
+  assert.equal(found?.trouble?.length, 256);
 });

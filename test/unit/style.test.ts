@@ -112,13 +112,15 @@ test("a package is imported at home only", () => {
   );
 });
 
-test("pure folders import nothing that has effects", () => {
+test("pure folders have no clock, no timers, and import nothing that has effects", () => {
   none(
     violations(function* (source) {
       if (!PURE.some((folder) => source.path.startsWith(`${folder}/`))) return;
       for (const name of importsOf(source)) {
         if (!name.startsWith(".") && !PURE_MAY_IMPORT.includes(name)) yield `imports ${name}`;
       }
+      const effect = /\b(Date\.now|performance\.\w+|set(Timeout|Interval|Immediate))\b/.exec(source.text)?.[0];
+      if (effect !== undefined) yield `uses ${effect}`;
     }),
   );
 });

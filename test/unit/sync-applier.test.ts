@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { pino } from "pino";
+import { EXPECTATIONS_MAX } from "../../src/cache/expectation-row.js";
 import { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
 import { HybridClock } from "../../src/flow/clock.js";
@@ -374,6 +375,25 @@ describe("Applier, what it leaves to be published", () => {
       }),
     );
     assert.deepEqual(pending, [2]);
+  });
+});
+
+describe("Applier, expectations", () => {
+  it("those without room count as what found no room", () => {
+    const bench = new Bench();
+    const { applier, external } = bench;
+    const state = (first: number, count: number): void => {
+      const message = bench.fw2.events((batch) => {
+        for (let number = first; number < first + count; number++) {
+          batch.addExpectation(expectationFromJson(sampleExpectation("kernel", number)), 300, LOCAL_MS / 1000, null);
+        }
+      });
+      bench.read(message);
+    };
+    for (let first = 0; first < EXPECTATIONS_MAX; first += 64) state(first, 64);
+    assert.equal(applier.refusals.noRoom, 0);
+    state(EXPECTATIONS_MAX, 5);
+    assert.deepEqual([external.expectations.size, applier.refusals.noRoom], [EXPECTATIONS_MAX, 5]);
   });
 });
 

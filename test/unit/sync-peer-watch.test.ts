@@ -15,6 +15,7 @@ class Peer {
   flows = 0;
   #heard: (heartbeat: Heartbeat | null) => void = () => undefined;
   readonly watch: PeerWatch;
+  begunAnew = 0;
 
   constructor() {
     const follower = {
@@ -23,6 +24,7 @@ class Peer {
       isExact: true,
       refusals: { refused: 0, reason: "", noRoom: 0 },
       flowsAt: () => null,
+      beginAnew: () => this.begunAnew++,
     };
     Object.defineProperty(follower, "applied", { get: () => this.applied });
     Object.defineProperty(follower, "flows", { get: () => this.flows });
@@ -48,9 +50,9 @@ class Peer {
   }
 
   /** The peer's daemon says at `nowMs` that its stream ends at `number`, with `flows` alive. */
-  beats(nowMs: number, number: number, flows = 0): void {
+  beats(nowMs: number, number: number, flows = 0, epoch = EPOCH): void {
     this.nowMs = nowMs;
-    this.#heard(heartbeat({ epoch: EPOCH, number, flows, flowsAt: number }));
+    this.#heard(heartbeat({ epoch, number, flows, flowsAt: number }));
   }
 
   reads(number: number, flows = 0): void {
@@ -91,4 +93,33 @@ test("a flood of heartbeats hides no place that is not read, and no flow that is
   peer.reads(8);
   for (let nowMs = 3000; nowMs < 6000; nowMs += 10) peer.beats(nowMs, 8, 5);
   assert.equal(peer.watch.reason, "5 of its 5 flows are missing here");
+});
+
+test("after a silence, what was published during it must have been read", () => {
+  const peer = new Peer();
+  peer.reads(7);
+  for (const nowMs of [0, 1000, 2000]) peer.beats(nowMs, 7);
+  assert.equal(peer.watch.reason, null);
+  peer.beats(3_600_000, 90_000);
+  assert.equal(peer.watch.reason, "89993 of its messages have not been read yet");
+});
+
+test("a peer whose epochs begin anew below the one that was read is read anew", () => {
+  const peer = new Peer();
+  peer.reads(7);
+  peer.beats(0, 7);
+  peer.beats(1000, 1, 0, EPOCH - 5);
+  assert.equal(peer.watch.reason, "its daemon names an earlier epoch than its stream did");
+  assert.equal(peer.begunAnew, 0, "one heartbeat may be older than what was read meanwhile");
+  peer.beats(2000, 2, 0, EPOCH - 5);
+  assert.equal(peer.begunAnew, 1);
+});
+
+test("epochs that rise and fall are those of two daemons with one name", () => {
+  const peer = new Peer();
+  peer.reads(7);
+  for (const [index, epoch] of [EPOCH, EPOCH - 5, EPOCH].entries()) peer.beats(index * 1000, 7, 0, epoch);
+  assert.equal(peer.watch.reason, "two daemons call themselves fw2: give each node a name of its own");
+  for (let nowMs = 3000; nowMs < 13_000; nowMs += 1000) peer.beats(nowMs, 7);
+  assert.equal(peer.watch.reason, null);
 });

@@ -5,7 +5,8 @@
  *
  *   {"conntrail":1,"cluster":"edge","node":"fw1","writes":1,"reads":[1],"epoch":1769900000000,"number":4711,"flows":3000,
  *    "flowsAt":4709,
- *    "wallMs":1769903600000,"role":"primary","groups":{"lan":"primary"},"unpublished":0,"trouble":"the store is full"}
+ *    "wallMs":1769903600000,"role":"primary","groups":{"lan":"primary"},"unpublished":0,"unread":false,
+ *    "trouble":"the store is full"}
  */
 import { z } from "zod";
 import type { Role } from "./mark.js";
@@ -30,6 +31,8 @@ export interface Heartbeat {
   readonly groups: Readonly<Record<string, Role>>;
   /** Flows of its kernel that its stream does not have, because its cache is full. */
   readonly unpublished: number;
+  /** Events of its kernel were lost, and its table has not been read since. */
+  readonly unread: boolean;
   /** Why what it publishes does not reach its stream, in words; null while it does. */
   readonly trouble: string | null;
 }
@@ -39,6 +42,7 @@ export const HEARTBEAT_BYTES_MAX = 16 * 1024;
 
 const GROUPS_MAX = 64;
 const VERSIONS_MAX = 16;
+const TROUBLE_LENGTH_MAX = 256;
 const name = z.string().regex(/^[A-Za-z0-9_-]{1,32}$/);
 const count = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
 const role = z.enum(["primary", "backup", "fault", "unknown"]);
@@ -60,12 +64,14 @@ const schema = z.object({
     .refine((groups) => Object.keys(groups).length <= GROUPS_MAX)
     .default({}),
   unpublished: count.default(0),
-  trouble: z.string().max(256).nullable().default(null),
+  unread: z.boolean().default(false),
+  trouble: z.string().max(TROUBLE_LENGTH_MAX).nullable().default(null),
 });
 
-/** The bytes of a heartbeat. */
+/** The bytes of a heartbeat. A longer `trouble` is cut. */
 export function encodeHeartbeat(heartbeat: Heartbeat): Uint8Array {
-  return new TextEncoder().encode(JSON.stringify({ conntrail: 1, ...heartbeat }));
+  const trouble = heartbeat.trouble?.slice(0, TROUBLE_LENGTH_MAX) ?? null;
+  return new TextEncoder().encode(JSON.stringify({ conntrail: 1, ...heartbeat, trouble }));
 }
 
 /** Null for anything that is no heartbeat. Never throws. */

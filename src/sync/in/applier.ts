@@ -181,6 +181,11 @@ export class Applier {
     this.#exact = false;
   }
 
+  /** After `restart`: the stream is another one, and nothing of it was ever applied. */
+  forget(): void {
+    this.#seen = { epoch: 0, number: 0 };
+  }
+
   /**
    * Applies a message. `localMs` is when it was written, by the best estimate of this node's clock. False when the
    * message was malformed.
@@ -365,10 +370,13 @@ export class Applier {
         continue;
       }
       const outcome = this.#external.upsert(this.#origin, flowId, words, rare.get(row) ?? null, stamp, birth);
-      if (outcome !== "full") continue;
-      this.#noRoom++;
-      this.counters.rowsWithoutRoom++;
+      if (outcome === "full") this.#countNoRoom();
     }
+  }
+
+  #countNoRoom(): void {
+    this.#noRoom++;
+    this.counters.rowsWithoutRoom++;
   }
 
   /** True when this node's own kernel has newer news of the flow. Otherwise the local row is marked superseded. */
@@ -434,7 +442,7 @@ export class Applier {
     if (this.#local !== null && this.#localExpectationIsNewer(this.#local, expectation, stamp)) return;
     const age = Math.max(0, Math.floor(envelope.wallMs / 1000) - createdSeconds);
     const row = { expectation, createdSeconds: localSeconds - age, updatedSeconds: localSeconds };
-    external.upsert(this.node, row, stamp);
+    if (external.upsert(this.node, row, stamp) === "full") this.#countNoRoom();
   }
 
   /** As `#localIsNewer`, for an expectation. */

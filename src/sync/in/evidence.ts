@@ -22,14 +22,17 @@ export interface PeerEvidence {
   readonly self: string;
   /** Why the peer's broker cannot be reached; null while it is connected. */
   readonly unreachable: string | null;
-  /** The last heartbeat, and its age; null: none has come since the broker was connected. */
+  /** The last heartbeat, and its age; null: none has come yet. */
   readonly heartbeat: Heartbeat | null;
   readonly silentMs: number;
   /** Heartbeats of two epochs alternate: two daemons use one name. */
   readonly doubled: boolean;
   /** The position up to which this node has applied the peer's stream. */
   readonly applied: { readonly epoch: number; readonly number: number };
-  /** The position that must be applied by now: that of the heartbeat before the last; null when there is none yet. */
+  /**
+   * The position that must be applied by now: that of the heartbeat before the last, or of the last after a silence; null
+   * when there is none yet.
+   */
   readonly due: { readonly epoch: number; readonly number: number } | null;
   /** The table is held exactly: a complete snapshot was read, and no batch number has been missing since. */
   readonly exact: boolean;
@@ -81,13 +84,14 @@ function daemonReason({ heartbeat, silentMs }: PeerEvidence, { silenceMsMax, rea
       : "waiting for its daemon";
   }
   if (silentMs > silenceMsMax) return `its daemon has been silent for ${Math.round(silentMs / 1000)} s`;
-  const { writes, trouble, unpublished } = heartbeat;
+  const { writes, trouble, unpublished, unread } = heartbeat;
   if (!reads.includes(writes)) {
     const known = reads.join(" and ");
     const who = writes > Math.max(...reads) ? "this node" : "that node";
     return `speaks format ${writes}, this node reads ${known}: upgrade ${who} first`;
   }
   if (trouble !== null) return `cannot publish: ${trouble}`;
+  if (unread) return "has lost events of its kernel, and has not read the kernel's table since";
   return unpublished > 0 ? `its cache is full: ${unpublished} of its flows are not replicated` : null;
 }
 
@@ -96,6 +100,9 @@ function tableReason(evidence: PeerEvidence): string | null {
   const { heartbeat, applied, due, exact, refused, refusal, noRoom, missing, copyTrouble } = evidence;
   if (refused > 0) return `${refused} of its messages were refused: ${refusal}`;
   if (noRoom > 0) return `${noRoom} of its flows found no room: raise the limit of the external cache`;
+  if (heartbeat !== null && applied.epoch > heartbeat.epoch) {
+    return "its daemon names an earlier epoch than its stream did";
+  }
   if (!exact) return "waiting for a complete snapshot of it";
   if (due === null) return "waiting for its daemon";
   if (applied.epoch < due.epoch) return "its new epoch has not been read yet";

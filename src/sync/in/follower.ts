@@ -13,7 +13,6 @@ import { replayCopy, replayShared } from "./restore.js";
 /** A peer's stream as `status` reports it. */
 export interface FollowerState {
   readonly connected: boolean;
-  readonly inSync: boolean;
   readonly lagEvents: number;
   readonly lagMs: number;
   /** When the last message came, milliseconds; null before the first. */
@@ -78,6 +77,8 @@ export class Follower {
   #atSnapshot = false;
   /** True when the snapshot that the last mark names is gone: start at the first message that is left. */
   #fromFirst = false;
+  /** True: the copy is to be emptied before reading begins. */
+  #anew = false;
   #connected = false;
   #sequence = 0;
   /** Where the stream ended when reading began. Until that is applied, the peer does not count as in sync. */
@@ -140,7 +141,6 @@ export class Follower {
     const { epoch } = this.#applier.position;
     return {
       connected: this.#connected,
-      inSync: this.#connected && this.#applier.exact && !behind,
       lagEvents: this.#pending,
       lagMs: behind ? Math.max(0, this.#clock.wallMs() - this.#applier.wallMs) : 0,
       lastHeardMs: this.#lastHeardMs,
@@ -240,6 +240,18 @@ export class Follower {
     this.#restart.abort();
   }
 
+  /**
+   * The peer's epochs begin anew, below the one that was read. Discards all that was read, also in the copy, and reads
+   * from the peer's last complete snapshot.
+   */
+  beginAnew(): void {
+    this.#anew = true;
+    // One that the peer writes now comes after whatever was wrong in its stream.
+    if (this.#ask()) this.#counters.asked++;
+    this.resync();
+    this.#applier.forget();
+  }
+
   /** Resolves with true when the peer's table is held exactly, or with false when the signal comes first. */
   async exact(signal: AbortSignal): Promise<boolean> {
     await this.#until(() => this.#applier.exact, signal);
@@ -300,6 +312,10 @@ export class Follower {
       this.#replica = await this.#openCopy(this.#copy).catch(() => null);
       this.#refilling = this.#replica?.emptied === true;
       if (this.#refilling) this.#fromFirst = true;
+    }
+    if (this.#anew && !signal.aborted) {
+      await this.#replica?.empty();
+      this.#anew = false;
     }
     this.#newestMs = Math.max(last?.timeMs ?? 0, lastEvent?.timeMs ?? 0);
     const copied = this.#copy === null ? this.#at : (this.#replica?.originSequence ?? 0);

@@ -13,7 +13,10 @@ export interface PeerWatchCounters {
 }
 
 /** What a watch asks its peer's follower. */
-type Followed = Pick<Follower, "node" | "applied" | "flows" | "flowsAt" | "state" | "isExact" | "refusals">;
+type Followed = Pick<
+  Follower,
+  "node" | "applied" | "flows" | "flowsAt" | "state" | "isExact" | "refusals" | "beginAnew"
+>;
 
 /** A heartbeat, the time of its arrival, and how many flows had changed their owner by then. */
 interface Heard {
@@ -50,6 +53,11 @@ export class PeerWatch {
   readonly #startedMs: number;
   #last: Heard | null = null;
   #before: Heard | null = null;
+  /** Heartbeats in a row that name an epoch before the one that was read. */
+  #earlierEpochs = 0;
+  /** When the epoch last rose, and when it last fell, from one heartbeat to the next. */
+  #roseMs = Number.NEGATIVE_INFINITY;
+  #fellMs = Number.NEGATIVE_INFINITY;
   #doubledMs = Number.NEGATIVE_INFINITY;
   #offsetMs: number | null = null;
   /** The difference that both the heartbeat before the last and the one before that showed. */
@@ -130,7 +138,7 @@ export class PeerWatch {
     }
     this.counters.heartbeats++;
     const atMs = this.#nowMs();
-    if (this.#last !== null && heartbeat.epoch < this.#last.heartbeat.epoch) this.#doubledMs = atMs;
+    this.#noteChange(heartbeat.epoch - (this.#last?.heartbeat.epoch ?? heartbeat.epoch), atMs);
     this.#offsetMs = heartbeat.wallMs - this.#wallMs();
     if (this.#last !== null && atMs - this.#last.atMs < BEAT_MS_MIN) {
       this.#before ??= this.#last;
@@ -138,8 +146,35 @@ export class PeerWatch {
       return;
     }
     this.#compare();
-    this.#before = this.#last;
+    this.#checkEpoch(heartbeat);
+    // What was due before a silence says nothing about what was published during it.
+    const goesOn = this.#last !== null && atMs - this.#last.atMs <= this.#silenceMsMax;
+    this.#before = goesOn ? this.#last : null;
     this.#last = { heartbeat, atMs, handovers: this.#handovers() };
+  }
+
+  /** A restart makes the epoch rise, and a new store may make it fall. Only two daemons make it do both. */
+  #noteChange(change: number, atMs: number): void {
+    if (change > 0) this.#roseMs = atMs;
+    if (change < 0) this.#fellMs = atMs;
+    if (change !== 0 && Math.abs(this.#roseMs - this.#fellMs) < DOUBLED_MS) this.#doubledMs = atMs;
+  }
+
+  /**
+   * A new store and a clock that is behind: the peer's epochs begin anew below the one that was read. One heartbeat may be
+   * older than what was read meanwhile, two in a row are not.
+   */
+  #checkEpoch({ node, epoch }: Heartbeat): void {
+    const follower = this.#follower;
+    const isEarlier = node === follower.node && epoch < follower.applied.epoch;
+    this.#earlierEpochs = isEarlier ? this.#earlierEpochs + 1 : 0;
+    if (this.#earlierEpochs < 2) return;
+    this.#earlierEpochs = 0;
+    this.#log.warn(
+      { peer: node, epoch, readEpoch: follower.applied.epoch },
+      "the peer's epochs begin anew; reading it anew",
+    );
+    follower.beginAnew();
   }
 
   /**

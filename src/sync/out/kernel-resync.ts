@@ -4,6 +4,7 @@ import type { InternalCache } from "../../cache/internal.js";
 import { isOtherFlow, recordDiffers } from "../../cache/row-changes.js";
 import type { DumpResult } from "../../ctnetlink/request-socket.js";
 import type { DecodedFlow } from "../../flow/record.js";
+import { Backoff } from "../../os/backoff.js";
 import type { Claim } from "../../ownership/claim.js";
 import { BATCH_ROWS_MAX } from "../../stream/format/columns.js";
 import type { Carrying } from "../ports/carrying.js";
@@ -20,6 +21,9 @@ const SWEEP_SLOTS = 4096;
 const NOBODY: Claim = { node: "", stamp: 0 };
 /** Limit of attempts for a dump that fails or is interrupted. */
 const DUMP_ATTEMPTS_MAX = 5;
+/** When all of them failed, it is tried again after this time. */
+const RETRY_MS_MIN = 1000;
+const RETRY_MS_MAX = 30_000;
 
 /** Dumps the kernel's table and brings the internal cache in line with it. Only the difference is published. */
 export class KernelResync {
@@ -47,6 +51,11 @@ export class KernelResync {
   readonly #signal: AbortSignal;
   #running: Promise<boolean> | null = null;
   #again = false;
+  /** Times that events were lost, or a poll failed, and how many of them a whole dump has made good. */
+  #losses = 0;
+  #lossesRead = 0;
+  readonly #backoff = new Backoff({ minMs: RETRY_MS_MIN, maxMs: RETRY_MS_MAX });
+  #retry: NodeJS.Timeout | null = null;
 
   constructor(options: {
     internal: InternalCache;
@@ -72,6 +81,21 @@ export class KernelResync {
     this.#pacer = options.pacer;
     this.#log = options.log;
     this.#signal = options.signal;
+  }
+
+  /** Events of the kernel were lost. */
+  noteLoss(): void {
+    this.#losses++;
+  }
+
+  /** True while the kernel's table has not been read as a whole since events of it were lost. */
+  get isUnread(): boolean {
+    return this.#losses > this.#lossesRead;
+  }
+
+  /** Cancels a resync that is to be tried again. */
+  stop(): void {
+    if (this.#retry !== null) clearTimeout(this.#retry);
   }
 
   /** True while a dump runs. */
@@ -114,18 +138,35 @@ export class KernelResync {
       if (this.#again) polled = false;
       else if (whole || polled) return whole;
     }
-    if (!this.#signal.aborted) this.#log.error("kernel resync gave up: the table changes faster than it can be read");
+    if (!this.#signal.aborted) this.#retryLater();
     return false;
+  }
+
+  /** What was lost is lost until the table has been read. */
+  #retryLater(): void {
+    this.#losses++;
+    const waitMs = this.#backoff.nextMs();
+    this.#log.error({ againInMs: waitMs }, "kernel resync gave up: the table changes faster than it can be read");
+    this.stop();
+    this.#retry = setTimeout(() => void this.resync(), waitMs);
+    this.#retry.unref();
   }
 
   async #once(polled: boolean): Promise<boolean> {
     this.#internal.beginDump();
     this.#injection?.beginDump();
     this.#flows.readClock();
+    const losses = this.#losses;
     const whole = (await this.#dumpFlows(polled)) && (await this.#dumpExpectations(polled));
     this.#injection?.endDump(whole);
-    if (whole) this.#pacer.flushNow();
-    return whole;
+    if (!whole) {
+      if (polled) this.#losses++;
+      return false;
+    }
+    this.#lossesRead = losses;
+    this.#backoff.reset();
+    this.#pacer.flushNow();
+    return true;
   }
 
   async #dumpFlows(polled: boolean): Promise<boolean> {

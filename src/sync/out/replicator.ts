@@ -176,6 +176,7 @@ export class Replicator implements EventSink {
   /** The kernel dropped events: enlarges the buffer and compares the whole table. */
   onOverrun(): void {
     this.#resync.counters.overruns++;
+    this.#resync.noteLoss();
     this.#events?.growBuffer();
     this.#journal.writeMark({ type: "gap", reason: "event socket overrun" });
     this.#overruns.overrun();
@@ -208,6 +209,11 @@ export class Replicator implements EventSink {
   /** Publishes what is pending, now. */
   flush(): void {
     this.#pacer.flushNow();
+  }
+
+  /** True while the kernel's table has not been read since events of it were lost. */
+  get isUnread(): boolean {
+    return this.#resync.isUnread;
   }
 
   /** Sets another filter (SIGHUP). Flows that it drops are removed by the next kernel resync. */
@@ -250,6 +256,7 @@ export class Replicator implements EventSink {
   /** Publishes what is pending and stops the pacing. */
   stop(): void {
     this.#overruns.stop();
+    this.#resync.stop();
     this.#expectations.sequenceWatch.stop();
     this.#pacer.flushNow();
     this.#pacer.stop();
