@@ -6,7 +6,7 @@ import type { Packr } from "msgpackr";
 import type { RareAttributes } from "../../flow/record.js";
 import type { SlotRange } from "./batch.js";
 import { DestroySection, MovedSection, NewSection, rowsOf, type Section, UpdateSection } from "./columns.js";
-import { createPackr, envelopeOf, type MessageParts, type OpenedMessage, unpackMessage } from "./envelope.js";
+import { createPackr, type MessageParts, type OpenedMessage, openUnpacked } from "./envelope.js";
 import { PackedOpener, PackedPart } from "./packed-message.js";
 import { unpackRare } from "./rare.js";
 
@@ -15,15 +15,6 @@ export function createMessageOpener(): (payload: Uint8Array) => OpenedMessage | 
   const packed = new PackedOpener();
   const packr: Packr = createPackr();
   return (payload) => packed.open(payload) ?? openUnpacked(packr, payload);
-}
-
-function openUnpacked(packr: Packr, payload: Uint8Array): OpenedMessage | null {
-  const parts = unpackMessage(packr, payload);
-  if (parts === null) return null;
-  const envelope = envelopeOf(parts);
-  const kind = parts.k;
-  if (envelope === null || (kind !== "ev" && kind !== "snap" && kind !== "mark")) return null;
-  return { kind, envelope, payload, parts };
 }
 
 const NODE_NAMES_MAX = 256;

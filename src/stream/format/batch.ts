@@ -52,7 +52,14 @@ import {
   type StateColumns,
   UpdateSection,
 } from "./columns.js";
-import { createPackr, type Envelope, envelopeFields, envelopeOf, unpackMessage } from "./envelope.js";
+import {
+  createPackr,
+  type Envelope,
+  envelopeFields,
+  type MessageParts,
+  type OpenedMessage,
+  openUnpacked,
+} from "./envelope.js";
 import {
   BATCH_EXPECTATIONS_MAX,
   packExpectation,
@@ -60,7 +67,9 @@ import {
   type StreamExpectation,
   unpackExpectation,
 } from "./expectation.js";
+import { PackedOpener } from "./packed-message.js";
 import { packRare, type RareRow, unpackRare } from "./rare.js";
+import type { MessageKind } from "./subjects.js";
 
 /** Rare attributes are large: this many make a batch full. */
 const RARE_ROWS_MAX = 512;
@@ -266,6 +275,7 @@ function hasProtocolInfo(protocol: number, state: number): boolean {
 /** Unpacks messages of kind `ev` and `snap`. Its sections are reused: they are valid until the next `decode`. */
 export class BatchDecoder {
   readonly #packr: Packr = createPackr();
+  readonly #opener = new PackedOpener();
   readonly new4 = new NewSection(1);
   readonly new6 = new NewSection(4);
   readonly updates = new UpdateSection();
@@ -283,21 +293,30 @@ export class BatchDecoder {
   /** Unpacks a payload; returns its envelope, or null when anything is malformed. Never throws. */
   decode(payload: Uint8Array): Envelope | null {
     this.#clear();
-    const map = unpackMessage(this.#packr, payload);
-    if (map === null) return null;
-    const envelope = envelopeOf(map);
-    if (envelope === null || (map.k !== "ev" && map.k !== "snap")) return null;
+    const opened = this.#open(payload);
+    if (opened === null || opened.kind === "mark") return null;
+    const { kind, envelope, parts } = opened;
     const sound =
-      this.new4.decode(map.n4) &&
-      this.new6.decode(map.n6) &&
-      this.updates.decode(map.u) &&
-      this.destroys.decode(map.d) &&
-      this.#decodeMoved(map) &&
-      this.#decodeRange(map) &&
-      this.#decodeRare(map.r) &&
-      this.#decodeExpectations(map.x);
+      this.new4.decode(parts.n4) &&
+      this.new6.decode(parts.n6) &&
+      this.updates.decode(parts.u) &&
+      this.destroys.decode(parts.d) &&
+      this.#decodeMoved(parts) &&
+      this.#decodeRange(kind, parts) &&
+      this.#decodeRare(parts.r) &&
+      this.#decodeExpectations(parts.x);
     if (!sound) this.#clear();
     return sound ? envelope : null;
+  }
+
+  /** Most messages are columns alone, and those need not be unpacked. */
+  #open(payload: Uint8Array): OpenedMessage | null {
+    const opened = this.#opener.open(payload);
+    if (opened !== null) {
+      const { mo, r, x } = opened.parts;
+      if (mo === undefined && r === undefined && x === undefined) return opened;
+    }
+    return openUnpacked(this.#packr, payload);
   }
 
   #clear(): void {
@@ -308,10 +327,9 @@ export class BatchDecoder {
     this.range = null;
   }
 
-  #decodeMoved(map: Record<string, unknown>): boolean {
-    if (!this.moved.decode(map.mv)) return false;
+  #decodeMoved({ mv, mo: names }: MessageParts): boolean {
+    if (!this.moved.decode(mv)) return false;
     if (this.moved.rows === 0) return true;
-    const names = map.mo;
     if (!Array.isArray(names) || names.length > NODE_NAMES_MAX) return false;
     if (!names.every((name): name is string => typeof name === "string")) return false;
     this.movedTo = names;
@@ -332,9 +350,8 @@ export class BatchDecoder {
     return true;
   }
 
-  #decodeRange(map: Record<string, unknown>): boolean {
-    if (map.k === "ev") return true;
-    const { a, b } = map;
+  #decodeRange(kind: MessageKind, { a, b }: MessageParts): boolean {
+    if (kind === "ev") return true;
     if (!isSlot(a) || !isSlot(b) || b < a) return false;
     this.range = { from: a, to: b };
     return true;

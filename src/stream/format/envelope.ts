@@ -28,6 +28,7 @@ export interface MessageParts {
   readonly mv?: unknown;
   readonly mo?: unknown;
   readonly r?: unknown;
+  readonly x?: unknown;
   readonly a?: unknown;
   readonly b?: unknown;
 }
@@ -103,6 +104,16 @@ export function unpackMessage(packr: Packr, payload: Uint8Array): Record<string,
   if (typeof value !== "object" || value === null || Array.isArray(value)) return null;
   const map = value as Record<string, unknown>;
   return map.v === FORMAT_VERSION ? map : null;
+}
+
+/** Unpacks a whole payload; null for one that is damaged, of another version, or not ours. Never throws. */
+export function openUnpacked(packr: Packr, payload: Uint8Array): OpenedMessage | null {
+  const parts = unpackMessage(packr, payload);
+  if (parts === null) return null;
+  const envelope = envelopeOf(parts);
+  const kind = parts.k;
+  if (envelope === null || (kind !== "ev" && kind !== "snap" && kind !== "mark")) return null;
+  return { kind, envelope, payload, parts };
 }
 
 /** The format version of a payload that is not of this one; null when it is no message of any version. Never throws. */

@@ -6,6 +6,7 @@
 import type { Packr } from "msgpackr";
 import { z } from "zod";
 import { createPackr, type Envelope, envelopeFields, envelopeOf, type Position, unpackMessage } from "./envelope.js";
+import { PackedOpener } from "./packed-message.js";
 
 const count = z.number().int().nonnegative();
 
@@ -102,8 +103,11 @@ export class MarkCodec {
 
 /** Makes a reader of envelopes alone; it returns null for a payload that is no message of ours. */
 export function createEnvelopeReader(): (payload: Uint8Array) => Envelope | null {
+  const packed = new PackedOpener();
   const packr = createPackr();
   return (payload) => {
+    const opened = packed.open(payload);
+    if (opened !== null) return opened.envelope;
     const map = unpackMessage(packr, payload);
     return map === null ? null : envelopeOf(map);
   };

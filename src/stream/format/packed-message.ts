@@ -39,6 +39,7 @@ const KEY_D = codeOf("d");
 const KEY_MV = codeOf("mv");
 const KEY_MO = codeOf("mo");
 const KEY_R = codeOf("r");
+const KEY_X = codeOf("x");
 
 /** A key of one or two characters as a number, as PackedReader gives it. */
 export function codeOf(key: string): number {
@@ -152,6 +153,20 @@ export class PackedReader {
   }
 }
 
+/** All keys from the start, so that every message has the same shape. */
+const NO_PARTS: MessageParts = {
+  n4: undefined,
+  n6: undefined,
+  u: undefined,
+  d: undefined,
+  mv: undefined,
+  mo: undefined,
+  r: undefined,
+  x: undefined,
+  a: undefined,
+  b: undefined,
+};
+
 /** Opens messages of one stream. It remembers the node that they name, which hardly ever changes. */
 export class PackedOpener {
   readonly #reader = new PackedReader();
@@ -162,17 +177,7 @@ export class PackedOpener {
     const reader = this.#reader;
     reader.begin(payload, 0);
     const envelope = { v: -1, o: null as string | null, e: -1, n: -1, h: -1, w: -1 };
-    const parts: { -readonly [key in keyof MessageParts]: unknown } = {
-      n4: undefined,
-      n6: undefined,
-      u: undefined,
-      d: undefined,
-      mv: undefined,
-      mo: undefined,
-      r: undefined,
-      a: undefined,
-      b: undefined,
-    };
+    const parts: { -readonly [key in keyof MessageParts]: unknown } = { ...NO_PARTS };
     let kind: MessageKind | null = null;
     for (let left = reader.map(); left > 0; left--) {
       switch (reader.key()) {
@@ -223,6 +228,9 @@ export class PackedOpener {
           break;
         case KEY_R:
           parts.r = this.#part();
+          break;
+        case KEY_X:
+          parts.x = this.#part();
           break;
         default:
           reader.skip();
