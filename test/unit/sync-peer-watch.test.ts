@@ -55,8 +55,8 @@ class Peer {
     this.#heard(heartbeat({ epoch, number, flows, flowsAt: number }));
   }
 
-  reads(number: number, flows = 0): void {
-    this.applied = { epoch: EPOCH, number };
+  reads(number: number, flows = 0, epoch = EPOCH): void {
+    this.applied = { epoch, number };
     this.flows = flows;
   }
 }
@@ -122,4 +122,20 @@ test("epochs that rise and fall are those of two daemons with one name", () => {
   assert.equal(peer.watch.reason, "two daemons call themselves fw2: give each node a name of its own");
   for (let nowMs = 3000; nowMs < 13_000; nowMs += 1000) peer.beats(nowMs, 7);
   assert.equal(peer.watch.reason, null);
+});
+
+test("after a restart of the peer, heartbeats of its earlier epoch prove nothing", () => {
+  for (const restartedMs of [10, 2000]) {
+    const peer = new Peer();
+    peer.reads(42);
+    peer.beats(0, 42);
+    assert.equal(peer.watch.reason, null);
+    // It was down for a while. What its kernel saw meanwhile is in messages that nobody has read yet.
+    peer.beats(restartedMs, 3, 0, EPOCH + 1);
+    assert.equal(peer.watch.reason, "its new epoch has not been read yet");
+    peer.reads(1, 0, EPOCH + 1);
+    assert.equal(peer.watch.reason, "2 of its messages have not been read yet");
+    peer.reads(3, 0, EPOCH + 1);
+    assert.equal(peer.watch.reason, null);
+  }
 });

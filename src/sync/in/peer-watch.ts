@@ -205,11 +205,19 @@ export class PeerWatch {
     return retired + taken + stale + moved;
   }
 
+  /**
+   * The position that must be applied by now. After a restart of the peer it is the new epoch's first one: the flows
+   * that its kernel has seen while it was down come before that, and an earlier epoch's heartbeats know nothing of them.
+   */
+  #due(): Position | null {
+    const [last, before] = [this.#last?.heartbeat ?? null, this.#before?.heartbeat ?? null];
+    return before !== null && before.epoch === last?.epoch ? before : last;
+  }
+
   #evidence(): PeerEvidence {
     const follower = this.#follower;
     const { connected, copyTrouble } = follower.state;
     const last = this.#last;
-    const due: Position | null = (this.#before ?? last)?.heartbeat ?? null;
     const { refused, reason, noRoom } = follower.refusals;
     const [now, before] = [this.#missing, this.#missingBefore];
     return {
@@ -220,7 +228,7 @@ export class PeerWatch {
       silentMs: this.#nowMs() - (last?.atMs ?? this.#startedMs),
       doubled: this.#nowMs() - this.#doubledMs < DOUBLED_MS,
       applied: follower.applied,
-      due,
+      due: this.#due(),
       // A broker that answers but does not have this node's stream.
       exact: follower.isExact && connected,
       refused,
