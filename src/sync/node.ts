@@ -259,17 +259,23 @@ export class FirewallNode {
     if (request === "snapshot") void this.journal.writeSnapshot(this.signal);
     else if (this.#beatsLeft > 0) {
       this.#beatsLeft--;
-      this.#sendHeartbeat();
+      void this.#sendHeartbeat();
     }
   }
 
   #beat(): void {
     this.#beatsLeft = BEATS_ASKED_MAX;
-    this.#sendHeartbeat();
+    void this.#sendHeartbeat();
   }
 
-  #sendHeartbeat(): void {
-    const { internal, journal, roles } = this;
+  /**
+   * The kernel's events come first. After a standstill the timer of the heartbeat is served before them, and peers would
+   * take this node's old position for all that there is.
+   */
+  async #sendHeartbeat(): Promise<void> {
+    const { internal, journal, replicator, roles, signal } = this;
+    await replicator.catchUp();
+    if (signal.aborted) return;
     const { ownStream, clock } = this.#ports;
     const { cluster, node } = this.#options;
     ownStream.beat({

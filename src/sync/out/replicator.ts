@@ -193,6 +193,14 @@ export class Replicator implements EventSink {
     for (let turns = 0; turns < QUEUED_TURNS_MAX && this.#events?.readNow() === true; turns++);
   }
 
+  /** Applies and publishes what the kernel has reported so far, however much that is: in turns of the event loop. */
+  async catchUp(): Promise<void> {
+    for (let turns = 0; turns < QUEUED_TURNS_MAX && this.#events?.readNow() === true; turns++) {
+      await new Promise(setImmediate);
+    }
+    this.flush();
+  }
+
   /** Makes a peer's flow this node's own, as this kernel has it, and publishes the claim. */
   claim(flow: DecodedFlow): void {
     this.#flows.readClock();
