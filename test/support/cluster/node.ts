@@ -1,15 +1,4 @@
-import {
-  closeSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  truncateSync,
-  writeFileSync,
-  writeSync,
-} from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { requestDump, requestReport } from "../../../src/control/client.js";
 import type {
@@ -25,6 +14,7 @@ import type {
 import { signal } from "../../../src/lab/leftover.js";
 import type { Namespace } from "../../../src/lab/namespace.js";
 import { type CommandResult, type LineProcess, runCommand, waitFor } from "../../../src/lab/process.js";
+import { fillDisk } from "../full-disk.js";
 import { Agent } from "./agent-client.js";
 import type { BulkOperation, LoadOptions, LoadTruth, MarkView, StreamView } from "./agent-protocol.js";
 import { type FlowMap, flowMap } from "./flow-map.js";
@@ -196,15 +186,7 @@ export class ClusterNode {
   /** Fills the store's own file system to the last byte; gives the file whose removal makes room again. */
   fillStore(): string {
     const file = `/proc/${this.#running.pid}/root${this.store}/filler`;
-    const descriptor = openSync(file, "w");
-    const block = Buffer.alloc(64 * 1024);
-    try {
-      for (;;) writeSync(descriptor, block);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "ENOSPC") throw error;
-    } finally {
-      closeSync(descriptor);
-    }
+    fillDisk(file);
     return file;
   }
 
