@@ -83,10 +83,15 @@ export async function prepareStore(options: BrokerConfigOptions, version: Broker
   return path;
 }
 
-/** Names of the streams in an embedded broker's store, in nats-server's layout; none when there is no store yet. */
+/** Where an embedded broker's streams are, in nats-server's layout: a directory for each. */
+export function streamsDirectory(storeDir: string): string {
+  return join(storeDir, "jetstream", "$G", "streams");
+}
+
+/** Names of the streams in an embedded broker's store; none when there is no store yet. */
 export async function storedStreams(storeDir: string): Promise<string[]> {
   try {
-    return await readdir(join(storeDir, "jetstream", "$G", "streams"));
+    return await readdir(streamsDirectory(storeDir));
   } catch {
     return [];
   }

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../../errors.js";
@@ -18,7 +19,9 @@ import {
   programDirectories,
   setTimerSlack,
   stopLeftovers,
+  streamsDirectory,
 } from "./broker-host.js";
+import { RestoreWatch } from "./restore-watch.js";
 
 /** What an embedded broker needs: its configuration, a logger, and bounds. */
 export interface EmbeddedBrokerOptions extends BrokerConfigOptions {
@@ -74,6 +77,7 @@ export class EmbeddedBroker {
   #exited: Promise<void> = Promise.resolve();
   #supervisor: Promise<void> = Promise.resolve();
   #said = "";
+  #restore = new RestoreWatch();
 
   constructor(options: EmbeddedBrokerOptions) {
     this.#options = options;
@@ -115,7 +119,13 @@ export class EmbeddedBroker {
     this.#set("starting");
     this.#spawn();
     const startedMs = performance.now();
-    if (!(await this.#answers(this.#options.startTimeoutMs ?? 60_000))) {
+    const startTimeoutMs = this.#options.startTimeoutMs ?? 60_000;
+    let answers = await this.#answers(startTimeoutMs);
+    while (!answers && (await this.#removeFatalStream())) {
+      this.#spawn();
+      answers = await this.#answers(startTimeoutMs);
+    }
+    if (!answers) {
       const stopped = this.#stop.signal.aborted;
       this.#stop.abort();
       await this.#end();
@@ -156,6 +166,7 @@ export class EmbeddedBroker {
       await this.#lives();
       if (this.#stop.signal.aborted) return;
       if (performance.now() - startedMs >= STABLE_MS) backoff.reset();
+      await this.#removeFatalStream();
       const againInMs = backoff.nextMs();
       this.#log.error({ said: this.#said, againInMs }, "the broker ended, it is started again");
       this.#set("waiting");
@@ -168,6 +179,20 @@ export class EmbeddedBroker {
       // It may be reading a large store: only its exit ends this wait.
       if (await this.#answers(Number.POSITIVE_INFINITY)) await this.#running();
     }
+  }
+
+  /**
+   * Removes the stream that made the server panic while it read its store; false when there is none. Each call removes
+   * one, so there is an end. A stream is worth no standstill: this node writes its own anew from the kernel, and a copy
+   * anew from the peer.
+   */
+  async #removeFatalStream(): Promise<boolean> {
+    const stream = this.#restore.fatalStream;
+    if (stream === null || this.#stop.signal.aborted) return false;
+    this.#restore = new RestoreWatch();
+    this.#log.error({ stream }, "the store of this stream makes the broker crash: it is removed, and made anew");
+    await rm(join(streamsDirectory(this.#options.storeDir), stream), { recursive: true, force: true });
+    return true;
   }
 
   /**
@@ -216,6 +241,7 @@ export class EmbeddedBroker {
     });
     this.#child = child;
     this.#said = "";
+    this.#restore = new RestoreWatch();
     this.#readLines(child.stdout);
     this.#readLines(child.stderr);
     this.#exited = new Promise((resolve) => {
@@ -284,6 +310,7 @@ export class EmbeddedBroker {
   }
 
   #logLine(line: string): void {
+    this.#restore.take(line);
     const { level, text } = parseLogLine(line);
     if (level !== "debug") {
       this.warnings++;
