@@ -79,7 +79,7 @@ function copySource(node: string, broker: OwnBroker, log: Logger): CopySource {
   const { connection, retention } = broker;
   return {
     inspect: () => inspectCopy(connection, node),
-    open: (onLost) => Replica.open({ node, connection, retention, log, onLost }),
+    open: (onLost, anew) => Replica.open({ node, connection, retention, log, onLost, anew }),
     stream: new StreamReader({ connection, node, log }),
   };
 }

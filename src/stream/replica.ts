@@ -19,6 +19,8 @@ export interface ReplicaOptions {
   log: Logger;
   /** Messages were lost while the own broker was away: open the replica again and read from its tail. */
   onLost: () => void;
+  /** Empties the copy first, because a reader has found it damaged. */
+  anew?: boolean;
 }
 
 /**
@@ -130,7 +132,7 @@ export class Replica {
     const jsm = await jetStreamOf(client);
     await ensureStream(jsm, node, retention);
     let tip = await readTip(jsm, node);
-    if (tip?.damaged) {
+    if (tip !== null && (tip.damaged || options.anew === true)) {
       log.error(
         { copyOf: node, lastSequence: tip.lastSequence },
         "the copy of the peer's stream is damaged, it is made anew",

@@ -48,7 +48,7 @@ export async function benchReplay(flows: number, runs: number): Promise<void> {
       stream: new StreamReader({ connection: originConnection, node, log }),
       copy: {
         inspect: () => inspectCopy(connection, node),
-        open: (onLost) => Replica.open({ node, connection, retention, log, onLost }),
+        open: (onLost, anew) => Replica.open({ node, connection, retention, log, onLost, anew }),
         stream: new StreamReader({ connection, node, log }),
       },
       reached: () => originConnection.connected,

@@ -16,6 +16,7 @@ import { StreamReader } from "../../src/stream/reader.js";
 import { inspectCopy, Replica } from "../../src/stream/replica.js";
 import { Applier } from "../../src/sync/in/applier.js";
 import { Follower } from "../../src/sync/in/follower.js";
+import type { CopySource } from "../../src/sync/ports/peer-stream.js";
 import {
   natsServerMissing,
   silentLogger,
@@ -25,7 +26,7 @@ import {
 } from "../support/nats-server.js";
 import { tcpRecord } from "../support/records.js";
 import { StreamWriter } from "../support/stream-writer.js";
-import { DAMAGES, tear } from "../support/torn-store.js";
+import { DAMAGES, spoilMessage, tear } from "../support/torn-store.js";
 
 const RETENTION = { maxAgeMs: 3_600_000, bytesMax: 1024 ** 3 };
 const MESSAGES = 500;
@@ -68,6 +69,38 @@ async function assertReadable(server: TestNatsServer, node: string, number: numb
   assert.equal(event === null ? null : read(event.payload)?.number, number, "the last event that was confirmed");
   const mark = await server.manage((jsm) => readLastOf(jsm, node, "mark"));
   assert.equal(mark === null ? null : read(mark.payload)?.number, number - 1, "the last mark that was confirmed");
+}
+
+/** A follower of fw2 with a table of its own, and a copy on this node's broker. */
+function follow(toOwn: BrokerConnection, toPeer: BrokerConnection) {
+  const log = silentLogger();
+  const external = new ExternalCache(10_000);
+  const applier = new Applier({ node: "fw2", external, local: null, hybridClock: new HybridClock(systemClock), log });
+  const reader = (connection: BrokerConnection) => new StreamReader({ connection, node: "fw2", log });
+  const copy: CopySource = {
+    inspect: () => inspectCopy(toOwn, "fw2"),
+    open: (onLost, anew) => Replica.open({ node: "fw2", connection: toOwn, retention: RETENTION, log, onLost, anew }),
+    stream: reader(toOwn),
+  };
+  const asks = { count: 0 };
+  const ask = (): boolean => {
+    asks.count++;
+    return true;
+  };
+  const options = { stream: reader(toPeer), copy, applier, whole: false, ask, clock: systemClock, log };
+  return { external, asks, follower: new Follower(options) };
+}
+
+/** A first epoch with an empty snapshot, and then flows, a mark before each. */
+function publishTable(publisher: Publisher, writer: StreamWriter, flows: number): void {
+  const begin = [
+    writer.mark({ type: "epoch", reason: "test", previousEpoch: 0, previousNumber: 0 }),
+    writer.mark({ type: "snapshot-begin", id: 1, flows: 0 }),
+    writer.mark({ type: "snapshot-end", id: 1, flows: 0 }),
+  ];
+  writer.snapshotSequence = 2;
+  for (const [index, { kind, payload }] of begin.entries()) publisher.publish(kind, index + 1, payload);
+  for (let i = 0; i < flows; i++) publishPair(publisher, writer, i);
 }
 
 describe("a torn store", { skip: natsServerMissing() }, () => {
@@ -146,49 +179,15 @@ describe("a torn store", { skip: natsServerMissing() }, () => {
       const toPeer = connectBroker({ servers: [peer.address], node: "fw1", purpose: "test", log });
       const publisher = publisherOf("fw2", writer, toPeer);
       const end = new AbortController();
-      const follow = () => {
-        const external = new ExternalCache(10_000);
-        const applier = new Applier({
-          node: "fw2",
-          external,
-          local: null,
-          hybridClock: new HybridClock(systemClock),
-          log,
-        });
-        const reader = (connection: BrokerConnection) => new StreamReader({ connection, node: "fw2", log });
-        const copy = {
-          inspect: () => inspectCopy(toOwn, "fw2"),
-          open: (onLost: () => void) =>
-            Replica.open({ node: "fw2", connection: toOwn, retention: RETENTION, log, onLost }),
-          stream: reader(toOwn),
-        };
-        const options = {
-          stream: reader(toPeer),
-          copy,
-          applier,
-          whole: false,
-          ask: () => false,
-          clock: systemClock,
-          log,
-        };
-        return { external, follower: new Follower(options) };
-      };
       let running: Promise<void> | null = null;
       try {
         await toPeer.ready(30_000);
         await publisher.start();
-        const begin = [
-          writer.mark({ type: "epoch", reason: "test", previousEpoch: 0, previousNumber: 0 }),
-          writer.mark({ type: "snapshot-begin", id: 1, flows: 0 }),
-          writer.mark({ type: "snapshot-end", id: 1, flows: 0 }),
-        ];
-        writer.snapshotSequence = 2;
-        for (const [index, { kind, payload }] of begin.entries()) publisher.publish(kind, index + 1, payload);
-        for (let i = 0; i < MESSAGES / 2; i++) publishPair(publisher, writer, i);
+        publishTable(publisher, writer, MESSAGES / 2);
         assert.equal(await publisher.flush(30_000), true);
         // The first daemon copies it, and dies with everything else.
         const first = new AbortController();
-        const one = follow();
+        const one = follow(toOwn, toPeer);
         const followed = one.follower.run(first.signal);
         await until("the first daemon has it", () => one.external.table.size === MESSAGES / 2);
         first.abort();
@@ -197,7 +196,7 @@ describe("a torn store", { skip: natsServerMissing() }, () => {
         await own.kill();
         tear(own.directory, "CT_fw2", damage);
         await own.start();
-        const two = follow();
+        const two = follow(toOwn, toPeer);
         await two.follower.restore(AbortSignal.timeout(30_000));
         const restored = two.external.table.size;
         assert.ok(restored >= 20 && restored < MESSAGES / 2, `${restored} flows restored`);
@@ -221,6 +220,56 @@ describe("a torn store", { skip: natsServerMissing() }, () => {
       }
     });
   }
+
+  it("a copy with a bad message in its middle: what is behind it would be lost with the next crash, so it is made anew", async () => {
+    await using own = await startNatsServer();
+    await using peer = await startNatsServer();
+    const log = silentLogger();
+    const writer = new StreamWriter("fw2");
+    const toOwn = connectBroker({ servers: [own.address], node: "fw1", purpose: "test", log });
+    const toPeer = connectBroker({ servers: [peer.address], node: "fw1", purpose: "test", log });
+    const publisher = publisherOf("fw2", writer, toPeer);
+    const end = new AbortController();
+    let running: Promise<void> | null = null;
+    try {
+      await toPeer.ready(30_000);
+      await publisher.start();
+      publishTable(publisher, writer, MESSAGES / 2);
+      assert.equal(await publisher.flush(30_000), true);
+      const first = new AbortController();
+      const one = follow(toOwn, toPeer);
+      const followed = one.follower.run(first.signal);
+      await until("the first daemon has it", () => one.external.table.size === MESSAGES / 2);
+      first.abort();
+      await followed;
+      await own.kill("SIGTERM");
+      // Begin and end of the snapshot, then marks and events in turn: an event.
+      spoilMessage(own.directory, "CT_fw2", MESSAGES / 2 + 1);
+      await own.start();
+      assert.equal((await inspectCopy(toOwn, "fw2")).damaged, false, "its end can be read");
+      const two = follow(toOwn, toPeer);
+      await two.follower.restore(AbortSignal.timeout(30_000));
+      assert.equal(two.external.table.size, MESSAGES / 2 - 1);
+      running = two.follower.run(end.signal);
+      await until("every message of the copy can be read", async () => {
+        return own.manage(async (jsm) => {
+          const { state } = await jsm.streams.info("CT_fw2");
+          if (state.messages < MESSAGES || state.messages !== state.last_seq - state.first_seq + 1) return false;
+          for (let seq = state.first_seq; seq <= state.last_seq; seq++) {
+            if ((await jsm.streams.getMessage("CT_fw2", { seq }).catch(() => null)) === null) return false;
+          }
+          return true;
+        });
+      });
+      // The flow itself comes with a snapshot.
+      await until("it asks the peer for one", () => two.asks.count > 0);
+    } finally {
+      end.abort();
+      await running;
+      publisher.close();
+      await Promise.all([toOwn.close(), toPeer.close()]);
+    }
+  });
 
   it("damaged while the server runs: found by reading back, not by the next start", async () => {
     await using server = await startNatsServer();

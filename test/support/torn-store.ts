@@ -1,4 +1,5 @@
-import { closeSync, openSync, readdirSync, statSync, writeSync } from "node:fs";
+import assert from "node:assert/strict";
+import { closeSync, openSync, readdirSync, readFileSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
 
 /** What a power cut or a dying disk does to the last block of a stream. */
@@ -9,20 +10,49 @@ export type Damage = (typeof DAMAGES)[number];
 
 const TAIL_BYTES = 512;
 
+/** Of a record in a block, before and after the message: its length, and its checksum. */
+const LENGTH_BYTES = 4;
+const HASH_BYTES = 8;
+/** The record has headers. */
+const HEADERS_BIT = 0x80000000;
+
 /** Damages the last block of a stream in a store whose server does not run. `store`: what the server has as `store_dir`. */
 export function tear(store: string, stream: string, damage: Damage): void {
+  const path = lastBlock(store, stream);
+  const { size } = statSync(path);
+  const tail = Math.min(TAIL_BYTES, size);
+  if (damage === "zeroed tail") overwrite(path, size - tail, Buffer.alloc(tail));
+  else if (damage === "garbage tail") overwrite(path, size - tail, Buffer.alloc(tail, 0xa5));
+  else overwrite(path, Math.floor((size * Number(/\d+/.exec(damage)?.[0])) / 100), Buffer.of(0x5a));
+}
+
+/** Damages one message, the `index`th of the last block from 0, and nothing else. As `tear`, while no server runs. */
+export function spoilMessage(store: string, stream: string, index: number): void {
+  const path = lastBlock(store, stream);
+  const block = readFileSync(path);
+  let at = 0;
+  for (let record = 0; record < index; record++) at += lengthAt(block, at);
+  const last = at + lengthAt(block, at) - HASH_BYTES - 1;
+  assert.ok(last > at + LENGTH_BYTES && last < block.length);
+  overwrite(path, last, Buffer.of(block[last]! ^ 1));
+}
+
+function lengthAt(block: Buffer, at: number): number {
+  return (block.readUInt32LE(at) & ~HEADERS_BIT) >>> 0;
+}
+
+function lastBlock(store: string, stream: string): string {
   const directory = join(store, "jetstream", "$G", "streams", stream, "msgs");
   const blocks = readdirSync(directory).filter((file) => file.endsWith(".blk"));
   const last = blocks.sort((a, b) => Number.parseInt(a, 10) - Number.parseInt(b, 10)).at(-1);
   if (last === undefined) throw new Error(`${stream} has no block in ${directory}`);
-  const path = join(directory, last);
-  const { size } = statSync(path);
-  const tail = Math.min(TAIL_BYTES, size);
+  return join(directory, last);
+}
+
+function overwrite(path: string, position: number, bytes: Buffer): void {
   const file = openSync(path, "r+");
   try {
-    if (damage === "zeroed tail") writeSync(file, Buffer.alloc(tail), 0, tail, size - tail);
-    else if (damage === "garbage tail") writeSync(file, Buffer.alloc(tail, 0xa5), 0, tail, size - tail);
-    else writeSync(file, Buffer.of(0x5a), 0, 1, Math.floor((size * Number(/\d+/.exec(damage)?.[0])) / 100));
+    writeSync(file, bytes, 0, bytes.length, position);
   } finally {
     closeSync(file);
   }

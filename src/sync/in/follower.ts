@@ -94,6 +94,8 @@ export class Follower {
   #askedMs = Number.NEGATIVE_INFINITY;
   #askWaitMs = ASK_INTERVAL_MS;
   #restart = new AbortController();
+  /** True: the copy lacks a message in its middle. It is made anew once the peer answers. */
+  #copyHasHole = false;
   /** True while the copy, which was damaged, takes all that the peer's stream still holds. */
   #refilling = false;
   /** How many flows were held at the last positions of the stream, by batch number. */
@@ -203,7 +205,8 @@ export class Follower {
       const tail = await this.#copy.inspect();
       if (tail.damaged)
         this.#log.error({ peer: this.node, tail }, "the copy of the peer's stream is damaged: reading what there is");
-      await replayCopy(this.#copy.stream, tail, this.#applier, this.#log, signal);
+      // A server that reads such a store anew may drop all that is behind the hole.
+      this.#copyHasHole = !(await replayCopy(this.#copy.stream, tail, this.#applier, this.#log, signal));
     } catch (error) {
       this.#log.warn({ peer: this.node, error: errorText(error) }, "the copy of the peer's stream cannot be read");
     }
@@ -294,12 +297,15 @@ export class Follower {
   }
 
   async #openCopy(copy: CopySource): Promise<Replica> {
-    return copy.open(() => {
+    const onLost = (): void => {
       this.#counters.copyLost++;
       this.#replica?.close();
       this.#replica = null;
       this.#restart.abort();
-    });
+    };
+    const replica = await copy.open(onLost, this.#copyHasHole);
+    this.#copyHasHole = false;
+    return replica;
   }
 
   async #startSequence(signal: AbortSignal): Promise<number> {

@@ -18,20 +18,25 @@ const PROGRESS_MS = 1000;
 /** Longest wait for a stream of a shared cluster that has no leader at present. */
 const SHARED_LOOK_MS = 5000;
 
-/** Applies the copy of a peer's stream, from its last complete snapshot to its end. */
+/**
+ * Applies the copy of a peer's stream, from its last complete snapshot to its end. False if a message in its middle
+ * could not be read.
+ */
 export async function replayCopy(
   stream: PeerStream,
   tail: CopyTail,
   applier: Applier,
   log: Logger,
   signal: AbortSignal,
-): Promise<void> {
+): Promise<boolean> {
   // Also when age has removed all messages: nothing would ever come.
-  if (tail.epoch === 0) return;
+  if (tail.epoch === 0) return true;
   const startedMs = performance.now();
-  await replay(stream, Math.max(1, tail.snapshotSequence), tail.lastSequence, applier, log, signal);
+  const start = Math.max(1, tail.snapshotSequence);
+  const { holes } = await replay(stream, start, tail.lastSequence, applier, log, signal);
   const durationMs = Math.round(performance.now() - startedMs);
   log.info({ peer: applier.node, flows: applier.flows, durationMs }, "rebuilt the peer's flows from the own broker");
+  return holes === 0;
 }
 
 /**
@@ -51,7 +56,7 @@ export async function replayShared(
   const event = await stream.readLast("ev", looking);
   const end = Math.max(mark.sequence, event?.sequence ?? 0);
   const start = Math.max(1, applier.snapshotSequenceOf(mark.payload));
-  const applied = await replay(stream, start, end, applier, log, signal, true);
+  const { applied } = await replay(stream, start, end, applier, log, signal, true);
   const durationMs = Math.round(performance.now() - startedMs);
   log.info({ peer: applier.node, flows: applier.flows, durationMs }, "rebuilt the peer's flows from the shared broker");
   return applied;
@@ -116,7 +121,8 @@ export async function restoreInternal(
 /**
  * Applies a stream from a sequence to `endSequence`, or with `andOn` to whatever its end is when that is reached. In a
  * cluster, the server that is read from may lag behind, so having no more to read is not the end. Returns the sequence
- * of the last message that was applied; 0 when the stream no longer holds the start.
+ * of the last message that was applied (0 when the stream no longer holds the start), and how often messages were
+ * missing between two others.
  */
 async function replay(
   stream: PeerStream,
@@ -126,17 +132,22 @@ async function replay(
   log: Logger,
   signal: AbortSignal,
   andOn = false,
-): Promise<number> {
+): Promise<{ applied: number; holes: number }> {
   const end = new AbortController();
   let toldMs = performance.now();
   let applied = 0;
+  let holes = 0;
+  let before = 0;
   const turn = new Turn();
   for await (const items of stream.read(start, AbortSignal.any([signal, end.signal]))) {
     for (const item of items) {
       // Yielding also helps the replay itself: more is read meanwhile.
       if (turn.over) await turn.yield();
-      if (item.type === "reset") return 0;
+      if (item.type === "reset") return { applied: 0, holes };
       if (item.type === "state") continue;
+      // Of several skipped messages in a row only the last is an item.
+      if (item.type === "message" && before > 0 && item.sequence !== before + 1) holes++;
+      before = item.sequence;
       if (item.type === "message") {
         applier.apply(item, item.timeMs);
         applied = item.sequence;
@@ -149,5 +160,5 @@ async function replay(
     }
     if (end.signal.aborted) break;
   }
-  return applied;
+  return { applied, holes };
 }

@@ -42,10 +42,10 @@ export interface CopySource {
   /** What the copy holds, as far as it can be read; changes nothing. Rejects when the own broker cannot be reached. */
   inspect(): Promise<CopyTail>;
   /**
-   * Opens the copy for writing. Rejects when the own broker cannot be reached. `lost` is called when the copy has
-   * missed messages and must be opened again.
+   * Opens the copy for writing, empty with `anew`. Rejects when the own broker cannot be reached. `lost` is called when
+   * the copy has missed messages and must be opened again.
    */
-  open(lost: () => void): Promise<Replica>;
+  open(lost: () => void, anew: boolean): Promise<Replica>;
   /** The copy as a stream. */
   readonly stream: PeerStream;
 }
