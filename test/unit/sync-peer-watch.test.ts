@@ -11,6 +11,8 @@ const EPOCH = 1000;
 
 class Peer {
   nowMs = 0;
+  /** How far the peer's clock is ahead. */
+  aheadMs = 3_600_000;
   applied = { epoch: EPOCH, number: 0 };
   flows = 0;
   #heard: (heartbeat: Heartbeat | null) => void = () => undefined;
@@ -42,7 +44,7 @@ class Peer {
       cluster: "edge",
       self: "fw1",
       silenceMsMax: 3000,
-      wallMs: () => 0,
+      wallMs: () => this.nowMs,
       nowMs: () => this.nowMs,
       log: pino({ level: "silent" }),
     });
@@ -52,7 +54,12 @@ class Peer {
   /** The peer's daemon says at `nowMs` that its stream ends at `number`, with `flows` alive. */
   beats(nowMs: number, number: number, flows = 0, epoch = EPOCH): void {
     this.nowMs = nowMs;
-    this.#heard(heartbeat({ epoch, number, flows, flowsAt: number }));
+    this.#heard(heartbeat({ epoch, number, flows, flowsAt: number, wallMs: nowMs + this.aheadMs }));
+  }
+
+  /** A heartbeat that was sent at `sentMs` comes now. */
+  beatComes(sentMs: number, number: number): void {
+    this.#heard(heartbeat({ epoch: EPOCH, number, flows: 0, flowsAt: number, wallMs: sentMs + this.aheadMs }));
   }
 
   reads(number: number, flows = 0, epoch = EPOCH): void {
@@ -138,4 +145,44 @@ test("after a restart of the peer, heartbeats of its earlier epoch prove nothing
     peer.reads(3, 0, EPOCH + 1);
     assert.equal(peer.watch.reason, null);
   }
+});
+
+test("after a silence, the heartbeat before it leaves no time: all that the peer has published by now must be read", () => {
+  const peer = new Peer();
+  peer.reads(7);
+  peer.beats(0, 7);
+  peer.beats(1000, 7);
+  peer.beats(9000, 207);
+  assert.equal(peer.watch.reason, "200 of its messages have not been read yet");
+  peer.reads(207);
+  assert.equal(peer.watch.reason, null);
+});
+
+test("heartbeats that lay in a buffer say nothing: of this node, which stood still, or of a broker that did", () => {
+  const peer = new Peer();
+  peer.reads(7);
+  peer.beats(0, 7);
+  peer.beats(1000, 7);
+  // Stopped until 10 s. The peer went on for 3 s, and died.
+  peer.nowMs = 10_000;
+  for (const sentMs of [2000, 3000, 4000]) peer.beatComes(sentMs, 7);
+  assert.equal(peer.watch.reason, "its daemon has been silent for 9 s");
+  assert.equal(peer.watch.counters.heartbeatsLate, 3);
+  // The peer lives on: its next heartbeat is not late.
+  peer.beats(10_500, 7);
+  assert.equal(peer.watch.reason, null);
+});
+
+test("a clock that was set, or a link that became slower, costs one heartbeat", () => {
+  const peer = new Peer();
+  peer.reads(7);
+  peer.beats(0, 7);
+  peer.beats(1000, 7);
+  peer.aheadMs -= 3_600_000;
+  for (let nowMs = 2000; nowMs < 10_000; nowMs += 1000) peer.beats(nowMs, 7);
+  assert.equal(peer.watch.counters.heartbeatsLate, 1);
+  peer.aheadMs += 7_200_000;
+  for (let nowMs = 10_000; nowMs < 20_000; nowMs += 1000) peer.beats(nowMs, 7);
+  assert.equal(peer.watch.counters.heartbeatsLate, 1);
+  assert.equal(peer.watch.reason, null);
 });

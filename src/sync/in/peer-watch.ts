@@ -9,6 +9,8 @@ import type { Follower } from "./follower.js";
 /** The counters of a watch; part of the group `reader.<peer>` of `stats`. */
 export interface PeerWatchCounters {
   heartbeats: number;
+  /** Heartbeats that came too late to say anything. */
+  heartbeatsLate: number;
   heartbeatsMalformed: number;
 }
 
@@ -32,6 +34,10 @@ const SETTLE_MS = 5000;
  * what is true now, but leaves no time to read what it names.
  */
 const BEAT_MS_MIN = 500;
+/** With a longer gap between two heartbeats, there was time enough to read what the earlier one names. */
+const BEAT_MS_MAX = 1500;
+/** A heartbeat that comes later than others by more was held up on its way. */
+const LATE_MS = 500;
 /** How long two daemons with one name are remembered after their heartbeats alternated. */
 const DOUBLED_MS = 10_000;
 
@@ -40,7 +46,7 @@ const DOUBLED_MS = 10_000;
  * and all other evidence from its follower. Each change is logged in one line.
  */
 export class PeerWatch {
-  readonly counters: PeerWatchCounters = { heartbeats: 0, heartbeatsMalformed: 0 };
+  readonly counters: PeerWatchCounters = { heartbeats: 0, heartbeatsLate: 0, heartbeatsMalformed: 0 };
   readonly #port: Pick<PeerPort, "address" | "hear" | "unreachable">;
   readonly #follower: Followed;
   readonly #external: Pick<ExternalCache, "counters">;
@@ -55,11 +61,17 @@ export class PeerWatch {
   #before: Heard | null = null;
   /** Heartbeats in a row that name an epoch before the one that was read. */
   #earlierEpochs = 0;
+  /** The epoch of the last heartbeat, be it late; null before the first. */
+  #epoch: number | null = null;
   /** When the epoch last rose, and when it last fell, from one heartbeat to the next. */
   #roseMs = Number.NEGATIVE_INFINITY;
   #fellMs = Number.NEGATIVE_INFINITY;
   #doubledMs = Number.NEGATIVE_INFINITY;
   #offsetMs: number | null = null;
+  /** The clock offset of the heartbeat that was fastest on its way; null before the first. */
+  #promptMs: number | null = null;
+  /** The last heartbeat that came late. */
+  #late: { readonly offsetMs: number; readonly atMs: number } | null = null;
   /** The difference that both the heartbeat before the last and the one before that showed. */
   #missing = 0;
   #missingBefore = 0;
@@ -138,8 +150,14 @@ export class PeerWatch {
     }
     this.counters.heartbeats++;
     const atMs = this.#nowMs();
-    this.#noteChange(heartbeat.epoch - (this.#last?.heartbeat.epoch ?? heartbeat.epoch), atMs);
-    this.#offsetMs = heartbeat.wallMs - this.#wallMs();
+    this.#noteChange(heartbeat.epoch - (this.#epoch ?? heartbeat.epoch), atMs);
+    this.#epoch = heartbeat.epoch;
+    const offsetMs = heartbeat.wallMs - this.#wallMs();
+    if (this.#isLate(offsetMs, atMs)) {
+      this.counters.heartbeatsLate++;
+      return;
+    }
+    this.#offsetMs = offsetMs;
     if (this.#last !== null && atMs - this.#last.atMs < BEAT_MS_MIN) {
       this.#before ??= this.#last;
       this.#last = { ...this.#last, heartbeat };
@@ -178,6 +196,24 @@ export class PeerWatch {
   }
 
   /**
+   * True for a heartbeat that was held up: in a buffer of this node while its daemon stood still, or on a broker that
+   * did. It looks new, though the peer may be dead by now. Its clock shows it: it is behind where other heartbeats had
+   * it. If two heartbeats one after the other are equally late, a clock was set, or the link has become slower.
+   */
+  #isLate(offsetMs: number, atMs: number): boolean {
+    const promptMs = Math.max(this.#promptMs ?? offsetMs, offsetMs);
+    const before = this.#late;
+    this.#late = null;
+    this.#promptMs = promptMs;
+    if (offsetMs >= promptMs - LATE_MS) return false;
+    const isLasting =
+      before !== null && atMs - before.atMs >= BEAT_MS_MIN && Math.abs(offsetMs - before.offsetMs) < LATE_MS;
+    if (isLasting) this.#promptMs = offsetMs;
+    else this.#late = { offsetMs, atMs };
+    return !isLasting;
+  }
+
+  /**
    * Compares the flow count of the last heartbeat with what was held at its position. If all is well, that is applied
    * by now.
    */
@@ -206,12 +242,16 @@ export class PeerWatch {
   }
 
   /**
-   * The position that must be applied by now. After a restart of the peer it is the new epoch's first one: the flows
-   * that its kernel has seen while it was down come before that, and an earlier epoch's heartbeats know nothing of them.
+   * The position that must be applied by now: that of the heartbeat before the last, which leaves time to read it. If
+   * that one is older, or of an earlier epoch, it proves nothing about what the peer has published since: the last one
+   * counts.
    */
   #due(): Position | null {
-    const [last, before] = [this.#last?.heartbeat ?? null, this.#before?.heartbeat ?? null];
-    return before !== null && before.epoch === last?.epoch ? before : last;
+    const [last, before] = [this.#last, this.#before];
+    if (last === null) return null;
+    const isRecent =
+      before !== null && before.heartbeat.epoch === last.heartbeat.epoch && last.atMs - before.atMs <= BEAT_MS_MAX;
+    return isRecent ? before.heartbeat : last.heartbeat;
   }
 
   #evidence(): PeerEvidence {
