@@ -23,6 +23,7 @@ import type { Discovery } from "./discovery/discovery.js";
 import { HybridClock } from "./flow/clock.js";
 import { formatMetrics, serveMetrics } from "./metrics/prometheus.js";
 import { systemClock } from "./os/system-clock.js";
+import { FORMATS, type Formats, versionNumbers } from "./stream/format/versions.js";
 import { keptStreams } from "./stream/kept-streams.js";
 import { passTurn } from "./sync/caught-up.js";
 import { createHandlers, createObserverHandlers } from "./sync/handlers.js";
@@ -48,13 +49,18 @@ const FLOWS_MAX_FACTOR = 2;
 /** Limit of flows of each peer on an observer, which has no kernel limit to follow. */
 const OBSERVER_FLOWS_MAX = 4 * 1024 * 1024;
 
-/** The parts that every kind of node needs. */
-interface Ground {
+/** What a node is started with. */
+interface Given {
   readonly config: Config;
+  readonly formats: Formats;
   readonly log: Logger;
   readonly controls: DaemonControls;
   readonly stopping: AbortSignal;
   readonly down: TakeDown;
+}
+
+/** The parts that every kind of node needs. */
+interface Ground extends Given {
   readonly hybridClock: HybridClock;
   readonly control: ControlServer;
   readonly broker: OwnBroker;
@@ -67,14 +73,21 @@ interface Ground {
 /**
  * Runs a node until the signal. Resolves after a clean end; throws ConntrailError if something that it needs fails to
  * start. In either case, everything that was started is ended again in reverse order.
+ * @param formats The versions of the stream's format that it writes and reads
  */
-export async function runDaemon(config: Config, log: Logger, controls: DaemonControls): Promise<void> {
+export async function runDaemon(
+  config: Config,
+  log: Logger,
+  controls: DaemonControls,
+  formats: Formats = FORMATS,
+): Promise<void> {
   const down = new TakeDown();
   const stopping = new AbortController();
   try {
     const known = await withDiscovered(config, log);
-    if (known.mode === "observer") await startObserver(await layGround(known, log, controls, stopping.signal, down));
-    else await startNode(known, log, controls, stopping.signal, down);
+    const given = { config: known, formats, log, controls, stopping: stopping.signal, down };
+    if (known.mode === "observer") await startObserver(await layGround(given));
+    else await startNode(given);
     if (!controls.signal.aborted) await once(controls.signal, "abort");
   } finally {
     stopping.abort();
@@ -83,13 +96,8 @@ export async function runDaemon(config: Config, log: Logger, controls: DaemonCon
 }
 
 /** Opens the control socket, the broker and the connection to it. */
-async function layGround(
-  config: Config,
-  log: Logger,
-  controls: DaemonControls,
-  stopping: AbortSignal,
-  down: TakeDown,
-): Promise<Ground> {
+async function layGround(given: Given): Promise<Ground> {
+  const { config, log, controls, stopping, down } = given;
   const systemd = Systemd.open(process.env, log);
   down.push(() => systemd?.close());
   controls.signal.addEventListener("abort", () => systemd?.stopping(), { once: true });
@@ -109,28 +117,23 @@ async function layGround(
     if (config.metrics === null) return;
     down.push(await serveMetrics(config.metrics, () => formatMetrics(reports.ownStatus(), reports.stats())));
   };
-  return { config, log, controls, stopping, down, hybridClock, control, broker, systemd, answerWith };
+  return { ...given, hybridClock, control, broker, systemd, answerWith };
 }
 
 /** Starts a firewall: it publishes its kernel's flows and follows its peers' streams. */
-async function startNode(
-  config: Config,
-  log: Logger,
-  controls: DaemonControls,
-  stopping: AbortSignal,
-  down: TakeDown,
-): Promise<void> {
+async function startNode(given: Given): Promise<void> {
+  const { config, formats, log, controls, stopping, down } = given;
   const polls = config.netlink.pollMs !== null;
   const kernelState = readyKernel(polls, log);
-  const ground = await layGround(config, log, controls, stopping, down);
+  const ground = await layGround(given);
   const { hybridClock, broker } = ground;
   const clock = systemClock;
   const flowsMax = (config.cacheLimit ?? kernelState.max) * FLOWS_MAX_FACTOR;
   const internal = new InternalCache(flowsMax, config.cacheLimit ?? flowsMax);
   const kernelSide = await KernelSide.open(config, log, down);
-  const past = await readPast(config, broker, { internal, clock, hybridClock, log }, stopping);
+  const past = await readPast(config, broker, { internal, formats, clock, hybridClock, log }, stopping);
   const ownStream = await PublishedStream.open(config, broker, past.epoch, log, down);
-  const peers = configuredPeers(config, broker, log);
+  const peers = configuredPeers(ground);
   const trace = new HookTrace(config.control);
   const remembered = readTrace(trace, log);
   const earlier = earlierRoles(remembered, past);
@@ -138,10 +141,10 @@ async function startNode(
   const sides = { kernel, events, injects, past, earlier, ownStream, peers, addresses: machineAddresses };
   const ports = { ...sides, clock, passTurn, log };
   const externalFlowsMax = config.cacheLimit ?? flowsMax * Math.max(1, peersMax(config));
-  const node = new FirewallNode({ ...ports, signal: stopping }, nodeOptions(config, kernelSide, externalFlowsMax));
+  const node = new FirewallNode({ ...ports, signal: stopping }, nodeOptions(given, kernelSide, externalFlowsMax));
   kernelSide.reportFilter();
   watchCopies(node.peers, broker, down);
-  const discovery = createDiscovery(config, broker, node.peers, log, stopping);
+  const discovery = createDiscovery(ground, node.peers);
   down.push(() => node.stop());
   await node.restore();
   await node.start();
@@ -153,6 +156,10 @@ async function startNode(
     epoch: past.epoch,
     kernelState: () => checkKernel(polls),
     publisher: () => ownStream.status,
+    format: () => {
+      const { format, reason } = node.format.choice;
+      return { writes: format.version, reads: versionNumbers(formats.reads), reason };
+    },
     own: () => ({
       trouble: ownStream.trouble,
       unpublished: internal.unpublished,
@@ -177,12 +184,13 @@ async function startNode(
   ready(ground, { epoch: past.epoch, flows: internal.table.size, external: node.external.table.size });
 }
 
-function nodeOptions(config: Config, kernelSide: KernelSide, externalFlowsMax: number): NodeOptions {
+function nodeOptions({ config, formats }: Given, kernelSide: KernelSide, externalFlowsMax: number): NodeOptions {
   const { netlink, publishIntervalMs, commitTimeoutSeconds, commitWindowTracking, purgeAfterSeconds } = config;
   return {
     cluster: config.cluster,
     node: config.node,
     silenceMsMax: config.peerTimeoutMs,
+    formats,
     externalFlowsMax,
     filter: kernelSide.compileFilter(),
     helpers: kernelSide.helpers,
@@ -194,17 +202,17 @@ function nodeOptions(config: Config, kernelSide: KernelSide, externalFlowsMax: n
 
 /** Starts an observer: a host that follows all firewalls and keeps their streams, without a kernel side. */
 async function startObserver(ground: Ground): Promise<void> {
-  const { config, log, stopping, down, hybridClock, broker } = ground;
+  const { config, formats, log, stopping, down, hybridClock, broker } = ground;
   const external = new ExternalCache(config.cacheLimit ?? OBSERVER_FLOWS_MAX * Math.max(1, peersMax(config)));
-  const named = { cluster: config.cluster, node: config.node, silenceMsMax: config.peerTimeoutMs };
+  const named = { cluster: config.cluster, node: config.node, silenceMsMax: config.peerTimeoutMs, formats };
   const peers = new Peers({ external, local: null, keepsAll: true, ...named, hybridClock, clock: systemClock, log });
-  for (const port of configuredPeers(config, broker, log)) peers.add(port);
+  for (const port of configuredPeers(ground)) peers.add(port);
   down.push(() => peers.close());
   watchCopies(peers, broker, down);
   await peers.restore(stopping);
   peers.run(stopping);
   down.push(() => peers.ended());
-  const discovery = createDiscovery(config, broker, peers, log, stopping);
+  const discovery = createDiscovery(ground, peers);
   const archive = openArchive(config, ground.log, down);
   const reports = new Reports({
     ...reportSources(ground, peers, external),
@@ -213,6 +221,7 @@ async function startObserver(ground: Ground): Promise<void> {
     epoch: 0,
     kernelState: () => null,
     publisher: () => ({ state: "none", confirmedNumber: 0, unconfirmed: 0 }),
+    format: () => ({ writes: null, reads: versionNumbers(formats.reads), reason: null }),
     own: () => ({ trouble: null, unpublished: 0, unread: false, groups: {} }),
     groups: () => besides(discovery, archive),
   });

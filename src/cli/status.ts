@@ -1,5 +1,12 @@
 import type { Command } from "commander";
-import type { ArchiveStatus, HookStatus, PeerStatus, StatusReport, StreamStatus } from "../control/protocol.js";
+import type {
+  ArchiveStatus,
+  FormatStatus,
+  HookStatus,
+  PeerStatus,
+  StatusReport,
+  StreamStatus,
+} from "../control/protocol.js";
 import type { CommandContext } from "./command/command.js";
 import { formatColumns, formatMs } from "./process/terminal.js";
 
@@ -28,6 +35,7 @@ export function formatStatus(report: StatusReport): string {
     ["internal", `${report.internal.flows} flows`],
     ["external", `${report.external.flows} flows`],
     ["broker", `${broker.mode}, ${broker.state}, ${server}${restarts}`],
+    ["format", formatText(report.format)],
     ["publisher", `${publisher.state}, confirmed ${publisher.confirmedNumber}, unconfirmed ${publisher.unconfirmed}`],
   ]);
   const heading = ["PEER", "ADDRESS", "CONNECTED", "IN SYNC", "LAG EVENTS", "LAG", "LAST HEARD", "EPOCH", "FLOWS"];
@@ -40,6 +48,13 @@ export function formatStatus(report: StatusReport): string {
 function roleText({ role, hooks = [] }: StatusReport): string {
   if (hooks.length < 2) return role;
   return `${role} (${hooks.map((hook) => `${hook.group || "no group"}: ${hook.role}`).join(", ")})`;
+}
+
+/** The versions of the stream's format, and what keeps this node from writing the highest that it can. */
+function formatText({ writes, reads, reason }: FormatStatus): string {
+  const known = `reads ${reads.join(" and ")}`;
+  if (writes === null) return known;
+  return `writes ${writes}${reason === null ? "" : `, because ${reason}`}; ${known}`;
 }
 
 /** Why it is not in sync, and warnings, a line each. */

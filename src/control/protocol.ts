@@ -145,6 +145,7 @@ export interface StatusReport {
   readonly kernel: { readonly entries: number; readonly max: number };
   readonly internal: { readonly flows: number };
   readonly external: { readonly flows: number };
+  readonly format: FormatStatus;
   readonly broker: BrokerStatus;
   readonly publisher: PublisherStatus;
   readonly peers: readonly PeerStatus[];
@@ -193,6 +194,15 @@ export interface ArchiveStatus {
   readonly daysCut: number;
 }
 
+/** The versions of the stream's format that a node writes and reads. */
+export interface FormatStatus {
+  /** The version of its messages; null on an observer, which writes none. */
+  readonly writes: number | null;
+  readonly reads: readonly number[];
+  /** Why it writes no higher version, in words; null when it writes the highest that it can. */
+  readonly reason: string | null;
+}
+
 /** The state of the broker beside this node, or of the shared one. */
 export interface BrokerStatus {
   readonly mode: "embedded" | "external" | "shared";
@@ -228,6 +238,8 @@ export interface PeerStatus {
   readonly role: HookRole | "unknown" | null;
   readonly cluster: string | null;
   readonly formatVersion: number | null;
+  /** The format versions that its daemon reads; null while that is not known. */
+  readonly formatsRead: readonly number[] | null;
   /** How far its clock is ahead of this node's, milliseconds. */
   readonly clockOffsetMs: number | null;
   /** Events that the peer has sent and this node has not applied. */

@@ -8,6 +8,7 @@ import { Discovery } from "../discovery/discovery.js";
 import { errorText } from "../errors.js";
 import { hostPort } from "../stream/broker/broker-config.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
+import type { Formats } from "../stream/format/versions.js";
 import { onHeartbeat } from "../stream/heartbeats.js";
 import { StreamReader } from "../stream/reader.js";
 import { inspectCopy, Replica } from "../stream/replica.js";
@@ -20,13 +21,23 @@ import type { OwnBroker } from "./streams.js";
 /** Time that a peer has to answer after it announced itself. If it is late, its next announcement is tried. */
 const REACH_TIMEOUT_MS = 3000;
 
+/** What the connections to peers need of the node. */
+export interface PeerGround {
+  readonly config: Config;
+  readonly broker: OwnBroker;
+  readonly formats: Formats;
+  readonly log: Logger;
+  readonly stopping: AbortSignal;
+}
+
 /** Connections to the peers that the configuration lists. */
-export function configuredPeers(config: Config, broker: OwnBroker, log: Logger): PeerPort[] {
-  return config.peers.map((peer) => openPeer(config, peer, broker, log));
+export function configuredPeers(ground: PeerGround): PeerPort[] {
+  return ground.config.peers.map((peer) => openPeer(ground, peer));
 }
 
 /** Opens the connection to a peer. */
-function openPeer(config: Config, peer: PeerConfig, broker: OwnBroker, log: Logger): PeerPort {
+function openPeer(ground: PeerGround, peer: PeerConfig): PeerPort {
+  const { config, broker, log } = ground;
   const { node, address } = peer;
   const isShared = config.broker.mode === "shared";
   const connection = isShared ? broker.connection : connectPeer(config, peer, log.child({ peer: node }));
@@ -35,7 +46,7 @@ function openPeer(config: Config, peer: PeerConfig, broker: OwnBroker, log: Logg
     address,
     discovered: peer.discovered === true,
     stream: new StreamReader({ connection, node, log: log.child({ peer: node }) }),
-    copy: isShared ? null : copySource(node, broker, log.child({ copyOf: node })),
+    copy: isShared ? null : copySource(ground, node),
     reached: () => connection.connected,
     unreachable: () => (connection.connected ? null : unreachableText(address, connection.lastError)),
     hear: (heard) => onHeartbeat(connection, { node, isShared }, heard),
@@ -75,11 +86,12 @@ async function reachPeer(config: Config, peer: PeerConfig, log: Logger, stopping
   }
 }
 
-function copySource(node: string, broker: OwnBroker, log: Logger): CopySource {
+function copySource({ broker, formats, log: parent }: PeerGround, node: string): CopySource {
   const { connection, retention } = broker;
+  const log = parent.child({ copyOf: node });
   return {
     inspect: () => inspectCopy(connection, node),
-    open: (onLost, anew) => Replica.open({ node, connection, retention, log, onLost, anew }),
+    open: (onLost, anew) => Replica.open({ node, connection, retention, formats, log, onLost, anew }),
     stream: new StreamReader({ connection, node, log }),
   };
 }
@@ -97,17 +109,12 @@ export function watchCopies(peers: Peers, { connection }: OwnBroker, down: TakeD
  * Null where the configuration does not ask for discovery. Peers that it finds join the others. `startDiscovery` starts
  * it.
  */
-export function createDiscovery(
-  config: Config,
-  broker: OwnBroker,
-  peers: Peers,
-  log: Logger,
-  stopping: AbortSignal,
-): Discovery | null {
+export function createDiscovery(ground: PeerGround, peers: Peers): Discovery | null {
+  const { config, log, stopping } = ground;
   const { discover } = config;
   if (discover === null) return null;
   const onPeer = async (peer: PeerConfig): Promise<void> => {
-    if (!stopping.aborted) await peers.join(openPeer(config, peer, broker, log), stopping);
+    if (!stopping.aborted) await peers.join(openPeer(ground, peer), stopping);
   };
   const reach = (peer: PeerConfig): Promise<string | null> => reachPeer(config, peer, log, stopping);
   return new Discovery({ config, discover, reach, onPeer, log });

@@ -2,6 +2,7 @@
  * This node's own broker and stream. A node starts only if its broker answers, and it begins a new epoch only after it
  * has read where its stream ends.
  */
+
 import type { Logger } from "pino";
 import type { InternalCache } from "../cache/internal.js";
 import type { Config } from "../config/config.js";
@@ -16,6 +17,7 @@ import { type BrokerConnection, connectBroker } from "../stream/connection.js";
 import type { Heartbeat } from "../stream/format/heartbeat.js";
 import { createEnvelopeReader } from "../stream/format/mark.js";
 import { streamName } from "../stream/format/subjects.js";
+import type { Formats } from "../stream/format/versions.js";
 import { sendHeartbeat } from "../stream/heartbeats.js";
 import { readLastOf, readLastSound, readTip } from "../stream/own-stream.js";
 import { Publisher } from "../stream/publisher.js";
@@ -120,7 +122,10 @@ async function readOwnTail(connection: BrokerConnection, node: string, stopping:
       const lastMark = await readLastOf(jsm, node, "mark");
       const tip = await readTip(jsm, node);
       const lastSequence = tip?.lastSequence ?? 0;
-      if (!tip?.damaged) return { lastMark: lastMark?.payload ?? null, lastSequence, timeMs: lastMark?.timeMs ?? 0 };
+      const last = tip?.last ?? null;
+      const timeMs = last?.timeMs ?? 0;
+      if (!tip?.damaged)
+        return { lastMark: lastMark?.payload ?? null, last: last?.payload ?? null, lastSequence, timeMs };
       const sound = await readLastSound(jsm, node);
       const damage = { lastSound: sound?.payload ?? null };
       return { lastMark: null, lastSequence, timeMs: sound?.timeMs ?? 0, damage };
@@ -140,7 +145,7 @@ async function readOwnTail(connection: BrokerConnection, node: string, stopping:
 export async function readPast(
   config: Config,
   { connection }: OwnBroker,
-  parts: { internal: InternalCache; clock: Clock; hybridClock: HybridClock; log: Logger },
+  parts: { internal: InternalCache; formats: Formats; clock: Clock; hybridClock: HybridClock; log: Logger },
   stopping: AbortSignal,
 ): Promise<OwnPast> {
   const { node } = config;

@@ -2,6 +2,7 @@ import type { Logger } from "pino";
 import { API_TIMEOUT_MS, type BrokerConnection, jetStreamOf } from "./connection.js";
 import { isAfter, type Position } from "./format/envelope.js";
 import { createEnvelopeReader, MarkCodec } from "./format/mark.js";
+import type { Formats } from "./format/versions.js";
 import { emptyStream, ensureStream, readLastOf, readLastSound, readTip, type StoredMessage } from "./own-stream.js";
 import { Publisher } from "./publisher.js";
 import type { PublisherCounters, PublisherTrouble } from "./publisher-options.js";
@@ -16,6 +17,8 @@ export interface ReplicaOptions {
   /** This node's broker, which holds the copy. */
   connection: BrokerConnection;
   retention: Retention;
+  /** Messages of versions that are not read are copied as well. */
+  formats: Formats;
   log: Logger;
   /** Messages were lost while the own broker was away: open the replica again and read from its tail. */
   onLost: () => void;
@@ -41,8 +44,8 @@ interface BegunSnapshot {
 }
 
 /** The snapshot that was incomplete when copying stopped, from the copy's last mark. */
-function begunBy(last: StoredMessage): BegunSnapshot | null {
-  const mark = new MarkCodec().decode(last.payload)?.mark;
+function begunBy(last: StoredMessage, marks: MarkCodec): BegunSnapshot | null {
+  const mark = marks.decode(last.payload)?.mark;
   return mark?.type === "snapshot-begin" ? { id: mark.id, sequence: last.sequence } : null;
 }
 
@@ -83,7 +86,7 @@ export class Replica {
   readonly #connection: BrokerConnection;
   readonly #publisher: Publisher;
   readonly #envelopeOf = createEnvelopeReader();
-  readonly #marks = new MarkCodec();
+  readonly #marks: MarkCodec;
   /** Sequence of the copy's last message, which is its number too. */
   #number: number;
   #tail: Position;
@@ -103,6 +106,7 @@ export class Replica {
   private constructor(
     { node, connection, onLost }: ReplicaOptions,
     publisher: Publisher,
+    marks: MarkCodec,
     state: {
       number: number;
       tail: Position;
@@ -114,6 +118,7 @@ export class Replica {
     this.#node = node;
     this.#connection = connection;
     this.#publisher = publisher;
+    this.#marks = marks;
     this.#onLost = onLost;
     this.#number = state.number;
     this.#tail = state.tail;
@@ -161,12 +166,13 @@ export class Replica {
       },
     });
     await publisher.start();
-    replica = new Replica(options, publisher, {
+    const marks = new MarkCodec(options.formats);
+    replica = new Replica(options, publisher, marks, {
       number: tip?.lastSequence ?? 0,
       tail: envelope ?? { epoch: 0, number: 0 },
       originSequence: tip?.last?.origin ?? 0,
       snapshotSequence: mark?.snapshot ?? 0,
-      begun: mark === null ? null : begunBy(mark),
+      begun: mark === null ? null : begunBy(mark, marks),
     });
     return replica;
   }

@@ -8,8 +8,8 @@ import type { InternalCache } from "../cache/internal.js";
 import { ConntrailError } from "../errors.js";
 import type { Clock } from "../flow/clock.js";
 import type { FlowPredicate } from "../flow/filter.js";
-import { FORMAT_VERSION } from "../stream/format/envelope.js";
 import type { NodeRequest } from "../stream/format/subjects.js";
+import { type Formats, versionNumbers } from "../stream/format/versions.js";
 import { followersCaughtUp } from "./caught-up.js";
 import type { Follower } from "./in/follower.js";
 import { Injector } from "./inject/injector.js";
@@ -24,6 +24,7 @@ import type { OwnStream } from "./ports/own-stream.js";
 import type { PeerPort } from "./ports/peer-stream.js";
 import { TakeDown } from "./take-down.js";
 import { Roles } from "./takeover/roles.js";
+import { WrittenFormat } from "./written-format.js";
 
 /**
  * The ports of a node. Whoever opened them closes them, except the events and the connections to peers, which the node
@@ -61,6 +62,8 @@ export interface NodeOptions {
   readonly node: string;
   /** How long a peer's daemon may be silent before the peer no longer counts as in sync. */
   readonly silenceMsMax: number;
+  /** The versions of the stream's format that this node writes and reads. */
+  readonly formats: Formats;
   /** Limit of flows in the external cache, for all peers together. */
   readonly externalFlowsMax: number;
   /** Which flows are replicated. */
@@ -104,6 +107,8 @@ export class FirewallNode {
   /** Null in mode `cache`. */
   readonly injector: Injector | null;
   readonly peers: Peers;
+  /** The format version of this node's messages. */
+  readonly format: WrittenFormat;
   readonly roles: Roles;
   readonly signal: AbortSignal;
   readonly log: Logger;
@@ -140,10 +145,12 @@ export class FirewallNode {
     this.replicator = replicator;
     // This node never needs events about the flows that it injects.
     if (injects !== null) events?.mute(injects.portId);
-    const named = { cluster: options.cluster, node: options.node, silenceMsMax: options.silenceMsMax };
+    const { cluster, silenceMsMax, formats } = options;
+    const named = { cluster, node: options.node, silenceMsMax, formats };
     const local = { node: options.node, internal, sinceStamp: hybridClock.next() };
     this.peers = new Peers({ external, local, keepsAll: false, ...named, hybridClock, clock, log });
     for (const peer of ports.peers) this.peers.add(peer);
+    this.format = new WrittenFormat({ formats, journal, peers: this.peers, log });
     const { followers } = this.peers;
     const committing = { commitTimeoutSeconds, commitWindowTracking, purgeAfterSeconds, injects: injects !== null };
     this.roles = new Roles({ ...parts, ...committing, replicator, followers, addresses: ports.addresses });
@@ -242,7 +249,8 @@ export class FirewallNode {
     const { internal, journal, replicator, signal } = this;
     const { past, ownStream } = this.#ports;
     const previousNumber = past.continues?.number ?? 0;
-    journal.writeMark({ type: "epoch", reason: epochReason(past), previousEpoch: past.lastEpoch, previousNumber });
+    const begins = { reason: epochReason(past), previousEpoch: past.lastEpoch, previousNumber };
+    journal.writeMark({ type: "epoch", ...begins, ...this.#versions });
     // Rows that the copies made pending wait until here to be published.
     internal.listen(() => replicator.poke());
     every(SNAPSHOT_CHECK_MS, signal, () => {
@@ -256,11 +264,18 @@ export class FirewallNode {
   }
 
   #answer(request: NodeRequest): void {
-    if (request === "snapshot") void this.journal.writeSnapshot(this.signal);
-    else if (this.#beatsLeft > 0) {
+    if (request === "snapshot") {
+      this.format.look();
+      void this.journal.writeSnapshot(this.signal);
+    } else if (this.#beatsLeft > 0) {
       this.#beatsLeft--;
       void this.#sendHeartbeat();
     }
+  }
+
+  /** The format versions of this node, as marks and heartbeats report them. */
+  get #versions(): { writes: number; reads: number[] } {
+    return { writes: this.journal.format.version, reads: versionNumbers(this.#options.formats.reads) };
   }
 
   #beat(): void {
@@ -276,13 +291,13 @@ export class FirewallNode {
     const { internal, journal, replicator, roles, signal } = this;
     await replicator.catchUp();
     if (signal.aborted) return;
+    this.format.look();
     const { ownStream, clock } = this.#ports;
     const { cluster, node } = this.#options;
     ownStream.beat({
       cluster,
       node,
-      writes: FORMAT_VERSION,
-      reads: [FORMAT_VERSION],
+      ...this.#versions,
       epoch: journal.epoch,
       number: journal.number,
       ...journal.tally,

@@ -1,8 +1,9 @@
 import type { Logger } from "pino";
 import type { InternalCache } from "../cache/internal.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
-import { implausible } from "../stream/format/envelope.js";
+import { type Envelope, implausible } from "../stream/format/envelope.js";
 import { createEnvelopeReader, MarkCodec, type Role } from "../stream/format/mark.js";
+import type { Formats } from "../stream/format/versions.js";
 import { type OwnTail, restoreInternal } from "./in/restore.js";
 import type { Continuation } from "./out/journal.js";
 import type { PeerStream } from "./ports/peer-stream.js";
@@ -34,24 +35,40 @@ export interface OwnPast {
 export async function readOwnPast(
   stream: PeerStream,
   tail: OwnTail,
-  parts: { node: string; internal: InternalCache; clock: Clock; hybridClock: HybridClock; log: Logger },
+  parts: {
+    node: string;
+    internal: InternalCache;
+    formats: Formats;
+    clock: Clock;
+    hybridClock: HybridClock;
+    log: Logger;
+  },
   signal: AbortSignal,
 ): Promise<OwnPast> {
-  const { node, internal, clock, hybridClock, log } = parts;
-  const last = tail.lastMark === null ? null : new MarkCodec().decode(tail.lastMark);
-  const lastSound = tail.damage?.lastSound ?? null;
-  const found = last?.envelope ?? (lastSound === null ? null : createEnvelopeReader()(lastSound));
+  const { node, clock, hybridClock } = parts;
+  const last = tail.lastMark === null ? null : new MarkCodec(parts.formats).decode(tail.lastMark);
   // Never later than now: all peers would refuse what this node writes with a stamp in the future.
   const nowMs = Math.max(clock.wallMs(), tail.timeMs ?? 0);
-  const end = found === null || implausible(found, node, nowMs) !== null ? null : found;
+  // Known even if the previous daemon wrote a version that this one does not read.
+  const end = lastEnvelope(tail, (found) => implausible(found, node, nowMs) === null);
   if (end !== null) hybridClock.observe(end.stamp);
-  const continues = await restoreInternal(stream, tail, node, internal, hybridClock, log, signal);
+  const continues = await restoreInternal(stream, tail, parts, signal);
   const lastEpoch = continues?.epoch ?? end?.epoch ?? 0;
   const epoch = Math.max(clock.wallMs(), lastEpoch + 1);
   const lastRole = last?.role ?? "unknown";
   const lastMarkMs = last?.envelope.wallMs ?? null;
   const damaged = tail.damage !== undefined;
-  return { internal, hybridClock, continues, lastEpoch, lastRole, lastMarkMs, epoch, damaged };
+  return { internal: parts.internal, hybridClock, continues, lastEpoch, lastRole, lastMarkMs, epoch, damaged };
+}
+
+/** The envelope of the last message that is `sound`; null when there is none. */
+function lastEnvelope(tail: OwnTail, sound: (envelope: Envelope) => boolean): Envelope | null {
+  const read = createEnvelopeReader();
+  for (const payload of [tail.last, tail.lastMark, tail.damage?.lastSound]) {
+    const envelope = payload ? read(payload) : null;
+    if (envelope !== null && sound(envelope)) return envelope;
+  }
+  return null;
 }
 
 /** The reason for the new epoch, as its mark reports it. */

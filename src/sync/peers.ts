@@ -1,6 +1,7 @@
 import type { Logger } from "pino";
 import type { ExternalCache } from "../cache/external.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
+import { type Formats, versionNumbers } from "../stream/format/versions.js";
 import { Applier, type LocalFlows } from "./in/applier.js";
 import { Follower } from "./in/follower.js";
 import { PeerWatch } from "./in/peer-watch.js";
@@ -27,6 +28,7 @@ export class Peers {
     cluster: string;
     node: string;
     silenceMsMax: number;
+    formats: Formats;
     hybridClock: HybridClock;
     clock: Clock;
     log: Logger;
@@ -48,6 +50,7 @@ export class Peers {
     node: string;
     /** How long a peer's daemon may be silent before the peer no longer counts as in sync. */
     silenceMsMax: number;
+    formats: Formats;
     hybridClock: HybridClock;
     clock: Clock;
     log: Logger;
@@ -82,23 +85,28 @@ export class Peers {
   }
 
   #create(port: PeerPort): Follower {
-    const { external, local, keepsAll, hybridClock, clock, log } = this.#parts;
+    const { external, local, keepsAll, formats, hybridClock, clock, log } = this.#parts;
     this.#ports.push(port);
     return new Follower({
       stream: port.stream,
       copy: port.copy,
-      applier: new Applier({ node: port.node, external, local, hybridClock, log }),
+      applier: new Applier({ node: port.node, external, local, formats, hybridClock, log }),
       whole: keepsAll,
-      ask: () => port.ask(),
+      ask: () => this.#writesReadable(port.node) && port.ask(),
       clock,
       log,
     });
   }
 
+  /** False while a snapshot of the peer would be of no use. */
+  #writesReadable(node: string): boolean {
+    return this.#list.find(({ follower }) => follower.node === node)?.watch.writesReadable !== false;
+  }
+
   #enlist(port: PeerPort, follower: Follower): void {
     const { address, discovered } = port;
-    const { external, cluster, node, silenceMsMax, clock, log } = this.#parts;
-    const base = { port, follower, external, cluster, self: node, silenceMsMax };
+    const { external, cluster, node, silenceMsMax, formats, clock, log } = this.#parts;
+    const base = { port, follower, external, cluster, self: node, silenceMsMax, reads: versionNumbers(formats.reads) };
     const watch = new PeerWatch({ ...base, wallMs: () => clock.wallMs(), log });
     this.#list.push({ follower, watch, address, discovered, reached: () => port.reached() });
     this.#followers.push(follower);

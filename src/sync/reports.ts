@@ -1,6 +1,7 @@
 import type { ExternalCache } from "../cache/external.js";
 import type {
   BrokerStatus,
+  FormatStatus,
   HookRole,
   OwnStatus,
   PeerStatus,
@@ -49,6 +50,7 @@ export interface ReportSources {
     readonly unread: boolean;
     readonly groups: Readonly<Record<string, Role>>;
   };
+  readonly format: () => FormatStatus;
   readonly broker: () => BrokerStatus;
   /** The streams that the broker keeps; rejects when the broker cannot be reached. */
   readonly streams: () => Promise<readonly StreamStatus[]>;
@@ -93,6 +95,7 @@ export class Reports {
       kernel: { entries: kernel?.count ?? 0, max: kernel?.max ?? 0 },
       internal: { flows: this.#sources.internal() },
       external: { flows: external.table.size },
+      format: this.#sources.format(),
       broker: broker(),
       publisher,
       peers,
@@ -141,6 +144,7 @@ export class Reports {
       role: heartbeat?.role ?? null,
       cluster: heartbeat?.cluster ?? null,
       formatVersion: heartbeat?.writes ?? null,
+      formatsRead: watch.formatsRead,
       clockOffsetMs,
       lagEvents: connected ? lagEvents : null,
       lagMs: connected ? lagMs : null,

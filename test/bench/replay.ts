@@ -3,11 +3,13 @@
  * A peer with a million flows is written through the real journal and publisher to a real nats-server, copied by the real
  * replica, and then replayed as a daemon does when it starts. The copy's server is restarted in between.
  */
+
 import { pino } from "pino";
 import { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
 import { HybridClock } from "../../src/flow/clock.js";
 import { systemClock } from "../../src/os/system-clock.js";
+import { FORMATS } from "../../src/stream/format/versions.js";
 import { StreamReader } from "../../src/stream/reader.js";
 import { inspectCopy, Replica } from "../../src/stream/replica.js";
 import { Journal } from "../../src/sync/out/journal.js";
@@ -39,6 +41,7 @@ export async function benchReplay(flows: number, runs: number): Promise<void> {
       cluster: "bench",
       node: "bench",
       silenceMsMax: 3000,
+      formats: FORMATS,
       hybridClock: new HybridClock(clock),
       clock,
       log,
@@ -48,7 +51,7 @@ export async function benchReplay(flows: number, runs: number): Promise<void> {
       stream: new StreamReader({ connection: originConnection, node, log }),
       copy: {
         inspect: () => inspectCopy(connection, node),
-        open: (onLost, anew) => Replica.open({ node, connection, retention, log, onLost, anew }),
+        open: (onLost, anew) => Replica.open({ node, connection, retention, formats: FORMATS, log, onLost, anew }),
         stream: new StreamReader({ connection, node, log }),
       },
       reached: () => originConnection.connected,

@@ -1,4 +1,5 @@
 /** What benchmarks write their streams with: a connection to a real nats-server, and the real publisher. */
+
 import { pino } from "pino";
 import { type BrokerConnection, connectBroker } from "../../src/stream/connection.js";
 import { createEnvelopeReader } from "../../src/stream/format/mark.js";

@@ -1,4 +1,5 @@
 /** Messages that are looked through without being unpacked: found malformed, and holding the same rows, just where msgpackr says so. */
+
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import * as fc from "fast-check";
@@ -7,6 +8,7 @@ import { BatchView, createMessageOpener } from "../../src/stream/format/batch-vi
 import { createPackr, envelopeOf, type OpenedMessage, unpackMessage } from "../../src/stream/format/envelope.js";
 import { type Mark, MarkCodec } from "../../src/stream/format/mark.js";
 import { PackedOpener } from "../../src/stream/format/packed-message.js";
+import { FORMATS } from "../../src/stream/format/versions.js";
 import { expectationArbitrary } from "../support/expectation-arbitrary.js";
 import { readPlain, writePlain } from "../support/msgpack.js";
 import { anyRecord, Random, randomRare } from "../support/records.js";
@@ -57,7 +59,7 @@ function changed(random: Random, payload: Uint8Array): Uint8Array {
 
 /** What msgpackr makes of it. */
 function unpacked(payload: Uint8Array): OpenedMessage | null {
-  const parts = unpackMessage(packr, payload);
+  const parts = unpackMessage(packr, payload, FORMATS);
   const envelope = parts === null ? null : envelopeOf(parts);
   const kind = parts?.k;
   if (parts === null || envelope === null || (kind !== "ev" && kind !== "snap" && kind !== "mark")) return null;

@@ -338,6 +338,17 @@ describe("format version 1, flows that moved", () => {
 describe("format version 1, marks", () => {
   const marks: [string, Mark][] = [
     ["epoch", { type: "epoch", reason: "start", previousEpoch: 1_799_999_999_000, previousNumber: 9876 }],
+    [
+      "epoch-versions",
+      {
+        type: "epoch",
+        reason: "start",
+        previousEpoch: 1_799_999_999_000,
+        previousNumber: 9876,
+        writes: 1,
+        reads: [1, 2],
+      },
+    ],
     ["snapshot-begin", { type: "snapshot-begin", id: 1_800_000_001_000, flows: 3 }],
     ["snapshot-end", { type: "snapshot-end", id: 1_800_000_001_000, flows: 4 }],
     ["gap", { type: "gap", reason: "event socket overrun" }],

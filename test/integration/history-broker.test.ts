@@ -1,4 +1,5 @@
 /** The connection history over a real nats-server: own streams, copies, retention, and streams that go on. */
+
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { stampMs } from "../../src/flow/clock.js";
@@ -7,6 +8,7 @@ import { History } from "../../src/history/scan/history.js";
 import { brokerStreams } from "../../src/history/scan/streams.js";
 import { type BrokerConnection, connectBroker } from "../../src/stream/connection.js";
 import { streamName, subject } from "../../src/stream/format/subjects.js";
+import { FORMATS } from "../../src/stream/format/versions.js";
 import { ensureStream } from "../../src/stream/own-stream.js";
 import { Replica } from "../../src/stream/replica.js";
 import { HistoryCluster } from "../support/history-cluster.js";
@@ -72,6 +74,7 @@ async function copy(server: TestNatsServer, cluster: HistoryCluster): Promise<vo
       node: name,
       connection,
       retention: RETENTION,
+      formats: FORMATS,
       log: silentLogger(),
       onLost: () => assert.fail("the copy lost messages"),
     });

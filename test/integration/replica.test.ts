@@ -1,9 +1,11 @@
 /** The copy of a peer's stream on the own broker: a real nats-server each. */
+
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import { type BrokerConnection, connectBroker } from "../../src/stream/connection.js";
 import { createEnvelopeReader, type Mark } from "../../src/stream/format/mark.js";
+import { FORMATS } from "../../src/stream/format/versions.js";
 import { PUBLISHER_LIMITS } from "../../src/stream/publisher-options.js";
 import type { StreamMessage } from "../../src/stream/reader.js";
 import { StreamReader } from "../../src/stream/reader.js";
@@ -81,7 +83,14 @@ class Edge implements AsyncDisposable {
 
   open(): Promise<Replica> {
     const { connection, log } = this;
-    return Replica.open({ node: "fw2", connection, retention: RETENTION, log, onLost: () => this.lost.push(1) });
+    return Replica.open({
+      node: "fw2",
+      connection,
+      retention: RETENTION,
+      formats: FORMATS,
+      log,
+      onLost: () => this.lost.push(1),
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

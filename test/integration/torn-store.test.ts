@@ -2,6 +2,7 @@
  * A store that a power cut tore. nats-server 2.9 appends to a bad block, acknowledges, and never gives the new messages back: so
  * what was acknowledged is read, and what cannot be is made anew.
  */
+
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { ExternalCache } from "../../src/cache/external.js";
@@ -9,6 +10,7 @@ import { HybridClock } from "../../src/flow/clock.js";
 import { systemClock } from "../../src/os/system-clock.js";
 import { type BrokerConnection, connectBroker } from "../../src/stream/connection.js";
 import { createEnvelopeReader } from "../../src/stream/format/mark.js";
+import { FORMATS } from "../../src/stream/format/versions.js";
 import { readLastOf } from "../../src/stream/own-stream.js";
 import { Publisher } from "../../src/stream/publisher.js";
 import type { PublisherOptions } from "../../src/stream/publisher-options.js";
@@ -79,7 +81,8 @@ function follow(toOwn: BrokerConnection, toPeer: BrokerConnection) {
   const reader = (connection: BrokerConnection) => new StreamReader({ connection, node: "fw2", log });
   const copy: CopySource = {
     inspect: () => inspectCopy(toOwn, "fw2"),
-    open: (onLost, anew) => Replica.open({ node: "fw2", connection: toOwn, retention: RETENTION, log, onLost, anew }),
+    open: (onLost, anew) =>
+      Replica.open({ node: "fw2", connection: toOwn, retention: RETENTION, formats: FORMATS, log, onLost, anew }),
     stream: reader(toOwn),
   };
   const asks = { count: 0 };
@@ -141,7 +144,7 @@ describe("a torn store", { skip: natsServerMissing() }, () => {
       const connection = connectBroker({ servers: [server.address], node: "fw1", purpose: "test", log });
       let lost = 0;
       const open = (): Promise<Replica> =>
-        Replica.open({ node: "fw2", connection, retention: RETENTION, log, onLost: () => lost++ });
+        Replica.open({ node: "fw2", connection, retention: RETENTION, formats: FORMATS, log, onLost: () => lost++ });
       const writer = new StreamWriter("fw2");
       let sequence = 5000;
       const append = (replica: Replica, index: number): void => {

@@ -43,6 +43,7 @@ export const STATUS: StatusReport = {
   kernel: { entries: 3, max: 262_144 },
   internal: { flows: 3 },
   external: { flows: 2 },
+  format: { writes: 1, reads: [1], reason: null },
   broker: { mode: "embedded", state: "up", url: "nats://10.77.0.1:4222", version: "2.9.10", restarts: 2 },
   publisher: { state: "live", confirmedNumber: 7, unconfirmed: 1 },
   peers: [
@@ -56,6 +57,7 @@ export const STATUS: StatusReport = {
       role: "backup",
       cluster: "edge",
       formatVersion: 1,
+      formatsRead: [1],
       clockOffsetMs: 2,
       lagEvents: 0,
       lagMs: 1.2,
@@ -73,6 +75,7 @@ export const STATUS: StatusReport = {
       role: null,
       cluster: null,
       formatVersion: null,
+      formatsRead: null,
       clockOffsetMs: null,
       lagEvents: null,
       lagMs: null,

@@ -50,7 +50,8 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     ...["discovery", "sync/ports", "sync/in", "sync", "history/archive"],
   ],
   "daemon.ts": [
-    ...["os", "flow", "config", "ctnetlink", "stream", "cache", "control", "metrics", "discovery", "sync"],
+    ...["os", "flow", "config", "ctnetlink", "stream", "stream/format", "cache", "control", "metrics", "discovery"],
+    "sync",
     "daemon",
   ],
   "cli/process": ["errors.ts", "os", "config"],

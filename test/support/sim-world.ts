@@ -1,8 +1,10 @@
 /** A world of simulated machines. One seed determines everything that happens in it, so a failure can be repeated. */
+
 import type { TestContext } from "node:test";
 import { pino } from "pino";
 import { InternalCache } from "../../src/cache/internal.js";
 import { HybridClock } from "../../src/flow/clock.js";
+import { FORMATS } from "../../src/stream/format/versions.js";
 import { readOwnPast } from "../../src/sync/own-past.js";
 import type { JournalSink } from "../../src/sync/ports/own-stream.js";
 import { MemoryStream } from "./memory-stream.js";
@@ -111,7 +113,12 @@ export class Machine implements SimPeer, Wire {
     const lastMark = this.stream.messages.findLast(({ kind }) => kind === "mark")?.payload ?? null;
     const tail = { lastMark, lastSequence: this.stream.messages.length };
     const parts = { node: this.name, internal: new InternalCache(10_000), hybridClock: new HybridClock(clock) };
-    const past = await readOwnPast(this.stream, tail, { ...parts, clock, log }, new AbortController().signal);
+    const past = await readOwnPast(
+      this.stream,
+      tail,
+      { ...parts, formats: FORMATS, clock, log },
+      new AbortController().signal,
+    );
     this.#running = ++this.#runs;
     const node = new SimNode(this.name, this.index + 1, world, skewMs, {
       polls: this.polls,

@@ -2,6 +2,7 @@ import { BatchEncoder } from "../../src/stream/format/batch.js";
 import type { Envelope } from "../../src/stream/format/envelope.js";
 import { type Mark, MarkCodec } from "../../src/stream/format/mark.js";
 import type { MessageKind } from "../../src/stream/format/subjects.js";
+import { FORMAT_1, type FormatVersion } from "../../src/stream/format/versions.js";
 
 /** A message of a node's stream, as tests put it together. */
 export interface WrittenMessage {
@@ -18,6 +19,7 @@ export class StreamWriter {
   stamp = 1000;
   wallMs = 1_800_000_000_000;
   snapshotSequence = 0;
+  format: FormatVersion = FORMAT_1;
   readonly #node: string;
   readonly #encoder = new BatchEncoder();
   readonly #marks = new MarkCodec();
@@ -29,17 +31,19 @@ export class StreamWriter {
   /** A batch of events. */
   events(fill: (encoder: BatchEncoder) => void): WrittenMessage {
     fill(this.#encoder);
-    return { kind: "ev", payload: Uint8Array.from(this.#encoder.encode(this.#next(), null)) };
+    return { kind: "ev", payload: Uint8Array.from(this.#encoder.encode(this.#next(), null, this.format)) };
   }
 
   /** A snapshot chunk that states the flow ids [from, to). */
   chunk(from: number, to: number, fill: (encoder: BatchEncoder) => void): WrittenMessage {
     fill(this.#encoder);
-    return { kind: "snap", payload: Uint8Array.from(this.#encoder.encode(this.#next(), { from, to })) };
+    return { kind: "snap", payload: Uint8Array.from(this.#encoder.encode(this.#next(), { from, to }, this.format)) };
   }
 
   mark(mark: Mark): WrittenMessage {
-    return { kind: "mark", payload: Uint8Array.from(this.#marks.encode(this.#next(), mark, this.snapshotSequence)) };
+    const { snapshotSequence, format } = this;
+    const payload = this.#marks.encode(this.#next(), mark, snapshotSequence, "unknown", format);
+    return { kind: "mark", payload: Uint8Array.from(payload) };
   }
 
   /** A daemon starts: the next epoch's first message. With `goesOn`, it took the table over where this writer is. */

@@ -3,6 +3,7 @@ import { pino } from "pino";
 import { InternalCache } from "../../src/cache/internal.js";
 import { type Clock, HybridClock } from "../../src/flow/clock.js";
 import { systemClock } from "../../src/os/system-clock.js";
+import { FORMATS } from "../../src/stream/format/versions.js";
 import { FirewallNode, type NodeOptions, type NodePorts } from "../../src/sync/node.js";
 import type { OwnPast } from "../../src/sync/own-past.js";
 import type { JournalSink, OwnStream } from "../../src/sync/ports/own-stream.js";
@@ -62,6 +63,7 @@ export function testNode(ports: Partial<NodePorts>, options: Partial<NodeOptions
       cluster: "test",
       node: "self",
       silenceMsMax: 3000,
+      formats: FORMATS,
       externalFlowsMax: 10_000,
       filter: () => true,
       helpers: null,

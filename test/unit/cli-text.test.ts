@@ -21,6 +21,7 @@ kernel     3 of 262144 entries
 internal   3 flows
 external   2 flows
 broker     embedded, up, nats://10.77.0.1:4222 (nats-server 2.9.10), restarted 2 times
+format     writes 1; reads 1
 publisher  live, confirmed 7, unconfirmed 1
 not in sync with fw3: its broker at 10.77.0.3 does not answer
 

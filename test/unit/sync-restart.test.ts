@@ -1,10 +1,12 @@
 /** Fail today: copy to test/unit/ and mend src/sync/applier.ts and src/sync/restore.ts. */
+
 import assert from "node:assert/strict";
 import { it } from "node:test";
 import { pino } from "pino";
 import { ExternalCache } from "../../src/cache/external.js";
 import { InternalCache } from "../../src/cache/internal.js";
 import { HybridClock } from "../../src/flow/clock.js";
+import { FORMATS } from "../../src/stream/format/versions.js";
 import { Applier } from "../../src/sync/in/applier.js";
 import { restoreInternal } from "../../src/sync/in/restore.js";
 import { Journal } from "../../src/sync/out/journal.js";
@@ -68,7 +70,12 @@ it("a restart does not take back flows that it gave up, nor lose those that have
   const restored = async (): Promise<(number | boolean)[]> => {
     const again = new InternalCache(100);
     const tail = { lastMark: (await stream.readLast("mark"))!.payload, lastSequence: stream.messages.length };
-    await restoreInternal(stream, tail, "fw1", again, hybridClock, log, AbortSignal.timeout(5000));
+    await restoreInternal(
+      stream,
+      tail,
+      { node: "fw1", internal: again, formats: FORMATS, hybridClock, log },
+      AbortSignal.timeout(5000),
+    );
     return [1, 2, 3].map((tuple) => {
       const slot = again.table.find(tcpRecord(tuple), 0);
       return slot >= 0 && !again.isSuperseded(slot) ? slot : -1;

@@ -1,4 +1,5 @@
 /** A restart: what a node rebuilds from its own stream, held in memory. */
+
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { pino } from "pino";
@@ -6,6 +7,7 @@ import { InternalCache } from "../../src/cache/internal.js";
 import { HybridClock } from "../../src/flow/clock.js";
 import { RECORD_WORDS, W_STATUS } from "../../src/flow/record.js";
 import { PUBLISH_NEW } from "../../src/ownership/state.js";
+import { FORMATS } from "../../src/stream/format/versions.js";
 import type { ReaderItem } from "../../src/stream/reader.js";
 import { restoreInternal } from "../../src/sync/in/restore.js";
 import { type Continuation, Journal } from "../../src/sync/out/journal.js";
@@ -63,7 +65,12 @@ class Life {
     const lastMark = (await this.stream.readLast("mark"))?.payload ?? null;
     const tail = { lastMark, lastSequence: this.stream.messages.length };
     const timeout = AbortSignal.timeout(10_000);
-    const continues = await restoreInternal(stream, tail, "fw1", internal, hybridClock, logger, timeout);
+    const continues = await restoreInternal(
+      stream,
+      tail,
+      { node: "fw1", internal, formats: FORMATS, hybridClock, log: logger },
+      timeout,
+    );
     assert.equal(timeout.aborted, false, "the replay comes to its end");
     return { internal, continues };
   }

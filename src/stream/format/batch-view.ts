@@ -9,12 +9,13 @@ import { DestroySection, MovedSection, NewSection, rowsOf, type Section, UpdateS
 import { createPackr, type MessageParts, type OpenedMessage, openUnpacked } from "./envelope.js";
 import { PackedOpener, PackedPart } from "./packed-message.js";
 import { unpackRare } from "./rare.js";
+import { FORMATS, type Formats } from "./versions.js";
 
-/** Opens messages; null for one that is damaged, of another version, or not ours. Never throws. */
-export function createMessageOpener(): (payload: Uint8Array) => OpenedMessage | null {
-  const packed = new PackedOpener();
+/** Opens messages; null for one that is damaged, of a version that is not read, or not ours. Never throws. */
+export function createMessageOpener(formats: Formats = FORMATS): (payload: Uint8Array) => OpenedMessage | null {
+  const packed = new PackedOpener(formats);
   const packr: Packr = createPackr();
-  return (payload) => packed.open(payload) ?? openUnpacked(packr, payload);
+  return (payload) => packed.open(payload) ?? openUnpacked(packr, payload, formats);
 }
 
 const NODE_NAMES_MAX = 256;

@@ -59,6 +59,7 @@ import {
   type MessageParts,
   type OpenedMessage,
   openUnpacked,
+  packMessage,
 } from "./envelope.js";
 import {
   BATCH_EXPECTATIONS_MAX,
@@ -70,6 +71,7 @@ import {
 import { PackedOpener } from "./packed-message.js";
 import { packRare, type RareRow, unpackRare } from "./rare.js";
 import type { MessageKind } from "./subjects.js";
+import { FORMAT_1, FORMATS, type Formats, type FormatVersion } from "./versions.js";
 
 /** Rare attributes are large: this many make a batch full. */
 const RARE_ROWS_MAX = 512;
@@ -196,8 +198,8 @@ export class BatchEncoder {
   }
 
   /** Packs the rows as events or, with a range, as a snapshot chunk, and empties the encoder. */
-  encode(envelope: Envelope, range: SlotRange | null): Uint8Array {
-    const map = envelopeFields(envelope);
+  encode(envelope: Envelope, range: SlotRange | null, format: FormatVersion = FORMAT_1): Uint8Array {
+    const map = envelopeFields(envelope, format);
     map.k = range === null ? "ev" : "snap";
     if (range !== null) {
       map.a = range.from;
@@ -213,7 +215,7 @@ export class BatchEncoder {
     }
     if (this.#rare.length > 0) map.r = this.#rare;
     if (this.#expectations.length > 0) map.x = this.#expectations;
-    const payload = this.#packr.pack(map);
+    const payload = packMessage(this.#packr, map, format);
     this.reset();
     return payload;
   }
@@ -275,7 +277,8 @@ function hasProtocolInfo(protocol: number, state: number): boolean {
 /** Unpacks messages of kind `ev` and `snap`. Its sections are reused: they are valid until the next `decode`. */
 export class BatchDecoder {
   readonly #packr: Packr = createPackr();
-  readonly #opener = new PackedOpener();
+  readonly #opener: PackedOpener;
+  readonly #formats: Formats;
   readonly new4 = new NewSection(1);
   readonly new6 = new NewSection(4);
   readonly updates = new UpdateSection();
@@ -289,6 +292,11 @@ export class BatchDecoder {
   range: SlotRange | null = null;
   /** Rare attributes by section (0: new4, 1: new6, 2: updates) and row. */
   readonly rare = [rareRows(), rareRows(), rareRows()] as const;
+
+  constructor(formats: Formats = FORMATS) {
+    this.#formats = formats;
+    this.#opener = new PackedOpener(formats);
+  }
 
   /** Unpacks a payload; returns its envelope, or null when anything is malformed. Never throws. */
   decode(payload: Uint8Array): Envelope | null {
@@ -316,7 +324,7 @@ export class BatchDecoder {
       const { mo, r, x } = opened.parts;
       if (mo === undefined && r === undefined && x === undefined) return opened;
     }
-    return openUnpacked(this.#packr, payload);
+    return openUnpacked(this.#packr, payload, this.#formats);
   }
 
   #clear(): void {

@@ -1,6 +1,7 @@
 import { Packr } from "msgpackr";
 import { stampMs } from "../../flow/clock.js";
 import type { MessageKind } from "./subjects.js";
+import { type Formats, type FormatVersion, type MessageMap, readVersion } from "./versions.js";
 
 /**
  * The beginning of every message of a stream: a msgpack map with these keys (FORMAT.md has the bytes).
@@ -41,9 +42,6 @@ export interface OpenedMessage {
   readonly parts: MessageParts;
 }
 
-/** `v` of every message; readers refuse others. */
-export const FORMAT_VERSION = 1;
-
 /** Later stamps (beyond 2087) come from a broken clock; adopting one would leave no numbers for anybody. */
 const STAMP_MAX = Number.MAX_SAFE_INTEGER - 2 ** 48;
 
@@ -81,10 +79,10 @@ export function createPackr(): Packr {
   return new Packr({ useRecords: false, mapsAsObjects: true, moreTypes: false, int64AsType: "number" });
 }
 
-/** The map keys of an envelope. */
-export function envelopeFields(envelope: Envelope): Record<string, unknown> {
+/** The map keys of an envelope, in a message of this version. */
+export function envelopeFields(envelope: Envelope, { version }: FormatVersion): MessageMap {
   return {
-    v: FORMAT_VERSION,
+    v: version,
     o: envelope.node,
     e: envelope.epoch,
     n: envelope.number,
@@ -93,22 +91,32 @@ export function envelopeFields(envelope: Envelope): Record<string, unknown> {
   };
 }
 
-/** Unpacks a payload to its map; null when it is not a map of this format version. Never throws. */
-export function unpackMessage(packr: Packr, payload: Uint8Array): Record<string, unknown> | null {
+/** Packs a map, made with `envelopeFields` for this version. */
+export function packMessage(packr: Packr, map: MessageMap, { toWire }: FormatVersion): Uint8Array {
+  return packr.pack(toWire === null ? map : toWire(map));
+}
+
+/** Unpacks a payload to its map; null when it is no map of a version that is read. Never throws. */
+export function unpackMessage(packr: Packr, payload: Uint8Array, formats: Formats): MessageMap | null {
+  const map = unpackMap(packr, payload);
+  const format = map === null ? undefined : readVersion(formats, map.v);
+  if (map === null || format === undefined) return null;
+  return format.fromWire === null ? map : format.fromWire(map);
+}
+
+function unpackMap(packr: Packr, payload: Uint8Array): MessageMap | null {
   let value: unknown;
   try {
     value = packr.unpack(payload);
   } catch {
     return null;
   }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return null;
-  const map = value as Record<string, unknown>;
-  return map.v === FORMAT_VERSION ? map : null;
+  return typeof value !== "object" || value === null || Array.isArray(value) ? null : (value as MessageMap);
 }
 
-/** Unpacks a whole payload; null for one that is damaged, of another version, or not ours. Never throws. */
-export function openUnpacked(packr: Packr, payload: Uint8Array): OpenedMessage | null {
-  const parts = unpackMessage(packr, payload);
+/** Unpacks a whole payload; null for one that is damaged, of a version that is not read, or not ours. Never throws. */
+export function openUnpacked(packr: Packr, payload: Uint8Array, formats: Formats): OpenedMessage | null {
+  const parts = unpackMessage(packr, payload, formats);
   if (parts === null) return null;
   const envelope = envelopeOf(parts);
   const kind = parts.k;
@@ -116,19 +124,28 @@ export function openUnpacked(packr: Packr, payload: Uint8Array): OpenedMessage |
   return { kind, envelope, payload, parts };
 }
 
-/** The format version of a payload that is not of this one; null when it is no message of any version. Never throws. */
-export function foreignVersion(packr: Packr, payload: Uint8Array): number | null {
-  try {
-    const value = packr.unpack(payload) as Record<string, unknown> | null;
-    const version = typeof value === "object" && value !== null ? value.v : undefined;
-    return typeof version === "number" && Number.isSafeInteger(version) && version !== FORMAT_VERSION ? version : null;
-  } catch {
-    return null;
-  }
+/** A message of a version that is not read. */
+export interface ForeignMessage {
+  readonly version: number;
+  readonly envelope: Envelope;
+}
+
+/** Reads the envelope of a message whose version is not read; null for anything else. Never throws. */
+export function foreignMessage(packr: Packr, payload: Uint8Array, formats: Formats): ForeignMessage | null {
+  const map = unpackMap(packr, payload);
+  if (map === null || !isCount(map.v) || readVersion(formats, map.v) !== undefined) return null;
+  const envelope = envelopeOf(map);
+  return envelope === null ? null : { version: map.v, envelope };
+}
+
+/** The envelope of a message of any version; null for a payload that is no message. Never throws. */
+export function anyEnvelope(packr: Packr, payload: Uint8Array): Envelope | null {
+  const map = unpackMap(packr, payload);
+  return map === null || !isCount(map.v) ? null : envelopeOf(map);
 }
 
 /** The envelope of an unpacked map; null when a field is missing or of the wrong type. */
-export function envelopeOf(map: Record<string, unknown>): Envelope | null {
+export function envelopeOf(map: MessageMap): Envelope | null {
   const { o, e, n, h, w } = map;
   if (typeof o !== "string" || !isCount(e) || !isCount(n) || !isCount(h) || !isCount(w)) return null;
   if (h > STAMP_MAX) return null;

@@ -5,17 +5,37 @@
  */
 import type { Packr } from "msgpackr";
 import { z } from "zod";
-import { createPackr, type Envelope, envelopeFields, envelopeOf, type Position, unpackMessage } from "./envelope.js";
+import {
+  anyEnvelope,
+  createPackr,
+  type Envelope,
+  envelopeFields,
+  envelopeOf,
+  type Position,
+  packMessage,
+  unpackMessage,
+} from "./envelope.js";
 import { PackedOpener } from "./packed-message.js";
+import { FORMAT_1, FORMATS, type Formats, type FormatVersion } from "./versions.js";
+
+const VERSIONS_MAX = 16;
 
 const count = z.number().int().nonnegative();
 
 const markSchema = z.discriminatedUnion("type", [
   /**
    * The first message of a daemon. If it has restored its table from its own stream, that ended at (previousEpoch,
-   * previousNumber), and the flow ids remain valid; else previousNumber is 0.
+   * previousNumber), and the flow ids remain valid; else previousNumber is 0. `writes` and `reads` are the format
+   * versions that the daemon writes now and those that it reads.
    */
-  z.object({ type: z.literal("epoch"), reason: z.string().max(256), previousEpoch: count, previousNumber: count }),
+  z.object({
+    type: z.literal("epoch"),
+    reason: z.string().max(256),
+    previousEpoch: count,
+    previousNumber: count,
+    writes: count.optional(),
+    reads: z.array(count).max(VERSIONS_MAX).optional(),
+  }),
   /** From here to the end mark, chunks list the whole table. `flows` is its size at the beginning. */
   z.object({ type: z.literal("snapshot-begin"), id: count, flows: count }),
   z.object({ type: z.literal("snapshot-end"), id: count, flows: count }),
@@ -81,15 +101,27 @@ function isKnownType(mark: unknown): boolean {
 /** Packs and unpacks marks. */
 export class MarkCodec {
   readonly #packr: Packr = createPackr();
+  readonly #formats: Formats;
 
-  encode(envelope: Envelope, mark: Mark, snapshotSequence: number, role: Role = "unknown"): Uint8Array {
-    const known = role === "unknown" ? {} : { r: role };
-    return this.#packr.pack({ ...envelopeFields(envelope), k: "mark", m: mark, s: snapshotSequence, ...known });
+  constructor(formats: Formats = FORMATS) {
+    this.#formats = formats;
   }
 
-  /** Null when the payload is malformed or of a kind this version does not know. Never throws. */
+  encode(
+    envelope: Envelope,
+    mark: Mark,
+    snapshotSequence: number,
+    role: Role = "unknown",
+    format: FormatVersion = FORMAT_1,
+  ): Uint8Array {
+    const known = role === "unknown" ? {} : { r: role };
+    const map = { ...envelopeFields(envelope, format), k: "mark", m: mark, s: snapshotSequence, ...known };
+    return packMessage(this.#packr, map, format);
+  }
+
+  /** Null when the payload is malformed, or of a version that is not read. Never throws. */
   decode(payload: Uint8Array): DecodedMark | null {
-    const map = unpackMessage(this.#packr, payload);
+    const map = unpackMessage(this.#packr, payload, this.#formats);
     if (map === null || map.k !== "mark") return null;
     const envelope = envelopeOf(map);
     const known = markSchema.safeParse(map.m);
@@ -101,14 +133,9 @@ export class MarkCodec {
   }
 }
 
-/** Makes a reader of envelopes alone; it returns null for a payload that is no message of ours. */
+/** Makes a reader of envelopes, which are the same in every version; null for a payload that is no message of ours. */
 export function createEnvelopeReader(): (payload: Uint8Array) => Envelope | null {
   const packed = new PackedOpener();
   const packr = createPackr();
-  return (payload) => {
-    const opened = packed.open(payload);
-    if (opened !== null) return opened.envelope;
-    const map = unpackMessage(packr, payload);
-    return map === null ? null : envelopeOf(map);
-  };
+  return (payload) => packed.open(payload)?.envelope ?? anyEnvelope(packr, payload);
 }

@@ -2,8 +2,9 @@
  * Finds the parts of a message in its payload without unpacking them. It knows the msgpack that the encoders write.
  * Payloads with anything else are left to msgpackr, which so decides alone what is malformed.
  */
-import { envelopeOf, FORMAT_VERSION, type MessageParts, type OpenedMessage } from "./envelope.js";
+import { envelopeOf, type MessageParts, type OpenedMessage } from "./envelope.js";
 import type { MessageKind } from "./subjects.js";
+import { FORMATS, type Formats, readVersion } from "./versions.js";
 
 /** A packed part of a message: one value, in the bytes [at, end) of the payload. `rows`: the `n` of a section. */
 export class PackedPart {
@@ -170,7 +171,12 @@ const NO_PARTS: MessageParts = {
 /** Opens messages of one stream. It remembers the node that they name, which hardly ever changes. */
 export class PackedOpener {
   readonly #reader = new PackedReader();
+  readonly #formats: Formats;
   #node = "";
+
+  constructor(formats: Formats = FORMATS) {
+    this.#formats = formats;
+  }
 
   /** Null when the payload must be left to msgpackr. Never throws. */
   open(payload: Uint8Array): OpenedMessage | null {
@@ -237,9 +243,14 @@ export class PackedOpener {
       }
       if (reader.odd) return null;
     }
-    if (reader.at !== payload.length || kind === null || envelope.v !== FORMAT_VERSION) return null;
+    if (reader.at !== payload.length || kind === null || !this.#isOpened(envelope.v)) return null;
     const sound = envelopeOf(envelope);
     return sound === null ? null : { kind, envelope: sound, payload, parts };
+  }
+
+  /** The maps of other versions are translated, so msgpackr unpacks them. */
+  #isOpened(version: number): boolean {
+    return readVersion(this.#formats, version)?.fromWire === null;
   }
 
   #section(): PackedPart {

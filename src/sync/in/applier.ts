@@ -11,7 +11,7 @@ import { type DestroySection, hasFlowId, type NewSection } from "../../stream/fo
 import {
   createPackr,
   type Envelope,
-  foreignVersion,
+  foreignMessage,
   implausible,
   isAfter,
   type Position,
@@ -19,6 +19,7 @@ import {
 import type { StreamExpectation } from "../../stream/format/expectation.js";
 import { type DecodedMark, epochBegin, type Mark, MarkCodec, tableGoesOn } from "../../stream/format/mark.js";
 import type { MessageKind } from "../../stream/format/subjects.js";
+import { FORMATS, type Formats } from "../../stream/format/versions.js";
 
 /** A message of a stream, from whichever broker it was read. */
 export interface StreamPayload {
@@ -56,6 +57,13 @@ export interface Refusals {
   readonly noRoom: number;
 }
 
+/** A daemon of the node whose stream is applied, as the first mark of its epoch describes it. */
+export interface BegunEpoch {
+  readonly epoch: number;
+  /** The format versions that it reads; null: the mark names none. */
+  readonly reads: readonly number[] | null;
+}
+
 /** This node's own flows, as an applier needs them for rows of flows that this kernel has too. */
 export interface LocalFlows {
   /** This node's name. */
@@ -89,8 +97,9 @@ export class Applier {
   readonly #hybridClock: HybridClock;
   readonly #log: Logger;
   readonly #origin: number;
-  readonly #decoder = new BatchDecoder();
-  readonly #marks = new MarkCodec();
+  readonly #formats: Formats;
+  readonly #decoder: BatchDecoder;
+  readonly #marks: MarkCodec;
   readonly #packr = createPackr();
   readonly #records = Array.from({ length: ROWS_AHEAD }, () => new Uint32Array(RECORD_WORDS));
   readonly #hashes = new Int32Array(ROWS_AHEAD);
@@ -104,6 +113,7 @@ export class Applier {
   #snapshotId = 0;
   #wallMs = 0;
   #lastSnapshotSequence = 0;
+  #begun: BegunEpoch = { epoch: 0, reads: null };
   /**
    * Messages and rows refused in all, and how many of them came before the last complete snapshot or the one being
    * read.
@@ -121,9 +131,15 @@ export class Applier {
     external: ExternalCache;
     /** Null on a node without a kernel: rows of flows that this node owns then do not matter. */
     local: LocalFlows | null;
+    /** The versions that are read; those of this build unless the caller has others. */
+    formats?: Formats;
     hybridClock: HybridClock;
     log: Logger;
   }) {
+    const { formats = FORMATS } = options;
+    this.#formats = formats;
+    this.#decoder = new BatchDecoder(formats);
+    this.#marks = new MarkCodec(formats);
     this.node = options.node;
     this.#external = options.external;
     this.#local = options.local;
@@ -161,6 +177,11 @@ export class Applier {
     return this.#lastSnapshotSequence;
   }
 
+  /** The last epoch whose first mark was read; epoch 0 before there is one. */
+  get begun(): BegunEpoch {
+    return this.#begun;
+  }
+
   /** Number of flows in the cache that the node owns. */
   get flows(): number {
     return this.#external.flowsOf(this.#origin);
@@ -184,6 +205,7 @@ export class Applier {
   /** After `restart`: the stream is another one, and nothing of it was ever applied. */
   forget(): void {
     this.#seen = { epoch: 0, number: 0 };
+    this.#begun = { epoch: 0, reads: null };
   }
 
   /**
@@ -193,15 +215,22 @@ export class Applier {
   apply(message: StreamPayload, localMs: number): boolean {
     const nowMs = Math.max(this.#hybridClock.wallMs(), message.timeMs ?? 0);
     const sound = message.kind === "mark" ? this.#mark(message.payload, nowMs) : this.#batch(message, localMs, nowMs);
-    if (!sound) this.#malformed(message.payload);
+    if (!sound) this.#unread(message.payload, nowMs);
     this.#local?.internal.peerApplied();
     return sound;
   }
 
-  #malformed(payload: Uint8Array): void {
+  /**
+   * A message that is malformed, or of a version that is not read. The latter has its place in the order, so that no
+   * number is missing after it. But what it says is unknown, so the table is no longer exact.
+   */
+  #unread(payload: Uint8Array, nowMs: number): void {
     this.counters.malformed++;
-    const version = foreignVersion(this.#packr, payload);
-    this.#refuse(version === null ? "a message is malformed" : `a message is of format ${version}`);
+    const foreign = foreignMessage(this.#packr, payload, this.#formats);
+    this.#refuse(foreign === null ? "a message is malformed" : `a message is of format ${foreign.version}`);
+    if (foreign === null || !this.#accept(foreign.envelope, null, nowMs)) return;
+    this.#exact = false;
+    this.#snapshotId = 0;
   }
 
   /** Only the first refusal of each kind is logged. */
@@ -306,6 +335,9 @@ export class Applier {
         if (this.#fresh) this.#log.warn({ peer: this.node, reason: mark.reason }, "the peer may have missed events");
         break;
       case "epoch":
+        this.#begun = { epoch: envelope.epoch, reads: mark.reads ?? null };
+        if (this.#fresh) this.#log.info({ peer: this.node, mark }, "peer");
+        break;
       case "role":
       case "commit":
       case "stop":

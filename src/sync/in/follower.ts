@@ -7,7 +7,7 @@ import type { Position } from "../../stream/format/envelope.js";
 import type { ReaderItem, StreamMessage } from "../../stream/reader.js";
 import type { Replica } from "../../stream/replica.js";
 import type { CopySource, PeerStream } from "../ports/peer-stream.js";
-import type { Applier, Refusals } from "./applier.js";
+import type { Applier, BegunEpoch, Refusals } from "./applier.js";
 import { replayCopy, replayShared } from "./restore.js";
 
 /** A peer's stream as `status` reports it. */
@@ -110,7 +110,7 @@ export class Follower {
     applier: Applier;
     /** A new copy takes all that the peer's stream still holds, instead of starting at the peer's last snapshot. */
     whole: boolean;
-    /** Asks the peer for a snapshot; false when the peer cannot be reached. */
+    /** Asks the peer for a snapshot; false when the peer cannot be reached, or writes what this node does not read. */
     ask: () => boolean;
     clock: Clock;
     log: Logger;
@@ -165,6 +165,11 @@ export class Follower {
   /** What was refused or found no room since the last complete snapshot. */
   get refusals(): Refusals {
     return this.#applier.refusals;
+  }
+
+  /** The peer's last epoch whose first mark was read. */
+  get begun(): BegunEpoch {
+    return this.#applier.begun;
   }
 
   /**
@@ -403,9 +408,10 @@ export class Follower {
     if (!this.#started || this.#at < this.#target) return;
     if (nowMs - this.#askedMs < this.#askWaitMs) return;
     this.#askedMs = nowMs;
+    if (!this.#ask()) return;
+    this.#counters.asked++;
     // A snapshot costs the peer its whole table. If one does not help, the next request waits longer.
     this.#askWaitMs = Math.min(2 * this.#askWaitMs, ASK_INTERVAL_MS_MAX);
-    if (this.#ask()) this.#counters.asked++;
   }
 
   async #copyDrained(signal: AbortSignal): Promise<void> {

@@ -1,6 +1,6 @@
 import type { Logger } from "pino";
 import type { ExternalCache } from "../../cache/external.js";
-import { FORMAT_VERSION, type Position } from "../../stream/format/envelope.js";
+import type { Position } from "../../stream/format/envelope.js";
 import type { Heartbeat } from "../../stream/format/heartbeat.js";
 import type { PeerPort } from "../ports/peer-stream.js";
 import { type PeerEvidence, reasonAgainst } from "./evidence.js";
@@ -17,7 +17,7 @@ export interface PeerWatchCounters {
 /** What a watch asks its peer's follower. */
 type Followed = Pick<
   Follower,
-  "node" | "applied" | "flows" | "flowsAt" | "state" | "isExact" | "refusals" | "beginAnew"
+  "node" | "applied" | "begun" | "flows" | "flowsAt" | "state" | "isExact" | "refusals" | "beginAnew"
 >;
 
 /** A heartbeat, the time of its arrival, and how many flows had changed their owner by then. */
@@ -53,6 +53,7 @@ export class PeerWatch {
   readonly #cluster: string;
   readonly #self: string;
   readonly #silenceMsMax: number;
+  readonly #reads: readonly number[];
   readonly #wallMs: () => number;
   readonly #nowMs: () => number;
   readonly #log: Logger;
@@ -88,6 +89,8 @@ export class PeerWatch {
     self: string;
     /** How long the peer's daemon may be silent, milliseconds. */
     silenceMsMax: number;
+    /** The format versions that this node reads. */
+    reads: readonly number[];
     wallMs: () => number;
     /** Milliseconds of a monotonic clock. */
     nowMs?: () => number;
@@ -99,6 +102,7 @@ export class PeerWatch {
     this.#cluster = options.cluster;
     this.#self = options.self;
     this.#silenceMsMax = options.silenceMsMax;
+    this.#reads = options.reads;
     this.#wallMs = options.wallMs;
     this.#nowMs = options.nowMs ?? (() => performance.now());
     this.#startedMs = this.#nowMs();
@@ -120,6 +124,23 @@ export class PeerWatch {
   }
 
   /**
+   * The format versions that the peer's daemon reads; null while that is not known. A daemon that has begun an epoch since
+   * the last heartbeat may be another build, and then the first mark of its epoch counts.
+   */
+  get formatsRead(): readonly number[] | null {
+    const { heartbeat } = this;
+    const { begun, node } = this.#follower;
+    if (heartbeat === null || heartbeat.node !== node || heartbeat.cluster !== this.#cluster) return null;
+    return begun.epoch > heartbeat.epoch ? begun.reads : heartbeat.reads;
+  }
+
+  /** False while the peer is known to write a format version that this node does not read. */
+  get writesReadable(): boolean {
+    const { heartbeat } = this;
+    return heartbeat === null || this.#reads.includes(heartbeat.writes);
+  }
+
+  /**
    * How far the peer's clock is ahead of this node's, in milliseconds, including the delay of the link; null while
    * unknown.
    */
@@ -129,7 +150,7 @@ export class PeerWatch {
 
   /** Why the peer is not in sync, in words; null when it is in sync. */
   get reason(): string | null {
-    return reasonAgainst(this.#evidence(), { silenceMsMax: this.#silenceMsMax, reads: [FORMAT_VERSION] });
+    return reasonAgainst(this.#evidence(), { silenceMsMax: this.#silenceMsMax, reads: this.#reads });
   }
 
   /** Logs what has changed. Call it every second. */

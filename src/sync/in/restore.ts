@@ -8,6 +8,7 @@ import type { InternalCache } from "../../cache/internal.js";
 import type { HybridClock } from "../../flow/clock.js";
 import { W_ID } from "../../flow/record.js";
 import { Turn } from "../../os/turn.js";
+import type { Formats } from "../../stream/format/versions.js";
 import type { CopyTail } from "../../stream/replica.js";
 import type { Continuation } from "../out/journal.js";
 import type { PeerStream } from "../ports/peer-stream.js";
@@ -67,7 +68,9 @@ export interface OwnTail {
   /** The last mark; null when there is none. */
   readonly lastMark: Uint8Array | null;
   readonly lastSequence: number;
-  /** When the broker stored the last mark, milliseconds since the Unix epoch; absent where that is unknown. */
+  /** The last message, if it is no mark. */
+  readonly last?: Uint8Array | null;
+  /** When the broker stored the last message, milliseconds since the Unix epoch; absent where that is unknown. */
   readonly timeMs?: number;
   /** Only for a stream whose store is damaged: its last readable message; null for none. */
   readonly damage?: { readonly lastSound: Uint8Array | null };
@@ -81,18 +84,16 @@ export interface OwnTail {
 export async function restoreInternal(
   stream: PeerStream,
   tail: OwnTail,
-  node: string,
-  internal: InternalCache,
-  hybridClock: HybridClock,
-  log: Logger,
+  parts: { node: string; internal: InternalCache; formats: Formats; hybridClock: HybridClock; log: Logger },
   signal: AbortSignal,
 ): Promise<Continuation | null> {
+  const { node, internal, formats, hybridClock, log } = parts;
   const startedMs = performance.now();
   if (tail.lastMark === null) return null;
   const external = new ExternalCache(internal.table.flowsMax);
   // This is not a peer, and this node's own old marks and gaps are no news, so only errors are logged.
   const quiet = log.child({}, { level: "error" });
-  const applier = new Applier({ node, external, local: null, hybridClock, log: quiet });
+  const applier = new Applier({ node, external, local: null, formats, hybridClock, log: quiet });
   const snapshotSequence = applier.snapshotSequenceOf(tail.lastMark);
   if (snapshotSequence === 0) return null;
   await replay(stream, snapshotSequence, tail.lastSequence, applier, log, signal);

@@ -9,6 +9,7 @@ import { BatchEncoder } from "../../stream/format/batch.js";
 import type { Envelope } from "../../stream/format/envelope.js";
 import { BATCH_EXPECTATIONS_MAX } from "../../stream/format/expectation.js";
 import { type Mark, MarkCodec, type Role } from "../../stream/format/mark.js";
+import { FORMAT_1, type FormatVersion } from "../../stream/format/versions.js";
 import type { JournalSink } from "../ports/own-stream.js";
 
 /** Limit of rows in a snapshot chunk, and of slots read for one. It bounds each step of a snapshot. */
@@ -45,6 +46,8 @@ export class Journal {
   readonly epoch: number;
   /** This node's role, which every mark carries. */
   role: Role = "unknown";
+  /** The format version of the messages from now on. Each message can be read by itself, so it may change at any time. */
+  format: FormatVersion = FORMAT_1;
   /** The group `journal` of `stats`. */
   readonly counters = {
     batches: 0,
@@ -141,7 +144,7 @@ export class Journal {
       return 0;
     }
     const envelope = this.#nextEnvelope();
-    const payload = encoder.encode(envelope, null);
+    const payload = encoder.encode(envelope, null, this.format);
     internal.settle(taken, envelope.stamp);
     internal.expectations.settle(expectations, envelope.stamp);
     this.counters.batches++;
@@ -193,7 +196,7 @@ export class Journal {
     if (mark.type !== "epoch") this.writePending();
     const envelope = this.#nextEnvelope();
     this.counters.marks++;
-    this.#sink.publish("mark", envelope.number, this.#marks.encode(envelope, mark, this.#snapshotSequence, this.role));
+    this.#sink.publish("mark", envelope.number, this.#packMark(envelope, mark, this.#snapshotSequence));
     if (mark.type !== "epoch") this.#count();
   }
 
@@ -294,7 +297,7 @@ export class Journal {
 
   #publishChunk(from: number, to: number): void {
     const envelope = this.#nextEnvelope();
-    const payload = this.#encoder.encode(envelope, { from, to });
+    const payload = this.#encoder.encode(envelope, { from, to }, this.format);
     this.counters.snapshotChunks++;
     this.counters.snapshotBytes += payload.length;
     this.#sink.publish("snap", envelope.number, payload);
@@ -306,11 +309,11 @@ export class Journal {
     const envelope = this.#nextEnvelope();
     this.counters.marks++;
     this.#count();
-    return this.#sink.publishAcked(
-      "mark",
-      envelope.number,
-      this.#marks.encode(envelope, mark, snapshotSequence, this.role),
-    );
+    return this.#sink.publishAcked("mark", envelope.number, this.#packMark(envelope, mark, snapshotSequence));
+  }
+
+  #packMark(envelope: Envelope, mark: Mark, snapshotSequence: number): Uint8Array {
+    return this.#marks.encode(envelope, mark, snapshotSequence, this.role, this.format);
   }
 
   #nextEnvelope(): Envelope {
