@@ -64,6 +64,8 @@ export function formatMetrics(status: OwnStatus, stats: StatsReport): string {
   gauge("kernel_entries_limit", "nf_conntrack_max", [["", status.kernel.max]]);
   gauge("internal_flows", "flows of the internal cache", [["", status.internal.flows]]);
   gauge("external_flows", "flows of the external cache", [["", status.external.flows]]);
+  const { writes } = status.format;
+  if (writes !== null) gauge("format_version", "version of the stream's format that the node writes", [["", writes]]);
   gauge("unconfirmed_messages", "messages that the broker has yet to confirm", [["", status.publisher.unconfirmed]]);
   gauge(
     "peer_connected",

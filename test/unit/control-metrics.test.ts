@@ -11,6 +11,7 @@ describe("metrics", () => {
       "conntrail_in_sync 0",
       "conntrail_primary 1",
       "conntrail_kernel_entries 3",
+      "conntrail_format_version 1",
       "conntrail_kernel_entries_limit 262144",
       'conntrail_peer_connected{peer="fw2"} 1',
       'conntrail_peer_connected{peer="fw3"} 0',
@@ -20,6 +21,8 @@ describe("metrics", () => {
       assert.ok(lines.includes(expected), expected);
     }
     assert.ok(!lines.some((line) => line.startsWith('conntrail_peer_lag_seconds{peer="fw3"}')));
+    const observer = { ...STATUS, format: { writes: null, reads: [1], reason: null } };
+    assert.doesNotMatch(formatMetrics(observer, {}), /format_version/);
     for (const line of lines) assert.match(line, /^(#.*|[a-z_]+(\{[^}]*\})? [\d.]+|)$/);
   });
 
