@@ -98,7 +98,7 @@ export interface HistoryProgress {
   readonly messagesTotal: number;
   /** The time up to which the streams have been read; null before the first message. */
   readonly timeMs: number | null;
-  /** Messages that were skipped because they are damaged or not conntrail's. */
+  /** Messages that were skipped because they are damaged, of a later format version, or not conntrail's. */
   readonly malformed: number;
   /** Left out where the answer needs no archive. */
   readonly archive?: ArchiveProgress;

@@ -45,7 +45,10 @@ export async function printAnswer(
   printGaps(gaps, terminal);
   if (doubtful && output.marksDoubt) terminal.complain("? marks connections for which events may be missing");
   const { malformed } = answer.progress();
-  if (malformed > 0) terminal.complain(`passed over: ${counted(malformed, "message")}, damaged or not conntrail's`);
+  if (malformed > 0) {
+    const kinds = "damaged, of a later format version, or not conntrail's";
+    terminal.complain(`passed over: ${counted(malformed, "message")}, ${kinds}`);
+  }
   return { connections, gaps };
 }
 
