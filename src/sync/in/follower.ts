@@ -290,9 +290,10 @@ export class Follower {
     for (const { isTrue, resolve } of this.#waiters) if (isTrue()) resolve();
   }
 
-  /** Asks at once for what is missing (`hook backup`). */
+  /** Asks at once for what is missing (`hook backup`, and when the peer writes what this node reads again). */
   catchUp(): void {
     this.#askedMs = Number.NEGATIVE_INFINITY;
+    this.#askWaitMs = ASK_INTERVAL_MS;
     this.#heal();
   }
 

@@ -17,7 +17,7 @@ export interface PeerWatchCounters {
 /** What a watch asks its peer's follower. */
 type Followed = Pick<
   Follower,
-  "node" | "applied" | "begun" | "flows" | "flowsAt" | "state" | "isExact" | "refusals" | "beginAnew"
+  "node" | "applied" | "begun" | "catchUp" | "flows" | "flowsAt" | "state" | "isExact" | "refusals" | "beginAnew"
 >;
 
 /** A heartbeat, the time of its arrival, and how many flows had changed their owner by then. */
@@ -170,6 +170,13 @@ export class PeerWatch {
       return;
     }
     this.counters.heartbeats++;
+    const wasReadable = this.writesReadable;
+    this.#take(heartbeat);
+    // What could not be read is missing, and a snapshot helps now.
+    if (!wasReadable && this.writesReadable) this.#follower.catchUp();
+  }
+
+  #take(heartbeat: Heartbeat): void {
     const atMs = this.#nowMs();
     this.#noteChange(heartbeat.epoch - (this.#epoch ?? heartbeat.epoch), atMs);
     this.#epoch = heartbeat.epoch;
