@@ -51,12 +51,12 @@ export class Firewall {
     writeFileSync(this.configFile, conntrailConfig(this, nodes), { mode: 0o600 });
   }
 
-  /** Starts `conntrail daemon`; `waitReady` waits until it works. */
-  startDaemon(): void {
+  /** Starts `conntrail daemon`, or that of another program; `waitReady` waits until it works. */
+  startDaemon([file, ...args]: readonly [string, ...string[]] = [conntrailBinary()]): void {
     this.daemon = this.namespace.spawn(
       `conntrail ${this.name}`,
-      conntrailBinary(),
-      ["daemon", "-c", this.configFile],
+      file,
+      [...args, "daemon", "-c", this.configFile],
       join(this.directory, "daemon.log"),
     );
   }

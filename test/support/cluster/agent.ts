@@ -8,6 +8,7 @@ import { RECORD_WORDS } from "../../../src/flow/record.js";
 import { MarkCodec } from "../../../src/stream/format/mark.js";
 import { streamName, subject } from "../../../src/stream/format/subjects.js";
 import { answerQuestions } from "../child-answers.js";
+import { readPlain } from "../msgpack.js";
 import type { AgentQuestion, AgentQuestions, MarkView, StreamView } from "./agent-protocol.js";
 import { applyBulk, Load } from "./load.js";
 
@@ -41,6 +42,7 @@ function createAnswers(socket: RequestSocket): Answers {
     dump: () => dump(socket),
     streams: ({ server }) => withClient(server, streams),
     marks: ({ server, node }) => withClient(server, (client) => marks(client, node)),
+    versions: ({ server, node, count }) => withClient(server, (client) => versions(client, node, count)),
     storeMessage: ({ server, node, kind, payload }) =>
       withClient(server, async (client) => {
         await client.jetstream().publish(`ct.${node}.${kind}`, Buffer.from(payload, "base64"));
@@ -113,6 +115,17 @@ async function marks(client: NatsConnection, node: string): Promise<MarkView[]> 
     const { epoch, number } = envelope;
     views.push({ sequence: message.seq, epoch, number, type: mark.type, reason, role });
   }
+}
+
+async function versions(client: NatsConnection, node: string, count: number): Promise<unknown[]> {
+  const jsm = await client.jetstreamManager();
+  const { state } = await jsm.streams.info(streamName(node));
+  const found: unknown[] = [];
+  for (let seq = Math.max(state.first_seq, state.last_seq - count + 1); seq <= state.last_seq; seq++) {
+    const message = await jsm.streams.getMessage(streamName(node), { seq });
+    found.push((readPlain(message.data) as { v?: unknown }).v);
+  }
+  return found;
 }
 
 const ERR_NO_MESSAGE = 10037;

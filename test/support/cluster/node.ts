@@ -164,13 +164,13 @@ export class ClusterNode {
 
   // The daemon.
 
-  /** Starts the daemon; `ready` tells when it works. */
-  start(): void {
+  /** Starts the daemon of `program`, `bin/conntrail` unless said; `ready` tells when it works. */
+  start(program: readonly string[] = [this.program]): void {
     if (this.daemon?.running === true) throw new Error(`${this.name} runs already`);
-    const { namespace, program, directory, options } = this.#parts;
+    const { namespace, directory, options } = this.#parts;
     const offsetMs = options.clockOffsetMs?.(this.number) ?? 0;
     const skew = [`NODE_OPTIONS=--import=${SKEWED_CLOCK}`, `CLOCK_OFFSET_MS=${offsetMs}`];
-    const daemon = [...(offsetMs === 0 ? [] : skew), program, "daemon", "-c", this.#configFile];
+    const daemon = [...(offsetMs === 0 ? [] : skew), ...program, "daemon", "-c", this.#configFile];
     const command =
       options.storeBytes === undefined ? ["env", ...daemon] : this.#withOwnStore(options.storeBytes, daemon);
     this.daemon = namespace.spawn(this.name, command[0]!, command.slice(1), join(directory, "daemon.log"));
@@ -395,6 +395,11 @@ export class ClusterNode {
   /** The marks in a node's stream on this node's broker. */
   marks(node = this.name): Promise<readonly MarkView[]> {
     return this.#ask.ask("marks", { server: this.server, node });
+  }
+
+  /** The format versions of the last messages of a node's stream on this node's broker. */
+  versions(count: number, node = this.name): Promise<readonly unknown[]> {
+    return this.#ask.ask("versions", { server: this.server, node, count });
   }
 
   async deleteStream(name: string): Promise<void> {
