@@ -1,26 +1,10 @@
-import {
-  createInbox,
-  headers,
-  type JetStreamManager,
-  type Msg,
-  type MsgHdrs,
-  type NatsConnection,
-  type Subscription,
-} from "nats";
+import { createInbox, headers, type Msg, type MsgHdrs, type NatsConnection, type Subscription } from "nats";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../errors.js";
 import { Backoff } from "../os/backoff.js";
 import { jetStreamOf } from "./connection.js";
 import { inboxPrefix, type MessageKind, streamName, subject } from "./format/subjects.js";
-import {
-  emptyStream,
-  ensureStream,
-  hasKept,
-  ORIGIN_HEADER,
-  readTip,
-  SNAPSHOT_HEADER,
-  type StreamTip,
-} from "./own-stream.js";
+import { ensureStream, ORIGIN_HEADER, SNAPSHOT_HEADER, type StreamTip } from "./own-stream.js";
 import {
   newPublisherCounters,
   PUBLISHER_LIMITS,
@@ -31,6 +15,7 @@ import {
   type PublisherTrouble,
   type PublishOutcome,
 } from "./publisher-options.js";
+import { ReadBack } from "./read-back.js";
 import { type CopyOrigin, type Unconfirmed, UnconfirmedRing } from "./unconfirmed.js";
 
 const RECOVER_MS_MIN = 100;
@@ -56,6 +41,7 @@ export class Publisher {
   readonly #limits: PublisherLimits;
   readonly #log: Logger;
   readonly #ring: UnconfirmedRing;
+  readonly #readBack: ReadBack;
   readonly #subjects: Record<MessageKind, string>;
   readonly #headers: MsgHdrs = headers();
   readonly #acked = new Map<number, (sequence: number | null) => void>();
@@ -109,6 +95,7 @@ export class Publisher {
       throw new Error("the publisher's window must hold two asks");
     }
     this.#log = options.log;
+    this.#readBack = new ReadBack(options, this.counters);
     this.#ring = new UnconfirmedRing(this.#limits.ringMessagesMax, this.#limits.ringBytesMax);
     const { node } = options;
     this.#subjects = { ev: subject(node, "ev"), snap: subject(node, "snap"), mark: subject(node, "mark") };
@@ -273,10 +260,11 @@ export class Publisher {
         const fields = { stream: this.#options.node, differs: change.differs, anew: change.anew };
         this.#log.warn(fields, "the settings of the stream were put right");
       }
-      const tip = await this.#readTip(jsm);
+      const tip = await this.#readBack.tip(jsm);
       if (generation !== this.#generation) return;
       this.#failure = null;
       this.#listen(client);
+      this.#readBack.resumed();
       this.#resume(tip, reason);
     } catch (error) {
       if (generation !== this.#generation) return;
@@ -289,43 +277,15 @@ export class Publisher {
     }
   }
 
-  /** Where the stream ends. One that is damaged is emptied first: what it confirms behind the tear nobody can read. */
-  async #readTip(jsm: JetStreamManager): Promise<StreamTip> {
-    const { node } = this.#options;
-    const tip = await readTip(jsm, node);
-    if (tip === null) throw new Error("the stream is gone again");
-    if (!tip.damaged) return tip;
-    this.counters.damaged++;
-    this.#log.error(
-      { stream: node, lastSequence: tip.lastSequence },
-      "the store of the stream is damaged, it is made anew",
-    );
-    await emptyStream(jsm, node);
-    const emptied = await readTip(jsm, node);
-    if (emptied === null || emptied.damaged) throw new Error("the damaged stream cannot be made anew");
-    this.#options.onDamaged?.();
-    return { ...emptied, damaged: true };
-  }
-
   /** Reads the last confirmed message back, now and then: what cannot be read was not kept. Never rejects. */
-  async #readBack(): Promise<void> {
+  async #checkConfirmed(): Promise<void> {
     const generation = this.#generation;
-    const [sequence, number] = [this.#confirmedSequence, this.#confirmedNumber];
-    if (this.#client === null || sequence === 0 || number <= 0) return;
-    try {
-      const jsm = await jetStreamOf(this.#client);
-      const kept = await hasKept(jsm, this.#options.node, sequence, (message) => {
-        const found = this.#options.readNumber(message);
-        return found?.epoch === this.#options.epoch && found.number === number;
-      });
-      this.counters.readBacks++;
-      if (kept || generation !== this.#generation) return;
-      this.counters.readBacksFailed++;
-      this.#log.error({ sequence, number }, "the stream does not have what it confirmed");
-      this.#recoverLater("read back");
-    } catch (error) {
-      this.#log.debug({ error: errorText(error) }, "the last confirmed message could not be asked for");
-    }
+    const confirmed = { sequence: this.#confirmedSequence, number: this.#confirmedNumber };
+    if (this.#client === null || confirmed.sequence === 0 || confirmed.number <= 0) return;
+    const kept = await this.#readBack.check(this.#client, confirmed);
+    if (kept !== false || generation !== this.#generation) return;
+    this.#readBack.failed(confirmed);
+    this.#recoverLater("read back");
   }
 
   /** At once the first time, then at growing intervals until something is confirmed. */
@@ -362,7 +322,7 @@ export class Publisher {
     // While something waits, only a confirmation shows that it works.
     if (resend === 0) this.#trouble = null;
     this.#set("up");
-    this.#readingBack = setInterval(() => void this.#readBack(), this.#limits.readBackIntervalMs);
+    this.#readingBack = setInterval(() => void this.#checkConfirmed(), this.#limits.readBackIntervalMs);
     this.#readingBack.unref();
     this.#pump();
     this.#wakeFlushes();

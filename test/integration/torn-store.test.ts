@@ -28,7 +28,7 @@ import {
 } from "../support/nats-server.js";
 import { tcpRecord } from "../support/records.js";
 import { StreamWriter } from "../support/stream-writer.js";
-import { DAMAGES, spoilMessage, tear } from "../support/torn-store.js";
+import { DAMAGES, spoilMessage, tear, tearMessage } from "../support/torn-store.js";
 
 const RETENTION = { maxAgeMs: 3_600_000, bytesMax: 1024 ** 3 };
 const MESSAGES = 500;
@@ -274,7 +274,43 @@ describe("a torn store", { skip: natsServerMissing() }, () => {
     }
   });
 
-  it("damaged while the server runs: found by reading back, not by the next start", async () => {
+  it("a confirmed message is torn while the server runs, and what follows can be read: the stream is made anew", async () => {
+    await using server = await startNatsServer();
+    const log = silentLogger();
+    const connection = connectBroker({ servers: [server.address], node: "fw1", purpose: "test", log });
+    const lost: [number, number, string][] = [];
+    const writer = new StreamWriter("fw1");
+    const publisher = publisherOf("fw1", writer, connection, {
+      // What comes behind the torn message stays unconfirmed, and the server has time to drop the block from its memory.
+      limits: { readBackIntervalMs: 12_000, askIntervalMs: 600_000 },
+      onLost: (...report) => lost.push(report),
+    });
+    try {
+      await connection.ready(30_000);
+      await publisher.start();
+      for (let i = 0; i < 5; i++) publishPair(publisher, writer, i);
+      const last = writer.mark({ type: "gap", reason: "test" });
+      await publisher.publishAcked(last.kind, writer.number, last.payload);
+      const confirmed = writer.number;
+      await until("the message to be on the disk", () => tearMessage(server.directory, "CT_fw1", last.payload));
+      publishPair(publisher, writer, 6);
+      await until("the damage is found", () => publisher.counters.readBacksFailed > 0, 90_000);
+      await until("publishing to resume", () => publisher.state === "up");
+      assert.equal(publisher.counters.damaged, 1);
+      assert.deepEqual(lost, [[1, confirmed, "the broker's store was damaged"]]);
+      const mark = writer.mark({ type: "gap", reason: "test" });
+      const event = writer.events((batch) => batch.addNew(7, tcpRecord(7), 0, null, null));
+      publisher.publish(mark.kind, writer.number - 1, mark.payload);
+      await publisher.publishAcked(event.kind, writer.number, event.payload);
+      await assertReadable(server, "fw1", writer.number);
+      assert.equal((await server.messagesIn("CT_fw1")).length, 4);
+    } finally {
+      publisher.close();
+      await connection.close();
+    }
+  });
+
+  it("taken away while the server runs: found by reading back, not by the next start", async () => {
     await using server = await startNatsServer();
     const log = silentLogger();
     const connection = connectBroker({ servers: [server.address], node: "fw1", purpose: "test", log });

@@ -57,3 +57,14 @@ function overwrite(path: string, position: number, bytes: Buffer): void {
     closeSync(file);
   }
 }
+
+/**
+ * Damages the message with this payload where the last block of a stream has it, and no other. The server may run: it reads the
+ * block when it no longer has it in memory. False when the message is not on the disk yet.
+ */
+export function tearMessage(store: string, stream: string, payload: Uint8Array): boolean {
+  const path = lastBlock(store, stream);
+  const at = readFileSync(path).indexOf(payload);
+  if (at >= 0) overwrite(path, at, Buffer.of((payload[0] ?? 0) ^ 0xff));
+  return at >= 0;
+}
