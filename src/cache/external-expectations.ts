@@ -67,12 +67,7 @@ export class ExternalExpectations {
     const { counters } = this;
     let outcome: ClaimOutcome | "created" = "created";
     if (before === undefined) {
-      // At most once a second. If the table stays full, each further row would otherwise search the whole table.
-      if (this.#rows.size >= EXPECTATIONS_MAX && row.updatedSeconds > this.#expiredSeconds) {
-        this.#expiredSeconds = row.updatedSeconds;
-        this.expire(row.updatedSeconds);
-      }
-      if (this.#rows.size >= EXPECTATIONS_MAX) {
+      if (!this.hasRoom(row.updatedSeconds)) {
         counters.createFailedFull++;
         return "full";
       }
@@ -119,6 +114,16 @@ export class ExternalExpectations {
       this.#rows.delete(key);
       this.counters.sweptBySnapshot++;
     }
+  }
+
+  /** True when another row can be inserted. Expired rows are removed for it. */
+  hasRoom(nowSeconds: number): boolean {
+    // At most once a second. If the table stays full, each look would otherwise search the whole table.
+    if (this.#rows.size >= EXPECTATIONS_MAX && nowSeconds > this.#expiredSeconds) {
+      this.#expiredSeconds = nowSeconds;
+      this.expire(nowSeconds);
+    }
+    return this.#rows.size < EXPECTATIONS_MAX;
   }
 
   /** Removes expired rows. Their owner may have died before it could publish the end. */

@@ -12,6 +12,10 @@ import { resyncPeers } from "../../src/sync/handlers.js";
 import { Applier } from "../../src/sync/in/applier.js";
 import { Follower } from "../../src/sync/in/follower.js";
 import type { PeerStream } from "../../src/sync/ports/peer-stream.js";
+import { MemoryStream } from "../support/memory-stream.js";
+import { until } from "../support/nats-server.js";
+import { tcpRecord } from "../support/records.js";
+import { StreamWriter, type WrittenMessage } from "../support/stream-writer.js";
 
 const log = pino({ level: "silent" });
 
@@ -145,4 +149,48 @@ it("what has come at a time is applied in turns: the event loop is not held up, 
   end.abort();
   await running;
   assert.ok(follower.counters.malformed <= before + 1, "nothing is applied after the signal");
+});
+
+it("flows that found no room are asked for when there is room again, and not before", async () => {
+  const end = new AbortController();
+  const writer = new StreamWriter("fw2");
+  const stream = new MemoryStream();
+  const publish = ({ kind, payload }: WrittenMessage): void => stream.publish(kind, writer.number, payload);
+  const snapshot = (id: number, flows: readonly number[]): void => {
+    publish(writer.mark({ type: "snapshot-begin", id, flows: flows.length }));
+    publish(
+      writer.chunk(0, 0xffff_ffff, (batch) => {
+        for (const flow of flows) batch.addNew(flow, tcpRecord(flow), 0, null, null);
+      }),
+    );
+    publish(writer.mark({ type: "snapshot-end", id, flows: flows.length }));
+  };
+  let asked = 0;
+  const ask = (): boolean => {
+    asked++;
+    snapshot(2, [2, 3, 4, 5]);
+    return true;
+  };
+  const external = new ExternalCache(4);
+  const applier = new Applier({ node: "fw2", external, local: null, hybridClock: new HybridClock(systemClock), log });
+  const follower = new Follower({ stream, copy: null, applier, whole: false, ask, clock: systemClock, log });
+  snapshot(1, [0, 1, 2, 3, 4, 5]);
+  const running = follower.run(end.signal);
+  try {
+    await until("the cache is full", () => follower.isExact);
+    assert.deepEqual([external.table.size, follower.refusals.noRoom], [4, 2]);
+    follower.catchUp();
+    assert.equal(asked, 0, "a snapshot would not help yet");
+    publish(
+      writer.events((batch) => {
+        batch.addDestroy(0, tcpRecord(0), 0, undefined);
+        batch.addDestroy(1, tcpRecord(1), 0, undefined);
+      }),
+    );
+    await until("all flows are here", () => external.table.size === 4 && follower.refusals.noRoom === 0, 5000);
+    assert.equal(asked, 1);
+  } finally {
+    end.abort();
+    await running;
+  }
 });

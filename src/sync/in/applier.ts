@@ -187,6 +187,12 @@ export class Applier {
     return this.#external.flowsOf(this.#origin);
   }
 
+  /** True while the cache takes another flow and another expectation. */
+  get hasRoom(): boolean {
+    const { table, expectations } = this.#external;
+    return table.hasRoom && expectations.hasRoom(Math.floor(this.#hybridClock.wallMs() / 1000));
+  }
+
   /** What was refused or found no room since the last complete snapshot. */
   get refusals(): Refusals {
     const refused = this.#refused - this.#refusedBefore;

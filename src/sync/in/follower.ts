@@ -399,11 +399,14 @@ export class Follower {
     this.#notePlace();
   }
 
-  /** Batch numbers are missing, or there was no snapshot: the peer writes a snapshot when asked. */
+  /** Batch numbers are missing, there was no snapshot, or rows found no room: the peer writes a snapshot when asked. */
   #heal(): void {
     const nowMs = performance.now();
-    const lacks = !this.#applier.exact || this.#applier.refusals.refused > 0;
-    if (!lacks) this.#askWaitMs = ASK_INTERVAL_MS;
+    const { refused, noRoom } = this.#applier.refusals;
+    const isWrong = !this.#applier.exact || refused > 0;
+    if (!isWrong && noRoom === 0) this.#askWaitMs = ASK_INTERVAL_MS;
+    // While there is no room, a snapshot brings nothing.
+    const lacks = isWrong || (noRoom > 0 && this.#applier.hasRoom);
     if (!lacks || this.#applier.inSnapshot || !this.#connected || this.#pending > 0) return;
     // What is missing may be among the messages that are still unread.
     if (!this.#started || this.#at < this.#target) return;
