@@ -11,7 +11,7 @@ import type { ReaderItem, StreamMessage } from "../../src/stream/reader.js";
 import { resyncPeers } from "../../src/sync/handlers.js";
 import { Applier } from "../../src/sync/in/applier.js";
 import { Follower } from "../../src/sync/in/follower.js";
-import type { PeerStream } from "../../src/sync/ports/peer-stream.js";
+import type { CopySource, PeerStream } from "../../src/sync/ports/peer-stream.js";
 import { MemoryStream } from "../support/memory-stream.js";
 import { until } from "../support/nats-server.js";
 import { tcpRecord } from "../support/records.js";
@@ -193,4 +193,87 @@ it("flows that found no room are asked for when there is room again, and not bef
     end.abort();
     await running;
   }
+});
+
+it("a copy that cannot be opened is tried again, and says why; what was read meanwhile is not read twice until it opens", async () => {
+  const end = new AbortController();
+  const writer = new StreamWriter("fw2");
+  const stream = new MemoryStream();
+  const publish = ({ kind, payload }: WrittenMessage): void => stream.publish(kind, writer.number, payload);
+  const starts: number[] = [];
+  const watched: PeerStream = {
+    readLast: (kind) => stream.readLast(kind),
+    read(start, signal) {
+      starts.push(start);
+      return stream.read(start, signal);
+    },
+  };
+  const copied: number[] = [];
+  const replica = {
+    originSequence: 0,
+    emptied: false,
+    trouble: null,
+    backlog: { bytes: 0, messages: 0 },
+    append: ({ sequence }: StreamMessage) => copied.push(sequence),
+    flush: async () => true,
+    close: () => undefined,
+  };
+  let opens = 0;
+  const copy: CopySource = {
+    inspect: async () => ({ epoch: 0, snapshotSequence: 0, lastSequence: 0, damaged: false }),
+    open: async () => {
+      opens++;
+      if (opens < 3) throw new Error("the broker's store has no room for CT_fw2");
+      return replica as never;
+    },
+    stream,
+  };
+  const lines: { level: number; error?: string }[] = [];
+  const logs = pino({ level: "info" }, { write: (line: string) => lines.push(JSON.parse(line)) });
+  const external = new ExternalCache(10);
+  const applier = new Applier({ node: "fw2", external, local: null, hybridClock: new HybridClock(systemClock), log });
+  const options = { stream: watched, copy, applier, whole: false, ask: () => false, clock: systemClock, log: logs };
+  const follower = new Follower(options);
+  publish(writer.mark({ type: "snapshot-begin", id: 1, flows: 0 }));
+  publish(writer.mark({ type: "snapshot-end", id: 1, flows: 0 }));
+  assert.equal(follower.state.copyTrouble, "its copy on this node is not open yet");
+  const running = follower.run(end.signal);
+  try {
+    await until("the peer is followed", () => follower.isExact);
+    const reason = "its copy on this node cannot be opened: the broker's store has no room for CT_fw2";
+    assert.equal(follower.state.copyTrouble, reason);
+    await until("all is copied", () => copied.length === 2);
+    assert.deepEqual(starts, [1, 3, 1]);
+    assert.deepEqual(copied, [1, 2]);
+    assert.equal(follower.state.copyTrouble, null);
+    const errors = lines.filter(({ level, error }) => level >= 40 && /no room for CT_fw2/.test(error ?? ""));
+    assert.equal(errors.length, 1, "logged once");
+    assert.equal(follower.counters.copyOpenFailed, 2);
+  } finally {
+    end.abort();
+    await running;
+  }
+});
+
+it("a copy that cannot be read at once when the node starts is read a little later", async () => {
+  const writer = new StreamWriter("fw2");
+  const stream = new MemoryStream();
+  const publish = ({ kind, payload }: WrittenMessage): void => stream.publish(kind, writer.number, payload);
+  publish(writer.mark({ type: "snapshot-begin", id: 1, flows: 1 }));
+  publish(writer.chunk(0, 0xffff_ffff, (batch) => batch.addNew(1, tcpRecord(1), 0, null, null)));
+  publish(writer.mark({ type: "snapshot-end", id: 1, flows: 1 }));
+  let looks = 0;
+  const copy: CopySource = {
+    inspect: async () => {
+      if (++looks === 1) throw new Error("TIMEOUT");
+      return { epoch: writer.epoch, snapshotSequence: 1, lastSequence: writer.number, damaged: false };
+    },
+    open: () => Promise.reject(new Error("not here")),
+    stream,
+  };
+  const external = new ExternalCache(10);
+  const applier = new Applier({ node: "fw2", external, local: null, hybridClock: new HybridClock(systemClock), log });
+  const options = { stream, copy, applier, whole: false, ask: () => false, clock: systemClock, log };
+  await new Follower(options).restore(AbortSignal.timeout(20_000));
+  assert.equal(external.table.size, 1);
 });

@@ -1,13 +1,16 @@
 import type { Logger } from "pino";
 import { errorText } from "../../errors.js";
 import type { Clock } from "../../flow/clock.js";
+import { Backoff } from "../../os/backoff.js";
 import { pause } from "../../os/pause.js";
 import { Turn } from "../../os/turn.js";
 import type { Position } from "../../stream/format/envelope.js";
+import type { PublisherTrouble } from "../../stream/publisher-options.js";
 import type { ReaderItem, StreamMessage } from "../../stream/reader.js";
-import type { Replica } from "../../stream/replica.js";
+import type { CopyTail } from "../../stream/replica.js";
 import type { CopySource, PeerStream } from "../ports/peer-stream.js";
 import type { Applier, BegunEpoch, Refusals } from "./applier.js";
+import { newCopyCounters, PeerCopy } from "./peer-copy.js";
 import { replayCopy, replayShared } from "./restore.js";
 
 /** A peer's stream as `status` reports it. */
@@ -27,8 +30,9 @@ export interface FollowerState {
 const RETRY_MS = 200;
 /** Positions whose flow counts are remembered: more than the messages between two heartbeats. */
 const PLACES_MAX = 4096;
-/** Trouble with the copy that ends sooner is ordinary and not reported. */
-const COPY_PATIENCE_MS = 3000;
+/** A copy that cannot be looked at when the node starts is tried again for this long. */
+const INSPECT_MS_MAX = 10_000;
+const INSPECT_PAUSE_MS_MAX = 2000;
 /** How often a peer is asked for a snapshot while its table is not held exactly. */
 const ASK_INTERVAL_MS = 1000;
 const ASK_INTERVAL_MS_MAX = 30_000;
@@ -36,8 +40,6 @@ const ASK_INTERVAL_MS_MAX = 30_000;
 const COPY_BACKLOG_BYTES_MAX = 16 * 1024 * 1024;
 const COPY_BACKLOG_MESSAGES_MAX = 8192;
 const COPY_WAIT_MS = 5;
-/** Longest time that the end waits for the own broker to confirm the copy. */
-const COPY_FLUSH_MS = 2000;
 
 /** A caller that waits for the follower to reach a certain point. */
 interface Waiter {
@@ -58,11 +60,10 @@ export class Follower {
     reconnects: 0,
     /** Snapshots requested from the peer. */
     asked: 0,
-    /** Times that the copy had to be opened again because the own broker could not be reached for too long. */
-    copyLost: 0,
   };
   readonly #stream: PeerStream;
-  readonly #copy: CopySource | null;
+  readonly #copySource: CopySource | null;
+  readonly #copy: PeerCopy | null;
   readonly #applier: Applier;
   readonly #whole: boolean;
   readonly #ask: () => boolean;
@@ -70,7 +71,6 @@ export class Follower {
   readonly #log: Logger;
   readonly #waiters = new Set<Waiter>();
   readonly #turn = new Turn();
-  #replica: Replica | null = null;
   /** True: start at the peer's last complete snapshot, wherever the copy ends. */
   #fromSnapshot = false;
   /** True while reading has begun at the last complete snapshot and nothing has come yet. */
@@ -116,12 +116,15 @@ export class Follower {
     log: Logger;
   }) {
     this.#stream = options.stream;
-    this.#copy = options.copy;
+    this.#copySource = options.copy;
     this.#applier = options.applier;
     this.#whole = options.whole;
     this.#ask = options.ask;
     this.#clock = options.clock;
     this.#log = options.log;
+    const again = (): void => this.#restart.abort();
+    const { copy: source, log } = options;
+    this.#copy = source === null ? null : new PeerCopy({ node: this.node, source, again, log });
   }
 
   get node(): string {
@@ -130,7 +133,7 @@ export class Follower {
 
   /** The group `reader.<peer>` of `stats`. */
   get counters() {
-    return { ...this.#counters, ...this.#applier.counters };
+    return { ...this.#counters, ...(this.#copy?.counters ?? newCopyCounters()), ...this.#applier.counters };
   }
 
   /** Number of the peer's flows in the external cache. */
@@ -190,11 +193,13 @@ export class Follower {
 
   #copyTrouble(): string | null {
     if (this.#copy === null) return null;
-    if (this.#replica === null) return "its copy on this node cannot be written: the own broker is away";
     if (this.#refilling && this.#at < this.#target) return "its copy on this node was damaged, and is being made anew";
-    const { trouble } = this.#replica;
-    const isOld = trouble !== null && performance.now() - trouble.sinceMs > COPY_PATIENCE_MS;
-    return isOld ? `its copy on this node cannot be written: ${trouble.text}` : null;
+    return this.#copy.trouble;
+  }
+
+  /** Why the own broker does not store what it is sent for the copy; null while it does, or where none is open. */
+  get copyRefusal(): PublisherTrouble | null {
+    return this.#copy?.refusal ?? null;
   }
 
   /**
@@ -203,17 +208,31 @@ export class Follower {
    */
   async restore(signal: AbortSignal): Promise<void> {
     try {
-      if (this.#copy === null) {
+      if (this.#copySource === null) {
         this.#at = await replayShared(this.#stream, this.#applier, this.#log, signal);
         return;
       }
-      const tail = await this.#copy.inspect();
+      const tail = await this.#inspect(this.#copySource, signal);
       if (tail.damaged)
         this.#log.error({ peer: this.node, tail }, "the copy of the peer's stream is damaged: reading what there is");
       // A server that reads such a store anew may drop all that is behind the hole.
-      this.#copyHasHole = !(await replayCopy(this.#copy.stream, tail, this.#applier, this.#log, signal));
+      this.#copyHasHole = !(await replayCopy(this.#copySource.stream, tail, this.#applier, this.#log, signal));
     } catch (error) {
       this.#log.warn({ peer: this.node, error: errorText(error) }, "the copy of the peer's stream cannot be read");
+    }
+  }
+
+  /** An own broker that is slow once must not cost the flows of a peer that is dead. */
+  async #inspect(source: CopySource, signal: AbortSignal): Promise<CopyTail> {
+    const backoff = new Backoff({ minMs: RETRY_MS, maxMs: INSPECT_PAUSE_MS_MAX });
+    const deadlineMs = performance.now() + INSPECT_MS_MAX;
+    for (;;) {
+      try {
+        return await source.inspect();
+      } catch (error) {
+        if (signal.aborted || performance.now() > deadlineMs) throw error;
+        await pause(backoff.nextMs(), signal);
+      }
     }
   }
 
@@ -236,8 +255,7 @@ export class Follower {
     }
     clearInterval(healing);
     this.#connected = false;
-    if (this.#replica !== null) await this.#replica.flush(COPY_FLUSH_MS);
-    this.#replica?.close();
+    await this.#copy?.close();
   }
 
   /** Discards the position, and reads again from the peer's last complete snapshot (`resync peers`). */
@@ -299,19 +317,7 @@ export class Follower {
 
   /** The own broker is connected again: copying resumes where the copy ends. */
   resumeCopy(): void {
-    if (this.#copy !== null && this.#replica === null) this.#restart.abort();
-  }
-
-  async #openCopy(copy: CopySource): Promise<Replica> {
-    const onLost = (): void => {
-      this.#counters.copyLost++;
-      this.#replica?.close();
-      this.#replica = null;
-      this.#restart.abort();
-    };
-    const replica = await copy.open(onLost, this.#copyHasHole);
-    this.#copyHasHole = false;
-    return replica;
+    this.#copy?.resume();
   }
 
   async #startSequence(signal: AbortSignal): Promise<number> {
@@ -320,17 +326,15 @@ export class Follower {
     const lastEvent = await this.#stream.readLast("ev", signal);
     // Only once the peer answers: a damaged copy is replaced here, and until then it may be all that is left of the
     // peer.
-    if (this.#copy !== null && this.#replica === null && !signal.aborted) {
-      this.#replica = await this.#openCopy(this.#copy).catch(() => null);
-      this.#refilling = this.#replica?.emptied === true;
+    if (this.#copy !== null && !this.#copy.isOpen && !signal.aborted) {
+      this.#refilling = await this.#copy.open(this.#copyHasHole);
+      if (this.#copy.isOpen) this.#copyHasHole = false;
       if (this.#refilling) this.#fromFirst = true;
     }
-    if (this.#anew && !signal.aborted) {
-      await this.#replica?.empty();
-      this.#anew = false;
-    }
+    if (this.#anew && !signal.aborted) this.#anew = (await this.#copy?.empty()) === false;
     this.#newestMs = Math.max(last?.timeMs ?? 0, lastEvent?.timeMs ?? 0);
-    const copied = this.#copy === null ? this.#at : (this.#replica?.originSequence ?? 0);
+    // Without a copy, reading goes on where it was.
+    const copied = this.#copy?.isOpen ? this.#copy.originSequence : this.#at;
     const fromSnapshot = this.#fromSnapshot || copied === 0;
     const fromFirst = this.#fromFirst || (this.#whole && copied === 0);
     const start = fromFirst ? 1 : fromSnapshot ? this.#snapshotStart(last) : copied + 1;
@@ -390,7 +394,7 @@ export class Follower {
     this.#lastHeardMs = nowMs;
     this.#counters.messages++;
     this.#counters.bytes += message.payload.length;
-    this.#replica?.append(message);
+    this.#copy?.append(message);
     if (message.sequence >= this.#newsFrom) this.#applier.goOn();
     // The age of a message that was stored earlier is taken from the peer's broker, because its clock may differ from
     // ours.
@@ -419,8 +423,8 @@ export class Follower {
   }
 
   async #copyDrained(signal: AbortSignal): Promise<void> {
-    while (!signal.aborted) {
-      const { bytes, messages } = this.#replica?.backlog ?? { bytes: 0, messages: 0 };
+    while (this.#copy !== null && !signal.aborted) {
+      const { bytes, messages } = this.#copy.backlog;
       if (bytes <= COPY_BACKLOG_BYTES_MAX && messages <= COPY_BACKLOG_MESSAGES_MAX) return;
       await pause(COPY_WAIT_MS, signal);
     }
