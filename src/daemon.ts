@@ -15,7 +15,7 @@ import { earlierRoles, Hooks, readTrace } from "./daemon/hooks.js";
 import { KernelSide, machineAddresses } from "./daemon/kernel-side.js";
 import { configuredPeers, createDiscovery, startDiscovery, watchCopies } from "./daemon/peers.js";
 import { whenStarted } from "./daemon/start-wait.js";
-import { type OwnBroker, openBroker, PublishedStream, readPast } from "./daemon/streams.js";
+import { type OwnBroker, openBroker, PublishedStream, readPast, watchStore } from "./daemon/streams.js";
 import { Systemd } from "./daemon/systemd.js";
 import { peersMax } from "./discovery/announcement.js";
 import { withDiscovered } from "./discovery/discovered-peers.js";
@@ -143,7 +143,7 @@ async function startNode(given: Given): Promise<void> {
   const externalFlowsMax = config.cacheLimit ?? flowsMax * Math.max(1, peersMax(config));
   const node = new FirewallNode({ ...ports, signal: stopping }, nodeOptions(given, kernelSide, externalFlowsMax));
   kernelSide.reportFilter();
-  watchCopies(node.peers, broker, down);
+  watchCopies(node.peers, broker, ownStream.store, down);
   const discovery = createDiscovery(ground, node.peers);
   down.push(() => node.stop());
   await node.restore();
@@ -208,7 +208,7 @@ async function startObserver(ground: Ground): Promise<void> {
   const peers = new Peers({ external, local: null, keepsAll: true, ...named, hybridClock, clock: systemClock, log });
   for (const port of configuredPeers(ground)) peers.add(port);
   down.push(() => peers.close());
-  watchCopies(peers, broker, down);
+  watchCopies(peers, broker, await watchStore(config, broker, log, down), down);
   await peers.restore(stopping);
   peers.run(stopping);
   down.push(() => peers.ended());

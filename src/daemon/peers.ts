@@ -16,6 +16,7 @@ import { askNode } from "../stream/requests.js";
 import type { Peers } from "../sync/peers.js";
 import type { CopySource, PeerPort } from "../sync/ports/peer-stream.js";
 import type { TakeDown } from "../sync/take-down.js";
+import type { StoreWatch } from "./store-watch.js";
 import type { OwnBroker } from "./streams.js";
 
 /** Time that a peer has to answer after it announced itself. If it is late, its next announcement is tried. */
@@ -96,8 +97,9 @@ function copySource({ broker, formats, log: parent }: PeerGround, node: string):
   };
 }
 
-/** Copying resumes whenever the own broker is connected again. */
-export function watchCopies(peers: Peers, { connection }: OwnBroker, down: TakeDown): void {
+/** Copying resumes whenever the own broker is connected again, and `store` hears of copies that it refuses. */
+export function watchCopies(peers: Peers, { connection }: OwnBroker, store: StoreWatch, down: TakeDown): void {
+  store.watchCopies(() => peers.followers.flatMap(({ copyRefusal }) => copyRefusal ?? []));
   down.push(
     connection.watch((connected) => {
       if (connected) peers.resumeCopies();

@@ -2,6 +2,7 @@ import { statfs } from "node:fs/promises";
 import type { Logger } from "pino";
 import type { EmbeddedBroker } from "../stream/broker/broker.js";
 import type { Publisher } from "../stream/publisher.js";
+import type { PublisherTrouble } from "../stream/publisher-options.js";
 
 /** Interval of the checks. */
 const LOOK_MS = 1000;
@@ -25,15 +26,17 @@ export interface DiskRoom {
 }
 
 /**
- * Watches whether what this node publishes reaches its store, and reports a full disk as such. Later versions of
- * nats-server keep refusing messages after a full disk has room again. The server is then restarted.
+ * Watches whether what this node publishes and copies reaches its store, and reports a full disk as such. Later versions
+ * of nats-server keep refusing the messages of a stream that met a full disk after there is room again. The server is
+ * then restarted.
  */
 export class StoreWatch {
   readonly #path: string;
-  readonly #publisher: Pick<Publisher, "trouble">;
+  readonly #publisher: Pick<Publisher, "trouble"> | null;
   readonly #broker: Pick<EmbeddedBroker, "restart"> | null;
   readonly #log: Logger;
   readonly #room: () => Promise<DiskRoom | null>;
+  #copies: () => readonly PublisherTrouble[] = () => [];
   #timer: NodeJS.Timeout | null = null;
   #last: DiskRoom | null = null;
   #full = false;
@@ -42,7 +45,8 @@ export class StoreWatch {
   constructor(options: {
     /** `broker.store`. */
     path: string;
-    publisher: Pick<Publisher, "trouble">;
+    /** Null on a node that publishes nothing. */
+    publisher: Pick<Publisher, "trouble"> | null;
     /** Null where the broker is not this daemon's child. */
     broker: Pick<EmbeddedBroker, "restart"> | null;
     log: Logger;
@@ -69,21 +73,27 @@ export class StoreWatch {
     this.#timer.unref();
   }
 
+  /** From now on the troubles of the copies count too. */
+  watchCopies(troubles: () => readonly PublisherTrouble[]): void {
+    this.#copies = troubles;
+  }
+
   stop(): void {
     if (this.#timer !== null) clearInterval(this.#timer);
   }
 
   /** Why published messages do not reach the store, in words; null while they do. */
   get trouble(): string | null {
-    const trouble = this.#publisher.trouble;
+    const trouble = this.#publisher?.trouble ?? null;
     if (trouble === null || performance.now() - trouble.sinceMs < PATIENCE_MS) return null;
     return this.#full && this.#last !== null ? this.#fullText(this.#last) : trouble.text;
   }
 
   /** Checks once. */
   async look(): Promise<void> {
-    const trouble = this.#publisher.trouble;
-    if (trouble === null && !this.#full) return;
+    const own = this.#publisher?.trouble ?? null;
+    const troubles = own === null ? this.#copies() : [own, ...this.#copies()];
+    if (troubles.length === 0 && !this.#full) return;
     const room = await this.#room();
     this.#last = room;
     const full = room !== null && isFull(room);
@@ -92,12 +102,13 @@ export class StoreWatch {
       else this.#log.info({ store: this.#path, freeMiB: mib(room.free) }, "the disk of broker.store has room again");
     }
     this.#full = full;
-    // Whether a broker that hangs is restarted is for its supervisor to say.
-    if (trouble === null || !trouble.refused || full || room === null) return;
+    if (full || room === null) return;
     const nowMs = performance.now();
-    if (nowMs - trouble.sinceMs < REFUSED_MS || nowMs - this.#restartedMs < RESTART_PAUSE_MS) return;
+    // Whether a broker that hangs is restarted is for its supervisor to say.
+    const refusal = troubles.find(({ refused, sinceMs }) => refused && nowMs - sinceMs >= REFUSED_MS);
+    if (refusal === undefined || nowMs - this.#restartedMs < RESTART_PAUSE_MS) return;
     this.#restartedMs = nowMs;
-    this.#broker?.restart(`it takes no messages (${trouble.text}), though the disk has room`);
+    this.#broker?.restart(`it takes no messages (${refusal.text}), though the disk has room`);
   }
 
   #fullText({ free, total }: DiskRoom): string {

@@ -154,6 +154,19 @@ export async function readPast(
   return readOwnPast(reader, tail, { ...parts, node }, stopping);
 }
 
+/** Watches the store of a node that publishes nothing and keeps copies. */
+export async function watchStore(config: Config, broker: OwnBroker, log: Logger, down: TakeDown): Promise<StoreWatch> {
+  const path = config.broker.store;
+  const store = new StoreWatch({ path, publisher: null, broker: broker.embedded, log });
+  await startStoreWatch(store, config, down);
+  return store;
+}
+
+async function startStoreWatch(store: StoreWatch, config: Config, down: TakeDown): Promise<void> {
+  await store.start(config.broker.bytesMax * (peersMax(config) + 1));
+  down.push(() => store.stop());
+}
+
 /** This node's own stream on its broker, open for writing in a new epoch. */
 export class PublishedStream implements OwnStream {
   readonly sink: Publisher;
@@ -174,8 +187,7 @@ export class PublishedStream implements OwnStream {
     const stream = new PublishedStream(config, broker, epoch, log);
     await stream.sink.start();
     down.push(() => stream.sink.close());
-    await stream.store.start(broker.retention.bytesMax * (peersMax(config) + 1));
-    down.push(() => stream.store.stop());
+    await startStoreWatch(stream.store, config, down);
     return stream;
   }
 

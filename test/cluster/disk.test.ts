@@ -36,4 +36,21 @@ describe("full disk", { skip: clusterObstacle(), timeout: 400_000 }, () => {
     assert.equal((await n1.conntrail("status")).code, 0);
     assert.equal(n1.daemon?.pid, pid);
   });
+
+  it("a copy that met the full disk is whole again when there is room, though the own stream is quiet", async () => {
+    await using cluster = await Cluster.start({ nodes: 2, storeBytes: 24 * MIB });
+    const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];
+    await n2.apply({ type: "create", range: 2, from: 0, count: 2000, mark: 1 });
+    await assertAgreement(cluster.nodes);
+    const filler = n1.fillStore();
+    await n2.startLoad({ seed: 1, range: 3, flowsMax: 2000, operationsPerSecond: 2000 });
+    const reason = async (): Promise<string> => (await n1.status()).peers[0]?.reason ?? "";
+    await waitFor("the copy cannot be written", WAIT_MS, async () =>
+      /its copy on this node cannot/.test(await reason()),
+    );
+    await n2.stopLoad();
+    rmSync(filler);
+    await waitFor("the copy is written again", WAIT_MS, async () => (await n1.conntrail("status")).code === 0);
+    await assertAgreement(cluster.nodes, { timeoutMs: WAIT_MS });
+  });
 });

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
+import { StoreWatch } from "../../src/daemon/store-watch.js";
 import { type BrokerConnection, connectBroker } from "../../src/stream/connection.js";
 import { createEnvelopeReader, type Mark } from "../../src/stream/format/mark.js";
 import { FORMATS } from "../../src/stream/format/versions.js";
@@ -10,13 +11,7 @@ import { PUBLISHER_LIMITS } from "../../src/stream/publisher-options.js";
 import type { StreamMessage } from "../../src/stream/reader.js";
 import { StreamReader } from "../../src/stream/reader.js";
 import { Replica } from "../../src/stream/replica.js";
-import {
-  natsServerMissing,
-  silentLogger,
-  startNatsServer,
-  type TestNatsServer,
-  until,
-} from "../support/nats-server.js";
+import { natsServerMissing, silentLogger, startNatsServer, TestNatsServer, until } from "../support/nats-server.js";
 import { tcpRecord } from "../support/records.js";
 import { StreamWriter, type WrittenMessage } from "../support/stream-writer.js";
 
@@ -430,6 +425,45 @@ describe("replica", { skip: natsServerMissing() }, () => {
     await again.flush(5000);
     again.close();
     assert.equal(again.snapshotSequence, 1);
+  });
+
+  it("says that its broker refuses it, which restarts the server, and is whole afterwards", async () => {
+    await using edge = await Edge.start();
+    const { server, peer } = edge;
+    const replica = await edge.open();
+    peer.events(10);
+    await copy(replica, peer.messages);
+    await server.kill();
+    // This broker answers every question, and drops what is published into the copy.
+    const denied =
+      'no_auth_user: n\nauthorization { users = [{ user: n, password: n, permissions: { publish: { deny: "ct.>" } } }] }';
+    const deaf = new TestNatsServer(server.directory, server.port, { more: denied });
+    const restarts: string[] = [];
+    const watch = new StoreWatch({
+      path: server.directory,
+      publisher: null,
+      broker: { restart: (reason) => restarts.push(reason) },
+      log: edge.log,
+      room: async () => ({ free: 2 ** 30, total: 2 ** 31 }),
+    });
+    watch.watchCopies(() => (replica.trouble === null ? [] : [replica.trouble]));
+    try {
+      await deaf.start();
+      peer.events(10);
+      append(replica, peer.messages);
+      await until("the server is restarted", async () => {
+        await watch.look();
+        return restarts.length > 0;
+      });
+    } finally {
+      await deaf.kill();
+    }
+    assert.match(restarts[0] ?? "", /^it takes no messages \(.*\), though the disk has room$/);
+    await server.start();
+    assert.equal(await replica.flush(30_000), true);
+    assert.equal(replica.trouble, null);
+    await assertCopied(server, peer.messages);
+    replica.close();
   });
 
   it("does not take a snapshot with a hole for complete", async () => {

@@ -12,6 +12,7 @@ function setUp() {
   const restarts: string[] = [];
   const state = {
     trouble: null as PublisherTrouble | null,
+    copies: [] as PublisherTrouble[],
     room: { free: 900 * MIB, total: 1000 * MIB } as DiskRoom | null,
   };
   const watch = new StoreWatch({
@@ -25,6 +26,7 @@ function setUp() {
     log,
     room: async () => state.room,
   });
+  watch.watchCopies(() => state.copies);
   return { lines, restarts, state, watch };
 }
 
@@ -76,6 +78,31 @@ test("a server that hangs refuses nothing: it is left to its supervisor", async 
   await watch.look();
   assert.deepEqual(restarts, []);
   assert.equal(watch.trouble, "its broker does not confirm what it is sent");
+});
+
+test("a copy that is refused while the own stream is quiet: the server is started again, and the own stream has no trouble", async () => {
+  const { watch, state, restarts } = setUp();
+  state.copies = [{ ...since(60_000), text: "its broker is away", refused: false }, since(4000)];
+  await watch.look();
+  assert.deepEqual(restarts, [], "not yet");
+  state.copies = [{ ...since(60_000), text: "its broker is away", refused: false }, since(6000)];
+  await watch.look();
+  await watch.look();
+  assert.deepEqual(restarts, ["it takes no messages (insufficient storage), though the disk has room"]);
+  assert.equal(watch.trouble, null);
+});
+
+test("a full disk is called that though only a copy is written", async () => {
+  const { watch, state, restarts, lines } = setUp();
+  state.copies = [since(60_000)];
+  state.room = { free: 0, total: 1000 * MIB };
+  await watch.look();
+  assert.match(lines[0]?.msg ?? "", /^the disk of broker.store \/var\/lib\/conntrail is full/);
+  state.copies = [];
+  state.room = { free: 900 * MIB, total: 1000 * MIB };
+  await watch.look();
+  assert.equal(lines[1]?.msg, "the disk of broker.store has room again");
+  assert.deepEqual(restarts, []);
 });
 
 test("where the room cannot be told nobody is restarted, and the broker's own words are shown", async () => {
