@@ -5,7 +5,9 @@ import {
   connect,
   Events,
   type JetStreamManager,
+  type Msg,
   type NatsConnection,
+  type Subscription,
   type TlsOptions,
 } from "nats";
 import type { Logger } from "pino";
@@ -32,6 +34,13 @@ export interface BrokerConnectionOptions {
   /** With TLS: a name that the broker's certificate may have instead of its address. Usually the peer's node name. */
   serverName?: string;
   tls?: TlsFiles;
+  /** With TLS: asked at each connect whether the node at the other end may still be trusted. */
+  trusts?: () => boolean;
+  /**
+   * A peer's broker that lets this node request messages, and nothing of JetStream: what it may not do itself, it asks
+   * the peer's daemon for.
+   */
+  asksDaemon?: boolean;
   /** How soon the first attempt is repeated, by default 100 ms; later attempts wait longer and longer. */
   retryMs?: number;
   log: Logger;
@@ -102,6 +111,37 @@ export class BrokerConnection {
     return this.#lastError;
   }
 
+  /** True for a peer's broker whose daemon is asked for what this node may not do itself. */
+  get asksDaemon(): boolean {
+    return this.#options.asksDaemon === true;
+  }
+
+  /**
+   * Calls `heard` for each message on a subject, also after reconnects, until the returned function is called. Must not
+   * throw.
+   */
+  subscribe(subject: string, heard: (client: NatsConnection, message: Msg) => void): () => void {
+    let subscription: Subscription | null = null;
+    const follow = (connected: boolean): void => {
+      subscription?.unsubscribe();
+      const { client } = this;
+      subscription =
+        connected && client !== null
+          ? client.subscribe(subject, {
+              callback: (error, message) => {
+                if (error === null) heard(client, message);
+              },
+            })
+          : null;
+    };
+    const unwatch = this.watch(follow);
+    if (this.connected) follow(true);
+    return () => {
+      unwatch();
+      subscription?.unsubscribe();
+    };
+  }
+
   /** Calls `listener` at every change from now on, until the function that is returned is called. */
   watch(listener: ConnectionListener): () => void {
     this.#listeners.add(listener);
@@ -123,6 +163,11 @@ export class BrokerConnection {
       await this.#change(leftMs);
     }
     return this.client;
+  }
+
+  /** Connects again, and so asks again whether the other end may be trusted. */
+  async renew(): Promise<void> {
+    await this.client?.reconnect().catch((error: unknown) => this.#noteError(errorText(error)));
   }
 
   /** Closes for good. Returns within about a second, whatever the network does. */
@@ -206,7 +251,7 @@ export class BrokerConnection {
   }
 
   #clientOptions(): ConnectionOptions {
-    const { servers, node, purpose, tls, serverName } = this.#options;
+    const { servers, node, purpose, tls, serverName, trusts } = this.#options;
     return {
       servers: [...servers],
       name: `conntrail ${node} ${purpose}`,
@@ -222,7 +267,7 @@ export class BrokerConnection {
       // A shared cluster announces its members; a standalone broker only itself, by an address that may not be ours.
       ignoreClusterUpdates: servers.length === 1,
       noAsyncTraces: true,
-      ...(tls === undefined ? {} : { tls: tlsOptions(tls, servers[0] ?? "", serverName) }),
+      ...(tls === undefined ? {} : { tls: tlsOptions(tls, servers[0] ?? "", serverName, trusts) }),
     };
   }
 }
@@ -231,7 +276,12 @@ export class BrokerConnection {
  * The certificate may be for the address or for the node's name. When the server is an address there is no name to
  * send, and the client would compare with "localhost": so the names are given and compared here.
  */
-function tlsOptions(tls: TlsFiles, server: string, serverName: string | undefined): TlsOptions {
+function tlsOptions(
+  tls: TlsFiles,
+  server: string,
+  serverName: string | undefined,
+  trusts: () => boolean = () => true,
+): TlsOptions {
   const host = hostOf(server);
   const sent = serverName ?? (isIP(host) === 0 ? host : "");
   const options = {
@@ -240,6 +290,7 @@ function tlsOptions(tls: TlsFiles, server: string, serverName: string | undefine
     keyFile: tls.key,
     servername: sent,
     checkServerIdentity: (name: string, certificate: PeerCertificate) => {
+      if (!trusts()) return new Error(`${serverName ?? name} was revoked, or is not among the nodes`);
       // In a shared cluster the client may be connected to another member than the first one.
       const candidates = [host, serverName ?? name];
       let failure: Error | undefined;

@@ -185,7 +185,16 @@ export async function directLastOf(
 ): Promise<StoredMessage | null> {
   // A standalone broker does not answer at all for a stream that does not exist.
   const jsm = await jetStreamOf(client, timeoutMs);
-  if ((await findStream(jsm, streamName(node))) === null) return null;
+  return (await findStream(jsm, streamName(node))) === null ? null : directLast(client, node, kind, timeoutMs);
+}
+
+/** As `directLastOf`, for a stream that exists. Needs only DIRECT.GET of it. */
+export async function directLast(
+  client: NatsConnection,
+  node: string,
+  kind: MessageKind,
+  timeoutMs: number,
+): Promise<StoredMessage | null> {
   const api = `$JS.API.DIRECT.GET.${streamName(node)}.${subject(node, kind)}`;
   return parseDirect(await client.request(api, "", { timeout: timeoutMs }));
 }

@@ -99,7 +99,7 @@ export class Publisher {
     this.#ring = new UnconfirmedRing(this.#limits.ringMessagesMax, this.#limits.ringBytesMax);
     const { node } = options;
     this.#subjects = { ev: subject(node, "ev"), snap: subject(node, "snap"), mark: subject(node, "mark") };
-    this.#inbox = createInbox(inboxPrefix(node));
+    this.#inbox = createInbox(inboxPrefix(options.connection.node));
   }
 
   get state(): PublisherState {

@@ -1,14 +1,6 @@
-import {
-  AckPolicy,
-  createInbox,
-  DeliverPolicy,
-  type JetStreamManager,
-  type Msg,
-  type NatsConnection,
-  nuid,
-  type Subscription,
-} from "nats";
+import { createInbox, type Msg, type NatsConnection, type Subscription } from "nats";
 import { inboxPrefix, streamName } from "./format/subjects.js";
+import type { StreamAccess } from "./stream-access.js";
 import { NANOS_PER_MS } from "./stream-config.js";
 
 /** Why a consumer must be replaced. */
@@ -28,7 +20,7 @@ export interface Delivery {
 /** What a consumer reads, from where, and how much at a time. */
 export interface PullConsumerOptions {
   client: NatsConnection;
-  jsm: JetStreamManager;
+  access: StreamAccess;
   /** Who reads. */
   reader: string;
   /** Whose stream. */
@@ -58,8 +50,6 @@ const PULL_EXPIRES_MS = 600_000;
 const PULL_GRACE_MS = 100;
 const HEARTBEAT_MS = 1000;
 const HEARTBEATS_MISSED_MAX = 3;
-/** How long the consumer of a killed reader remains. A reader that is only slow makes a new one. */
-const INACTIVE_THRESHOLD_MS = 10_000;
 const DELETE_TIMEOUT_MS = 250;
 
 /**
@@ -68,7 +58,8 @@ const DELETE_TIMEOUT_MS = 250;
  * first doubt it ignores further messages and calls `onFailure`, and its owner makes another consumer.
  */
 export class PullConsumer {
-  readonly name: string;
+  /** Its name on the broker; empty before there is one. */
+  #consumer = "";
   readonly #options: PullConsumerOptions;
   readonly #inbox: string;
   readonly #subscription: Subscription;
@@ -90,7 +81,6 @@ export class PullConsumer {
 
   constructor(options: PullConsumerOptions) {
     this.#options = options;
-    this.name = `conntrail_${options.reader}_${nuid.next()}`;
     this.#inbox = createInbox(inboxPrefix(options.reader));
     this.#subscription = options.client.subscribe(`${this.#inbox}.*`, {
       callback: (error, msg) => {
@@ -103,17 +93,7 @@ export class PullConsumer {
 
   /** Creates the consumer on the broker and requests messages. @throws NatsError */
   async start(): Promise<void> {
-    const { jsm, node, startSequence } = this.#options;
-    await jsm.consumers.add(streamName(node), {
-      name: this.name,
-      ack_policy: AckPolicy.None,
-      mem_storage: true,
-      num_replicas: 1,
-      inactive_threshold: INACTIVE_THRESHOLD_MS * NANOS_PER_MS,
-      ...(startSequence === 0
-        ? { deliver_policy: DeliverPolicy.All }
-        : { deliver_policy: DeliverPolicy.StartSequence, opt_start_seq: startSequence }),
-    });
+    this.#consumer = await this.#options.access.consume(this.#options.startSequence);
     this.#ready = true;
     this.pull();
   }
@@ -127,11 +107,11 @@ export class PullConsumer {
   /** Ends the subscription and, if `reachable`, deletes the consumer on the broker. Never rejects, bounded. */
   async delete(reachable: boolean): Promise<void> {
     this.deafen();
-    const { client, jsm, node } = this.#options;
+    const { client, access } = this.#options;
     if (client.isClosed()) return;
     this.#subscription.unsubscribe();
-    if (!reachable) return;
-    const deleted = jsm.consumers.delete(streamName(node), this.name).catch(() => false);
+    if (!reachable || this.#consumer === "") return;
+    const deleted = access.release(this.#consumer).catch(() => false);
     let timer: NodeJS.Timeout | undefined;
     const timeout = new Promise((resolve) => {
       timer = setTimeout(resolve, DELETE_TIMEOUT_MS);
@@ -159,7 +139,7 @@ export class PullConsumer {
     this.#received = 0;
     this.#heard = true;
     this.#request++;
-    const api = `$JS.API.CONSUMER.MSG.NEXT.${streamName(node)}.${this.name}`;
+    const api = `$JS.API.CONSUMER.MSG.NEXT.${streamName(node)}.${this.#consumer}`;
     try {
       client.publish(api, JSON.stringify(request), { reply: `${this.#inbox}.${this.#request}` });
     } catch {
@@ -176,7 +156,7 @@ export class PullConsumer {
     }
     const delivery = parseDelivery(msg.reply);
     // Whoever may create consumers could direct one at our inbox, but it has another name.
-    if (delivery === null || delivery.consumer !== this.name) {
+    if (delivery === null || delivery.consumer !== this.#consumer) {
       this.#options.onStray();
       return;
     }

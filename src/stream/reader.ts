@@ -1,12 +1,13 @@
-import type { Msg, NatsConnection, StreamInfo } from "nats";
+import type { Msg, NatsConnection } from "nats";
 import type { Logger } from "pino";
 import { errorText } from "../errors.js";
 import { Backoff } from "../os/backoff.js";
 import { pause } from "../os/pause.js";
-import { API_TIMEOUT_MS, type BrokerConnection, jetStreamOf } from "./connection.js";
-import { kindOfSubject, type MessageKind, streamName } from "./format/subjects.js";
-import { directGet, directLastOf, findStream } from "./own-stream.js";
+import { API_TIMEOUT_MS, type BrokerConnection } from "./connection.js";
+import { kindOfSubject, type MessageKind } from "./format/subjects.js";
+import { directGet, directLast } from "./own-stream.js";
 import { type ConsumerFailure, type Delivery, PullConsumer } from "./pull-consumer.js";
+import { type StreamPlace, streamAccess } from "./stream-access.js";
 
 /** One message of a stream. */
 export interface StreamMessage {
@@ -157,7 +158,10 @@ export class StreamReader {
   async #readLast(kind: MessageKind): Promise<StreamMessage | null> {
     const { connection, node } = this.#options;
     const client = await connection.ready(API_TIMEOUT_MS);
-    const message = await directLastOf(client, node, kind, API_TIMEOUT_MS);
+    // A standalone broker does not answer at all for a stream that does not exist.
+    const access = await streamAccess(connection, client, node);
+    if ((await access.find()) === null) return null;
+    const message = await directLast(client, node, kind, API_TIMEOUT_MS);
     return message === null ? null : { type: "message", ...message, kind, pending: 0 };
   }
 }
@@ -288,11 +292,11 @@ class ReadSession {
    */
   async #attach(client: NatsConnection): Promise<boolean> {
     const { connection, node, windowMessagesMax, windowBytesMax } = this.#options;
-    const jsm = await jetStreamOf(client);
-    const info = await findStream(jsm, streamName(node));
-    const reason = info === null ? null : await this.#whyReset(client, info);
+    const access = await streamAccess(connection, client, node);
+    const place = await access.find();
+    const reason = place === null ? null : await this.#whyReset(client, place);
     if (this.#stop.signal.aborted) return false;
-    if (info === null) {
+    if (place === null) {
       this.#tell(false);
       return false;
     }
@@ -304,7 +308,7 @@ class ReadSession {
     }
     this.#consumer = new PullConsumer({
       client,
-      jsm,
+      access,
       reader: connection.node,
       node,
       startSequence: this.#next,
@@ -332,10 +336,9 @@ class ReadSession {
   }
 
   /** Null when the next message still follows the last one that was read, else why not. */
-  async #whyReset(client: NatsConnection, { created, state }: StreamInfo): Promise<ResetReason | null> {
-    const { first_seq: first, last_seq: last } = state;
-    if (this.#created !== "" && this.#created !== String(created)) return "recreated";
-    this.#created = String(created);
+  async #whyReset(client: NatsConnection, { created, first, last }: StreamPlace): Promise<ResetReason | null> {
+    if (this.#created !== "" && this.#created !== created) return "recreated";
+    this.#created = created;
     if (this.#next > last + 1) return "truncated";
     if (this.#next !== 0 && this.#next < first) return "trimmed";
     if (this.#jumpedTo > this.#next) {

@@ -1,5 +1,4 @@
 /** What daemons ask of each other over a broker. There are no answers: what was asked for comes on its own subject. */
-import type { Subscription } from "nats";
 import type { BrokerConnection } from "./connection.js";
 import { type NodeRequest, requestSubject } from "./format/subjects.js";
 
@@ -13,25 +12,8 @@ export function askNode(connection: BrokerConnection, node: string, request: Nod
 
 /** Calls `asked` when others ask this node for something, also after reconnects, until the returned function is called. */
 export function onAsked(connection: BrokerConnection, node: string, asked: (request: NodeRequest) => void): () => void {
-  let subscription: Subscription | null = null;
-  const subscribe = (connected: boolean): void => {
-    subscription?.unsubscribe();
-    const { client } = connection;
-    subscription =
-      connected && client !== null
-        ? client.subscribe(requestSubject(node, "*"), {
-            callback: (error, { subject }) => {
-              if (error !== null) return;
-              if (subject === requestSubject(node, "snapshot")) asked("snapshot");
-              else if (subject === requestSubject(node, "heartbeat")) asked("heartbeat");
-            },
-          })
-        : null;
-  };
-  const unwatch = connection.watch(subscribe);
-  if (connection.connected) subscribe(true);
-  return () => {
-    unwatch();
-    subscription?.unsubscribe();
-  };
+  return connection.subscribe(requestSubject(node, "*"), (_client, { subject }) => {
+    if (subject === requestSubject(node, "snapshot")) asked("snapshot");
+    else if (subject === requestSubject(node, "heartbeat")) asked("heartbeat");
+  });
 }

@@ -20,7 +20,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   ctnetlink: ["errors.ts", "os", "flow"],
   "stream/format": ["flow"],
   stream: ["errors.ts", "os", "flow", "stream/format"],
-  "stream/broker": ["errors.ts", "os", "stream"],
+  "stream/broker": ["errors.ts", "os", "stream", "stream/format"],
   cache: ["flow", "ownership"],
   control: ["errors.ts", "flow"],
   metrics: ["errors.ts", "control"],

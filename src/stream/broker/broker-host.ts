@@ -1,12 +1,13 @@
 import { execFile } from "node:child_process";
 import { constants } from "node:fs";
-import { access, mkdir, readdir, readFile, rename, stat, unlink, writeFile } from "node:fs/promises";
+import { access, mkdir, readdir, readFile, rename, rm, stat, unlink, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { delimiter, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../../errors.js";
 import { pause } from "../../os/pause.js";
+import { OPEN_ACCOUNT, OWN_ACCOUNT } from "./access.js";
 import {
   BROKER_VERSION_MIN,
   type BrokerConfigOptions,
@@ -71,27 +72,64 @@ export async function prepareStore(options: BrokerConfigOptions, version: Broker
   const path = join(storeDir, "nats.conf");
   try {
     await mkdir(join(storeDir, "jetstream"), { recursive: true, mode: 0o700 });
+    await moveStreams(storeDir, streamsAccount(options));
     const probe = join(storeDir, "jetstream", ".conntrail-probe");
     await writeFile(probe, "");
     await unlink(probe);
-    await writeFile(`${path}.new`, brokerConfig(options, version), { mode: 0o600 });
-    await rename(`${path}.new`, path);
   } catch (error) {
-    const message = `the store ${storeDir} cannot be written (${errorText(error)}): broker.store must be a directory this user may write`;
-    throw new ConntrailError("STORE", message, { cause: error });
+    throw unwritable(storeDir, error);
   }
+  await writeBrokerConfig(options, version);
   return path;
 }
 
-/** Where an embedded broker's streams are, in nats-server's layout: a directory for each. */
-export function streamsDirectory(storeDir: string): string {
-  return join(storeDir, "jetstream", "$G", "streams");
+/** Writes the configuration in the store, which must exist. @throws ConntrailError STORE */
+export async function writeBrokerConfig(options: BrokerConfigOptions, version: BrokerVersion): Promise<void> {
+  const path = join(options.storeDir, "nats.conf");
+  try {
+    await writeFile(`${path}.new`, brokerConfig(options, version), { mode: 0o600 });
+    await rename(`${path}.new`, path);
+  } catch (error) {
+    throw unwritable(options.storeDir, error);
+  }
+}
+
+function unwritable(storeDir: string, error: unknown): ConntrailError {
+  const message = `the store ${storeDir} cannot be written (${errorText(error)}): broker.store must be a directory this user may write`;
+  return new ConntrailError("STORE", message, { cause: error });
+}
+
+/**
+ * The streams belong to an account, and its folder has its name. A node that gets keys, or gives them up, takes its
+ * streams along. The broker must not run.
+ */
+async function moveStreams(storeDir: string, account: string): Promise<void> {
+  const folder = (name: string): string => join(storeDir, "jetstream", name);
+  const other = account === OPEN_ACCOUNT ? OWN_ACCOUNT : OPEN_ACCOUNT;
+  if ((await streamsOf(storeDir, account)).length > 0 || (await streamsOf(storeDir, other)).length === 0) return;
+  await rm(folder(account), { recursive: true, force: true });
+  await rename(folder(other), folder(account));
+}
+
+/** Where an account's streams are in an embedded broker's store, in nats-server's layout: a directory for each. */
+export function streamsDirectory(storeDir: string, account: string): string {
+  return join(storeDir, "jetstream", account, "streams");
+}
+
+/** The account that has the streams of a broker with these options. */
+export function streamsAccount({ readers }: Pick<BrokerConfigOptions, "readers">): string {
+  return readers === undefined ? OPEN_ACCOUNT : OWN_ACCOUNT;
 }
 
 /** Names of the streams in an embedded broker's store; none when there is no store yet. */
 export async function storedStreams(storeDir: string): Promise<string[]> {
+  const own = await streamsOf(storeDir, OWN_ACCOUNT);
+  return own.length > 0 ? own : streamsOf(storeDir, OPEN_ACCOUNT);
+}
+
+async function streamsOf(storeDir: string, account: string): Promise<string[]> {
   try {
-    return await readdir(streamsDirectory(storeDir));
+    return await readdir(streamsDirectory(storeDir, account));
   } catch {
     return [];
   }

@@ -8,7 +8,7 @@ import { Backoff } from "../../os/backoff.js";
 import { pause } from "../../os/pause.js";
 import { type BrokerConnection, connectBroker } from "../connection.js";
 import { NANOS_PER_MS } from "../stream-config.js";
-import { type BrokerConfigOptions, brokerClientAddress } from "./broker-config.js";
+import { type BrokerConfigOptions, type BrokerVersion, brokerClientAddress } from "./broker-config.js";
 import {
   checkListen,
   DAEMON_PID_VARIABLE,
@@ -19,7 +19,9 @@ import {
   programDirectories,
   setTimerSlack,
   stopLeftovers,
+  streamsAccount,
   streamsDirectory,
+  writeBrokerConfig,
 } from "./broker-host.js";
 import { RestoreWatch } from "./restore-watch.js";
 
@@ -68,10 +70,11 @@ export class EmbeddedBroker {
   restarts = 0;
   /** Warnings and errors that it logged. */
   warnings = 0;
-  readonly #options: EmbeddedBrokerOptions;
+  #options: EmbeddedBrokerOptions;
   readonly #log: Logger;
   readonly #stop = new AbortController();
   #command: readonly string[] = [];
+  #version: BrokerVersion | null = null;
   #state: BrokerState = "stopped";
   #child: ChildProcess | null = null;
   #exited: Promise<void> = Promise.resolve();
@@ -110,6 +113,7 @@ export class EmbeddedBroker {
     const configPath = join(this.#options.storeDir, "nats.conf");
     await stopLeftovers(configPath, this.#log);
     await prepareStore(this.#options, version);
+    this.#version = version;
     await checkListen(this.#options.listen);
     // The kernel kills the broker when the thread that started it ends, even by SIGKILL: this must be the main thread.
     const setpriv = await findProgram("setpriv", directories);
@@ -138,6 +142,18 @@ export class EmbeddedBroker {
     this.#supervisor = this.#supervise(startedMs).catch((error: unknown) => {
       this.#log.error({ err: error }, "the broker's supervisor ended");
     });
+  }
+
+  /**
+   * Lets these nodes connect from now on, and serves the certificate that is in its file now. The server goes on running;
+   * nodes that may not connect any more are disconnected. @throws ConntrailError STORE when the configuration cannot be
+   * written
+   */
+  async reload(readers: readonly string[] | undefined): Promise<void> {
+    if (this.#version === null) return;
+    this.#options = { ...this.#options, ...(readers === undefined ? {} : { readers }) };
+    await writeBrokerConfig(this.#options, this.#version);
+    if (this.#state === "running") this.#child?.kill("SIGHUP");
   }
 
   /** Ends a server that does not do its work though it could, for `reason`; the supervisor starts it again. */
@@ -191,7 +207,7 @@ export class EmbeddedBroker {
     if (stream === null || this.#stop.signal.aborted) return false;
     this.#restore = new RestoreWatch();
     this.#log.error({ stream }, "the store of this stream makes the broker crash: it is removed, and made anew");
-    await rm(join(streamsDirectory(this.#options.storeDir), stream), { recursive: true, force: true });
+    await rm(join(streamsDirectory(this.#options.storeDir, streamsAccount(this.#options)), stream), { recursive: true, force: true });
     return true;
   }
 

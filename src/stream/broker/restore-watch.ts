@@ -1,8 +1,8 @@
 /** The first line of a crash of a Go program, on its standard error. */
 const PANIC = /^(panic|fatal error): /;
 /** A server reads its streams one after the other. Their names are checked by the configuration of the node. */
-const RESTORING = /Starting restore for stream '\$G > ([A-Za-z0-9_-]+)'/;
-const RESTORED = /Restored .* for stream '\$G > /;
+const RESTORING = /Starting restore for stream '[^ ']+ > ([A-Za-z0-9_-]+)'/;
+const RESTORED = /Restored .* for stream '[^ ']+ > /;
 
 /**
  * Follows what a nats-server prints while it reads its store, and names the stream that it cannot survive. nats-server

@@ -51,6 +51,14 @@ export function heartbeatSubject(node: string): string {
 /** What a node asks of another: a snapshot in its stream, or a heartbeat before the next one is due. */
 export type NodeRequest = "snapshot" | "heartbeat";
 
+/**
+ * Where `reader` asks the daemon of `node` to read its stream. Each reader has a subject of its own, so the broker's
+ * permissions prove who asks.
+ */
+export function readSubject(node: string, reader: string): string {
+  return `ctread.${node}.${reader}`;
+}
+
 /** Where `node` is asked for something. Not below `ct.<node>.`, or the stream would keep it. */
 export function requestSubject(node: string, request: NodeRequest | "*"): string {
   return `ctreq.${node}.${request}`;

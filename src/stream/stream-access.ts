@@ -1,0 +1,187 @@
+/**
+ * How a reader reaches a stream. On its own broker it asks JetStream itself. On a peer's broker it may not: whoever may
+ * create consumers, or ask JetStream for anything with an answer, can direct what comes at any subject of that account, a
+ * purge among them. So a peer's daemon makes the consumer, and the reader may only request its messages.
+ */
+import { randomUUID } from "node:crypto";
+import { AckPolicy, DeliverPolicy, type JetStreamManager, type Msg, type NatsConnection } from "nats";
+import { z } from "zod";
+import { API_TIMEOUT_MS, type BrokerConnection, jetStreamOf } from "./connection.js";
+import { readSubject, streamName } from "./format/subjects.js";
+import { findStream } from "./own-stream.js";
+import { NANOS_PER_MS } from "./stream-config.js";
+
+/** Which stream it is, and where it begins and ends. */
+export interface StreamPlace {
+  /** Another value: another stream of the same name. */
+  readonly created: string;
+  readonly first: number;
+  readonly last: number;
+}
+
+/** What a reader needs of the stream of one node. Each call may reject with a NatsError, or when there is no answer. */
+export interface StreamAccess {
+  /** Null when there is no stream. */
+  find(): Promise<StreamPlace | null>;
+  /** Makes a consumer that begins at a sequence (0: at the first message), and resolves with its name. */
+  consume(startSequence: number): Promise<string>;
+  /** Deletes a consumer; false when there is none. */
+  release(consumer: string): Promise<boolean>;
+}
+
+/** How long the consumer of a killed reader remains. A reader that is only slow makes a new one. */
+const INACTIVE_THRESHOLD_MS = 10_000;
+/** A reader has one consumer. More of its consumers are those that it has not released yet. */
+const CONSUMERS_MAX = 4;
+const REQUEST_BYTES_MAX = 256;
+/** The broker lets only nodes in that it knows, but one without keys lets everybody in. */
+const READERS_MAX = 256;
+
+/** The access that a connection gives to the stream of `node`. */
+export async function streamAccess(
+  connection: BrokerConnection,
+  client: NatsConnection,
+  node: string,
+): Promise<StreamAccess> {
+  if (connection.asksDaemon) return new AskedAccess(client, node, connection.node);
+  return new JetStreamAccess(await jetStreamOf(client), node, connection.node);
+}
+
+/** Through JetStream's own interface. */
+class JetStreamAccess implements StreamAccess {
+  readonly #jsm: JetStreamManager;
+  readonly #node: string;
+  readonly #reader: string;
+
+  constructor(jsm: JetStreamManager, node: string, reader: string) {
+    this.#jsm = jsm;
+    this.#node = node;
+    this.#reader = reader;
+  }
+
+  async find(): Promise<StreamPlace | null> {
+    const info = await findStream(this.#jsm, streamName(this.#node));
+    if (info === null) return null;
+    return { created: String(info.created), first: info.state.first_seq, last: info.state.last_seq };
+  }
+
+  async consume(startSequence: number): Promise<string> {
+    // Who knows the name can request its messages.
+    const name = `${consumerPrefix(this.#reader)}${randomUUID()}`;
+    await this.#jsm.consumers.add(streamName(this.#node), {
+      name,
+      ack_policy: AckPolicy.None,
+      mem_storage: true,
+      num_replicas: 1,
+      inactive_threshold: INACTIVE_THRESHOLD_MS * NANOS_PER_MS,
+      ...(startSequence === 0
+        ? { deliver_policy: DeliverPolicy.All }
+        : { deliver_policy: DeliverPolicy.StartSequence, opt_start_seq: startSequence }),
+    });
+    return name;
+  }
+
+  release(consumer: string): Promise<boolean> {
+    return this.#jsm.consumers.delete(streamName(this.#node), consumer);
+  }
+}
+
+function consumerPrefix(reader: string): string {
+  return `conntrail_${reader}_`;
+}
+
+const requestSchema = z.union([
+  z.strictObject({ find: z.literal(true) }),
+  z.strictObject({ consume: z.int().min(0) }),
+  z.strictObject({ release: z.string().max(128) }),
+]);
+type Request = z.infer<typeof requestSchema>;
+
+const placeSchema = z.object({ created: z.string().max(64), first: z.int().min(0), last: z.int().min(0) });
+const answerSchema = z.union([
+  z.object({ place: placeSchema.nullable() }),
+  z.object({ consumer: z.string().regex(/^[A-Za-z0-9_-]{1,128}$/) }),
+  z.object({ released: z.boolean() }),
+  z.object({ error: z.string().max(512) }),
+]);
+type Answer = z.infer<typeof answerSchema>;
+
+/** By requests to the daemon that writes the stream. */
+class AskedAccess implements StreamAccess {
+  readonly #client: NatsConnection;
+  readonly #subject: string;
+
+  constructor(client: NatsConnection, node: string, reader: string) {
+    this.#client = client;
+    this.#subject = readSubject(node, reader);
+  }
+
+  async find(): Promise<StreamPlace | null> {
+    const answer = await this.#ask({ find: true });
+    if ("place" in answer) return answer.place;
+    throw refusal(answer);
+  }
+
+  async consume(startSequence: number): Promise<string> {
+    const answer = await this.#ask({ consume: startSequence });
+    if ("consumer" in answer) return answer.consumer;
+    throw refusal(answer);
+  }
+
+  async release(consumer: string): Promise<boolean> {
+    const answer = await this.#ask({ release: consumer });
+    return "released" in answer && answer.released;
+  }
+
+  async #ask(request: Request): Promise<Answer> {
+    const message = await this.#client.request(this.#subject, JSON.stringify(request), { timeout: API_TIMEOUT_MS });
+    return answerSchema.parse(JSON.parse(message.string()));
+  }
+}
+
+function refusal(answer: Answer): Error {
+  return new Error("error" in answer ? answer.error : "the peer's daemon gave another answer");
+}
+
+/**
+ * Answers those who read this node's stream through its own broker, also after reconnects, until the returned function
+ * is called. A reader can make consumers and delete its own, nothing else.
+ */
+export function serveReaders(connection: BrokerConnection, node: string): () => void {
+  const consumers = new Map<string, string[]>();
+  const answer = async (client: NatsConnection, message: Msg): Promise<void> => {
+    const reader = message.subject.slice(readSubject(node, "").length);
+    const reply = await answerTo(client, { node, reader, consumers }, message).catch(() => ({ error: "refused" }));
+    if (!client.isClosed()) message.respond(JSON.stringify(reply));
+  };
+  return connection.subscribe(readSubject(node, "*"), (client, message) => void answer(client, message));
+}
+
+interface Readers {
+  readonly node: string;
+  readonly reader: string;
+  readonly consumers: Map<string, string[]>;
+}
+
+async function answerTo(client: NatsConnection, readers: Readers, message: Msg): Promise<Answer> {
+  if (message.data.length > REQUEST_BYTES_MAX) return { error: "the request is too long" };
+  const { node, reader, consumers } = readers;
+  const request = requestSchema.parse(JSON.parse(message.string()));
+  const access = new JetStreamAccess(await jetStreamOf(client), node, reader);
+  if ("find" in request) return { place: await access.find() };
+  const names = consumers.get(reader) ?? [];
+  if ("release" in request) {
+    if (!request.release.startsWith(consumerPrefix(reader))) return { error: "this consumer is another's" };
+    consumers.set(
+      reader,
+      names.filter((name) => name !== request.release),
+    );
+    return { released: await access.release(request.release) };
+  }
+  if (names.length === 0 && consumers.size >= READERS_MAX) return { error: "there are too many readers" };
+  const consumer = await access.consume(request.consume);
+  const kept = [...(consumers.get(reader) ?? []), consumer];
+  consumers.set(reader, kept.slice(-CONSUMERS_MAX));
+  for (const old of kept.slice(0, -CONSUMERS_MAX)) void access.release(old).catch(() => false);
+  return { consumer };
+}
