@@ -16,6 +16,7 @@ node_major=$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null) || die "
 declare -A package_of=(
   [nats-server]=nats-server [keepalived]=keepalived [conntrack]=conntrack [nft]=nftables [ip]=iproute2
   [sshd]=openssh-server [ssh]=openssh-client [ping]=iputils-ping [unshare]=util-linux [modprobe]=kmod [sysctl]=procps
+  [openssl]=openssl
 )
 # Only tests compare with these or run beside them. If a distribution lacks one, the tests say what they skip.
 declare -A test_package_of=(

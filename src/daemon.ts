@@ -13,6 +13,7 @@ import { checkKernel, enableEvents, type KernelState } from "./ctnetlink/sysctl.
 import { type ArchiveSupervisor, openArchive } from "./daemon/archive.js";
 import { earlierRoles, Hooks, readTrace } from "./daemon/hooks.js";
 import { KernelSide, machineAddresses } from "./daemon/kernel-side.js";
+import { LinkKeys } from "./daemon/link-keys.js";
 import { configuredPeers, createDiscovery, startDiscovery, watchCopies } from "./daemon/peers.js";
 import { whenStarted } from "./daemon/start-wait.js";
 import { type OwnBroker, openBroker, PublishedStream, readPast, watchStore } from "./daemon/streams.js";
@@ -61,6 +62,7 @@ interface Given {
 
 /** The parts that every kind of node needs. */
 interface Ground extends Given {
+  readonly keys: LinkKeys;
   readonly hybridClock: HybridClock;
   readonly control: ControlServer;
   readonly broker: OwnBroker;
@@ -98,6 +100,8 @@ export async function runDaemon(
 /** Opens the control socket, the broker and the connection to it. */
 async function layGround(given: Given): Promise<Ground> {
   const { config, log, controls, stopping, down } = given;
+  const keys = new LinkKeys(config, log, systemClock);
+  down.push(() => keys.close());
   const systemd = Systemd.open(process.env, log);
   down.push(() => systemd?.close());
   controls.signal.addEventListener("abort", () => systemd?.stopping(), { once: true });
@@ -106,10 +110,11 @@ async function layGround(given: Given): Promise<Ground> {
   const stands = new AbortController();
   const begun = AbortSignal.any([stands.signal, stopping]);
   const waiting = whenStarted(() => handlers, begun, stopping);
-  const answering = { ...waiting, stop: () => controls.stop() } satisfies ControlHandlers;
+  const rekey = async () => ({ keys: await keys.reload() });
+  const answering = { ...waiting, rekey, stop: () => controls.stop() } satisfies ControlHandlers;
   const control = await serveControl(config.control, answering, { logger: log });
   down.push(() => control.close());
-  const broker = await openBroker(config, log, down);
+  const broker = await openBroker(config, keys, log, down);
   const hybridClock = new HybridClock(systemClock);
   const answerWith = async (started: NodeHandlers, reports: Reports): Promise<void> => {
     handlers = started;
@@ -117,7 +122,10 @@ async function layGround(given: Given): Promise<Ground> {
     if (config.metrics === null) return;
     down.push(await serveMetrics(config.metrics, () => formatMetrics(reports.ownStatus(), reports.stats())));
   };
-  return { ...given, hybridClock, control, broker, systemd, answerWith };
+  controls.onReload(async () => {
+    await keys.reload();
+  });
+  return { ...given, keys, hybridClock, control, broker, systemd, answerWith };
 }
 
 /** Starts a firewall: it publishes its kernel's flows and follows its peers' streams. */
@@ -232,7 +240,7 @@ async function startObserver(ground: Ground): Promise<void> {
 }
 
 function reportSources(ground: Ground, peers: Peers, external: ExternalCache) {
-  const { config, broker, control } = ground;
+  const { config, broker, control, keys } = ground;
   return {
     node: config.node,
     cluster: config.cluster,
@@ -241,6 +249,8 @@ function reportSources(ground: Ground, peers: Peers, external: ExternalCache) {
     broker: () => broker.status(),
     streams: () => keptStreams(broker.connection),
     control: () => ({ ...control.counters }),
+    keys: () => keys.status,
+    keysWarnings: () => keys.warnings,
     clock: systemClock,
   };
 }

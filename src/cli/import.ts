@@ -1,11 +1,17 @@
-import { existsSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
+import { dirname } from "node:path";
 import type { Command } from "commander";
+import { type Config, parseConfig } from "../config/config.js";
 import { readConfigText } from "../config/config-text.js";
 import { type ConntrackdConf, checkConntrackdConf, isConntrackdConf } from "../conntrackd/conf.js";
 import type { Remark } from "../conntrackd/remark.js";
 import { translate } from "../conntrackd/translate.js";
 import { errorAt } from "../conntrackd/tree.js";
 import { ConntrailError } from "../errors.js";
+import { type Bundle, readBundle } from "../keys/bundle.js";
+import { createKeys, installBundle, type WrittenBundle } from "../keys/cluster-keys.js";
+import { withKeysLine } from "../keys/config-line.js";
+import { hasKeys, keyFolderOf } from "../keys/key-folder.js";
 import type { CommandContext } from "./command/command.js";
 import { writeNewFile } from "./command/new-file.js";
 import { formatColumns } from "./process/terminal.js";
@@ -13,6 +19,8 @@ import { formatColumns } from "./process/terminal.js";
 interface ImportOptions {
   out?: string;
   force?: boolean;
+  bundle?: string;
+  keys: boolean;
 }
 
 /** `import`: translates a conntrackd.conf to conntrail's configuration, and reports the outcome of each directive. */
@@ -23,6 +31,8 @@ export function register(program: Command, context: CommandContext): void {
     .argument("<file>", "the conntrackd.conf")
     .option("-o, --out <file>", "where to (default: standard output)")
     .option("--force", "replace a file that is there")
+    .option("--bundle <file>", "with -o: the keys that import on another node made for this one")
+    .option("--no-keys", "with -o: make no keys; the link stays as open as conntrackd's")
     .action((path: string, options: ImportOptions) => importFile(path, options, context));
 }
 
@@ -32,15 +42,34 @@ async function importFile(path: string, options: ImportOptions, context: Command
   const { terminal } = context;
   const conf = await readConf(path, context);
   if (conf === undefined) return;
-  const { yaml, remarks } = translate(conf);
+  const { yaml: open, remarks } = translate(conf);
+  const yaml = out !== undefined && options.keys ? withKeysLine(open, out) : open;
+  const bundle = options.bundle === undefined ? null : readBundle(options.bundle);
   if (out !== undefined) writeNewFile(out, yaml, force === true);
+  const bundles = out !== undefined && options.keys ? makeKeys(parseConfig(yaml, out), bundle, options) : [];
   if (context.json) {
-    await terminal.json({ path, out: out ?? null, yaml, directives: remarks });
+    await terminal.json({ path, out: out ?? null, yaml, directives: remarks, bundles });
     return;
   }
   if (out === undefined) await terminal.write(yaml);
   terminal.usage(reportText(remarks));
-  if (out !== undefined) await terminal.write(`wrote ${out}\nnext: look it over, then: conntrail daemon -c ${out}\n`);
+  if (out === undefined) return;
+  const wrote = [out, ...bundles.map((written) => written.path)].map((file) => `wrote ${file}\n`).join("");
+  const there = bundles.map(({ node, path: file }) => `copy ${file} to ${node}, and import there with --bundle FILE, `);
+  await terminal.write(`${wrote}next: look it over, ${there.join("")}then: conntrail daemon -c ${out}\n`);
+}
+
+/** Makes the cluster's keys, or puts those of a bundle in their place. Keys that are there stay. */
+function makeKeys(config: Config, bundle: Bundle | null, { bundle: file }: ImportOptions): readonly WrittenBundle[] {
+  const files = keyFolderOf(config.path);
+  if (bundle !== null) {
+    installBundle(files, bundle, config);
+    if (file !== undefined) rmSync(file, { force: true });
+    return [];
+  }
+  if (hasKeys(config.path)) return [];
+  const members = config.peers.map(({ node, address }) => ({ node, address, isObserver: false }));
+  return createKeys(config, files, members, { directory: dirname(config.path), nowMs: Date.now(), force: false });
 }
 
 /** Reads the file. Prints all its problems at once and returns undefined when there are any. */

@@ -1,29 +1,58 @@
 import assert from "node:assert/strict";
+import { rmSync } from "node:fs";
+import { basename, dirname } from "node:path";
 import type { Command } from "commander";
-import { checkConfig } from "../config/config.js";
+import { hostAddress } from "../config/address.js";
+import { type Config, checkConfig, type PeerConfig } from "../config/config.js";
 import { DEFAULT_CONFIG_PATH, yamlScalar } from "../config/config-text.js";
+import { parseName } from "../config/schema.js";
 import { ConntrailError } from "../errors.js";
+import { readBundle } from "../keys/bundle.js";
+import { createKeys, installBundle, type WrittenBundle } from "../keys/cluster-keys.js";
+import { KEYS_LINE, OPEN_LINE } from "../keys/config-line.js";
+import { hasKeys, keyFolderOf } from "../keys/key-folder.js";
 import type { CommandContext } from "./command/command.js";
 import { writeNewFile } from "./command/new-file.js";
 
 interface InitOptions {
-  cluster: string;
-  node: string;
-  listen: string;
+  cluster?: string;
+  node?: string;
+  listen?: string;
   peer: readonly string[];
+  observer: readonly string[];
+  bundle?: string;
+  keys: boolean;
   out?: string;
   force?: boolean;
 }
 
-/** `init`: writes a node's configuration. */
+/** What the file says about the node. */
+interface NodeFacts {
+  readonly cluster: string;
+  readonly node: string;
+  readonly listen: string;
+  readonly peers: readonly (readonly [node: string, address: string])[];
+  readonly mode: string;
+  readonly port: number;
+  /** The line that names its keys, or says that there are none. */
+  readonly tls: string;
+}
+
+/** The port of a new cluster's brokers. */
+const PORT = 4222;
+
+/** `init`: writes a node's configuration, and makes or installs its keys. */
 export function register(program: Command, context: CommandContext): void {
   program
     .command("init")
-    .description("write a node's configuration")
-    .requiredOption("--cluster <name>", "the cluster, the same on all nodes")
-    .requiredOption("--node <name>", "this node")
-    .requiredOption("--listen <address>", "this node's address on the dedicated link")
+    .description("write a node's configuration and make keys; on the first node for all others too")
+    .option("--bundle <file>", "all that this node needs, as init on the first node wrote it")
+    .option("--cluster <name>", "the cluster, the same on all nodes")
+    .option("--node <name>", "this node")
+    .option("--listen <address>", "this node's address on the dedicated link")
     .option("--peer <name=address>", "another node and its address; repeat for each", gather, [])
+    .option("--observer <name=address>", "a host that only keeps the streams; repeat for each", gather, [])
+    .option("--no-keys", "make none: whoever reaches the broker's port may then do everything")
     .option("--out <file>", "where to (default: the file of -c)")
     .option("--force", "replace a file that is there")
     .action((options: InitOptions) => init(options, context));
@@ -35,46 +64,124 @@ function gather(value: string, before: readonly string[]): readonly string[] {
 
 async function init(options: InitOptions, context: CommandContext): Promise<void> {
   const path = options.out ?? context.configPath;
-  const text = configText(options);
-  const check = checkConfig(text, path);
-  if (!check.ok) {
-    const [problem] = check.problems;
-    assert.ok(problem !== undefined, "a text that is refused has a problem");
-    const { key, text: what } = problem;
-    const [top = "", name] = key.split(".");
-    throw new ConntrailError("USAGE", `--${top === "peers" ? `peer ${name ?? ""}` : top}: ${what}`);
+  if (options.bundle !== undefined) return initFromBundle(options.bundle, path, options, context);
+  const { cluster, node, listen } = options;
+  for (const [name, value] of Object.entries({ cluster, node, listen })) {
+    if (value === undefined) throw new ConntrailError("USAGE", `required option '--${name} <${name}>' not specified`);
   }
+  const peers = options.peer.map((text) => memberOf("--peer", text));
+  const observers = options.observer.map((text) => memberOf("--observer", text));
+  for (const [name, address] of observers) {
+    if (parseName(name) === undefined || hostAddress(address) === undefined) {
+      throw new ConntrailError("USAGE", `--observer: found "${name}=${address}", allowed is NAME=ADDRESS`);
+    }
+  }
+  const tls = options.keys ? KEYS_LINE : OPEN_LINE;
+  const facts = {
+    cluster: cluster ?? "",
+    node: node ?? "",
+    listen: listen ?? "",
+    peers,
+    mode: "cache",
+    port: PORT,
+    tls,
+  };
+  const text = configText(facts);
+  const config = checked(text, path);
   writeNewFile(path, text, options.force === true);
-  const { cluster, node, listen, peers } = check.config;
-  await context.print({ path, cluster, node, listen, peers }, () => {
-    const others = peers.length === 0 ? "" : `do the same on ${peers.map((peer) => peer.node).join(", ")}, `;
-    const option = path === DEFAULT_CONFIG_PATH ? "" : ` -c ${path}`;
-    return `wrote ${path}\nnext: look it over, ${others}then start it with: conntrail daemon${option}\n`;
+  const members = [
+    ...peers.map(([name, address]) => ({ node: name, address, isObserver: false })),
+    ...observers.map(([name, address]) => ({ node: name, address, isObserver: true })),
+  ];
+  const how = { directory: dirname(path), nowMs: Date.now(), force: options.force === true };
+  // Other nodes have keys of an authority that is there: only keys create --force replaces it.
+  const bundles = options.keys && !hasKeys(path) ? createKeys(config, keyFolderOf(path), members, how) : [];
+  const report = {
+    path,
+    cluster: config.cluster,
+    node: config.node,
+    listen: config.listen,
+    peers: config.peers,
+    bundles,
+  };
+  await context.print(report, () => nextText(report, options.keys));
+}
+
+/** The second command: a bundle holds all that another node needs. */
+async function initFromBundle(
+  file: string,
+  path: string,
+  options: InitOptions,
+  context: CommandContext,
+): Promise<void> {
+  const bundle = readBundle(file);
+  const { cluster, node, listen, port, mode } = bundle;
+  const peers = Object.entries(bundle.peers);
+  const text = configText({ cluster, node, listen, peers, mode, port, tls: KEYS_LINE });
+  const config = checked(text, path);
+  writeNewFile(path, text, options.force === true);
+  installBundle(keyFolderOf(path), bundle, { cluster, node });
+  // The key is in its place now; another copy of it is only something to lose.
+  rmSync(file, { force: true });
+  const report = { path, cluster, node, listen, peers: config.peers, bundles: [] };
+  await context.print(report, () => nextText(report, true, `, and removed ${file}`));
+}
+
+function memberOf(option: string, text: string): readonly [node: string, address: string] {
+  const at = text.indexOf("=");
+  if (at < 1) throw new ConntrailError("USAGE", `${option}: found "${text}", allowed is NAME=ADDRESS`);
+  return [text.slice(0, at), text.slice(at + 1)];
+}
+
+function checked(text: string, path: string): Config {
+  const check = checkConfig(text, path);
+  if (check.ok) return check.config;
+  const [problem] = check.problems;
+  assert.ok(problem !== undefined, "a text that is refused has a problem");
+  const { key, text: what } = problem;
+  const [top = "", name] = key.split(".");
+  throw new ConntrailError("USAGE", `--${top === "peers" ? `peer ${name ?? ""}` : top}: ${what}`);
+}
+
+interface InitReport {
+  readonly path: string;
+  readonly peers: readonly PeerConfig[];
+  readonly bundles: readonly WrittenBundle[];
+}
+
+function nextText({ path, peers, bundles }: InitReport, keys: boolean, more = ""): string {
+  const option = path === DEFAULT_CONFIG_PATH ? "" : ` -c ${path}`;
+  const start = `start it with: conntrail daemon${option}\n`;
+  const wrote = [path, ...bundles.map((bundle) => bundle.path)].map((file) => `wrote ${file}`).join("\n");
+  if (bundles.length === 0) {
+    const others = keys || peers.length === 0 ? "" : `do the same on ${peers.map((peer) => peer.node).join(", ")}, `;
+    return `${wrote}${more}\nnext: look it over, ${others}then ${start}`;
+  }
+  const copies = bundles.map(({ node, path: file }) => {
+    const there = `/root/${basename(file)}`;
+    return `  scp ${file} ${node}:${there} && ssh ${node} conntrail init --bundle ${there} && rm ${file}\n`;
   });
+  return `${wrote}\nnext: look it over, give each node its bundle, as root:\n${copies.join("")}then ${start}`;
 }
 
 /** The text of the file. Values are quoted where YAML would read them as anything but text. */
-function configText(options: InitOptions): string {
-  const peers = options.peer.map((peer) => {
-    const at = peer.indexOf("=");
-    if (at < 1) throw new ConntrailError("USAGE", `--peer: found "${peer}", allowed is NAME=ADDRESS`);
-    return `  ${yamlScalar(peer.slice(0, at))}: ${yamlScalar(peer.slice(at + 1))}\n`;
-  });
+function configText(facts: NodeFacts): string {
+  const peers = facts.peers.map(([node, address]) => `  ${yamlScalar(node)}: ${yamlScalar(address)}\n`);
   return `# conntrail: one node of a cluster of firewalls. Durations and sizes carry units: 5ms 10s 3m 2h 7d, 64KiB 2GiB.
 
-cluster: ${yamlScalar(options.cluster)}
-node: ${yamlScalar(options.node)}
+cluster: ${yamlScalar(facts.cluster)}
+node: ${yamlScalar(facts.node)}
 
 # This node's address on the dedicated link, and the other nodes with theirs.
-listen: ${yamlScalar(options.listen)}
+listen: ${yamlScalar(facts.listen)}
 peers:${peers.length === 0 ? " {}\n" : `\n${peers.join("")}`}
 # cache keeps the peers' flows until a commit; inject writes them straight into the kernel.
-mode: cache
+mode: ${facts.mode}
 
 # embedded starts a nats-server of its own; external or shared use those listed in servers.
 broker:
   mode: embedded
-  port: 4222
+  port: ${facts.port}
   store: /var/lib/conntrail
   max_age: 7d
   max_bytes: 2GiB
@@ -104,8 +211,9 @@ filter:
   where: userspace
   local: true
 
-# Encryption and authentication between the nodes; file names are relative to this file.
-#tls: { ca: ca.pem, cert: node.pem, key: node.key }
+# The keys of the nodes, relative to this file; conntrail keys list shows them. false: there are none, and whoever reaches
+# the broker's port, local users too, may read all connections and change the tables of all nodes.
+${facts.tls}
 
 #metrics: { listen: 127.0.0.1:9469 }
 

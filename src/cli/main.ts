@@ -23,6 +23,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   sql: () => import("./history/sql.js"),
   init: () => import("./init.js"),
   import: () => import("./import.js"),
+  keys: () => import("./keys.js"),
   demo: () => import("./demo-command.js"),
 };
 

@@ -37,6 +37,7 @@ export function formatStatus(report: StatusReport): string {
     ["broker", `${broker.mode}, ${broker.state}, ${server}${restarts}`],
     ["format", formatText(report.format)],
     ["publisher", `${publisher.state}, confirmed ${publisher.confirmedNumber}, unconfirmed ${publisher.unconfirmed}`],
+    ...(report.keys === undefined ? [] : [["keys", `valid until ${isoSeconds(report.keys.untilMs).slice(0, 10)}`]]),
   ]);
   const heading = ["PEER", "ADDRESS", "CONNECTED", "IN SYNC", "LAG EVENTS", "LAG", "LAST HEARD", "EPOCH", "FLOWS"];
   const peers =

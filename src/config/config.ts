@@ -5,7 +5,7 @@ import { ConntrailError } from "../errors.js";
 import type { Endpoint } from "./address.js";
 import { readConfigText } from "./config-text.js";
 import { type ConfigProblem, type KeyPath, problemsOf, refusal, SourceFile } from "./problem.js";
-import { type FileContent, fileSchema } from "./schema.js";
+import { type FileContent, fileSchema, NO_KEYS } from "./schema.js";
 
 /** A node's configuration: every key of the file, checked, with defaults and resolved units. */
 export interface Config {
@@ -50,7 +50,10 @@ export interface Config {
   readonly discover: DiscoverConfig | null;
   /** Where this node keeps ended connections beyond the streams' retention; null: nowhere. */
   readonly archive: ArchiveConfig | null;
+  /** Null: no keys. */
   readonly tls: TlsConfig | null;
+  /** `tls: false` is in the file: whoever reaches the broker's port may do everything, and somebody has written that. */
+  readonly isOpen: boolean;
   /** Where metrics are served; null: nowhere. */
   readonly metrics: Endpoint | null;
   readonly logLevel: "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";
@@ -139,6 +142,8 @@ export interface TlsConfig {
   readonly ca: string;
   readonly cert: string;
   readonly key: string;
+  /** The list of the nodes that may connect. Null: whoever has a certificate of the authority may do everything. */
+  readonly nodes: string | null;
 }
 
 /** Either a usable configuration, or all its problems in the order of the file. */
@@ -266,14 +271,22 @@ function toConfig(content: FileContent, path: string): Config {
     },
     discover: discover === undefined ? null : { ...discover, interface: discover.interface ?? null },
     archive: archive === undefined ? null : { directory: archive.dir, maxAgeSeconds: archive.max_age },
-    tls:
-      tls === undefined
-        ? null
-        : { ca: resolve(directory, tls.ca), cert: resolve(directory, tls.cert), key: resolve(directory, tls.key) },
+    tls: tls === undefined || tls.ca === NO_KEYS ? null : tlsFiles(tls, directory),
+    isOpen: tls?.ca === NO_KEYS,
     metrics: content.metrics?.listen ?? null,
     logLevel: content.log.level,
     logFile: content.log.file ?? null,
     logSyslog: content.log.syslog,
+  };
+}
+
+function tlsFiles(tls: Exclude<FileContent["tls"], undefined>, directory: string): TlsConfig {
+  const { ca, cert, key, nodes } = tls;
+  return {
+    ca: resolve(directory, ca),
+    cert: resolve(directory, cert),
+    key: resolve(directory, key),
+    nodes: nodes === undefined ? null : resolve(directory, nodes),
   };
 }
 

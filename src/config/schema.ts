@@ -115,6 +115,9 @@ function parseExpectations(value: unknown): boolean | readonly string[] | undefi
 
 const bool = () => checked("true or false", (value) => (typeof value === "boolean" ? value : undefined));
 const map = { error: "a map" } as const;
+
+/** What the files of `tls: false` are called: no file can have that name. */
+export const NO_KEYS = "\0";
 const filePath = () =>
   checked("a file name", (value) => (typeof value === "string" && value !== "" ? value : undefined));
 
@@ -176,7 +179,7 @@ const shapes = {
     dir: absolutePath(1024).default("/var/lib/conntrail/archive"),
     max_age: duration("1d", "36500d", 1000).default(365 * 86_400),
   },
-  tls: { ca: filePath(), cert: filePath(), key: filePath() },
+  tls: { ca: filePath(), cert: filePath(), key: filePath(), nodes: filePath().optional() },
   metrics: { listen: checked("an address and a port, such as 127.0.0.1:9469 or [::1]:9469", parseEndpoint) },
   log: {
     level: oneOf("trace", "debug", "info", "warn", "error", "fatal", "silent").default("info"),
@@ -205,7 +208,10 @@ const top = {
   netlink: z.strictObject(shapes.netlink, map).prefault({}),
   discover: z.strictObject(shapes.discover, map).optional(),
   archive: z.strictObject(shapes.archive, map).optional(),
-  tls: z.strictObject(shapes.tls, map).optional(),
+  tls: z.preprocess(
+    (value) => (value === false ? { ca: NO_KEYS, cert: NO_KEYS, key: NO_KEYS } : value),
+    z.strictObject(shapes.tls, { error: "false, or a map of ca, cert, key and nodes" }).optional(),
+  ),
   metrics: z.strictObject(shapes.metrics, map).optional(),
   log: z.strictObject(shapes.log, map).prefault({}),
 };

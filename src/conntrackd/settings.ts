@@ -32,6 +32,7 @@ const KEYS = [
   "netlink.overrun_resync",
   "netlink.poll",
   "netlink.iteration_limit",
+  "tls",
   "log.level",
   "log.file",
   "log.syslog",

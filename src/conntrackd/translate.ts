@@ -47,6 +47,7 @@ class Translator {
     settings.set("mode", "cache", "conntrackd's default");
     settings.set("lock", lockFile, "conntrackd's default");
     settings.set("expectations", false, "conntrackd's default");
+    settings.set("tls", false, "conntrackd's link has no keys");
     settings.set("log.level", "info", "");
     for (const node of nodes) this.#top(node);
     // Clients look there, also when they have read no more than the path.

@@ -64,6 +64,8 @@ export interface CommandArgs {
   resync: { source: ResyncSource; wait?: boolean | undefined };
   bulk: { wait?: boolean | undefined };
   purge: Record<string, never>;
+  /** Reads the node's keys and its list of nodes again. */
+  rekey: Record<string, never>;
   /** Ends the daemon. There is no answer: the connection closes when the process has ended. */
   stop: Record<string, never>;
   /**
@@ -90,6 +92,7 @@ export interface CommandReports {
   resync: ResyncReport;
   bulk: BulkReport;
   purge: PurgeReport;
+  rekey: RekeyReport;
   stop: never;
   hook: HookReport;
 }
@@ -155,6 +158,21 @@ export interface StatusReport {
   readonly archive?: ArchiveStatus;
   /** The last hook of each sync group; left out if there was none since the boot. */
   readonly hooks?: readonly HookStatus[];
+  /** Left out where there are no keys. */
+  readonly keys?: KeysStatus;
+}
+
+/** Until when certificates are valid, milliseconds since the Unix epoch. */
+export interface KeysStatus {
+  /** The node's own. */
+  readonly untilMs: number;
+  /** The authority's. */
+  readonly authorityUntilMs: number;
+}
+
+/** The keys that are in use now; null: there are none. */
+export interface RekeyReport {
+  readonly keys: KeysStatus | null;
 }
 
 /** The outcome of the last hook of a sync group. */

@@ -26,6 +26,7 @@ import {
   type PurgeReport,
   REQUEST_BYTES_MAX,
   RESYNC_SOURCES,
+  type RekeyReport,
   type ReportCommand,
   type ResyncReport,
   type ResyncSource,
@@ -59,6 +60,8 @@ export interface NodeHandlers {
 
 /** All requests of the control socket. */
 export interface ControlHandlers extends NodeHandlers {
+  /** Reads the keys again. Rejects with ConntrailError CONFIG when they cannot be used. */
+  rekey(): Promise<RekeyReport>;
   /** Begins to end the daemon. */
   stop(): void;
 }
@@ -260,6 +263,8 @@ class Control implements ControlServer {
         return this.#handlers.bulk(progress, request.args.wait);
       case "purge":
         return this.#handlers.purge();
+      case "rekey":
+        return this.#handlers.rekey();
       case "hook":
         return this.#handlers.hook(request.args.role, progress, request.args.group, request.args.started);
       default:
@@ -468,6 +473,7 @@ const requestSchema = z.discriminatedUnion("command", [
   z.strictObject({ command: z.literal("resync"), args: resyncArgs }),
   z.strictObject({ command: z.literal("bulk"), args: z.strictObject({ wait }).default({}) }),
   z.strictObject({ command: z.literal("purge"), args: noArgs }),
+  z.strictObject({ command: z.literal("rekey"), args: noArgs }),
   z.strictObject({ command: z.literal("stop"), args: noArgs }),
   z.strictObject({ command: z.literal("hook"), args: hookArgs }),
 ]);

@@ -16,6 +16,7 @@ import { askNode } from "../stream/requests.js";
 import type { Peers } from "../sync/peers.js";
 import type { CopySource, PeerPort } from "../sync/ports/peer-stream.js";
 import type { TakeDown } from "../sync/take-down.js";
+import type { LinkKeys } from "./link-keys.js";
 import type { StoreWatch } from "./store-watch.js";
 import type { OwnBroker } from "./streams.js";
 
@@ -26,6 +27,7 @@ const REACH_TIMEOUT_MS = 3000;
 export interface PeerGround {
   readonly config: Config;
   readonly broker: OwnBroker;
+  readonly keys: LinkKeys;
   readonly formats: Formats;
   readonly log: Logger;
   readonly stopping: AbortSignal;
@@ -38,10 +40,12 @@ export function configuredPeers(ground: PeerGround): PeerPort[] {
 
 /** Opens the connection to a peer. */
 function openPeer(ground: PeerGround, peer: PeerConfig): PeerPort {
-  const { config, broker, log } = ground;
+  const { config, broker, keys, log } = ground;
   const { node, address } = peer;
   const isShared = config.broker.mode === "shared";
-  const connection = isShared ? broker.connection : connectPeer(config, peer, log.child({ peer: node }));
+  const connection = isShared ? broker.connection : connectPeer({ config, keys }, peer, log.child({ peer: node }));
+  // A peer that was revoked is not trusted at the next connect, which is now.
+  keys.onReaders(() => (isShared || keys.knows(node) ? undefined : connection.renew()));
   return {
     node,
     address,
@@ -60,20 +64,31 @@ function unreachableText(address: string, error: string): string {
   return `its broker at ${address} does not answer${error === "" ? "" : `: ${error}`}`;
 }
 
-function connectPeer(config: Config, peer: PeerConfig, log: Logger): BrokerConnection {
+function connectPeer(
+  { config, keys }: Pick<PeerGround, "config" | "keys">,
+  peer: PeerConfig,
+  log: Logger,
+): BrokerConnection {
   return connectBroker({
     servers: [hostPort(peer.address, config.broker.port)],
     node: config.node,
     purpose: `follows ${peer.node}`,
     serverName: peer.node,
     ...(config.tls === null ? {} : { tls: config.tls }),
+    trusts: () => keys.knows(peer.node),
+    asksDaemon: keys.readers !== null,
     log,
   });
 }
 
 /** Null when the peer's broker answers, which with `tls` proves its name. Otherwise the reason why it does not. */
-async function reachPeer(config: Config, peer: PeerConfig, log: Logger, stopping: AbortSignal): Promise<string | null> {
-  const connection = connectPeer(config, peer, log.child({}, { level: "silent" }));
+async function reachPeer(
+  ground: PeerGround,
+  peer: PeerConfig,
+  log: Logger,
+  stopping: AbortSignal,
+): Promise<string | null> {
+  const connection = connectPeer(ground, peer, log.child({}, { level: "silent" }));
   const close = (): Promise<void> => connection.close();
   stopping.addEventListener("abort", close, { once: true });
   try {
@@ -118,7 +133,7 @@ export function createDiscovery(ground: PeerGround, peers: Peers): Discovery | n
   const onPeer = async (peer: PeerConfig): Promise<void> => {
     if (!stopping.aborted) await peers.join(openPeer(ground, peer), stopping);
   };
-  const reach = (peer: PeerConfig): Promise<string | null> => reachPeer(config, peer, log, stopping);
+  const reach = (peer: PeerConfig): Promise<string | null> => reachPeer(ground, peer, log, stopping);
   return new Discovery({ config, discover, reach, onPeer, log });
 }
 

@@ -23,11 +23,13 @@ import { readLastOf, readLastSound, readTip } from "../stream/own-stream.js";
 import { Publisher } from "../stream/publisher.js";
 import { StreamReader } from "../stream/reader.js";
 import { onAsked } from "../stream/requests.js";
+import { serveReaders } from "../stream/stream-access.js";
 import type { Retention } from "../stream/stream-config.js";
 import type { OwnTail } from "../sync/in/restore.js";
 import { type OwnPast, readOwnPast } from "../sync/own-past.js";
 import type { OwnStream, OwnStreamListener } from "../sync/ports/own-stream.js";
 import type { TakeDown } from "../sync/take-down.js";
+import type { LinkKeys } from "./link-keys.js";
 import { StoreWatch } from "./store-watch.js";
 
 /** Time that the own broker has to answer at the start. It reads a large store first. */
@@ -49,7 +51,7 @@ export interface OwnBroker {
 }
 
 /** Starts the embedded broker if this node has one, and connects. Throws ConntrailError if that fails. */
-export async function openBroker(config: Config, log: Logger, down: TakeDown): Promise<OwnBroker> {
+export async function openBroker(config: Config, keys: LinkKeys, log: Logger, down: TakeDown): Promise<OwnBroker> {
   const { mode, port, store, bytesMax, maxAgeSeconds, servers } = config.broker;
   const tls = config.tls === null ? {} : { tls: config.tls };
   let embedded: EmbeddedBroker | null = null;
@@ -62,11 +64,14 @@ export async function openBroker(config: Config, log: Logger, down: TakeDown): P
       // One stream for each node of the cluster: the own one, and a copy for each peer.
       storeBytesMax: bytesMax * (peersMax(config) + 1 + leftOver),
       ...tls,
+      ...(keys.readers === null ? {} : { readers: keys.readers }),
       timerSlackMs: Math.min(BROKER_TIMER_SLACK_MS_MAX, config.publishIntervalMs),
       log: log.child({ part: "broker" }),
     });
     down.push(() => embedded?.stop());
     await embedded.start();
+    const started = embedded;
+    keys.onReaders((readers) => started.reload(keys.readers === null ? undefined : readers));
   }
   const own = embedded === null ? servers : [embedded.address];
   const connection = connectBroker({
@@ -187,6 +192,7 @@ export class PublishedStream implements OwnStream {
     const stream = new PublishedStream(config, broker, epoch, log);
     await stream.sink.start();
     down.push(() => stream.sink.close());
+    down.push(serveReaders(broker.connection, config.node));
     await startStoreWatch(stream.store, config, down);
     return stream;
   }

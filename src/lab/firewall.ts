@@ -1,5 +1,6 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { KEYS_LINE } from "../keys/config-line.js";
 import { ADVERT_SECONDS, type HookCommands, type SyncGroups, startKeepalived } from "./keepalived.js";
 import { signal } from "./leftover.js";
 import type { Namespace } from "./namespace.js";
@@ -19,7 +20,9 @@ export interface CommitLine {
   readonly timeMs: number;
 }
 
-const BROKER_PORT = 4222;
+/** The cluster of a laboratory's firewalls, and the port of their brokers. */
+export const LAB_CLUSTER = "lab";
+export const BROKER_PORT = 4222;
 /** pino's level of warnings. */
 const LEVEL_WARN = 40;
 
@@ -43,6 +46,11 @@ export class Firewall {
     this.directory = join(labDirectory, this.name);
     this.configFile = join(this.directory, "conntrail.yaml");
     this.#advertSeconds = advertSeconds;
+  }
+
+  /** Its address on the dedicated link. */
+  get address(): string {
+    return ipv4(SYNC, this.number);
   }
 
   /** Writes conntrail.yaml for this node of a cluster of `nodes`. */
@@ -152,7 +160,7 @@ export class Firewall {
 /** The laboratory's conntrail.yaml; src/config/schema.ts has the keys. */
 function conntrailConfig(node: Firewall, nodes: readonly Firewall[]): string {
   const peers = nodes.filter((peer) => peer !== node).map((peer) => `  ${peer.name}: ${ipv4(SYNC, peer.number)}`);
-  return `cluster: lab
+  return `cluster: ${LAB_CLUSTER}
 node: ${node.name}
 listen: ${ipv4(SYNC, node.number)}
 peers:
@@ -164,6 +172,7 @@ broker:
   max_age: 1h
   max_bytes: 64MiB
 control: ${join(node.directory, "control.sock")}
+${KEYS_LINE}
 filter:
   protocols: [tcp, udp, icmp, icmpv6]
   ignore: [${SYNC.ipv4}.0/24]

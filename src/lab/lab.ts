@@ -5,8 +5,9 @@ import { existsSync, mkdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ConntrailError } from "../errors.js";
-import { Firewall } from "./firewall.js";
+import { BROKER_PORT, Firewall, LAB_CLUSTER } from "./firewall.js";
 import type { HookCommands } from "./keepalived.js";
+import { makeClusterKeys } from "./lab-keys.js";
 import { type LabState, processStart, recordLab, removeLab, removeLeftovers } from "./leftover.js";
 import { findTool, type LineProcess, toolEnvironment, waitFor } from "./process.js";
 import { firewallRuleset, loadRuleset } from "./ruleset.js";
@@ -92,13 +93,19 @@ export class Lab {
    * removes what killed runs have left.
    */
   static async create(
-    options: { readonly firewalls?: number; readonly rules?: string; readonly advertSeconds?: number } = {},
+    options: {
+      readonly firewalls?: number;
+      readonly rules?: string;
+      readonly advertSeconds?: number;
+      /** A host that gets keys as an observer; its configuration is `observer.yaml` in the laboratory's directory. */
+      readonly observer?: string;
+    } = {},
   ): Promise<Lab> {
     const obstacle = labObstacle();
     if (obstacle !== undefined) throw new ConntrailError("KERNEL", obstacle);
     removeLeftovers();
     const lab = new Lab(options.firewalls ?? 3, options.advertSeconds);
-    const building = lab.#build(options.rules);
+    const building = lab.#build(options.rules, options.observer);
     lab.#releaseSignals = exitOnSignals(building);
     try {
       await building;
@@ -132,10 +139,13 @@ export class Lab {
     process.once("exit", this.#removeAtExit);
   }
 
-  async #build(rules: string | undefined): Promise<void> {
+  async #build(rules: string | undefined, observer: string | undefined): Promise<void> {
     await buildTopology(this.topology);
     await Promise.all(this.topology.firewalls.map((firewall) => loadRuleset(firewall, rules)));
     for (const firewall of this.firewalls) firewall.writeConfig(this.firewalls);
+    const configFile = join(this.directory, "observer.yaml");
+    const more = observer === undefined ? [] : [{ name: "observer", address: observer, configFile, isObserver: true }];
+    makeClusterKeys(LAB_CLUSTER, BROKER_PORT, [...this.firewalls, ...more]);
   }
 
   /** Starts every conntrail daemon, and waits until all are ready. */

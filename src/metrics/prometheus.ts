@@ -67,6 +67,13 @@ export function formatMetrics(status: OwnStatus, stats: StatsReport): string {
   const { writes } = status.format;
   if (writes !== null) gauge("format_version", "version of the stream's format that the node writes", [["", writes]]);
   gauge("unconfirmed_messages", "messages that the broker has yet to confirm", [["", status.publisher.unconfirmed]]);
+  if (status.keys !== undefined) {
+    const { untilMs, authorityUntilMs } = status.keys;
+    gauge("certificate_expiry_seconds", "when a certificate of the link ends, seconds since 1970", [
+      ['{of="node"}', Math.floor(untilMs / 1000)],
+      ['{of="authority"}', Math.floor(authorityUntilMs / 1000)],
+    ]);
+  }
   gauge(
     "peer_connected",
     "1 while the peer's broker answers",

@@ -3,6 +3,7 @@ import type {
   BrokerStatus,
   FormatStatus,
   HookRole,
+  KeysStatus,
   OwnStatus,
   PeerStatus,
   PublisherStatus,
@@ -55,6 +56,10 @@ export interface ReportSources {
   /** The streams that the broker keeps; rejects when the broker cannot be reached. */
   readonly streams: () => Promise<readonly StreamStatus[]>;
   readonly control: () => Counters;
+  /** Until when the keys of the link are valid; null: there are none. */
+  readonly keys: () => KeysStatus | null;
+  /** What the operator should know about them, in words; null: nothing. */
+  readonly keysWarnings: () => readonly string[];
   /** The counters of this kind of node, by group. */
   readonly groups: () => Readonly<Record<string, Counters>>;
   readonly clock: Clock;
@@ -84,6 +89,7 @@ export class Reports {
     const publisher = this.#sources.publisher();
     const reason = this.#ownReason(publisher);
     const kernel = this.#sources.kernelState();
+    const keys = this.#sources.keys();
     return {
       node,
       cluster,
@@ -99,6 +105,7 @@ export class Reports {
       broker: broker(),
       publisher,
       peers,
+      ...(keys === null ? {} : { keys }),
     };
   }
 
@@ -113,7 +120,7 @@ export class Reports {
 
   #warnings(peers: readonly PeerStatus[]): string[] {
     const { groups } = this.#sources.own();
-    const found: string[] = [];
+    const found = [...this.#sources.keysWarnings()];
     if (peers.length === 0) found.push("no peers are configured: nothing is replicated to this node");
     for (const { node, role, clockOffsetMs } of peers) {
       const heard = this.#sources.peers.list.find(({ follower }) => follower.node === node)?.watch.heartbeat;

@@ -221,6 +221,11 @@ export class FakeHandlers implements ControlHandlers {
     this.#call("stop");
   }
 
+  async rekey(): ReturnType<ControlHandlers["rekey"]> {
+    this.calls.push("rekey");
+    return { keys: null };
+  }
+
   async hook(role: Parameters<ControlHandlers["hook"]>[0]): ReturnType<ControlHandlers["hook"]> {
     this.#call(`hook ${role}`);
     return { role, previous: "backup", commit: role === "primary" ? COMMIT : null, durationMs: 4 };

@@ -16,6 +16,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   ownership: [],
   config: ["errors.ts", "flow"],
   conntrackd: ["errors.ts", "flow", "config"],
+  keys: ["errors.ts", "config"],
   // Edges: kernel, stream, tables, control socket. None of them knows another.
   ctnetlink: ["errors.ts", "os", "flow"],
   "stream/format": ["flow"],
@@ -42,10 +43,10 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "history/format": ["flow", "history"],
   "history/scan": ["errors.ts", "flow", "ownership", "stream", "stream/format", "history"],
   "history/archive": ["errors.ts", "flow", "stream", "stream/format", "history", "history/format", "history/scan"],
-  lab: ["errors.ts", "os"],
+  lab: ["errors.ts", "os", "keys"],
   // Composition, and the command line on top.
   daemon: [
-    ...["errors.ts", "os", "flow", "config", "ctnetlink", "stream", "stream/format", "stream/broker"],
+    ...["errors.ts", "os", "flow", "config", "keys", "ctnetlink", "stream", "stream/format", "stream/broker"],
     ...["cache", "control"],
     ...["discovery", "sync/ports", "sync/in", "sync", "history/archive"],
   ],
@@ -55,14 +56,14 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     "daemon",
   ],
   "cli/process": ["errors.ts", "os", "config"],
-  "cli/command": ["errors.ts", "flow", "config", "conntrackd", "control", "daemon.ts", "cli/process"],
+  "cli/command": ["errors.ts", "flow", "config", "conntrackd", "keys", "control", "daemon.ts", "cli/process"],
   "cli/conntrackd": ["errors.ts", "config", "conntrackd", "control", "cli/process", "cli/command"],
   "cli/history": [
     ...["errors.ts", "flow", "config", "stream", "stream/broker", "history", "history/format", "history/scan"],
     ...["history/archive", "cli/process", "cli/command"],
   ],
   cli: [
-    ...["errors.ts", "flow", "config", "conntrackd", "control", "lab"],
+    ...["errors.ts", "flow", "config", "conntrackd", "keys", "stream/broker", "control", "lab"],
     ...["cli/process", "cli/command", "cli/conntrackd", "cli/history"],
   ],
 };

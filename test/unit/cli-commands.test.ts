@@ -286,7 +286,7 @@ test("a missing or wrong configuration ends with 2, a missing daemon with 1", as
 test("init writes what the daemon reads, once", async () => {
   const path = join(directory, "etc", "conntrail.yaml");
   const flags = ["--cluster", "edge", "--node", "fw1", "--listen", "10.77.0.1", "--peer", "fw2=10.77.0.2"];
-  const args = ["init", ...flags, "--peer", "fw3=fd00::3", "--out", path];
+  const args = ["init", ...flags, "--peer", "fw3=fd00::3", "--no-keys", "--out", path];
   const first = await finish(start(...args));
   assert.deepEqual(first, {
     code: 0,
@@ -300,14 +300,16 @@ test("init writes what the daemon reads, once", async () => {
     { node: "fw3", address: "fd00::3" },
   ]);
   assert.equal(written.filter.local, true);
+  assert.equal(written.isOpen, true);
   await expectFailure(args, 1, `${path}: exists already: replace it with --force or name another with --out`);
-  const again = await finish(start("init", ...flags, "--force", "--json", "-c", path));
+  const again = await finish(start("init", ...flags, "--no-keys", "--force", "--json", "-c", path));
   assert.deepEqual(JSON.parse(again.stdout), {
     path,
     cluster: "edge",
     node: "fw1",
     listen: "10.77.0.1",
     peers: [{ node: "fw2", address: "10.77.0.2" }],
+    bundles: [],
   });
 });
 

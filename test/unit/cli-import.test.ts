@@ -12,6 +12,7 @@ import { register } from "../../src/cli/import.js";
 import { Terminal } from "../../src/cli/process/terminal.js";
 import { loadConfig } from "../../src/config/config.js";
 import { ConntrailError } from "../../src/errors.js";
+import { checkOwnCertificate } from "../../src/keys/certificate.js";
 
 const GOLDEN = "test/golden/conntrackd-conf";
 const CONF = `${GOLDEN}/ha-fw-1.conf`;
@@ -73,9 +74,13 @@ test("a file is written, and not over another unless forced", async () => {
   const out = join(directory, "a", "conntrail.yaml");
   const { code, stdout } = await run("import", CONF, "-o", out);
   assert.equal(code, 0);
-  assert.equal(stdout, `wrote ${out}\nnext: look it over, then: conntrail daemon -c ${out}\n`);
+  const bundle = join(directory, "a", "172-30-16-2.bundle");
+  const next = `next: look it over, copy ${bundle} to 172-30-16-2, and import there with --bundle FILE, then`;
+  assert.equal(stdout, `wrote ${out}\nwrote ${bundle}\n${next}: conntrail daemon -c ${out}\n`);
   const config = loadConfig(out);
   assert.equal(config.node, "172-30-16-1");
+  const owner = { node: config.node, address: config.listen };
+  assert.deepEqual(checkOwnCertificate(config.tls!, owner, Date.now()).names, [config.node]);
   await refused("CONTROL", /exists already: replace it with --force/, "import", CONF, "-o", out);
   writeFileSync(out, "");
   assert.equal((await run("import", CONF, "-o", out, "--force")).code, 0);
@@ -86,7 +91,7 @@ test("as JSON", async () => {
   const { stdout, stderr } = await run("import", CONF, "--json");
   const report = JSON.parse(stdout);
   assert.equal(stderr, "");
-  assert.deepEqual(Object.keys(report), ["path", "out", "yaml", "directives"]);
+  assert.deepEqual(Object.keys(report), ["path", "out", "yaml", "directives", "bundles"]);
   assert.deepEqual(report.directives[1], {
     line: 3,
     column: 9,
@@ -124,7 +129,7 @@ test("what is no conntrackd.conf is refused", async () => {
 
 test("a configuration file may be either", async () => {
   const yaml = join(directory, "either.yaml");
-  await run("import", CONF, "-o", yaml);
+  await run("import", CONF, "-o", yaml, "--no-keys");
   assert.deepEqual({ ...loadAnyConfig(CONF), path: yaml }, loadAnyConfig(yaml));
   assert.equal(readAnyConfig(CONF).remarks.length, 30);
   assert.deepEqual(readAnyConfig(yaml).remarks, []);

@@ -95,7 +95,8 @@ test("every key of the contract is understood", () => {
     },
     discover: { group: "225.0.0.50", port: 3780, interface: "eth2" },
     archive: { directory: "/srv/archive", maxAgeSeconds: 3650 * 86_400 },
-    tls: { ca: "/etc/conntrail/ca.pem", cert: "/etc/conntrail/fw1.pem", key: "/keys/fw1.key" },
+    tls: { ca: "/etc/conntrail/ca.pem", cert: "/etc/conntrail/fw1.pem", key: "/keys/fw1.key", nodes: null },
+    isOpen: false,
     metrics: { host: "127.0.0.1", port: 9469 },
     logLevel: "info",
     logFile: "/var/log/conntrail.log",
@@ -122,6 +123,9 @@ test("what is left out has the defaults of the contract", () => {
   assert.equal(config.expectations, true);
   assert.deepEqual(config.filter, { protocols: null, addresses: null, states: null, where: "userspace", local: false });
   assert.equal(config.tls, null);
+  assert.equal(config.isOpen, false);
+  assert.equal(parseConfig(`${BASE}tls: false\n`, "/etc/fw.yaml").isOpen, true);
+  assert.equal(parseConfig(`${BASE}tls: false\n`, "/etc/fw.yaml").tls, null);
   assert.equal(config.metrics, null);
   assert.equal(config.logLevel, "info");
   assert.deepEqual(config.peers, []);
@@ -241,6 +245,7 @@ const REFUSED: readonly (readonly [string, string])[] = [
     "netlink: { buffer: 4MiB, buffer_max: 2MiB }\n",
     "4: netlink.buffer_max: found less than netlink.buffer, allowed is at least 4194304B",
   ],
+  ["tls: true\n", "4: tls: found true, allowed is false, or a map of ca, cert, key and nodes"],
   ["tls: { ca: a, cert: b }\n", "4: tls.key: is missing, allowed is a file name"],
   [
     "metrics: { listen: 9469 }\n",

@@ -3,6 +3,8 @@ import { readConfigText } from "../../config/config-text.js";
 import { isConntrackdConf, parseConntrackdConf } from "../../conntrackd/conf.js";
 import type { Remark } from "../../conntrackd/remark.js";
 import { translate } from "../../conntrackd/translate.js";
+import { withKeysLine } from "../../keys/config-line.js";
+import { hasKeys } from "../../keys/key-folder.js";
 
 /** A configuration. If it was made from a conntrackd.conf, also the outcome of each directive. */
 export interface AnyConfig {
@@ -20,5 +22,6 @@ export function readAnyConfig(path: string): AnyConfig {
   const text = readConfigText(path);
   if (!isConntrackdConf(text)) return { config: parseConfig(text, path), remarks: [] };
   const { yaml, remarks } = translate(parseConntrackdConf(text, path));
-  return { config: parseConfig(yaml, path), remarks };
+  // A conntrackd.conf cannot name keys: those beside it count.
+  return { config: parseConfig(hasKeys(path) ? withKeysLine(yaml, path) : yaml, path), remarks };
 }

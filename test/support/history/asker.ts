@@ -5,6 +5,7 @@ import { connectionToJson, gapToJson } from "../../../src/history/format/connect
 import { History } from "../../../src/history/scan/history.js";
 import { brokerStreams, type HistoryStreams } from "../../../src/history/scan/streams.js";
 import { whoAnswer } from "../../../src/history/who-answer.js";
+import { keyFolderOf } from "../../../src/keys/key-folder.js";
 import { connectBroker } from "../../../src/stream/connection.js";
 import { BatchDecoder } from "../../../src/stream/format/batch.js";
 import { MEASURED_TIMES } from "../../../src/stream/format/columns.js";
@@ -23,6 +24,8 @@ const connection = connectBroker({
   servers: [process.argv[2] ?? ""],
   node: process.argv[3] ?? "",
   purpose: "history",
+  serverName: process.argv[3] ?? "",
+  tls: keyFolderOf(process.argv[4] ?? ""),
   log,
 });
 const signal = new AbortController().signal;

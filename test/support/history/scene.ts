@@ -1,6 +1,7 @@
 import { appendFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { KEYS_LINE } from "../../../src/keys/config-line.js";
 import type { Firewall } from "../../../src/lab/firewall.js";
 import { Lab } from "../../../src/lab/lab.js";
 import { signal } from "../../../src/lab/leftover.js";
@@ -95,7 +96,7 @@ export class Scene implements AsyncDisposable {
   }
 
   static async start(): Promise<Scene> {
-    const lab = await Lab.create({ firewalls: 3 });
+    const lab = await Lab.create({ firewalls: 3, observer: ipv4(SYNC, OBSERVER_HOST) });
     const scene = new Scene(lab);
     try {
       await scene.#prepare();
@@ -159,6 +160,7 @@ listen: ${ipv4(SYNC, OBSERVER_HOST)}
 peers: { ${peers} }
 broker: { mode: embedded, port: 4222, store: ${join(place, "store")}, max_age: 1h, max_bytes: 64MiB }
 control: ${join(place, "control.sock")}
+${KEYS_LINE}
 `;
     writeFileSync(this.#observerConfig, config);
     writeFileSync(this.#archiveConfig, `${config}archive: { dir: ${join(directory, "archive")} }\n`);
@@ -176,7 +178,7 @@ control: ${join(place, "control.sock")}
       ask: async <Q extends AskerQuestion>(question: Q, args: AskerQuestions[Q]["args"]) => {
         const server = `${ipv4(SYNC, host)}:4222`;
         if (asker === null) {
-          asker = new Child(namespace, "asker.js", [server, name], join(directory, `${name}-asker.log`));
+          asker = new Child(namespace, "asker.js", [server, name, config], join(directory, `${name}-asker.log`));
           this.#children.push(asker);
         }
         const { answer, error } = await asker.ask({ question, args });

@@ -1,0 +1,128 @@
+/** Keys on firewalls that run: what they are good for, and how they change under traffic. */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, describe, it } from "node:test";
+import type { StatusReport } from "../../src/control/protocol.js";
+import { readCertificate } from "../../src/keys/certificate.js";
+import { keyFolderOf } from "../../src/keys/key-folder.js";
+import type { Firewall } from "../../src/lab/firewall.js";
+import { Lab, labObstacle } from "../../src/lab/lab.js";
+import { waitFor } from "../../src/lab/process.js";
+import { opensslMissing } from "../support/certificate.js";
+
+const WAIT_MS = 30_000;
+const NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs"];
+
+describe("keys of a cluster that runs", { skip: labObstacle() ?? opensslMissing() }, () => {
+  let lab: Lab;
+  let fw1: Firewall;
+  let fw2: Firewall;
+  let fw3: Firewall;
+
+  before(async () => {
+    lab = await Lab.create({ firewalls: 3 });
+    [fw1, fw2, fw3] = lab.firewalls as [Firewall, Firewall, Firewall];
+    await lab.startDaemons(WAIT_MS);
+    await inSync(fw1, fw2, fw3);
+  });
+  after(() => lab?.close());
+
+  it("keep local users out of the broker, the socket and the history, and let root read it", async () => {
+    const script = `const s = require("node:net").connect(4222, "${fw1.address}");
+      s.on("error", (e) => { console.log("refused: " + e.code); });
+      s.on("close", () => process.exit()); s.on("data", (d) => console.log(String(d)));
+      s.write("CONNECT {\\"verbose\\":true}\\r\\nPUB ct.fw1.ev 1\\r\\nx\\r\\nPING\\r\\n"); setTimeout(() => process.exit(), 3000);`;
+    const spoken = await fw1.run(NOBODY[0]!, ...NOBODY.slice(1), process.execPath, "-e", script);
+    assert.doesNotMatch(spoken.stdout, /\+OK|PONG/, spoken.stdout);
+    for (const command of [
+      ["history"],
+      ["at", "now"],
+      ["who", "203.0.113.1:61000", "--at", "now"],
+      ["sql", "SELECT 1"],
+      ["status"],
+    ]) {
+      const asked = await fw1.run(
+        NOBODY[0]!,
+        ...NOBODY.slice(1),
+        join(process.cwd(), "bin", "conntrail"),
+        ...command,
+        "-c",
+        fw1.configFile,
+      );
+      assert.notEqual(asked.code, 0, command.join(" "));
+      assert.match(asked.stderr, /^conntrail: [^\n]+\n$/, command.join(" "));
+    }
+    const history = await fw1.conntrail("history", "--limit", "1");
+    assert.equal(history.code, 0, history.stderr);
+  });
+
+  it("are renewed while the cluster works: the broker serves the new certificate and goes on running", async () => {
+    const [broker, restarts] = [brokerPid(fw1), (await status(fw1)).broker.restarts];
+    const before = await served(fw1, fw2);
+    const renewed = await fw1.conntrail("keys", "renew", "--days", "20");
+    assert.equal(renewed.code, 0, renewed.stderr);
+    assert.match(renewed.stdout, /; the daemon has read the keys again\n$/);
+    const own = readCertificate(keyFolderOf(fw1.configFile).cert).fingerprint;
+    assert.notEqual(own, before);
+    await waitFor("the new certificate to be served", WAIT_MS, async () => (await served(fw1, fw2)) === own);
+    await inSync(fw1, fw2, fw3);
+    assert.equal(brokerPid(fw1), broker, "the same broker");
+    assert.equal((await status(fw1)).broker.restarts, restarts);
+    const { warnings, keys } = await status(fw1);
+    assert.ok(keys !== undefined);
+    assert.match(
+      warnings.join(),
+      /this node's certificate ends on \d{4}-\d\d-\d\d, in (19|20) days: conntrail keys renew/,
+    );
+    assert.match(fw1.daemon!.lines.join("\n"), /"msg":"this node's certificate ends on /);
+  });
+
+  it("are revoked while the cluster works: the node is cut off on both sides, and the others stay in sync", async () => {
+    const brokers = [brokerPid(fw1), brokerPid(fw2)];
+    for (const firewall of [fw1, fw2]) {
+      const revoked = await firewall.conntrail("keys", "revoke", "fw3");
+      assert.equal(revoked.code, 0, revoked.stderr);
+    }
+    await waitFor("fw3 to be cut off", WAIT_MS, async () =>
+      (await status(fw3)).peers.every(({ connected }) => !connected),
+    );
+    for (const firewall of [fw1, fw2]) {
+      await waitFor(`${firewall.name} to follow it no more`, WAIT_MS, async () =>
+        (await status(firewall)).peers.some(({ node, connected }) => node === "fw3" && !connected),
+      );
+      const other = firewall === fw1 ? "fw2" : "fw1";
+      await waitFor(`${firewall.name} in sync with ${other}`, WAIT_MS, async () =>
+        (await status(firewall)).peers.some(({ node, inSync }) => node === other && inSync),
+      );
+    }
+    assert.deepEqual([brokerPid(fw1), brokerPid(fw2)], brokers);
+  });
+});
+
+async function status(firewall: Firewall): Promise<StatusReport> {
+  return JSON.parse((await firewall.conntrail("status", "--json")).stdout);
+}
+
+async function inSync(...firewalls: readonly Firewall[]): Promise<void> {
+  for (const firewall of firewalls) {
+    await waitFor(`${firewall.name} in sync`, WAIT_MS, async () => (await status(firewall)).inSync);
+  }
+}
+
+function brokerPid(firewall: Firewall): number | undefined {
+  return firewall.namespace.pids().find((pid) => readFileSync(`/proc/${pid}/comm`, "utf8") === "nats-server\n");
+}
+
+/** Fingerprint of the certificate that a broker serves, as another node sees it. */
+async function served(broker: Firewall, from: Firewall): Promise<string> {
+  const { ca, cert, key } = keyFolderOf(from.configFile);
+  const script = `const { readFileSync: r } = require("node:fs");
+    const s = require("node:net").connect(4222, "${broker.address}");
+    s.once("data", () => {
+      const t = require("node:tls").connect({ socket: s, ca: r("${ca}"), cert: r("${cert}"), key: r("${key}"), servername: "${broker.name}" },
+        () => { console.log(t.getPeerCertificate().fingerprint256); process.exit(); });
+    });`;
+  const { stdout } = await from.run(process.execPath, "-e", script);
+  return stdout.trim().replaceAll(":", "").toLowerCase();
+}
