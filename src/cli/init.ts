@@ -66,8 +66,12 @@ async function init(options: InitOptions, context: CommandContext): Promise<void
   const path = options.out ?? context.configPath;
   if (options.bundle !== undefined) return initFromBundle(options.bundle, path, options, context);
   const { cluster, node, listen } = options;
-  for (const [name, value] of Object.entries({ cluster, node, listen })) {
-    if (value === undefined) throw new ConntrailError("USAGE", `required option '--${name} <${name}>' not specified`);
+  for (const [flags, value] of [
+    ["--cluster <name>", cluster],
+    ["--node <name>", node],
+    ["--listen <address>", listen],
+  ]) {
+    if (value === undefined) throw new ConntrailError("USAGE", `required option '${flags}' not specified`);
   }
   const peers = options.peer.map((text) => memberOf("--peer", text));
   const observers = options.observer.map((text) => memberOf("--observer", text));

@@ -5,7 +5,7 @@ import { ConntrailError } from "../errors.js";
 import type { Endpoint } from "./address.js";
 import { readConfigText } from "./config-text.js";
 import { type ConfigProblem, type KeyPath, problemsOf, refusal, SourceFile } from "./problem.js";
-import { type FileContent, fileSchema, NO_KEYS } from "./schema.js";
+import { type FileContent, fileSchema, type Login, NO_KEYS } from "./schema.js";
 
 /** A node's configuration: every key of the file, checked, with defaults and resolved units. */
 export interface Config {
@@ -101,6 +101,8 @@ export interface BrokerConfig {
   readonly bytesMax: number;
   /** Empty when embedded, else at least one. */
   readonly servers: readonly string[];
+  /** How this node logs in, with the absolute path of the secret; null: by its certificate, or not at all. */
+  readonly login: Login | null;
 }
 
 /** One list of a filter: `accept` passes only what it lists, `ignore` everything else. */
@@ -207,7 +209,13 @@ function crossProblems(content: FileContent, file: SourceFile): ConfigProblem[] 
     if (content.filter[one] === undefined || content.filter[other] === undefined) continue;
     report(["filter", other], `found beside filter.${one}, allowed is one of the two`);
   }
-  const { mode, servers = [] } = content.broker;
+  const { mode, servers = [], login } = content.broker;
+  if (login !== undefined && mode === "embedded" && login.kind !== "token") {
+    report(["broker", "login"], "found beside mode embedded, allowed is { token: FILE }, the same on all nodes");
+  }
+  if (login !== undefined && content.tls?.nodes !== undefined) {
+    report(["broker", "login"], "found beside tls.nodes, allowed is one of the two: a certificate is a login");
+  }
   if (mode === "embedded" && servers.length > 0) {
     report(["broker", "servers"], "found beside mode embedded, allowed is mode external or shared");
   }
@@ -243,6 +251,7 @@ function toConfig(content: FileContent, path: string): Config {
       maxAgeSeconds: broker.max_age,
       bytesMax: broker.max_bytes,
       servers: broker.servers ?? [],
+      login: broker.login === undefined ? null : { ...broker.login, file: resolve(directory, broker.login.file) },
     },
     control: content.control,
     lock: content.lock ?? null,

@@ -113,6 +113,25 @@ function parseExpectations(value: unknown): boolean | readonly string[] | undefi
   return value.every((name) => typeof name === "string" && isHelperName(name)) ? (value as string[]) : undefined;
 }
 
+/** How a node logs in at a broker that does not know it by its certificate. Secrets are in files. */
+export type Login =
+  | { readonly kind: "creds" | "nkey" | "token"; readonly file: string }
+  | { readonly kind: "user"; readonly user: string; readonly file: string };
+
+const LOGIN_ALLOWED =
+  "{ creds: FILE }, { nkey: FILE }, { token: FILE } or { user: NAME, password: FILE }: secrets are in files";
+
+function parseLogin(value: unknown): Login | undefined {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return undefined;
+  const entries = Object.entries(value);
+  if (!entries.every(([, text]) => typeof text === "string" && text !== "")) return undefined;
+  const { user, password, ...others } = value as Record<string, string>;
+  const [[kind, file] = [], more] = Object.entries(others);
+  if (user !== undefined && password !== undefined && kind === undefined) return { kind: "user", user, file: password };
+  if (user !== undefined || password !== undefined || more !== undefined || file === undefined) return undefined;
+  return kind === "creds" || kind === "nkey" || kind === "token" ? { kind, file } : undefined;
+}
+
 const bool = () => checked("true or false", (value) => (typeof value === "boolean" ? value : undefined));
 const map = { error: "a map" } as const;
 
@@ -145,6 +164,7 @@ const shapes = {
     max_age: duration("1m", "3650d", 1000).default(7 * 86_400),
     max_bytes: size("16MiB", "1024TiB").default(2 * 1024 ** 3),
     servers: list("a broker's address, such as nats://10.77.0.1:4222", parseServer),
+    login: checked(LOGIN_ALLOWED, parseLogin).optional(),
   },
   publish: { interval: duration("0", "1s", 1).default(5) },
   cache: { limit: wholeNumber(1, 64 * 1024 ** 2).optional() },

@@ -66,6 +66,9 @@ export class LinkKeys {
   #openText(): string | null {
     const { path, listen, isOpen, tls, broker } = this.#config;
     if (broker.mode === "shared") return null;
+    if (isOpen && broker.login !== null && !isLoopback(listen)) {
+      return `tls: false in ${path}: whoever listens on the link at ${listen} reads all connections and the token, and can then change the tables of all nodes`;
+    }
     if (isOpen && !isLoopback(listen)) {
       return `tls: false in ${path}: whoever reaches ${listen} port ${broker.port}, local users too, can read all connections and change the tables of all nodes`;
     }

@@ -75,6 +75,7 @@ function connectPeer(
     purpose: `follows ${peer.node}`,
     serverName: peer.node,
     ...(config.tls === null ? {} : { tls: config.tls }),
+    login: config.broker.login,
     trusts: () => keys.knows(peer.node),
     asksDaemon: keys.readers !== null,
     log,

@@ -13,7 +13,7 @@ import type { Clock, HybridClock } from "../flow/clock.js";
 import { pause } from "../os/pause.js";
 import { EmbeddedBroker } from "../stream/broker/broker.js";
 import { storedStreams } from "../stream/broker/broker-host.js";
-import { type BrokerConnection, connectBroker } from "../stream/connection.js";
+import { type BrokerConnection, connectBroker, readSecret } from "../stream/connection.js";
 import type { Heartbeat } from "../stream/format/heartbeat.js";
 import { createEnvelopeReader } from "../stream/format/mark.js";
 import { streamName } from "../stream/format/subjects.js";
@@ -52,7 +52,7 @@ export interface OwnBroker {
 
 /** Starts the embedded broker if this node has one, and connects. Throws ConntrailError if that fails. */
 export async function openBroker(config: Config, keys: LinkKeys, log: Logger, down: TakeDown): Promise<OwnBroker> {
-  const { mode, port, store, bytesMax, maxAgeSeconds, servers } = config.broker;
+  const { mode, port, store, bytesMax, maxAgeSeconds, servers, login } = config.broker;
   const tls = config.tls === null ? {} : { tls: config.tls };
   let embedded: EmbeddedBroker | null = null;
   if (mode === "embedded") {
@@ -65,6 +65,7 @@ export async function openBroker(config: Config, keys: LinkKeys, log: Logger, do
       storeBytesMax: bytesMax * (peersMax(config) + 1 + leftOver),
       ...tls,
       ...(keys.readers === null ? {} : { readers: keys.readers }),
+      ...(login === null ? {} : { login, token: secretOf(login.file) }),
       timerSlackMs: Math.min(BROKER_TIMER_SLACK_MS_MAX, config.publishIntervalMs),
       log: log.child({ part: "broker" }),
     });
@@ -80,6 +81,7 @@ export async function openBroker(config: Config, keys: LinkKeys, log: Logger, do
     purpose: "own streams",
     serverName: config.node,
     ...tls,
+    login,
     log,
   });
   down.push(() => connection.close());
@@ -97,6 +99,14 @@ export async function openBroker(config: Config, keys: LinkKeys, log: Logger, do
       restarts: embedded?.restarts ?? 0,
     }),
   };
+}
+
+function secretOf(path: string): string {
+  try {
+    return readSecret(path);
+  } catch (error) {
+    throw new ConntrailError("CONFIG", `broker.login: ${errorText(error)}`, { cause: error });
+  }
 }
 
 /**

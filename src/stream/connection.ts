@@ -1,14 +1,20 @@
+import { readFileSync, statSync } from "node:fs";
 import { isIP } from "node:net";
 import { checkServerIdentity, type PeerCertificate } from "node:tls";
 import {
+  type Authenticator,
   type ConnectionOptions,
   connect,
+  credsAuthenticator,
   Events,
   type JetStreamManager,
   type Msg,
   type NatsConnection,
+  nkeyAuthenticator,
   type Subscription,
   type TlsOptions,
+  tokenAuthenticator,
+  usernamePasswordAuthenticator,
 } from "nats";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../errors.js";
@@ -23,6 +29,11 @@ export interface TlsFiles {
   key: string;
 }
 
+/** How to log in. The secret is read from its file at each connect. */
+export type BrokerLogin =
+  | { readonly kind: "creds" | "nkey" | "token"; readonly file: string }
+  | { readonly kind: "user"; readonly user: string; readonly file: string };
+
 /** Where to connect, as whom, and what for. */
 export interface BrokerConnectionOptions {
   /** `host:port` or `[host]:port`; more than one only for a shared cluster. */
@@ -34,6 +45,8 @@ export interface BrokerConnectionOptions {
   /** With TLS: a name that the broker's certificate may have instead of its address. Usually the peer's node name. */
   serverName?: string;
   tls?: TlsFiles;
+  /** Null: by the certificate, or not at all. */
+  login?: BrokerLogin | null;
   /** With TLS: asked at each connect whether the node at the other end may still be trusted. */
   trusts?: () => boolean;
   /**
@@ -251,7 +264,7 @@ export class BrokerConnection {
   }
 
   #clientOptions(): ConnectionOptions {
-    const { servers, node, purpose, tls, serverName, trusts } = this.#options;
+    const { servers, node, purpose, tls, login, serverName, trusts } = this.#options;
     return {
       servers: [...servers],
       name: `conntrail ${node} ${purpose}`,
@@ -267,9 +280,34 @@ export class BrokerConnection {
       // A shared cluster announces its members; a standalone broker only itself, by an address that may not be ours.
       ignoreClusterUpdates: servers.length === 1,
       noAsyncTraces: true,
+      ...(login === undefined || login === null ? {} : { authenticator: authenticatorOf(login) }),
       ...(tls === undefined ? {} : { tls: tlsOptions(tls, servers[0] ?? "", serverName, trusts) }),
     };
   }
+}
+
+/** @throws when the secret cannot be read, or others can read it */
+function authenticatorOf(login: BrokerLogin): Authenticator {
+  const secret = readSecret(login.file);
+  switch (login.kind) {
+    case "creds":
+      return credsAuthenticator(new TextEncoder().encode(secret));
+    case "nkey":
+      return nkeyAuthenticator(new TextEncoder().encode(secret));
+    case "token":
+      return tokenAuthenticator(secret);
+    case "user":
+      return usernamePasswordAuthenticator(login.user, secret);
+    default:
+      return login satisfies never;
+  }
+}
+
+/** A secret in a file, without the line feed at its end. @throws Error in one line when others can read it too */
+export function readSecret(path: string): string {
+  if ((statSync(path).mode & 0o027) !== 0)
+    throw new Error(`${path}: can be read or written by others: chmod 600 ${path}`);
+  return readFileSync(path, "utf8").trimEnd();
 }
 
 /**

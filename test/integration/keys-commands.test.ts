@@ -1,5 +1,6 @@
 /** Keys by the command line: two commands and a copy, and what becomes of keys that are wrong. */
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { describe, it } from "node:test";
@@ -8,8 +9,9 @@ import { issueCertificate, makeAuthority } from "../../src/keys/authority.js";
 import { checkOwnCertificate, EXPIRY_WARN_MS } from "../../src/keys/certificate.js";
 import { readAuthority, writeKeys } from "../../src/keys/key-folder.js";
 import { readRoster } from "../../src/keys/roster.js";
+import { programDirectories } from "../../src/stream/broker/broker-host.js";
 import { opensslMissing } from "../support/certificate.js";
-import { temporaryDirectory } from "../support/nats-server.js";
+import { natsServerMissing, temporaryDirectory } from "../support/nats-server.js";
 import { finish, type ProgramResult, startMain } from "../support/program.js";
 
 const DAY_MS = 86_400_000;
@@ -196,6 +198,28 @@ describe("keys", { skip: opensslMissing() }, () => {
       checkOwnCertificate(config.tls!, { node: "fw1", address: "127.0.0.1" }, Date.now());
     }
     await refused(2, /there are keys already/, "keys", "create", "-c", path);
+  });
+
+  it("are in the configuration of a nats-server that runs beside the daemon", {
+    skip: natsServerMissing(),
+  }, async () => {
+    await using directory = await temporaryDirectory();
+    const [fw1] = await cluster(directory.path);
+    writeFileSync(join(directory.path, "conntrail-accounts.conf"), await done("keys", "broker", "-c", fw1));
+    const { ca, cert, key } = loadConfig(fw1).tls!;
+    const delivered = readFileSync("nats.conf", "utf8");
+    const text = delivered
+      .replace(/^# (tls \{|include .*|\}| {2}(?:cert_file|key_file|ca_file|verify_and_map|timeout): .*)$/gm, "$1")
+      .replace("/etc/conntrail/keys/node.pem", cert)
+      .replace("/etc/conntrail/keys/node.key", key)
+      .replace("/etc/conntrail/keys/ca.pem", ca)
+      .replace("/var/lib/conntrail", join(directory.path, "store"));
+    const file = join(directory.path, "nats.conf");
+    writeFileSync(file, text);
+    assert.match(text, /^tls \{$[\s\S]*^ {2}verify_and_map: true$[\s\S]*^include /m);
+    const env = { PATH: programDirectories().join(":") };
+    const checked = spawnSync("nats-server", ["-t", "-c", file], { env, encoding: "utf8" });
+    assert.equal(checked.status, 0, checked.stderr);
   });
 
   it("are listed, renewed, revoked and given to more nodes", async () => {

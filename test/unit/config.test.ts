@@ -67,6 +67,7 @@ test("every key of the contract is understood", () => {
       maxAgeSeconds: 604_800,
       bytesMax: 2_147_483_648,
       servers: [],
+      login: null,
     },
     control: "/run/conntrail/control.sock",
     lock: "/var/lock/conntrack.lock",
@@ -114,6 +115,7 @@ test("what is left out has the defaults of the contract", () => {
     maxAgeSeconds: 604_800,
     bytesMax: 2_147_483_648,
     servers: [],
+    login: null,
   });
   assert.equal(config.control, "/run/conntrail/control.sock");
   assert.equal(config.publishIntervalMs, 5);
@@ -125,6 +127,11 @@ test("what is left out has the defaults of the contract", () => {
   assert.equal(config.tls, null);
   assert.equal(config.isOpen, false);
   assert.equal(parseConfig(`${BASE}tls: false\n`, "/etc/fw.yaml").isOpen, true);
+  const shared = (login: string): string =>
+    `${BASE}broker: { mode: shared, servers: [10.0.0.1:4222], login: { ${login} } }\n`;
+  const loginOf = (login: string) => parseConfig(shared(login), "/etc/fw.yaml").broker.login;
+  assert.deepEqual(loginOf("user: fw1, password: p"), { kind: "user", user: "fw1", file: "/etc/p" });
+  assert.deepEqual(loginOf("creds: /x/fw1.creds"), { kind: "creds", file: "/x/fw1.creds" });
   assert.equal(parseConfig(`${BASE}tls: false\n`, "/etc/fw.yaml").tls, null);
   assert.equal(config.metrics, null);
   assert.equal(config.logLevel, "info");
@@ -161,7 +168,7 @@ const REFUSED: readonly (readonly [string, string])[] = [
   ["quorum: 2\n", `4: quorum: unknown key, allowed is ${TOP_KEYS}`],
   [
     "broker:\n  port: 4222\n  max-age: 7d\n",
-    "6: broker.max-age: unknown key (did you mean max_age?), allowed is mode port store max_age max_bytes servers",
+    "6: broker.max-age: unknown key (did you mean max_age?), allowed is mode port store max_age max_bytes servers login",
   ],
   ["node: fw2\n", "4: node: stands in line 2 already, allowed once"],
   ["peers:\n  fw2: 10.77.0.2\n  fw2: 10.77.0.3\n", "6: peers.fw2: stands in line 5 already, allowed once"],
@@ -244,6 +251,18 @@ const REFUSED: readonly (readonly [string, string])[] = [
   [
     "netlink: { buffer: 4MiB, buffer_max: 2MiB }\n",
     "4: netlink.buffer_max: found less than netlink.buffer, allowed is at least 4194304B",
+  ],
+  [
+    "broker: { login: { token: t, nkey: n } }\n",
+    "4: broker.login: found a map, allowed is { creds: FILE }, { nkey: FILE }, { token: FILE } or { user: NAME, password: FILE }: secrets are in files",
+  ],
+  [
+    "broker: { login: { creds: c } }\n",
+    "4: broker.login: found beside mode embedded, allowed is { token: FILE }, the same on all nodes",
+  ],
+  [
+    "broker: { login: { token: t } }\ntls: { ca: a, cert: b, key: c, nodes: d }\n",
+    "4: broker.login: found beside tls.nodes, allowed is one of the two: a certificate is a login",
   ],
   ["tls: true\n", "4: tls: found true, allowed is false, or a map of ca, cert, key and nodes"],
   ["tls: { ca: a, cert: b }\n", "4: tls.key: is missing, allowed is a file name"],

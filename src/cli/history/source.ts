@@ -59,6 +59,7 @@ export async function withStreams<T>(context: CommandContext, use: (ground: Hist
     purpose: "history",
     serverName: node,
     ...(tls !== null && { tls }),
+    login: config.broker.login,
     log,
   });
   try {

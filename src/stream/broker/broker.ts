@@ -6,7 +6,7 @@ import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../../errors.js";
 import { Backoff } from "../../os/backoff.js";
 import { pause } from "../../os/pause.js";
-import { type BrokerConnection, connectBroker } from "../connection.js";
+import { type BrokerConnection, type BrokerLogin, connectBroker } from "../connection.js";
 import { NANOS_PER_MS } from "../stream-config.js";
 import { type BrokerConfigOptions, type BrokerVersion, brokerClientAddress } from "./broker-config.js";
 import {
@@ -30,6 +30,8 @@ export interface EmbeddedBrokerOptions extends BrokerConfigOptions {
   log: Logger;
   /** Where nats-server and setpriv are searched; by default in the PATH and the usual directories. */
   programDirectories?: readonly string[];
+  /** How the daemon itself logs in, if the broker asks for a token. */
+  login?: BrokerLogin | null;
   /** How long the first start may take. The broker reads through a large store before it answers. */
   startTimeoutMs?: number;
   /** How long `stop` waits for a clean exit before SIGKILL. */
@@ -236,7 +238,7 @@ export class EmbeddedBroker {
   }
 
   #connect(purpose: string, retryMs?: number): BrokerConnection {
-    const { node, tls, log } = this.#options;
+    const { node, tls, login, log } = this.#options;
     return connectBroker({
       servers: [this.address],
       node,
@@ -244,6 +246,7 @@ export class EmbeddedBroker {
       serverName: node,
       log: log.child({}, { level: "silent" }),
       ...(tls === undefined ? {} : { tls }),
+      ...(login === undefined ? {} : { login }),
       ...(retryMs === undefined ? {} : { retryMs }),
     });
   }
