@@ -67,10 +67,10 @@ export class LinkKeys {
     const { path, listen, isOpen, tls, broker } = this.#config;
     if (broker.mode === "shared") return null;
     if (isOpen && broker.login !== null && !isLoopback(listen)) {
-      return `tls: false in ${path}: whoever listens on the link at ${listen} reads all connections and the token, and can then change the tables of all nodes`;
+      return `the link has no keys (${path}): whoever listens on the link at ${listen} reads all connections and the token, and can then change the tables of all nodes`;
     }
     if (isOpen && !isLoopback(listen)) {
-      return `tls: false in ${path}: whoever reaches ${listen} port ${broker.port}, local users too, can read all connections and change the tables of all nodes`;
+      return `the link has no keys (${path}): whoever reaches ${listen} port ${broker.port}, local users too, can read all connections and change the tables of all nodes`;
     }
     if (tls !== null && tls.nodes === null) {
       return "tls names no nodes: whoever has any certificate of its authority can read all connections and change the tables of all nodes";

@@ -85,6 +85,8 @@ export async function openBroker(config: Config, keys: LinkKeys, log: Logger, do
     log,
   });
   down.push(() => connection.close());
+  // Before anything else: readers that come now get no answer from anybody, and ask again only after a while.
+  if (mode !== "shared") down.push(serveReaders(connection, config.node));
   await connection.ready(CONNECT_TIMEOUT_MS);
   const replicas = mode === "shared" ? { replicas: SHARED_REPLICAS } : {};
   return {
@@ -202,7 +204,6 @@ export class PublishedStream implements OwnStream {
     const stream = new PublishedStream(config, broker, epoch, log);
     await stream.sink.start();
     down.push(() => stream.sink.close());
-    down.push(serveReaders(broker.connection, config.node));
     await startStoreWatch(stream.store, config, down);
     return stream;
   }

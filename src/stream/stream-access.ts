@@ -34,6 +34,8 @@ const INACTIVE_THRESHOLD_MS = 10_000;
 /** A reader has one consumer. More of its consumers are those that it has not released yet. */
 const CONSUMERS_MAX = 4;
 const REQUEST_BYTES_MAX = 256;
+/** A reader waits for each answer. What is more is no reader, and is not answered. */
+const REQUESTS_MAX = 8;
 /** The broker lets only nodes in that it knows, but one without keys lets everybody in. */
 const READERS_MAX = 256;
 
@@ -149,9 +151,17 @@ function refusal(answer: Answer): Error {
  */
 export function serveReaders(connection: BrokerConnection, node: string): () => void {
   const consumers = new Map<string, string[]>();
+  /** Requests that are being answered, by reader. */
+  const open = new Map<string, number>();
   const answer = async (client: NatsConnection, message: Msg): Promise<void> => {
     const reader = message.subject.slice(readSubject(node, "").length);
+    const before = open.get(reader) ?? 0;
+    if (before >= REQUESTS_MAX) return;
+    open.set(reader, before + 1);
     const reply = await answerTo(client, { node, reader, consumers }, message).catch(() => ({ error: "refused" }));
+    const left = (open.get(reader) ?? 1) - 1;
+    if (left > 0) open.set(reader, left);
+    else open.delete(reader);
     if (!client.isClosed()) message.respond(JSON.stringify(reply));
   };
   return connection.subscribe(readSubject(node, "*"), (client, message) => void answer(client, message));

@@ -193,6 +193,8 @@ export interface ArenaOptions {
   /** What a peer tells goes straight into the kernel. */
   readonly injects?: boolean;
   readonly publishInterval?: string;
+  /** conntrail's nodes have keys, as after `init`. */
+  readonly keys?: boolean;
 }
 
 /** Two nodes of conntrail, set up so. */
@@ -200,6 +202,7 @@ export function conntrailOptions({
   flowsMax = FLOWS_MAX,
   injects = false,
   publishInterval,
+  keys = true,
 }: ArenaOptions): ClusterOptions {
   return {
     nodes: 2,
@@ -207,6 +210,7 @@ export function conntrailOptions({
     // conntrackd asks for 8 and 32 MiB, and the kernel doubles that.
     netlinkBuffer: ["16MiB", "64MiB"],
     ...(publishInterval === undefined ? {} : { publishInterval }),
+    keys,
     configure: () => [
       `filter: { ignore: ["127.0.0.1", "::1", "10.77.0.1", "10.77.0.2"] }`,
       `cache: { limit: ${flowsMax} }`,

@@ -1,6 +1,6 @@
 /** Keys on firewalls that run: what they are good for, and how they change under traffic. */
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { chmodSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import type { StatusReport } from "../../src/control/protocol.js";
@@ -29,6 +29,9 @@ describe("keys of a cluster that runs", { skip: labObstacle() ?? opensslMissing(
   after(() => lab?.close());
 
   it("keep local users out of the broker, the socket and the history, and let root read it", async () => {
+    // All that could stop them besides the key is opened.
+    for (const place of [lab.directory, fw1.directory]) chmodSync(place, 0o755);
+    chmodSync(fw1.configFile, 0o644);
     const script = `const s = require("node:net").connect(4222, "${fw1.address}");
       s.on("error", (e) => { console.log("refused: " + e.code); });
       s.on("close", () => process.exit()); s.on("data", (d) => console.log(String(d)));

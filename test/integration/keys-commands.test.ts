@@ -4,6 +4,7 @@ import { spawnSync } from "node:child_process";
 import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { describe, it } from "node:test";
+import { loadAnyConfig } from "../../src/cli/command/config-file.js";
 import { loadConfig } from "../../src/config/config.js";
 import { issueCertificate, makeAuthority } from "../../src/keys/authority.js";
 import { checkOwnCertificate, EXPIRY_WARN_MS } from "../../src/keys/certificate.js";
@@ -179,7 +180,7 @@ describe("keys", { skip: opensslMissing() }, () => {
     const open = await run("daemon", "-c", path);
     assert.match(
       open.stdout,
-      /tls: false in [^"]*: whoever reaches 192\.0\.2\.1 port 4222, local users too, can read all connections and change the tables/,
+      /the link has no keys \([^)]*\): whoever reaches 192\.0\.2\.1 port 4222, local users too, can read all connections and change the tables/,
     );
     assert.match(open.stderr, /192\.0\.2\.1 is no address of this machine/, "it went on");
   });
@@ -197,6 +198,14 @@ describe("keys", { skip: opensslMissing() }, () => {
       assert.equal(config.isOpen, false);
       checkOwnCertificate(config.tls!, { node: "fw1", address: "127.0.0.1" }, Date.now());
     }
+    const conf = join(directory.path, "etc", "conntrackd.conf");
+    mkdirSync(dirname(conf));
+    copyFileSync("test/golden/conntrackd-conf/ha-fw-1.conf", conf);
+    assert.equal(loadAnyConfig(conf).isOpen, true);
+    await done("keys", "create", "-c", conf);
+    const { tls, node, listen } = loadAnyConfig(conf);
+    assert.deepEqual(checkOwnCertificate(tls!, { node, address: listen }, Date.now()).names, ["172-30-16-1"]);
+    assert.equal(existsSync(join(directory.path, "etc", "172-30-16-2.bundle")), true);
     await refused(2, /there are keys already/, "keys", "create", "-c", path);
   });
 

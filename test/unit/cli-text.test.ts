@@ -44,6 +44,8 @@ archive holds what ended until 2026-01-31T11:30:00Z, cut off: 2 days
   };
   assert.match(formatStatus(troubled), /\nnot in sync: this node cannot publish\n(.*\n)*warning: the clock of fw2 is/);
   assert.match(formatStatus({ ...plain, peers: [], streams: [] }), /\nno peers\n$/);
+  const keys = { untilMs: Date.UTC(2028, 0, 31), authorityUntilMs: Date.UTC(2046, 0, 26) };
+  assert.match(formatStatus({ ...plain, keys }), /^keys +valid until 2028-01-31$/m);
   assert.match(formatStatus({ ...plain, streams: null }), /\nthe broker does not tell of its streams\n$/);
 });
 

@@ -24,6 +24,11 @@ describe("metrics", () => {
     const observer = { ...STATUS, format: { writes: null, reads: [1], reason: null } };
     assert.doesNotMatch(formatMetrics(observer, {}), /format_version/);
     for (const line of lines) assert.match(line, /^(#.*|[a-z_]+(\{[^}]*\})? [\d.]+|)$/);
+    assert.ok(!lines.some((line) => line.includes("certificate")));
+    const keys = { untilMs: 1_800_000_000_000, authorityUntilMs: 1_900_000_000_000 };
+    const ends = formatMetrics({ ...STATUS, keys }, {}).split("\n");
+    assert.ok(ends.includes('conntrail_certificate_expiry_seconds{of="node"} 1800000000'));
+    assert.ok(ends.includes('conntrail_certificate_expiry_seconds{of="authority"} 1900000000'));
   });
 
   it("are served at /metrics, and a taken port is said in one line", async () => {

@@ -4,12 +4,13 @@ import { existsSync, mkdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { makeClusterKeys } from "../../../src/lab/lab-keys.js";
 import { type LabState, processStart, recordLab, removeLab, removeLeftovers } from "../../../src/lab/leftover.js";
 import { Namespace } from "../../../src/lab/namespace.js";
 import { toolEnvironment, waitFor } from "../../../src/lab/process.js";
 import { kernelAvailable } from "../kernel-namespace.js";
 import { natsServerMissing } from "../nats-server.js";
-import { ClusterNode, type NodeOptions } from "./node.js";
+import { BROKER_PORT, ClusterNode, type NodeOptions } from "./node.js";
 
 const JANITOR = fileURLToPath(new URL("janitor.js", import.meta.url));
 const NODES_MAX = 16;
@@ -83,6 +84,7 @@ export class Cluster implements AsyncDisposable {
       await cluster.#hub.create();
       await cluster.#hub.ip(["link add br0 type bridge mcast_snooping 0", "link set br0 up"]);
       await Promise.all([...cluster.nodes, ...cluster.hosts].map((place) => place.create()));
+      if (options.keys === true) makeClusterKeys("chaos", BROKER_PORT, cluster.nodes);
       return cluster;
     } catch (error) {
       await cluster[Symbol.asyncDispose]();

@@ -11,6 +11,7 @@ import type {
   StatsReport,
   StatusReport,
 } from "../../../src/control/protocol.js";
+import { KEYS_LINE } from "../../../src/keys/config-line.js";
 import { signal } from "../../../src/lab/leftover.js";
 import type { Namespace } from "../../../src/lab/namespace.js";
 import { type CommandResult, type LineProcess, runCommand, waitFor } from "../../../src/lab/process.js";
@@ -19,7 +20,8 @@ import { Agent } from "./agent-client.js";
 import type { BulkOperation, LoadOptions, LoadTruth, MarkView, StreamView } from "./agent-protocol.js";
 import { type FlowMap, flowMap } from "./flow-map.js";
 
-const BROKER_PORT = 4222;
+/** The port of each node's broker. */
+export const BROKER_PORT = 4222;
 const BROKER_TIMEOUT_MS = 20_000;
 const LOAD_TIMEOUT_MS = 60_000;
 const SKEWED_CLOCK = new URL("skewed-clock.js", import.meta.url).href;
@@ -34,6 +36,8 @@ export interface NodeOptions {
   readonly purgeAfter?: string;
   /** `netlink.buffer` and `netlink.buffer_max`. */
   readonly netlinkBuffer?: readonly [string, string];
+  /** The nodes have keys, and a client of the test's own gets nothing; none unless said. */
+  readonly keys?: boolean;
   /** The store lies on a file system of its own of so many bytes, gone with the daemon. */
   readonly storeBytes?: number;
   /** How far each node's wall clock is off, by node number, in milliseconds. */
@@ -121,8 +125,8 @@ export class ClusterNode {
       `broker: { mode: embedded, port: ${BROKER_PORT}, store: ${this.store}, max_age: 1h, max_bytes: ${maxBytes} }`,
       `control: ${this.control}`,
       `purge: { after: ${purgeAfter} }`,
-      // The tests' own clients look into the brokers, and break them.
-      "tls: false",
+      // Without keys, the tests' own clients can look into the brokers, and break them.
+      options.keys === true ? KEYS_LINE : "tls: false",
     ];
     if (publishInterval !== undefined) lines.push(`publish: { interval: ${publishInterval} }`);
     if (netlinkBuffer !== undefined) {
