@@ -77,6 +77,7 @@ function connectPeer(
     ...(config.tls === null ? {} : { tls: config.tls }),
     login: config.broker.login,
     trusts: () => keys.knows(peer.node),
+    onlyByName: keys.readers !== null,
     asksDaemon: keys.readers !== null,
     log,
   });

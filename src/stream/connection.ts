@@ -45,6 +45,8 @@ export interface BrokerConnectionOptions {
   /** With TLS: a name that the broker's certificate may have instead of its address. Usually the peer's node name. */
   serverName?: string;
   tls?: TlsFiles;
+  /** With TLS: the broker's certificate must have `serverName`; its address is not enough. */
+  onlyByName?: boolean;
   /** Null: by the certificate, or not at all. */
   login?: BrokerLogin | null;
   /** With TLS: asked at each connect whether the node at the other end may still be trusted. */
@@ -264,7 +266,7 @@ export class BrokerConnection {
   }
 
   #clientOptions(): ConnectionOptions {
-    const { servers, node, purpose, tls, login, serverName, trusts } = this.#options;
+    const { servers, node, purpose, tls, login } = this.#options;
     return {
       servers: [...servers],
       name: `conntrail ${node} ${purpose}`,
@@ -281,7 +283,7 @@ export class BrokerConnection {
       ignoreClusterUpdates: servers.length === 1,
       noAsyncTraces: true,
       ...(login === undefined || login === null ? {} : { authenticator: authenticatorOf(login) }),
-      ...(tls === undefined ? {} : { tls: tlsOptions(tls, servers[0] ?? "", serverName, trusts) }),
+      ...(tls === undefined ? {} : { tls: tlsOptions(tls, servers[0] ?? "", this.#options) }),
     };
   }
 }
@@ -317,8 +319,7 @@ export function readSecret(path: string): string {
 function tlsOptions(
   tls: TlsFiles,
   server: string,
-  serverName: string | undefined,
-  trusts: () => boolean = () => true,
+  { serverName, onlyByName = false, trusts = () => true }: BrokerConnectionOptions,
 ): TlsOptions {
   const host = hostOf(server);
   const sent = serverName ?? (isIP(host) === 0 ? host : "");
@@ -330,7 +331,7 @@ function tlsOptions(
     checkServerIdentity: (name: string, certificate: PeerCertificate) => {
       if (!trusts()) return new Error(`${serverName ?? name} was revoked, or is not among the nodes`);
       // In a shared cluster the client may be connected to another member than the first one.
-      const candidates = [host, serverName ?? name];
+      const candidates = [...(onlyByName ? [] : [host]), serverName ?? name];
       let failure: Error | undefined;
       for (const candidate of candidates) {
         failure = checkServerIdentity(candidate, certificate);

@@ -1,6 +1,6 @@
 /** Keys on firewalls that run: what they are good for, and how they change under traffic. */
 import assert from "node:assert/strict";
-import { chmodSync, readFileSync } from "node:fs";
+import { chmodSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import type { StatusReport } from "../../src/control/protocol.js";
@@ -10,6 +10,8 @@ import type { Firewall } from "../../src/lab/firewall.js";
 import { Lab, labObstacle } from "../../src/lab/lab.js";
 import { waitFor } from "../../src/lab/process.js";
 import { opensslMissing } from "../support/certificate.js";
+import { Cluster, clusterObstacle } from "../support/cluster/cluster.js";
+import type { ClusterNode } from "../support/cluster/node.js";
 
 const WAIT_MS = 30_000;
 const NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs"];
@@ -100,6 +102,30 @@ describe("keys of a cluster that runs", { skip: labObstacle() ?? opensslMissing(
       );
     }
     assert.deepEqual([brokerPid(fw1), brokerPid(fw2)], brokers);
+  });
+});
+
+describe("keys by the README", { skip: clusterObstacle() || opensslMissing(), timeout: 200_000 }, () => {
+  it("two commands and a copy, and both nodes are in sync within a minute", async () => {
+    await using cluster = await Cluster.create({ nodes: 2 });
+    const [a, b] = cluster.nodes as [ClusterNode, ClusterNode];
+    const startedMs = performance.now();
+    const first = ["--cluster", "edge", "--node", "n1", "--listen", a.address, "--peer", `n2=${b.address}`];
+    await a.exec(a.program, "init", ...first, "--force", "-c", a.configFile);
+    const copy = join(b.directory, "n2.bundle");
+    renameSync(join(a.directory, "n2.bundle"), copy);
+    await b.exec(b.program, "init", "--bundle", copy, "--force", "-c", b.configFile);
+    for (const node of cluster.nodes) {
+      // Both share this machine's files.
+      const text = readFileSync(node.configFile, "utf8")
+        .replace("/var/lib/conntrail", node.store)
+        .replace("/run/conntrail/control.sock", node.control);
+      writeFileSync(node.configFile, text);
+      node.start();
+    }
+    await cluster.ready();
+    assert.ok(performance.now() - startedMs < 60_000, `${performance.now() - startedMs} ms`);
+    assert.deepEqual(a.complaints(), []);
   });
 });
 

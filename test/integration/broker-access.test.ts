@@ -356,6 +356,35 @@ describe("a peer's valid key", { skip: natsServerMissing() || opensslMissing() }
     }
   });
 
+  it("is no key to answer in another's name: whoever is asked must have the name that is asked for", async () => {
+    const connectTo = (serverName: string, onlyByName: boolean) => {
+      const tls = fixture.tlsOf("fw2");
+      const common = { servers: [fixture.address], node: "fw2", purpose: "test", tls, log: silentLogger() };
+      return connectBroker({ ...common, serverName, onlyByName });
+    };
+    const [right, wrong, revoked] = [
+      connectTo("fw1", true),
+      connectTo("fw3", true),
+      connectBroker({
+        servers: [fixture.address],
+        node: "fw2",
+        purpose: "test",
+        serverName: "fw1",
+        tls: fixture.tlsOf("fw2"),
+        trusts: () => false,
+        log: silentLogger(),
+      }),
+    ];
+    try {
+      await right.ready(10_000);
+      await until("both refusals", () => wrong.lastError !== "" && revoked.lastError !== "");
+      assert.match(revoked.lastError, /fw1 was revoked, or is not among the nodes/);
+      assert.equal(wrong.connected || revoked.connected, false);
+    } finally {
+      await Promise.all([right, wrong, revoked].map((connection) => connection.close()));
+    }
+  });
+
   it("leaves no more consumers behind than it may have", async () => {
     for (let i = 0; i < 12; i++) await fixture.consumer();
     const jsm = await fixture.own.client!.jetstreamManager();
