@@ -209,7 +209,10 @@ export class EmbeddedBroker {
     if (stream === null || this.#stop.signal.aborted) return false;
     this.#restore = new RestoreWatch();
     this.#log.error({ stream }, "the store of this stream makes the broker crash: it is removed, and made anew");
-    await rm(join(streamsDirectory(this.#options.storeDir, streamsAccount(this.#options)), stream), { recursive: true, force: true });
+    await rm(join(streamsDirectory(this.#options.storeDir, streamsAccount(this.#options)), stream), {
+      recursive: true,
+      force: true,
+    });
     return true;
   }
 
