@@ -128,6 +128,44 @@ exec ${real} "$@"
     await connection.close();
   });
 
+  it("lets a server that panicked over a message read its blocks anew, without the indexes", async () => {
+    await using programs = await temporaryDirectory();
+    const file = join(programs.path, "nats-server");
+    const real = await findProgram("nats-server", programDirectories());
+    // A reader came to the damaged message. Each start notes the indexes that it finds.
+    await writeFile(
+      file,
+      `#!/bin/sh
+[ "$1" = -c ] || exec ${real} "$@"
+ls "$(dirname "$2")"/jetstream/*/streams/*/msgs >> "${programs.path}/found" 2>/dev/null
+setpriv --pdeathsig KILL ${real} "$@" &
+server=$!
+trap 'kill $server; exit 0' TERM
+while [ ! -e "${programs.path}/read" ]; do sleep 0.05; done
+kill $server
+wait $server
+rm "${programs.path}/read"
+echo "panic: runtime error: slice bounds out of range [::1509949516] with capacity 10880" >&2
+exit 2
+`,
+    );
+    await chmod(file, 0o755);
+    await using edge = await setUp({ programDirectories: [programs.path, ...programDirectories()] });
+    const { broker } = edge;
+    await broker.start();
+    const connection = connectBroker({ servers: [broker.address], node: "fw1", purpose: "test", log: silentLogger() });
+    const jsm = await (await connection.ready(30_000)).jetstreamManager();
+    await jsm.streams.add({ name: "CT_fw1", subjects: ["ct.fw1.>"] });
+    await (await connection.ready(30_000)).jetstream().publish("ct.fw1.ev", "a message");
+    const first = broker.pid!;
+    await writeFile(join(programs.path, "read"), "");
+    await until("a new server", () => broker.state === "running" && broker.pid !== first);
+    assert.deepEqual((await readFile(join(programs.path, "found"), "utf8")).trim().split("\n"), ["1.blk"]);
+    await until("the connection", () => connection.connected);
+    assert.equal((await jsm.streams.info("CT_fw1")).state.messages, 1);
+    await connection.close();
+  });
+
   it("does not say for a moment that it runs while there is no process", async () => {
     await using edge = await setUp();
     const { broker } = edge;

@@ -121,6 +121,16 @@ export function streamsAccount({ readers }: Pick<BrokerConfigOptions, "readers">
   return readers === undefined ? OPEN_ACCOUNT : OWN_ACCOUNT;
 }
 
+/** Removes what nats-server derives from the blocks of its streams: `N.idx` and `N.fss`, later versions `index.db`. */
+export async function removeIndexes(storeDir: string, account: string): Promise<void> {
+  for (const stream of await streamsOf(storeDir, account)) {
+    const directory = join(streamsDirectory(storeDir, account), stream, "msgs");
+    for (const file of await readdir(directory).catch(() => [])) {
+      if (/^(\d+\.(idx|fss)|index\.db)$/.test(file)) await rm(join(directory, file), { force: true });
+    }
+  }
+}
+
 /** Names of the streams in an embedded broker's store; none when there is no store yet. */
 export async function storedStreams(storeDir: string): Promise<string[]> {
   const own = await streamsOf(storeDir, OWN_ACCOUNT);

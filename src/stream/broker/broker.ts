@@ -17,6 +17,7 @@ import {
   parseLogLine,
   prepareStore,
   programDirectories,
+  removeIndexes,
   setTimerSlack,
   stopLeftovers,
   streamsAccount,
@@ -184,7 +185,7 @@ export class EmbeddedBroker {
       await this.#lives();
       if (this.#stop.signal.aborted) return;
       if (performance.now() - startedMs >= STABLE_MS) backoff.reset();
-      await this.#removeFatalStream();
+      if (this.#restore.panicked && !(await this.#removeFatalStream())) await this.#readBlocksAnew();
       const againInMs = backoff.nextMs();
       this.#log.error({ said: this.#said, againInMs }, "the broker ended, it is started again");
       this.#set("waiting");
@@ -197,6 +198,17 @@ export class EmbeddedBroker {
       // It may be reading a large store: only its exit ends this wait.
       if (await this.#answers(Number.POSITIVE_INFINITY)) await this.#running();
     }
+  }
+
+  /**
+   * A server that panicked while it worked has met a damaged message of some stream. Without its indexes, which are made
+   * from the blocks, the next server reads every block from its start: it cuts the damaged one off, or panics again and
+   * so names the stream.
+   */
+  async #readBlocksAnew(): Promise<void> {
+    if (this.#stop.signal.aborted) return;
+    this.#log.error("the broker crashed over what it has stored: its indexes are removed, it reads all of it anew");
+    await removeIndexes(this.#options.storeDir, streamsAccount(this.#options));
   }
 
   /**

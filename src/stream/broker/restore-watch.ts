@@ -20,6 +20,11 @@ export class RestoreWatch {
     else if (RESTORED.test(line) && !this.#panicked) this.#restoring = null;
   }
 
+  /** True when the server panicked. */
+  get panicked(): boolean {
+    return this.#panicked;
+  }
+
   /** The stream that was being read when the server panicked; null when it did not, or was reading none. */
   get fatalStream(): string | null {
     return this.#panicked ? this.#restoring : null;
