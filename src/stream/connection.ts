@@ -3,8 +3,6 @@ import { isIP } from "node:net";
 import { checkServerIdentity, type PeerCertificate } from "node:tls";
 import {
   type Authenticator,
-  type ConnectionOptions,
-  connect,
   credsAuthenticator,
   Events,
   type JetStreamManager,
@@ -21,6 +19,7 @@ import { ConntrailError, errorText } from "../errors.js";
 import { Backoff } from "../os/backoff.js";
 import { pause } from "../os/pause.js";
 import { inboxPrefix } from "./format/subjects.js";
+import { connectGuarded, type GuardedOptions } from "./transport.js";
 
 /** Paths of PEM files. They are read at each connect, so a renewed certificate needs no restart. */
 export interface TlsFiles {
@@ -200,7 +199,7 @@ export class BrokerConnection {
     const backoff = new Backoff({ minMs: this.#options.retryMs ?? RETRY_MS_MIN, maxMs: RETRY_MS_MAX });
     while (!this.closed) {
       try {
-        const client = await connect(this.#clientOptions());
+        const client = await connectGuarded(this.#clientOptions());
         backoff.reset();
         await this.#follow(client);
       } catch (error) {
@@ -265,7 +264,7 @@ export class BrokerConnection {
     });
   }
 
-  #clientOptions(): ConnectionOptions {
+  #clientOptions(): GuardedOptions {
     const { servers, node, purpose, tls, login } = this.#options;
     return {
       servers: [...servers],
@@ -282,6 +281,7 @@ export class BrokerConnection {
       // A shared cluster announces its members; a standalone broker only itself, by an address that may not be ours.
       ignoreClusterUpdates: servers.length === 1,
       noAsyncTraces: true,
+      onRefused: (reason) => this.#noteError(reason),
       ...(login === undefined || login === null ? {} : { authenticator: authenticatorOf(login) }),
       ...(tls === undefined ? {} : { tls: tlsOptions(tls, servers[0] ?? "", this.#options) }),
     };

@@ -4,7 +4,7 @@ import type { StreamAccess } from "./stream-access.js";
 import { NANOS_PER_MS } from "./stream-config.js";
 
 /** Why a consumer must be replaced. */
-export type ConsumerFailure = "missedHeartbeats" | "deliveryGaps" | "sequenceHoles" | "refusals";
+export type ConsumerFailure = "missedHeartbeats" | "deliveryGaps" | "sequenceHoles" | "refusals" | "excess";
 
 /** The place of a message, from its reply subject. */
 export interface Delivery {
@@ -72,6 +72,8 @@ export class PullConsumer {
   /** Messages that the current request may still bring; 0 when there is no request. */
   #asked = 0;
   #askedMs = 0;
+  /** Bytes of payload that it may still bring. */
+  #bytesLeft = 0;
   /** Messages that it has brought. */
   #received = 0;
   /** The next message is larger than the whole window: it is fetched alone. */
@@ -133,6 +135,7 @@ export class PullConsumer {
       expires: PULL_EXPIRES_MS * NANOS_PER_MS,
       idle_heartbeat: HEARTBEAT_MS * NANOS_PER_MS,
     };
+    this.#bytesLeft = this.#oversize ? Number.POSITIVE_INFINITY : bytes;
     this.#oversize = false;
     this.#asked = batch;
     this.#askedMs = performance.now();
@@ -165,6 +168,12 @@ export class PullConsumer {
       return;
     }
     this.#delivered++;
+    this.#bytesLeft -= msg.data.length;
+    // A broker that sends what nobody asked for would fill the memory of a caller who waits for it.
+    if (this.#asked <= 0 || this.#bytesLeft < 0) {
+      this.#fail("excess");
+      return;
+    }
     this.#asked--;
     this.#received++;
     if (!this.#options.onMessage(msg, delivery)) {

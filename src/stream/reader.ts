@@ -60,6 +60,8 @@ function newCounters() {
     deliveryGaps: 0,
     sequenceHoles: 0,
     refusals: 0,
+    /** The broker sent more than was asked for. */
+    excess: 0,
     /** Skipped messages: their subject is none of ours, or they have no place. */
     malformed: 0,
     resets: 0,
