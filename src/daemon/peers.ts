@@ -4,13 +4,14 @@
  */
 import type { Logger } from "pino";
 import type { Config, PeerConfig } from "../config/config.js";
+import { peersMax } from "../discovery/announcement.js";
 import { Discovery } from "../discovery/discovery.js";
 import { errorText } from "../errors.js";
 import { hostPort } from "../stream/broker/broker-config.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
 import type { Formats } from "../stream/format/versions.js";
 import { onHeartbeat } from "../stream/heartbeats.js";
-import { StreamReader } from "../stream/reader.js";
+import { READ_AHEAD_BYTES_MAX, StreamReader } from "../stream/reader.js";
 import { inspectCopy, Replica } from "../stream/replica.js";
 import { askNode } from "../stream/requests.js";
 import type { Peers } from "../sync/peers.js";
@@ -50,7 +51,12 @@ function openPeer(ground: PeerGround, peer: PeerConfig): PeerPort {
     node,
     address,
     discovered: peer.discovered === true,
-    stream: new StreamReader({ connection, node, log: log.child({ peer: node }) }),
+    stream: new StreamReader({
+      connection,
+      node,
+      log: log.child({ peer: node }),
+      ...(isShared ? sharedWindow(config) : {}),
+    }),
     copy: isShared ? null : copySource(ground, node),
     reached: () => connection.connected,
     unreachable: () => (connection.connected ? null : unreachableText(address, connection.lastError)),
@@ -104,13 +110,18 @@ async function reachPeer(
   }
 }
 
-function copySource({ broker, formats, log: parent }: PeerGround, node: string): CopySource {
+/** The window of a reader that shares its connection with those of all other peers. */
+function sharedWindow(config: Config): { windowBytesMax: number } {
+  return { windowBytesMax: Math.floor(READ_AHEAD_BYTES_MAX / Math.max(1, peersMax(config))) };
+}
+
+function copySource({ config, broker, formats, log: parent }: PeerGround, node: string): CopySource {
   const { connection, retention } = broker;
   const log = parent.child({ copyOf: node });
   return {
     inspect: () => inspectCopy(connection, node),
     open: (onLost, anew) => Replica.open({ node, connection, retention, formats, log, onLost, anew }),
-    stream: new StreamReader({ connection, node, log }),
+    stream: new StreamReader({ connection, node, log, ...sharedWindow(config) }),
   };
 }
 

@@ -11,7 +11,8 @@ import { peersMax } from "../discovery/announcement.js";
 import { ConntrailError, errorText } from "../errors.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
 import { pause } from "../os/pause.js";
-import { EmbeddedBroker } from "../stream/broker/broker.js";
+import { EmbeddedBroker, warnOfHoles } from "../stream/broker/broker.js";
+import { parseBrokerVersion } from "../stream/broker/broker-config.js";
 import { storedStreams } from "../stream/broker/broker-host.js";
 import { type BrokerConnection, connectBroker, readSecret } from "../stream/connection.js";
 import type { Heartbeat } from "../stream/format/heartbeat.js";
@@ -87,7 +88,9 @@ export async function openBroker(config: Config, keys: LinkKeys, log: Logger, do
   down.push(() => connection.close());
   // Before anything else: readers that come now get no answer from anybody, and ask again only after a while.
   if (mode !== "shared") down.push(serveReaders(connection, config.node));
-  await connection.ready(CONNECT_TIMEOUT_MS);
+  const client = await connection.ready(CONNECT_TIMEOUT_MS);
+  const version = embedded === null ? parseBrokerVersion(`v${client.info?.version}`) : null;
+  if (version !== null) warnOfHoles(version, log);
   const replicas = mode === "shared" ? { replicas: SHARED_REPLICAS } : {};
   return {
     embedded,

@@ -77,14 +77,21 @@ export interface StreamReaderOptions {
   /** Whose stream. */
   node: string;
   log: Logger;
-  /** Messages and bytes in memory at a time, including those that the caller is working on. */
+  /**
+   * Messages and bytes in memory at a time, including those that the caller is working on. Readers that share a
+   * connection share READ_AHEAD_BYTES_MAX.
+   */
   windowMessagesMax?: number;
   windowBytesMax?: number;
 }
 
 const RETRY_MS = 200;
 const WINDOW_MESSAGES_MAX = 1000;
-const WINDOW_BYTES_MAX = 16 * 1024 * 1024;
+/**
+ * What all readers of one connection together may ask for. A broker that cannot send as fast as it reads its store keeps
+ * that much for the connection, and closes it above `max_pending`.
+ */
+export const READ_AHEAD_BYTES_MAX = 8 * 1024 * 1024;
 const ATTACH_RETRY_MS_MIN = 20;
 const ATTACH_RETRY_MS_MAX = 1000;
 const CLOSE_TIMEOUT_MS = 500;
@@ -134,7 +141,7 @@ export class StreamReader {
       node,
       log,
       windowMessagesMax = WINDOW_MESSAGES_MAX,
-      windowBytesMax = WINDOW_BYTES_MAX,
+      windowBytesMax = READ_AHEAD_BYTES_MAX,
     } = this.#options;
     const session = new ReadSession({
       connection,

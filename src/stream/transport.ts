@@ -15,6 +15,9 @@ export const INFO_BYTES_MAX = 32 * 1024;
 /** Packets that it may come in. The client puts all of them together again for each one more. */
 const INFO_PACKETS_MAX = 64;
 
+/** What a server says behind its INFO line when it takes no more connections. */
+const REFUSAL = /^-ERR '([\w ]{1,100})'\r\n/;
+
 /**
  * Connects as `connect` of nats does, but over a transport that bounds what a broker may send, and that leaves no
  * socket behind when an attempt to connect times out. @throws NatsError
@@ -61,11 +64,12 @@ class GuardedTransport extends NodeTransport {
       socket.destroy(new Error(`the broker's INFO line does not end within ${INFO_BYTES_MAX} bytes`));
     });
     const info = await super.peekInfo();
-    // A server speaks again only when it is spoken to. What stands behind the line would be taken for part of the
+    // A server speaks again only when it is spoken to, or to refuse. What stands behind the line would be taken for part of the
     // encrypted connection.
-    const line = Buffer.concat(this.yields);
-    if (line.indexOf("\r\n") + 2 !== line.length) throw new Error("the broker sent more than its INFO line");
-    return info;
+    const said = Buffer.concat(this.yields);
+    const rest = said.toString("latin1", said.indexOf("\r\n") + 2);
+    if (rest === "") return info;
+    throw new Error(REFUSAL.exec(rest)?.[1]?.toLowerCase() ?? "the broker sent more than its INFO line");
   }
 
   /** Between the socket and the client's parser, which knows no limits and stops without a word at a mistake. */

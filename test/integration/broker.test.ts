@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { chmod, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
@@ -289,6 +289,50 @@ exit 2
     }
   });
 
+  it("is not kept from starting by another user's process that looks like a broker", {
+    skip: rootMissing(),
+  }, async () => {
+    await using edge = await setUp();
+    await mkdir(edge.storeDir);
+    // Its parent is the process that it names, as a living daemon's broker has it.
+    const likeness = spawn(
+      process.execPath,
+      ["-e", "setInterval(() => 0, 1e3)", "--", "-c", join(edge.storeDir, "nats.conf")],
+      {
+        argv0: "nats-server",
+        stdio: "ignore",
+        uid: 65_534,
+        gid: 65_534,
+        cwd: "/",
+        env: { CONNTRAIL_DAEMON_PID: String(process.pid) },
+      },
+    );
+    try {
+      await until("its command line", () =>
+        readFileSync(`/proc/${likeness.pid}/cmdline`, "utf8").startsWith("nats-server"),
+      );
+      await edge.broker.start();
+      assert.equal(edge.broker.state, "running");
+      assert.equal(likeness.exitCode ?? likeness.signalCode, null, "it was signalled");
+    } finally {
+      likeness.kill("SIGKILL");
+    }
+  });
+
+  it("runs without capabilities and within a bound of memory", { skip: rootMissing() }, async () => {
+    await using edge = await setUp();
+    await edge.broker.start();
+    const status = await readFile(`/proc/${edge.broker.pid}/status`, "utf8");
+    assert.match(status, /^CapAmb:\s+0+$/m);
+    assert.match(status, /^CapInh:\s+0+$/m);
+    assert.match(status, /^NoNewPrivs:\s+1$/m);
+    assert.match(
+      await readFile(`/proc/${edge.broker.pid}/limits`, "utf8"),
+      /^Max data size\s+1073741824 +1073741824 /m,
+    );
+    assert.match(await readFile(`/proc/${edge.broker.pid}/environ`, "utf8"), /GOMEMLIMIT=268435456\0/);
+  });
+
   it("leaves a container's broker alone whose store has the same name", { skip: mountsMissing() }, async () => {
     await using edge = await setUp();
     const port = await freePort();
@@ -338,6 +382,10 @@ exit 2
     }
   });
 });
+
+function rootMissing(): string | false {
+  return process.getuid?.() === 0 ? false : "only root can run processes of other users";
+}
 
 function mountsMissing(): string | false {
   return spawnSync("unshare", ["--mount", "true"]).status === 0 ? false : "no mount namespaces: run it as root";

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { knownHoles } from "../../src/stream/broker/advisories.js";
 import {
   type BrokerConfigOptions,
   brokerClientAddress,
@@ -45,6 +46,30 @@ describe("broker configuration", () => {
     assert.equal(brokerClientAddress({ host: "::", port: 1 }), "[::1]:1");
     assert.equal(brokerClientAddress({ host: "10.77.0.1", port: 1 }), "10.77.0.1:1");
     assert.equal(hostPort("fd00::1", 4222), "[fd00::1]:4222");
+  });
+});
+
+describe("known holes of a nats-server", () => {
+  const ids = (...version: [number, number, number]) => knownHoles(version).map((hole) => hole.split(" ")[0]);
+
+  it("are those of its line that came before the version that mended them, and of lines that were never mended", () => {
+    const latest = ["CVE-2026-33222", "CVE-2026-33248", "GHSA-wh7g-5m82-pmhr"];
+    assert.deepEqual(ids(2, 9, 10), ["CVE-2023-47090", "CVE-2025-30215", ...latest]);
+    assert.deepEqual(ids(2, 9, 23), ["CVE-2025-30215", ...latest]);
+    assert.deepEqual(ids(2, 10, 27), latest);
+    assert.deepEqual(ids(2, 11, 0), ["CVE-2025-30215", ...latest]);
+    assert.deepEqual(ids(2, 11, 15), ["GHSA-wh7g-5m82-pmhr"]);
+    assert.deepEqual(ids(2, 12, 5), latest);
+    assert.deepEqual(ids(2, 13, 0), ["GHSA-wh7g-5m82-pmhr"]);
+    for (const mended of [
+      [2, 11, 16],
+      [2, 12, 7],
+      [2, 14, 0],
+      [2, 15, 1],
+      [3, 0, 0],
+    ] as const) {
+      assert.deepEqual(ids(...(mended as [number, number, number])), []);
+    }
   });
 });
 

@@ -1,7 +1,7 @@
 /** Where the streams of all nodes are read from: here a broker, in tests a list of messages. */
 import type { Logger } from "pino";
 import type { BrokerConnection } from "../../stream/connection.js";
-import { type ReaderItem, StreamReader } from "../../stream/reader.js";
+import { READ_AHEAD_BYTES_MAX, type ReaderItem, StreamReader } from "../../stream/reader.js";
 import { BrokerLookup, listNodes, type StreamLookup } from "../../stream/stream-index.js";
 
 /** The streams of all nodes that one broker holds. */
@@ -14,9 +14,6 @@ export interface HistoryStreams {
   read(node: string, from: number, readers: number, signal: AbortSignal): AsyncIterable<readonly ReaderItem[]>;
 }
 
-/** How many bytes of all streams together are read ahead. */
-const WINDOW_BYTES = 32 * 1024 * 1024;
-const WINDOW_BYTES_MIN = 2 * 1024 * 1024;
 const WINDOW_MESSAGES = 2000;
 
 /** The streams that the broker at the other end of a connection holds. */
@@ -25,7 +22,7 @@ export function brokerStreams(connection: BrokerConnection, log: Logger): Histor
     nodes: () => listNodes(connection),
     lookup: (node) => new BrokerLookup(connection, node),
     read: (node, from, readers, signal) => {
-      const windowBytesMax = Math.max(WINDOW_BYTES_MIN, Math.floor(WINDOW_BYTES / readers));
+      const windowBytesMax = Math.floor(READ_AHEAD_BYTES_MAX / Math.max(1, readers));
       const reader = new StreamReader({ connection, node, log, windowMessagesMax: WINDOW_MESSAGES, windowBytesMax });
       return reader.read(from, signal);
     },

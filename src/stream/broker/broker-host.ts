@@ -63,6 +63,33 @@ export async function findBroker(directories: readonly string[]): Promise<{ file
   return { file, version };
 }
 
+/** Memory beyond which the Go runtime collects garbage harder; GOMEMLIMIT of the environment replaces it. */
+const MEMORY_BYTES = 256 * 1024 * 1024;
+/** Memory beyond which the kernel gives it none (RLIMIT_DATA). It then ends, and is started again. */
+const MEMORY_BYTES_MAX = 1024 * 1024 * 1024;
+
+/**
+ * The command line of a broker, and its environment. It ends with the thread that starts it, even by SIGKILL, gets none
+ * of this process's capabilities, and is bounded in memory, as far as the programs for that are installed.
+ */
+export async function brokerCommand(
+  file: string,
+  configPath: string,
+  directories: readonly string[],
+): Promise<{ command: readonly string[]; env: NodeJS.ProcessEnv }> {
+  const setpriv = await findProgram("setpriv", directories);
+  const prlimit = await findProgram("prlimit", directories);
+  const bond = ["--pdeathsig", "KILL", "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all"];
+  return {
+    command: [
+      ...(setpriv === null ? [] : [setpriv, ...bond]),
+      ...(prlimit === null ? [] : [prlimit, `--data=${MEMORY_BYTES_MAX}`]),
+      ...[file, "-c", configPath],
+    ],
+    env: { GOMEMLIMIT: String(MEMORY_BYTES), ...process.env, [DAEMON_PID_VARIABLE]: String(process.pid) },
+  };
+}
+
 /**
  * Creates the store directory, checks that it is writable and writes the configuration there. @throws ConntrailError
  * STORE
@@ -223,13 +250,25 @@ async function brokersWith(configPath: string): Promise<number[]> {
   return entries.filter((_, index) => found[index]).map(Number);
 }
 
+/**
+ * Anybody may run a process that looks like a broker, and must not keep this daemon from starting or make it signal
+ * others. One of its own is run by the same user, or by the one to whom the store belongs.
+ */
+async function isOwnProcess(pid: string, storeDir: string): Promise<boolean> {
+  const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "");
+  const users = /^Uid:\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)$/m.exec(status)?.slice(1).map(Number);
+  const store = await stat(storeDir).catch(() => null);
+  return users?.every((user) => user === process.geteuid?.() || user === store?.uid) ?? false;
+}
+
 async function isBrokerWith(pid: string, configPath: string): Promise<boolean> {
   const text = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
   if (!text.includes("nats-server")) return false;
   const words = text.split("\0");
   const [program = ""] = words;
   if (!program.endsWith("nats-server") || words[words.indexOf("-c") + 1] !== configPath) return false;
-  return seesSameDirectory(pid, dirname(configPath));
+  const storeDir = dirname(configPath);
+  return (await isOwnProcess(pid, storeDir)) && seesSameDirectory(pid, storeDir);
 }
 
 /** Processes of containers show up too, and for them the directory of that name is another one. */

@@ -8,12 +8,12 @@ import { Backoff } from "../../os/backoff.js";
 import { pause } from "../../os/pause.js";
 import { type BrokerConnection, type BrokerLogin, connectBroker } from "../connection.js";
 import { NANOS_PER_MS } from "../stream-config.js";
+import { knownHoles } from "./advisories.js";
 import { type BrokerConfigOptions, type BrokerVersion, brokerClientAddress } from "./broker-config.js";
 import {
+  brokerCommand,
   checkListen,
-  DAEMON_PID_VARIABLE,
   findBroker,
-  findProgram,
   parseLogLine,
   prepareStore,
   programDirectories,
@@ -78,6 +78,7 @@ export class EmbeddedBroker {
   readonly #stop = new AbortController();
   #command: readonly string[] = [];
   #version: BrokerVersion | null = null;
+  #env: NodeJS.ProcessEnv = {};
   #state: BrokerState = "stopped";
   #child: ChildProcess | null = null;
   #exited: Promise<void> = Promise.resolve();
@@ -118,10 +119,9 @@ export class EmbeddedBroker {
     await prepareStore(this.#options, version);
     this.#version = version;
     await checkListen(this.#options.listen);
-    // The kernel kills the broker when the thread that started it ends, even by SIGKILL: this must be the main thread.
-    const setpriv = await findProgram("setpriv", directories);
-    const bond = setpriv === null ? [] : [setpriv, "--pdeathsig", "KILL"];
-    this.#command = [...bond, file, "-c", configPath];
+    const { command, env } = await brokerCommand(file, configPath, directories);
+    this.#command = command;
+    this.#env = env;
     if (this.#stop.signal.aborted) return;
     this.#set("starting");
     this.#spawn();
@@ -142,6 +142,7 @@ export class EmbeddedBroker {
     }
     await this.#running();
     this.#log.info({ address: this.address, version: version.join("."), pid: this.pid }, "broker started");
+    warnOfHoles(version, this.#log);
     this.#supervisor = this.#supervise(startedMs).catch((error: unknown) => {
       this.#log.error({ err: error }, "the broker's supervisor ended");
     });
@@ -269,10 +270,8 @@ export class EmbeddedBroker {
   #spawn(): void {
     const [file, ...args] = this.#command;
     assert.ok(file !== undefined, "a broker is spawned once its command is known");
-    const child = spawn(file, args, {
-      stdio: ["ignore", "pipe", "pipe"],
-      env: { ...process.env, [DAEMON_PID_VARIABLE]: String(process.pid) },
-    });
+    // The kernel kills it when the thread that starts it ends: this must be the main thread.
+    const child = spawn(file, args, { stdio: ["ignore", "pipe", "pipe"], env: this.#env });
     this.#child = child;
     this.#said = "";
     this.#restore = new RestoreWatch();
@@ -358,6 +357,14 @@ export class EmbeddedBroker {
     this.#state = state;
     this.#options.onStateChange?.(state);
   }
+}
+
+/** Names the known holes of a nats-server in the log. */
+export function warnOfHoles(version: BrokerVersion, log: Logger): void {
+  const holes = knownHoles(version);
+  if (holes.length === 0) return;
+  const text = "this nats-server has known holes, unless your distribution has mended them: install a newer one";
+  log.warn({ version: version.join("."), holes }, text);
 }
 
 async function jetStreamAnswers(connection: BrokerConnection, timeoutMs: number): Promise<boolean> {
