@@ -50,6 +50,10 @@ const FLOWS_MAX_FACTOR = 2;
 /** Limit of flows of each peer on an observer, which has no kernel limit to follow. */
 const OBSERVER_FLOWS_MAX = 4 * 1024 * 1024;
 
+/** Least time between two snapshots that peers ask for, and the part of the own stream that they may take in a day. */
+const SNAPSHOT_PAUSE_MS = 5000;
+const SNAPSHOT_SHARE_A_DAY = 16;
+
 /** What a node is started with. */
 interface Given {
   readonly config: Config;
@@ -204,6 +208,7 @@ function nodeOptions({ config, formats }: Given, kernelSide: KernelSide, externa
     helpers: kernelSide.helpers,
     pollMs: netlink.pollMs,
     overrunResyncMs: netlink.overrunResyncMs,
+    snapshotsAsked: { pauseMs: SNAPSHOT_PAUSE_MS, bytesADay: config.broker.bytesMax / SNAPSHOT_SHARE_A_DAY },
     ...{ publishIntervalMs, commitTimeoutSeconds, commitWindowTracking, purgeAfterSeconds },
   };
 }

@@ -13,6 +13,7 @@ import { type Formats, versionNumbers } from "../stream/format/versions.js";
 import { followersCaughtUp } from "./caught-up.js";
 import type { Follower } from "./in/follower.js";
 import { Injector } from "./inject/injector.js";
+import { type AskedLimits, AskedSnapshots } from "./out/asked-snapshots.js";
 import { Journal } from "./out/journal.js";
 import { Polling } from "./out/polling.js";
 import { Replicator } from "./out/replicator.js";
@@ -80,6 +81,8 @@ export interface NodeOptions {
   /** Committed TCP flows keep their window tracking. */
   readonly commitWindowTracking: boolean;
   readonly purgeAfterSeconds: number;
+  /** Limits of the snapshots that peers ask for. */
+  readonly snapshotsAsked: AskedLimits;
 }
 
 /** How often the node checks whether a snapshot is due. */
@@ -115,6 +118,7 @@ export class FirewallNode {
   readonly #ports: NodePorts;
   readonly #options: NodeOptions;
   readonly #down = new TakeDown();
+  readonly #askedSnapshots: AskedSnapshots;
   /** None before the kernel's table has been read. */
   #beatsLeft = 0;
 
@@ -136,6 +140,8 @@ export class FirewallNode {
     const base = { internal, clock, hybridClock, log };
     const journal = new Journal({ ...base, node: options.node, epoch, continues, sink: ownStream.sink });
     this.journal = journal;
+    const limits = options.snapshotsAsked;
+    this.#askedSnapshots = new AskedSnapshots({ journal, limits, nowMs: () => performance.now(), signal, log });
     const carrying = new Carrying({ earlier: ports.earlier, injects: injects !== null });
     const ownPorts = new Set([(injects ?? kernel).portId]);
     const parts = { internal, external, journal, kernel, carrying, clock, log };
@@ -266,7 +272,7 @@ export class FirewallNode {
   #answer(request: NodeRequest): void {
     if (request === "snapshot") {
       this.format.look();
-      void this.journal.writeSnapshot(this.signal);
+      this.#askedSnapshots.ask();
     } else if (this.#beatsLeft > 0) {
       this.#beatsLeft--;
       void this.#sendHeartbeat();

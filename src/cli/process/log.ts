@@ -1,7 +1,8 @@
-import { type Logger, multistream, pino, type StreamEntry } from "pino";
+import { type Logger, type LoggerOptions, multistream, pino, type StreamEntry } from "pino";
 import type { Config } from "../../config/config.js";
 import { LogFile } from "./log-file.js";
 import { formatLogLine } from "./log-line.js";
+import { LogRepeats } from "./log-repeats.js";
 import { Syslog } from "./syslog.js";
 
 /** The daemon's log. */
@@ -19,7 +20,16 @@ export interface DaemonLog {
  * log file cannot be written.
  */
 export function openLog(config: Config): DaemonLog {
-  const options = { level: config.logLevel, base: { node: config.node } };
+  const repeats = new LogRepeats();
+  const options: LoggerOptions = {
+    level: config.logLevel,
+    base: { node: config.node },
+    hooks: {
+      logMethod(args, method, level) {
+        repeats.hook(this, args, method, level);
+      },
+    },
+  };
   const streams: StreamEntry[] = [];
   const file = config.logFile === null ? null : new LogFile(config.logFile);
   if (file !== null) streams.push({ level: "trace", stream: file });

@@ -56,6 +56,9 @@ export class Journal {
     marks: 0,
     snapshots: 0,
     snapshotsAbandoned: 0,
+    /** Requests of peers for a snapshot, and how many of them had to wait. */
+    snapshotsAsked: 0,
+    snapshotsPostponed: 0,
     snapshotChunks: 0,
     snapshotBytes: 0,
   };
