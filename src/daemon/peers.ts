@@ -9,6 +9,8 @@ import { Discovery } from "../discovery/discovery.js";
 import { errorText } from "../errors.js";
 import { hostPort } from "../stream/broker/broker-config.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
+import { implausible } from "../stream/format/envelope.js";
+import { createEnvelopeReader } from "../stream/format/mark.js";
 import type { Formats } from "../stream/format/versions.js";
 import { onHeartbeat } from "../stream/heartbeats.js";
 import { READ_AHEAD_BYTES_MAX, StreamReader } from "../stream/reader.js";
@@ -21,7 +23,7 @@ import type { LinkKeys } from "./link-keys.js";
 import type { StoreWatch } from "./store-watch.js";
 import type { OwnBroker } from "./streams.js";
 
-/** Time that a peer has to answer after it announced itself. If it is late, its next announcement is tried. */
+/** Time that a peer has to answer after it announced itself. If it is late, a later announcement is tried. */
 const REACH_TIMEOUT_MS = 3000;
 
 /** What the connections to peers need of the node. */
@@ -89,7 +91,10 @@ function connectPeer(
   });
 }
 
-/** Null when the peer's broker answers, which with `tls` proves its name. Otherwise the reason why it does not. */
+/**
+ * Null when the peer's broker answers, which with `tls` proves its name, and has a stream that the peer has written.
+ * Otherwise the reason why not.
+ */
 async function reachPeer(
   ground: PeerGround,
   peer: PeerConfig,
@@ -101,7 +106,11 @@ async function reachPeer(
   stopping.addEventListener("abort", close, { once: true });
   try {
     await connection.ready(REACH_TIMEOUT_MS);
-    return null;
+    const mark = await new StreamReader({ connection, node: peer.node, log }).readLast("mark");
+    if (mark === null) return "its broker has no stream of that name";
+    const envelope = createEnvelopeReader()(mark.payload);
+    if (envelope === null) return "its stream is not one that this version reads";
+    return implausible(envelope, peer.node, Math.max(Date.now(), mark.timeMs));
   } catch (error) {
     return errorText(error);
   } finally {

@@ -6,6 +6,7 @@ import type { Logger } from "pino";
 import { canonicalAddress } from "../config/address.js";
 import type { Config, DiscoverConfig, PeerConfig } from "../config/config.js";
 import { ConntrailError, errorText } from "../errors.js";
+import { Backoff } from "../os/backoff.js";
 import {
   type Announcement,
   decodeAnnouncement,
@@ -29,6 +30,8 @@ function newCounters() {
     /** Announcements that contradict known peers, or whose broker does not answer; each reason is logged once. */
     refused: 0,
     peersFound: 0,
+    /** Datagrams that were not looked at, because too many came. */
+    ignored: 0,
     /** How often the sockets were recreated because nothing was heard, or they could not be made. */
     reopened: 0,
   };
@@ -42,6 +45,13 @@ const ANNOUNCE_INTERVAL_MS = 1000;
 const SILENCE_MS_MAX = 5000;
 /** Brokers that are tried at a time. */
 const TRIED_MAX = 16;
+/** A node that could not be followed is tried again after such a wait, which grows. */
+const RETRY_MS_MIN = 500;
+const RETRY_MS_MAX = 60_000;
+/** Nodes whose wait is remembered. */
+const FAILED_MAX = 256;
+/** Datagrams that are looked at in a second. Sixteen nodes send as many. */
+const DATAGRAMS_MAX = 200;
 /** Reasons that are remembered, so that each is logged only once. */
 const REASONS_MAX = 64;
 
@@ -70,6 +80,10 @@ export class Discovery {
   #timer: NodeJS.Timeout | null = null;
   #opening: Promise<void> | null = null;
   readonly #tried = new Map<string, Promise<void>>();
+  /** By address: from when on a node that could not be followed is tried again. */
+  readonly #failed = new Map<string, { backoff: Backoff; againMs: number }>();
+  /** Datagrams that may still be looked at before the next tick. */
+  #datagramsLeft = DATAGRAMS_MAX;
   #saving: Promise<void> = Promise.resolve();
   #heardMs = Number.NEGATIVE_INFINITY;
   #trouble = "";
@@ -79,7 +93,7 @@ export class Discovery {
     /** Including the peers that are already known. */
     config: Config;
     discover: DiscoverConfig;
-    /** Null when the broker of a node answers, else the reason. */
+    /** Null when the stream of a node can be read, else the reason why not. */
     reach: (peer: PeerConfig) => Promise<string | null>;
     /** Follows a new peer from now on. */
     onPeer: (peer: PeerConfig) => Promise<void>;
@@ -111,6 +125,7 @@ export class Discovery {
   }
 
   #tick(): void {
+    this.#datagramsLeft = DATAGRAMS_MAX;
     if (this.#opening !== null) return;
     if (performance.now() - this.#heardMs > SILENCE_MS_MAX) {
       this.#opening = this.#reopen().finally(() => {
@@ -187,6 +202,13 @@ export class Discovery {
   }
 
   #receive(bytes: Buffer, from: RemoteInfo): void {
+    if (this.#datagramsLeft === 0) {
+      this.counters.ignored++;
+      // The interface works, and its own announcements may be among those that were not looked at.
+      this.#heardMs = performance.now();
+      return;
+    }
+    this.#datagramsLeft--;
     const heard = decodeAnnouncement(bytes);
     if (heard === null) {
       this.counters.received++;
@@ -217,6 +239,7 @@ export class Discovery {
 
   #try(peer: PeerConfig): void {
     if (this.#tried.size >= TRIED_MAX || this.#tried.has(peer.address)) return;
+    if (performance.now() < (this.#failed.get(peer.address)?.againMs ?? 0)) return;
     const tried = this.#take(peer).catch((error: unknown) => {
       this.#log.error(
         { err: error, peer: peer.node },
@@ -228,13 +251,18 @@ export class Discovery {
   }
 
   /**
-   * Ignores a node whose broker does not answer, or with `tls` cannot prove its name: anyone may announce anything.
+   * Ignores a node whose stream cannot be read, or whose broker cannot prove its name with `tls`: anyone may announce
+   * anything.
    */
   async #take(peer: PeerConfig): Promise<void> {
     const { node, address } = peer;
     const trouble = await this.#reach(peer);
     if (this.#closed) return;
-    if (trouble !== null) return this.#refuse(`${node} at ${address} announces itself, but ${trouble}`);
+    if (trouble !== null) {
+      this.#postpone(address);
+      return this.#refuse(`${node} at ${address} announces itself, but ${trouble}`);
+    }
+    this.#failed.delete(address);
     // Others were tried at the same time, and may have been added meanwhile.
     const taken = this.#peers.some((other) => other.node === node || other.address === address);
     if (taken || this.#peers.length >= PEERS_MAX) return;
@@ -244,6 +272,14 @@ export class Discovery {
     this.#saving = this.#saving.then(() => this.#save());
     await this.#saving;
     if (!this.#closed) await this.#onPeer(peer);
+  }
+
+  #postpone(address: string): void {
+    const backoff = this.#failed.get(address)?.backoff ?? new Backoff({ minMs: RETRY_MS_MIN, maxMs: RETRY_MS_MAX });
+    this.#failed.delete(address);
+    const [oldest] = this.#failed.keys();
+    if (this.#failed.size >= FAILED_MAX && oldest !== undefined) this.#failed.delete(oldest);
+    this.#failed.set(address, { backoff, againMs: performance.now() + backoff.nextMs() });
   }
 
   async #save(): Promise<void> {

@@ -184,6 +184,32 @@ describe("discover", { skip: clusterObstacle(), timeout: 400_000 }, () => {
     );
   });
 
+  it("a broker without the node's stream is no peer, and a flood of announcements costs little", async () => {
+    await using cluster = await Cluster.start({
+      nodes: 3,
+      configure: (number) => (number === 3 ? ["peers: {}"] : DISCOVER),
+    });
+    const [first, second, stranger] = cluster.nodes as [ClusterNode, ClusterNode, ClusterNode];
+    await assertFound([first, second]);
+    const lie = (node: string, address: string): string =>
+      JSON.stringify({ conntrail: 1, cluster: "chaos", node, address, port: 4222 });
+    // Its broker answers, and has the stream of n3 only.
+    await send(stranger, stranger.address, lie("n7", stranger.address));
+    const reasons = (): string[] => logged(first, "an announcement was refused").map(({ reason }) => String(reason));
+    await waitFor("the refusal", FOUND_MS, () =>
+      reasons().some((reason) => /^n7 at .* no stream of that name/.test(reason)),
+    );
+    assert.doesNotMatch(readFileSync(join(first.store, "discovered.json"), "utf8"), /n7/);
+    const flood = Array.from({ length: 2000 }, (_, i) => lie(`x${i}`, stranger.address));
+    await send(stranger, stranger.address, ...flood);
+    await waitFor("some are not looked at", FOUND_MS, async () => (await first.counter("discovery", "ignored")) > 0);
+    assert.equal((await first.status()).peers.length, 1);
+    assert.ok((await first.counter("discovery", "refused")) < 100);
+    await second.apply(create(second, 100));
+    await assertAgreement([first, second]);
+    assert.equal(await first.counter("discovery", "reopened"), 0);
+  });
+
   it("peers are found when the link was down, or has been replaced by another", async () => {
     await using cluster = await Cluster.create({ nodes: 3, configure: () => DISCOVER });
     const [first, second, third] = cluster.nodes as [ClusterNode, ClusterNode, ClusterNode];

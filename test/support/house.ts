@@ -25,7 +25,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   cache: ["flow", "ownership"],
   control: ["errors.ts", "flow"],
   metrics: ["errors.ts", "control"],
-  discovery: ["errors.ts", "config"],
+  discovery: ["errors.ts", "os", "config"],
   // Ways: each wing of sync is one way of the data, and sync itself builds a node from them.
   "sync/ports": ["flow", "ctnetlink", "stream", "stream/format"],
   "sync/out": ["errors.ts", "os", "flow", "ownership", "ctnetlink", "stream/format", "cache", "sync/ports"],
