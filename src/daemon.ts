@@ -14,6 +14,7 @@ import { type ArchiveSupervisor, openArchive } from "./daemon/archive.js";
 import { earlierRoles, Hooks, readTrace } from "./daemon/hooks.js";
 import { KernelSide, machineAddresses } from "./daemon/kernel-side.js";
 import { LinkKeys } from "./daemon/link-keys.js";
+import { openMetrics } from "./daemon/metrics.js";
 import { configuredPeers, createDiscovery, startDiscovery, watchCopies } from "./daemon/peers.js";
 import { whenStarted } from "./daemon/start-wait.js";
 import { type OwnBroker, openBroker, PublishedStream, readPast, watchStore } from "./daemon/streams.js";
@@ -22,7 +23,6 @@ import { peersMax } from "./discovery/announcement.js";
 import { withDiscovered } from "./discovery/discovered-peers.js";
 import type { Discovery } from "./discovery/discovery.js";
 import { HybridClock } from "./flow/clock.js";
-import { formatMetrics, serveMetrics } from "./metrics/prometheus.js";
 import { systemClock } from "./os/system-clock.js";
 import { FORMATS, type Formats, versionNumbers } from "./stream/format/versions.js";
 import { keptStreams } from "./stream/kept-streams.js";
@@ -123,8 +123,7 @@ async function layGround(given: Given): Promise<Ground> {
   const answerWith = async (started: NodeHandlers, reports: Reports): Promise<void> => {
     handlers = started;
     stands.abort();
-    if (config.metrics === null) return;
-    down.push(await serveMetrics(config.metrics, () => formatMetrics(reports.ownStatus(), reports.stats())));
+    if (config.metrics !== null) await openMetrics(config.metrics, reports, log, down);
   };
   controls.onReload(async () => {
     await keys.reload();

@@ -3,6 +3,7 @@ import { DEFAULT_CONFIG_PATH, DEFAULT_CONTROL } from "../config/config-text.js";
 import { requestWhenReady } from "../control/client.js";
 import { type HookRecord, HookTrace } from "../control/hook-trace.js";
 import { type CommandArgs, GROUP_NAME, HOOK_ROLES, type HookReport, type HookRole } from "../control/protocol.js";
+import { linkTarget } from "../control/socket-file.js";
 import { ConntrailError, errorText } from "../errors.js";
 import type { CommandContext } from "./command/command.js";
 import { formatCommit } from "./commit.js";
@@ -49,7 +50,7 @@ async function traced(context: CommandContext, role: HookRole, group?: string): 
 
 async function ask(context: CommandContext, control: string, args: CommandArgs["hook"]): Promise<HookReport> {
   const onProgress = (text: string): void => context.terminal.progress(text);
-  const isThere = (): boolean => daemonRuns(context.configPath);
+  const isThere = (): boolean => daemonRuns(context.configPath, linkTarget(control));
   const { started, ...known } = args;
   try {
     return await requestWhenReady(control, "hook", args, isThere, { onProgress });

@@ -9,13 +9,15 @@ import {
   readFileSync,
   readSync,
   renameSync,
+  statSync,
   unlinkSync,
   writeFileSync,
 } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { ConntrailError } from "../errors.js";
 import { type HookStart, isStartedBefore } from "./hook-start.js";
 import { HOOK_ROLES, type HookRole } from "./protocol.js";
+import { linkTarget } from "./socket-file.js";
 
 /** The last hook of a sync group. */
 export interface HookRecord {
@@ -55,8 +57,9 @@ export class HookTrace {
 
   /** `boot`: this boot's id; null if the kernel gives none, and then no file counts. */
   constructor(control: string, boot: string | null = readBootId()) {
-    this.directory = `${control}.hooks`;
-    this.#parent = join(control, "..");
+    const path = linkTarget(control);
+    this.directory = `${path}.hooks`;
+    this.#parent = dirname(path);
     this.#boot = boot;
   }
 
@@ -65,6 +68,27 @@ export class HookTrace {
    * @throws ConntrailError CONTROL if others than root can write there, and the system's error if it cannot be made
    */
   prepare(): void {
+    this.#asOwner(() => this.#prepare());
+  }
+
+  /**
+   * The daemon may run as a user to whom the folder belongs. What root writes there must be readable for that user, and
+   * must not go where a link of that user leads. So root does it as that user.
+   */
+  #asOwner<T>(act: () => T): T {
+    const owner = statSync(this.#parent, { throwIfNoEntry: false });
+    if (process.geteuid?.() !== 0 || owner === undefined || owner.uid === 0) return act();
+    process.setegid?.(owner.gid);
+    process.seteuid?.(owner.uid);
+    try {
+      return act();
+    } finally {
+      process.seteuid?.(0);
+      process.setegid?.(0);
+    }
+  }
+
+  #prepare(): void {
     mkdirSync(this.#parent, { recursive: true, mode: 0o755 });
     mkdirSync(this.directory, { recursive: true, mode: 0o700 });
     const stat = lstatSync(this.directory);
@@ -74,6 +98,10 @@ export class HookTrace {
 
   /** The last record of each group, ordered by start. Damaged files and those of an earlier boot are left out. */
   read(): HookRecord[] {
+    return this.#asOwner(() => this.#read());
+  }
+
+  #read(): HookRecord[] {
     const last = new Map<string, HookRecord>();
     for (const name of this.#names()) {
       const record = this.#readFile(name);
@@ -86,7 +114,11 @@ export class HookTrace {
 
   /** Writes a record, unless the group has a later one. Throws as `prepare`, and if there are too many files. */
   write(record: HookRecord): void {
-    this.prepare();
+    this.#asOwner(() => this.#write(record));
+  }
+
+  #write(record: HookRecord): void {
+    this.#prepare();
     const names = this.#names();
     const name = `${record.group}@${record.started.ticks}-${record.started.pid}`;
     const others = names.filter((other) => other !== name && FILE_NAME.exec(other)?.[1] === record.group);
@@ -105,7 +137,9 @@ export class HookTrace {
 
   /** Removes files that nobody completes or reads any more: partial and damaged ones, and those of an earlier boot. */
   tidy(): void {
-    for (const name of readdirSync(this.directory)) if (this.#readFile(name) === null) this.#remove(name);
+    this.#asOwner(() => {
+      for (const name of readdirSync(this.directory)) if (this.#readFile(name) === null) this.#remove(name);
+    });
   }
 
   #names(): string[] {

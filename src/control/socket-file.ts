@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
-import { chmodSync, linkSync, lstatSync, mkdirSync, renameSync, unlinkSync } from "node:fs";
+import { chmodSync, linkSync, lstatSync, mkdirSync, readlinkSync, renameSync, unlinkSync } from "node:fs";
 import { createConnection, type Server } from "node:net";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { ConntrailError, errorText } from "../errors.js";
 
 /** Attempts to take the name before it is an error. */
@@ -15,14 +15,16 @@ export interface SocketFile {
 }
 
 /**
- * Makes `server` listen at `path` with mode 0600, in a directory that is created if missing (0755).
+ * Makes `server` listen at a path with mode 0600, in a directory that is created if missing (0755). If the path is a
+ * symbolic link, the socket is where that leads to: a daemon that may not write in /run has its socket elsewhere.
  *
  * The server first binds to a name of its own, which is then linked to `path`: link(2) never replaces a name, so of
  * several daemons that start together one wins. A file on which nobody answers was left by a killed daemon. It is
  * renamed, checked again, because it may have been replaced meanwhile, and only then removed. Throws ConntrailError
  * ALREADY_RUNNING when a daemon answers, PERMISSION or CONTROL when the place cannot be used.
  */
-export async function listenAt(server: Server, path: string): Promise<SocketFile> {
+export async function listenAt(server: Server, named: string): Promise<SocketFile> {
+  const path = linkTarget(named);
   const directory = dirname(path);
   const own = join(directory, `.${randomBytes(4).toString("hex")}`);
   try {
@@ -45,6 +47,15 @@ export async function listenAt(server: Server, path: string): Promise<SocketFile
     throw error instanceof ConntrailError ? error : placeError(path, error);
   } finally {
     unlinkQuietly(own);
+  }
+}
+
+/** Where a symbolic link leads to; any other path unchanged. */
+export function linkTarget(path: string): string {
+  try {
+    return resolve(dirname(path), readlinkSync(path));
+  } catch {
+    return path;
   }
 }
 

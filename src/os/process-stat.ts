@@ -26,3 +26,20 @@ export function readProcessStat(pid: number): ProcessStat | null {
   if (state === "Z" || state === "X" || !Number.isSafeInteger(startTicks)) return null;
   return { name: stat.slice(stat.indexOf("(") + 1, close), parent: Number(fields[1]), startTicks };
 }
+
+/**
+ * The user whose process it is; null if it is gone, or has several: a program with the set-user-id bit is run by one
+ * user with the rights of another.
+ */
+export function processUser(pid: number): number | null {
+  let status: string;
+  try {
+    status = readFileSync(`/proc/${pid}/status`, "latin1");
+  } catch {
+    return null;
+  }
+  // Real, effective, saved and of the file system (proc(5)).
+  const [, ...users] = /^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$/m.exec(status) ?? [];
+  const [first] = users;
+  return first !== undefined && users.every((user) => user === first) ? Number(first) : null;
+}

@@ -48,10 +48,10 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   daemon: [
     ...["errors.ts", "os", "flow", "config", "keys", "ctnetlink", "stream", "stream/format", "stream/broker"],
     ...["cache", "control"],
-    ...["discovery", "sync/ports", "sync/in", "sync", "history/archive"],
+    ...["metrics", "discovery", "sync/ports", "sync/in", "sync", "history/archive"],
   ],
   "daemon.ts": [
-    ...["os", "flow", "config", "ctnetlink", "stream", "stream/format", "cache", "control", "metrics", "discovery"],
+    ...["os", "flow", "config", "ctnetlink", "stream", "stream/format", "cache", "control", "discovery"],
     "sync",
     "daemon",
   ],

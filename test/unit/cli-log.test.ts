@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import {
+  chmodSync,
   existsSync,
+  lchownSync,
+  mkdirSync,
   mkdtempSync,
   readFileSync,
   renameSync,
@@ -73,6 +76,39 @@ test("what a link in the lock's place leads to is not touched, and only the own 
   writeFileSync(file("replaced"), "");
   lock.remove();
   assert.equal(existsSync(file("replaced")), true);
+});
+
+test("what another user has put in the lock's place does not keep the daemon from starting", (t) => {
+  if (process.getuid?.() !== 0) return t.skip("only root can give files to others");
+  const path = file("foreign");
+  for (const make of [
+    () => writeFileSync(path, ""),
+    () => writeFileSync(path, `${process.pid}\n`),
+    () => execFileSync("mkfifo", [path]),
+    () => symlinkSync("/etc/passwd", path),
+  ]) {
+    make();
+    lchownSync(path, 65_534, 65_534);
+    const lock = takeLock(path);
+    assert.deepEqual([lock.held, lock.takenOverFrom], [true, null]);
+    assert.equal(readFileSync(path, "utf8"), `${process.pid}\n`);
+    lock.remove();
+  }
+  assert.equal(existsSync(path), false);
+  // In a folder with the sticky bit, an ordinary user cannot remove another one's file.
+  const folder = file("sticky");
+  mkdirSync(folder);
+  chmodSync(folder, 0o1777);
+  const taken = join(folder, "lock");
+  writeFileSync(taken, "");
+  lchownSync(taken, 65_534, 65_534);
+  chmodSync(directory, 0o755);
+  process.seteuid?.(64_321);
+  try {
+    assert.equal(takeLock(taken).held, false);
+  } finally {
+    process.seteuid?.(0);
+  }
 });
 
 test("a log file goes on in a new file after logrotate has moved the old one", () => {

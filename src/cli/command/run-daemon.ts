@@ -34,6 +34,8 @@ export async function runInForeground(host: DaemonHost): Promise<void> {
     if (log.kept) logger.error(errorText(error));
     throw error;
   }
+  if (lock?.held === false)
+    logger.warn({ lock: config.lock }, "no lock file: another user's file of that name is there");
   if (lock !== null && lock.takenOverFrom !== null) {
     const fields = { lock: config.lock, pid: lock.takenOverFrom };
     logger.warn(fields, "took over the lock file of a daemon that did not end cleanly");

@@ -1,7 +1,7 @@
-import { readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
-import { basename, resolve } from "node:path";
+import { readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from "node:fs";
+import { basename, dirname, resolve } from "node:path";
 import { ConntrailError } from "../../errors.js";
-import { readProcessStat } from "../../os/process-stat.js";
+import { processUser, readProcessStat } from "../../os/process-stat.js";
 
 /** Nobody nests scripts deeper than this. */
 const ANCESTORS_MAX = 16;
@@ -41,14 +41,19 @@ function isKeepalived(pid: number, name: string): boolean {
 
 /**
  * True if a daemon of this configuration runs, as `conntrail daemon` or bin/conntrackd, even one that does not answer
- * yet. It looks at all processes, so it is slow.
+ * yet. It looks at all processes, so it is slow. Anybody may run a process that looks like a daemon, and must not make a
+ * hook wait for it: one that counts is root's, or belongs to the owner of the control socket's folder.
  */
-export function daemonRuns(configPath: string): boolean {
+export function daemonRuns(configPath: string, control: string): boolean {
   const config = realPath(resolve(configPath));
+  const owner = statSync(dirname(control), { throwIfNoEntry: false })?.uid;
   return readdirSync("/proc").some((name) => {
     if (!/^\d+$/.test(name) || Number(name) === process.pid) return false;
     const named = daemonConfig(commandLine(name), configPath);
-    return named !== null && realPath(resolve(link(`/proc/${name}/cwd`), named)) === config;
+    if (named === null) return false;
+    const user = processUser(Number(name));
+    if (user === null || (user !== 0 && user !== process.geteuid?.() && user !== owner)) return false;
+    return realPath(resolve(link(`/proc/${name}/cwd`), named)) === config;
   });
 }
 

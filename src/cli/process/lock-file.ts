@@ -3,6 +3,7 @@ import {
   constants,
   fstatSync,
   ftruncateSync,
+  lstatSync,
   openSync,
   readSync,
   statSync,
@@ -14,6 +15,8 @@ import { flock, LOCK_EX, LOCK_NB } from "../../os/libc.js";
 
 /** A lock file that this process holds. */
 export interface LockFile {
+  /** False when another user's file of that name cannot be removed: then there is none. */
+  readonly held: boolean;
   /** The pid of a daemon that died without removing it; null when the file was not there. */
   readonly takenOverFrom: number | null;
   /** Removes the file, if it still is the one that was taken. */
@@ -29,9 +32,11 @@ const EXISTING = constants.O_RDWR | constants.O_NOFOLLOW;
 /**
  * Takes the lock file at `path`: it contains this process's id, and has a flock that ends with the process. Throws
  * ConntrailError ALREADY_RUNNING when the file exists, unless a dead conntrail daemon left it: then it contains a pid
- * and has no flock. PERMISSION or CONTROL when it cannot be made.
+ * and has no flock. PERMISSION or CONTROL when it cannot be made. /var/lock is world-writable: what another user has put
+ * there is removed, or ignored where the folder does not allow that, and never keeps the daemon from starting.
  */
 export function takeLock(path: string): LockFile {
+  if (isForeign(path) && !removed(path)) return { held: false, takenOverFrom: null, remove: () => undefined };
   const created = open(path, CREATE);
   const fd = created ?? open(path, EXISTING);
   if (fd === null) return takeLock(path);
@@ -44,12 +49,32 @@ export function takeLock(path: string): LockFile {
   }
   writeSync(fd, `${process.pid}\n`, 0);
   return {
+    held: true,
     takenOverFrom,
     remove: () => {
       if (isAt(path, fd)) unlinkSync(path);
       closeSync(fd);
     },
   };
+}
+
+/** True for what belongs neither to root nor to this process's user. */
+function isForeign(path: string): boolean {
+  try {
+    const { uid } = lstatSync(path);
+    return uid !== 0 && uid !== process.geteuid?.();
+  } catch {
+    return false;
+  }
+}
+
+function removed(path: string): boolean {
+  try {
+    unlinkSync(path);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** Null when the file exists already (CREATE), or no longer exists (EXISTING). */

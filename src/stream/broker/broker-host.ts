@@ -7,6 +7,7 @@ import { promisify } from "node:util";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../../errors.js";
 import { pause } from "../../os/pause.js";
+import { processUser } from "../../os/process-stat.js";
 import { OPEN_ACCOUNT, OWN_ACCOUNT } from "./access.js";
 import {
   BROKER_VERSION_MIN,
@@ -255,10 +256,9 @@ async function brokersWith(configPath: string): Promise<number[]> {
  * others. One of its own is run by the same user, or by the one to whom the store belongs.
  */
 async function isOwnProcess(pid: string, storeDir: string): Promise<boolean> {
-  const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "");
-  const users = /^Uid:\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)$/m.exec(status)?.slice(1).map(Number);
+  const user = processUser(Number(pid));
   const store = await stat(storeDir).catch(() => null);
-  return users?.every((user) => user === process.geteuid?.() || user === store?.uid) ?? false;
+  return user !== null && (user === process.geteuid?.() || user === store?.uid);
 }
 
 async function isBrokerWith(pid: string, configPath: string): Promise<boolean> {

@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { requestDump, requestReport } from "../../../src/control/client.js";
@@ -42,6 +43,11 @@ export interface NodeOptions {
   readonly storeBytes?: number;
   /** How far each node's wall clock is off, by node number, in milliseconds. */
   readonly clockOffsetMs?: (number: number) => number;
+  /**
+   * The daemons run as this user, with the capabilities and the read-only /proc/sys that deploy/conntrail.service gives
+   * them; as root unless said.
+   */
+  readonly user?: number;
   /** Lines of a node's configuration, by node number, that take the place of those of the same key, or are added. */
   readonly configure?: (number: number) => readonly string[];
 }
@@ -178,8 +184,22 @@ export class ClusterNode {
     const skew = [`NODE_OPTIONS=--import=${SKEWED_CLOCK}`, `CLOCK_OFFSET_MS=${offsetMs}`];
     const daemon = [...(offsetMs === 0 ? [] : skew), ...program, "daemon", "-c", this.#configFile];
     const command =
-      options.storeBytes === undefined ? ["env", ...daemon] : this.#withOwnStore(options.storeBytes, daemon);
+      options.user !== undefined
+        ? this.#asUser(options.user, daemon)
+        : options.storeBytes === undefined
+          ? ["env", ...daemon]
+          : this.#withOwnStore(options.storeBytes, daemon);
     this.daemon = namespace.spawn(this.name, command[0]!, command.slice(1), join(directory, "daemon.log"));
+  }
+
+  #asUser(user: number, daemon: readonly string[]): string[] {
+    // As systemd gives RuntimeDirectory and StateDirectory to the user.
+    execFileSync("chown", ["-R", `${user}:${user}`, this.#parts.directory]);
+    const caps = "-all,+net_admin,+sys_nice";
+    const bounds = [`--inh-caps=${caps}`, `--ambient-caps=${caps}`, `--bounding-set=${caps}`, "--no-new-privs"];
+    const who = [`--reuid=${user}`, `--regid=${user}`, "--clear-groups"];
+    const script = 'mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && umask 0077 && exec "$@"';
+    return ["unshare", "--mount", "sh", "-c", script, "sh", "setpriv", ...who, ...bounds, "env", ...daemon];
   }
 
   /** A mount in a namespace of the daemon's own, so that nothing has to be unmounted. */

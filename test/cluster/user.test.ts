@@ -1,0 +1,117 @@
+/** Daemons that run as deploy/conntrail.service runs them: an ordinary user, two capabilities, nothing else of root's. */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { chmodSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { describe, it } from "node:test";
+import { waitFor } from "../../src/lab/process.js";
+import { Cluster, clusterObstacle } from "../support/cluster/cluster.js";
+import { assertAgreement } from "../support/cluster/compare.js";
+import type { ClusterNode } from "../support/cluster/node.js";
+
+const USER = 64_321;
+const WAIT_MS = 30_000;
+/** CAP_NET_ADMIN is bit 12, CAP_SYS_NICE bit 23. */
+const CAPABILITIES = "0000000000801000";
+
+/** A field of /proc/PID/status. */
+function field(pid: number, name: string): string {
+  return new RegExp(`^${name}:\\s+(.+)$`, "m").exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? "";
+}
+
+async function start(nodes: number): Promise<Cluster> {
+  const cluster = await Cluster.create({ nodes, user: USER });
+  // The folders of the nodes are theirs, and the one around them is root's.
+  chmodSync(cluster.directory, 0o711);
+  for (const node of cluster.nodes) node.start();
+  await cluster.ready();
+  return cluster;
+}
+
+describe("daemons of an ordinary user", { skip: clusterObstacle(), timeout: 300_000 }, () => {
+  it("capture, replicate, dump and take over, and root's hooks and commands reach them", async () => {
+    await using cluster = await start(2);
+    const [a, b] = cluster.nodes as [ClusterNode, ClusterNode];
+    await a.apply({ type: "create", range: 1, from: 0, count: 500, mark: 2 });
+    await b.apply({ type: "create", range: 2, from: 0, count: 300, mark: 3 });
+    await assertAgreement([a, b]);
+    const dumped = await a.conntrail("dump", "external");
+    assert.equal(dumped.stdout.trim().split("\n").length, 300);
+    const hook = await b.conntrail("hook", "primary");
+    assert.equal(hook.code, 0, hook.stderr);
+    assert.match(hook.stdout, /500 committed/);
+    await waitFor("the kernel of the one that took over", WAIT_MS, async () => (await b.kernel()).size === 800);
+    assert.equal((await a.conntrail("hook", "backup")).code, 0);
+    assert.equal((await a.conntrail("status")).code, 0);
+  });
+
+  it("have two capabilities, and their broker none", async () => {
+    await using cluster = await start(1);
+    const [node] = cluster.nodes as [ClusterNode];
+    const broker = node.brokerPid!;
+    const daemon = node.namespace
+      .pids()
+      .find((pid) => readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("\0daemon\0"));
+    assert.ok(daemon !== undefined);
+    for (const [pid, capabilities] of [
+      [daemon, CAPABILITIES],
+      [broker, "0000000000000000"],
+    ] as const) {
+      assert.equal(field(pid, "Uid"), [USER, USER, USER, USER].join("\t"));
+      assert.equal(field(pid, "CapEff"), capabilities);
+      assert.equal(field(pid, "CapPrm"), capabilities);
+      assert.equal(field(pid, "CapAmb"), capabilities);
+      assert.equal(field(pid, "CapBnd"), CAPABILITIES);
+      assert.equal(field(pid, "NoNewPrivs"), "1");
+    }
+    // As root with the same capabilities, it could still write what the kernel starts for a crash.
+    const asDaemon = [
+      "-t",
+      String(daemon),
+      "--mount",
+      "setpriv",
+      `--reuid=${USER}`,
+      `--regid=${USER}`,
+      "--clear-groups",
+    ];
+    const pattern = "/proc/sys/kernel/core_pattern";
+    await assert.rejects(node.exec("nsenter", ...asDaemon, "sh", "-c", `echo x > ${pattern}`), /Read-only|denied/);
+    assert.equal(statSync(node.control).mode & 0o777, 0o600);
+  });
+
+  it("take up a hook that root left while there was no daemon", async () => {
+    await using cluster = await start(1);
+    const [node] = cluster.nodes as [ClusterNode];
+    await node.stop();
+    const failed = await node.conntrail("hook", "primary");
+    assert.equal(failed.code, 1);
+    const directory = `${node.control}.hooks`;
+    for (const name of readdirSync(directory)) assert.equal(statSync(join(directory, name)).uid, USER, name);
+    node.start();
+    await node.ready();
+    await waitFor("the role of the hook", WAIT_MS, async () => (await node.status()).role === "primary");
+  });
+
+  it("are not waited for by a hook because of another user's process that looks like one", async () => {
+    await using cluster = await start(1);
+    const [node] = cluster.nodes as [ClusterNode];
+    await node.stop();
+    const likeness = spawn(
+      process.execPath,
+      ["-e", "setInterval(() => 0, 1e3)", "--", "conntrail", "daemon", "-c", node.configFile],
+      {
+        stdio: "ignore",
+        uid: 65_534,
+        gid: 65_534,
+        cwd: "/",
+      },
+    );
+    try {
+      const startedMs = performance.now();
+      assert.equal((await node.conntrail("hook", "backup")).code, 1);
+      assert.ok(performance.now() - startedMs < 20_000, "it has waited for a process that is no daemon");
+    } finally {
+      likeness.kill("SIGKILL");
+    }
+  });
+});
