@@ -7,6 +7,7 @@ import type {
   StatusReport,
   StreamStatus,
 } from "../control/protocol.js";
+import { plainText } from "../flow/plain-text.js";
 import type { CommandContext } from "./command/command.js";
 import { formatColumns, formatMs } from "./process/terminal.js";
 
@@ -63,14 +64,15 @@ function reasonsText({ reason, warnings, peers }: StatusReport): string {
   const lines = reason === null ? [] : [`not in sync: ${reason}`];
   for (const peer of peers) if (peer.reason !== null) lines.push(`not in sync with ${peer.node}: ${peer.reason}`);
   for (const warning of warnings) lines.push(`warning: ${warning}`);
-  return lines.map((line) => `${line}\n`).join("");
+  return lines.map((line) => `${plainText(line)}\n`).join("");
 }
 
 function hooksText(hooks: readonly HookStatus[] = []): string {
   return hooks
     .filter(({ state, error }) => state !== "taken" || error !== null)
     .map(
-      (hook) => `\nhook ${hook.role}${hook.group && ` of ${hook.group}`} at ${isoSeconds(hook.saidMs)} ${fate(hook)}\n`,
+      (hook) =>
+        `\nhook ${hook.role}${hook.group && ` of ${hook.group}`} at ${isoSeconds(hook.saidMs)} ${plainText(fate(hook))}\n`,
     )
     .join("");
 }

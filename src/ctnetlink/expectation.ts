@@ -9,7 +9,9 @@
  * The kernel sends IPCTNL_MSG_EXP_NEW when a helper makes one, and IPCTNL_MSG_EXP_DELETE when its connection comes, it
  * times out, its master ends or its helper drops it. It never sends updates.
  */
+
 import { EXPECT_FN_MAX, type Expectation, type ExpectationNat, HELPER_NAME_MAX } from "../flow/expectation.js";
+import { isPrintable } from "../flow/plain-text.js";
 import { AF_INET, AF_INET6, RECORD_WORDS, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_ZONE } from "../flow/record.js";
 import { protoWord, zoneReplyOf, zoneWord } from "../flow/record-fields.js";
 import { type AttributeWriter, readHost16, readNet16, readNet32, readText } from "./attributes.js";
@@ -146,10 +148,14 @@ function finish(partial: PartialExpectation): Expectation | DecodeFailure {
   };
   const id = numbers.get(CTA_EXPECT_ID);
   if (id !== undefined) expectation.id = id;
-  if (partial.helper !== undefined && partial.helper !== "") expectation.helper = partial.helper;
-  if (partial.fn !== undefined && partial.fn !== "") expectation.fn = partial.fn;
+  if (isNamed(partial.helper)) expectation.helper = partial.helper;
+  if (isNamed(partial.fn)) expectation.fn = partial.fn;
   if (partial.nat !== undefined) expectation.nat = partial.nat;
   return expectation;
+}
+
+function isNamed(name: string | undefined): name is string {
+  return name !== undefined && name !== "" && isPrintable(name);
 }
 
 function readTuple(bytes: Uint8Array, at: number, end: number, family: number): Uint32Array | DecodeFailure {

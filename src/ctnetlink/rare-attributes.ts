@@ -2,7 +2,9 @@
  * Decodes and encodes the attributes that few flows carry: CTA_HELP, CTA_LABELS, CTA_SECCTX, CTA_SEQ_ADJ_ORIG and
  * _REPLY, CTA_SYNPROXY, CTA_TUPLE_MASTER. Only messages that have some get here, and only they allocate.
  */
+
 import { HELPER_NAME_MAX } from "../flow/expectation.js";
+import { isPrintable } from "../flow/plain-text.js";
 import {
   type DecodedFlow,
   type RareAttributes,
@@ -39,7 +41,7 @@ const SECCTX_MAX = 4096;
 export function decodeHelp(bytes: Uint8Array, at: number, end: number, out: DecodedFlow): boolean {
   const name = findText(bytes, at, end, CTA_HELP_NAME, HELPER_NAME_MAX);
   if (name === null) return false;
-  if (name !== "") rareOf(out).helper = name;
+  if (name !== "" && isPrintable(name)) rareOf(out).helper = name;
   return true;
 }
 
@@ -47,7 +49,7 @@ export function decodeHelp(bytes: Uint8Array, at: number, end: number, out: Deco
 export function decodeSecctx(bytes: Uint8Array, at: number, end: number, out: DecodedFlow): boolean {
   const name = findText(bytes, at, end, CTA_SECCTX_NAME, SECCTX_MAX);
   if (name === null) return false;
-  if (name !== "") rareOf(out).secctx = name;
+  if (name !== "" && isPrintable(name)) rareOf(out).secctx = name;
   return true;
 }
 

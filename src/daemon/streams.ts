@@ -88,8 +88,8 @@ export async function openBroker(config: Config, keys: LinkKeys, log: Logger, do
   down.push(() => connection.close());
   // Before anything else: readers that come now get no answer from anybody, and ask again only after a while.
   if (mode !== "shared") down.push(serveReaders(connection, config.node));
-  const client = await connection.ready(CONNECT_TIMEOUT_MS);
-  const version = embedded === null ? parseBrokerVersion(`v${client.info?.version}`) : null;
+  await connection.ready(CONNECT_TIMEOUT_MS);
+  const version = embedded === null ? parseBrokerVersion(`v${connection.version}`) : null;
   if (version !== null) warnOfHoles(version, log);
   const replicas = mode === "shared" ? { replicas: SHARED_REPLICAS } : {};
   return {
@@ -100,7 +100,7 @@ export async function openBroker(config: Config, keys: LinkKeys, log: Logger, do
       mode,
       state: connection.connected ? "up" : (embedded?.state ?? "unreachable"),
       url: own.join(","),
-      version: connection.client?.info?.version ?? null,
+      version: connection.version,
       restarts: embedded?.restarts ?? 0,
     }),
   };

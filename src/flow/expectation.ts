@@ -11,9 +11,11 @@
  *
  * Sources: struct nf_conntrack_expect in nf_conntrack_expect.h, enum ctattr_expect in nfnetlink_conntrack.h.
  */
+
 import { formatAddress } from "./address.js";
 import { type FlowMaster, type FlowTuple, flowFromRecord, recordFromFlow } from "./flow.js";
 import { addressesXml, escapeXml, layer3Xml, layer4Xml, portsText, portsXml } from "./format.js";
+import { plainText } from "./plain-text.js";
 import { AF_INET6, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO, W_ZONE } from "./record.js";
 import { familyOf, protocolOf, zoneReplyOf, zoneWord } from "./record-fields.js";
 
@@ -110,7 +112,7 @@ function expectationLine(expectation: Expectation): string {
   const zone = zoneReplyOf(tuple, 0);
   const parts = [flagNames(flags).join(","), `class=${expectation.class}`];
   if (zone !== 0) parts.unshift(`zone=${zone}`);
-  if (helper !== undefined) parts.push(`helper=${helper}`);
+  if (helper !== undefined) parts.push(`helper=${plainText(helper)}`);
   return text + parts.filter((part) => part !== "").join(" ");
 }
 

@@ -10,6 +10,7 @@
  * everywhere.
  */
 import { formatAddress } from "./address.js";
+import { plainText } from "./plain-text.js";
 import { hasPorts, IPPROTO_GRE, isIcmp, protocolName, protocolStates, stateName } from "./protocol.js";
 import {
   AF_INET,
@@ -113,10 +114,10 @@ function conntrackLine(
   if (counters !== undefined) line += `packets=${counters[2]} bytes=${counters[3]} `;
   if (has & HAS_STATUS) line += statusText(status);
   if (has & HAS_MARK) line += `mark=${words[base + W_MARK]} `;
-  if (rare?.secctx !== undefined) line += `secctx=${rare.secctx} `;
+  if (rare?.secctx !== undefined) line += `secctx=${plainText(rare.secctx)} `;
   if (zoneOrig === zoneReply && zoneOrig !== 0) line += `zone=${zoneOrig} `;
   if (kernel.deltaSeconds !== undefined) line += `delta-time=${kernel.deltaSeconds} `;
-  if (rare?.helper !== undefined) line += `helper=${rare.helper} `;
+  if (rare?.helper !== undefined) line += `helper=${plainText(rare.helper)} `;
   return line.slice(0, -1);
 }
 
@@ -218,7 +219,7 @@ function familyProtoname(family: number): string {
   return family === AF_INET6 ? "ipv6" : "unknown";
 }
 
-/** Text as XML may hold it. */
+/** Text as XML may hold it, in one line. */
 export function escapeXml(text: string): string {
-  return text.replace(/[<>&"]/g, (character) => `&#${character.charCodeAt(0)};`);
+  return plainText(text).replace(/[<>&"]/g, (character) => `&#${character.charCodeAt(0)};`);
 }

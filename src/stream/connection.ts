@@ -16,6 +16,7 @@ import {
 } from "nats";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../errors.js";
+import { plainText } from "../flow/plain-text.js";
 import { Backoff } from "../os/backoff.js";
 import { pause } from "../os/pause.js";
 import { inboxPrefix } from "./format/subjects.js";
@@ -71,10 +72,12 @@ export function jetStreamOf(client: NatsConnection, timeoutMs = API_TIMEOUT_MS):
   return client.jetstreamManager({ checkAPI: false, timeout: timeoutMs });
 }
 
+const VERSION = /^[\w.+-]{1,64}$/;
 const CONNECT_TIMEOUT_MS = 2000;
 const RETRY_MS_MIN = 100;
 const RETRY_MS_MAX = 1000;
 const CLOSE_TIMEOUT_MS = 1000;
+const ERROR_CHARS_MAX = 500;
 
 /** Starts a connection. Returns at once: an absent broker is no error, it is tried again until `close`. */
 export function connectBroker(options: BrokerConnectionOptions): BrokerConnection {
@@ -110,6 +113,12 @@ export class BrokerConnection {
   /** The client while the connection is up, else null. It may be another object after a reconnect. */
   get client(): NatsConnection | null {
     return this.#connected ? this.#client : null;
+  }
+
+  /** The version that the broker says it has; null while there is no connection, and for anything else. */
+  get version(): string | null {
+    const version: unknown = this.#client?.info?.version;
+    return typeof version === "string" && VERSION.test(version) ? version : null;
   }
 
   get connected(): boolean {
@@ -236,7 +245,7 @@ export class BrokerConnection {
     const servers = this.#options.servers.join(",");
     if (connected) {
       this.#lastError = "";
-      this.#log.info({ broker: servers, version: this.#client?.info?.version }, "broker connected");
+      this.#log.info({ broker: servers, version: this.version }, "broker connected");
     } else {
       this.disconnects++;
       if (!this.closed) this.#log.warn({ broker: servers }, "broker connection lost");
@@ -244,7 +253,9 @@ export class BrokerConnection {
     for (const listener of [...this.#listeners]) listener(connected);
   }
 
-  #noteError(text: string): void {
+  /** The text may be a server's. */
+  #noteError(said: string): void {
+    const text = plainText(said.slice(0, ERROR_CHARS_MAX));
     if (text === this.#lastError || this.closed) return;
     this.#lastError = text;
     this.#log.warn({ broker: this.#options.servers.join(","), error: text }, "broker connection refused");

@@ -1,4 +1,5 @@
 /** Connections as an aligned table for people. Rows are printed as they come: a column gets wider when a wide value comes. */
+import { plainText } from "../../flow/plain-text.js";
 import type { Connection, ConnectionChange } from "../../history/connection.js";
 import { type ConnectionJson, connectionToJson } from "../../history/format/connection-json.js";
 import { formatMs } from "../process/terminal.js";
@@ -84,7 +85,8 @@ export class ConnectionTable {
       { text: counters === null ? "-" : `${counters.origBytes}/${counters.replyBytes}` },
       { text: `${json.path.map(({ node }) => node).join(" → ")}${json.mayMiss ? " ?" : ""}` },
     ];
-    return this.#options.changes ? [{ text: type ?? "" }, ...cells] : cells;
+    const plain = cells.map((cell) => ({ ...cell, text: plainText(cell.text) }));
+    return this.#options.changes ? [{ text: type ?? "" }, ...plain] : plain;
   }
 
   /** `12 s+` while the connection is alive, `<12 s` where it was gone by then. */

@@ -1,8 +1,10 @@
 /** `sql`: runs a query and prints its answer as a table, CSV or JSON. */
+
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Command, Option } from "commander";
+import { plainText } from "../../flow/plain-text.js";
 import { indexesOf, streamsBeyondMs } from "../../history/archive/archived-history.js";
 import { type SqlAnswer, SqlSession, STREAM_ROWS_MAX } from "../../history/archive/sql.js";
 import { csvCell } from "../../history/format/csv.js";
@@ -100,7 +102,7 @@ async function printTable(answer: SqlAnswer, write: (text: string) => Promise<vo
     await write(line(heads) + rows.map(line).join(""));
   };
   for await (const batch of answer.rows) {
-    const rows = batch.map((row) => row.map((value) => text(value).replace(/\p{Cc}/gu, " ")));
+    const rows = batch.map((row) => row.map((value) => plainText(text(value))));
     if (waiting === null) {
       await write(rows.map(line).join(""));
       continue;

@@ -1,3 +1,5 @@
+import { plainText } from "../../flow/plain-text.js";
+
 const LEVELS: ReadonlyMap<unknown, string> = new Map([
   [10, "TRACE"],
   [20, "DEBUG"],
@@ -31,7 +33,7 @@ export function formatLogLine(line: string): string {
 export function formatLogText(entry: LogEntry): string {
   const { level: _level, time: _time, msg, node: _node, ...fields } = entry;
   const rest = Object.entries(fields).map(([key, value]) => ` ${key}=${fieldText(value)}`);
-  return `${msg ?? ""}${rest.join("")}`;
+  return plainText(`${String(msg ?? "").replace(/\s*\n\s*/g, " ")}${rest.join("")}`);
 }
 
 function fieldText(value: unknown): string {

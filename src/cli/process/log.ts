@@ -1,5 +1,6 @@
 import { type Logger, type LoggerOptions, multistream, pino, type StreamEntry } from "pino";
 import type { Config } from "../../config/config.js";
+import { plainLines } from "../../flow/plain-text.js";
 import { LogFile } from "./log-file.js";
 import { formatLogLine } from "./log-line.js";
 import { LogRepeats } from "./log-repeats.js";
@@ -28,6 +29,8 @@ export function openLog(config: Config): DaemonLog {
       logMethod(args, method, level) {
         repeats.hook(this, args, method, level);
       },
+      // JSON escapes some of the characters that a terminal acts upon.
+      streamWrite: plainLines,
     },
   };
   const streams: StreamEntry[] = [];

@@ -1,4 +1,5 @@
 import { ConntrailError } from "../../errors.js";
+import { plainLines, plainText } from "../../flow/plain-text.js";
 
 /** Thrown when the reader of the output is gone; ends a command silently. */
 export class OutputClosed extends Error {
@@ -37,11 +38,14 @@ export class Terminal {
     if (this.closed.aborted) throw this.#failure;
   }
 
-  /** Writes to standard output, and waits until it is written. Throws like `throwIfClosed`. */
+  /**
+   * Writes to standard output, and waits until it is written. What a terminal would not show as text is escaped, and
+   * of escape sequences only a table's colours pass, on a terminal. Throws like `throwIfClosed`.
+   */
   async write(text: string): Promise<void> {
     this.throwIfClosed();
     await new Promise<void>((resolve) => {
-      this.#stdout.write(text, () => resolve());
+      this.#stdout.write(plainLines(text, this.colours), () => resolve());
     });
     this.throwIfClosed();
   }
@@ -58,7 +62,7 @@ export class Terminal {
 
   /** Prints progress, if standard error is a terminal. */
   progress(text: string): void {
-    if (this.#stderr.isTTY) this.#stderr.write(`${text}\n`);
+    if (this.#stderr.isTTY) this.#stderr.write(`${plainText(text)}\n`);
   }
 
   /** True when standard output shows colours: on a terminal, unless NO_COLOR is set (https://no-color.org). */
@@ -73,12 +77,12 @@ export class Terminal {
 
   /** Prints progress in one line that the next one replaces, if standard error is a terminal; "" removes it. */
   progressLine(text: string): void {
-    if (this.watched) this.#stderr.write(`\r\u001b[K${text}`);
+    if (this.watched) this.#stderr.write(`\r\u001b[K${plainText(text)}`);
   }
 
   /** Prints the one line that says why a command failed, or what its answer lacks. */
   complain(text: string): void {
-    this.#stderr.write(`conntrail: ${text.trim().replace(/\s*\n\s*/g, " ")}\n`);
+    this.#stderr.write(`conntrail: ${plainText(text.trim().replace(/\s*\n\s*/g, " "))}\n`);
   }
 
   /** Writes to standard error unchanged, for usage texts. */
@@ -87,8 +91,9 @@ export class Terminal {
   }
 }
 
-/** Columns as wide as their widest cell, two spaces apart; the first row is the heading. */
-export function formatColumns(rows: readonly (readonly string[])[]): string {
+/** Columns as wide as their widest cell, two spaces apart; the first row is the heading. A cell is one line. */
+export function formatColumns(cells: readonly (readonly string[])[]): string {
+  const rows = cells.map((row) => row.map(plainText));
   const widths = columnWidths(rows);
   return rows
     .map((row) => `${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  ")}`.trimEnd())

@@ -2,6 +2,7 @@
  * Connections as comma-separated values (RFC 4180): a heading, CRLF at the end of each line, quotes where they are needed.
  * A value that was not recorded is empty. Columns keep their places, and new ones are added at the end.
  */
+import { plainText } from "../../flow/plain-text.js";
 import { protocolOf } from "../../flow/record-fields.js";
 import type { Connection } from "../connection.js";
 import { type ConnectionJson, connectionToJson } from "./connection-json.js";
@@ -62,7 +63,8 @@ export function csvRow(connection: Connection): string {
   return `${COLUMNS.map(([, cell]) => csvCell(String(cell(json, connection) ?? ""))).join(",")}\r\n`;
 }
 
-/** A value as RFC 4180 has it: in quotes where it contains a separator or a quote. */
-export function csvCell(text: string): string {
+/** A value as RFC 4180 has it: in quotes where it contains a separator or a quote. It is one line. */
+export function csvCell(value: string): string {
+  const text = plainText(value);
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }

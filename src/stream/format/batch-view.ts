@@ -2,7 +2,9 @@
  * Opens messages for readers that need little of them: the envelope first, then section by section and column by
  * column. A batch without relevant rows is skipped unpacked. BatchDecoder unpacks everything at once.
  */
+
 import type { Packr } from "msgpackr";
+import { isNodeName } from "../../flow/plain-text.js";
 import type { RareAttributes } from "../../flow/record.js";
 import type { SlotRange } from "./batch.js";
 import { DestroySection, MovedSection, NewSection, rowsOf, type Section, UpdateSection } from "./columns.js";
@@ -79,7 +81,7 @@ export class BatchView {
     const names = this.#unpacked(this.#parts.mo);
     if (!Array.isArray(names) || names.length > NODE_NAMES_MAX) return null;
     const name: unknown = names[index];
-    return typeof name === "string" ? name : null;
+    return isNodeName(name) ? name : null;
   }
 
   /** Rare attributes of a row; section 0: IPv4, 1: IPv6, 2: updates. Null when it has none, or they are malformed. */

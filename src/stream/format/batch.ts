@@ -9,8 +9,10 @@
  *     r: [[section, row, attributes], …]   rare attributes of new (0: n4, 1: n6) and update (2) rows
  *     x: [expectation, …] }                expectations that exist or have ended (expectation.ts)
  */
+
 import type { Packr } from "msgpackr";
 import type { Expectation } from "../../flow/expectation.js";
+import { isNodeName } from "../../flow/plain-text.js";
 import { IPPROTO_DCCP, IPPROTO_SCTP, IPPROTO_TCP } from "../../flow/protocol.js";
 import {
   AF_INET,
@@ -339,7 +341,7 @@ export class BatchDecoder {
     if (!this.moved.decode(mv)) return false;
     if (this.moved.rows === 0) return true;
     if (!Array.isArray(names) || names.length > NODE_NAMES_MAX) return false;
-    if (!names.every((name): name is string => typeof name === "string")) return false;
+    if (!names.every(isNodeName)) return false;
     this.movedTo = names;
     for (let row = 0; row < this.moved.rows; row++) if (this.moved.owner[row]! >= names.length) return false;
     return true;

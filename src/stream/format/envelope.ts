@@ -1,5 +1,6 @@
 import { Packr } from "msgpackr";
 import { stampMs } from "../../flow/clock.js";
+import { isNodeName } from "../../flow/plain-text.js";
 import type { MessageKind } from "./subjects.js";
 import { type Formats, type FormatVersion, type MessageMap, readVersion } from "./versions.js";
 
@@ -147,7 +148,7 @@ export function anyEnvelope(packr: Packr, payload: Uint8Array): Envelope | null 
 /** The envelope of an unpacked map; null when a field is missing or of the wrong type. */
 export function envelopeOf(map: MessageMap): Envelope | null {
   const { o, e, n, h, w } = map;
-  if (typeof o !== "string" || !isCount(e) || !isCount(n) || !isCount(h) || !isCount(w)) return null;
+  if (!isNodeName(o) || !isCount(e) || !isCount(n) || !isCount(h) || !isCount(w)) return null;
   if (h > STAMP_MAX) return null;
   return { node: o, epoch: e, number: n, stamp: h, wallMs: w };
 }

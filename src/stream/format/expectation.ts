@@ -9,7 +9,9 @@
  *   h: stamp of a claim that is published again?
  *   s: seconds left   c: created, seconds since 1970   g: flags?   y: class?   helper?   fn: function?
  */
+
 import { EXPECT_FN_MAX, type Expectation, HELPER_NAME_MAX, setExpectationZone } from "../../flow/expectation.js";
+import { isPrintable } from "../../flow/plain-text.js";
 import { AF_INET, AF_INET6, RECORD_WORDS, W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_PROTO } from "../../flow/record.js";
 import { familyOf, protocolOf, protoWord, zoneReplyOf } from "../../flow/record-fields.js";
 
@@ -45,8 +47,8 @@ export function packExpectation(
   }
   if (expectation.flags !== 0) map.g = expectation.flags;
   if (expectation.class !== 0) map.y = expectation.class;
-  if (expectation.helper !== undefined) map.helper = expectation.helper;
-  if (expectation.fn !== undefined) map.fn = expectation.fn;
+  if (isName(expectation.helper, HELPER_NAME_MAX)) map.helper = expectation.helper;
+  if (isName(expectation.fn, EXPECT_FN_MAX)) map.fn = expectation.fn;
   return map;
 }
 
@@ -137,5 +139,5 @@ function isWord(value: unknown): value is number {
 }
 
 function isName(value: unknown, charsMax: number): value is string {
-  return typeof value === "string" && value.length > 0 && value.length <= charsMax;
+  return typeof value === "string" && value.length > 0 && value.length <= charsMax && isPrintable(value);
 }

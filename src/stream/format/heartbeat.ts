@@ -9,6 +9,7 @@
  *    "trouble":"the store is full"}
  */
 import { z } from "zod";
+import { plainText } from "../../flow/plain-text.js";
 import type { Role } from "./mark.js";
 
 /** What a heartbeat says. */
@@ -65,7 +66,7 @@ const schema = z.object({
     .default({}),
   unpublished: count.default(0),
   unread: z.boolean().default(false),
-  trouble: z.string().max(TROUBLE_LENGTH_MAX).nullable().default(null),
+  trouble: z.string().max(TROUBLE_LENGTH_MAX).transform(plainText).nullable().default(null),
 });
 
 /** The bytes of a heartbeat. A longer `trouble` is cut. */

@@ -3,8 +3,10 @@
  * the stream sequence of the begin mark of the last complete snapshot (0: none), so that the stream's last mark always
  * shows where a reader must start. `r` is the writer's role, so that a restarted daemon knows it.
  */
+
 import type { Packr } from "msgpackr";
 import { z } from "zod";
+import { plainText } from "../../flow/plain-text.js";
 import {
   anyEnvelope,
   createPackr,
@@ -21,6 +23,7 @@ import { FORMAT_1, FORMATS, type Formats, type FormatVersion } from "./versions.
 const VERSIONS_MAX = 16;
 
 const count = z.number().int().nonnegative();
+const reason = z.string().max(256).transform(plainText);
 
 const markSchema = z.discriminatedUnion("type", [
   /**
@@ -30,7 +33,7 @@ const markSchema = z.discriminatedUnion("type", [
    */
   z.object({
     type: z.literal("epoch"),
-    reason: z.string().max(256),
+    reason,
     previousEpoch: count,
     previousNumber: count,
     writes: count.optional(),
@@ -40,7 +43,7 @@ const markSchema = z.discriminatedUnion("type", [
   z.object({ type: z.literal("snapshot-begin"), id: count, flows: count }),
   z.object({ type: z.literal("snapshot-end"), id: count, flows: count }),
   /** Events may be missing here; `events`: how many, if known. */
-  z.object({ type: z.literal("gap"), reason: z.string().max(256), events: count.optional() }),
+  z.object({ type: z.literal("gap"), reason, events: count.optional() }),
   z.object({ type: z.literal("role"), role: z.enum(["primary", "backup", "fault"]) }),
   z.object({
     type: z.literal("commit"),

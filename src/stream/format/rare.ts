@@ -1,4 +1,5 @@
 /** Packs rare attributes as a msgpack map (FORMAT.md), and unpacks them. */
+import { isPrintable } from "../../flow/plain-text.js";
 import { type RareAttributes, RECORD_WORDS, type SequenceAdjustment } from "../../flow/record.js";
 
 /** [section, row, attributes]. */
@@ -63,7 +64,7 @@ function unpackAdjustment([correctionPos = 0, offsetBefore = 0, offsetAfter = 0]
 }
 
 function isName(value: unknown, charsMax: number): value is string {
-  return typeof value === "string" && value.length <= charsMax;
+  return typeof value === "string" && value.length <= charsMax && isPrintable(value);
 }
 
 function isWord(value: unknown): value is number {
