@@ -7,6 +7,7 @@ import type { ArchiveReport } from "../../history/archive/run.js";
 import { formatTime } from "../../history/time.js";
 import type { CommandContext } from "../command/command.js";
 import { loadAnyConfig } from "../command/config-file.js";
+import { archiveVerify } from "./archive-verify.js";
 import { damagedText, ownServers, writers } from "./source.js";
 
 interface Options {
@@ -21,7 +22,7 @@ const DEFAULT_MAX_AGE_SECONDS = 365 * 86_400;
 
 /** `archive`: writes connections that have ended to Parquet files by day. */
 export function register(program: Command, context: CommandContext): void {
-  program
+  const command = program
     .command("archive")
     .description(
       "write connections that have ended to Parquet files by day, each once, from where the last run ended on",
@@ -31,6 +32,14 @@ export function register(program: Command, context: CommandContext): void {
     .option("--follow", "go on as the streams do, until an interrupt")
     .option("--max-age <duration>", "remove whole days that are older (default: archive.max_age, or 365d)")
     .action((options: Options) => archive(options, context));
+  command
+    .command("verify")
+    .description("look whether every file is as it was written and none is missing; exit 1 when one is")
+    .action(() => {
+      const config = loadAnyConfig(context.configPath);
+      const { dir } = command.opts<Options>();
+      return archiveVerify(dir ?? config.archive?.directory ?? DEFAULT_DIRECTORY, config.tls?.ca ?? null, context);
+    });
 }
 
 async function archive(options: Options, context: CommandContext): Promise<void> {

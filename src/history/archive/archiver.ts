@@ -5,6 +5,7 @@ import { History } from "../scan/history.js";
 import { brokerStreams } from "../scan/streams.js";
 import { ARCHIVE_LIMITS } from "./limits.js";
 import { type ArchiveReport, ArchiveRun } from "./run.js";
+import { readSealer } from "./seal.js";
 import { ArchiveWriter } from "./writer.js";
 
 /** The options of an archiver. They are plain values, because it may be a process of its own. */
@@ -48,7 +49,8 @@ export async function runArchiver(
 ): Promise<void> {
   const { directory, node, tls, servers, writers, live, maxAgeSeconds, settleMs } = options;
   const { onDamaged, onProgress, onFailure } = listener;
-  const writer = await ArchiveWriter.open({ directory, limits: ARCHIVE_LIMITS, onDamaged });
+  const sealing = tls === null ? {} : { sealer: await readSealer(tls) };
+  const writer = await ArchiveWriter.open({ directory, limits: ARCHIVE_LIMITS, onDamaged, ...sealing });
   let connection: BrokerConnection | null = null;
   try {
     connection = connectBroker({

@@ -5,6 +5,7 @@
 import type { Gap } from "../connection.js";
 import { type Database, duckdbText, quoted } from "./duckdb.js";
 import { type ArchiveFile, whyDamaged } from "./files.js";
+import { type ChainLink, formatLink, PREVIOUS_KEY } from "./seal.js";
 
 /** The last message that was read of a node's stream: its epoch, number and stamp. */
 export interface ArchivePlace {
@@ -77,9 +78,9 @@ export async function readGaps(database: Database, files: readonly ArchiveFile[]
   return [...gaps.values()];
 }
 
-/** The metadata of a file with that state, as an option of COPY. */
-export function stateMetadata(state: ArchiveState): string {
-  return `{${STATE_KEY}: ${quoted(JSON.stringify(state))}}`;
+/** The metadata of a file with that state, behind that file, as an option of COPY. */
+export function stateMetadata(state: ArchiveState, previous: ChainLink | null): string {
+  return `{${STATE_KEY}: ${quoted(JSON.stringify(state))}, ${PREVIOUS_KEY}: ${quoted(formatLink(previous))}}`;
 }
 
 async function stateOf(database: Database, path: string, onDamaged: OnDamaged): Promise<ArchiveState | null> {

@@ -1,11 +1,12 @@
 /** Writes an archive: one process at a time, one file for each day and flush, each file complete before it can be seen. */
-import { mkdir, realpath } from "node:fs/promises";
+import { mkdir, realpath, rename, writeFile } from "node:fs/promises";
 import { createServer, type Server } from "node:net";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { ConntrailError, errorText } from "../../errors.js";
 import type { Connection } from "../connection.js";
 import { Database, type DatabaseLimits, duckdbText, quoted } from "./duckdb.js";
 import {
+  type ArchiveFile,
   dayFolder,
   fileName,
   listFiles,
@@ -14,6 +15,7 @@ import {
   removeTemporary,
   temporaryName,
 } from "./files.js";
+import { type ChainLink, formatLink, hashFile, SEAL_ENDING, type Sealer, seal } from "./seal.js";
 import { type StagedBatch, Staging } from "./staging.js";
 import { type ArchiveState, type OnDamaged, readState, soundFiles, stateMetadata } from "./state.js";
 
@@ -22,6 +24,8 @@ export interface ArchiveWriterOptions {
   readonly directory: string;
   readonly limits: DatabaseLimits;
   readonly onDamaged: OnDamaged;
+  /** The node's key, which seals each file; left out: they are in a chain, and not sealed. */
+  readonly sealer?: Sealer;
 }
 
 /** What a writer counts. */
@@ -62,6 +66,9 @@ export class ArchiveWriter {
   readonly #staging: Staging;
   readonly #lock: Server;
   readonly #onDamaged: OnDamaged;
+  readonly #sealer: Sealer | null;
+  /** The last file. */
+  #link: ChainLink | null;
   #state: ArchiveState | null;
   #number: number;
   /** Batches that were taken out of the staging and are not in files yet. */
@@ -69,9 +76,9 @@ export class ArchiveWriter {
 
   private constructor(
     directory: string,
-    parts: { database: Database; staging: Staging; lock: Server; onDamaged: OnDamaged },
+    parts: { database: Database; staging: Staging; lock: Server; onDamaged: OnDamaged; sealer: Sealer | null },
     state: ArchiveState | null,
-    number: number,
+    link: ChainLink | null,
   ) {
     this.#directory = directory;
     this.#database = parts.database;
@@ -82,14 +89,17 @@ export class ArchiveWriter {
       parts.onDamaged(path, why);
     };
     this.#state = state;
-    this.#number = number;
+    this.#sealer = parts.sealer;
+    this.#link = link;
+    this.#number = (link?.number ?? 0) + 1;
   }
 
   /**
    * Opens an archive for writing. Makes its directory where there is none, and removes the unfinished files of a killed writer.
    * @throws ConntrailError ALREADY_RUNNING when another process writes it, STORE when it cannot be written or DuckDB is missing
    */
-  static async open({ directory, limits, onDamaged }: ArchiveWriterOptions): Promise<ArchiveWriter> {
+  static async open(options: ArchiveWriterOptions): Promise<ArchiveWriter> {
+    const { directory, limits, onDamaged, sealer = null } = options;
     try {
       await mkdir(directory, { recursive: true, mode: 0o750 });
     } catch (error) {
@@ -104,9 +114,10 @@ export class ArchiveWriter {
       database = await Database.open({ ...limits, temporary: join(directory, SPILL) });
       const files = await listFiles(directory);
       const state = await readState(database, files, onDamaged);
-      const number = files.reduce((greatest, file) => Math.max(greatest, file.number), 0) + 1;
+      const last = files.reduce<ArchiveFile | null>((a, b) => (a === null || b.number > a.number ? b : a), null);
+      const link = last === null ? null : { number: last.number, sha256: await hashFile(last.path) };
       const staging = Staging.create(database);
-      return new ArchiveWriter(directory, { database, staging, lock, onDamaged }, state, number);
+      return new ArchiveWriter(directory, { database, staging, lock, onDamaged, sealer }, state, link);
     } catch (error) {
       database?.close();
       lock.close();
@@ -182,15 +193,27 @@ export class ArchiveWriter {
     await mkdir(folder, { recursive: true, mode: 0o750 });
     const known = batch.late > 0 ? await this.#knownUids(day) : null;
     const temporary = join(folder, temporaryName(this.#number));
-    const options = `FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE ${GROUP_ROWS}, KV_METADATA ${stateMetadata(state)}`;
+    const options = `FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE ${GROUP_ROWS}, KV_METADATA ${stateMetadata(state, this.#link)}`;
     const select = this.#staging.select(batch, batch.days.get(day) === batch.rows ? null : day, known);
     const [row] = await this.#database.rows(`COPY (${select}) TO ${quoted(temporary)} (${options})`);
     const written = Number(row?.Count ?? 0);
-    await publishFile(temporary, join(folder, fileName(this.#number)), [folder, this.#directory]);
+    const link = { number: this.#number, sha256: await hashFile(temporary) };
+    const path = join(folder, fileName(this.#number));
+    await this.#seal(path, link.sha256);
+    await publishFile(temporary, path, [folder, this.#directory]);
+    this.#link = link;
     this.#number++;
     this.counters.files++;
     this.counters.connections += written;
     this.counters.known += (batch.days.get(day) ?? 0) - written;
+  }
+
+  /** Before the file itself, so that one without a seal has lost it. A seal without a file is replaced with the next one. */
+  async #seal(path: string, sha256: string): Promise<void> {
+    if (this.#sealer === null) return;
+    const sealed = seal({ file: basename(path), sha256, previous: formatLink(this.#link) }, this.#sealer);
+    await writeFile(`${path}${SEAL_ENDING}.tmp`, `${JSON.stringify(sealed)}\n`, { mode: 0o640, flush: true });
+    await rename(`${path}${SEAL_ENDING}.tmp`, `${path}${SEAL_ENDING}`);
   }
 
   /** A query for the uids of that day. Another node's clock may have put an end into the day before or after. */

@@ -1,0 +1,103 @@
+/**
+ * What makes an archive evidence: each file names the hash of the one before it, so nothing can be changed, taken out or
+ * put in between without a trace, and a seal beside each file, made with the node's key, says who wrote it.
+ *
+ *   conntrail-<n>.parquet          key `conntrail_previous` of its metadata: `<number> <sha256>` of the file before it
+ *   conntrail-<n>.parquet.seal     JSON: file, sha256, previous, signature (base64), certificate (PEM)
+ */
+import { createHash, createPrivateKey, sign, verify, X509Certificate } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { readFile } from "node:fs/promises";
+
+/** A file of the chain: its number, and the SHA-256 of its bytes in hexadecimal digits. */
+export interface ChainLink {
+  readonly number: number;
+  readonly sha256: string;
+}
+
+/** The key of a file's metadata. */
+export const PREVIOUS_KEY = "conntrail_previous";
+
+/** The ending of a seal's name behind that of its file. */
+export const SEAL_ENDING = ".seal";
+
+/** Signs with a node's key. */
+export interface Sealer {
+  /** PEM. */
+  readonly key: string;
+  readonly certificate: string;
+}
+
+/** What is beside a file. */
+export interface Seal {
+  readonly file: string;
+  readonly sha256: string;
+  /** As in the file's metadata; "" for the first of a chain. */
+  readonly previous: string;
+  readonly signature: string;
+  readonly certificate: string;
+}
+
+/** The SHA-256 of a file, in hexadecimal digits. */
+export async function hashFile(path: string): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
+  return hash.digest("hex");
+}
+
+/** `<number> <sha256>`; "" for none. */
+export function formatLink(link: ChainLink | null): string {
+  return link === null ? "" : `${link.number} ${link.sha256}`;
+}
+
+/** The inverse of `formatLink`; undefined for anything else. */
+export function parseLink(text: string): ChainLink | null | undefined {
+  if (text === "") return null;
+  const match = /^(\d{1,15}) ([0-9a-f]{64})$/.exec(text);
+  return match === null ? undefined : { number: Number(match[1]), sha256: match[2] ?? "" };
+}
+
+/** Reads key and certificate of a node. @throws the system's error when they cannot be read */
+export async function readSealer(files: { readonly key: string; readonly cert: string }): Promise<Sealer> {
+  return { key: await readFile(files.key, "utf8"), certificate: await readFile(files.cert, "utf8") };
+}
+
+/** The seal of a file. */
+export function seal(sealed: Pick<Seal, "file" | "sha256" | "previous">, { key, certificate }: Sealer): Seal {
+  const privateKey = createPrivateKey(key);
+  const signature = sign(digestOf(privateKey.asymmetricKeyType), sealedBytes(sealed), privateKey).toString("base64");
+  return { ...sealed, signature, certificate };
+}
+
+/** Who has sealed a file, or why the seal does not hold. `authority`: the PEM that the certificate must come from; null: any. */
+export function openSeal(
+  text: string,
+  authority: string | null,
+): { readonly seal: Seal; readonly by: string } | string {
+  try {
+    const { file, sha256, previous, signature, certificate } = JSON.parse(text) as Record<keyof Seal, unknown>;
+    const fields = { file: String(file), sha256: String(sha256), previous: String(previous) };
+    const opened = { ...fields, signature: String(signature), certificate: String(certificate) };
+    const x509 = new X509Certificate(opened.certificate);
+    if (authority !== null) {
+      const ca = new X509Certificate(authority);
+      if (!x509.checkIssued(ca) || !x509.verify(ca.publicKey)) return "its certificate is not of this authority";
+    }
+    const { publicKey } = x509;
+    const bytes = Buffer.from(opened.signature, "base64");
+    if (!verify(digestOf(publicKey.asymmetricKeyType), sealedBytes(fields), publicKey, bytes)) {
+      return "its signature does not hold";
+    }
+    return { seal: opened, by: /^CN=(.*)$/m.exec(x509.subject)?.[1] ?? x509.subject };
+  } catch {
+    return "its seal is damaged";
+  }
+}
+
+function digestOf(keyType: string | undefined): string | null {
+  return keyType === "ed25519" || keyType === "ed448" ? null : "sha256";
+}
+
+function sealedBytes({ file, sha256, previous }: Pick<Seal, "file" | "sha256" | "previous">): Buffer {
+  return Buffer.from(`conntrail archive 1\n${file}\n${sha256}\n${previous}\n`);
+}
