@@ -99,6 +99,8 @@ export interface BrokerConfig {
   readonly maxAgeSeconds: number;
   /** How much a stream keeps. */
   readonly bytesMax: number;
+  /** The file with the key by which the embedded broker encrypts its store; null: it is not encrypted. */
+  readonly encryptionKey: string | null;
   /** Empty when embedded, else at least one. */
   readonly servers: readonly string[];
   /** How this node logs in, with the absolute path of the secret; null: by its certificate, or not at all. */
@@ -250,6 +252,7 @@ function toConfig(content: FileContent, path: string): Config {
       store: broker.store,
       maxAgeSeconds: broker.max_age,
       bytesMax: broker.max_bytes,
+      encryptionKey: broker.encryption_key ?? null,
       servers: broker.servers ?? [],
       login: broker.login === undefined ? null : { ...broker.login, file: resolve(directory, broker.login.file) },
     },

@@ -163,6 +163,7 @@ const shapes = {
     store: absolutePath(1024).default("/var/lib/conntrail"),
     max_age: duration("1m", "3650d", 1000).default(7 * 86_400),
     max_bytes: size("16MiB", "1024TiB").default(2 * 1024 ** 3),
+    encryption_key: absolutePath(1024).optional(),
     servers: list("a broker's address, such as nats://10.77.0.1:4222", parseServer),
     login: checked(LOGIN_ALLOWED, parseLogin).optional(),
   },

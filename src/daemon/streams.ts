@@ -53,7 +53,7 @@ export interface OwnBroker {
 
 /** Starts the embedded broker if this node has one, and connects. Throws ConntrailError if that fails. */
 export async function openBroker(config: Config, keys: LinkKeys, log: Logger, down: TakeDown): Promise<OwnBroker> {
-  const { mode, port, store, bytesMax, maxAgeSeconds, servers, login } = config.broker;
+  const { mode, port, store, bytesMax, maxAgeSeconds, encryptionKey, servers, login } = config.broker;
   const tls = config.tls === null ? {} : { tls: config.tls };
   let embedded: EmbeddedBroker | null = null;
   if (mode === "embedded") {
@@ -64,6 +64,7 @@ export async function openBroker(config: Config, keys: LinkKeys, log: Logger, do
       storeDir: store,
       // One stream for each node of the cluster: the own one, and a copy for each peer.
       storeBytesMax: bytesMax * (peersMax(config) + 1 + leftOver),
+      ...(encryptionKey === null ? {} : { encryptionKey }),
       ...tls,
       ...(keys.readers === null ? {} : { readers: keys.readers }),
       ...(login === null ? {} : { login, token: secretOf(login.file) }),

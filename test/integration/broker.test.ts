@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_process";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { existsSync, readFileSync } from "node:fs";
 import { chmod, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
@@ -287,6 +287,50 @@ exit 2
     } finally {
       orphan.kill("SIGKILL");
     }
+  });
+
+  it("encrypts its store, also one that was not, and refuses another key or none", async () => {
+    await using edge = await setUp();
+    const text = "who-talked-to-whom";
+    const stored = (): string =>
+      execFileSync("grep", ["-rlF", text, join(edge.storeDir, "jetstream")], { encoding: "utf8" });
+    const withStream = async (broker: EmbeddedBroker, messages: number): Promise<void> => {
+      await broker.start();
+      const own = connectBroker({ servers: [broker.address], node: "fw1", purpose: "test", log: silentLogger() });
+      const client = await own.ready(30_000);
+      const jsm = await client.jetstreamManager();
+      if (messages === 0) await jsm.streams.add({ name: "CT_fw1", subjects: ["ct.fw1.>"] });
+      assert.equal((await jsm.streams.info("CT_fw1")).state.messages, messages);
+      await client.jetstream().publish("ct.fw1.ev", text);
+      await own.close();
+      await broker.stop();
+    };
+    const another = async (encryptionKey?: string): Promise<EmbeddedBroker> =>
+      new EmbeddedBroker({
+        node: "fw1",
+        listen: { host: "127.0.0.1", port: await freePort() },
+        storeDir: edge.storeDir,
+        storeBytesMax: 1024 ** 3,
+        log: silentLogger(),
+        ...(encryptionKey === undefined ? {} : { encryptionKey }),
+      });
+    const key = join(edge.directory, "store.key");
+    const other = join(edge.directory, "other.key");
+    // Digits alone would be a number in nats.conf.
+    await writeFile(key, `${"1234567890".repeat(5)}\n`, { mode: 0o600 });
+    await writeFile(other, `${"f".repeat(64)}\n`, { mode: 0o600 });
+    await withStream(edge.broker, 0);
+    assert.match(stored(), /CT_fw1/);
+    await withStream(await another(key), 1);
+    assert.throws(stored, "the plain text is still there");
+    assert.doesNotMatch(await readFile(join(edge.storeDir, "nats.conf"), "utf8"), /1234567890/);
+    await refuses((await another(other)).start(), "STORE", /is encrypted, and .*other\.key is another one/);
+    await refuses((await another()).start(), "STORE", /is encrypted, and broker\.encryption_key is missing/);
+    await withStream(await another(key), 2);
+    await chmod(key, 0o644);
+    await refuses((await another(key)).start(), "CONFIG", /others may read it/);
+    await writeFile(other, "short", { mode: 0o600 });
+    await refuses((await another(other)).start(), "CONFIG", /openssl rand -hex 32/);
   });
 
   it("is not kept from starting by another user's process that looks like a broker", {

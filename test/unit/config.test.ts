@@ -66,6 +66,7 @@ test("every key of the contract is understood", () => {
       store: "/var/lib/conntrail",
       maxAgeSeconds: 604_800,
       bytesMax: 2_147_483_648,
+      encryptionKey: null,
       servers: [],
       login: null,
     },
@@ -114,6 +115,7 @@ test("what is left out has the defaults of the contract", () => {
     store: "/var/lib/conntrail",
     maxAgeSeconds: 604_800,
     bytesMax: 2_147_483_648,
+    encryptionKey: null,
     servers: [],
     login: null,
   });
@@ -168,7 +170,7 @@ const REFUSED: readonly (readonly [string, string])[] = [
   ["quorum: 2\n", `4: quorum: unknown key, allowed is ${TOP_KEYS}`],
   [
     "broker:\n  port: 4222\n  max-age: 7d\n",
-    "6: broker.max-age: unknown key (did you mean max_age?), allowed is mode port store max_age max_bytes servers login",
+    "6: broker.max-age: unknown key (did you mean max_age?), allowed is mode port store max_age max_bytes encryption_key servers login",
   ],
   ["node: fw2\n", "4: node: stands in line 2 already, allowed once"],
   ["peers:\n  fw2: 10.77.0.2\n  fw2: 10.77.0.3\n", "6: peers.fw2: stands in line 5 already, allowed once"],

@@ -1,6 +1,7 @@
 import { isIPv6 } from "node:net";
 import type { TlsFiles } from "../connection.js";
 import { brokerAccounts } from "./access.js";
+import { STORE_KEY_VARIABLE } from "./store-key.js";
 
 /** The input of the generated configuration of an embedded broker. */
 export interface BrokerConfigOptions {
@@ -10,6 +11,8 @@ export interface BrokerConfigOptions {
   storeDir: string;
   /** Limit for all streams of this broker together. Each stream's max_bytes must fit into it. */
   storeBytesMax: number;
+  /** The file with the key that encrypts the store; left out: it is not encrypted. */
+  encryptionKey?: string;
   tls?: TlsFiles;
   /**
    * The other nodes that may connect, by the names in their certificates; each may do what a reader needs and no more.
@@ -70,7 +73,8 @@ export function brokerClientAddress(listen: { host: string; port: number }): str
  * external one.
  */
 export function brokerConfig(options: BrokerConfigOptions, version: BrokerVersion): string {
-  const { node, listen, storeDir, storeBytesMax, tls, readers, token } = options;
+  const { node, listen, storeDir, storeBytesMax, encryptionKey, tls, readers, token } = options;
+  const cipher = encryptionKey === undefined ? "" : `\n  cipher: aes\n  key: $${STORE_KEY_VARIABLE}`;
   const syncInterval = versionAtLeast(version, [2, 10, 0]) ? "\n  sync_interval: 5s" : "";
   const tlsBlock =
     tls === undefined
@@ -103,7 +107,7 @@ logtime: false
 jetstream {
   store_dir: ${quote(storeDir)}
   max_file_store: ${Math.floor(storeBytesMax)}
-  max_memory_store: 16777216${syncInterval}
+  max_memory_store: 16777216${syncInterval}${cipher}
 }
 ${tlsBlock}${accounts}${authorization}`;
 }

@@ -18,6 +18,7 @@ import {
   parseBrokerVersion,
   versionAtLeast,
 } from "./broker-config.js";
+import { STORE_KEY_VARIABLE } from "./store-key.js";
 
 /** Environment variable of the broker with its daemon's process id: see `stopLeftovers`. */
 export const DAEMON_PID_VARIABLE = "CONNTRAIL_DAEMON_PID";
@@ -77,6 +78,7 @@ export async function brokerCommand(
   file: string,
   configPath: string,
   directories: readonly string[],
+  storeKey: string | null,
 ): Promise<{ command: readonly string[]; env: NodeJS.ProcessEnv }> {
   const setpriv = await findProgram("setpriv", directories);
   const prlimit = await findProgram("prlimit", directories);
@@ -87,7 +89,12 @@ export async function brokerCommand(
       ...(prlimit === null ? [] : [prlimit, `--data=${MEMORY_BYTES_MAX}`]),
       ...[file, "-c", configPath],
     ],
-    env: { GOMEMLIMIT: String(MEMORY_BYTES), ...process.env, [DAEMON_PID_VARIABLE]: String(process.pid) },
+    env: {
+      ...(storeKey === null ? {} : { [STORE_KEY_VARIABLE]: JSON.stringify(storeKey) }),
+      GOMEMLIMIT: String(MEMORY_BYTES),
+      ...process.env,
+      [DAEMON_PID_VARIABLE]: String(process.pid),
+    },
   };
 }
 

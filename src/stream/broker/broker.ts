@@ -25,6 +25,7 @@ import {
   writeBrokerConfig,
 } from "./broker-host.js";
 import { RestoreWatch } from "./restore-watch.js";
+import { markStore, readStoreKey } from "./store-key.js";
 
 /** What an embedded broker needs: its configuration, a logger, and bounds. */
 export interface EmbeddedBrokerOptions extends BrokerConfigOptions {
@@ -116,10 +117,13 @@ export class EmbeddedBroker {
     const { file, version } = await findBroker(directories);
     const configPath = join(this.#options.storeDir, "nats.conf");
     await stopLeftovers(configPath, this.#log);
+    const { encryptionKey = null, storeDir } = this.#options;
+    const storeKey = await readStoreKey(encryptionKey, storeDir);
     await prepareStore(this.#options, version);
+    await markStore(storeKey, storeDir);
     this.#version = version;
     await checkListen(this.#options.listen);
-    const { command, env } = await brokerCommand(file, configPath, directories);
+    const { command, env } = await brokerCommand(file, configPath, directories, storeKey);
     this.#command = command;
     this.#env = env;
     if (this.#stop.signal.aborted) return;
