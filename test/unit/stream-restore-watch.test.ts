@@ -19,4 +19,18 @@ describe("the stream that makes a broker crash", () => {
       assert.equal(streamsDirectory("/store", account), `/store/jetstream/${account}/streams`);
     });
   }
+
+  it("is none when the broker got no more memory: the stream is sound", () => {
+    for (const line of [
+      "fatal error: out of memory",
+      "fatal error: runtime: cannot allocate memory",
+      "fatal error: newosproc",
+    ]) {
+      const watch = new RestoreWatch();
+      watch.take(`[7] [INF]   Starting restore for stream '${streamsAccount({})} > CT_fw2'`);
+      watch.take("runtime: out of memory: cannot allocate 4194304-byte block");
+      watch.take(line);
+      assert.equal(watch.fatalStream, null, line);
+    }
+  });
 });

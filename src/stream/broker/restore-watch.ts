@@ -1,5 +1,8 @@
-/** The first line of a crash of a Go program, on its standard error. */
-const PANIC = /^(panic|fatal error): /;
+/**
+ * The first line of a crash of a Go program, on its standard error. A server that got no more memory, within its bound or
+ * from the machine, says nothing of the stream that it was reading.
+ */
+const PANIC = /^(panic|fatal error): (?!.*(?:memory|map pages|newosproc))/;
 /** A server reads its streams one after the other. Their names are checked by the configuration of the node. */
 const RESTORING = /Starting restore for stream '[^ ']+ > ([A-Za-z0-9_-]+)'/;
 const RESTORED = /Restored .* for stream '[^ ']+ > /;
