@@ -62,7 +62,8 @@ test("Python's csv module reads what was written", { skip: missing("python3", "D
     string
   >[];
   assert.equal(rows.length, ALL.length);
-  assert.equal(rows[0]!.helper, 'a,"b"\r\nc');
+  // A line end in a value is escaped: read by lines, it would forge one.
+  assert.equal(rows[0]!.helper, 'a,"b"\\u000d\\u000ac');
   assert.equal(rows[0]!.may_miss, "false");
   assert.equal(rows[1]!.start, "");
   assert.equal(rows[3]!.nat_dst, "2001:db8:1::2");
