@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import type { JetStreamManager, Msg, NatsConnection } from "nats";
+import type { Msg, NatsConnection } from "nats";
 import { PullConsumer } from "../../src/stream/pull-consumer.js";
+import type { StreamAccess } from "../../src/stream/stream-access.js";
 
 /** A consumer with room for so much, and a broker that sends whatever the test says. */
 async function setUp(room: { messages: number; bytes: number }) {
@@ -18,7 +19,7 @@ async function setUp(room: { messages: number; bytes: number }) {
   };
   const consumer = new PullConsumer({
     client: client as unknown as NatsConnection,
-    jsm: { consumers: { add: async () => undefined } } as unknown as JetStreamManager,
+    access: { consume: async () => "reading", release: async () => true } as unknown as StreamAccess,
     reader: "fw1",
     node: "fw2",
     startSequence: 1,
@@ -36,7 +37,7 @@ async function setUp(room: { messages: number; bytes: number }) {
   let sequence = 0;
   const send = (bytes: number): void => {
     sequence++;
-    const reply = `$JS.ACK.CT_fw2.${consumer.name}.1.${sequence}.${sequence}.1769900000000000000.9`;
+    const reply = `$JS.ACK.CT_fw2.reading.1.${sequence}.${sequence}.1769900000000000000.9`;
     callback(null, { subject: "ct.fw2.ev", reply, data: new Uint8Array(bytes) } as unknown as Msg);
   };
   return { consumer, taken, failures, send };
