@@ -153,33 +153,44 @@ export class KernelResync {
   }
 
   async #once(polled: boolean): Promise<boolean> {
+    this.#begin();
+    const losses = this.#losses;
+    const whole = (await this.#dumpFlows(polled)) && (await this.#dumpExpectations(polled));
+    this.#end(whole);
+    if (whole) {
+      this.#lossesRead = losses;
+      this.#backoff.reset();
+    } else if (polled) this.#losses++;
+    return whole;
+  }
+
+  /** From here on, events are newer than what the dump lists. */
+  #begin(): void {
     this.#internal.beginDump();
     this.#injection?.beginDump();
     this.#flows.readClock();
-    const losses = this.#losses;
-    const whole = (await this.#dumpFlows(polled)) && (await this.#dumpExpectations(polled));
+  }
+
+  /** The dump is over. `whole`: it listed everything, and what it did not list has been swept. */
+  #end(whole: boolean): void {
     this.#injection?.endDump(whole);
-    if (!whole) {
-      if (polled) this.#losses++;
-      return false;
-    }
-    this.#lossesRead = losses;
-    this.#backoff.reset();
-    this.#pacer.flushNow();
-    return true;
+    if (whole) this.#pacer.flushNow();
+  }
+
+  /** Applies a flow that the dump lists. */
+  #list(flow: DecodedFlow, polled: boolean): void {
+    // Peers' flows are in the kernel even if this node's filter would drop them.
+    if (!this.#flows.keeps(flow.words, 0)) this.#injection?.present(flow);
+    else if (polled) this.#polled(flow);
+    else this.#dumped(flow);
+    if (this.#internal.pendingCount >= BATCH_ROWS_MAX) this.#pacer.flushNow();
   }
 
   async #dumpFlows(polled: boolean): Promise<boolean> {
     const internal = this.#internal;
     let result: DumpResult;
     try {
-      result = await this.#kernel.dump({ signal: this.#signal }, (flow) => {
-        // Peers' flows are in the kernel even if this node's filter would drop them.
-        if (!this.#flows.keeps(flow.words, 0)) this.#injection?.present(flow);
-        else if (polled) this.#polled(flow);
-        else this.#dumped(flow);
-        if (internal.pendingCount >= BATCH_ROWS_MAX) this.#pacer.flushNow();
-      });
+      result = await this.#kernel.dump({ signal: this.#signal }, (flow) => this.#list(flow, polled));
     } catch (error) {
       internal.abandonDump();
       if (!this.#signal.aborted) this.#log.warn({ err: error }, "kernel resync: the dump failed; trying again");

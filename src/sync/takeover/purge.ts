@@ -81,12 +81,12 @@ export class Purge {
       this.#log.info("nothing is purged: what another node claims passes here, as with a second sync group");
       return;
     }
-    // This node was called to step down and has done so: what its kernel still holds is not its own.
-    if (this.#carrying.heldRole !== "primary") this.#carrying.carries = false;
     await this.#purge();
   }
 
   async #purge(): Promise<void> {
+    // This node was called to step down and has done so: what its kernel still holds is not its own.
+    if (this.#carrying.heldRole !== "primary") this.#carrying.carries = false;
     const internal = this.#internal;
     const removed = await removeFromKernel(internal, this.#kernel, (slot) => internal.isSuperseded(slot));
     // The expectations of purged flows have gone with their masters.
