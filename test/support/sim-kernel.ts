@@ -78,6 +78,12 @@ export interface Change {
   readonly timeoutSeconds?: number;
 }
 
+/** A copy of a kernel's table: the last ID that it gave, and its flows, oldest first. */
+export interface KernelImage {
+  readonly id: number;
+  readonly flows: readonly Uint32Array[];
+}
+
 /** Called for every event, with the port ID of the request that caused it; 0: caused by packets or a timeout. */
 export type Listener = (kind: EventKind, flow: DecodedFlow, portId: number) => void;
 
@@ -106,6 +112,21 @@ export class SimKernel {
   constructor(firstId: number, nowMs: (() => number) | null = null) {
     this.#id = firstId;
     this.#nowMs = nowMs;
+  }
+
+  /** A copy of the table, without timeouts. */
+  save(): KernelImage {
+    return { id: this.#id, flows: [...this.flows.values()].map((words) => words.slice()) };
+  }
+
+  /** Replaces the table by a copy. Nobody hears of it. */
+  load({ id, flows }: KernelImage): void {
+    this.#id = id;
+    this.flows.clear();
+    this.#tuples.clear();
+    this.#expiresMs.clear();
+    for (const bucket of this.#buckets) bucket.length = 0;
+    for (const words of flows) this.#add(words.slice());
   }
 
   /** Packets create a flow; false when one of its tuples is taken. */
@@ -197,20 +218,23 @@ export class SimKernel {
   }
 
   #create(words: Uint32Array, status: number, portId: number): boolean {
-    const key = keyOf(words, 0);
-    const tuples = tuplesOf(words);
-    if (tuples.some((tuple) => this.#find(tuple) !== null)) return false;
+    if (tuplesOf(words).some((tuple) => this.#find(tuple) !== null)) return false;
     const own = words.slice();
     own[W_ID] = ++this.#id;
     own[W_STATUS]! |= status | IPS_CONFIRMED | translations(words);
     own[W_HAS] = HAS_STATUS | HAS_TIMEOUT | HAS_MARK | HAS_ID | HAS_REPLY;
     if ((words[W_PROTO]! & 0xff) === TCP) own[W_HAS]! |= HAS_PROTOINFO;
-    this.flows.set(key, own);
-    for (const tuple of tuples) this.#tuples.set(tuple, key);
-    this.#buckets[bucketOf(key)]!.unshift(key);
-    this.#prolong(key, own, own[W_TIMEOUT]!);
+    this.#add(own);
     this.#event(EVENT_NEW, own, own[W_HAS]!, portId);
     return true;
+  }
+
+  #add(own: Uint32Array): void {
+    const key = keyOf(own, 0);
+    this.flows.set(key, own);
+    for (const tuple of tuplesOf(own)) this.#tuples.set(tuple, key);
+    this.#buckets[bucketOf(key)]!.unshift(key);
+    this.#prolong(key, own, own[W_TIMEOUT]!);
   }
 
   /** The kernel sets the timeout before it refuses the status. */
