@@ -1,6 +1,6 @@
 import { FlowTable } from "../flow/flow-table.js";
 import { type RareAttributes, RECORD_WORDS, W_HAS, W_ID } from "../flow/record.js";
-import { isAnotherConnection } from "../flow/record-fields.js";
+import { isAnotherConnection, sameReply } from "../flow/record-fields.js";
 import { SlotMap } from "../flow/slot-map.js";
 import { readStamp, writeStamp } from "../flow/stamp.js";
 import { type Claim, type ClaimOutcome, isClaimRead, outcomeOfClaim } from "../ownership/claim.js";
@@ -98,8 +98,8 @@ export class ExternalCache {
     this.#table = new FlowTable(flowsMax);
   }
 
-  /** Reports every later change of a row to `listener`. There is only one listener at a time. */
-  listen(listener: ExternalListener): void {
+  /** Reports every later change of a row to `listener`; null: to nobody. There is only one listener at a time. */
+  listen(listener: ExternalListener | null): void {
     this.#listener = listener;
   }
 
@@ -139,7 +139,8 @@ export class ExternalCache {
 
   /**
    * Applies a flow with its tuples, as its owner knows it. `words` is a record at base 0, with W_UPDATED and W_CREATED
-   * set. `birth` is the stamp of the first claim that any node made to the connection.
+   * set. `birth` is the stamp of the first claim that any node made to the connection. `isOver`: true for a flow id that
+   * also ends in the same message. Such a flow takes no other connection of its tuple over.
    */
   upsert(
     origin: number,
@@ -148,6 +149,7 @@ export class ExternalCache {
     rare: RareAttributes | null,
     stamp: number,
     birth = stamp,
+    isOver: (flowId: number) => boolean = neverOver,
   ): Outcome {
     const owner = this.#origin(origin);
     const hash = this.table.hash(words, 0);
@@ -169,9 +171,9 @@ export class ExternalCache {
       return "created";
     }
     const outcome = outcomeOfClaim(stamp, owner.node, this.stamp(slot), this.ownerName(slot));
-    if (outcome === "stale") {
+    if (outcome === "stale" || (outcome === "taken" && birth !== this.table.birth(slot) && isOver(flowId))) {
       this.counters.stale++;
-      return outcome;
+      return "stale";
     }
     this.#disown(slot);
     const slab = this.table.slab(slot);
@@ -222,14 +224,16 @@ export class ExternalCache {
 
   /**
    * A local event is newer than what peers published about this tuple, so the row is removed. Returns its birth; 0 when
-   * the row was another connection, -1 when there was no row.
+   * the row was another connection, -1 when there was no row. `isWritten`: this node wrote the kernel's entry, perhaps
+   * as the row was before its last change.
    */
-  retire(words: Uint32Array, base: number): number {
+  retire(words: Uint32Array, base: number, isWritten = false): number {
     if (this.table.size === 0) return -1;
     const slot = this.table.find(words, base);
     if (slot < 0) return -1;
     const { table } = this;
-    const isAnother = isAnotherConnection(table.slab(slot), table.base(slot), words, base);
+    const [slab, at] = [table.slab(slot), table.base(slot)];
+    const isAnother = isWritten ? !sameReply(slab, at, words, base) : isAnotherConnection(slab, at, words, base);
     const birth = isAnother ? 0 : table.birth(slot);
     this.#listener?.retired(slot);
     this.#remove(slot);
@@ -380,4 +384,8 @@ export class ExternalCache {
   #flowId(slot: number): number {
     return this.table.slab(slot)[this.table.base(slot) + W_ID]!;
   }
+}
+
+function neverOver(): boolean {
+  return false;
 }

@@ -1,5 +1,6 @@
 import type { ExternalCache } from "../../cache/external.js";
 import type { InternalCache } from "../../cache/internal.js";
+import { isOtherFlow } from "../../cache/row-changes.js";
 import type { Clock } from "../../flow/clock.js";
 import type { FlowPredicate } from "../../flow/filter.js";
 import { DecodedFlow, HAS_ID, HAS_MASK, HAS_PROTOINFO, RECORD_WORDS, W_HAS, W_PROTOINFO } from "../../flow/record.js";
@@ -73,6 +74,21 @@ export class FlowIntake {
   end(flow: DecodedFlow): void {
     this.#internal.destroy(flow, this.nowSeconds);
     this.#injection?.expired(flow.words, 0);
+  }
+
+  /**
+   * A commit has removed an entry of this node's own flow in order to replace it by the one that a peer published. The
+   * connection continues in that entry, which the dump behind the commit lists. False for every other flow.
+   */
+  replaced({ words }: DecodedFlow): boolean {
+    const { table } = this.#internal;
+    const slot = table.find(words, 0);
+    if (slot < 0 || this.#internal.isSuperseded(slot)) return false;
+    const slab = table.slab(slot);
+    const base = table.base(slot);
+    if (isOtherFlow(slab, base, words)) return false;
+    slab[base + W_HAS]! &= ~HAS_ID;
+    return true;
   }
 
   /**

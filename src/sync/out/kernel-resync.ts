@@ -9,6 +9,7 @@ import type { Claim } from "../../ownership/claim.js";
 import { BATCH_ROWS_MAX } from "../../stream/format/columns.js";
 import type { Carrying } from "../ports/carrying.js";
 import type { Injection, KernelTable } from "../ports/kernel.js";
+import type { CommitEnds } from "./commit-ends.js";
 import type { ExpectationIntake } from "./expectation-intake.js";
 import type { FlowIntake } from "./flow-intake.js";
 import type { Pacer } from "./pacer.js";
@@ -39,10 +40,13 @@ export class KernelResync {
     polls: 0,
     pollsFailed: 0,
   };
+  /** True while the entries of a commit have yet to be read back. */
+  readsCommit = false;
   readonly #internal: InternalCache;
   readonly #external: ExternalCache;
   readonly #kernel: KernelTable;
   readonly #flows: FlowIntake;
+  readonly #commitEnds: CommitEnds;
   readonly #expectations: ExpectationIntake | null;
   readonly #injection: Injection | null;
   readonly #carrying: Carrying;
@@ -62,6 +66,7 @@ export class KernelResync {
     external: ExternalCache;
     kernel: KernelTable;
     flows: FlowIntake;
+    commitEnds: CommitEnds;
     /** Null where expectations are not replicated. */
     expectations: ExpectationIntake | null;
     /** Null where peers' flows are not injected into this kernel. */
@@ -75,6 +80,7 @@ export class KernelResync {
     this.#external = options.external;
     this.#kernel = options.kernel;
     this.#flows = options.flows;
+    this.#commitEnds = options.commitEnds;
     this.#expectations = options.expectations;
     this.#injection = options.injection;
     this.#carrying = options.carrying;
@@ -239,13 +245,24 @@ export class KernelResync {
     if (this.#internal.hasEnded(flow)) return;
     const carrying = this.#carrying;
     if (this.#injection !== null && !carrying.carries && this.#injection.present(flow)) return;
-    const birth = this.#injection !== null || carrying.carries ? this.#external.retire(flow.words, 0) : -1;
+    if (this.#commitEnds.has(flow.words)) return this.#brought(flow);
+    const takes = this.#injection !== null || carrying.carries;
+    const birth = takes ? this.#external.retire(flow.words, 0, this.readsCommit) : -1;
     // If this kernel knows more about a peer's flow than the peer, the flow is this node's own as well.
     const carries = carrying.carries || birth >= 0;
     const leftover = !carries && carrying.standsBack ? NOBODY : null;
     const claimed = carries ? null : (this.#external.claim(flow.words, 0) ?? leftover);
     const slot = this.#internal.dumped(flow, this.#flows.nowSeconds, claimed, carries);
     this.#internal.table.inheritBirth(slot, birth);
+  }
+
+  /**
+   * Applies a flow that has ended at its owner while a commit was writing it. The next removal of such flows from this
+   * kernel takes it along.
+   */
+  #brought(flow: DecodedFlow): void {
+    const slot = this.#internal.dumped(flow, this.#flows.nowSeconds, NOBODY, false);
+    if (slot >= 0) this.#internal.endElsewhere(slot);
   }
 
   /**

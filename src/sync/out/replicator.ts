@@ -16,6 +16,7 @@ import { BATCH_ROWS_MAX } from "../../stream/format/columns.js";
 import type { Carrying } from "../ports/carrying.js";
 import type { HelperNames, Injection, KernelEvents, KernelTable } from "../ports/kernel.js";
 import { CommitBracket } from "./commit-bracket.js";
+import { CommitEnds } from "./commit-ends.js";
 import { ExpectationIntake } from "./expectation-intake.js";
 import { FlowIntake } from "./flow-intake.js";
 import type { Journal } from "./journal.js";
@@ -106,11 +107,12 @@ export class Replicator implements EventSink {
       log,
     });
     const expectations = helpers === null ? null : this.#expectations;
-    const parts = { internal, external, kernel, flows, expectations, injection, carrying, pacer, log, signal };
+    const commitEnds = new CommitEnds(external);
+    const parts = { internal, external, kernel, flows, commitEnds, expectations, injection, carrying, pacer, log, signal };
     const resync = new KernelResync(parts);
     this.#resync = resync;
     this.#overruns = new OverrunResync({ delayMs: options.overrunResyncMs, resync: () => void resync.resync() });
-    this.#commits = new CommitBracket({ events, resync, log });
+    this.#commits = new CommitBracket({ events, resync, commitEnds, log });
   }
 
   /** The group `replicator` of `stats`. */
@@ -146,6 +148,7 @@ export class Replicator implements EventSink {
     }
     if (kind === EVENT_DESTROY) {
       counters.eventsDestroy++;
+      if (this.#commits.isOpen && isOwn && flows.replaced(flow)) return;
       if (this.#commits.isOpen && !isOwn) flows.takeUnheard(flow);
       flows.end(flow);
       return;
@@ -252,7 +255,7 @@ export class Replicator implements EventSink {
   }
 
   /** Runs a commit; see CommitBracket. */
-  commit<T>(write: () => Promise<T>, whenRead: (written: T) => void): Promise<T> {
+  commit<T>(write: () => Promise<T>, whenRead: (written: T) => Promise<void>): Promise<T> {
     return this.#commits.run(write, whenRead);
   }
 

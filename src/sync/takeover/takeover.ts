@@ -87,7 +87,7 @@ export class Takeover {
   }
 
   async #begin(progress: (text: string) => void, only?: RowKind): Promise<CommitReport> {
-    const { replicator, journal, carrying, injects } = this.#options;
+    const { replicator, carrying, injects } = this.#options;
     // Until they have been read back, the entries of the last commit are still in the external cache.
     await replicator.committed;
     if (only === "expect") return this.#commitOnlyExpectations();
@@ -95,14 +95,26 @@ export class Takeover {
     const carriesOther = carrying.carries && carrying.groups.size > 1;
     carrying.carries = true;
     if (injects) return this.#claimAll();
-    // The stream holds the claims before the mark of the commit.
     return replicator.commit(
       () => this.#writeKernel(progress, only === "ct", carriesOther),
-      (report) => {
-        const { committed, updated, stale, durationMs } = report;
-        journal.writeMark({ type: "commit", committed, updated, failed: failures(report), stale, durationMs });
-      },
+      (report) => this.#wasRead(report, carriesOther),
     );
+  }
+
+  /**
+   * The entries of a commit have been read back. Those of flows that ended meanwhile are removed. The stream holds the
+   * claims before the mark of the commit.
+   */
+  async #wasRead(report: CommitReport, carriesOther: boolean): Promise<void> {
+    const { committed, updated, durationMs } = report;
+    const stale = report.stale + (await this.#removeStale(carriesOther));
+    this.#options.journal.writeMark({ type: "commit", committed, updated, failed: failures(report), stale, durationMs });
+  }
+
+  /** Removes entries of flows that have ended elsewhere, unless this node carries them for another sync group. */
+  #removeStale(carriesOther: boolean): Promise<number> {
+    const { internal, kernel } = this.#options;
+    return removeFromKernel(internal, kernel, (slot) => !carriesOther && internal.hasEndedElsewhere(slot));
   }
 
   async #commitOnlyExpectations(): Promise<CommitReport> {
@@ -131,8 +143,7 @@ export class Takeover {
       liberal: !commitWindowTracking,
       nowSeconds: Math.floor(clock.wallMs() / 1000),
     };
-    const isStale = (slot: number): boolean => !carriesOther && internal.hasEndedElsewhere(slot);
-    const stale = await removeFromKernel(internal, kernel, isStale);
+    const stale = await this.#removeStale(carriesOther);
     const flows = await commitExternal(external, kernel, sameTuples, options, (done, total) =>
       progress(`committed ${done} of ${total}`),
     );

@@ -1,0 +1,58 @@
+import type { ExternalCache, ExternalListener } from "../../cache/external.js";
+import { FlowTable } from "../../flow/flow-table.js";
+
+/** Limit of flows that end during a commit and are remembered. */
+const ENDS_MAX = 1 << 16;
+
+/**
+ * Remembers the peers' flows that end while a commit runs. The commit may have copied such a flow before it ended, and
+ * write it into the kernel afterwards. Its entry is then not this node's own.
+ */
+export class CommitEnds implements ExternalListener {
+  readonly #external: ExternalCache;
+  /** Null until a flow ends during a commit. */
+  #ends: FlowTable | null = null;
+
+  constructor(external: ExternalCache) {
+    this.#external = external;
+  }
+
+  /** A commit begins. */
+  begin(): void {
+    this.#ends = null;
+    this.#external.listen(this);
+  }
+
+  /** The entries of the commit have been read back. */
+  end(): void {
+    this.#ends = null;
+    this.#external.listen(null);
+  }
+
+  /** True for a flow (a record at base 0) that a peer has ended since the commit began. */
+  has(words: Uint32Array): boolean {
+    return this.#ends !== null && this.#ends.size > 0 && this.#ends.find(words, 0) >= 0;
+  }
+
+  ended(slot: number): void {
+    const { table } = this.#external;
+    const [slab, base] = [table.slab(slot), table.base(slot)];
+    this.#ends ??= new FlowTable(ENDS_MAX);
+    if (this.#ends.find(slab, base) < 0) this.#ends.insert(slab, base);
+  }
+
+  /** Another connection of that tuple is a flow of its own. */
+  changed(slot: number): void {
+    const ends = this.#ends;
+    if (ends === null || ends.size === 0) return;
+    const { table } = this.#external;
+    const at = ends.find(table.slab(slot), table.base(slot));
+    if (at < 0) return;
+    ends.unlink(at);
+    ends.free(at);
+  }
+
+  retired(): void {}
+
+  forgotten(): void {}
+}
