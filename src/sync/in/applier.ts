@@ -403,11 +403,12 @@ export class Applier {
         this.#refuseRow("a claim is newer than its message");
         continue;
       }
-      if (this.#local !== null && this.#localIsNewer(this.#local, words, stamp)) {
+      if (this.#local !== null && this.#localIsNewer(this.#local, words, flowId, stamp, birth)) {
         this.#external.disclaim(this.#origin, flowId);
         continue;
       }
-      const outcome = this.#external.upsert(this.#origin, flowId, words, rare.get(row) ?? null, stamp, birth);
+      const known = rare.get(row) ?? null;
+      const outcome = this.#external.upsert(this.#origin, flowId, words, known, stamp, birth, this.#isOver);
       if (outcome === "full") this.#countNoRoom();
     }
   }
@@ -417,12 +418,19 @@ export class Applier {
     this.counters.rowsWithoutRoom++;
   }
 
+  /** True for a flow id that also ends in this message. The search is long, and only two claims to one tuple need it. */
+  readonly #isOver = (flowId: number): boolean => {
+    const { destroys } = this.#decoder;
+    return destroys.flowId.subarray(0, destroys.rows).includes(flowId);
+  };
+
   /** True when this node's own kernel has newer news of the flow. Otherwise the local row is marked superseded. */
-  #localIsNewer(local: LocalFlows, words: Uint32Array, stamp: number): boolean {
+  #localIsNewer(local: LocalFlows, words: Uint32Array, flowId: number, stamp: number, birth: number): boolean {
     const { internal } = local;
     const slot = internal.table.size === 0 ? -1 : internal.table.find(words, 0);
     if (slot < 0) return false;
-    if (isNewerClaim(stamp, this.node, internal.stamp(slot), local.node)) {
+    const isNewer = isNewerClaim(stamp, this.node, internal.stamp(slot), local.node);
+    if (isNewer && (internal.isSuperseded(slot) || birth === internal.table.birth(slot) || !this.#isOver(flowId))) {
       internal.supersede(slot, { node: this.node, stamp });
       return false;
     }
