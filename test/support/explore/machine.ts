@@ -7,8 +7,9 @@ import { InternalCache } from "../../../src/cache/internal.js";
 import type { RequestBatch } from "../../../src/ctnetlink/encode.js";
 import { EVENT_NEW, type EventKind } from "../../../src/ctnetlink/event-socket.js";
 import type { BatchResult } from "../../../src/ctnetlink/request-socket.js";
+import { FlowTable } from "../../../src/flow/flow-table.js";
 import { HybridClock } from "../../../src/flow/clock.js";
-import { DecodedFlow, HAS_ID, W_HAS, W_ID } from "../../../src/flow/record.js";
+import { DecodedFlow, RECORD_WORDS, W_ORIG_L4 } from "../../../src/flow/record.js";
 import type { Role } from "../../../src/stream/format/mark.js";
 import type { MessageKind } from "../../../src/stream/format/subjects.js";
 import type { ReaderItem } from "../../../src/stream/reader.js";
@@ -91,6 +92,8 @@ export interface DaemonImage {
   readonly tableRole: Role;
   /** A commit's entries have not been read back yet. */
   readonly commitOpen: boolean;
+  /** The flows that have ended since that commit began. */
+  readonly commitEnds: readonly Uint32Array[];
 }
 
 /** A dump that runs: what the kernel listed when it began. */
@@ -219,7 +222,10 @@ export class Machine {
           hearNew: (on) => {
             this.#hearsNew = on;
           },
-          readNow: () => false,
+          readNow: () => {
+            while (this.queue.length > 0) this.readEvent();
+            return false;
+          },
           close: async () => undefined,
         },
         past,
@@ -301,7 +307,7 @@ export class Machine {
   }
 
   /** The daemon reads the list. */
-  endDump(): void {
+  async endDump(): Promise<void> {
     const { flows, ofCommit } = this.dump!;
     for (const words of flows) this.#resync._list(flowOf(words), false);
     this.node.internal.sweep(SLOTS);
@@ -309,16 +315,23 @@ export class Machine {
     this.#resync._running = null;
     this.dump = null;
     if (!ofCommit) return;
-    this.#replicator._commits._isOpen = false;
-    this.node.journal.writeMark({ type: "commit", committed: 0, updated: 0, failed: 0, stale: 0, durationMs: 0 });
+    this.#openCommit(false);
+    await this.#roles._takeover._wasRead(EMPTY_REPORT, false);
   }
 
   /** Keepalived calls. For `primary`, the commit is over but for reading back its entries. */
   async hook(role: SpokenRole): Promise<void> {
     this.trace = role;
     this.node.replicator.flush();
+    let isRead = false;
+    this.#resync.resync = () => {
+      isRead = true;
+      this.beginDump(true);
+      return new Promise(() => undefined);
+    };
     await this.node.roles.hook(role, () => undefined);
-    if (role === "primary") this.beginDump(true);
+    // The entries are read back behind the hook.
+    for (let turns = 0; role === "primary" && !isRead && turns < 100; turns++) await undefined;
   }
 
   /** The purge that is due. */
@@ -375,6 +388,7 @@ export class Machine {
       carries: (groups.size === 0 ? tableRole : this.trace) === "primary",
       tableRole,
       commitOpen: false,
+      commitEnds: [],
     });
     this.#local.sinceStamp = this.#hybridClock.next();
     for (const [peer, { copy }] of this.links.entries()) {
@@ -485,6 +499,7 @@ export class Machine {
       carries: this.#carrying.carries,
       tableRole: this.#carrying._tableRole,
       commitOpen: this.commitOpen,
+      commitEnds: this.#commitEnds(),
     };
   }
 
@@ -515,8 +530,26 @@ export class Machine {
     carrying._groups.clear();
     if (this.trace !== null) carrying._groups.set("", this.trace);
     carrying._role = this.trace ?? "unknown";
-    this.#replicator._commits._isOpen = image.commitOpen;
-    this.#replicator._commits._reading = DONE;
+    this.#openCommit(image.commitOpen);
+    if (image.commitEnds.length > 0) this.#replicator._commits._ends._ends = endsOf(image.commitEnds);
+  }
+
+  /** A commit's entries have yet to be read back, or have been. */
+  #openCommit(isOpen: boolean): void {
+    const { _commits } = this.#replicator;
+    _commits._reading = DONE;
+    if (isOpen || _commits._isOpen) _commits._ends[isOpen ? "begin" : "end"]();
+    _commits._isOpen = isOpen;
+    this.#resync.readsCommit = isOpen;
+  }
+
+  #commitEnds(): Uint32Array[] {
+    const table = this.#replicator._commits._ends._ends;
+    const flows: Uint32Array[] = [];
+    for (let slot = 0; table !== null && slot < table.slotsUsed; slot++) {
+      if (table.isLive(slot)) flows.push(table.slab(slot).slice(table.base(slot), table.base(slot) + RECORD_WORDS));
+    }
+    return flows;
   }
 
   #digest(image: Omit<MachineImage, "digest">): Digest {
@@ -548,6 +581,7 @@ export class Machine {
       out.word((goesOn ? 1 : 0) | (exact ? 2 : 0));
       out.variable(snapshotId);
     }
+    for (const words of daemon.commitEnds) out.word(words[W_ORIG_L4]!);
     out.word((daemon.carries ? 1 : 0) | (daemon.commitOpen ? 2 : 0));
     out.word(daemon.tableRole.charCodeAt(0));
     out.variable(daemon.epoch);
@@ -565,8 +599,15 @@ const NOTHING_APPLIED: ApplierImage = {
   exact: false,
   snapshotId: 0,
 };
+const EMPTY_REPORT = { committed: 0, updated: 0, skipped: 0, failed: {}, stale: 0, durationMs: 0 };
 const UNDECIDED: Promise<boolean> = new Promise(() => undefined);
 const DONE = Promise.resolve();
+
+function endsOf(flows: readonly Uint32Array[]): FlowTable {
+  const table = new FlowTable(SLOTS);
+  for (const words of flows) table.insert(words, 0);
+  return table;
+}
 
 function flowOf(words: Uint32Array): DecodedFlow {
   const flow = new DecodedFlow();
@@ -611,9 +652,4 @@ function streamOf(messages: readonly ExplorerMessage[]): PeerStream {
       yield messages.slice(start - 1);
     },
   };
-}
-
-/** True when a record names its CTA_ID. */
-export function hasId(words: Uint32Array): boolean {
-  return (words[W_HAS]! & HAS_ID) !== 0 && words[W_ID] !== 0;
 }

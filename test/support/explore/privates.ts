@@ -1,4 +1,6 @@
 /** The private fields that make up the state of a node, as open-privates.ts names them. */
+import type { CommitReport } from "../../../src/control/protocol.js";
+import type { FlowTable } from "../../../src/flow/flow-table.js";
 import type { StreamMessage } from "../../../src/stream/reader.js";
 import type { Claim } from "../../../src/ownership/claim.js";
 import type { DecodedFlow } from "../../../src/flow/record.js";
@@ -74,6 +76,7 @@ export interface CarryingState {
 /** KernelResync. */
 export interface ResyncState {
   _running: Promise<boolean> | null;
+  readsCommit: boolean;
   resync(): Promise<boolean>;
   _begin(): void;
   _list(flow: DecodedFlow, polled: boolean): void;
@@ -83,14 +86,18 @@ export interface ResyncState {
 /** Replicator. */
 export interface ReplicatorState {
   readonly _resync: ResyncState;
-  readonly _commits: { _isOpen: boolean; _reading: Promise<void> };
+  readonly _commits: {
+    _isOpen: boolean;
+    _reading: Promise<void>;
+    readonly _ends: { begin(): void; end(): void; _ends: FlowTable | null };
+  };
   _inTurn: boolean;
 }
 
 /** Roles. */
 export interface RolesState {
   readonly _options: { readonly carrying: CarryingState };
-  readonly _takeover: { _running: Promise<unknown> | null; _isOutdated: boolean };
+  readonly _takeover: { _wasRead(report: CommitReport, carriesOther: boolean): Promise<void> };
   readonly _purge: { schedule(): { afterSeconds: number }; cancel(): void; _purge(): Promise<void> };
 }
 

@@ -48,11 +48,17 @@ interface Before {
   readonly rows: readonly (Row | null)[];
   readonly entries: readonly boolean[];
   readonly atRest: boolean;
-  readonly isOwn: boolean;
+  /** Flows that the machine takes for its own, or may once it has read what its kernel reports. */
+  readonly own: readonly number[];
+  readonly commitOpen: boolean;
   readonly owners: readonly (string | null)[];
+  /** Flows whose entry a commit wrote for an earlier connection than the one that the peer has now. */
+  readonly mixed: readonly number[];
 }
 
 const UNKNOWN: FlowTruth = { last: -1, taker: -1, hadOwner: false, mark: 0, birth: 0, isOver: false };
+/** No birth is known. */
+const UNBORN = { mark: 0, birth: 0, isOver: false };
 const STEPS_OF_NODES: readonly number[] = [steps.EVENT, steps.PUBLISH, steps.READ, steps.DUMPED, steps.WRITE, steps.RESET];
 
 /** Follows what happens, and checks what must hold. */
@@ -104,11 +110,13 @@ export class Truth {
     if (isHook) this.active = index;
     const flows = this.#flows.map((_, flow) => flow);
     return {
+      commitOpen: machine.commitOpen,
       rows: STEPS_OF_NODES.includes(type) ? flows.map((flow) => this.#row(machine, flow)) : [],
       entries: isHook ? flows.map((flow) => flowWords(machine.kernel, flow) !== undefined) : [],
       atRest,
-      isOwn: type === steps.END && (this.#ownSlot(machine, arg) >= 0 || this.#isQueued(machine, arg)),
+      own: flows.filter((flow) => !machine.isUp || this.#ownSlot(machine, flow) >= 0 || this.#isQueued(machine, flow)),
       owners: isHook ? flows.map((flow) => this.#view(machine, flow)) : [],
+      mixed: type === steps.DUMPED && machine.commitOpen ? flows.filter((flow) => this.#isMixed(machine, flow)) : [],
     };
   }
 
@@ -118,6 +126,7 @@ export class Truth {
     const machine = this.#world.machines[index]!;
     if (STEPS_OF_NODES.includes(type)) {
       this.#checkClaims(machine, before.rows);
+      for (const flow of before.mixed) this.#set(flow, UNBORN);
       return;
     }
     switch (type) {
@@ -127,14 +136,16 @@ export class Truth {
         break;
       case steps.END: {
         const { last } = this.#flows[arg]!;
-        this.#set(arg, { last: last === index || before.isOwn ? -1 : last, taker: -1 });
+        // A node that claims late what passed it before is the owner, and it ends what it owns.
+        this.#set(arg, { last: last === index || before.own.includes(arg) ? -1 : last, taker: -1 });
         break;
       }
       case steps.OVERRUN:
       case steps.CRASH:
       case steps.REBOOT:
       case steps.LOSE:
-        this.#forget(index, type === steps.LOSE);
+        // The entries of a commit that were not read back have lost their births.
+        this.#forget(index, before.own, type === steps.LOSE || before.commitOpen);
         break;
       case steps.PRIMARY:
         this.#takenOver(machine, before);
@@ -151,12 +162,12 @@ export class Truth {
   }
 
   /** What passed the machine may not have been stored. */
-  #forget(index: number, losesStream: boolean): void {
-    this.#flows = this.#flows.map((flow) => ({
-      ...flow,
+  #forget(index: number, own: readonly number[], losesBirths: boolean): void {
+    this.#flows = this.#flows.map((known, flow) => ({
+      ...known,
       taker: -1,
-      last: flow.last === index ? -1 : flow.last,
-      ...(losesStream ? { mark: 0, birth: 0, isOver: false } : {}),
+      last: known.last === index || own.includes(flow) ? -1 : known.last,
+      ...(losesBirths ? UNBORN : {}),
     }));
   }
 
@@ -164,7 +175,11 @@ export class Truth {
     for (const [flow, { last }] of this.#flows.entries()) {
       const removed = entries[flow] === true && flowWords(machine.kernel, flow) === undefined;
       if (removed && last === machine.index) throw new Violation(`no loss: a commit ended ${name(flow)}, which is alive`);
-      this.#set(flow, { taker: atRest ? machine.index : -1, hadOwner: owners[flow] !== null });
+      const passes = flowWords(machine.kernel, flow) !== undefined;
+      const taker = atRest ? machine.index : -1;
+      // From here on its packets pass the new primary. But an end that it had not heard of does not count there.
+      const isTaken = passes && last >= 0;
+      this.#set(flow, { taker, hadOwner: owners[flow] !== null, last: isTaken ? machine.index : last });
     }
   }
 
@@ -192,7 +207,9 @@ export class Truth {
     if (owner !== null && words === undefined) this.#fail("no ghost: its owner's kernel does not have it", flow);
     for (const machine of machines) this.#checkRows(machine, flow, carrier, words);
     const { last, taker, hadOwner } = this.#flows[flow]!;
-    if (last >= 0 && owner === null) this.#fail(`no loss: it passes ${machines[last]!.name}, and nobody carries it`, flow);
+    // Until keepalived has called all nodes, two primaries may both claim what they carry.
+    const isAlone = machines.every(({ index, trace }) => index === last || trace !== "primary");
+    if (last >= 0 && owner === null && isAlone) this.#fail(`no loss: it passes ${machines[last]!.name}, and nobody carries it`, flow);
     if (taker >= 0) {
       const { name: takerName } = machines[taker]!;
       if (hadOwner && owner !== takerName) this.#fail(`no loss: ${takerName} did not take it over`, flow);
@@ -227,7 +244,8 @@ export class Truth {
       if (row >= 0 && external.birth(row) !== birth) this.#fail(`one life: ${machine.name} has another birth`, flow);
     }
     const known = this.#flows[flow]!;
-    if (known.mark === mark && known.birth !== birth) this.#fail("one life: its birth has changed", flow);
+    // Where two nodes saw a connection begin, each without the other's news, its birth is the earlier one.
+    if (known.mark === mark && known.birth < birth) this.#fail("one life: its birth has changed", flow);
     // While it lives, a connection that begins in another kernel is the same one: its packets pass both.
     if (known.isOver && known.mark !== 0 && known.birth === birth) {
       this.#fail("one life: the next connection has its birth", flow);
@@ -256,6 +274,13 @@ export class Truth {
 
   #isQueued(machine: Machine, flow: number): boolean {
     return machine.queue.some(({ words }) => keyOf(words, 0) === flowKey(flow));
+  }
+
+  #isMixed(machine: Machine, flow: number): boolean {
+    const { table } = machine.node.external;
+    const slot = find(table, flow);
+    const held = flowWords(machine.kernel, flow);
+    return slot >= 0 && held !== undefined && table.slab(slot)[table.base(slot) + W_MARK] !== held[W_MARK];
   }
 
   #row(machine: Machine, flow: number): Row | null {

@@ -32,6 +32,8 @@ export interface Scope {
   readonly begins: "primary" | "unknown";
   /** Things may happen while a commit or a purge waits for the kernel. */
   readonly gaps: boolean;
+  /** Mode `inject`. */
+  readonly injects: boolean;
   /** Packets pass only the machine that became primary last, or any machine. */
   readonly traffic: "active" | "anywhere";
 }
@@ -177,7 +179,7 @@ export class World {
     yield* this.followUps();
     for (const machine of this.machines) yield* this.#events(machine);
     const { left } = this;
-    for (const { index, isUp, queue, dues, dump, commitOpen, stream, pendingCount } of this.machines) {
+    for (const { index, isUp, queue, dues, dump, stream, pendingCount } of this.machines) {
       if (!isUp) continue;
       if (left.overruns > 0 && queue.length > 0) yield action(steps.OVERRUN, index);
       if (left.dumps > 0 && dump === null) yield action(steps.DUMP, index);
@@ -188,7 +190,9 @@ export class World {
       // A purge comes a minute after the step down: whatever the kernel had to say then has been published.
       const isQuiet = queue.length === 0 && pendingCount === 0 && dump === null;
       if (dues.purge && isQuiet) yield* this.#withGaps(action(steps.PURGE, index));
-      if (left.hooks === 0 || commitOpen || dump !== null) continue;
+      // Keepalived's calls are further apart than a commit takes.
+      const isCommitting = this.machines.some((machine) => machine.isUp && machine.commitOpen);
+      if (left.hooks === 0 || isCommitting || dump !== null) continue;
       yield* this.#withGaps(action(steps.PRIMARY, index));
       yield action(steps.BACKUP, index);
     }
@@ -334,9 +338,6 @@ export class World {
         if (!machine.dues.dump) this.#spend("dumps");
         machine.beginDump();
         return true;
-      case steps.DUMPED:
-        machine.endDump();
-        return true;
       case steps.OVERRUN:
         this.#spend("overruns");
         machine.overrun();
@@ -367,6 +368,9 @@ export class World {
       case steps.BACKUP:
         this.#spend("hooks");
         await machine.hook(type === steps.PRIMARY ? "primary" : "backup");
+        return true;
+      case steps.DUMPED:
+        await machine.endDump();
         return true;
       case steps.PURGE:
         await machine.purge();
