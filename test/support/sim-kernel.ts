@@ -78,10 +78,17 @@ export interface Change {
   readonly timeoutSeconds?: number;
 }
 
+/** A flow with its key and its tuples, as a kernel finds it. */
+interface IndexedFlow {
+  readonly key: string;
+  readonly tuples: readonly string[];
+  readonly words: Uint32Array;
+}
+
 /** A copy of a kernel's table: the last ID that it gave, and its flows, oldest first. */
 export interface KernelImage {
   readonly id: number;
-  readonly flows: readonly Uint32Array[];
+  readonly flows: readonly IndexedFlow[];
 }
 
 /** Called for every event, with the port ID of the request that caused it; 0: caused by packets or a timeout. */
@@ -116,7 +123,9 @@ export class SimKernel {
 
   /** A copy of the table, without timeouts. */
   save(): KernelImage {
-    return { id: this.#id, flows: [...this.flows.values()].map((words) => words.slice()) };
+    const flows: IndexedFlow[] = [];
+    for (const [key, words] of this.flows) flows.push({ key, tuples: tuplesOf(words), words: words.slice() });
+    return { id: this.#id, flows };
   }
 
   /** Replaces the table by a copy. Nobody hears of it. */
@@ -125,8 +134,8 @@ export class SimKernel {
     this.flows.clear();
     this.#tuples.clear();
     this.#expiresMs.clear();
-    for (const bucket of this.#buckets) bucket.length = 0;
-    for (const words of flows) this.#add(words.slice());
+    for (const bucket of this.#buckets) if (bucket.length > 0) bucket.length = 0;
+    for (const { key, tuples, words } of flows) this.#add(words.slice(), key, tuples);
   }
 
   /** Packets create a flow; false when one of its tuples is taken. */
@@ -218,21 +227,21 @@ export class SimKernel {
   }
 
   #create(words: Uint32Array, status: number, portId: number): boolean {
-    if (tuplesOf(words).some((tuple) => this.#find(tuple) !== null)) return false;
+    const tuples = tuplesOf(words);
+    if (tuples.some((tuple) => this.#find(tuple) !== null)) return false;
     const own = words.slice();
     own[W_ID] = ++this.#id;
     own[W_STATUS]! |= status | IPS_CONFIRMED | translations(words);
     own[W_HAS] = HAS_STATUS | HAS_TIMEOUT | HAS_MARK | HAS_ID | HAS_REPLY;
     if ((words[W_PROTO]! & 0xff) === TCP) own[W_HAS]! |= HAS_PROTOINFO;
-    this.#add(own);
+    this.#add(own, keyOf(own, 0), tuples);
     this.#event(EVENT_NEW, own, own[W_HAS]!, portId);
     return true;
   }
 
-  #add(own: Uint32Array): void {
-    const key = keyOf(own, 0);
+  #add(own: Uint32Array, key: string, tuples: readonly string[]): void {
     this.flows.set(key, own);
-    for (const tuple of tuplesOf(own)) this.#tuples.set(tuple, key);
+    for (const tuple of tuples) this.#tuples.set(tuple, key);
     this.#buckets[bucketOf(key)]!.unshift(key);
     this.#prolong(key, own, own[W_TIMEOUT]!);
   }

@@ -82,9 +82,9 @@ export async function commitExternal(
   const startedMs = performance.now();
   const tally = newTally();
   const total = external.table.size;
-  const spare = Array.from({ length: PIPELINE }, () => new Staging());
+  const spare = total === 0 ? [] : Array.from({ length: PIPELINE }, () => new Staging());
   let done = 0;
-  for (const related of [false, true]) {
+  for (const related of total === 0 ? [] : [false, true]) {
     const running: Promise<void>[] = [];
     for await (const staging of stagings(external.table, related, spare)) {
       const { count } = staging;

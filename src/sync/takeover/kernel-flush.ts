@@ -18,10 +18,11 @@ export async function removeFromKernel(
   chosen: (slot: number) => boolean,
 ): Promise<number> {
   const { table } = internal;
-  const batch = new RequestBatch();
+  // Most often there is nothing to remove, and a batch takes a lot of memory.
+  let batch: RequestBatch | null = null;
   let removed = 0;
   const send = async (): Promise<void> => {
-    if (batch.count === 0) return;
+    if (batch === null || batch.count === 0) return;
     const count = batch.count;
     const { errors } = await kernel.send(batch);
     removed += count - errors.length;
@@ -31,6 +32,7 @@ export async function removeFromKernel(
   for (let slot = 0; slot < table.slotsUsed; slot++) {
     if (slot % SLOTS_PER_LOOK === 0 && turn.over) await turn.yield();
     if (!internal.isFlow(slot) || !chosen(slot)) continue;
+    batch ??= new RequestBatch();
     batch.delete(table.slab(slot), table.base(slot), true);
     if (batch.count >= BATCH_MESSAGES) await send();
   }

@@ -303,7 +303,7 @@ export class Machine {
     this.dues = { ...this.dues, dump: false };
     this.#resync._running = UNDECIDED;
     this.#resync._begin();
-    this.dump = { flows: this.kernel.save().flows, ofCommit };
+    this.dump = { flows: [...this.kernel.flows.values()].map((words) => words.slice()), ofCommit };
   }
 
   /** The daemon reads the list. */
@@ -561,7 +561,7 @@ export class Machine {
       ids.set(id, ids.size);
       return ids.size - 1;
     };
-    for (const words of image.kernel.flows) digestRecord(out, words, 0, idOf);
+    for (const { words } of image.kernel.flows) digestRecord(out, words, 0, idOf);
     out.word(-1);
     for (const { kind, words, portId } of image.queue) {
       out.word(kind);

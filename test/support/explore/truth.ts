@@ -102,7 +102,7 @@ export class Truth {
   }
 
   /** What `after` needs of the state before a step. */
-  before({ type, machine: index, arg }: Step): Before {
+  before({ type, machine: index }: Step): Before {
     const machine = this.#world.machines[index]!;
     const isHook = type === steps.PRIMARY;
     const atRest = isHook && this.#world.isAtRest;
