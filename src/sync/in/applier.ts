@@ -21,6 +21,9 @@ import { type DecodedMark, epochBegin, type Mark, MarkCodec, tableGoesOn } from 
 import type { MessageKind } from "../../stream/format/subjects.js";
 import { FORMATS, type Formats } from "../../stream/format/versions.js";
 
+/** Limit of the rows that a daemon that starts may have to answer. */
+const UNANSWERED_MAX = 1 << 16;
+
 /** A message of a stream, from whichever broker it was read. */
 export interface StreamPayload {
   readonly kind: MessageKind;
@@ -111,6 +114,8 @@ export class Applier {
   #goesOn = false;
   #exact = false;
   #snapshotId = 0;
+  /** Flow ids of rows that were older than this node's, with the slots of those. A daemon before may not have answered. */
+  readonly #unanswered = new Map<number, number>();
   #wallMs = 0;
   #lastSnapshotSequence = 0;
   #begun: BegunEpoch = { epoch: 0, reads: null };
@@ -254,6 +259,16 @@ export class Applier {
   /** No daemon of this node has read the messages from here on before. */
   goOn(): void {
     this.#goesOn = true;
+  }
+
+  /**
+   * What was kept of the stream has been read. This node claims again what the peer still takes for its own by older
+   * claims, because the last daemon may have ended before it could.
+   */
+  answer(): void {
+    const { internal } = this.#local ?? {};
+    for (const slot of this.#unanswered.values()) if (internal?.isFlow(slot) === true) internal.claimAgain(slot);
+    this.#unanswered.clear();
   }
 
   /** True when this node has yet to answer a row that is older than its own. `stamp` is that of the row's claim. */
@@ -409,6 +424,7 @@ export class Applier {
       }
       const known = rare.get(row) ?? null;
       const outcome = this.#external.upsert(this.#origin, flowId, words, known, stamp, birth, this.#isOver);
+      if (this.#unanswered.size > 0) this.#unanswered.delete(flowId);
       if (outcome === "full") this.#countNoRoom();
     }
   }
@@ -435,8 +451,9 @@ export class Applier {
       return false;
     }
     this.#external.counters.stale++;
-    // A message that was published before this daemon started was answered then, perhaps by the previous daemon.
+    // A message that was published before this daemon started was answered then, unless that daemon died.
     if (this.#isNews(local, stamp)) internal.claimAgain(slot);
+    else if (this.#fresh && this.#unanswered.size < UNANSWERED_MAX) this.#unanswered.set(flowId, slot);
     return true;
   }
 
@@ -467,6 +484,7 @@ export class Applier {
         this.#refuseRow("a claim is newer than its message");
         continue;
       }
+      this.#unanswered.delete(moved.flowId[row]!);
       const elsewhere = owner === this.#local?.node ? null : owner;
       this.#external.moved(this.#origin, moved.flowId[row]!, elsewhere, moved.stamp[row]!);
     }
@@ -515,6 +533,7 @@ export class Applier {
   }
 
   #applyDestroy(flowId: number): void {
+    if (this.#unanswered.size > 0) this.#unanswered.delete(flowId);
     const { table } = this.#external;
     const slot = this.#external.slotOf(this.#origin, flowId);
     const internal = this.#local?.internal;

@@ -219,6 +219,8 @@ export class Follower {
       this.#copyHasHole = !(await replayCopy(this.#copySource.stream, tail, this.#applier, this.#log, signal));
     } catch (error) {
       this.#log.warn({ peer: this.node, error: errorText(error) }, "the copy of the peer's stream cannot be read");
+    } finally {
+      this.#applier.answer();
     }
   }
 
