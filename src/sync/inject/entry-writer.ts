@@ -100,7 +100,7 @@ export class EntryWriter {
       await this.#update(known, fresh, carrier);
       const existing = await this.#create(fresh);
       if (existing.length > 0) await this.#settle(existing, stale, carrier);
-      if (stale.length > 0) await this.#replace(stale);
+      if (stale.length > 0) await this.#replace(stale, carrier);
     } finally {
       this.#entries.endWrite(nowSeconds());
     }
@@ -165,8 +165,9 @@ export class EntryWriter {
     for (const item of missing) this.#fail(item);
   }
 
-  /** Replaces entries, except where packets have made the flow this node's own meanwhile. */
-  async #replace(stale: readonly InjectorItem[]): Promise<void> {
+  /** Replaces entries, except where packets have made the flow this node's own, as the events up to now show. */
+  async #replace(stale: readonly InjectorItem[], carrier: Carrier): Promise<void> {
+    carrier.readEvents();
     const items = this.#notOwn(stale);
     await this.#requests.send("delete", items);
     const refused = await this.#requests.send("create", items);
@@ -194,7 +195,7 @@ export class EntryWriter {
       if (isFurther(flow.words, item.words, 0)) item.words[W_PROTOINFO] = flow.words[W_PROTOINFO]!;
       merged.push(item);
     }
-    if (replaced.length > 0) await this.#replace(replaced);
+    if (replaced.length > 0) await this.#replace(replaced, carrier);
     if (merged.length === 0) return;
     const refused = await this.#requests.send("update", merged);
     for (const [item, flow] of await this.#requests.read(merged)) {

@@ -111,6 +111,10 @@ export class Injector implements ExternalListener, Injection {
     this.#loop.poke();
   }
 
+  endedBirth(words: Uint32Array): number {
+    return this.#work.endedBirth(words);
+  }
+
   /** This kernel has ended a flow by itself. If a peer still has it, the flow is written again. */
   expired(words: Uint32Array, base: number): void {
     this.#renewal.expired(words, base);

@@ -1,6 +1,7 @@
 /** Holds the injector's pending work within limits. Work that finds no room is counted. */
 import { FlowTable } from "../../flow/flow-table.js";
 import { RECORD_WORDS, W_PROTOINFO, W_TABLE_A, W_TABLE_B } from "../../flow/record.js";
+import { isAnotherConnection } from "../../flow/record-fields.js";
 import type { InjectorCounters } from "./injector-counters.js";
 
 /** Limit of ended flows that are remembered between two writes, or until the first. */
@@ -92,13 +93,14 @@ export class WorkList {
   }
 
   /** Adds the flow of a record that has ended. `expiresSeconds` and `withinSeconds` are as in EndedFlow. */
-  addEnded(slab: Uint32Array, base: number, expiresSeconds: number, withinSeconds: number): void {
+  addEnded(slab: Uint32Array, base: number, birth: number, expiresSeconds: number, withinSeconds: number): void {
     let at = this.#ended.find(slab, base);
     if (at < 0) at = this.#ended.insert(slab, base);
     if (at < 0) {
       this.#counters.endingsDropped++;
       return;
     }
+    this.#ended.setBirth(at, birth);
     const words = this.#ended.slab(at);
     const to = this.#ended.base(at);
     words[to + W_PROTOINFO] = slab[base + W_PROTOINFO]!;
@@ -137,6 +139,15 @@ export class WorkList {
     return holds(this.#ended, words) || holds(this.#ending, words);
   }
 
+  /**
+   * The birth of an ended flow that waits for its removal or is being removed; 0 if the record at base 0 belongs to
+   * another connection of that tuple, -1 if no flow with that tuple waits.
+   */
+  endedBirth(words: Uint32Array): number {
+    const birth = birthIn(this.#ended, words);
+    return birth >= 0 ? birth : birthIn(this.#ending, words);
+  }
+
   /** Adds the flow of a record at base 0, which is to be looked up. `mayGo` is as in DoubtfulFlow. */
   addDoubtful(words: Uint32Array, mayGo: boolean): void {
     if (this.#doubtful.length < DOUBTFUL_MAX) this.#doubtful.push({ words: words.slice(), mayGo });
@@ -151,4 +162,10 @@ export class WorkList {
 
 function holds(table: FlowTable, words: Uint32Array): boolean {
   return table.size > 0 && table.find(words, 0) >= 0;
+}
+
+function birthIn(table: FlowTable, words: Uint32Array): number {
+  const at = table.size === 0 ? -1 : table.find(words, 0);
+  if (at < 0) return -1;
+  return isAnotherConnection(table.slab(at), table.base(at), words, 0) ? 0 : table.birth(at);
 }

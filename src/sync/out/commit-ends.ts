@@ -29,16 +29,22 @@ export class CommitEnds implements ExternalListener {
     this.#external.listen(null);
   }
 
-  /** True for a flow (a record at base 0) that a peer has ended since the commit began. */
-  has(words: Uint32Array): boolean {
-    return this.#ends !== null && this.#ends.size > 0 && this.#ends.find(words, 0) >= 0;
+  /**
+   * The birth of a flow (a record at base 0) that a peer has ended since the commit began; -1 for every other flow. If
+   * packets pass its entry here, the connection continues.
+   */
+  birth(words: Uint32Array): number {
+    const at = this.#ends === null || this.#ends.size === 0 ? -1 : this.#ends.find(words, 0);
+    return this.#ends === null || at < 0 ? -1 : this.#ends.birth(at);
   }
 
   ended(slot: number): void {
     const { table } = this.#external;
     const [slab, base] = [table.slab(slot), table.base(slot)];
     this.#ends ??= new FlowTable(ENDS_MAX);
-    if (this.#ends.find(slab, base) < 0) this.#ends.insert(slab, base);
+    if (this.#ends.find(slab, base) >= 0) return;
+    const at = this.#ends.insert(slab, base);
+    if (at >= 0) this.#ends.setBirth(at, table.birth(slot));
   }
 
   /** Another connection of that tuple is a flow of its own. */

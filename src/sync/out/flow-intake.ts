@@ -5,6 +5,7 @@ import type { Clock } from "../../flow/clock.js";
 import type { FlowPredicate } from "../../flow/filter.js";
 import { DecodedFlow, HAS_ID, HAS_MASK, HAS_PROTOINFO, RECORD_WORDS, W_HAS, W_PROTOINFO } from "../../flow/record.js";
 import type { Injection } from "../ports/kernel.js";
+import type { CommitEnds } from "./commit-ends.js";
 
 /**
  * Applies the flows that this node's own kernel reports to the internal cache. Such a report is newer than anything
@@ -17,12 +18,14 @@ export class FlowIntake {
   nowSeconds = 0;
   readonly #internal: InternalCache;
   readonly #external: ExternalCache;
+  readonly #commitEnds: CommitEnds;
   readonly #injection: Injection | null;
   readonly #clock: Clock;
 
   constructor(options: {
     internal: InternalCache;
     external: ExternalCache;
+    commitEnds: CommitEnds;
     /** Null where peers' flows are not injected into this kernel. */
     injection: Injection | null;
     keeps: FlowPredicate;
@@ -30,6 +33,7 @@ export class FlowIntake {
   }) {
     this.#internal = options.internal;
     this.#external = options.external;
+    this.#commitEnds = options.commitEnds;
     this.#injection = options.injection;
     this.keeps = options.keeps;
     this.#clock = options.clock;
@@ -48,8 +52,14 @@ export class FlowIntake {
   take(flow: DecodedFlow, inherits = this.#injection !== null): void {
     if (inherits) this.#inherit(flow);
     const slot = this.#internal.upsert(flow, this.nowSeconds);
-    this.#internal.table.inheritBirth(slot, this.#external.retire(flow.words, 0));
+    const birth = this.#external.retire(flow.words, 0);
+    this.#internal.table.inheritBirth(slot, birth >= 0 ? birth : this.#endedBirth(flow.words));
     if (slot >= 0 && this.#internal.lacksState(slot)) this.#injection?.doubt(flow.words);
+  }
+
+  /** The birth of a flow that has ended at its owner and is still in this kernel, where packets pass it. */
+  #endedBirth(words: Uint32Array): number {
+    return this.#injection === null ? this.#commitEnds.birth(words) : this.#injection.endedBirth(words);
   }
 
   /**

@@ -242,10 +242,14 @@ export class KernelResync {
 
   /** Applies a flow that a resync lists. */
   #dumped(flow: DecodedFlow): void {
+    if (this.#commitEnds.birth(flow.words) >= 0) this.#brought(flow);
+    else this.#takeIn(flow);
+  }
+
+  #takeIn(flow: DecodedFlow): void {
     if (this.#internal.hasEnded(flow)) return;
     const carrying = this.#carrying;
     if (this.#injection !== null && !carrying.carries && this.#injection.present(flow)) return;
-    if (this.#commitEnds.has(flow.words)) return this.#brought(flow);
     const takes = this.#injection !== null || carrying.carries;
     const birth = takes ? this.#external.retire(flow.words, 0, this.readsCommit) : -1;
     // If this kernel knows more about a peer's flow than the peer, the flow is this node's own as well.

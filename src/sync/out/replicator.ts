@@ -93,7 +93,8 @@ export class Replicator implements EventSink {
       nowMs: () => performance.now(),
     });
     this.#pacer = pacer;
-    const flows = new FlowIntake({ internal, external, injection, keeps: options.filter, clock });
+    const commitEnds = new CommitEnds(external);
+    const flows = new FlowIntake({ internal, external, commitEnds, injection, keeps: options.filter, clock });
     this.#flows = flows;
     this.#expectations = new ExpectationIntake({
       internal,
@@ -107,8 +108,19 @@ export class Replicator implements EventSink {
       log,
     });
     const expectations = helpers === null ? null : this.#expectations;
-    const commitEnds = new CommitEnds(external);
-    const parts = { internal, external, kernel, flows, commitEnds, expectations, injection, carrying, pacer, log, signal };
+    const parts = {
+      internal,
+      external,
+      kernel,
+      flows,
+      commitEnds,
+      expectations,
+      injection,
+      carrying,
+      pacer,
+      log,
+      signal,
+    };
     const resync = new KernelResync(parts);
     this.#resync = resync;
     this.#overruns = new OverrunResync({ delayMs: options.overrunResyncMs, resync: () => void resync.resync() });

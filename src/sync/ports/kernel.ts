@@ -49,6 +49,11 @@ export interface Injection {
   expired(words: Uint32Array, base: number): void;
   /** An event reported a flow that was unknown, without its full state: the kernel must be asked. */
   doubt(words: Uint32Array): void;
+  /**
+   * The birth of a peer's flow that has ended and is about to be removed from this kernel: the connection continues if
+   * packets pass it here. 0 if the record at base 0 belongs to another connection of that tuple, -1 if there is none.
+   */
+  endedBirth(words: Uint32Array): number;
   /** A dump of the kernel begins. */
   beginDump(): void;
   /** A dump lists a flow. True when the flow is a peer's and not this node's own. */
