@@ -109,6 +109,8 @@ export class SimKernel {
   onTimeout: ((key: string) => void) | null = null;
   /** From a tuple, in either direction, to the key of its flow. */
   readonly #tuples = new Map<string, string>();
+  /** The tuples of a flow, by its key. */
+  readonly #tuplesOf = new Map<string, readonly string[]>();
   readonly #expiresMs = new Map<string, number>();
   /** Keys, newest first. */
   readonly #buckets: string[][] = Array.from({ length: BUCKETS }, () => []);
@@ -124,7 +126,7 @@ export class SimKernel {
   /** A copy of the table, without timeouts. */
   save(): KernelImage {
     const flows: IndexedFlow[] = [];
-    for (const [key, words] of this.flows) flows.push({ key, tuples: tuplesOf(words), words: words.slice() });
+    for (const [key, words] of this.flows) flows.push({ key, tuples: this.#tuplesOf.get(key)!, words: words.slice() });
     return { id: this.#id, flows };
   }
 
@@ -133,6 +135,7 @@ export class SimKernel {
     this.#id = id;
     this.flows.clear();
     this.#tuples.clear();
+    this.#tuplesOf.clear();
     this.#expiresMs.clear();
     for (const bucket of this.#buckets) if (bucket.length > 0) bucket.length = 0;
     for (const { key, tuples, words } of flows) this.#add(words.slice(), key, tuples);
@@ -241,6 +244,7 @@ export class SimKernel {
 
   #add(own: Uint32Array, key: string, tuples: readonly string[]): void {
     this.flows.set(key, own);
+    this.#tuplesOf.set(key, tuples);
     for (const tuple of tuples) this.#tuples.set(tuple, key);
     this.#buckets[bucketOf(key)]!.unshift(key);
     this.#prolong(key, own, own[W_TIMEOUT]!);
@@ -286,7 +290,8 @@ export class SimKernel {
     const words = this.flows.get(key)!;
     this.flows.delete(key);
     this.#expiresMs.delete(key);
-    for (const tuple of tuplesOf(words)) this.#tuples.delete(tuple);
+    for (const tuple of this.#tuplesOf.get(key)!) this.#tuples.delete(tuple);
+    this.#tuplesOf.delete(key);
     const bucket = this.#buckets[bucketOf(key)]!;
     bucket.splice(bucket.indexOf(key), 1);
     words[W_STATUS]! |= IPS_DYING;

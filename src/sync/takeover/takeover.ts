@@ -108,7 +108,14 @@ export class Takeover {
   async #wasRead(report: CommitReport, carriesOther: boolean): Promise<void> {
     const { committed, updated, durationMs } = report;
     const stale = report.stale + (await this.#removeStale(carriesOther));
-    this.#options.journal.writeMark({ type: "commit", committed, updated, failed: failures(report), stale, durationMs });
+    this.#options.journal.writeMark({
+      type: "commit",
+      committed,
+      updated,
+      failed: failures(report),
+      stale,
+      durationMs,
+    });
   }
 
   /** Removes entries of flows that have ended elsewhere, unless this node carries them for another sync group. */

@@ -118,10 +118,14 @@ export function actionText(one: Action): string {
 
 function parseStep(text: string): Step {
   const match = /^fw(\d) (\w+)(?: (?:fw|flow)?(\d+))?$/.exec(text.trim());
-  const type = NAMES.findIndex((name) => name === match?.[2]);
+  const type = (NAMES as readonly string[]).indexOf(match?.[2] ?? "");
   if (match === null || type < 0) throw new Error(`not a step: ${text}`);
   const isCount = type === LOSE;
-  return { type, machine: Number(match[1]) - 1, arg: match[3] === undefined ? 0 : Number(match[3]) - (isCount ? 0 : 1) };
+  return {
+    type,
+    machine: Number(match[1]) - 1,
+    arg: match[3] === undefined ? 0 : Number(match[3]) - (isCount ? 0 : 1),
+  };
 }
 
 /** The pair of actionText. */

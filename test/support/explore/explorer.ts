@@ -1,6 +1,7 @@
 /** Explores a scope: all states that can be reached, breadth first, each once. */
 import { type Action, actionText, packAction, unpackAction } from "./actions.js";
-import { type Scope, type State, Violation, World } from "./world.js";
+import { Violation } from "./truth.js";
+import { type Scope, type State, World } from "./world.js";
 
 /** How far to explore. */
 export interface Limits {
@@ -65,7 +66,8 @@ class Visited {
   /** The actions from the first state to this one. */
   way(number: number): Action[] {
     const actions: Action[] = [];
-    for (let at = number; this.#parents[at]! > 0; at = this.#parents[at]!) actions.push(unpackAction(this.#actions[at]!));
+    for (let at = number; this.#parents[at]! > 0; at = this.#parents[at]!)
+      actions.push(unpackAction(this.#actions[at]!));
     return actions.reverse();
   }
 
@@ -97,24 +99,39 @@ interface Found {
   readonly number: number;
 }
 
+/** Seconds that pass in the real world: the nodes have a clock of their own, which stands still. */
+function realSeconds(): number {
+  return Number(process.hrtime.bigint()) / 1e9;
+}
+
 /** Explores a scope until something does not hold, nothing is left, or a limit is reached. */
 export async function explore(scope: Scope, limits: Limits, world = new World(scope)): Promise<Exploration> {
-  const startedMs = performance.now();
+  const started = realSeconds();
   const visited = new Visited();
   const first = await world.begin();
   const root = world.digest(first);
-  let level: Found[] = [{ state: first, number: visited.add(root.a, root.b, 0, 0) }];
+  let level: (Found | null)[] = [{ state: first, number: visited.add(root.a, root.b, 0, 0) }];
   let [depth, transitions, atRest] = [0, 0, 0];
   const found = new Map<string, Counterexample>();
   const result = (complete: boolean): Exploration => {
-    const seconds = (performance.now() - startedMs) / 1000;
-    return { states: visited.count, transitions, depth, atRest, complete, seconds, counterexamples: [...found.values()] };
+    const seconds = realSeconds() - started;
+    return {
+      states: visited.count,
+      transitions,
+      depth,
+      atRest,
+      complete,
+      seconds,
+      counterexamples: [...found.values()],
+    };
   };
-  const isOver = (): boolean =>
-    visited.count >= limits.statesMax || performance.now() - startedMs > limits.secondsMax * 1000;
+  const isOver = (): boolean => visited.count >= limits.statesMax || realSeconds() - started > limits.secondsMax;
   for (; level.length > 0; depth++) {
     const next: Found[] = [];
-    for (const [index, { state, number }] of level.entries()) {
+    for (let index = 0; index < level.length; index++) {
+      const { state, number } = level[index]!;
+      // What is explored is let go.
+      level[index] = null;
       if (isOver()) return result(false);
       world.load(state);
       for (const one of [...world.actions()]) {
@@ -143,8 +160,6 @@ export async function explore(scope: Scope, limits: Limits, world = new World(sc
           if (found.size >= limits.counterexamplesMax) return result(false);
         }
       }
-      // What is explored is let go.
-      level[index] = { state, number };
     }
     level = next;
   }

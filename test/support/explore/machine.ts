@@ -5,13 +5,13 @@
 import { pino } from "pino";
 import { InternalCache } from "../../../src/cache/internal.js";
 import type { RequestBatch } from "../../../src/ctnetlink/encode.js";
-import { EVENT_NEW, type EventKind } from "../../../src/ctnetlink/event-socket.js";
+import { EVENT_DESTROY, EVENT_NEW, type EventKind } from "../../../src/ctnetlink/event-socket.js";
 import type { BatchResult } from "../../../src/ctnetlink/request-socket.js";
-import { FlowTable } from "../../../src/flow/flow-table.js";
 import { HybridClock } from "../../../src/flow/clock.js";
-import { DecodedFlow, RECORD_WORDS, W_ORIG_L4 } from "../../../src/flow/record.js";
+import { DecodedFlow, W_ORIG_L4 } from "../../../src/flow/record.js";
 import type { Role } from "../../../src/stream/format/mark.js";
 import type { MessageKind } from "../../../src/stream/format/subjects.js";
+import { FORMATS } from "../../../src/stream/format/versions.js";
 import type { ReaderItem } from "../../../src/stream/reader.js";
 import type { FirewallNode } from "../../../src/sync/node.js";
 import { epochReason, type OwnPast, readOwnPast } from "../../../src/sync/own-past.js";
@@ -20,6 +20,7 @@ import type { PeerPort, PeerStream } from "../../../src/sync/ports/peer-stream.j
 import { type KernelImage, requestsOf, SimKernel } from "../sim-kernel.js";
 import { firstStart, testNode } from "../test-node.js";
 import { type Digest, DigestWriter } from "./hash.js";
+import { digestInjector, FRESH_INJECTOR, flowsOf, Injections, type InjectorImage, tableOf } from "./injections.js";
 import { type ExplorerMessage, messageOf } from "./messages.js";
 import {
   type CarryingState,
@@ -39,11 +40,13 @@ import {
   type InternalImage,
   loadExternal,
   loadInternal,
+  SLOTS,
   saveExternal,
   saveInternal,
-  SLOTS,
 } from "./tables.js";
 
+/** No time passes for timeouts. */
+performance.now = () => 1_000_000;
 const log = pino({ level: "silent" });
 const NEVER = new AbortController().signal;
 
@@ -94,6 +97,8 @@ export interface DaemonImage {
   readonly commitOpen: boolean;
   /** The flows that have ended since that commit began. */
   readonly commitEnds: readonly Uint32Array[];
+  /** Null in mode `cache`. */
+  readonly injector: InjectorImage | null;
 }
 
 /** A dump that runs: what the kernel listed when it began. */
@@ -162,6 +167,8 @@ export class Machine {
   readonly #carrying: CarryingState;
   readonly #followers: readonly FollowerState[];
   readonly #local: { sinceStamp: number };
+  /** Null in mode `cache`. */
+  readonly #injections: Injections | null;
   readonly #clocked: boolean;
   readonly #out = new DigestWriter();
   /** The state of a daemon whose stream ended with a message, once restored. */
@@ -169,8 +176,13 @@ export class Machine {
   #hearsNew = true;
   #current: MachineImage | null = null;
 
-  /** `skewMs`: the error of its wall clock. `clocked`: whether clocks differ anywhere. */
-  constructor(names: readonly string[], index: number, time: Time, skewMs: number, clocked: boolean) {
+  /** `skewMs`: the error of its wall clock. `clocked`: whether clocks differ anywhere. `injects`: mode `inject`. */
+  constructor(
+    names: readonly string[],
+    index: number,
+    time: Time,
+    { skewMs, clocked, injects }: { skewMs: number; clocked: boolean; injects: boolean },
+  ) {
     this.name = names[index]!;
     this.index = index;
     this.peers = names.filter((name) => name !== this.name);
@@ -181,7 +193,7 @@ export class Machine {
     this.#clocked = clocked;
     const past = firstStart(this.#clock, new InternalCache(SLOTS));
     this.#hybridClock = past.hybridClock;
-    this.node = this.#createNode(past);
+    this.node = this.#createNode(past, injects);
     this.#replicator = privatesOf<ReplicatorState>(this.node.replicator, "_resync");
     this.#resync = this.#replicator._resync;
     // The explorer itself begins and ends dumps and purges.
@@ -198,10 +210,20 @@ export class Machine {
     this.#carrying = this.#roles._options.carrying;
     this.#followers = this.node.followers.map((follower) => privatesOf<FollowerState>(follower, "_newsFrom"));
     this.#local = this.#followers[0]!._applier._local;
+    const { injector, replicator } = this.node;
+    const carrier = {
+      claim: (flow: DecodedFlow) => replicator.claim(flow),
+      readEvents: () => replicator.readEvents(),
+      resync: () => {
+        this.dues = { ...this.dues, dump: true };
+      },
+    };
+    this.#injections = injector === null ? null : new Injections(injector, carrier);
     this.links = this.peers.map(() => ({ at: 0, newsFrom: 1, copy: [] }));
   }
 
-  #createNode(past: OwnPast): FirewallNode {
+  #createNode(past: OwnPast, injects: boolean): FirewallNode {
+    const portId = this.#portId;
     const publish = (kind: MessageKind, _number: number, payload: Uint8Array): number => {
       this.stream.push(messageOf(kind, payload, this.stream.length + 1));
       return this.stream.length;
@@ -228,6 +250,9 @@ export class Machine {
           },
           close: async () => undefined,
         },
+        injects: injects
+          ? { portId, send: (batch) => this.#send(batch), getAll: (batch, visit) => this.#send(batch, visit) }
+          : null,
         past,
         ownStream: {
           sink: { publish, publishAcked: async (...message) => publish(...message), backlog: { bytes: 0 } },
@@ -314,9 +339,18 @@ export class Machine {
     this.#resync._end(true);
     this.#resync._running = null;
     this.dump = null;
+    this.#injections?.start();
     if (!ofCommit) return;
+    // What was queued is read behind the dump.
+    while (this.queue.length > 0 && this.#injections === null) this.readEvent();
     this.#openCommit(false);
-    await this.#roles._takeover._wasRead(EMPTY_REPORT, false);
+    if (this.#injections === null) {
+      await this.#roles._takeover._wasRead(EMPTY_REPORT, false);
+      return;
+    }
+    this.#carrying.carries = false;
+    const { committed, updated, durationMs } = EMPTY_REPORT;
+    this.node.journal.writeMark({ type: "commit", committed, updated, failed: 0, stale: 0, durationMs });
   }
 
   /** Keepalived calls. For `primary`, the commit is over but for reading back its entries. */
@@ -329,9 +363,23 @@ export class Machine {
       this.beginDump(true);
       return new Promise(() => undefined);
     };
-    await this.node.roles.hook(role, () => undefined);
+    this.#roles._takeover._running = null;
+    this.#roles._takeover._isOutdated = false;
+    const done = this.node.roles.hook(role, () => undefined);
+    // In mode `inject` it waits for the dump.
+    if (this.#injections === null || role !== "primary") await done;
     // The entries are read back behind the hook.
     for (let turns = 0; role === "primary" && !isRead && turns < 100; turns++) await undefined;
+  }
+
+  /** True when peers' flows are to be written into the kernel. */
+  get writeDue(): boolean {
+    return this.#injections?.isDue === true;
+  }
+
+  /** The daemon writes peers' flows into its kernel. */
+  async write(): Promise<void> {
+    await this.#injections?.write();
   }
 
   /** The purge that is due. */
@@ -389,11 +437,13 @@ export class Machine {
       tableRole,
       commitOpen: false,
       commitEnds: [],
+      injector: this.#injections === null ? null : FRESH_INJECTOR,
     });
     this.#local.sinceStamp = this.#hybridClock.next();
     for (const [peer, { copy }] of this.links.entries()) {
       const from = Math.max(1, copySnapshot(copy));
       for (const message of copy.slice(from - 1)) this.#apply(peer, message);
+      (this.#followers[peer]!._applier as unknown as { answer(): void }).answer();
       const at = copy.at(-1)?.sequence ?? 0;
       this.links[peer] = { at, newsFrom: at + 1, copy };
       this.#followers[peer]!._newsFrom = at + 1;
@@ -402,7 +452,9 @@ export class Machine {
     const reason = epochReason(past);
     this.node.journal.writeMark({ type: "epoch", reason, previousEpoch: past.lastEpoch, previousNumber });
     if (past.continues === null) this.dues = { ...this.dues, snapshot: true };
-    this.beginDump();
+    // Before the peers' streams are read, own and injected flows cannot be told apart.
+    if (this.#injections === null) this.beginDump();
+    else this.dues = { ...this.dues, dump: true };
   }
 
   #apply(peer: number, message: ExplorerMessage): void {
@@ -420,7 +472,7 @@ export class Machine {
     const tail = { lastMark, lastSequence: this.stream.length };
     const clock = this.#clock;
     const hybridClock: HybridClock & { _lastStamp?: number } = new HybridClock(clock);
-    const parts = { node: this.name, internal: new InternalCache(SLOTS), clock, hybridClock, log };
+    const parts = { node: this.name, internal: new InternalCache(SLOTS), formats: FORMATS, clock, hybridClock, log };
     const past = await readOwnPast(streamOf(this.stream), tail, parts, NEVER);
     const found = { past, internal: saveInternal(past.internal), lastStamp: hybridClock._lastStamp! };
     if (last !== undefined) this.#pasts.set(last, found);
@@ -431,13 +483,18 @@ export class Machine {
 
   #hear(kind: EventKind, flow: DecodedFlow, portId: number): void {
     if (!this.isUp || (kind === EVENT_NEW && !this.#hearsNew)) return;
+    if (this.#injections !== null && portId === this.#portId && kind !== EVENT_DESTROY) return;
     this.queue.push({ kind, words: flow.words, portId });
   }
 
-  async #send(batch: RequestBatch): Promise<BatchResult> {
+  async #send(
+    batch: RequestBatch,
+    visit: (index: number, flow: DecodedFlow) => void = () => undefined,
+  ): Promise<BatchResult> {
     const requests = requestsOf(batch.bytes(this.#portId, 1));
     this.onRequests?.();
     const answers = requests.map((request) => this.kernel.request(request, this.#portId));
+    for (const [index, { flow }] of answers.entries()) if (flow !== null) visit(index, flow);
     const errors = answers.flatMap(({ errno }, index) => (errno === 0 ? [] : [{ index, errno }]));
     return { sent: requests.length, errors, unknown: 0 };
   }
@@ -500,6 +557,7 @@ export class Machine {
       tableRole: this.#carrying._tableRole,
       commitOpen: this.commitOpen,
       commitEnds: this.#commitEnds(),
+      injector: this.#injections?.save() ?? null,
     };
   }
 
@@ -509,6 +567,7 @@ export class Machine {
     for (const [peer, applier] of image.appliers.entries()) {
       const follower = this.#followers[peer]!;
       follower._newsFrom = this.links[peer]!.newsFrom;
+      follower._connected = true;
       const to = follower._applier;
       to._epoch = applier.epoch;
       to._number = applier.number;
@@ -530,26 +589,24 @@ export class Machine {
     carrying._groups.clear();
     if (this.trace !== null) carrying._groups.set("", this.trace);
     carrying._role = this.trace ?? "unknown";
+    if (image.injector !== null) this.#injections?.load(image.injector);
     this.#openCommit(image.commitOpen);
-    if (image.commitEnds.length > 0) this.#replicator._commits._ends._ends = endsOf(image.commitEnds);
+    if (image.commitEnds.length > 0) this.#replicator._commits._ends._ends = tableOf(image.commitEnds);
   }
 
   /** A commit's entries have yet to be read back, or have been. */
   #openCommit(isOpen: boolean): void {
     const { _commits } = this.#replicator;
     _commits._reading = DONE;
-    if (isOpen || _commits._isOpen) _commits._ends[isOpen ? "begin" : "end"]();
+    // Only in mode `cache` does a commit write.
+    if (this.#injections === null && (isOpen || _commits._isOpen)) _commits._ends[isOpen ? "begin" : "end"]();
     _commits._isOpen = isOpen;
     this.#resync.readsCommit = isOpen;
   }
 
-  #commitEnds(): Uint32Array[] {
+  #commitEnds(): readonly Uint32Array[] {
     const table = this.#replicator._commits._ends._ends;
-    const flows: Uint32Array[] = [];
-    for (let slot = 0; table !== null && slot < table.slotsUsed; slot++) {
-      if (table.isLive(slot)) flows.push(table.slab(slot).slice(table.base(slot), table.base(slot) + RECORD_WORDS));
-    }
-    return flows;
+    return table === null ? [] : flowsOf(table);
   }
 
   #digest(image: Omit<MachineImage, "digest">): Digest {
@@ -582,6 +639,7 @@ export class Machine {
       out.variable(snapshotId);
     }
     for (const words of daemon.commitEnds) out.word(words[W_ORIG_L4]!);
+    if (daemon.injector !== null) digestInjector(out, daemon.injector);
     out.word((daemon.carries ? 1 : 0) | (daemon.commitOpen ? 2 : 0));
     out.word(daemon.tableRole.charCodeAt(0));
     out.variable(daemon.epoch);
@@ -602,12 +660,6 @@ const NOTHING_APPLIED: ApplierImage = {
 const EMPTY_REPORT = { committed: 0, updated: 0, skipped: 0, failed: {}, stale: 0, durationMs: 0 };
 const UNDECIDED: Promise<boolean> = new Promise(() => undefined);
 const DONE = Promise.resolve();
-
-function endsOf(flows: readonly Uint32Array[]): FlowTable {
-  const table = new FlowTable(SLOTS);
-  for (const words of flows) table.insert(words, 0);
-  return table;
-}
 
 function flowOf(words: Uint32Array): DecodedFlow {
   const flow = new DecodedFlow();

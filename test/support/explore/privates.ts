@@ -1,10 +1,10 @@
 /** The private fields that make up the state of a node, as open-privates.ts names them. */
 import type { CommitReport } from "../../../src/control/protocol.js";
 import type { FlowTable } from "../../../src/flow/flow-table.js";
-import type { StreamMessage } from "../../../src/stream/reader.js";
-import type { Claim } from "../../../src/ownership/claim.js";
 import type { DecodedFlow } from "../../../src/flow/record.js";
+import type { Claim } from "../../../src/ownership/claim.js";
 import type { Role } from "../../../src/stream/format/mark.js";
+import type { StreamMessage } from "../../../src/stream/reader.js";
 import type { SpokenRole } from "../../../src/sync/ports/carrying.js";
 
 /** FlowTable. */
@@ -97,13 +97,18 @@ export interface ReplicatorState {
 /** Roles. */
 export interface RolesState {
   readonly _options: { readonly carrying: CarryingState };
-  readonly _takeover: { _wasRead(report: CommitReport, carriesOther: boolean): Promise<void> };
+  readonly _takeover: {
+    _running: Promise<unknown> | null;
+    _isOutdated: boolean;
+    _wasRead(report: CommitReport, carriesOther: boolean): Promise<void>;
+  };
   readonly _purge: { schedule(): { afterSeconds: number }; cancel(): void; _purge(): Promise<void> };
 }
 
 /** Follower. */
 export interface FollowerState {
   _newsFrom: number;
+  _connected: boolean;
   readonly _applier: ApplierState;
   _message(message: StreamMessage): void;
 }

@@ -1,7 +1,8 @@
 /** Scenarios: ways to a state as people read them, kept in test/scenarios. */
 import { actionText, parseAction } from "./actions.js";
 import type { Counterexample } from "./explorer.js";
-import { type Budget, type Scope, Violation, World } from "./world.js";
+import { Violation } from "./truth.js";
+import { type Budget, type Scope, World } from "./world.js";
 
 /** Nothing limits what a scenario does. */
 const UNLIMITED: Budget = {
@@ -54,16 +55,21 @@ function parseScope(line: string): Scope {
   };
 }
 
+const END = "end: ";
+
 /** A scenario that was carried out, step by step. */
 export interface Replay {
   /** Each step, and the state after it. */
   readonly lines: readonly string[];
   /** What did not hold; null when all did. */
   readonly violation: string | null;
+  /** The lines `end: …` of the text that are not true of the last state. */
+  readonly missed: readonly string[];
 }
 
 /**
- * Carries a scenario out, lets everything come to rest, and checks what must hold.
+ * Carries a scenario out, lets everything come to rest, and checks what must hold, and that every line `end: …` of the
+ * text is a line of the last state.
  * @throws Error when the text is malformed or a step is not possible
  */
 export async function replay(text: string): Promise<Replay> {
@@ -71,12 +77,14 @@ export async function replay(text: string): Promise<Replay> {
     .split("\n")
     .map((line) => line.trim())
     .filter((line) => line !== "" && !line.startsWith("#"));
+  const ends = rest.filter((line) => line.startsWith(END)).map((line) => line.slice(END.length));
   const world = new World(parseScope(first));
   world.load(await world.begin());
   const lines: string[] = [];
   try {
-    for (const line of rest) {
-      const isDone = await world.run(parseAction(line));
+    for (const line of rest.filter((one) => !one.startsWith(END))) {
+      const one = parseAction(line);
+      const isDone = world.isPossible(one) && (await world.run(one));
       if (!isDone) throw new Error(`not possible here: ${line}`);
       lines.push(line, ...world.truth.describe().map((part) => `    ${part}`));
       if (world.isAtRest) world.truth.check();
@@ -85,7 +93,8 @@ export async function replay(text: string): Promise<Replay> {
     world.truth.check();
   } catch (error) {
     if (!(error instanceof Violation)) throw error;
-    return { lines, violation: error.message };
+    return { lines, violation: error.message, missed: [] };
   }
-  return { lines, violation: null };
+  const state = world.truth.describe();
+  return { lines, violation: null, missed: ends.filter((line) => !state.includes(line)) };
 }

@@ -48,7 +48,8 @@ export const EMPTY_TABLE: TableImage = { words: new Uint32Array(0), births: new 
 
 const DUMP_BITS = 0x40_0000 | 0x80_0000;
 
-function saveTable(table: FlowTable): TableImage {
+/** A copy of the rows of a table. */
+export function saveTable(table: FlowTable): TableImage {
   let used = Math.min(SLOTS, table.slotsUsed);
   while (used > 0 && !table.isLive(used - 1)) used--;
   if (used === 0) return EMPTY_TABLE;
@@ -56,7 +57,8 @@ function saveTable(table: FlowTable): TableImage {
   return { words: table.slab(0).slice(0, used * RECORD_WORDS), births: _births[0]!.slice(0, used) };
 }
 
-function loadTable(table: FlowTable, image: TableImage, isLinked: (slot: number) => boolean): void {
+/** Replaces the rows of a table. `isLinked`: true for those that can be found. */
+export function loadTable(table: FlowTable, image: TableImage, isLinked: (slot: number) => boolean): void {
   const state = privatesOf<TableState>(table, "_births");
   if (state._slabs.length === 0) {
     state._slabs.push(new Uint32Array(RECORD_WORDS * SLOTS));
@@ -121,7 +123,11 @@ export function saveExternal(external: ExternalCache): ExternalImage {
       : [..._departures].map(([slot, { to, stamp }]) => ({ slot, to: _origins.indexOf(to), stamp }));
   const origins = _origins.map(({ heard, flows, slots }) => {
     const page = slots._pages[0];
-    return { heard, flows, slots: page === undefined || slots._size === 0 ? NONE : Array.from(page.subarray(0, SLOTS)) };
+    return {
+      heard,
+      flows,
+      slots: page === undefined || slots._size === 0 ? NONE : Array.from(page.subarray(0, SLOTS)),
+    };
   });
   const { words, births } = saveTable(external.table);
   return { words, births, origins, departures };

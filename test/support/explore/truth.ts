@@ -2,16 +2,27 @@
  * What must hold, checked on whole states. Most of it is checked at rest: every message is read, and nothing is left
  * that follows from what has happened. What the states themselves do not show is kept here, step by step.
  */
-import { readStamp } from "../../../src/flow/stamp.js";
+
 import { W_MARK } from "../../../src/flow/record.js";
+import { readStamp } from "../../../src/flow/stamp.js";
 import { isNewerClaim } from "../../../src/ownership/claim.js";
 import { keyOf } from "../sim-kernel.js";
-import * as steps from "./actions.js";
 import type { Step } from "./actions.js";
+import * as steps from "./actions.js";
 import { contentOf, flowKey, flowRecord, flowWords } from "./flows.js";
 import type { DigestWriter } from "./hash.js";
 import type { Machine } from "./machine.js";
-import { Violation, type World } from "./world.js";
+
+/** A rule of ownership does not hold. */
+export class Violation extends Error {}
+
+/** The machines, as the rules see them. */
+interface Observed {
+  readonly scope: { readonly flows: number; readonly injects: boolean; readonly skewMs: readonly number[] };
+  readonly machines: readonly Machine[];
+  /** True when nothing is left that follows from what has happened. */
+  readonly isAtRest: boolean;
+}
 
 /** What is known of a flow beside the state of the machines. */
 interface FlowTruth {
@@ -59,17 +70,24 @@ interface Before {
 const UNKNOWN: FlowTruth = { last: -1, taker: -1, hadOwner: false, mark: 0, birth: 0, isOver: false };
 /** No birth is known. */
 const UNBORN = { mark: 0, birth: 0, isOver: false };
-const STEPS_OF_NODES: readonly number[] = [steps.EVENT, steps.PUBLISH, steps.READ, steps.DUMPED, steps.WRITE, steps.RESET];
+const STEPS_OF_NODES: readonly number[] = [
+  steps.EVENT,
+  steps.PUBLISH,
+  steps.READ,
+  steps.DUMPED,
+  steps.WRITE,
+  steps.RESET,
+];
 
 /** Follows what happens, and checks what must hold. */
 export class Truth {
-  readonly #world: World;
+  readonly #world: Observed;
   /** The machine that became primary last: packets pass there. */
   active = 0;
   #marks = 0;
   #flows: readonly FlowTruth[];
 
-  constructor(world: World) {
+  constructor(world: Observed) {
     this.#world = world;
     this.#flows = Array.from({ length: world.scope.flows }, () => UNKNOWN);
   }
@@ -132,7 +150,7 @@ export class Truth {
     switch (type) {
       case steps.BEGIN:
       case steps.CHANGE:
-        this.#set(arg, { last: machine.isUp ? index : -1, taker: -1 });
+        this.#set(arg, { last: machine.isUp && !this.#isCrossed(index, arg) ? index : -1, taker: -1 });
         break;
       case steps.END: {
         const { last } = this.#flows[arg]!;
@@ -157,6 +175,11 @@ export class Truth {
     }
   }
 
+  /** Where the flows pass is unclear from here on. */
+  unclear(): void {
+    for (const flow of this.#flows.keys()) this.#set(flow, { last: -1, taker: -1 });
+  }
+
   #set(flow: number, news: Partial<FlowTruth>): void {
     this.#flows = this.#flows.map((known, index) => (index === flow ? { ...known, ...news } : known));
   }
@@ -174,12 +197,14 @@ export class Truth {
   #takenOver(machine: Machine, { entries, atRest, owners }: Before): void {
     for (const [flow, { last }] of this.#flows.entries()) {
       const removed = entries[flow] === true && flowWords(machine.kernel, flow) === undefined;
-      if (removed && last === machine.index) throw new Violation(`no loss: a commit ended ${name(flow)}, which is alive`);
+      if (removed && last === machine.index)
+        throw new Violation(`no loss: a commit ended ${name(flow)}, which is alive`);
       const passes = flowWords(machine.kernel, flow) !== undefined;
       const taker = atRest ? machine.index : -1;
       // From here on its packets pass the new primary. But an end that it had not heard of does not count there.
-      const isTaken = passes && last >= 0;
-      this.#set(flow, { taker, hadOwner: owners[flow] !== null, last: isTaken ? machine.index : last });
+      const isTaken = passes && last >= 0 && !this.#isCrossed(machine.index, flow);
+      const passing = isTaken ? machine.index : passes ? -1 : last;
+      this.#set(flow, { taker, hadOwner: owners[flow] !== null, last: passing });
     }
   }
 
@@ -188,7 +213,9 @@ export class Truth {
       const now = this.#row(machine, flow);
       if (before === null || now === null || before.node === now.node) continue;
       if (isNewerClaim(now.stamp, now.node, before.stamp, before.node)) continue;
-      throw new Violation(`a claim only grows: ${machine.name} takes ${name(flow)} from ${before.node} to an older claim`);
+      throw new Violation(
+        `a claim only grows: ${machine.name} takes ${name(flow)} from ${before.node} to an older claim`,
+      );
     }
   }
 
@@ -208,14 +235,15 @@ export class Truth {
     for (const machine of machines) this.#checkRows(machine, flow, carrier, words);
     const { last, taker, hadOwner } = this.#flows[flow]!;
     // Until keepalived has called all nodes, two primaries may both claim what they carry.
-    const isAlone = machines.every(({ index, trace }) => index === last || trace !== "primary");
-    if (last >= 0 && owner === null && isAlone) this.#fail(`no loss: it passes ${machines[last]!.name}, and nobody carries it`, flow);
+    const isAlone = machines.filter(({ trace }) => trace === "primary").length <= 1;
+    if (last >= 0 && owner === null && isAlone)
+      this.#fail(`no loss: it passes ${machines[last]!.name}, and nobody carries it`, flow);
     if (taker >= 0) {
       const { name: takerName } = machines[taker]!;
       if (hadOwner && owner !== takerName) this.#fail(`no loss: ${takerName} did not take it over`, flow);
       if (!hadOwner && owner !== null) this.#fail(`no ghost: ${takerName} brought it back`, flow);
     }
-    if (carrier !== undefined && words !== undefined) this.#checkLife(flow, carrier, words[W_MARK]!);
+    if (carrier !== undefined && words !== undefined) this.#checkLife(flow, carrier, words[W_MARK]!, isAlone);
     else if (!this.#flows[flow]!.isOver) this.#set(flow, { isOver: true });
   }
 
@@ -223,10 +251,13 @@ export class Truth {
     const { internal, external } = machine.node;
     const held = flowWords(machine.kernel, flow);
     const slot = find(internal.table, flow);
-    if ((held === undefined) !== (slot < 0)) this.#fail(`agreement: ${machine.name} does not know its own kernel`, flow);
-    if (held !== undefined) {
+    if (this.#world.scope.injects) this.#checkInjected(machine, flow, held, words);
+    else if ((held === undefined) !== slot < 0)
+      this.#fail(`agreement: ${machine.name} does not know its own kernel`, flow);
+    if (held !== undefined && slot >= 0 && !internal.isSuperseded(slot)) {
       const known = contentOf(internal.table.slab(slot), internal.table.base(slot));
-      if (known !== contentOf(held, 0)) this.#fail(`agreement: ${machine.name} has its kernel's flow as ${known}`, flow);
+      if (known !== contentOf(held, 0))
+        this.#fail(`agreement: ${machine.name} has its kernel's flow as ${known}`, flow);
     }
     const row = find(external.table, flow);
     if (row < 0 || words === undefined) return;
@@ -235,7 +266,21 @@ export class Truth {
     if (heard !== contentOf(words, 0)) this.#fail(`agreement: ${machine.name} has it as ${heard}`, flow);
   }
 
-  #checkLife(flow: number, carrier: Machine, mark: number): void {
+  /** Mode `inject`: every kernel has what the owner's has. */
+  #checkInjected(
+    { name: machine }: Machine,
+    flow: number,
+    held: Uint32Array | undefined,
+    words: Uint32Array | undefined,
+  ): void {
+    if (held === undefined && words === undefined) return;
+    if (words === undefined) this.#fail(`no ghost: the kernel of ${machine} has it, and nobody carries it`, flow);
+    if (held === undefined) this.#fail(`no loss: the kernel of ${machine} does not have it`, flow);
+    const known = contentOf(held, 0);
+    if (known !== contentOf(words, 0)) this.#fail(`agreement: the kernel of ${machine} has it as ${known}`, flow);
+  }
+
+  #checkLife(flow: number, carrier: Machine, mark: number, isAlone: boolean): void {
     const { table } = carrier.node.internal;
     const birth = table.birth(find(table, flow));
     for (const machine of this.#world.machines) {
@@ -245,7 +290,8 @@ export class Truth {
     }
     const known = this.#flows[flow]!;
     // Where two nodes saw a connection begin, each without the other's news, its birth is the earlier one.
-    if (known.mark === mark && known.birth < birth) this.#fail("one life: its birth has changed", flow);
+    // Of two primaries, one that starts again revives what the other one has ended.
+    if (known.mark === mark && known.birth < birth && isAlone) this.#fail("one life: its birth has changed", flow);
     // While it lives, a connection that begins in another kernel is the same one: its packets pass both.
     if (known.isOver && known.mark !== 0 && known.birth === birth) {
       this.#fail("one life: the next connection has its birth", flow);
@@ -276,6 +322,23 @@ export class Truth {
     return machine.queue.some(({ words }) => keyOf(words, 0) === flowKey(flow));
   }
 
+  /**
+   * True while another machine has yet to publish what its kernel reported of a flow. Its claim will be the newer one,
+   * although its packets were the earlier ones: claims are stamped when they are published. Where clocks differ, the
+   * same holds for claims that this machine has not read yet.
+   */
+  #isCrossed(index: number, flow: number): boolean {
+    const { machines, scope } = this.#world;
+    const [first] = scope.skewMs;
+    const isSkewed = scope.skewMs.some((ms) => ms !== first);
+    return machines.some((machine) => {
+      if (machine.index === index) return false;
+      const link = machine.index < index ? machine.index : machine.index - 1;
+      if (isSkewed && machines[index]!.links[link]!.at < machine.stream.length) return true;
+      return !machine.isUp || machine.pendingCount > 0 || machine.dump !== null || this.#isQueued(machine, flow);
+    });
+  }
+
   #isMixed(machine: Machine, flow: number): boolean {
     const { table } = machine.node.external;
     const slot = find(table, flow);
@@ -304,7 +367,10 @@ export class Truth {
         const superseded = slot >= 0 && internal.isSuperseded(slot);
         const over = slot >= 0 && internal.hasEndedElsewhere(slot);
         const own = slot < 0 ? "no row" : over ? "ended elsewhere" : superseded ? "superseded" : "own";
-        const from = row < 0 ? "nothing from peers" : `from ${external.ownerName(row)}: ${contentOf(external.table.slab(row), external.table.base(row))}`;
+        const from =
+          row < 0
+            ? "nothing from peers"
+            : `from ${external.ownerName(row)}: ${contentOf(external.table.slab(row), external.table.base(row))}`;
         return `${name(flow)} ${kernel}; ${own}; ${from}`;
       });
       return `${machine.name}${machine.isUp ? "" : " (down)"} ${flows.join(" | ")}`;

@@ -1,12 +1,12 @@
 /** All machines of a scope, what may happen to them next, and their whole state. */
-import type { Time } from "./machine.js";
-import { Machine, type MachineImage } from "./machine.js";
+
 import * as steps from "./actions.js";
 import { type Action, action, type Step } from "./actions.js";
-import { DigestWriter, type Digest } from "./hash.js";
-import { snapshotOf } from "./machine.js";
 import { establish, flowKey, flowRecord, flowWords, hasOnlyBegun } from "./flows.js";
-import { Truth, type TruthImage } from "./truth.js";
+import { type Digest, DigestWriter } from "./hash.js";
+import type { Time } from "./machine.js";
+import { Machine, type MachineImage, snapshotOf } from "./machine.js";
+import { Truth, type TruthImage, Violation } from "./truth.js";
 
 /** How often each thing may happen that does not follow from others. */
 export interface Budget {
@@ -63,9 +63,6 @@ const GAPS_MAX = 4;
 /** Steps after which the nodes must be at rest when nothing happens. */
 export const REST_STEPS_MAX = 400;
 
-/** A rule of ownership does not hold. */
-export class Violation extends Error {}
-
 /** The machines. One state at a time is loaded. */
 export class World {
   readonly scope: Scope;
@@ -84,8 +81,10 @@ export class World {
     this.scope = scope;
     this.left = scope.budget;
     this.#clocked = scope.skewMs.some((ms) => ms !== scope.skewMs[0]);
+    const { injects } = scope;
+    const clocked = this.#clocked;
     this.machines = names.map(
-      (_, index) => new Machine(names, index, this.#time, scope.skewMs[index] ?? 0, this.#clocked),
+      (_, index) => new Machine(names, index, this.#time, { skewMs: scope.skewMs[index] ?? 0, clocked, injects }),
     );
     this.truth = new Truth(this);
   }
@@ -176,7 +175,7 @@ export class World {
 
   /** All that may happen in the loaded state. */
   *actions(): Generator<Action> {
-    yield* this.followUps();
+    yield* this.followUps(true);
     for (const machine of this.machines) yield* this.#events(machine);
     const { left } = this;
     for (const { index, isUp, queue, dues, dump, stream, pendingCount } of this.machines) {
@@ -186,7 +185,8 @@ export class World {
       if (left.snapshots > 0) yield action(steps.SNAPSHOT, index);
       if (left.crashes > 0) yield action(steps.CRASH, index);
       if (left.reboots > 0) yield action(steps.REBOOT, index);
-      if (left.losses > 0) for (let lost = 1; lost <= Math.min(2, stream.length - 3); lost++) yield action(steps.LOSE, index, lost);
+      if (left.losses > 0)
+        for (let lost = 1; lost <= Math.min(2, stream.length - 3); lost++) yield action(steps.LOSE, index, lost);
       // A purge comes a minute after the step down: whatever the kernel had to say then has been published.
       const isQuiet = queue.length === 0 && pendingCount === 0 && dump === null;
       if (dues.purge && isQuiet) yield* this.#withGaps(action(steps.PURGE, index));
@@ -219,7 +219,8 @@ export class World {
     for (let gap = 0; gap < GAPS_MAX; gap++) {
       const within: Step[] = [{ type: steps.EVENT, machine: one.machine, arg: 0 }];
       for (let flow = 0; flow < this.scope.flows; flow++) {
-        for (const type of [steps.BEGIN, steps.CHANGE, steps.END]) within.push({ type, machine: one.machine, arg: flow });
+        for (const type of [steps.BEGIN, steps.CHANGE, steps.END])
+          within.push({ type, machine: one.machine, arg: flow });
       }
       for (const { index } of this.machines) {
         if (index !== one.machine) within.push({ type: steps.READ, machine: one.machine, arg: index });
@@ -229,7 +230,7 @@ export class World {
   }
 
   /** What follows from what has happened. At rest there is none. */
-  *followUps(): Generator<Action> {
+  *followUps(withGaps = false): Generator<Action> {
     for (const machine of this.machines) {
       const { index, isUp, queue, dump, dues } = machine;
       if (!isUp) {
@@ -238,8 +239,9 @@ export class World {
       }
       if (queue.length > 0) yield action(steps.EVENT, index);
       if (machine.pendingCount > 0) yield action(steps.PUBLISH, index);
+      if (machine.writeDue) yield* this.#writes(index, withGaps);
       if (dump !== null) yield action(steps.DUMPED, index);
-      else if (dues.dump) yield action(steps.DUMP, index);
+      else if (dues.dump && this.#mayDump(machine)) yield action(steps.DUMP, index);
       else if (dues.snapshot) yield action(steps.SNAPSHOT, index);
       for (const peer of this.machines) {
         if (peer === machine) continue;
@@ -252,6 +254,20 @@ export class World {
         }
       }
     }
+  }
+
+  *#writes(index: number, withGaps: boolean): Generator<Action> {
+    const one = action(steps.WRITE, index);
+    if (withGaps) yield* this.#withGaps(one);
+    else yield one;
+  }
+
+  /** In mode `inject`, a daemon that starts reads the peers' streams before its kernel. */
+  #mayDump(machine: Machine): boolean {
+    if (!this.scope.injects) return true;
+    return this.machines.every((peer) => {
+      return peer === machine || machine.links[World.linkOf(machine, peer.index)]!.at >= peer.stream.length;
+    });
   }
 
   /** True when nothing is left that follows from what has happened. */
@@ -283,9 +299,13 @@ export class World {
     let requests = 0;
     let done = false;
     machine.onRequests = () => {
-      if (requests++ !== gap || !this.#isPossible(within)) return;
+      if (requests++ !== gap || !this.isPossible(within)) return;
       done = true;
+      const before = this.truth.before(within);
       this.#runNow(within);
+      this.truth.after(within, before);
+      // The kernel has no request that removes an entry only if no packet has come, so a write may cross one.
+      if (one.type === steps.WRITE) this.truth.unclear();
     };
     try {
       await this.#run(one);
@@ -295,9 +315,11 @@ export class World {
     return done;
   }
 
-  #isPossible({ type, machine, arg }: Step): boolean {
+  /** True when a step of packets, of an event or of a message can happen. Of the other steps nothing is known. */
+  isPossible({ type, machine, arg }: Step): boolean {
     const on = this.machines[machine]!;
     if (type === steps.EVENT) return on.queue.length > 0;
+    if (type !== steps.READ && type > steps.END) return true;
     if (type === steps.READ) return on.links[World.linkOf(on, arg)]!.at < this.machines[arg]!.stream.length;
     if (this.left.packets === 0) return false;
     const words = flowWords(on.kernel, arg);
@@ -368,6 +390,9 @@ export class World {
       case steps.BACKUP:
         this.#spend("hooks");
         await machine.hook(type === steps.PRIMARY ? "primary" : "backup");
+        return true;
+      case steps.WRITE:
+        await machine.write();
         return true;
       case steps.DUMPED:
         await machine.endDump();
