@@ -13,6 +13,7 @@ describe("soak", { skip: labObstacle() ?? false, timeout: 600_000 }, () => {
     assert.deepEqual(result.violations, []);
     assert.ok(Object.keys(result.faults).length >= 4, `faults: ${JSON.stringify(result.faults)}`);
     assert.ok(result.yes > 0 && result.flows > 0, `${result.yes} claims with ${result.flows} flows were checked`);
+    assert.ok(result.poisonStored > 0, "no poisoned message was stored");
     assert.ok(result.takeoversSaidSafe > 0 && result.sessionsOwed > 0, `${result.takeovers} takeovers`);
   });
 });

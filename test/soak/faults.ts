@@ -20,8 +20,13 @@ export function isRoleChange(fault: Fault): fault is RoleChange {
   return fault.kind === "handover" || fault.kind === "unplug" || fault.kind === "power";
 }
 
-/** The steps of a fault of one node. */
-export function faultSteps(fault: Exclude<Fault, RoleChange>, nodes: readonly SoakNode[], random: Random): FaultSteps {
+/** The steps of a fault of one node. `onStored` is called for each poisoned message that a broker has stored. */
+export function faultSteps(
+  fault: Exclude<Fault, RoleChange>,
+  nodes: readonly SoakNode[],
+  random: Random,
+  onStored: () => void,
+): FaultSteps {
   const node = nodes[fault.node]!;
   switch (fault.kind) {
     case "tear":
@@ -50,7 +55,7 @@ export function faultSteps(fault: Exclude<Fault, RoleChange>, nodes: readonly So
         begin: async () => {
           for (let i = 0; i < fault.messages; i++) {
             const { kind, payload } = poisonedMessage(fault.poison, nodes[fault.of]!.name, random);
-            await node.storeMessage(nodes[fault.of]!.name, kind, payload);
+            if (await node.storeMessage(nodes[fault.of]!.name, kind, payload)) onStored();
           }
         },
         holdMs: 0,

@@ -44,6 +44,7 @@ function report(result: SoakResult): void {
   print(
     `takeovers          ${result.takeovers}, ${result.takeoversSaidSafe} said safe, ${result.sessionsOwed} sessions owed`,
   );
+  print(`poison             ${result.poisonStored} messages stored`);
   print(`short flows        ${result.shortFlows}`);
   print(`violations         ${violations.length}`);
   for (const violation of violations) print(`  ${violation}`);

@@ -2,7 +2,8 @@ import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { requestDump, requestReport } from "../../src/control/client.js";
 import type { PeerStatus, StatusReport } from "../../src/control/protocol.js";
-import type { Firewall } from "../../src/lab/firewall.js";
+import { KEYS_LINE } from "../../src/keys/config-line.js";
+import { BROKER_PORT, type Firewall } from "../../src/lab/firewall.js";
 import { signal } from "../../src/lab/leftover.js";
 import type { Namespace } from "../../src/lab/namespace.js";
 import { type LineProcess, projectRoot, runCommand, waitFor } from "../../src/lab/process.js";
@@ -15,7 +16,6 @@ import { type FlowTable, flowTable } from "./flow-table.js";
 export type Plug = "lan" | "wan" | "sync";
 
 const PLUGS: readonly Plug[] = ["lan", "wan", "sync"];
-const BROKER_PORT = 4222;
 /** Each stream may take the 16 MiB that are the least, so a disk that nobody fills has room. */
 const STORE_BYTES = 64 * 1024 * 1024;
 /** A daemon that works answers sooner; one that does not claims nothing. */
@@ -53,7 +53,10 @@ export class SoakNode {
    * agent. `network`: the laboratory's switch.
    */
   static async create(firewall: Firewall, network: Namespace): Promise<SoakNode> {
-    const config = readFileSync(firewall.configFile, "utf8").replace("max_bytes: 64MiB", "max_bytes: 16MiB");
+    const config = readFileSync(firewall.configFile, "utf8")
+      .replace("max_bytes: 64MiB", "max_bytes: 16MiB")
+      // With keys nobody could poison a stream.
+      .replace(KEYS_LINE, "tls: false");
     writeFileSync(firewall.configFile, `${config}peer_timeout: ${PEER_TIMEOUT}\npurge: { after: ${PURGE_AFTER} }\n`);
     await firewall.namespace.sysctl(SHORT_TIMEOUTS);
     const store = join(firewall.directory, "store");

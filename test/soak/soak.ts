@@ -32,6 +32,8 @@ export interface SoakResult extends CheckCounters {
   readonly takeoversSaidSafe: number;
   /** Sessions that had to survive those, and all that survived the others. */
   readonly sessionsOwed: number;
+  /** Poisoned messages that a broker has stored. */
+  readonly poisonStored: number;
   /** Short connections and exchanges that succeeded. */
   readonly shortFlows: number;
   /** What must not happen, in words; empty when all is well. */
@@ -72,6 +74,7 @@ class Soak {
   #takeovers = 0;
   #takeoversSaidSafe = 0;
   #sessionsOwed = 0;
+  #poisonStored = 0;
   #ended = false;
 
   constructor(options: SoakOptions, lab: Lab, nodes: readonly SoakNode[], traffic: Traffic) {
@@ -107,6 +110,7 @@ class Soak {
       takeovers: this.#takeovers,
       takeoversSaidSafe: this.#takeoversSaidSafe,
       sessionsOwed: this.#sessionsOwed,
+      poisonStored: this.#poisonStored,
       shortFlows: await this.#traffic.short().catch(() => 0),
       violations: this.#violations,
     };
@@ -128,7 +132,7 @@ class Soak {
 
   #begin(fault: Exclude<Fault, RoleChange>, node: SoakNode): void {
     const over = this.#logged(fault, "");
-    const held = holdFault(faultSteps(fault, this.#nodes, this.#random))
+    const held = holdFault(faultSteps(fault, this.#nodes, this.#random, () => this.#poisonStored++))
       .catch((error: unknown) => this.#violation(`${faultText(fault, "")}: ${errorText(error)}`))
       .finally(() => {
         over();
