@@ -83,6 +83,8 @@ export class Endings {
 
   async #removeBatch(flows: readonly EndedFlow[], carrier: Carrier): Promise<void> {
     const kept = await this.#claimKept(flows, carrier);
+    // Packets may have made such a flow this node's own, and their events wait.
+    carrier.readEvents();
     const isOwn = ({ words }: EndedFlow): boolean => this.#internal.ownFlow(words, 0) !== null;
     const removed = flows.filter((flow) => !kept.has(flow) && !isOwn(flow));
     // Writes for the ended flow may have changed this node's own flow with that tuple.
