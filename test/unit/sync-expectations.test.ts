@@ -159,6 +159,23 @@ test("new, ended and snapshots arrive, with what is left of the time", async () 
   assert.equal(nowSeconds() - row!.createdSeconds, 10);
 });
 
+test("an expectation that ends while its master has yet to be read has ended, whatever a peer has said", () => {
+  for (const zone of [0, 9]) {
+    const a = new Node("a");
+    const b = new Node("b");
+    const read = b.reader(a, "a");
+    a.replicator.onEvent(EVENT_NEW, master(zone), 0);
+    a.replicator.onExpectation(EVENT_NEW, sample(1), 0);
+    a.journal.writePending();
+    read();
+    assert.equal(b.external.expectations.size, 1);
+    // A commit writes both. The kernel reports the expectation, and its master only with the dump that follows.
+    b.replicator.onExpectation(EVENT_NEW, sample(1), 7);
+    b.replicator.onExpectation(EVENT_DESTROY, sample(1), 0);
+    assert.deepEqual([b.external.expectations.size, b.internal.expectations.size], [0, 0], `zone ${zone}`);
+  }
+});
+
 test("polls bring expectations as events would: new ones are this node's own, those that are gone have ended", async () => {
   const a = new Node("a");
   const b = new Node("b");

@@ -77,8 +77,16 @@ export class ExpectationIntake {
 
   /** An event reports that an expectation has ended. */
   end(expectation: Expectation): void {
-    this.#early.drop(expectation);
+    if (this.#early.drop(expectation)) this.#retire(expectation);
     this.#internal.expectations.destroy(expectation);
+  }
+
+  /** A commit wrote it, and it is gone before its master was read back: what peers published about it is older. */
+  #retire(expectation: Expectation): void {
+    const zone = findMasterZone(this.#external.table, expectation.master);
+    if (zone === null) return;
+    setExpectationZone(expectation, zone);
+    this.#external.expectations.retire(expectationKey(expectation));
   }
 
   /** A flow has begun and is in the internal cache. Takes the expectations that were waiting for it as their master. */
@@ -142,11 +150,12 @@ class EarlyExpectations {
     this.#waiting.push(expectation);
   }
 
-  /** Drops an expectation that has ended before its master came. */
-  drop(ended: Expectation): void {
+  /** Drops an expectation that has ended before its master came. False when it does not wait here. */
+  drop(ended: Expectation): boolean {
     const key = expectationKey(ended);
     const at = this.#waiting.findIndex((waiting) => expectationKey(waiting) === key);
     if (at >= 0) this.#waiting.splice(at, 1);
+    return at >= 0;
   }
 
   /** Removes and returns the expectations whose master is this new flow, oldest first. */
