@@ -93,13 +93,17 @@ export function replyIsMirror(words: Uint32Array, base: number): boolean {
   return words[base + W_REPLY_L4] === mirrorL4(protocolOf(words, base), words[base + W_ORIG_L4]!);
 }
 
+/** True when both records have a reply tuple, and it is not the same. */
+export function repliesDiffer(a: Uint32Array, baseA: number, b: Uint32Array, baseB: number): boolean {
+  return (a[baseA + W_HAS]! & b[baseB + W_HAS]! & HAS_REPLY) !== 0 && !sameReply(a, baseA, b, baseB);
+}
+
 /**
  * True when two records of one original tuple are two connections: their translation differs, which never changes in a
  * connection's life, or TCP begins where it was open or over.
  */
 export function isAnotherConnection(held: Uint32Array, heldBase: number, words: Uint32Array, base: number): boolean {
-  const haveReply = (held[heldBase + W_HAS]! & words[base + W_HAS]! & HAS_REPLY) !== 0;
-  if (haveReply && !sameReply(held, heldBase, words, base)) return true;
+  if (repliesDiffer(held, heldBase, words, base)) return true;
   if (!isTcp(words, base)) return false;
   const state = protocolStateOf(held, heldBase);
   const begins = protocolStateOf(words, base) === TCP_CONNTRACK_SYN_SENT;

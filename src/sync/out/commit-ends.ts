@@ -1,5 +1,6 @@
 import type { ExternalCache, ExternalListener } from "../../cache/external.js";
 import { FlowTable } from "../../flow/flow-table.js";
+import { repliesDiffer } from "../../flow/record-fields.js";
 
 /** Limit of flows that end during a commit and are remembered. */
 const ENDS_MAX = 1 << 16;
@@ -30,12 +31,15 @@ export class CommitEnds implements ExternalListener {
   }
 
   /**
-   * The birth of a flow (a record at base 0) that a peer has ended since the commit began; -1 for every other flow. If
-   * packets pass its entry here, the connection continues.
+   * The birth of a flow (a record at base 0) that a peer has ended since the commit began; -1 for every other flow, also
+   * for one of that tuple with another translation, which packets have begun here. If packets pass its entry here, the
+   * connection continues.
    */
   birth(words: Uint32Array): number {
-    const at = this.#ends === null || this.#ends.size === 0 ? -1 : this.#ends.find(words, 0);
-    return this.#ends === null || at < 0 ? -1 : this.#ends.birth(at);
+    const ends = this.#ends;
+    const at = ends === null || ends.size === 0 ? -1 : ends.find(words, 0);
+    if (ends === null || at < 0) return -1;
+    return repliesDiffer(ends.slab(at), ends.base(at), words, 0) ? -1 : ends.birth(at);
   }
 
   ended(slot: number): void {
