@@ -30,7 +30,7 @@ export interface ReplicaOptions {
  * A copy is for restarts, and nobody waits for it: small messages share a write. All copies of a node are written at
  * multiples of this time, and so together.
  */
-const GATHER_MS = 100;
+const GATHER_MS = 20;
 const GATHER_MESSAGES_MAX = 64;
 const GATHER_BYTES_MAX = 256 * 1024;
 
@@ -240,12 +240,12 @@ export class Replica {
     const origin = { sequence: message.sequence, snapshot: this.#snapshotSequence };
     this.#gathered.push({ kind: message.kind, number: this.#number, payload, origin });
     this.#gatheredBytes += payload.length;
-    if (this.#gathered.length >= GATHER_MESSAGES_MAX || this.#gatheredBytes >= GATHER_BYTES_MAX) this.#write();
-    else this.#timer ??= setTimeout(() => this.#write(), GATHER_MS - (performance.now() % GATHER_MS));
+    if (this.#gathered.length >= GATHER_MESSAGES_MAX || this.#gatheredBytes >= GATHER_BYTES_MAX) this.write();
+    else this.#timer ??= setTimeout(() => this.write(), GATHER_MS - (performance.now() % GATHER_MS));
   }
 
-  /** Hands what has gathered to the publisher. */
-  #write(): void {
+  /** Hands what has gathered to the publisher at once. */
+  write(): void {
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = null;
     const messages = this.#gathered;
@@ -282,7 +282,7 @@ export class Replica {
    */
   async empty(): Promise<void> {
     const client = await this.#connection.ready(API_TIMEOUT_MS);
-    this.#write();
+    this.write();
     await this.#publisher.flush(API_TIMEOUT_MS);
     await emptyStream(await jetStreamOf(client), this.#node);
     this.#tail = { epoch: 0, number: 0 };
@@ -293,7 +293,7 @@ export class Replica {
 
   /** True when everything appended is confirmed, false after `timeoutMs`. */
   flush(timeoutMs: number): Promise<boolean> {
-    this.#write();
+    this.write();
     return this.#publisher.flush(timeoutMs);
   }
 

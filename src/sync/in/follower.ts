@@ -366,6 +366,7 @@ export class Follower {
         case "state":
           if (item.connected && !this.#connected) this.#counters.reconnects++;
           this.#connected = item.connected;
+          if (!item.connected) this.#copy?.write();
           break;
         case "reset":
           this.#counters.resets++;

@@ -118,6 +118,11 @@ export class PeerCopy {
     this.#replica?.append(message);
   }
 
+  /** The peer is away: the copy may soon be all that is left of it, so nothing waits for more. */
+  write(): void {
+    this.#replica?.write();
+  }
+
   /** Ends when everything is confirmed, or after a short wait. */
   async close(): Promise<void> {
     this.#stopWaiting();
