@@ -125,7 +125,8 @@ class Upgrade implements AsyncDisposable {
   async assertWritten(version: Build): Promise<void> {
     for (const [firewall, agent] of this.#agents) {
       const server = `${ipv4(SYNC, firewall.number)}:4222`;
-      const found = await agent.ask("versions", { server, node: firewall.name, count: LAST_MESSAGES });
+      const { name: node, configFile } = firewall;
+      const found = await agent.ask("versions", { server, node, configFile, count: LAST_MESSAGES });
       assert.deepEqual(found, Array(LAST_MESSAGES).fill(version), `the last messages of ${firewall.name}`);
     }
   }

@@ -69,8 +69,14 @@ export interface AgentQuestions {
   dump: { args: null; answer: Uint32Array };
   streams: { args: { server: string }; answer: readonly StreamView[] };
   marks: { args: { server: string; node: string }; answer: readonly MarkView[] };
-  /** The format versions of the last messages of a node's stream, `count` at most, the last one last. */
-  versions: { args: { server: string; node: string; count: number }; answer: readonly unknown[] };
+  /**
+   * The format versions of the last messages of a node's stream, `count` at most, the last one last; read as the node itself,
+   * with the keys beside its configuration (null: there are none).
+   */
+  versions: {
+    args: { server: string; node: string; configFile: string | null; count: number };
+    answer: readonly unknown[];
+  };
   deleteStream: { args: { server: string; name: string }; answer: null };
   /** `payload` in base64. */
   storeMessage: { args: { server: string; node: string; kind: string; payload: string }; answer: null };

@@ -3,8 +3,11 @@
  * its table, and looks at brokers as a client of the test's own.
  */
 import { connect, type NatsConnection } from "nats";
+import { pino } from "pino";
 import { RequestSocket } from "../../../src/ctnetlink/request-socket.js";
 import { RECORD_WORDS } from "../../../src/flow/record.js";
+import { keyFolderOf } from "../../../src/keys/key-folder.js";
+import { connectBroker } from "../../../src/stream/connection.js";
 import { MarkCodec } from "../../../src/stream/format/mark.js";
 import { streamName, subject } from "../../../src/stream/format/subjects.js";
 import { answerQuestions } from "../child-answers.js";
@@ -42,7 +45,8 @@ function createAnswers(socket: RequestSocket): Answers {
     dump: () => dump(socket),
     streams: ({ server }) => withClient(server, streams),
     marks: ({ server, node }) => withClient(server, (client) => marks(client, node)),
-    versions: ({ server, node, count }) => withClient(server, (client) => versions(client, node, count)),
+    versions: ({ server, node, configFile, count }) =>
+      asNode(server, node, configFile, (client) => versions(client, node, count)),
     storeMessage: ({ server, node, kind, payload }) =>
       withClient(server, async (client) => {
         await client.jetstream().publish(`ct.${node}.${kind}`, Buffer.from(payload, "base64"));
@@ -74,6 +78,22 @@ async function withClient<T>(server: string, use: (client: NatsConnection) => Pr
     return await use(client);
   } finally {
     await client.close();
+  }
+}
+
+async function asNode<T>(
+  server: string,
+  node: string,
+  configFile: string | null,
+  use: (client: NatsConnection) => Promise<T>,
+): Promise<T> {
+  const log = pino({ level: "silent" });
+  const keys = configFile === null ? {} : { serverName: node, tls: keyFolderOf(configFile) };
+  const connection = connectBroker({ servers: [server], node, purpose: "test", ...keys, log });
+  try {
+    return await use(await connection.ready(CONNECT_TIMEOUT_MS));
+  } finally {
+    await connection.close();
   }
 }
 

@@ -425,7 +425,7 @@ export class ClusterNode {
 
   /** The format versions of the last messages of a node's stream on this node's broker. */
   versions(count: number, node = this.name): Promise<readonly unknown[]> {
-    return this.#ask.ask("versions", { server: this.server, node, count });
+    return this.#ask.ask("versions", { server: this.server, node, configFile: null, count });
   }
 
   async deleteStream(name: string): Promise<void> {
