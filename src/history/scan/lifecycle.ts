@@ -68,6 +68,8 @@ export class Lifecycle {
     if (slot === STALE) return;
     const published = this.#publishedStamp;
     const since = stamp === published ? stamp : sinceOf(words, birth, stamp, this.#aheadMs);
+    // The owner gave its connection up for this claim, which was read later, and is to another one.
+    if (slot >= 0 && live.isDeparted(slot) && this.#isAnother(slot, birth)) live.comeBack(slot);
     if (slot < 0) this.#open(node, flowId, rare, stamp, birth, since);
     else if (live.owner(slot) !== node) this.#move(slot, node, flowId, rare, stamp, birth, since);
     else if (live.isMapped(slot) && live.flowId(slot) !== flowId) {
@@ -212,9 +214,8 @@ export class Lifecycle {
     since: number,
   ): void {
     const live = this.live;
-    const { table } = live;
     if (!isNewer(stamp, node, live.stamp(slot), live.owner(slot))) return;
-    if (birth !== table.birth(slot) && isAnotherConnection(table.slab(slot), table.base(slot), this.record, 0)) {
+    if (this.#isAnother(slot, birth)) {
       this.#loseTuple(slot, node, stamp);
       this.#open(node, flowId, rare, stamp, birth, since);
       return;
@@ -225,6 +226,13 @@ export class Lifecycle {
     live.own(slot, node, flowId, stamp);
     live.setSince(slot, Math.max(since, birth), this.#aheadMs);
     this.#reports.changed("moved", slot);
+  }
+
+  /** True when the new row in `record`, with that birth, is another connection than the row of its tuple. */
+  #isAnother(slot: number, birth: number): boolean {
+    const { table } = this.live;
+    if (birth === table.birth(slot)) return false;
+    return isAnotherConnection(table.slab(slot), table.base(slot), this.record, 0);
   }
 
   /**

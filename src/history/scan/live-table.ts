@@ -261,6 +261,26 @@ export class LiveTable {
     this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= DEPARTED;
   }
 
+  /** True while the row's owner is one that it was moved to, and whose claim has not been read. */
+  isDeparted(slot: number): boolean {
+    return (this.#word(slot, W_HAS) & DEPARTED) !== 0;
+  }
+
+  /** Gives a departed row back to the node that it was moved from. No flow id refers to it. */
+  comeBack(slot: number): void {
+    const path = this.#earlier.get(slot);
+    if (path === undefined) return;
+    const [first, ...later] = path;
+    const last = later.pop();
+    if (last === undefined) this.#earlier.delete(slot);
+    else this.#earlier.set(slot, [first, ...later]);
+    const { node, stamp, sinceMs } = last ?? first;
+    this.own(slot, node, null, stamp);
+    this.#since[slot >>> PAGE_BITS]![slot & PAGE_MASK] = stamp;
+    this.#sinceMs[slot >>> PAGE_BITS]![slot & PAGE_MASK] = sinceMs;
+    this.table.slab(slot)[this.table.base(slot) + W_HAS]! &= ~DEPARTED;
+  }
+
   /** Notes that events of a row may be missing, whatever the gaps say. */
   markMayMiss(slot: number): void {
     this.table.slab(slot)[this.table.base(slot) + W_HAS]! |= MAY_MISS;
