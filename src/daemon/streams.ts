@@ -14,7 +14,7 @@ import { pause } from "../os/pause.js";
 import { EmbeddedBroker, warnOfHoles } from "../stream/broker/broker.js";
 import { parseBrokerVersion } from "../stream/broker/broker-config.js";
 import { storedStreams } from "../stream/broker/broker-host.js";
-import { type BrokerConnection, connectBroker, readSecret } from "../stream/connection.js";
+import { type BrokerConnection, connectBroker, OWN_QUIET_MS, readSecret } from "../stream/connection.js";
 import type { Heartbeat } from "../stream/format/heartbeat.js";
 import { createEnvelopeReader } from "../stream/format/mark.js";
 import { streamName } from "../stream/format/subjects.js";
@@ -82,6 +82,7 @@ export async function openBroker(config: Config, keys: LinkKeys, log: Logger, do
     node: config.node,
     purpose: "own streams",
     serverName: config.node,
+    ...(embedded === null ? {} : { quietMs: OWN_QUIET_MS }),
     ...tls,
     login,
     log,

@@ -20,6 +20,7 @@ import { plainText } from "../flow/plain-text.js";
 import { Backoff } from "../os/backoff.js";
 import { pause } from "../os/pause.js";
 import { inboxPrefix } from "./format/subjects.js";
+import { watchLiveness } from "./liveness.js";
 import { connectGuarded, type GuardedOptions } from "./transport.js";
 
 /** Paths of PEM files. They are read at each connect, so a renewed certificate needs no restart. */
@@ -56,6 +57,8 @@ export interface BrokerConnectionOptions {
    * the peer's daemon for.
    */
   asksDaemon?: boolean;
+  /** After how long a silence the broker is pinged, by default a second. */
+  quietMs?: number;
   /** How soon the first attempt is repeated, by default 100 ms; later attempts wait longer and longer. */
   retryMs?: number;
   log: Logger;
@@ -72,6 +75,11 @@ export function jetStreamOf(client: NatsConnection, timeoutMs = API_TIMEOUT_MS):
   return client.jetstreamManager({ checkAPI: false, timeout: timeoutMs });
 }
 
+/** For the broker on this machine: its supervisor notices when it hangs. */
+export const OWN_QUIET_MS = 10_000;
+const QUIET_MS = 1000;
+/** The client's own pings would come however much the broker sends. */
+const CLIENT_PING_MS = 86_400_000;
 const VERSION = /^[\w.+-]{1,64}$/;
 const CONNECT_TIMEOUT_MS = 2000;
 const RETRY_MS_MIN = 100;
@@ -85,8 +93,8 @@ export function connectBroker(options: BrokerConnectionOptions): BrokerConnectio
 }
 
 /**
- * One connection to one broker, for as long as the daemon lives. A dead link is noticed within 2 to 3 seconds (a ping
- * per second, two unanswered), a broker that closes the connection at once; both are retried until `close`.
+ * One connection to one broker, for as long as the daemon lives. A dead link is noticed some 3 seconds after the last
+ * message, a broker that closes the connection at once; both are retried until `close`.
  */
 export class BrokerConnection {
   readonly node: string;
@@ -223,9 +231,18 @@ export class BrokerConnection {
     if (this.closed) return client.close();
     this.#client = client;
     this.#set(true);
+    const over = new AbortController();
+    void watchLiveness({
+      client,
+      quietMs: this.#options.quietMs ?? QUIET_MS,
+      connected: () => this.#connected,
+      dead: () => void client.reconnect(),
+      signal: over.signal,
+    });
     // The iterator of a closed client never ends: `closed` ends the wait, and the iterator is collected.
     const changes = this.#noteChanges(client).catch((error: unknown) => this.#noteError(errorText(error)));
     await Promise.race([client.closed(), changes]);
+    over.abort();
     this.#set(false);
     this.#client = null;
   }
@@ -282,8 +299,7 @@ export class BrokerConnection {
       name: `conntrail ${node} ${purpose}`,
       inboxPrefix: inboxPrefix(node),
       timeout: CONNECT_TIMEOUT_MS,
-      pingInterval: 1000,
-      maxPingOut: 2,
+      pingInterval: CLIENT_PING_MS,
       maxReconnectAttempts: -1,
       reconnectTimeWait: 100,
       reconnectJitter: 50,

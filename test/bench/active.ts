@@ -14,6 +14,8 @@ const RATES = [0, 20, 200, 1000];
 const RANGE = 1;
 const LIVE = 1000;
 const WARM_UP_SECONDS = 10;
+/** V8 collects garbage until some 10 s after the last work, which is no cost of doing nothing. */
+const REST_MS = 15_000;
 const TAIL_MS = 300;
 const GROUP = "225.0.0.50";
 const LINK = "sync0";
@@ -72,6 +74,7 @@ async function measure(
   };
   for (const namespace of namespaces) await load.ask("prepare", { namespace, range: RANGE, live: LIVE });
   await run(200, WARM_UP_SECONDS);
+  await delay(REST_MS);
   for (const rate of RATES) {
     const costs: Costs = { cpu: [], sent: [], received: [] };
     found.set(rate, costs);
