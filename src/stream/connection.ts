@@ -320,7 +320,8 @@ function authenticatorOf(login: BrokerLogin): Authenticator {
   const secret = readSecret(login.file);
   switch (login.kind) {
     case "creds":
-      return credsAuthenticator(new TextEncoder().encode(secret));
+      // The client looks for the line feed behind the last line.
+      return credsAuthenticator(new TextEncoder().encode(`${secret}\n`));
     case "nkey":
       return nkeyAuthenticator(new TextEncoder().encode(secret));
     case "token":

@@ -67,6 +67,8 @@ export async function temporaryDirectory(): Promise<{ path: string } & AsyncDisp
 
 export interface NatsServerOptions {
   maxFileStore?: number;
+  /** False: without JetStream, which an operator's system account would be needed for. */
+  jetStream?: boolean;
   /** Further lines of configuration. */
   more?: string;
 }
@@ -104,11 +106,9 @@ export class TestNatsServer implements AsyncDisposable {
 
   async start(): Promise<void> {
     const config = join(this.directory, "test.conf");
-    const { maxFileStore = 2 * 1024 ** 3, more = "" } = this.#options;
-    await writeFile(
-      config,
-      `listen: "${this.address}"\nmax_payload: 2097152\njetstream { store_dir: "${this.directory}", max_file_store: ${maxFileStore}, max_memory_store: 16777216 }\n${more}\n`,
-    );
+    const { maxFileStore = 2 * 1024 ** 3, jetStream = true, more = "" } = this.#options;
+    const streams = `jetstream { store_dir: "${this.directory}", max_file_store: ${maxFileStore}, max_memory_store: 16777216 }`;
+    await writeFile(config, `listen: "${this.address}"\nmax_payload: 2097152\n${jetStream ? streams : ""}\n${more}\n`);
     const path = programDirectories().join(":");
     const child = spawn("nats-server", ["-c", config], { env: { PATH: path }, stdio: ["ignore", "pipe", "pipe"] });
     this.#child = child;
