@@ -14,6 +14,7 @@ import type { HistoryStreams } from "../../src/history/scan/streams.js";
 import { createUid } from "../../src/history/uid.js";
 import type { ReaderItem } from "../../src/stream/reader.js";
 import type { StreamLookup } from "../../src/stream/stream-index.js";
+import { aborted } from "../support/aborted.js";
 import { archiveCluster, keysOf, readArchive } from "../support/archive-cluster.js";
 import type { HistoryCluster } from "../support/history-cluster.js";
 import { tcpRecord } from "../support/records.js";
@@ -87,7 +88,7 @@ class LateStreams implements HistoryStreams {
     await this.#wait();
     if (half < first.length) yield idle(first.slice(half));
     await this.#wait();
-    await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+    await aborted(signal);
   }
 
   /** Waits until all streams have come here and their messages were applied. */

@@ -17,6 +17,7 @@ import { StreamTips } from "../../src/history/scan/stream-tips.js";
 import type { HistoryStreams } from "../../src/history/scan/streams.js";
 import type { ReaderItem } from "../../src/stream/reader.js";
 import type { StreamBounds, StreamLookup } from "../../src/stream/stream-index.js";
+import { aborted } from "../support/aborted.js";
 import { archiveCluster, EVERYTHING, keysOf, readArchive, truthOf } from "../support/archive-cluster.js";
 import type { HistoryCluster } from "../support/history-cluster.js";
 
@@ -68,7 +69,7 @@ class BroughtStreams implements HistoryStreams {
       yield [{ ...message, pending: 0 }];
     }
     if (--this.#reading === 0) void turns(100).then(() => this.onEnd());
-    await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+    await aborted(signal);
   }
 }
 

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { pino } from "pino";
 import { followersCaughtUp } from "../../src/sync/caught-up.js";
+import { aborted } from "../support/aborted.js";
 
 /** A start in mode `inject` with one peer, and the warnings that it gave. */
 class Start {
@@ -15,7 +16,7 @@ class Start {
     const caughtUp = (signal: AbortSignal): Promise<void> =>
       new Promise((resolve) => {
         this.#catchUp = resolve;
-        signal.addEventListener("abort", () => resolve(), { once: true });
+        void aborted(signal).then(resolve);
       });
     const pass = (): Promise<void> =>
       new Promise((resolve) => {

@@ -12,6 +12,7 @@ import { resyncPeers } from "../../src/sync/handlers.js";
 import { Applier } from "../../src/sync/in/applier.js";
 import { Follower } from "../../src/sync/in/follower.js";
 import type { CopySource, PeerStream } from "../../src/sync/ports/peer-stream.js";
+import { aborted } from "../support/aborted.js";
 import { MemoryStream } from "../support/memory-stream.js";
 import { until } from "../support/nats-server.js";
 import { tcpRecord } from "../support/records.js";
@@ -57,7 +58,7 @@ it("resync of a peer whose broker answers and whose daemon is gone ends after it
     readLast: async () => null,
     async *read(_start, signal): AsyncIterable<readonly ReaderItem[]> {
       yield [{ type: "state", connected: true }];
-      await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+      await aborted(signal);
     },
   };
   const external = new ExternalCache(10);

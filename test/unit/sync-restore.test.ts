@@ -12,6 +12,7 @@ import type { ReaderItem } from "../../src/stream/reader.js";
 import { restoreInternal } from "../../src/sync/in/restore.js";
 import { type Continuation, Journal } from "../../src/sync/out/journal.js";
 import type { PeerStream } from "../../src/sync/ports/peer-stream.js";
+import { aborted } from "../support/aborted.js";
 import { MemoryStream } from "../support/memory-stream.js";
 import { decodedFlow, Random, tcpRecord } from "../support/records.js";
 
@@ -244,7 +245,7 @@ describe("restoreInternal", () => {
       async *read(from, signal): AsyncIterable<readonly ReaderItem[]> {
         yield messages.filter(({ sequence }) => sequence >= from).map((message) => ({ ...message, pending: 1 }));
         yield [{ type: "skipped", sequence: messages.length + 1, pending: 0 }];
-        await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+        await aborted(signal);
       },
     };
     const { internal, continues } = await life.restore(foreign);
