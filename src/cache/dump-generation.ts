@@ -67,4 +67,9 @@ export class DumpGeneration {
   touchState(bits: number): number {
     return (bits & ~ROW_STATE_SEEN) | this.#stateSeen;
   }
+
+  /** The bits of a row whose protocol state nobody has reported since the last dump began. */
+  untouchState(bits: number): number {
+    return (bits & ~ROW_STATE_SEEN) | (this.#stateSeen ^ ROW_STATE_SEEN);
+  }
 }

@@ -144,6 +144,19 @@ export class InternalCache {
     return isTcp(this.table.slab(slot), this.table.base(slot)) && (this.#bits(slot) & HAS_PROTOINFO) === 0;
   }
 
+  /** True when this kernel has reported the state of the flow's protocol since the last dump began. */
+  isStateReported(words: Uint32Array, base: number): boolean {
+    const slot = this.table.size === 0 ? -1 : this.table.find(words, base);
+    return slot >= 0 && (this.#bits(slot) & HAS_PROTOINFO) !== 0 && this.#dump.isStateTouched(this.#bits(slot));
+  }
+
+  /** The state of the row's protocol is not this kernel's own report: the one that a running dump lists is newer. */
+  doubtState(slot: number): void {
+    const slab = this.table.slab(slot);
+    const at = this.table.base(slot) + W_HAS;
+    slab[at] = this.#dump.untouchState(slab[at]!);
+  }
+
   /** Number of flows that this node's stream reports as alive, when nothing is pending. */
   get inStream(): number {
     return this.#inStream;
@@ -481,6 +494,7 @@ export class InternalCache {
     if (flow.rare !== null) this.table.rare.set(slot, flow.rare);
     this.counters.created++;
     this.#touch(slot, words[W_HAS]!);
+    if ((words[W_HAS]! & HAS_PROTOINFO) === 0) this.doubtState(slot);
     this.announce(slot);
     return slot;
   }

@@ -16,6 +16,7 @@ export class CommitBracket {
   readonly #ends: CommitEnds;
   readonly #log: Logger;
   #isOpen = false;
+  #isReading = false;
   #reading: Promise<void> = Promise.resolve();
 
   constructor(options: { events: KernelEvents | null; resync: KernelResync; commitEnds: CommitEnds; log: Logger }) {
@@ -28,6 +29,11 @@ export class CommitBracket {
   /** True from before the first write until the written entries have been read back. */
   get isOpen(): boolean {
     return this.#isOpen;
+  }
+
+  /** True while the written entries are being read back. */
+  get isReading(): boolean {
+    return this.#isReading;
   }
 
   /** Resolves when the entries that the last commit wrote have been read back. */
@@ -59,6 +65,7 @@ export class CommitBracket {
       this.#events?.hearNew(true);
       // What was queued until here lacks the new flows, so it must not be taken for newer than the dump.
       await this.#readQueued();
+      this.#isReading = true;
       await this.#resync.resync();
       // A flow may have ended before the dump reached it. Its event may still be queued.
       await this.#readQueued();
@@ -66,6 +73,7 @@ export class CommitBracket {
       this.#log.error({ err: error }, "what the commit wrote could not be read");
     } finally {
       this.#isOpen = false;
+      this.#isReading = false;
       this.#resync.readsCommit = false;
       this.#ends.end();
     }

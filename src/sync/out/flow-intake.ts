@@ -50,8 +50,10 @@ export class FlowIntake {
    * there.
    */
   take(flow: DecodedFlow, inherits = this.#injection !== null): void {
-    if (inherits) this.#inherit(flow);
+    const hasPeersState = inherits && this.#inherit(flow);
     const slot = this.#internal.upsert(flow, this.nowSeconds);
+    // The peer may have published another state since this node wrote the entry.
+    if (hasPeersState && slot >= 0 && this.#injection === null) this.#internal.doubtState(slot);
     const birth = this.#external.retire(flow.words, 0);
     this.#internal.table.inheritBirth(slot, birth >= 0 ? birth : this.#endedBirth(flow.words));
     if (slot >= 0 && this.#internal.lacksState(slot)) this.#injection?.doubt(flow.words);
@@ -64,20 +66,22 @@ export class FlowIntake {
 
   /**
    * An event names only what changed. The rest of a flow that a peer carried reached this kernel from the peer, so
-   * anything that an internal row still has of it is older.
+   * anything that an internal row still has of it is older. True when the state of its protocol is the peer's.
    */
-  #inherit(flow: DecodedFlow): void {
+  #inherit(flow: DecodedFlow): boolean {
     const { table } = this.#external;
     const slot = table.size === 0 ? -1 : table.find(flow.words, 0);
-    if (slot < 0) return;
+    if (slot < 0) return false;
     const slab = table.slab(slot);
     const base = table.base(slot);
-    if ((flow.words[W_HAS]! & HAS_PROTOINFO) === 0 && (slab[base + W_HAS]! & HAS_PROTOINFO) !== 0) {
+    const lacksState = (flow.words[W_HAS]! & HAS_PROTOINFO) === 0 && (slab[base + W_HAS]! & HAS_PROTOINFO) !== 0;
+    if (lacksState) {
       for (let i = 0; i < 3; i++) flow.words[W_PROTOINFO + i] = slab[base + W_PROTOINFO + i]!;
       flow.words[W_HAS]! |= HAS_PROTOINFO;
     }
     const rare = table.rare.get(slot);
     if (rare !== undefined) flow.rare = { ...rare, ...flow.rare };
+    return lacksState;
   }
 
   /** The kernel's flow has ended. */

@@ -167,8 +167,17 @@ export class Replicator implements EventSink {
     }
     if (kind === EVENT_NEW) counters.eventsNew++;
     else counters.eventsUpdate++;
-    flows.take(flow, this.#injects || (this.#commits.isOpen && kind === EVENT_UPDATE));
+    flows.take(flow, this.#injects || (kind === EVENT_UPDATE && this.#isOfCommit(flow)));
     if (kind === EVENT_NEW) this.#expectations.masterBegan(flow);
+  }
+
+  /**
+   * True for a flow that the commit under way may have written as a peer published it: unless this kernel itself has
+   * reported its state since the commit is read back.
+   */
+  #isOfCommit({ words }: DecodedFlow): boolean {
+    const { isOpen, isReading } = this.#commits;
+    return isOpen && !(isReading && this.#internal.isStateReported(words, 0));
   }
 
   /** An injected flow is gone, as its owner wanted. A running dump may have listed it before that. */

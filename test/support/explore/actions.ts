@@ -29,6 +29,9 @@ export const RESET = 17;
 export const ASK = 18;
 /** Mode `inject`: the daemon writes peers' flows into its kernel. */
 export const WRITE = 19;
+/** Packets close a connection, or change something of a flow whose event does not name TCP's state. */
+export const CLOSE = 20;
+export const TOUCH = 21;
 
 /** Steps by their number, as scenarios name them. */
 const NAMES = [
@@ -52,10 +55,12 @@ const NAMES = [
   "reset",
   "ask",
   "write",
+  "close",
+  "touch",
 ] as const;
 
 /** What the argument of a step is: a flow, a peer, or a count of messages. */
-const FLOW_STEPS: readonly number[] = [BEGIN, CHANGE, END];
+export const FLOW_STEPS: readonly number[] = [BEGIN, CHANGE, END, CLOSE, TOUCH];
 const PEER_STEPS: readonly number[] = [READ, RESET, ASK];
 
 /** A step of a machine. */

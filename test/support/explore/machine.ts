@@ -601,6 +601,8 @@ export class Machine {
     // Only in mode `cache` does a commit write.
     if (this.#injections === null && (isOpen || _commits._isOpen)) _commits._ends[isOpen ? "begin" : "end"]();
     _commits._isOpen = isOpen;
+    // Between two steps, a commit waits for nothing but its dump.
+    _commits._isReading = isOpen;
     this.#resync.readsCommit = isOpen;
   }
 

@@ -88,6 +88,7 @@ export interface ReplicatorState {
   readonly _resync: ResyncState;
   readonly _commits: {
     _isOpen: boolean;
+    _isReading: boolean;
     _reading: Promise<void>;
     readonly _ends: { begin(): void; end(): void; _ends: FlowTable | null };
   };

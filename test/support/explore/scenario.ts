@@ -50,6 +50,7 @@ function parseScope(line: string): Scope {
     skewMs: match[6] === undefined ? [] : match[6].split(" ").map(Number),
     begins: match[4] as Scope["begins"],
     gaps: true,
+    closes: true,
     traffic: match[5] as Scope["traffic"],
     injects: match[1] === "inject",
   };

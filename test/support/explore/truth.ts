@@ -150,6 +150,8 @@ export class Truth {
     switch (type) {
       case steps.BEGIN:
       case steps.CHANGE:
+      case steps.CLOSE:
+      case steps.TOUCH:
         this.#set(arg, { last: machine.isUp && !this.#isCrossed(index, arg) ? index : -1, taker: -1 });
         break;
       case steps.END: {

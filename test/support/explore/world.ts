@@ -2,7 +2,7 @@
 
 import * as steps from "./actions.js";
 import { type Action, action, type Step } from "./actions.js";
-import { establish, flowKey, flowRecord, flowWords, hasOnlyBegun } from "./flows.js";
+import { close, establish, flowKey, flowRecord, flowWords, hasOnlyBegun, isEstablished, touch } from "./flows.js";
 import { type Digest, DigestWriter } from "./hash.js";
 import type { Time } from "./machine.js";
 import { Machine, type MachineImage, snapshotOf } from "./machine.js";
@@ -32,6 +32,8 @@ export interface Scope {
   readonly begins: "primary" | "unknown";
   /** Things may happen while a commit or a purge waits for the kernel. */
   readonly gaps: boolean;
+  /** Connections close, and events come that do not name their state. */
+  readonly closes: boolean;
   /** Mode `inject`. */
   readonly injects: boolean;
   /** Packets pass only the machine that became primary last, or any machine. */
@@ -60,6 +62,8 @@ export interface State {
 
 const START_MS = 1_800_000_000_000;
 const GAPS_MAX = 4;
+/** What packets do in a scope where nothing closes. */
+const OPEN_STEPS: readonly number[] = [steps.BEGIN, steps.CHANGE, steps.END];
 /** Steps after which the nodes must be at rest when nothing happens. */
 export const REST_STEPS_MAX = 400;
 
@@ -208,6 +212,10 @@ export class World {
         if (passes) yield action(steps.BEGIN, index, flow);
       } else {
         if (passes && hasOnlyBegun(words)) yield action(steps.CHANGE, index, flow);
+        if (passes && this.scope.closes) {
+          if (isEstablished(words)) yield action(steps.CLOSE, index, flow);
+          yield action(steps.TOUCH, index, flow);
+        }
         yield action(steps.END, index, flow);
       }
     }
@@ -219,7 +227,7 @@ export class World {
     for (let gap = 0; gap < GAPS_MAX; gap++) {
       const within: Step[] = [{ type: steps.EVENT, machine: one.machine, arg: 0 }];
       for (let flow = 0; flow < this.scope.flows; flow++) {
-        for (const type of [steps.BEGIN, steps.CHANGE, steps.END])
+        for (const type of this.scope.closes ? steps.FLOW_STEPS : OPEN_STEPS)
           within.push({ type, machine: one.machine, arg: flow });
       }
       for (const { index } of this.machines) {
@@ -319,12 +327,14 @@ export class World {
   isPossible({ type, machine, arg }: Step): boolean {
     const on = this.machines[machine]!;
     if (type === steps.EVENT) return on.queue.length > 0;
-    if (type !== steps.READ && type > steps.END) return true;
+    if (type !== steps.READ && !steps.FLOW_STEPS.includes(type)) return true;
     if (type === steps.READ) return on.links[World.linkOf(on, arg)]!.at < this.machines[arg]!.stream.length;
     if (this.left.packets === 0) return false;
     const words = flowWords(on.kernel, arg);
     if (type === steps.BEGIN) return words === undefined;
-    return words !== undefined && (type === steps.END || hasOnlyBegun(words));
+    if (words === undefined) return false;
+    if (type === steps.CHANGE) return hasOnlyBegun(words);
+    return type === steps.CLOSE ? isEstablished(words) : true;
   }
 
   async #run(one: Step): Promise<boolean> {
@@ -341,6 +351,8 @@ export class World {
     switch (type) {
       case steps.BEGIN:
       case steps.CHANGE:
+      case steps.CLOSE:
+      case steps.TOUCH:
       case steps.END:
         this.#packet(machine, type, arg);
         return true;
@@ -419,6 +431,8 @@ export class World {
     this.#spend("packets");
     if (type === steps.BEGIN) kernel.create(flowRecord(flow, this.truth.nextMark()));
     else if (type === steps.CHANGE) establish(kernel, flow);
+    else if (type === steps.CLOSE) close(kernel, flow);
+    else if (type === steps.TOUCH) touch(kernel, flow);
     else kernel.destroy(flowKey(flow));
   }
 
