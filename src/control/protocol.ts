@@ -260,6 +260,8 @@ export interface PeerStatus {
   readonly formatsRead: readonly number[] | null;
   /** How far its clock is ahead of this node's, milliseconds. */
   readonly clockOffsetMs: number | null;
+  /** Whether the peer says that it would lose nothing of this node's if it took over; null: that is not known. */
+  readonly couldTakeOver: boolean | null;
   /** Events that the peer has sent and this node has not applied. */
   readonly lagEvents: number | null;
   /** Age of the last event when it was applied. */

@@ -85,6 +85,11 @@ export function formatMetrics(status: OwnStatus, stats: StatsReport): string {
     peers((peer) => Number(peer.inSync)),
   );
   gauge(
+    "peer_could_take_over",
+    "1 while the peer says that it has all of this node's flows",
+    peers((peer) => (peer.couldTakeOver === null ? null : Number(peer.couldTakeOver))),
+  );
+  gauge(
     "peer_lag_messages",
     "messages that wait to be applied",
     peers((peer) => peer.lagEvents),

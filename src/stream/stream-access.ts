@@ -6,6 +6,7 @@
 import { randomUUID } from "node:crypto";
 import { AckPolicy, DeliverPolicy, type JetStreamManager, type Msg, type NatsConnection } from "nats";
 import { z } from "zod";
+import { pause } from "../os/pause.js";
 import { API_TIMEOUT_MS, type BrokerConnection, jetStreamOf } from "./connection.js";
 import { readSubject, streamName } from "./format/subjects.js";
 import { findStream } from "./own-stream.js";
@@ -34,7 +35,12 @@ const INACTIVE_THRESHOLD_MS = 10_000;
 /** A reader has one consumer. More of its consumers are those that it has not released yet. */
 const CONSUMERS_MAX = 4;
 const REQUEST_BYTES_MAX = 256;
-/** A reader waits for each answer. What is more is no reader, and is not answered. */
+/**
+ * When a reader asks where a stream is. A broker that was just started passes the first question on to nobody, because its
+ * daemon does not listen yet.
+ */
+const FIND_AT_MS: readonly number[] = [0, 150, 450, 1050];
+/** A reader has few questions open at a time. What is more is no reader, and is not answered. */
 const REQUESTS_MAX = 8;
 /** The broker lets only nodes in that it knows, but one without keys lets everybody in. */
 const READERS_MAX = 256;
@@ -119,7 +125,7 @@ class AskedAccess implements StreamAccess {
   }
 
   async find(): Promise<StreamPlace | null> {
-    const answer = await this.#ask({ find: true });
+    const answer = await this.#askAgain({ find: true });
     if ("place" in answer) return answer.place;
     throw refusal(answer);
   }
@@ -135,8 +141,26 @@ class AskedAccess implements StreamAccess {
     return "released" in answer && answer.released;
   }
 
-  async #ask(request: Request): Promise<Answer> {
-    const message = await this.#client.request(this.#subject, JSON.stringify(request), { timeout: API_TIMEOUT_MS });
+  /** Asks several times, and takes the first answer. Only for what changes nothing. */
+  async #askAgain(request: Request): Promise<Answer> {
+    const answered = new AbortController();
+    const { signal } = answered;
+    const asks = FIND_AT_MS.map(async (atMs) => {
+      if (atMs > 0) await pause(atMs, signal, { ref: false });
+      if (signal.aborted) throw new Error("there is an answer already");
+      return this.#ask(request, API_TIMEOUT_MS - atMs);
+    });
+    try {
+      return await Promise.any(asks);
+    } catch (error) {
+      throw error instanceof AggregateError ? error.errors[0] : error;
+    } finally {
+      answered.abort();
+    }
+  }
+
+  async #ask(request: Request, timeoutMs = API_TIMEOUT_MS): Promise<Answer> {
+    const message = await this.#client.request(this.#subject, JSON.stringify(request), { timeout: timeoutMs });
     return answerSchema.parse(JSON.parse(message.string()));
   }
 }

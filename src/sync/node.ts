@@ -313,6 +313,7 @@ export class FirewallNode {
       unpublished: internal.unpublished,
       unread: this.replicator.isUnread,
       trouble: ownStream.trouble,
+      holds: this.peers.held,
     });
   }
 

@@ -63,6 +63,11 @@ export class Peers {
     return this.#list;
   }
 
+  /** Names of the peers that this node is in sync with. */
+  get held(): string[] {
+    return this.#list.filter(({ watch }) => watch.reason === null).map(({ follower }) => follower.node);
+  }
+
   /** The followers of all peers, including those that were added later. */
   get followers(): readonly Follower[] {
     return this.#followers;

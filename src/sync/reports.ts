@@ -122,7 +122,10 @@ export class Reports {
     const { groups } = this.#sources.own();
     const found = [...this.#sources.keysWarnings()];
     if (peers.length === 0) found.push("no peers are configured: nothing is replicated to this node");
-    for (const { node, role, clockOffsetMs } of peers) {
+    for (const { node, role, clockOffsetMs, inSync, couldTakeOver } of peers) {
+      // Of a peer that is not in sync, the reason is shown, and what it said last may be old.
+      if (inSync && couldTakeOver === false)
+        found.push(`${node} would lose flows of this node if it took over now: conntrail status there says why`);
       const heard = this.#sources.peers.list.find(({ follower }) => follower.node === node)?.watch.heartbeat;
       const shared = Object.keys(groups).filter(
         (group) => groups[group] === "primary" && heard?.groups[group] === "primary",
@@ -141,6 +144,8 @@ export class Reports {
   #peer({ follower, watch, address, discovered }: Peer): PeerStatus {
     const { connected, lagEvents, lagMs, lastHeardMs, epoch } = follower.state;
     const { heartbeat, reason, clockOffsetMs } = watch;
+    // An observer has no flows that could be taken over.
+    const hasStream = this.#sources.publisher().state !== "none";
     return {
       node: follower.node,
       address,
@@ -153,6 +158,7 @@ export class Reports {
       formatVersion: heartbeat?.writes ?? null,
       formatsRead: watch.formatsRead,
       clockOffsetMs,
+      couldTakeOver: hasStream ? watch.couldTakeOver : null,
       lagEvents: connected ? lagEvents : null,
       lagMs: connected ? lagMs : null,
       lastHeardMs: lastHeardMs === null ? null : Math.max(0, this.#sources.clock.wallMs() - lastHeardMs),

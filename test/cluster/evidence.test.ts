@@ -7,6 +7,7 @@ import { signal } from "../../src/lab/leftover.js";
 import { waitFor } from "../../src/lab/process.js";
 import { Cluster, clusterObstacle } from "../support/cluster/cluster.js";
 import { assertAgreement } from "../support/cluster/compare.js";
+import { testFlowKeys } from "../support/cluster/flow-map.js";
 import type { ClusterNode } from "../support/cluster/node.js";
 import { tcpRecord } from "../support/records.js";
 import { StreamWriter, type WrittenMessage } from "../support/stream-writer.js";
@@ -14,6 +15,9 @@ import { DAMAGES, tear } from "../support/torn-store.js";
 
 const WAIT_MS = 30_000;
 const FLOWS = 500;
+const FIRST_STARTS = 3;
+/** Longer than a message takes on a busy machine, and shorter than evidence may be old. */
+const AT_ONCE_MS = 2000;
 
 /** Resolves when a node says that it is not in sync, for this reason; what `status` exits with then is 1. */
 async function refuses(node: ClusterNode, reason: RegExp): Promise<void> {
@@ -80,6 +84,30 @@ describe("in sync", { skip: clusterObstacle(), timeout: 400_000 }, () => {
     await inSync(n1, n2);
   });
 
+  it("from its first start on: what begins then is on the peer at once", async () => {
+    await using cluster = await Cluster.create({ nodes: 2, keys: true });
+    const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];
+    for (let index = 0; index < FIRST_STARTS; index++) {
+      const flow = { range: 1, from: index, count: 1 };
+      const [key = ""] = testFlowKeys(1, index, index + 1);
+      n2.start();
+      if (index > 0) await n2.ready();
+      n1.start();
+      await n1.ready();
+      await waitFor("a takeover by n2 to lose nothing", WAIT_MS, async () => {
+        const { inSync: isInSync, peers } = await n1.status();
+        return isInSync && peers[0]?.couldTakeOver === true;
+      });
+      await n1.apply({ type: "create", ...flow, mark: 1 });
+      await waitFor("the flow on n2", AT_ONCE_MS, async () => (await n2.table("external")).has(key), { intervalMs: 5 });
+      await n1.apply({ type: "destroy", ...flow });
+      for (const node of cluster.nodes) {
+        await node.kill9Both();
+        node.wipeStore();
+      }
+    }
+  });
+
   it("not with a node of another cluster, nor with one that has another name", async () => {
     await using cluster = await Cluster.create({
       nodes: 3,
@@ -113,11 +141,13 @@ describe("in sync", { skip: clusterObstacle(), timeout: 400_000 }, () => {
       configure: (number) => (number === 1 ? ["cache: { limit: 1000 }"] : []),
     });
     const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];
+    await n2.apply({ type: "create", range: 2, from: 0, count: 3000, mark: 1 });
+    await refuses(n1, /of its flows found no room/);
+    await warns(n2, [/^n1 would lose flows of this node if it took over now: conntrail status there says why$/]);
+    await inSync(n2);
     await n1.apply({ type: "create", range: 1, from: 0, count: 3000, mark: 1 });
     await refuses(n1, /the cache is full: \d+ flows are not replicated/);
     await refuses(n2, /its cache is full: \d+ of its flows are not replicated/);
-    await n2.apply({ type: "create", range: 2, from: 0, count: 3000, mark: 1 });
-    await refuses(n1, /of its flows found no room/);
   });
 
   it("not while the peer's disk is full, which is called that", async () => {

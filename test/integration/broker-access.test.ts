@@ -203,6 +203,7 @@ const FORBIDDEN: Readonly<Record<string, Attempt>> = {
 class Fixture {
   readonly #end: (() => PromiseLike<unknown>)[] = [];
   readonly heard: string[] = [];
+  #unserve: (() => void) | null = null;
   own!: BrokerConnection;
   address = "";
   tlsOf!: (name: string) => TlsFiles;
@@ -236,10 +237,21 @@ class Fixture {
       await ensureStream(jsm, node, RETENTION);
       for (let i = 0; i < 3; i++) await client.jetstream().publish(subject(node, "ev"), `${node} ${i}`);
     }
-    serveReaders(this.own, "fw1");
+    this.listen();
     onAsked(this.own, "fw1", (what) => this.heard.push(`ctreq ${what}`));
     client.subscribe(`${inboxPrefix("fw1")}.daemon.*`, { callback: (_error, msg) => this.heard.push(msg.subject) });
     await client.flush();
+  }
+
+  /** Answers readers, as a daemon does from its start on. */
+  listen(): void {
+    this.#unserve ??= serveReaders(this.own, "fw1");
+  }
+
+  /** Answers no reader. */
+  deafen(): void {
+    this.#unserve?.();
+    this.#unserve = null;
   }
 
   /** All that the streams are and hold, as text. */
@@ -352,6 +364,32 @@ describe("a peer's valid key", { skip: natsServerMissing() || opensslMissing() }
       assert.deepEqual(sequences, [1, 2, 3, 4]);
     } finally {
       stop.abort();
+      await connection.close();
+    }
+  });
+
+  it("asks again where a stream is: the first question may come before the daemon listens", async () => {
+    fixture.deafen();
+    const connection = connectBroker({
+      servers: [fixture.address],
+      node: "fw2",
+      purpose: "test",
+      serverName: "fw1",
+      tls: fixture.tlsOf("fw2"),
+      asksDaemon: true,
+      log: silentLogger(),
+    });
+    try {
+      const client = await connection.ready(10_000);
+      const beganMs = performance.now();
+      const found = (await streamAccess(connection, client, "fw1")).find();
+      await client.flush();
+      fixture.listen();
+      assert.equal((await found)?.last, 4);
+      const tookMs = performance.now() - beganMs;
+      assert.ok(tookMs < 1500, `${tookMs} ms: an unanswered question costs 2 s`);
+    } finally {
+      fixture.listen();
       await connection.close();
     }
   });

@@ -17,6 +17,7 @@ export function heartbeat(other: Partial<Heartbeat> = {}): Heartbeat {
     unpublished: 0,
     unread: false,
     trouble: null,
+    holds: ["fw1"],
     ...other,
   };
 }

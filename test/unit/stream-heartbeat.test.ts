@@ -11,9 +11,9 @@ test("a heartbeat comes back as it was sent", () => {
 });
 
 test("keys of a later version are skipped, and those of a later one that this one lacks have their defaults", () => {
-  const { groups: _, unpublished: __, trouble: ___, unread: ____, ...bare } = heartbeat();
+  const { groups: _, unpublished: __, trouble: ___, unread: ____, holds: _____, ...bare } = heartbeat();
   const found = decodeHeartbeat(bytes({ conntrail: 1, ...bare, later: [1, 2] }));
-  assert.deepEqual(found, { ...bare, groups: {}, unpublished: 0, unread: false, trouble: null });
+  assert.deepEqual(found, { ...bare, groups: {}, unpublished: 0, unread: false, trouble: null, holds: null });
 });
 
 test("what is no heartbeat is null, whatever it is", () => {
@@ -33,6 +33,7 @@ test("what is no heartbeat is null, whatever it is", () => {
       groups: Object.fromEntries(Array.from({ length: 65 }, (_, i) => [`g${i}`, "backup"])),
     }),
     "too many versions": bytes({ ...sound, reads: Array.from({ length: 17 }, (_, i) => i) }),
+    "too many nodes": bytes({ ...sound, holds: Array.from({ length: 256 }, (_, i) => `fw${i}`) }),
     "too long a trouble": bytes({ ...sound, trouble: "x".repeat(257) }),
     "too many bytes": bytes({ ...sound, later: "x".repeat(HEARTBEAT_BYTES_MAX) }),
   };

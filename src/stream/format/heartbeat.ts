@@ -6,7 +6,8 @@
  *   {"conntrail":1,"cluster":"edge","node":"fw1","writes":1,"reads":[1],"epoch":1769900000000,"number":4711,"flows":3000,
  *    "flowsAt":4709,
  *    "wallMs":1769903600000,"role":"primary","groups":{"lan":"primary"},"unpublished":0,"unread":false,
- *    "trouble":"the store is full"}
+ *    "trouble":"the store is full",
+ *    "holds":["fw2"]}
  */
 import { z } from "zod";
 import { plainText } from "../../flow/plain-text.js";
@@ -36,6 +37,8 @@ export interface Heartbeat {
   readonly unread: boolean;
   /** Why what it publishes does not reach its stream, in words; null while it does. */
   readonly trouble: string | null;
+  /** The nodes that it is in sync with: it would lose nothing of theirs if it took over. Null: it does not say. */
+  readonly holds: readonly string[] | null;
 }
 
 /** Longer payloads are no heartbeats. */
@@ -43,6 +46,7 @@ export const HEARTBEAT_BYTES_MAX = 16 * 1024;
 
 const GROUPS_MAX = 64;
 const VERSIONS_MAX = 16;
+const PEERS_MAX = 255;
 const TROUBLE_LENGTH_MAX = 256;
 const name = z.string().regex(/^[A-Za-z0-9_-]{1,32}$/);
 const count = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
@@ -67,6 +71,7 @@ const schema = z.object({
   unpublished: count.default(0),
   unread: z.boolean().default(false),
   trouble: z.string().max(TROUBLE_LENGTH_MAX).transform(plainText).nullable().default(null),
+  holds: z.array(name).max(PEERS_MAX).nullable().default(null),
 });
 
 /** The bytes of a heartbeat. A longer `trouble` is cut. */

@@ -148,6 +148,11 @@ export class PeerWatch {
     return this.#offsetMs;
   }
 
+  /** Whether the peer says that it would lose nothing of this node's if it took over; null: that is not known. */
+  get couldTakeOver(): boolean | null {
+    return this.heartbeat?.holds?.includes(this.#self) ?? null;
+  }
+
   /** Why the peer is not in sync, in words; null when it is in sync. */
   get reason(): string | null {
     return reasonAgainst(this.#evidence(), { silenceMsMax: this.#silenceMsMax, reads: this.#reads });
