@@ -16,8 +16,13 @@ export function whenStarted(
   begun: AbortSignal,
   stopping: AbortSignal,
 ): NodeHandlers {
+  // One for all that wait: who asks again and again while the node starts must not leave a listener each time.
+  const begins = new Promise<void>((resolve) => {
+    if (begun.aborted) resolve();
+    else begun.addEventListener("abort", () => resolve(), { once: true });
+  });
   const handlers = async (): Promise<NodeHandlers> => {
-    if (current() === null) await pause(START_WAIT_MS_MAX, begun);
+    if (current() === null) await withinStart(begins);
     const started = current();
     if (started !== null) return started;
     throw new ConntrailError("AGAIN", "the daemon has not started: look at its log, or try again in a moment");
@@ -38,4 +43,10 @@ export function whenStarted(
       throw new ConntrailError("AGAIN", "the daemon ends just now: try again when it has started");
     },
   };
+}
+
+async function withinStart(begins: Promise<void>): Promise<void> {
+  const over = new AbortController();
+  await Promise.race([begins, pause(START_WAIT_MS_MAX, over.signal)]);
+  over.abort();
 }

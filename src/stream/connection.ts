@@ -101,6 +101,8 @@ export class BrokerConnection {
   readonly #options: BrokerConnectionOptions;
   readonly #log: Logger;
   readonly #listeners = new Set<ConnectionListener>();
+  /** Those that wait for the next change, or for the end. */
+  readonly #waiters = new Set<() => void>();
   readonly #stop = new AbortController();
   readonly #done: Promise<void>;
   #client: NatsConnection | null = null;
@@ -205,6 +207,7 @@ export class BrokerConnection {
   async close(): Promise<void> {
     if (this.closed) return;
     this.#stop.abort();
+    this.#wake();
     const client = this.#client;
     const closing = client === null ? this.#done : client.close().then(() => this.#done);
     await Promise.race([closing.catch(() => undefined), pause(CLOSE_TIMEOUT_MS, undefined, { ref: false })]);
@@ -268,6 +271,11 @@ export class BrokerConnection {
       if (!this.closed) this.#log.warn({ broker: servers }, "broker connection lost");
     }
     for (const listener of [...this.#listeners]) listener(connected);
+    this.#wake();
+  }
+
+  #wake(): void {
+    for (const wake of [...this.#waiters]) wake();
   }
 
   /** The text may be a server's. */
@@ -282,13 +290,11 @@ export class BrokerConnection {
     return new Promise((resolve) => {
       const end = () => {
         clearTimeout(timer);
-        unwatch();
-        this.#stop.signal.removeEventListener("abort", end);
+        this.#waiters.delete(end);
         resolve();
       };
       const timer = setTimeout(end, timeoutMs);
-      const unwatch = this.watch(end);
-      this.#stop.signal.addEventListener("abort", end);
+      this.#waiters.add(end);
     });
   }
 

@@ -206,7 +206,9 @@ export class Follower {
    * Rebuilds the peer's table as far as possible: from the copy on the own broker, or from the stream on a shared one.
    * Call it before `run`.
    */
-  async restore(signal: AbortSignal): Promise<void> {
+  async restore(shared: AbortSignal): Promise<void> {
+    // Peers wait side by side: each listens to a signal of its own.
+    const signal = AbortSignal.any([shared]);
     try {
       if (this.#copySource === null) {
         this.#at = await replayShared(this.#stream, this.#applier, this.#log, signal);
@@ -291,8 +293,9 @@ export class Follower {
     return this.#until(() => this.#started && this.#at >= this.#target, signal);
   }
 
-  async #until(isTrue: () => boolean, signal: AbortSignal): Promise<void> {
-    if (signal.aborted || isTrue()) return;
+  async #until(isTrue: () => boolean, shared: AbortSignal): Promise<void> {
+    if (shared.aborted || isTrue()) return;
+    const signal = AbortSignal.any([shared]);
     await new Promise<void>((resolve) => {
       const waiter = { isTrue, resolve: () => done() };
       const done = (): void => {
