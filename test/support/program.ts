@@ -16,7 +16,13 @@ export interface ProgramResult {
   readonly stderr: string;
 }
 
-/** Resolves when the program has ended and all that it printed is read. To be called before it prints. */
+/** A program that takes longer hangs, on the slowest machine. */
+const PROGRAM_MS_MAX = 120_000;
+
+/**
+ * Resolves when the program has ended and all that it printed is read; one that hangs is killed. To be called before it
+ * prints.
+ */
 export async function finish(child: ChildProcess): Promise<ProgramResult> {
   let stdout = "";
   let stderr = "";
@@ -26,8 +32,56 @@ export async function finish(child: ChildProcess): Promise<ProgramResult> {
   child.stderr?.on("data", (chunk: Buffer) => {
     stderr += chunk.toString();
   });
+  const hangs = setTimeout(() => child.kill("SIGKILL"), PROGRAM_MS_MAX);
   const [code] = (await once(child, "close")) as [number | null];
+  clearTimeout(hangs);
   return { code, stdout, stderr };
+}
+
+/** What a program logs, from now on. Lines that come together are found one after the other, and none is lost. */
+export class ProgramLog {
+  readonly #child: ChildProcess;
+  readonly #lines: string[] = [];
+  #rest = "";
+  #hasEnded = false;
+  #wake: () => void = () => undefined;
+
+  constructor(child: ChildProcess) {
+    this.#child = child;
+    child.stdout?.on("data", (chunk: Buffer) => {
+      const lines = (this.#rest + chunk.toString()).split("\n");
+      this.#rest = lines.pop() ?? "";
+      this.#lines.push(...lines);
+      this.#wake();
+    });
+    child.once("close", () => {
+      this.#hasEnded = true;
+      this.#wake();
+    });
+  }
+
+  /** The next line with this message; lines before it are passed over. Rejects when the program ends first, or hangs. */
+  async next(message: string): Promise<Record<string, unknown>> {
+    const passed: string[] = [];
+    const deadline = setTimeout(() => this.#child.kill("SIGKILL"), PROGRAM_MS_MAX);
+    try {
+      for (;;) {
+        const line = this.#lines.shift();
+        if (line?.includes(`"msg":"${message}"`)) return JSON.parse(line);
+        if (line !== undefined) passed.push(line);
+        else if (this.#hasEnded) throw new Error(`it ended before it logged ${message}: ${passed.join("\n")}`);
+        else await this.#more();
+      }
+    } finally {
+      clearTimeout(deadline);
+    }
+  }
+
+  #more(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#wake = resolve;
+    });
+  }
 }
 
 /** Starts the command line of this build, in UTC, where its packages are found. */

@@ -21,7 +21,7 @@ import { parseConfig } from "../../src/config/config.js";
 import { type ControlServer, serveControl } from "../../src/control/server.js";
 import { ConntrailError } from "../../src/errors.js";
 import { COMMIT, FakeHandlers, STATS, STATUS } from "../support/control-handlers.js";
-import { finish, ProgramCopy, type ProgramResult } from "../support/program.js";
+import { finish, ProgramCopy, ProgramLog, type ProgramResult } from "../support/program.js";
 
 const directory = mkdtempSync(join(tmpdir(), `conntrail-cli-${process.pid}-`));
 const tree = join(directory, "tree");
@@ -335,51 +335,27 @@ test("init refuses what the daemon would refuse, by the flag's name", async () =
   assert.ok(!existsSync(path));
 });
 
-/** Resolves when the child has logged a line with this message. */
-async function logged(child: ChildProcess, message: string): Promise<Record<string, unknown>> {
-  let text = "";
-  for await (const [chunk] of on(child)) {
-    text += chunk;
-    for (const line of text.split("\n")) if (line.includes(`"msg":"${message}"`)) return JSON.parse(line);
-  }
-  assert.fail(`the daemon ended before it logged ${message}`);
-}
-
-async function* on(child: ChildProcess): AsyncGenerator<[string]> {
-  const chunks: string[] = [];
-  let wake = (): void => {};
-  child.setMaxListeners(0);
-  const listener = (chunk: Buffer): void => {
-    chunks.push(chunk.toString());
-    wake();
-  };
-  child.stdout!.on("data", listener);
-  try {
-    while (child.exitCode === null) {
-      while (chunks.length > 0) yield [chunks.shift()!];
-      await new Promise<void>((resolve) => {
-        wake = resolve;
-        child.once("exit", resolve);
-      });
-    }
-  } finally {
-    child.stdout!.off("data", listener);
-  }
-}
+test("lines that a program logs in one piece are found one after the other", async () => {
+  const lines = ["first", "second"].map((msg) => `${JSON.stringify({ msg })}\n`).join("");
+  const child = spawn(process.execPath, ["-e", `process.stdout.write(${JSON.stringify(lines)})`]);
+  const log = new ProgramLog(child);
+  assert.deepEqual([await log.next("first"), await log.next("second")], [{ msg: "first" }, { msg: "second" }]);
+  await assert.rejects(log.next("third"), /ended before it logged third/);
+});
 
 test("daemon: ready, reload at SIGHUP, clean end at SIGTERM", async () => {
   const path = join(directory, "daemon.yaml");
   writeFileSync(path, configText("edge", "info"));
   const child = start("daemon", "-c", path);
-  const result = finish(child);
-  assert.equal((await logged(child, "ready")).node, "fw1");
+  const [result, log] = [finish(child), new ProgramLog(child)];
+  assert.equal((await log.next("ready")).node, "fw1");
   writeFileSync(path, `${configText("edge", "debug")}purge: { after: 5s }\n`);
   child.kill("SIGHUP");
-  assert.equal((await logged(child, "seen")).purge, 5);
-  assert.equal((await logged(child, "alive")).level, 20);
+  assert.equal((await log.next("seen")).purge, 5);
+  assert.equal((await log.next("alive")).level, 20);
   writeFileSync(path, "nonsense: 1\n");
   child.kill("SIGHUP");
-  const failed = await logged(child, "reload failed, the configuration stays as it was");
+  const failed = await log.next("reload failed, the configuration stays as it was");
   assert.match(String(failed.error), /daemon\.yaml:1: /);
   child.kill("SIGTERM");
   const { code, stdout, stderr } = await result;
@@ -393,10 +369,10 @@ test("daemon: of a conntrackd.conf it runs with, it logs what it leaves out", as
   const general = `LockFile ${join(directory, "lock")}\nUNIX { Path ${socket} }\nScheduler { Type RR }`;
   writeFileSync(path, `Sync { ${link} }\nGeneral {\n${general}\n}\n`);
   const child = start("daemon", "-c", path);
-  const result = finish(child);
-  const { level, line, directive } = await logged(child, "directive not supported");
+  const [result, log] = [finish(child), new ProgramLog(child)];
+  const { level, line, directive } = await log.next("directive not supported");
   assert.deepEqual({ level, line, directive }, { level: 40, line: 5, directive: "Scheduler" });
-  assert.equal((await logged(child, "ready")).node, "10-77-0-1");
+  assert.equal((await log.next("ready")).node, "10-77-0-1");
   child.kill("SIGTERM");
   assert.equal((await result).code, 0);
 });
