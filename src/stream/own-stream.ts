@@ -163,6 +163,14 @@ export async function hasKept(
   return state !== undefined && state.first_seq > sequence;
 }
 
+/** True when the stream counts a message and does not give it back: it is damaged there. */
+export async function lacksMessage(jsm: JetStreamManager, node: string, sequence: number): Promise<boolean> {
+  const name = streamName(node);
+  if ((await getMessage(jsm, name, { seq: sequence })) !== null) return false;
+  const state = (await findStream(jsm, name))?.state;
+  return state !== undefined && state.first_seq <= sequence && sequence <= state.last_seq;
+}
+
 /** Empties a damaged stream. Its sequences go on, and what is stored from now on can be read again. */
 export async function emptyStream(jsm: JetStreamManager, node: string): Promise<void> {
   await jsm.streams.purge(streamName(node));

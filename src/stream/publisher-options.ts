@@ -52,6 +52,11 @@ export interface PublisherOptions {
    * These numbers are lost to the stream, for this reason: publish a gap mark and a snapshot. May publish, must not throw.
    */
   onLost?: (firstNumber: number, lastNumber: number, reason: string) => void;
+  /**
+   * Older messages are read back too, a few at a time: first from the sequence `from` to the last one, then all of them
+   * again and again. `onHole` is called with one that the stream counts and does not give back. Must not throw.
+   */
+  older?: { readonly from: number; readonly onHole: (sequence: number) => void };
   /** The stream was damaged and is empty now; `onLost` follows if it held messages of this epoch. Must not throw. */
   onDamaged?: () => void;
 }
@@ -94,6 +99,8 @@ export function newPublisherCounters() {
     /** Times that the last confirmed message was read back, and that it was not there. */
     readBacks: 0,
     readBacksFailed: 0,
+    /** Older messages that were read back. */
+    readBacksOlder: 0,
     /** Times that the stream was damaged and emptied. */
     damaged: 0,
   };

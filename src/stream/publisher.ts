@@ -277,15 +277,28 @@ export class Publisher {
     }
   }
 
-  /** Reads the last confirmed message back, now and then: what cannot be read was not kept. Never rejects. */
+  /** Reads back what was confirmed, now and then: what cannot be read was not kept. Never rejects. */
   async #checkConfirmed(): Promise<void> {
     const generation = this.#generation;
     const confirmed = { sequence: this.#confirmedSequence, number: this.#confirmedNumber };
     if (this.#client === null || confirmed.sequence === 0 || confirmed.number <= 0) return;
-    const kept = await this.#readBack.check(this.#client, confirmed);
-    if (kept !== false || generation !== this.#generation) return;
+    const client = this.#client;
+    const kept = await this.#readBack.check(client, confirmed);
+    if (kept === null || generation !== this.#generation) return;
+    if (kept) {
+      await this.#checkOlder(client);
+      return;
+    }
     this.#readBack.failed(confirmed);
     this.#recoverLater("read back");
+  }
+
+  async #checkOlder(client: NatsConnection): Promise<void> {
+    const { older } = this.#options;
+    if (older === undefined) return;
+    const generation = this.#generation;
+    const hole = await this.#readBack.checkOlder(client);
+    if (hole !== null && generation === this.#generation) older.onHole(hole);
   }
 
   /** At once the first time, then at growing intervals until something is confirmed. */

@@ -5,7 +5,7 @@ import { createEnvelopeReader, MarkCodec } from "./format/mark.js";
 import type { Formats } from "./format/versions.js";
 import { emptyStream, ensureStream, readLastOf, readLastSound, readTip, type StoredMessage } from "./own-stream.js";
 import { Publisher } from "./publisher.js";
-import type { PublisherCounters, PublisherTrouble } from "./publisher-options.js";
+import type { PublisherCounters, PublisherLimits, PublisherTrouble } from "./publisher-options.js";
 import type { StreamMessage } from "./reader.js";
 import type { Retention } from "./stream-config.js";
 import type { Unconfirmed } from "./unconfirmed.js";
@@ -20,10 +20,14 @@ export interface ReplicaOptions {
   /** Messages of versions that are not read are copied as well. */
   formats: Formats;
   log: Logger;
-  /** Messages were lost while the own broker was away: open the replica again and read from its tail. */
-  onLost: () => void;
+  /**
+   * Messages were lost while the own broker was away: open the replica again and read from its tail. `isDamaged`: it lacks
+   * a message in its middle, so open it anew.
+   */
+  onLost: (isDamaged: boolean) => void;
   /** Empties the copy first, because a reader has found it damaged. */
   anew?: boolean;
+  limits?: Partial<PublisherLimits>;
 }
 
 /**
@@ -101,7 +105,7 @@ export class Replica {
   #gathered: Unconfirmed[] = [];
   #gatheredBytes = 0;
   #timer: NodeJS.Timeout | null = null;
-  readonly #onLost: () => void;
+  readonly #onLost: ReplicaOptions["onLost"];
 
   private constructor(
     { node, connection, onLost }: ReplicaOptions,
@@ -153,6 +157,7 @@ export class Replica {
       epoch: EPOCH,
       connection,
       retention,
+      ...(options.limits === undefined ? {} : { limits: options.limits }),
       readNumber: (message) => ({ epoch: EPOCH, number: message.sequence }),
       log,
       onLost: () => {
@@ -160,6 +165,13 @@ export class Replica {
       },
       onDamaged: () => {
         if (replica !== null) replica.#lose();
+      },
+      older: {
+        from: mark?.snapshot ?? 0,
+        onHole: (sequence) => {
+          log.error({ copyOf: node, sequence }, "the copy of the peer's stream lacks a message in its middle");
+          if (replica !== null) replica.#lose(true);
+        },
       },
       onStateChange: (state) => {
         if (state === "up" && replica !== null) replica.#check();
@@ -258,11 +270,11 @@ export class Replica {
     }
   }
 
-  #lose(): void {
+  #lose(isDamaged = false): void {
     if (this.#lost) return;
     this.#lost = true;
     this.close();
-    this.#onLost();
+    this.#onLost(isDamaged);
   }
 
   /** The own broker is back: it must hold everything that it confirmed. */

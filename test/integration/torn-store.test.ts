@@ -13,7 +13,7 @@ import { createEnvelopeReader } from "../../src/stream/format/mark.js";
 import { FORMATS } from "../../src/stream/format/versions.js";
 import { readLastOf } from "../../src/stream/own-stream.js";
 import { Publisher } from "../../src/stream/publisher.js";
-import type { PublisherOptions } from "../../src/stream/publisher-options.js";
+import type { PublisherLimits, PublisherOptions } from "../../src/stream/publisher-options.js";
 import { StreamReader } from "../../src/stream/reader.js";
 import { inspectCopy, Replica } from "../../src/stream/replica.js";
 import { Applier } from "../../src/sync/in/applier.js";
@@ -74,15 +74,17 @@ async function assertReadable(server: TestNatsServer, node: string, number: numb
 }
 
 /** A follower of fw2 with a table of its own, and a copy on this node's broker. */
-function follow(toOwn: BrokerConnection, toPeer: BrokerConnection) {
+function follow(toOwn: BrokerConnection, toPeer: BrokerConnection, limits: Partial<PublisherLimits> = {}) {
   const log = silentLogger();
   const external = new ExternalCache(10_000);
   const applier = new Applier({ node: "fw2", external, local: null, hybridClock: new HybridClock(systemClock), log });
   const reader = (connection: BrokerConnection) => new StreamReader({ connection, node: "fw2", log });
   const copy: CopySource = {
     inspect: () => inspectCopy(toOwn, "fw2"),
-    open: (onLost, anew) =>
-      Replica.open({ node: "fw2", connection: toOwn, retention: RETENTION, formats: FORMATS, log, onLost, anew }),
+    open: (onLost, anew) => {
+      const options = { node: "fw2", connection: toOwn, retention: RETENTION, formats: FORMATS, log, limits };
+      return Replica.open({ ...options, onLost, anew });
+    },
     stream: reader(toOwn),
   };
   const asks = { count: 0 };
@@ -266,6 +268,61 @@ describe("a torn store", { skip: natsServerMissing() }, () => {
       });
       // The flow itself comes with a snapshot.
       await until("it asks the peer for one", () => two.asks.count > 0);
+    } finally {
+      end.abort();
+      await running;
+      publisher.close();
+      await Promise.all([toOwn.close(), toPeer.close()]);
+    }
+  });
+
+  it("a copy with a bad message before its last snapshot: found by reading back, and all of it is copied again", async () => {
+    await using own = await startNatsServer();
+    await using peer = await startNatsServer();
+    const log = silentLogger();
+    const writer = new StreamWriter("fw2");
+    const toOwn = connectBroker({ servers: [own.address], node: "fw1", purpose: "test", log });
+    const toPeer = connectBroker({ servers: [peer.address], node: "fw1", purpose: "test", log });
+    const publisher = publisherOf("fw2", writer, toPeer);
+    const end = new AbortController();
+    let running: Promise<void> | null = null;
+    try {
+      await toPeer.ready(30_000);
+      await publisher.start();
+      publishTable(publisher, writer, MESSAGES / 2);
+      assert.equal(await publisher.flush(30_000), true);
+      const first = new AbortController();
+      const one = follow(toOwn, toPeer);
+      const followed = one.follower.run(first.signal);
+      await until("the first daemon has its table", () => one.external.table.size === MESSAGES / 2);
+      const begin = writer.mark({ type: "snapshot-begin", id: 2, flows: 0 });
+      const sequence = writer.number;
+      publisher.publish(begin.kind, sequence, begin.payload);
+      writer.snapshotSequence = sequence;
+      const after = writer.mark({ type: "snapshot-end", id: 2, flows: 0 });
+      publisher.publish(after.kind, writer.number, after.payload);
+      await until("the first daemon has the snapshot", () => one.follower.counters.snapshots === 2);
+      first.abort();
+      await followed;
+      await own.kill("SIGTERM");
+      spoilMessage(own.directory, "CT_fw2", 10);
+      await own.start();
+      const two = follow(toOwn, toPeer, { readBackIntervalMs: 50 });
+      await two.follower.restore(AbortSignal.timeout(30_000));
+      assert.equal(two.follower.isExact, true, "the last snapshot and what follows can be read");
+      running = two.follower.run(end.signal);
+      await until("the damage is found", () => two.follower.counters.copyDamaged === 1);
+      await until("every message of the copy can be read", async () => {
+        return own.manage(async (jsm) => {
+          const { state } = await jsm.streams.info("CT_fw2");
+          if (state.messages < sequence || state.messages !== state.last_seq - state.first_seq + 1) return false;
+          for (let seq = state.first_seq; seq <= state.last_seq; seq++) {
+            if ((await jsm.streams.getMessage("CT_fw2", { seq }).catch(() => null)) === null) return false;
+          }
+          return two.follower.state.copyTrouble === null;
+        });
+      });
+      assert.equal(two.follower.isExact, true);
     } finally {
       end.abort();
       await running;

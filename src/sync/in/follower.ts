@@ -122,7 +122,10 @@ export class Follower {
     this.#ask = options.ask;
     this.#clock = options.clock;
     this.#log = options.log;
-    const again = (): void => this.#restart.abort();
+    const again = (isDamaged: boolean): void => {
+      this.#copyHasHole ||= isDamaged;
+      this.#restart.abort();
+    };
     const { copy: source, log } = options;
     this.#copy = source === null ? null : new PeerCopy({ node: this.node, source, again, log });
   }
@@ -193,7 +196,10 @@ export class Follower {
 
   #copyTrouble(): string | null {
     if (this.#copy === null) return null;
-    if (this.#refilling && this.#at < this.#target) return "its copy on this node was damaged, and is being made anew";
+    const isRefilling = this.#refilling && this.#at < this.#target;
+    if (isRefilling || (this.#copyHasHole && !this.#copy.isOpen)) {
+      return "its copy on this node was damaged, and is being made anew";
+    }
     return this.#copy.trouble;
   }
 

@@ -22,6 +22,8 @@ export function newCopyCounters() {
     copyLost: 0,
     /** Times that the copy could not be opened. */
     copyOpenFailed: 0,
+    /** Times that a message in the middle of the copy could not be read back. */
+    copyDamaged: 0,
   };
 }
 
@@ -33,7 +35,7 @@ export class PeerCopy {
   readonly counters = newCopyCounters();
   readonly #node: string;
   readonly #source: CopySource;
-  readonly #again: () => void;
+  readonly #again: (isDamaged: boolean) => void;
   readonly #log: Logger;
   readonly #backoff = new Backoff({ minMs: OPEN_MS_MIN, maxMs: OPEN_MS_MAX });
   #replica: Replica | null = null;
@@ -45,8 +47,8 @@ export class PeerCopy {
     /** The peer. */
     node: string;
     source: CopySource;
-    /** Called when the copy is to be opened again. */
-    again: () => void;
+    /** Called when the copy is to be opened again; `isDamaged`: anew. */
+    again: (isDamaged: boolean) => void;
     log: Logger;
   }) {
     this.#node = options.node;
@@ -90,7 +92,7 @@ export class PeerCopy {
   async open(anew: boolean): Promise<boolean> {
     this.#stopWaiting();
     try {
-      this.#replica ??= await this.#source.open(() => this.#lose(), anew);
+      this.#replica ??= await this.#source.open((isDamaged) => this.#lose(isDamaged), anew);
     } catch (error) {
       this.#fail(errorText(error));
       return false;
@@ -110,7 +112,7 @@ export class PeerCopy {
   /** The own broker is connected again: the next attempt to open the copy does not wait. */
   resume(): void {
     this.#backoff.reset();
-    if (this.#replica === null) this.#again();
+    if (this.#replica === null) this.#again(false);
   }
 
   /** Appends a message of the peer's stream. While the copy is not open, it is read again later. */
@@ -136,15 +138,15 @@ export class PeerCopy {
       this.#log.error({ copyOf: this.#node, error: failure }, "the copy of the peer's stream cannot be opened; again");
     }
     this.#failure = failure;
-    this.#retry = setTimeout(this.#again, this.#backoff.nextMs());
+    this.#retry = setTimeout(() => this.#again(false), this.#backoff.nextMs());
     this.#retry.unref();
   }
 
-  #lose(): void {
-    this.counters.copyLost++;
+  #lose(isDamaged: boolean): void {
+    this.counters[isDamaged ? "copyDamaged" : "copyLost"]++;
     this.#replica?.close();
     this.#replica = null;
-    this.#again();
+    this.#again(isDamaged);
   }
 
   #stopWaiting(): void {

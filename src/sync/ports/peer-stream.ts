@@ -43,9 +43,9 @@ export interface CopySource {
   inspect(): Promise<CopyTail>;
   /**
    * Opens the copy for writing, empty with `anew`. Rejects when the own broker cannot be reached. `lost` is called when
-   * the copy has missed messages and must be opened again.
+   * the copy has missed messages and must be opened again; with true if it is damaged and must be opened anew.
    */
-  open(lost: () => void, anew: boolean): Promise<Replica>;
+  open(lost: (isDamaged: boolean) => void, anew: boolean): Promise<Replica>;
   /** The copy as a stream. */
   readonly stream: PeerStream;
 }
