@@ -151,8 +151,7 @@ async function startNode(given: Given): Promise<void> {
   const { kernel, events, injects } = kernelSide;
   const sides = { kernel, events, injects, past, earlier, ownStream, peers, addresses: machineAddresses };
   const ports = { ...sides, clock, passTurn, log };
-  const externalFlowsMax = config.cacheLimit ?? flowsMax * Math.max(1, peersMax(config));
-  const node = new FirewallNode({ ...ports, signal: stopping }, nodeOptions(given, kernelSide, externalFlowsMax));
+  const node = new FirewallNode({ ...ports, signal: stopping }, nodeOptions(given, kernelSide, flowsMax));
   kernelSide.reportFilter();
   watchCopies(node.peers, broker, ownStream.store, down);
   const discovery = createDiscovery(ground, node.peers);
@@ -195,14 +194,16 @@ async function startNode(given: Given): Promise<void> {
   ready(ground, { epoch: past.epoch, flows: internal.table.size, external: node.external.table.size });
 }
 
-function nodeOptions({ config, formats }: Given, kernelSide: KernelSide, externalFlowsMax: number): NodeOptions {
+/** `flowsMax`: limit of the flows of one node, where the configuration has none for all of them. */
+function nodeOptions({ config, formats }: Given, kernelSide: KernelSide, flowsMax: number): NodeOptions {
   const { netlink, publishIntervalMs, commitTimeoutSeconds, commitWindowTracking, purgeAfterSeconds } = config;
   return {
     cluster: config.cluster,
     node: config.node,
     silenceMsMax: config.peerTimeoutMs,
     formats,
-    externalFlowsMax,
+    externalFlowsMax: config.cacheLimit ?? flowsMax * Math.max(1, peersMax(config)),
+    peerFlowsMax: config.cacheLimit ?? flowsMax,
     filter: kernelSide.compileFilter(),
     helpers: kernelSide.helpers,
     pollMs: netlink.pollMs,
@@ -215,7 +216,8 @@ function nodeOptions({ config, formats }: Given, kernelSide: KernelSide, externa
 /** Starts an observer: a host that follows all firewalls and keeps their streams, without a kernel side. */
 async function startObserver(ground: Ground): Promise<void> {
   const { config, formats, log, stopping, down, hybridClock, broker } = ground;
-  const external = new ExternalCache(config.cacheLimit ?? OBSERVER_FLOWS_MAX * Math.max(1, peersMax(config)));
+  const peerFlowsMax = config.cacheLimit ?? OBSERVER_FLOWS_MAX;
+  const external = new ExternalCache(config.cacheLimit ?? peerFlowsMax * Math.max(1, peersMax(config)), peerFlowsMax);
   const named = { cluster: config.cluster, node: config.node, silenceMsMax: config.peerTimeoutMs, formats };
   const peers = new Peers({ external, local: null, keepsAll: true, ...named, hybridClock, clock: systemClock, log });
   for (const port of configuredPeers(ground)) peers.add(port);

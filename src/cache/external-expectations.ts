@@ -45,6 +45,8 @@ export class ExternalExpectations {
     expired: 0,
   };
   readonly #rows = new Map<string, ExternalRow>();
+  /** Number of rows, by owner. */
+  readonly #counts = new Map<string, number>();
   /** Number of snapshots begun, by owner. */
   readonly #generations = new Map<string, number>();
   /** When a full table was last searched for expired rows, seconds. */
@@ -67,7 +69,7 @@ export class ExternalExpectations {
     const { counters } = this;
     let outcome: ClaimOutcome | "created" = "created";
     if (before === undefined) {
-      if (!this.hasRoom(row.updatedSeconds)) {
+      if (!this.hasRoom(owner, row.updatedSeconds)) {
         counters.createFailedFull++;
         return "full";
       }
@@ -76,6 +78,8 @@ export class ExternalExpectations {
     }
     counters[outcome]++;
     if (outcome === "stale") return outcome;
+    if (before !== undefined) this.#count(before.owner, -1);
+    this.#count(owner, 1);
     this.#rows.set(key, { ...row, owner, stamp, generation: this.#generations.get(owner) ?? 0 });
     return outcome;
   }
@@ -87,13 +91,13 @@ export class ExternalExpectations {
       this.counters.unknown++;
       return;
     }
-    this.#rows.delete(key);
+    this.#delete(key);
     this.counters.destroyed++;
   }
 
   /** A local event is newer than what peers published about it. */
   retire(key: string): void {
-    if (this.#rows.delete(key)) this.counters.retired++;
+    if (this.#delete(key)) this.counters.retired++;
   }
 
   /** The stamp of the peer's claim; null when no peer has one. */
@@ -111,32 +115,46 @@ export class ExternalExpectations {
     const generation = this.#generations.get(owner) ?? 0;
     for (const [key, row] of this.#rows) {
       if (row.owner !== owner || row.generation === generation) continue;
-      this.#rows.delete(key);
+      this.#delete(key);
       this.counters.sweptBySnapshot++;
     }
   }
 
-  /** True when another row can be inserted. Expired rows are removed for it. */
-  hasRoom(nowSeconds: number): boolean {
-    // At most once a second. If the table stays full, each look would otherwise search the whole table.
-    if (this.#rows.size >= EXPECTATIONS_MAX && nowSeconds > this.#expiredSeconds) {
+  /** True when another row of a peer can be inserted: each has its share. Expired rows are removed for it. */
+  hasRoom(owner: string, nowSeconds: number): boolean {
+    // At most once a second. If a share stays full, each look would otherwise search the whole table.
+    if (this.#countOf(owner) >= EXPECTATIONS_MAX && nowSeconds > this.#expiredSeconds) {
       this.#expiredSeconds = nowSeconds;
       this.expire(nowSeconds);
     }
-    return this.#rows.size < EXPECTATIONS_MAX;
+    return this.#countOf(owner) < EXPECTATIONS_MAX;
   }
 
   /** Removes expired rows. Their owner may have died before it could publish the end. */
   expire(nowSeconds: number): void {
     for (const [key, row] of this.#rows) {
       if (secondsLeft(row, nowSeconds) > 0) continue;
-      this.#rows.delete(key);
+      this.#delete(key);
       this.counters.expired++;
     }
   }
 
   /** Discards all rows, of one peer or of all. */
   flush(owner?: string): void {
-    for (const [key, row] of this.#rows) if (owner === undefined || row.owner === owner) this.#rows.delete(key);
+    for (const [key, row] of this.#rows) if (owner === undefined || row.owner === owner) this.#delete(key);
+  }
+
+  #delete(key: string): boolean {
+    const row = this.#rows.get(key);
+    if (row !== undefined) this.#count(row.owner, -1);
+    return this.#rows.delete(key);
+  }
+
+  #countOf(owner: string): number {
+    return this.#counts.get(owner) ?? 0;
+  }
+
+  #count(owner: string, change: 1 | -1): void {
+    this.#counts.set(owner, this.#countOf(owner) + change);
   }
 }

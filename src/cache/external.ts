@@ -65,6 +65,8 @@ interface Origin {
   /** From the origin's flow id to the slot. */
   readonly slots: SlotMap;
   flows: number;
+  /** Rows that it has given up, and that wait for another node's claim. They count for its share. */
+  departed: number;
 }
 
 /**
@@ -88,14 +90,17 @@ export class ExternalCache {
     sweptBySnapshot: 0,
   };
   #table: FlowTable;
+  readonly #ownerFlowsMax: number;
   readonly #origins: Origin[] = [];
   readonly #slotsAhead = new Int32Array(ROWS_AHEAD);
   readonly #hashesAhead = new Int32Array(ROWS_AHEAD);
   readonly #departures = new Map<number, Departure>();
   #listener: ExternalListener | null = null;
 
-  constructor(flowsMax: number) {
+  /** `ownerFlowsMax`: the share of one peer, so that none can take the room of the others. */
+  constructor(flowsMax: number, ownerFlowsMax = flowsMax) {
     this.#table = new FlowTable(flowsMax);
+    this.#ownerFlowsMax = ownerFlowsMax;
   }
 
   /** Reports every later change of a row to `listener`; null: to nobody. There is only one listener at a time. */
@@ -113,7 +118,7 @@ export class ExternalCache {
     const known = this.#origins.findIndex((origin) => origin.node === node);
     if (known >= 0) return known;
     if (this.#origins.length >= ORIGINS_MAX) throw new RangeError(`more than ${ORIGINS_MAX} peers`);
-    return this.#origins.push({ node, heard: 0, slots: new SlotMap(), flows: 0 }) - 1;
+    return this.#origins.push({ node, heard: 0, slots: new SlotMap(), flows: 0, departed: 0 }) - 1;
   }
 
   #origin(index: number): Origin {
@@ -125,6 +130,15 @@ export class ExternalCache {
   /** Number of flows that a peer owns, without those that it has given up to another peer. */
   flowsOf(origin: number): number {
     return this.#origin(origin).flows;
+  }
+
+  /** True when a peer's next flow finds room, within the table and within the share of a peer. */
+  hasRoomFor(origin: number): boolean {
+    return this.table.hasRoom && this.#hasShareLeft(this.#origin(origin));
+  }
+
+  #hasShareLeft({ flows, departed }: Origin): boolean {
+    return flows + departed < this.#ownerFlowsMax;
   }
 
   /** Name of the node that owns a row. */
@@ -160,7 +174,7 @@ export class ExternalCache {
       this.counters.replaced++;
     }
     if (slot < 0) {
-      slot = this.table.insert(words, 0, hash);
+      slot = this.#hasShareLeft(owner) ? this.table.insert(words, 0, hash) : -1;
       if (slot < 0) {
         this.counters.createFailedFull++;
         return "full";
@@ -275,6 +289,7 @@ export class ExternalCache {
     if (to === undefined) return;
     this.#departures.set(slot, { to, stamp });
     from.flows--;
+    from.departed++;
   }
 
   /** The owner of the flow with this original tuple, and the stamp of its claim; null when no peer carries it. */
@@ -339,6 +354,7 @@ export class ExternalCache {
     for (const origin of this.#origins) {
       origin.slots.clear();
       origin.flows = 0;
+      origin.departed = 0;
     }
   }
 
@@ -363,6 +379,7 @@ export class ExternalCache {
     if (owner.slots.get(flowId) === slot) owner.slots.delete(flowId);
     // A departure was counted when it was published.
     if (this.#departures.size === 0 || !this.#departures.delete(slot)) owner.flows--;
+    else owner.departed--;
   }
 
   #end(slot: number): void {

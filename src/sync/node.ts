@@ -67,6 +67,8 @@ export interface NodeOptions {
   readonly formats: Formats;
   /** Limit of flows in the external cache, for all peers together. */
   readonly externalFlowsMax: number;
+  /** Limit of the flows of one peer; as for all of them unless said. */
+  readonly peerFlowsMax?: number;
   /** Which flows are replicated. */
   readonly filter: FlowPredicate;
   /** Helpers whose expectations are replicated; null: none. */
@@ -132,7 +134,7 @@ export class FirewallNode {
     this.kernel = kernel;
     this.signal = signal;
     this.log = log;
-    const external = new ExternalCache(options.externalFlowsMax);
+    const external = new ExternalCache(options.externalFlowsMax, options.peerFlowsMax);
     this.external = external;
     const injector = injects === null ? null : this.#createInjector(injects);
     this.injector = injector;

@@ -202,4 +202,12 @@ test("both tables are bounded", () => {
   }
   assert.deepEqual([internal.size, external.size], [EXPECTATIONS_MAX, EXPECTATIONS_MAX]);
   assert.deepEqual([internal.counters.createFailedFull, external.counters.createFailedFull], [5, 5]);
+  // The others have shares of their own.
+  assert.equal(external.upsert("b", row(EXPECTATIONS_MAX + 1), 1), "created");
+  assert.equal(external.upsert("b", row(1), 2), "taken");
+  assert.equal(external.upsert("a", row(EXPECTATIONS_MAX + 2), 1), "created");
+  assert.deepEqual(
+    ["a", "b"].map((owner) => external.hasRoom(owner, NOW)),
+    [false, true],
+  );
 });

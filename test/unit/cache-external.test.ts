@@ -159,6 +159,29 @@ describe("ExternalCache", () => {
     assert.equal(cache.upsert(b, 2, tcpRecord(2), null, 102), "created", "the reused id has made room");
   });
 
+  it("refuses the flows of a peer beyond its share, and has room for the others", () => {
+    const cache = new ExternalCache(4, 2);
+    const [a, b, c] = ["a", "b", "c"].map((node) => cache.origin(node)) as [number, number, number];
+    for (const id of [1, 2]) assert.equal(cache.upsert(a, id, tcpRecord(id), null, 100), "created");
+    assert.equal(cache.upsert(a, 3, tcpRecord(3), null, 100), "full");
+    assert.deepEqual(
+      [a, b].map((peer) => cache.hasRoomFor(peer)),
+      [false, true],
+    );
+    // A row that waits for another's claim still takes its room.
+    cache.moved(a, 1, "b", 200);
+    assert.equal(cache.upsert(a, 3, tcpRecord(3), null, 100), "full");
+    assert.equal(cache.upsert(b, 1, tcpRecord(1), null, 200), "taken");
+    assert.equal(cache.upsert(a, 3, tcpRecord(3), null, 100), "created");
+    for (const id of [4, 5]) cache.upsert(c, id, tcpRecord(id), null, 100);
+    assert.deepEqual(
+      [a, b, c].map((peer) => cache.flowsOf(peer)),
+      [2, 1, 1],
+    );
+    cache.destroy(a, 2);
+    assert.equal(cache.hasRoomFor(a), true);
+  });
+
   it("keeps a peer's rows over its next epoch and ends those that its snapshot does not state", () => {
     const { cache, a, b } = setUp();
     for (let i = 0; i < 6; i++) cache.upsert(a, i, tcpRecord(i), null, 100 + i);

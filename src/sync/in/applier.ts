@@ -192,10 +192,10 @@ export class Applier {
     return this.#external.flowsOf(this.#origin);
   }
 
-  /** True while the cache takes another flow and another expectation. */
+  /** True while the cache takes another flow and another expectation of this peer. */
   get hasRoom(): boolean {
-    const { table, expectations } = this.#external;
-    return table.hasRoom && expectations.hasRoom(Math.floor(this.#hybridClock.wallMs() / 1000));
+    const nowSeconds = Math.floor(this.#hybridClock.wallMs() / 1000);
+    return this.#external.hasRoomFor(this.#origin) && this.#external.expectations.hasRoom(this.node, nowSeconds);
   }
 
   /** What was refused or found no room since the last complete snapshot. */

@@ -38,6 +38,7 @@ export interface OriginState {
   heard: number;
   readonly slots: { _pages: (Uint32Array | undefined)[]; _pagesUsed: number; _size: number };
   flows: number;
+  departed: number;
 }
 
 /** ExternalCache. */

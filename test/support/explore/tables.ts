@@ -39,7 +39,12 @@ export interface InternalImage extends TableImage {
 
 /** The state of an external cache, its peers in the order in which it knows them. */
 export interface ExternalImage extends TableImage {
-  readonly origins: readonly { readonly heard: number; readonly flows: number; readonly slots: readonly number[] }[];
+  readonly origins: readonly {
+    readonly heard: number;
+    readonly flows: number;
+    readonly departed: number;
+    readonly slots: readonly number[];
+  }[];
   readonly departures: readonly { readonly slot: number; readonly to: number; readonly stamp: number }[];
 }
 
@@ -121,11 +126,12 @@ export function saveExternal(external: ExternalCache): ExternalImage {
     _departures.size === 0
       ? NONE
       : [..._departures].map(([slot, { to, stamp }]) => ({ slot, to: _origins.indexOf(to), stamp }));
-  const origins = _origins.map(({ heard, flows, slots }) => {
+  const origins = _origins.map(({ heard, flows, departed, slots }) => {
     const page = slots._pages[0];
     return {
       heard,
       flows,
+      departed,
       slots: page === undefined || slots._size === 0 ? NONE : Array.from(page.subarray(0, SLOTS)),
     };
   });
@@ -142,6 +148,7 @@ export function loadExternal(external: ExternalCache, image: ExternalImage): voi
     const saved = image.origins[index];
     origin.heard = saved?.heard ?? 0;
     origin.flows = saved?.flows ?? 0;
+    origin.departed = saved?.departed ?? 0;
     const { slots } = origin;
     slots._pages[0]?.fill(0, 0, SLOTS);
     slots._size = 0;
