@@ -21,6 +21,7 @@ const SOUND: PeerEvidence = {
   noRoom: 0,
   missing: 0,
   copyTrouble: null,
+  aside: null,
 };
 
 const AGAINST: readonly (readonly [what: string, change: Partial<PeerEvidence>, reason: string])[] = [
@@ -83,6 +84,7 @@ const AGAINST: readonly (readonly [what: string, change: Partial<PeerEvidence>, 
     "its daemon names an earlier epoch than its stream did",
   ],
   ["flows are too many", { missing: -5 }, "5 of its 300 flows are too many here"],
+  ["it is put aside", { aside: "put aside for 10 s", refused: 300, refusal: "malformed" }, "put aside for 10 s"],
   [
     "the copy is damaged",
     { copyTrouble: "its copy on this node is damaged, being made anew" },

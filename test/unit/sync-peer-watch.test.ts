@@ -22,7 +22,7 @@ class Peer {
   constructor() {
     const follower = {
       node: "fw2",
-      state: { connected: true, copyTrouble: null } as never,
+      state: { connected: true, copyTrouble: null, aside: null } as never,
       isExact: true,
       begun: { epoch: EPOCH, reads: [1] },
       refusals: { refused: 0, reason: "", noRoom: 0 },

@@ -130,6 +130,7 @@ export class Applier {
   #noRoomBefore = 0;
   #noRoomAtBegin = 0;
   #refusal = "";
+  #offences = 0;
 
   constructor(options: {
     node: string;
@@ -204,6 +205,14 @@ export class Applier {
     return { refused, reason: refused === 0 ? "" : this.#refusal, noRoom: this.#noRoom - this.#noRoomBefore };
   }
 
+  /**
+   * Grows with each message in which there is something that no sound peer writes. A version that is not read is nothing of
+   * that kind.
+   */
+  get offences(): number {
+    return this.#offences;
+  }
+
   /** The next message may come from any place, even before the last one. Everything is applied again. */
   restart(): void {
     if (this.#epoch !== 0) this.#external.forgetFlowIds(this.#origin);
@@ -238,6 +247,7 @@ export class Applier {
   #unread(payload: Uint8Array, nowMs: number): void {
     this.counters.malformed++;
     const foreign = foreignMessage(this.#packr, payload, this.#formats);
+    if (foreign === null) this.#offences++;
     this.#refuse(foreign === null ? "a message is malformed" : `a message is of format ${foreign.version}`);
     if (foreign === null || !this.#accept(foreign.envelope, null, nowMs)) return;
     this.#exact = false;
@@ -253,6 +263,7 @@ export class Applier {
 
   #refuseRow(reason: string): void {
     this.counters.rowsRefused++;
+    this.#offences++;
     this.#refuse(reason);
   }
 
@@ -284,6 +295,7 @@ export class Applier {
     const reason = implausible(envelope, this.node, nowMs);
     if (reason !== null) {
       this.counters.refused++;
+      this.#offences++;
       this.#refuse(reason);
       return false;
     }

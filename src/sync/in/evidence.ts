@@ -48,6 +48,8 @@ export interface PeerEvidence {
   readonly missing: number;
   /** What is wrong with the copy of the peer's stream on this node; null while it is sound, or where none is kept. */
   readonly copyTrouble: string | null;
+  /** Why its stream is not read for a while; null while it is read. */
+  readonly aside: string | null;
 }
 
 /** Format versions that this node reads. */
@@ -97,7 +99,8 @@ function daemonReason({ heartbeat, silentMs }: PeerEvidence, { silenceMsMax, rea
 
 /** This node does not hold all that the peer published. */
 function tableReason(evidence: PeerEvidence): string | null {
-  const { heartbeat, applied, due, exact, refused, refusal, noRoom, missing, copyTrouble } = evidence;
+  const { heartbeat, applied, due, exact, refused, refusal, noRoom, missing, copyTrouble, aside } = evidence;
+  if (aside !== null) return aside;
   if (refused > 0) return `${refused} of its messages were refused: ${refusal}`;
   if (noRoom > 0) return `${noRoom} of its flows found no room: raise the limit of the external cache`;
   if (heartbeat !== null && applied.epoch > heartbeat.epoch) {

@@ -11,6 +11,7 @@ import type { CopyTail } from "../../stream/replica.js";
 import type { CopySource, PeerStream } from "../ports/peer-stream.js";
 import type { Applier, BegunEpoch, Refusals } from "./applier.js";
 import { newCopyCounters, PeerCopy } from "./peer-copy.js";
+import { Quarantine } from "./quarantine.js";
 import { replayCopy, replayShared } from "./restore.js";
 
 /** A peer's stream as `status` reports it. */
@@ -25,6 +26,8 @@ export interface FollowerState {
   readonly sequence: number;
   /** What is wrong with the copy on this node, in words; null while it is sound, or where none is kept. */
   readonly copyTrouble: string | null;
+  /** Why the stream is not read for a while, in words; null while it is read. */
+  readonly aside: string | null;
 }
 
 const RETRY_MS = 200;
@@ -70,6 +73,7 @@ export class Follower {
   readonly #clock: Clock;
   readonly #log: Logger;
   readonly #waiters = new Set<Waiter>();
+  readonly #quarantine: Quarantine;
   readonly #turn = new Turn();
   /** True: start at the peer's last complete snapshot, wherever the copy ends. */
   #fromSnapshot = false;
@@ -113,8 +117,11 @@ export class Follower {
     /** Asks the peer for a snapshot; false when the peer cannot be reached, or writes what this node does not read. */
     ask: () => boolean;
     clock: Clock;
+    /** Milliseconds of a monotonic clock, for the quarantine. */
+    nowMs?: () => number;
     log: Logger;
   }) {
+    this.#quarantine = new Quarantine(options.nowMs ?? (() => performance.now()));
     this.#stream = options.stream;
     this.#copySource = options.copy;
     this.#applier = options.applier;
@@ -136,7 +143,13 @@ export class Follower {
 
   /** The group `reader.<peer>` of `stats`. */
   get counters() {
-    return { ...this.#counters, ...(this.#copy?.counters ?? newCopyCounters()), ...this.#applier.counters };
+    const { count: quarantined } = this.#quarantine;
+    return {
+      ...this.#counters,
+      quarantined,
+      ...(this.#copy?.counters ?? newCopyCounters()),
+      ...this.#applier.counters,
+    };
   }
 
   /** Number of the peer's flows in the external cache. */
@@ -155,6 +168,7 @@ export class Follower {
       epoch: epoch === 0 ? null : epoch,
       sequence: this.#sequence,
       copyTrouble: this.#copyTrouble(),
+      aside: this.#asideText(),
     };
   }
 
@@ -192,6 +206,13 @@ export class Follower {
     this.#placeEpochs[at] = epoch;
     this.#placeNumbers[at] = number;
     this.#placeFlows[at] = this.#applier.flows;
+  }
+
+  #asideText(): string | null {
+    const { leftMs } = this.#quarantine;
+    if (leftMs === 0) return null;
+    const reason = this.#applier.refusals.reason || "they take too long to apply";
+    return `put aside for ${Math.ceil(leftMs / 1000)} s, too many of its messages are bad: ${reason}`;
   }
 
   #copyTrouble(): string | null {
@@ -268,8 +289,12 @@ export class Follower {
     await this.#copy?.close();
   }
 
-  /** Discards the position, and reads again from the peer's last complete snapshot (`resync peers`). */
+  /**
+   * Discards the position, and reads again from the peer's last complete snapshot (`resync peers`), also of a peer that was
+   * put aside.
+   */
   resync(): void {
+    this.#quarantine.release();
     this.#fromSnapshot = true;
     this.#started = false;
     this.#applier.restart();
@@ -385,7 +410,7 @@ export class Follower {
           this.#log.warn({ peer: this.node, reason: item.reason }, "the peer's stream was reset; reading it anew");
           break;
         case "message":
-          this.#message(item);
+          if (this.#message(item)) await this.#stayAside(signal);
           break;
         case "skipped":
           break;
@@ -395,7 +420,15 @@ export class Follower {
     this.#wake();
   }
 
-  #message(message: StreamMessage): void {
+  /** The peer has used up its budget. Nothing of its stream is read meanwhile: the reader's window fills, and it stops. */
+  async #stayAside(signal: AbortSignal): Promise<void> {
+    this.#log.error({ peer: this.node, reason: this.#asideText() }, "the peer is put aside");
+    await pause(this.#quarantine.leftMs, signal);
+    this.#log.info({ peer: this.node }, "the peer's stream is read again");
+  }
+
+  /** True when the peer is to be put aside. */
+  #message(message: StreamMessage): boolean {
     const nowMs = this.#clock.wallMs();
     this.#connected = true;
     this.#fromFirst = false;
@@ -411,8 +444,11 @@ export class Follower {
     // The age of a message that was stored earlier is taken from the peer's broker, because its clock may differ from
     // ours.
     const ageMs = Math.max(0, this.#newestMs - message.timeMs);
+    const { offences } = this.#applier;
+    const startedMs = performance.now();
     this.#applier.apply(message, nowMs - ageMs);
     this.#notePlace();
+    return this.#quarantine.applied(this.#applier.offences > offences, performance.now() - startedMs);
   }
 
   /** Batch numbers are missing, there was no snapshot, or rows found no room: the peer writes a snapshot when asked. */

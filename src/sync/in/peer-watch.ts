@@ -289,7 +289,7 @@ export class PeerWatch {
 
   #evidence(): PeerEvidence {
     const follower = this.#follower;
-    const { connected, copyTrouble } = follower.state;
+    const { connected, copyTrouble, aside } = follower.state;
     const last = this.#last;
     const { refused, reason, noRoom } = follower.refusals;
     const [now, before] = [this.#missing, this.#missingBefore];
@@ -309,6 +309,7 @@ export class PeerWatch {
       noRoom,
       missing: now * before > 0 ? now : 0,
       copyTrouble,
+      aside,
     };
   }
 }
