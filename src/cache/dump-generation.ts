@@ -1,7 +1,12 @@
-/** In W_HAS of an internal row: equals the bit of the last dump if the row was touched since that dump began. */
-const ROW_SEEN = 0x40_0000;
-/** As ROW_SEEN, for the state of TCP, SCTP or DCCP. An event that does not name the state leaves it to the dump. */
-const ROW_STATE_SEEN = 0x80_0000;
+/**
+ * The parts of an internal row that the kernel reports, as bits in its W_HAS. Each bit equals that of the last dump if the
+ * part was reported since that dump began. An event that does not name the state of TCP, SCTP or DCCP, or the mark, leaves
+ * it to the dump.
+ */
+export const PART_ANY = 0x40_0000;
+export const PART_STATE = 0x80_0000;
+export const PART_MARK = 0x200_0000;
+const PARTS = PART_ANY | PART_STATE | PART_MARK;
 
 /**
  * Tracks what the last dump of a kernel table has seen. Events continue during a dump and are newer than what it lists.
@@ -12,8 +17,8 @@ export class DumpGeneration {
   /** CTA_IDs that ended during a dump, which may still list them. Null while no dump runs. */
   #endedIds: Set<number> | null = null;
   #number = 0;
-  #seen = 0;
-  #stateSeen = 0;
+  /** The bits of a row all of whose parts have been reported since the last dump began: all or none. */
+  #reported = 0;
 
   /** Number of the last dump; 0 before the first. For rows that keep a number; rows of flows keep bits. */
   get number(): number {
@@ -28,8 +33,7 @@ export class DumpGeneration {
   /** A dump begins: no row has been touched since. */
   begin(): void {
     this.#number++;
-    this.#seen ^= ROW_SEEN;
-    this.#stateSeen ^= ROW_STATE_SEEN;
+    this.#reported ^= PARTS;
     this.#endedIds = new Set();
   }
 
@@ -48,28 +52,28 @@ export class DumpGeneration {
     return this.#endedIds?.has(id) === true;
   }
 
-  /** True when the row with these bits was touched since the last dump began. */
-  isTouched(bits: number): boolean {
-    return (bits & ROW_SEEN) === this.#seen;
+  /** True when a part of the row with these bits was reported since the last dump began. */
+  isReported(bits: number, part: number): boolean {
+    return ((bits ^ this.#reported) & part) === 0;
   }
 
-  /** True when the state of the row's protocol was reported since the last dump began. */
-  isStateTouched(bits: number): boolean {
-    return (bits & ROW_STATE_SEEN) === this.#stateSeen;
+  /** Which of these parts of the row with these bits nobody has reported since the last dump began. */
+  unreported(bits: number, parts: number): number {
+    return (bits ^ this.#reported) & parts;
   }
 
-  /** The bits of a row that is touched now. */
-  touch(bits: number): number {
-    return (bits & ~ROW_SEEN) | this.#seen;
+  /** The bits of a row of which these parts are reported now. */
+  report(bits: number, parts: number): number {
+    return (bits & ~parts) | (this.#reported & parts);
   }
 
-  /** The bits of a row whose protocol state is reported now. */
-  touchState(bits: number): number {
-    return (bits & ~ROW_STATE_SEEN) | this.#stateSeen;
+  /** The bits of a row all of which is taken for reported. */
+  reportAll(bits: number): number {
+    return this.report(bits, PARTS);
   }
 
-  /** The bits of a row whose protocol state nobody has reported since the last dump began. */
-  untouchState(bits: number): number {
-    return (bits & ~ROW_STATE_SEEN) | (this.#stateSeen ^ ROW_STATE_SEEN);
+  /** The bits of a row of which nobody has reported these parts since the last dump began. */
+  unreport(bits: number, parts: number): number {
+    return (bits & ~parts) | (~this.#reported & parts);
   }
 }

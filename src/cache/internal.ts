@@ -4,6 +4,7 @@ import {
   type FlowEnd,
   HAS_COUNTERS,
   HAS_ID,
+  HAS_MARK,
   HAS_PROTOINFO,
   HAS_TIMEOUT,
   HAS_TIMES,
@@ -12,8 +13,6 @@ import {
   W_CREATED,
   W_HAS,
   W_ID,
-  W_PROTOINFO,
-  W_PROTOINFO_C,
   W_UPDATED,
 } from "../flow/record.js";
 import { isTcp } from "../flow/record-fields.js";
@@ -40,11 +39,20 @@ import {
   STATE_BITS,
   SUPERSEDE,
 } from "../ownership/state.js";
-import { DumpGeneration } from "./dump-generation.js";
+import { DumpGeneration, PART_ANY, PART_MARK, PART_STATE } from "./dump-generation.js";
 import { InternalExpectations } from "./internal-expectations.js";
 import { PendingSlots } from "./pending-slots.js";
 import { Roomless } from "./roomless.js";
-import { createdSeconds, isOtherFlow, mergeRecord, rareDiffers, recordDiffers, replyDiffers } from "./row-changes.js";
+import {
+  completeRecord,
+  createdSeconds,
+  isOlderEvent,
+  isOtherFlow,
+  mergeRecord,
+  rareDiffers,
+  recordDiffers,
+  replyDiffers,
+} from "./row-changes.js";
 
 /** In a row's W_HAS, beside ROW_LIVE of the table and the bits of dump-generation.ts: who carries the flow. */
 const STATE_SHIFT = 17;
@@ -147,14 +155,14 @@ export class InternalCache {
   /** True when this kernel has reported the state of the flow's protocol since the last dump began. */
   isStateReported(words: Uint32Array, base: number): boolean {
     const slot = this.table.size === 0 ? -1 : this.table.find(words, base);
-    return slot >= 0 && (this.#bits(slot) & HAS_PROTOINFO) !== 0 && this.#dump.isStateTouched(this.#bits(slot));
+    return slot >= 0 && (this.#bits(slot) & HAS_PROTOINFO) !== 0 && this.#dump.isReported(this.#bits(slot), PART_STATE);
   }
 
   /** The state of the row's protocol is not this kernel's own report: the one that a running dump lists is newer. */
   doubtState(slot: number): void {
     const slab = this.table.slab(slot);
     const at = this.table.base(slot) + W_HAS;
-    slab[at] = this.#dump.untouchState(slab[at]!);
+    slab[at] = this.#dump.unreport(slab[at]!, PART_STATE);
   }
 
   /** Number of flows that this node's stream reports as alive, when nothing is pending. */
@@ -177,6 +185,10 @@ export class InternalCache {
     let slot = this.table.find(flow.words, 0);
     if (slot >= 0 && this.#isOtherFlow(slot, flow)) slot = this.#replace(slot);
     if (slot < 0) return this.#insert(flow, nowSeconds);
+    if (isOlderEvent(this.table.slab(slot), this.table.base(slot), flow.words) && !this.isSuperseded(slot)) {
+      this.#touch(slot, 0);
+      return slot;
+    }
     this.counters.updated++;
     this.#merge(slot, flow, nowSeconds);
     return slot;
@@ -250,7 +262,7 @@ export class InternalCache {
   dumped(flow: DecodedFlow, nowSeconds: number, claimed: Claim | null, carries: boolean): number {
     const { words } = flow;
     let slot = this.table.find(words, 0);
-    if (slot >= 0 && this.#dump.isTouched(this.#bits(slot))) {
+    if (slot >= 0 && this.#dump.isReported(this.#bits(slot), PART_ANY)) {
       this.#complete(slot, flow);
       if (carries && this.isSuperseded(slot)) this.announce(slot);
       return slot;
@@ -291,7 +303,7 @@ export class InternalCache {
     const end = Math.min(this.#sweepAt + slotsMax, this.table.slotsUsed);
     for (let slot = this.#sweepAt; slot < end; slot++) {
       if (!this.isFlow(slot)) continue;
-      if (this.#dump.isTouched(this.#bits(slot))) {
+      if (this.#dump.isReported(this.#bits(slot), PART_ANY)) {
         this.#keep(slot);
         continue;
       }
@@ -447,7 +459,7 @@ export class InternalCache {
     slab[at + W_HAS] = withState(slab[at + W_HAS]! & ~HAS_ID, PUBLISHED);
     writeStamp(slab, at, stamp);
     if (rare !== null) this.table.rare.set(slot, rare);
-    this.#touch(slot, HAS_PROTOINFO);
+    this.#keep(slot);
     return true;
   }
 
@@ -506,16 +518,14 @@ export class InternalCache {
     else this.#enter(slot, CHANGE);
   }
 
-  /** An event names only what changed. If it did not name the protocol's state, that of the dump is still news. */
+  /** An event names only what changed. What none has named since the dump began is as the dump lists it. */
   #complete(slot: number, flow: DecodedFlow): void {
-    const slab = this.table.slab(slot);
-    const base = this.table.base(slot);
-    if ((flow.words[W_HAS]! & HAS_PROTOINFO) === 0 || this.#isOtherFlow(slot, flow)) return;
+    if (this.#isOtherFlow(slot, flow)) return;
+    const [slab, base] = [this.table.slab(slot), this.table.base(slot)];
     const bits = slab[base + W_HAS]!;
-    if (this.#dump.isStateTouched(bits)) return;
-    const isNews = slab[base + W_PROTOINFO] !== flow.words[W_PROTOINFO];
-    slab.set(flow.words.subarray(W_PROTOINFO, W_PROTOINFO_C + 1), base + W_PROTOINFO);
-    slab[base + W_HAS] = this.#dump.touchState(bits | HAS_PROTOINFO);
+    const parts = this.#dump.unreported(bits, PART_STATE | PART_MARK);
+    const isNews = completeRecord(slab, base, flow.words, (parts & PART_STATE) !== 0, (parts & PART_MARK) !== 0);
+    slab[base + W_HAS] = this.#dump.report(slab[base + W_HAS]!, parts);
     if (isNews) this.#enter(slot, CHANGE);
   }
 
@@ -540,19 +550,21 @@ export class InternalCache {
     this.#enter(slot, END);
   }
 
-  /** Marks the row as touched in all its parts since the last dump began. The next dump compares it again. */
+  /** Takes all of the row for reported since the last dump began. The next dump compares it again. */
   #keep(slot: number): void {
     const slab = this.table.slab(slot);
     const at = this.table.base(slot) + W_HAS;
-    slab[at] = this.#dump.touchState(this.#dump.touch(slab[at]!));
+    slab[at] = this.#dump.reportAll(slab[at]!);
   }
 
   /** An event or a dump has reported the flow. `has`: HAS_* bits of what it named. */
   #touch(slot: number, has: number): void {
     const slab = this.table.slab(slot);
     const at = this.table.base(slot) + W_HAS;
-    const bits = this.#dump.touch(slab[at]!);
-    slab[at] = (has & HAS_PROTOINFO) === 0 ? bits : this.#dump.touchState(bits);
+    let parts = PART_ANY;
+    if ((has & HAS_PROTOINFO) !== 0) parts |= PART_STATE;
+    if ((has & HAS_MARK) !== 0) parts |= PART_MARK;
+    slab[at] = this.#dump.report(slab[at]!, parts);
     if (this.#hidden > 0) this.#show(slot);
   }
 

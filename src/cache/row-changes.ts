@@ -25,10 +25,21 @@ import {
   W_UPDATED,
 } from "../flow/record.js";
 import { isTcp, sameReply } from "../flow/record-fields.js";
+import { IPS_KEPT, IPS_NAT_DONE } from "../flow/status.js";
 
 /** True when the message (a record at base 0) has another CTA_ID than the row, so it is about another flow. */
 export function isOtherFlow(slab: Uint32Array, base: number, words: Uint32Array): boolean {
   return (slab[base + W_HAS]! & words[W_HAS]! & HAS_ID) !== 0 && slab[base + W_ID] !== words[W_ID];
+}
+
+/**
+ * True for an event of the row's flow that was queued before a dump listed it: the event (a record at base 0) lacks
+ * status bits that a kernel never clears.
+ */
+export function isOlderEvent(slab: Uint32Array, base: number, words: Uint32Array): boolean {
+  const has = HAS_ID | HAS_STATUS;
+  if ((slab[base + W_HAS]! & words[W_HAS]! & has) !== has || slab[base + W_ID] !== words[W_ID]) return false;
+  return (slab[base + W_STATUS]! & ~words[W_STATUS]! & IPS_KEPT) !== 0;
 }
 
 /** True when a message (a record at base 0) has another reply tuple than the row; false when it has none. */
@@ -36,12 +47,15 @@ export function replyDiffers(slab: Uint32Array, base: number, words: Uint32Array
   return (words[W_HAS]! & HAS_REPLY) !== 0 && !sameReply(slab, base, words, 0);
 }
 
-/** True when a dumped flow differs from the row, except for timeout and TCP flags, which change without events. */
+/**
+ * True when a dumped flow differs from the row, except for what changes without events: timeout, TCP flags, and whether
+ * this kernel has decided on a translation.
+ */
 export function recordDiffers(slab: Uint32Array, base: number, words: Uint32Array): boolean {
   const protocolInfo = (words[W_HAS]! & HAS_PROTOINFO) !== 0;
   const isTcpFlow = isTcp(words, 0);
   return (
-    slab[base + W_STATUS] !== words[W_STATUS] ||
+    ((slab[base + W_STATUS]! ^ words[W_STATUS]!) & ~IPS_NAT_DONE) !== 0 ||
     slab[base + W_MARK] !== words[W_MARK] ||
     (protocolInfo && slab[base + W_PROTOINFO] !== words[W_PROTOINFO]) ||
     (protocolInfo && !isTcpFlow && slab[base + W_PROTOINFO_B] !== words[W_PROTOINFO_B]) ||
@@ -76,6 +90,28 @@ export function mergeRecord(slab: Uint32Array, base: number, words: Uint32Array,
     slab[base + W_REPLY_L4] = words[W_REPLY_L4]!;
   }
   slab[base + W_HAS]! |= has;
+}
+
+/** Copies the state and the mark from a flow that a dump lists, where it shows them and they are wanted. True for news. */
+export function completeRecord(
+  slab: Uint32Array,
+  base: number,
+  words: Uint32Array,
+  wantsState: boolean,
+  wantsMark: boolean,
+): boolean {
+  const has = words[W_HAS]! & ((wantsState ? HAS_PROTOINFO : 0) | (wantsMark ? HAS_MARK : 0));
+  let isNews = false;
+  if ((has & HAS_PROTOINFO) !== 0) {
+    isNews = slab[base + W_PROTOINFO] !== words[W_PROTOINFO];
+    slab.set(words.subarray(W_PROTOINFO, W_PROTOINFO_C + 1), base + W_PROTOINFO);
+  }
+  if ((has & HAS_MARK) !== 0) {
+    isNews ||= slab[base + W_MARK] !== words[W_MARK];
+    slab[base + W_MARK] = words[W_MARK]!;
+  }
+  slab[base + W_HAS]! |= has;
+  return isNews;
 }
 
 /** When the flow began, seconds since the Unix epoch: the kernel's own time if it reports one. */

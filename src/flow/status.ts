@@ -18,6 +18,10 @@ export const IPS_SEQ_ADJUST = 0x0040;
 export const IPS_SRC_NAT_DONE = 0x0080;
 /** Destination translation was decided, be it for none. */
 export const IPS_DST_NAT_DONE = 0x0100;
+/** The bits by which a kernel remembers that it decided on a translation. A packet may set them without an event. */
+export const IPS_NAT_DONE = IPS_SRC_NAT_DONE | IPS_DST_NAT_DONE;
+/** The bits that a kernel never clears while the flow lives. */
+export const IPS_KEPT = IPS_SEEN_REPLY | IPS_ASSURED;
 /** It is being removed. */
 export const IPS_DYING = 0x0200;
 /** Packets do not renew its timeout. */

@@ -38,23 +38,12 @@ import {
   W_ZONE,
 } from "../../src/flow/record.js";
 import { replyIsMirror } from "../../src/flow/record-fields.js";
-import {
-  IPS_ASSURED,
-  IPS_CONFIRMED,
-  IPS_DST_NAT,
-  IPS_DYING,
-  IPS_SEEN_REPLY,
-  IPS_SRC_NAT,
-} from "../../src/flow/status.js";
+import { IPS_CONFIRMED, IPS_DST_NAT, IPS_DYING, IPS_KEPT, IPS_NAT_DONE, IPS_SRC_NAT } from "../../src/flow/status.js";
 
 const ENOENT = 2;
 const EBUSY = 16;
 const EEXIST = 17;
 const TCP = 6;
-/** IPS_SRC_NAT_DONE and IPS_DST_NAT_DONE, which the kernel sets itself. */
-const NAT_DONE = 0x180;
-/** Bits that a request may set and never clears. */
-const MONOTONIC = IPS_SEEN_REPLY | IPS_ASSURED;
 /** Few, so that several flows share a bucket. */
 const BUCKETS = 16;
 
@@ -143,7 +132,7 @@ export class SimKernel {
 
   /** Packets create a flow; false when one of its tuples is taken. */
   create(words: Uint32Array): boolean {
-    return this.#create(words, NAT_DONE, 0);
+    return this.#create(words, IPS_NAT_DONE, 0);
   }
 
   /** Packets change the status of a flow. */
@@ -161,7 +150,7 @@ export class SimKernel {
     if (mark !== 0 || mark !== words[W_MARK]) has |= HAS_MARK;
     if (protoinfo !== words[W_PROTOINFO]) has |= HAS_PROTOINFO;
     const silent = change.status === undefined && change.mark === undefined && state === undefined;
-    words[W_STATUS] = status | NAT_DONE;
+    words[W_STATUS] = status | (words[W_STATUS]! & IPS_KEPT) | IPS_NAT_DONE;
     words[W_MARK] = mark;
     words[W_PROTOINFO] = protoinfo;
     this.#prolong(key, words, change.timeoutSeconds ?? words[W_TIMEOUT]!);
@@ -181,7 +170,7 @@ export class SimKernel {
     const { words } = flow;
     const key = this.#find(tupleOf(words, W_ORIG_SRC, W_ORIG_DST, W_ORIG_L4));
     if (type === "create") {
-      const created = key === null && this.#create(words, replyIsMirror(words, 0) ? 0 : NAT_DONE, portId);
+      const created = key === null && this.#create(words, replyIsMirror(words, 0) ? 0 : IPS_NAT_DONE, portId);
       return answer(created ? 0 : EEXIST);
     }
     if (key === null) return answer(ENOENT);
@@ -255,7 +244,7 @@ export class SimKernel {
     const has = words[W_HAS]!;
     if ((has & HAS_TIMEOUT) !== 0) this.#prolong(key, held, words[W_TIMEOUT]!);
     if ((has & HAS_STATUS) !== 0) {
-      if ((held[W_STATUS]! & ~words[W_STATUS]! & MONOTONIC) !== 0) return EBUSY;
+      if ((held[W_STATUS]! & ~words[W_STATUS]! & IPS_KEPT) !== 0) return EBUSY;
       held[W_STATUS]! |= words[W_STATUS]!;
     }
     if ((has & HAS_PROTOINFO) !== 0) {
@@ -340,7 +329,7 @@ export function keyOf(words: Uint32Array, base: number): string {
 
 /** Status of a flow, without the bits that each kernel sets itself. */
 export function statusOf(words: Uint32Array, base: number): number {
-  return words[base + W_STATUS]! & ~NAT_DONE;
+  return words[base + W_STATUS]! & ~IPS_NAT_DONE;
 }
 
 /** A request names the reply tuple untranslated and, beside it, the translation. IPv4 only. */

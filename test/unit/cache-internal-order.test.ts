@@ -127,7 +127,7 @@ class Simulation {
       return;
     }
     const change = this.#random.below(5);
-    if (change === 0) flow.status = this.#random.below(8);
+    if (change === 0) flow.status |= this.#random.below(8);
     else if (change === 1) flow.mark = this.#random.below(8);
     else if (change === 2) flow.state = this.#random.below(8);
     else if (change === 3) flow.replySource = this.#random.below(4);

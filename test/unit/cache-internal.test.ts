@@ -25,6 +25,7 @@ import {
   W_TIMEOUT,
   W_UPDATED,
 } from "../../src/flow/record.js";
+import { IPS_CONFIRMED, IPS_NAT_DONE, IPS_SEEN_REPLY } from "../../src/flow/status.js";
 import type { Claim } from "../../src/ownership/claim.js";
 import { PUBLISH_DESTROY, PUBLISH_NEW, PUBLISH_UPDATE } from "../../src/ownership/state.js";
 import { decodedFlow, tcpRecord } from "../support/records.js";
@@ -91,7 +92,7 @@ describe("InternalCache events", () => {
     assert.equal(cache.pendingCount, 0);
     assert.ok(!isNew(cache, slot));
     assert.equal(cache.stamp(slot), 99);
-    cache.upsert(message(1, 1, 8), NOW + 3);
+    cache.upsert(message(1, 1, 15), NOW + 3);
     assert.equal(cache.pendingCount, 1);
     assert.ok(!isNew(cache, slot), "peers know its tuples");
     assert.equal(cache.stamp(slot), Number.POSITIVE_INFINITY);
@@ -448,6 +449,33 @@ describe("InternalCache dumps", () => {
     assert.equal(row(cache, young)[W_ID], 9);
   });
 
+  it("takes from a dump what no event has named since it began", () => {
+    const cache = new InternalCache(10);
+    const slot = cache.upsert(message(1, 1, 8, 2), NOW);
+    settleAll(cache);
+    cache.beginDump();
+    const update = bare(1, HAS_ID | HAS_STATUS);
+    update.words[W_STATUS] = 10;
+    cache.upsert(update, NOW);
+    settleAll(cache);
+    cache.dumped(message(1, 1, 8, 0), NOW, null, false);
+    assert.deepEqual([row(cache, slot)[W_STATUS], row(cache, slot)[W_MARK]], [10, 0]);
+    assert.equal(cache.publication(slot), PUBLISH_UPDATE);
+    settleAll(cache);
+    cache.dumped(message(1, 1, 8, 5), NOW, null, false);
+    assert.equal(row(cache, slot)[W_MARK], 0, "a dump lists a flow once");
+  });
+
+  it("ignores an event that was queued before a dump listed the flow", () => {
+    const cache = new InternalCache(10);
+    dump(cache, [message(1, 1, IPS_CONFIRMED | IPS_SEEN_REPLY, 7)]);
+    settleAll(cache);
+    const slot = cache.upsert(message(1, 1, IPS_CONFIRMED, 0), NOW);
+    assert.deepEqual([row(cache, slot)[W_MARK], cache.pendingCount], [7, 0]);
+    cache.upsert(message(1, 2, IPS_CONFIRMED, 0), NOW);
+    assert.ok(cache.pendingCount > 0, "another flow of that tuple is none of that kind");
+  });
+
   it("ends the flow of a missed destroy when the dump lists another under its tuple", () => {
     const cache = new InternalCache(10);
     const old = cache.upsert(message(1, 1), NOW);
@@ -508,6 +536,14 @@ describe("InternalCache dumps", () => {
     const flags = message(1, 1);
     flags.words[W_PROTOINFO_B] = 0x33;
     dump(cache, [flags]);
+    assert.equal(cache.pendingCount, 0);
+  });
+
+  it("does not tell of translations that a kernel has decided on: they are decided without events", () => {
+    const cache = new InternalCache(10);
+    cache.upsert(message(1, 1, IPS_CONFIRMED), NOW);
+    settleAll(cache);
+    dump(cache, [message(1, 1, IPS_CONFIRMED | IPS_NAT_DONE)]);
     assert.equal(cache.pendingCount, 0);
   });
 

@@ -19,8 +19,7 @@ export interface TableState {
 /** DumpGeneration. */
 export interface DumpState {
   _endedIds: Set<number> | null;
-  _seen: number;
-  _stateSeen: number;
+  _reported: number;
 }
 
 /** InternalCache. */

@@ -31,8 +31,7 @@ export interface TableImage {
 export interface InternalImage extends TableImage {
   readonly pending: readonly number[];
   readonly newerOwners: readonly (readonly [number, Claim])[];
-  readonly seen: number;
-  readonly stateSeen: number;
+  readonly reported: number;
   readonly endedIds: readonly number[] | null;
   readonly inStream: number;
 }
@@ -51,7 +50,8 @@ export interface ExternalImage extends TableImage {
 /** A table without rows. */
 export const EMPTY_TABLE: TableImage = { words: new Uint32Array(0), births: new Float64Array(0) };
 
-const DUMP_BITS = 0x40_0000 | 0x80_0000;
+/** The bits of dump-generation.ts in a row. */
+const DUMP_BITS = 0x2c0_0000;
 
 /** A copy of the rows of a table. */
 export function saveTable(table: FlowTable): TableImage {
@@ -94,8 +94,7 @@ export function saveInternal(internal: InternalCache): InternalImage {
     births,
     pending: _pending._count === 0 ? NONE : Array.from(_pending._slots.subarray(0, _pending._count)),
     newerOwners: _newerOwners.size === 0 ? NONE : [..._newerOwners],
-    seen: _dump._seen,
-    stateSeen: _dump._stateSeen,
+    reported: _dump._reported,
     endedIds: _dump._endedIds === null ? null : [..._dump._endedIds],
     inStream: _inStream,
   };
@@ -111,8 +110,7 @@ export function loadInternal(internal: InternalCache, image: InternalImage): voi
   for (const slot of image.pending) state._pending._slots[state._pending._count++] = slot;
   state._newerOwners.clear();
   for (const [slot, claim] of image.newerOwners) state._newerOwners.set(slot, claim);
-  state._dump._seen = image.seen;
-  state._dump._stateSeen = image.stateSeen;
+  state._dump._reported = image.reported;
   state._dump._endedIds = image.endedIds === null ? null : new Set(image.endedIds);
   state._inStream = image.inStream;
   // A sweep is over within its step.
@@ -173,11 +171,11 @@ export function digestRecord(out: DigestWriter, words: Uint32Array, base: number
 
 /** Digests an internal cache. */
 export function digestInternal(out: DigestWriter, image: InternalImage, idOf: (id: number) => number): void {
-  const { words, births, seen, stateSeen } = image;
+  const { words, births, reported } = image;
   for (let slot = 0; slot < births.length; slot++) {
     const base = slot * RECORD_WORDS;
     const bits = words[base + W_HAS]!;
-    out.word(bits === 0 ? 0 : ((bits ^ seen ^ stateSeen) & DUMP_BITS) | (bits & ~DUMP_BITS & ~0xffff));
+    out.word(bits === 0 ? 0 : ((bits ^ reported) & DUMP_BITS) | (bits & ~DUMP_BITS & ~0xffff));
     if (bits === 0) continue;
     digestRecord(out, words, base, idOf);
     out.variable(readStamp(words, base));
