@@ -5,6 +5,7 @@ import { SlotMap } from "../flow/slot-map.js";
 import { readStamp, writeStamp } from "../flow/stamp.js";
 import { type Claim, type ClaimOutcome, isClaimRead, outcomeOfClaim } from "../ownership/claim.js";
 import { ExternalExpectations } from "./external-expectations.js";
+import { recordDiffers } from "./row-changes.js";
 
 /** In W_HAS of an external row: which origin owns it. */
 const OWNER_SHIFT = 24;
@@ -40,7 +41,10 @@ export interface ExternalCounters {
   sweptBySnapshot: number;
 }
 
-/** Called when something happens to a row, while the row can still be read. */
+/**
+ * Called when something happens to a row, while the row can still be read. Not when its owner only repeats it, as in a
+ * snapshot.
+ */
 export interface ExternalListener {
   /** A row is new, or its owner changed it. */
   changed(slot: number): void;
@@ -64,6 +68,8 @@ interface Origin {
   heard: number;
   /** From the origin's flow id to the slot. */
   readonly slots: SlotMap;
+  /** From the flow id of a row that a claim of this node took over to the slot of this node's own row. */
+  readonly taken: SlotMap;
   flows: number;
   /** Rows that it has given up, and that wait for another node's claim. They count for its share. */
   departed: number;
@@ -118,7 +124,8 @@ export class ExternalCache {
     const known = this.#origins.findIndex((origin) => origin.node === node);
     if (known >= 0) return known;
     if (this.#origins.length >= ORIGINS_MAX) throw new RangeError(`more than ${ORIGINS_MAX} peers`);
-    return this.#origins.push({ node, heard: 0, slots: new SlotMap(), flows: 0, departed: 0 }) - 1;
+    const none = { heard: 0, slots: new SlotMap(), taken: new SlotMap(), flows: 0, departed: 0 };
+    return this.#origins.push({ node, ...none }) - 1;
   }
 
   #origin(index: number): Origin {
@@ -189,14 +196,15 @@ export class ExternalCache {
       this.counters.stale++;
       return "stale";
     }
-    this.#disown(slot);
     const slab = this.table.slab(slot);
     const base = this.table.base(slot);
+    const isRepeated = outcome === "updated" && rare === null && this.#isAsBefore(slot, words, birth);
+    this.#disown(slot);
     const tableBits = slab[base + W_HAS]! & 0xff_0000;
     for (let i = 0; i < RECORD_WORDS; i++) slab[base + i] = words[i]!;
     slab[base + W_HAS] = (words[W_HAS]! & 0xffff) | tableBits;
     this.table.setBirth(slot, birth);
-    this.#own(slot, origin, flowId, rare, stamp);
+    this.#own(slot, origin, flowId, rare, stamp, isRepeated);
     if (outcome === "updated") this.counters.updated++;
     else this.counters.taken++;
     return outcome;
@@ -239,9 +247,9 @@ export class ExternalCache {
   /**
    * A local event is newer than what peers published about this tuple, so the row is removed. Returns its birth; 0 when
    * the row was another connection, -1 when there was no row. `isWritten`: this node wrote the kernel's entry, perhaps
-   * as the row was before its last change.
+   * as the row was before its last change. `ownSlot`: this node's own row; -1 for none.
    */
-  retire(words: Uint32Array, base: number, isWritten = false): number {
+  retire(words: Uint32Array, base: number, isWritten = false, ownSlot = -1): number {
     if (this.table.size === 0) return -1;
     const slot = this.table.find(words, base);
     if (slot < 0) return -1;
@@ -250,9 +258,25 @@ export class ExternalCache {
     const isAnother = isWritten ? !sameReply(slab, at, words, base) : isAnotherConnection(slab, at, words, base);
     const birth = isAnother ? 0 : table.birth(slot);
     this.#listener?.retired(slot);
+    const [origin, flowId] = [this.#ownerOf(slot), this.#flowId(slot)];
     this.#remove(slot);
+    this.noteTaken(origin, flowId, ownSlot);
     this.counters.retired++;
     return birth;
+  }
+
+  /** A peer's flow id refers to a flow that this node has claimed by a newer claim, and has in `ownSlot`. */
+  noteTaken(origin: number, flowId: number, ownSlot: number): void {
+    if (ownSlot >= 0) this.#origin(origin).taken.set(flowId, ownSlot);
+  }
+
+  /** The own slot of a flow that this node took over from a peer's flow id; -1 for none. The peer is done with it. */
+  dropTaken(origin: number, flowId: number): number {
+    const { taken } = this.#origin(origin);
+    if (taken.size === 0) return -1;
+    const slot = taken.get(flowId);
+    if (slot >= 0) taken.delete(flowId);
+    return slot;
   }
 
   /**
@@ -305,7 +329,9 @@ export class ExternalCache {
 
   /** The peer's flow ids are invalid (its next epoch). Its rows stay until `sweepOrphans`. */
   forgetFlowIds(origin: number): void {
-    this.#origin(origin).slots.clear();
+    const { slots, taken } = this.#origin(origin);
+    slots.clear();
+    taken.clear();
   }
 
   /** After a complete snapshot of a peer: ends its rows that no flow id refers to. */
@@ -358,7 +384,21 @@ export class ExternalCache {
     }
   }
 
-  #own(slot: number, origin: number, flowId: number, rare: RareAttributes | null, stamp: number): void {
+  /** True when a row repeats what its owner has published already, as in a snapshot. The timeout aside. */
+  #isAsBefore(slot: number, words: Uint32Array, birth: number): boolean {
+    const { table } = this;
+    if (table.birth(slot) !== birth || this.#departures.has(slot) || table.rare.has(slot)) return false;
+    return !recordDiffers(table.slab(slot), table.base(slot), words);
+  }
+
+  #own(
+    slot: number,
+    origin: number,
+    flowId: number,
+    rare: RareAttributes | null,
+    stamp: number,
+    isRepeated = false,
+  ): void {
     const slab = this.table.slab(slot);
     const base = this.table.base(slot);
     slab[base + W_HAS] = (slab[base + W_HAS]! & 0xff_ffff) | (origin << OWNER_SHIFT);
@@ -368,8 +408,9 @@ export class ExternalCache {
     else if (this.table.rare.size > 0) this.table.rare.delete(slot);
     const owner = this.#origin(origin);
     owner.slots.set(flowId, slot);
+    if (owner.taken.size > 0) owner.taken.delete(flowId);
     owner.flows++;
-    this.#listener?.changed(slot);
+    if (!isRepeated) this.#listener?.changed(slot);
   }
 
   #disown(slot: number): void {

@@ -156,7 +156,8 @@ export class FirewallNode {
     const { cluster, silenceMsMax, formats } = options;
     const named = { cluster, node: options.node, silenceMsMax, formats };
     const local = { node: options.node, internal, sinceStamp: hybridClock.next() };
-    this.peers = new Peers({ external, local, keepsAll: false, ...named, hybridClock, clock, log });
+    const onSkip = (): void => this.#askedSnapshots.ask();
+    this.peers = new Peers({ external, local, keepsAll: false, ...named, hybridClock, onSkip, clock, log });
     for (const peer of ports.peers) this.peers.add(peer);
     this.format = new WrittenFormat({ formats, journal, peers: this.peers, log });
     const { followers } = this.peers;
@@ -265,7 +266,12 @@ export class FirewallNode {
       if (journal.snapshotDue) void journal.writeSnapshot(signal);
     });
     const unlisten = ownStream.listen({
-      lost: (reason) => void journal.lost(reason, signal),
+      lost: (reason) => {
+        void journal.lost(reason, signal);
+        // Claims may be among what was lost. This node has dropped the rows of the flows that it claimed, but their
+        // owners still carry them.
+        for (const follower of this.followers) follower.resync();
+      },
       asked: (request) => this.#answer(request),
     });
     this.#down.push(unlisten);

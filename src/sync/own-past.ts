@@ -8,6 +8,9 @@ import { type OwnTail, restoreInternal } from "./in/restore.js";
 import type { Continuation } from "./out/journal.js";
 import type { PeerStream } from "./ports/peer-stream.js";
 
+/** While the clock is behind, an epoch is at most so much greater than the last one. */
+const EPOCH_SPREAD_MS = 4096;
+
 /** What the previous daemon left in this node's own stream, and the epoch that begins now. */
 export interface OwnPast {
   /** Holds the flows of the last epoch if its table could be restored; else it is empty. */
@@ -54,11 +57,19 @@ export async function readOwnPast(
   if (end !== null) hybridClock.observe(end.stamp);
   const continues = await restoreInternal(stream, tail, parts, signal);
   const lastEpoch = continues?.epoch ?? end?.epoch ?? 0;
-  const epoch = Math.max(clock.wallMs(), lastEpoch + 1);
+  const epoch = nextEpoch(clock.wallMs(), lastEpoch);
   const lastRole = last?.role ?? "unknown";
   const lastMarkMs = last?.envelope.wallMs ?? null;
   const damaged = tail.damage !== undefined;
   return { internal: parts.internal, hybridClock, continues, lastEpoch, lastRole, lastMarkMs, epoch, damaged };
+}
+
+/**
+ * The time, if that is after the last epoch. A clock that is behind gives another one as well with each start: the broker
+ * may have lost an epoch that peers have read, and two with one number would be taken for one.
+ */
+export function nextEpoch(wallMs: number, lastEpoch: number): number {
+  return wallMs > lastEpoch ? wallMs : lastEpoch + 1 + (wallMs % EPOCH_SPREAD_MS);
 }
 
 /** The envelope of the last message that is `sound`; null when there is none. */

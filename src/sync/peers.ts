@@ -4,6 +4,7 @@ import type { Clock, HybridClock } from "../flow/clock.js";
 import { type Formats, versionNumbers } from "../stream/format/versions.js";
 import { Applier, type LocalFlows } from "./in/applier.js";
 import { Follower } from "./in/follower.js";
+import type { Repair } from "./in/losses.js";
 import { PeerWatch } from "./in/peer-watch.js";
 import type { PeerPort } from "./ports/peer-stream.js";
 
@@ -30,6 +31,7 @@ export class Peers {
     silenceMsMax: number;
     formats: Formats;
     hybridClock: HybridClock;
+    onSkip?: () => void;
     clock: Clock;
     log: Logger;
   };
@@ -52,6 +54,8 @@ export class Peers {
     silenceMsMax: number;
     formats: Formats;
     hybridClock: HybridClock;
+    /** Claims of a peer may have been skipped, by which others have dropped flows that this node still carries. */
+    onSkip?: () => void;
     clock: Clock;
     log: Logger;
   }) {
@@ -95,12 +99,24 @@ export class Peers {
     return new Follower({
       stream: port.stream,
       copy: port.copy,
-      applier: new Applier({ node: port.node, external, local, formats, hybridClock, log }),
+      applier: new Applier({
+        ...{ node: port.node, external, local, formats, hybridClock, log },
+        onRepair: (repair) => this.#repaired(port.node, repair),
+      }),
       whole: keepsAll,
       ask: () => this.#writesReadable(port.node) && port.ask(),
       clock,
       log,
     });
+  }
+
+  /**
+   * A claim that a peer's stream does not hold any more may have taken rows over from other peers: these are read again.
+   */
+  #repaired(node: string, { skipped, retracted }: Repair): void {
+    if (skipped) this.#parts.onSkip?.();
+    if (!retracted) return;
+    for (const follower of this.#followers) if (follower.node !== node) follower.resync();
   }
 
   /** False while a snapshot of the peer would be of no use. */

@@ -18,16 +18,18 @@ class Peer {
   #heard: (heartbeat: Heartbeat | null) => void = () => undefined;
   readonly watch: PeerWatch;
   begunAnew = 0;
+  resynced = 0;
 
   constructor() {
     const follower = {
       node: "fw2",
-      state: { connected: true, copyTrouble: null, aside: null } as never,
+      state: { connected: true, lagEvents: 0, copyTrouble: null, aside: null } as never,
       isExact: true,
       begun: { epoch: EPOCH, reads: [1] },
       refusals: { refused: 0, reason: "", noRoom: 0 },
       flowsAt: () => null,
       beginAnew: () => this.begunAnew++,
+      resync: () => this.resynced++,
     };
     Object.defineProperty(follower, "applied", { get: () => this.applied });
     Object.defineProperty(follower, "flows", { get: () => this.flows });
@@ -187,4 +189,16 @@ test("a clock that was set, or a link that became slower, costs one heartbeat", 
   for (let nowMs = 10_000; nowMs < 20_000; nowMs += 1000) peer.beats(nowMs, 7);
   assert.equal(peer.watch.counters.heartbeatsLate, 1);
   assert.equal(peer.watch.reason, null);
+});
+
+test("a new epoch of which nothing comes makes the stream be read from its last snapshot", () => {
+  const peer = new Peer();
+  peer.reads(7);
+  for (let beat = 1; beat < 10; beat++) peer.beats(beat * 1000, 3, 0, EPOCH + 5);
+  assert.equal(peer.resynced, 0);
+  peer.beats(10_000, 3, 0, EPOCH + 5);
+  assert.equal(peer.resynced, 1);
+  peer.reads(3, 0, EPOCH + 5);
+  for (let beat = 11; beat < 30; beat++) peer.beats(beat * 1000, 3, 0, EPOCH + 5);
+  assert.equal(peer.resynced, 1);
 });

@@ -20,6 +20,7 @@ import type { StreamExpectation } from "../../stream/format/expectation.js";
 import { type DecodedMark, epochBegin, type Mark, MarkCodec, tableGoesOn } from "../../stream/format/mark.js";
 import type { MessageKind } from "../../stream/format/subjects.js";
 import { FORMATS, type Formats } from "../../stream/format/versions.js";
+import { Losses, type Repair } from "./losses.js";
 
 /** Limit of the rows that a daemon that starts may have to answer. */
 const UNANSWERED_MAX = 1 << 16;
@@ -99,6 +100,7 @@ export class Applier {
   readonly #local: LocalFlows | null;
   readonly #hybridClock: HybridClock;
   readonly #log: Logger;
+  readonly #onRepair: (repair: Repair) => void;
   readonly #origin: number;
   readonly #formats: Formats;
   readonly #decoder: BatchDecoder;
@@ -113,6 +115,7 @@ export class Applier {
   #fresh = true;
   #goesOn = false;
   #exact = false;
+  readonly #losses = new Losses();
   #snapshotId = 0;
   /** Flow ids of rows that were older than this node's, with the slots of those. A daemon before may not have answered. */
   readonly #unanswered = new Map<number, number>();
@@ -140,9 +143,12 @@ export class Applier {
     /** The versions that are read; those of this build unless the caller has others. */
     formats?: Formats;
     hybridClock: HybridClock;
+    /** Called when a complete snapshot has made something good that concerns other streams, too. */
+    onRepair?: (repair: Repair) => void;
     log: Logger;
   }) {
-    const { formats = FORMATS } = options;
+    const { formats = FORMATS, onRepair = () => undefined } = options;
+    this.#onRepair = onRepair;
     this.#formats = formats;
     this.#decoder = new BatchDecoder(formats);
     this.#marks = new MarkCodec(formats);
@@ -222,8 +228,9 @@ export class Applier {
     this.#exact = false;
   }
 
-  /** After `restart`: the stream is another one, and nothing of it was ever applied. */
+  /** The stream is another one, or has lost its end: nothing of what comes next was ever applied. */
   forget(): void {
+    this.#losses.retract();
     this.#seen = { epoch: 0, number: 0 };
     this.#begun = { epoch: 0, reads: null };
   }
@@ -265,6 +272,11 @@ export class Applier {
     this.counters.rowsRefused++;
     this.#offences++;
     this.#refuse(reason);
+  }
+
+  /** Messages are skipped from here on: reading begins at a later snapshot. */
+  skip(): void {
+    this.#losses.skip();
   }
 
   /** No daemon of this node has read the messages from here on before. */
@@ -323,13 +335,16 @@ export class Applier {
     this.counters.epochs++;
     // A snapshot that was being written then never ends.
     this.#snapshotId = 0;
-    if (tableGoesOn(epochBegin(envelope.number, mark), this.position)) return;
+    const begin = epochBegin(envelope.number, mark);
+    if (tableGoesOn(begin, this.position)) return;
+    this.#losses.noteEpoch(begin, this.position);
     this.#exact = false;
     this.#external.forgetFlowIds(this.#origin);
   }
 
   #hole(envelope: Envelope): void {
     this.counters.holes++;
+    this.#losses.skip();
     this.#exact = false;
     this.#snapshotId = 0;
     this.#log.warn({ peer: this.node, after: this.#number, next: envelope.number }, "messages of the peer are missing");
@@ -362,6 +377,7 @@ export class Applier {
         this.#noRoomBefore = this.#noRoomAtBegin;
         if (!this.#exact) this.#log.info({ peer: this.node, flows: this.flows }, "in sync with the peer");
         this.#exact = true;
+        this.#losses.repair(this.#onRepair);
         break;
       case "gap":
         this.counters.gapMarks++;
@@ -389,7 +405,7 @@ export class Applier {
     this.#applyNew(new4, 0, envelope, localSeconds);
     this.#applyNew(new6, 1, envelope, localSeconds);
     this.#applyUpdates(envelope, localSeconds);
-    this.#applyDestroys(destroys);
+    this.#applyDestroys(destroys, envelope.stamp);
     this.#applyMoved(envelope);
     for (const stated of this.#decoder.expectations) this.#applyExpectation(stated, envelope, localSeconds);
     this.#external.heard(this.#origin, envelope.stamp);
@@ -463,6 +479,7 @@ export class Applier {
       return false;
     }
     this.#external.counters.stale++;
+    this.#external.noteTaken(this.#origin, flowId, slot);
     // A message that was published before this daemon started was answered then, unless that daemon died.
     if (this.#isNews(local, stamp)) internal.claimAgain(slot);
     else if (this.#fresh && this.#unanswered.size < UNANSWERED_MAX) this.#unanswered.set(flowId, slot);
@@ -497,6 +514,7 @@ export class Applier {
         continue;
       }
       this.#unanswered.delete(moved.flowId[row]!);
+      this.#external.dropTaken(this.#origin, moved.flowId[row]!);
       const elsewhere = owner === this.#local?.node ? null : owner;
       this.#external.moved(this.#origin, moved.flowId[row]!, elsewhere, moved.stamp[row]!);
     }
@@ -537,14 +555,14 @@ export class Applier {
     return true;
   }
 
-  #applyDestroys({ flowId, rows }: DestroySection): void {
+  #applyDestroys({ flowId, rows }: DestroySection, stamp: number): void {
     for (let row = 0; row < rows; row++) {
       if (row % ROWS_AHEAD === 0) this.#external.readAhead(this.#origin, flowId, row, Math.min(row + ROWS_AHEAD, rows));
-      this.#applyDestroy(flowId[row]!);
+      this.#applyDestroy(flowId[row]!, stamp);
     }
   }
 
-  #applyDestroy(flowId: number): void {
+  #applyDestroy(flowId: number, stamp: number): void {
     if (this.#unanswered.size > 0) this.#unanswered.delete(flowId);
     const { table } = this.#external;
     const slot = this.#external.slotOf(this.#origin, flowId);
@@ -554,6 +572,17 @@ export class Applier {
       if (local >= 0) internal.endElsewhere(local);
     }
     this.#external.destroy(this.#origin, flowId);
+    this.#outlive(this.#external.dropTaken(this.#origin, flowId), stamp);
+  }
+
+  /**
+   * The peer has ended a flow that this node had claimed, and that it has in `ownSlot`. What the peer published about the
+   * flow until then may have been newer than that claim, so that other nodes dropped it. This node claims again.
+   */
+  #outlive(ownSlot: number, stamp: number): void {
+    const { internal } = this.#local ?? {};
+    if (internal === undefined || ownSlot < 0 || !internal.isFlow(ownSlot) || internal.isSuperseded(ownSlot)) return;
+    if (internal.stamp(ownSlot) < stamp) internal.announce(ownSlot);
   }
 }
 

@@ -376,6 +376,7 @@ export class Follower {
     const start = fromFirst ? 1 : fromSnapshot ? this.#snapshotStart(last) : copied + 1;
     this.#newsFrom = fromFirst || fromSnapshot ? Math.max(last?.sequence ?? 0, lastEvent?.sequence ?? 0) + 1 : start;
     this.#fromSnapshot = false;
+    if (start > Math.max(this.#at, copied) + 1) this.#applier.skip();
     this.#atSnapshot = fromSnapshot && !fromFirst;
     this.#at = start - 1;
     this.#started = !signal.aborted;
@@ -407,6 +408,8 @@ export class Follower {
           // First from the last snapshot. When that is gone as well, from the first message that is left.
           this.#fromFirst = this.#atSnapshot;
           this.#fromSnapshot = true;
+          // What comes in place of messages that are gone is news, even if the peer's epochs begin anew below them.
+          if (item.reason !== "trimmed") this.#applier.forget();
           this.#log.warn({ peer: this.node, reason: item.reason }, "the peer's stream was reset; reading it anew");
           break;
         case "message":

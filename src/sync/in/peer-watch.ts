@@ -17,7 +17,17 @@ export interface PeerWatchCounters {
 /** What a watch asks its peer's follower. */
 type Followed = Pick<
   Follower,
-  "node" | "applied" | "begun" | "catchUp" | "flows" | "flowsAt" | "state" | "isExact" | "refusals" | "beginAnew"
+  | "node"
+  | "applied"
+  | "begun"
+  | "catchUp"
+  | "flows"
+  | "flowsAt"
+  | "state"
+  | "isExact"
+  | "refusals"
+  | "beginAnew"
+  | "resync"
 >;
 
 /** A heartbeat, the time of its arrival, and how many flows had changed their owner by then. */
@@ -40,6 +50,8 @@ const BEAT_MS_MAX = 1500;
 const LATE_MS = 500;
 /** How long two daemons with one name are remembered after their heartbeats alternated. */
 const DOUBLED_MS = 10_000;
+/** So many heartbeats in a row name an epoch of which nothing comes, before its stream is read from the last snapshot. */
+const UNREAD_BEATS_MAX = 10;
 
 /**
  * Gathers the evidence about one peer and reports why the peer is not in sync. Heartbeats come from the peer's daemon,
@@ -60,8 +72,9 @@ export class PeerWatch {
   readonly #startedMs: number;
   #last: Heard | null = null;
   #before: Heard | null = null;
-  /** Heartbeats in a row that name an epoch before the one that was read. */
+  /** Heartbeats in a row that name an epoch before the one that was read, and one behind it. */
   #earlierEpochs = 0;
+  #laterEpochs = 0;
   /** The epoch of the last heartbeat, be it late; null before the first. */
   #epoch: number | null = null;
   /** When the epoch last rose, and when it last fell, from one heartbeat to the next. */
@@ -215,8 +228,10 @@ export class PeerWatch {
    * A new store and a clock that is behind: the peer's epochs begin anew below the one that was read. One heartbeat may be
    * older than what was read meanwhile, two in a row are not.
    */
-  #checkEpoch({ node, epoch }: Heartbeat): void {
+  #checkEpoch(heartbeat: Heartbeat): void {
+    const { node, epoch } = heartbeat;
     const follower = this.#follower;
+    this.#checkLaterEpoch(heartbeat);
     const isEarlier = node === follower.node && epoch < follower.applied.epoch;
     this.#earlierEpochs = isEarlier ? this.#earlierEpochs + 1 : 0;
     if (this.#earlierEpochs < 2) return;
@@ -226,6 +241,22 @@ export class PeerWatch {
       "the peer's epochs begin anew; reading it anew",
     );
     follower.beginAnew();
+  }
+
+  /**
+   * The peer's broker has lost messages that this node has read, and others have taken their places: the reader waits
+   * behind them, and nothing comes as long as the peer has nothing to publish.
+   */
+  #checkLaterEpoch({ node, epoch }: Heartbeat): void {
+    const follower = this.#follower;
+    const { connected, lagEvents } = follower.state;
+    const read = follower.applied.epoch;
+    const isLater = node === follower.node && epoch > read && read > 0 && connected && lagEvents === 0;
+    this.#laterEpochs = isLater ? this.#laterEpochs + 1 : 0;
+    if (this.#laterEpochs < UNREAD_BEATS_MAX) return;
+    this.#laterEpochs = 0;
+    this.#log.warn({ peer: node, epoch }, "the peer's new epoch does not come; reading from its last snapshot");
+    follower.resync();
   }
 
   /**

@@ -4,13 +4,14 @@
  */
 import type { ExternalCache } from "../../cache/external.js";
 import type { InternalCache } from "../../cache/internal.js";
-import { type DecodedFlow, W_TIMEOUT } from "../../flow/record.js";
+import { type DecodedFlow, RECORD_WORDS, W_TIMEOUT } from "../../flow/record.js";
 import { sameReply } from "../../flow/record-fields.js";
 import type { Carrier } from "../ports/kernel.js";
 import { type InjectedEntries, nowSeconds } from "./injected-entries.js";
 import { isSame, sameState } from "./injected-flow.js";
 import type { InjectorCounters } from "./injector-counters.js";
 import type { InjectorRequests } from "./injector-requests.js";
+import type { Renewal } from "./renewal.js";
 import type { DoubtfulFlow, WorkList } from "./work-list.js";
 
 /** Looks up the flows whose state in this kernel is uncertain. */
@@ -20,7 +21,11 @@ export class Doubts {
   readonly #work: WorkList;
   readonly #entries: InjectedEntries;
   readonly #requests: InjectorRequests;
+  readonly #renewal: Renewal;
   readonly #counters: InjectorCounters;
+  /** Hashes of the flows that are being looked up, and of those that the kernel has reported meanwhile. */
+  readonly #asked = new Set<number>();
+  readonly #reported = new Set<number>();
 
   constructor(parts: {
     internal: InternalCache;
@@ -28,6 +33,7 @@ export class Doubts {
     work: WorkList;
     entries: InjectedEntries;
     requests: InjectorRequests;
+    renewal: Renewal;
     counters: InjectorCounters;
   }) {
     this.#internal = parts.internal;
@@ -35,12 +41,27 @@ export class Doubts {
     this.#work = parts.work;
     this.#entries = parts.entries;
     this.#requests = parts.requests;
+    this.#renewal = parts.renewal;
     this.#counters = parts.counters;
   }
 
   /** The flow of a record at base 0 is to be looked up while nothing is being written. */
   add(words: Uint32Array): void {
     this.#work.addDoubtful(words, this.#internal.hasRoom);
+  }
+
+  /** The kernel has reported a flow. If it is being looked up, the answer may be older. */
+  report(words: Uint32Array): void {
+    if (this.#asked.size === 0) return;
+    const hash = this.#external.table.hash(words, 0);
+    if (this.#asked.has(hash)) this.#reported.add(hash);
+  }
+
+  /** As `add`, for a flow of a row. */
+  addRow(slot: number): void {
+    const { table } = this.#external;
+    const base = table.base(slot);
+    this.add(table.slab(slot).subarray(base, base + RECORD_WORDS));
   }
 
   /**
@@ -50,22 +71,27 @@ export class Doubts {
    */
   async verify(flows: readonly DoubtfulFlow[], carrier: Carrier): Promise<void> {
     if (flows.length === 0) return;
-    const before = flows.map(({ words }) => this.#internal.ownFlow(words, 0));
+    const { table } = this.#external;
+    const wasOwn = flows.map(({ words }) => this.#internal.ownFlow(words, 0) !== null);
+    // A lookup that failed has left its flows.
+    this.#asked.clear();
+    this.#reported.clear();
+    for (const { words } of flows) this.#asked.add(table.hash(words, 0));
     const found = await this.#requests.read(flows);
     carrier.readEvents();
-    const { table } = this.#external;
+    const reported = new Set(this.#reported);
+    this.#asked.clear();
+    this.#reported.clear();
     const leftOver: DoubtfulFlow[] = [];
     for (const [index, doubtful] of flows.entries()) {
       const { words } = doubtful;
       const flow = found.get(doubtful);
-      if (flow === undefined) continue;
       const slot = table.find(words, 0);
-      if (slot >= 0) {
-        this.#verifyRow(slot, flow, carrier);
-        continue;
-      }
+      if (slot >= 0) this.#verifyRow(slot, flow, carrier);
+      if (slot >= 0 || flow === undefined) continue;
       const own = this.#internal.ownFlow(words, 0);
-      if (!isSame(before[index]!, own) || this.#work.waitsForEnd(words)) this.add(words);
+      const isNews = wasOwn[index] !== (own !== null) || reported.has(table.hash(words, 0));
+      if (isNews || this.#work.waitsForEnd(words)) this.add(words);
       else if (own !== null && !isSame(flow.words, own)) this.#claim(flow, carrier);
       else if (own === null && doubtful.mayGo && this.#internal.hasRoom) leftOver.push(doubtful);
     }
@@ -74,10 +100,15 @@ export class Doubts {
   }
 
   /**
-   * Nothing is being written, so any difference from the last write was made by packets. A different flow is replaced.
+   * Nothing is being written, so any difference from the last write was made by packets. A different flow is replaced,
+   * and an entry that is gone is written again.
    */
-  #verifyRow(slot: number, flow: DecodedFlow, carrier: Carrier): void {
+  #verifyRow(slot: number, flow: DecodedFlow | undefined, carrier: Carrier): void {
     if (this.#work.isChanged(slot)) return;
+    if (flow === undefined) {
+      this.#renewal.lost(slot);
+      return;
+    }
     const { table } = this.#external;
     const [slab, base] = [table.slab(slot), table.base(slot)];
     if (this.#entries.expiresSeconds(slot) === 0 || !sameReply(slab, base, flow.words, 0)) {

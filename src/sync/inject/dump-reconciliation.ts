@@ -2,7 +2,7 @@
 import type { ExternalCache } from "../../cache/external.js";
 import type { InternalCache } from "../../cache/internal.js";
 import { type DecodedFlow, W_TIMEOUT } from "../../flow/record.js";
-import { isClosing, sameReply } from "../../flow/record-fields.js";
+import { sameReply } from "../../flow/record-fields.js";
 import type { Doubts } from "./doubts.js";
 import { type InjectedEntries, nowSeconds } from "./injected-entries.js";
 import { isAhead, sameState } from "./injected-flow.js";
@@ -56,6 +56,7 @@ export class DumpReconciliation {
     const sameAll = same && sameState(words, slab, base);
     // The entry was written after the dump began. The dump may show the entry before that, and so proves nothing.
     if (this.#entries.isSeen(slot)) {
+      this.#entries.noteSeen(slot);
       if (!sameAll) this.#doubts.add(words);
       return true;
     }
@@ -84,9 +85,9 @@ export class DumpReconciliation {
     if (!complete) return;
     const { table } = this.#external;
     for (let slot = 0; slot < table.slotsUsed; slot++) {
-      if (!table.isLive(slot) || this.#entries.isSeen(slot) || this.#work.isChanged(slot)) continue;
-      this.#entries.forget(slot);
-      if (!isClosing(table.slab(slot), table.base(slot))) this.#renewal.renew(slot);
+      if (!table.isLive(slot) || this.#work.isChanged(slot)) continue;
+      if (this.#entries.isUncertain(slot)) this.#doubts.addRow(slot);
+      else if (!this.#entries.isSeen(slot)) this.#renewal.lost(slot);
     }
   }
 }

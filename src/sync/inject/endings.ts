@@ -105,6 +105,8 @@ export class Endings {
     const fromSeconds = nowSeconds() - TOLERANCE_SECONDS;
     const found = await this.#requests.read(asked);
     const untilSeconds = nowSeconds() + TOLERANCE_SECONDS;
+    // Events that come after an answer are newer.
+    carrier.readEvents();
     for (const [ended, flow] of found) {
       const leftSeconds = flow.words[W_TIMEOUT]!;
       const { expiresSeconds, withinSeconds } = ended;
@@ -112,6 +114,10 @@ export class Endings {
       const isLater = fromSeconds + leftSeconds > expiresSeconds + withinSeconds;
       if (!isSooner && !isLater) continue;
       kept.add(ended);
+      if (this.#internal.ownFlow(ended.words, 0) !== null) {
+        this.#doubts.add(ended.words);
+        continue;
+      }
       this.#counters.claimed++;
       carrier.claim(flow);
     }

@@ -4,11 +4,12 @@ import type { InternalCache } from "../../cache/internal.js";
 import { BATCH_MESSAGES } from "../../ctnetlink/request-socket.js";
 import { RECORD_WORDS, W_PROTOINFO, W_STATUS, W_TIMEOUT, W_UPDATED } from "../../flow/record.js";
 import { isClosing, sameReply } from "../../flow/record-fields.js";
+import { IPS_KEPT } from "../../flow/status.js";
 import { EBUSY, EEXIST, ENOENT, ENOSPC, EOPNOTSUPP } from "../../os/errno.js";
 import { type Carrier, TIMEOUT_FLOOR_SECONDS } from "../ports/kernel.js";
 import type { Doubts } from "./doubts.js";
 import { type InjectedEntries, nowSeconds } from "./injected-entries.js";
-import { isFurther, isOlder, MONOTONIC_STATUS } from "./injected-flow.js";
+import { isFurther, isOlder } from "./injected-flow.js";
 import type { InjectorCounters } from "./injector-counters.js";
 import type { InjectorItem, InjectorRequests } from "./injector-requests.js";
 import type { WorkList } from "./work-list.js";
@@ -191,20 +192,17 @@ export class EntryWriter {
         replaced.push(item);
         continue;
       }
-      item.words[W_STATUS]! |= flow.words[W_STATUS]! & MONOTONIC_STATUS;
+      item.words[W_STATUS]! |= flow.words[W_STATUS]! & IPS_KEPT;
       if (isFurther(flow.words, item.words, 0)) item.words[W_PROTOINFO] = flow.words[W_PROTOINFO]!;
       merged.push(item);
     }
     if (replaced.length > 0) await this.#replace(replaced, carrier);
     if (merged.length === 0) return;
     const refused = await this.#requests.send("update", merged);
-    for (const [item, flow] of await this.#requests.read(merged)) {
-      if (refused.has(item)) {
-        this.#fail(item);
-        continue;
-      }
-      this.#counters.claimed++;
-      carrier.claim(flow);
+    for (const item of merged) {
+      if (refused.has(item)) this.#fail(item);
+      // Packets may pass: it is claimed as it is once nothing is being written.
+      else this.#doubts.add(item.words);
     }
   }
 

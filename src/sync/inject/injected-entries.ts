@@ -12,6 +12,10 @@ const REMOVED_MAX = 1 << 20;
 /** An upper bound of the flows that the kernel lists ahead of the one being read. */
 const LISTED_AHEAD = 256;
 
+/** What a dump has shown of an entry; 0: nothing yet. */
+const SEEN = 1;
+const WRITING = 2;
+
 /** Seconds of the monotonic clock, which measures when entries expire. */
 export function nowSeconds(): number {
   return performance.now() / 1000;
@@ -32,7 +36,7 @@ export class InjectedEntries {
   #replies = new Uint32Array(4096);
   /** Birth of the connection for which the entry was written. */
   #births = new Float64Array(4096);
-  /** 1 if the last dump listed the entry, or if it was written since that dump began. */
+  /** SEEN if the last dump listed the entry, or if it was written since that dump began. */
   #seen = new Uint8Array(4096);
   /** Slots of the batch that is being written, and when their entries would expire if they were written at once. */
   #writing = new Map<number, number>();
@@ -92,7 +96,7 @@ export class InjectedEntries {
     this.#expiresSeconds[slot] = expiresSeconds;
     this.#withinSeconds[slot] = 0;
     this.#replies[slot] = replyHash(words, 0);
-    this.#seen[slot] = 1;
+    this.#seen[slot] = SEEN;
   }
 
   /**
@@ -144,13 +148,26 @@ export class InjectedEntries {
 
   /** True when the last dump listed the entry, or when it was written since that dump began. */
   isSeen(slot: number): boolean {
-    return this.#seen[slot] === 1;
+    return this.#seen[slot] !== 0;
+  }
+
+  /**
+   * True for an entry that was being written when the last dump began, and that it has not listed. It may have been
+   * written before, and have ended since.
+   */
+  isUncertain(slot: number): boolean {
+    return this.#seen[slot] === WRITING;
+  }
+
+  /** The running dump lists the entry. */
+  noteSeen(slot: number): void {
+    this.#seen[slot] = SEEN;
   }
 
   /** A dump of the kernel begins. */
   beginDump(atSeconds: number): void {
     this.#seen.fill(0);
-    for (const slot of this.#writing.keys()) this.#seen[slot] = 1;
+    for (const slot of this.#writing.keys()) this.#seen[slot] = WRITING;
     this.#listedSinceSeconds = atSeconds;
     this.#listedNextSeconds = atSeconds;
     this.#listed = 0;

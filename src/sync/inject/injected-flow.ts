@@ -1,10 +1,7 @@
 /** Compares a flow of this kernel with what a peer published about it. `words` is the kernel's record, at base 0. */
 import { W_MARK, W_PROTOINFO, W_STATUS } from "../../flow/record.js";
 import { isClosing, isTcp, protocolStateOf, sameReply } from "../../flow/record-fields.js";
-import { IPS_ASSURED, IPS_SEEN_REPLY } from "../../flow/status.js";
-
-/** Status bits that the kernel never clears. */
-export const MONOTONIC_STATUS = IPS_SEEN_REPLY | IPS_ASSURED;
+import { IPS_ASSURED, IPS_KEPT, IPS_SEEN_REPLY } from "../../flow/status.js";
 
 /**
  * True when the kernel has seen a reply that the row lacks, or has opened the connection further. A kernel flow that is
@@ -12,7 +9,7 @@ export const MONOTONIC_STATUS = IPS_SEEN_REPLY | IPS_ASSURED;
  */
 export function isAhead(words: Uint32Array, slab: Uint32Array, base: number): boolean {
   if (isOlder(words, slab[base + W_STATUS]!)) return false;
-  if ((words[W_STATUS]! & ~slab[base + W_STATUS]! & MONOTONIC_STATUS) !== 0) return true;
+  if ((words[W_STATUS]! & ~slab[base + W_STATUS]! & IPS_KEPT) !== 0) return true;
   return !isClosing(words, 0) && isFurther(words, slab, base);
 }
 
@@ -31,13 +28,12 @@ export function isOlder(words: Uint32Array, status: number): boolean {
 
 /** True when the kernel's flow matches the row, except for timeouts. */
 export function sameState(words: Uint32Array, slab: Uint32Array, base: number): boolean {
-  if (((words[W_STATUS]! ^ slab[base + W_STATUS]!) & MONOTONIC_STATUS) !== 0) return false;
+  if (((words[W_STATUS]! ^ slab[base + W_STATUS]!) & IPS_KEPT) !== 0) return false;
   const state = isTcp(words, 0) ? 0xff : 0xffff_ffff;
   return words[W_MARK] === slab[base + W_MARK] && ((words[W_PROTOINFO]! ^ slab[base + W_PROTOINFO]!) & state) === 0;
 }
 
-/** True when two records show one flow in the same state, except for timeouts, or when both are null. */
-export function isSame(a: Uint32Array | null, b: Uint32Array | null): boolean {
-  if (a === null || b === null) return a === b;
+/** True when two records show one flow in the same state, except for timeouts. */
+export function isSame(a: Uint32Array, b: Uint32Array): boolean {
   return sameReply(a, 0, b, 0) && sameState(a, b, 0);
 }

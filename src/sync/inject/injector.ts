@@ -10,7 +10,7 @@
 import type { Logger } from "pino";
 import type { ExternalCache, ExternalListener } from "../../cache/external.js";
 import type { InternalCache } from "../../cache/internal.js";
-import { type DecodedFlow, RECORD_WORDS } from "../../flow/record.js";
+import type { DecodedFlow } from "../../flow/record.js";
 import type { Carrier, Injection, InjectorKernel } from "../ports/kernel.js";
 import { Doubts } from "./doubts.js";
 import { DumpReconciliation } from "./dump-reconciliation.js";
@@ -46,7 +46,6 @@ export interface InjectorOptions {
 /** Follows the changes of peers' flows and of this kernel, and keeps the kernel in line with the external cache. */
 export class Injector implements ExternalListener, Injection {
   readonly counters = new InjectorCounters();
-  readonly #external: ExternalCache;
   readonly #work: WorkList;
   readonly #entries: InjectedEntries;
   readonly #doubts: Doubts;
@@ -62,11 +61,10 @@ export class Injector implements ExternalListener, Injection {
     const entries = new InjectedEntries(counters);
     const requests = new InjectorRequests(kernel, liberal);
     const base = { internal, external, work, entries, requests, counters };
-    const doubts = new Doubts(base);
+    const renewal = new Renewal({ ...base, hears });
+    const doubts = new Doubts({ ...base, renewal });
     const endings = new Endings({ ...base, doubts });
     const writer = new EntryWriter({ ...base, doubts, timeoutSeconds, wallSeconds });
-    const renewal = new Renewal({ ...base, hears });
-    this.#external = external;
     this.#work = work;
     this.#entries = entries;
     this.#doubts = doubts;
@@ -95,9 +93,8 @@ export class Injector implements ExternalListener, Injection {
   }
 
   retired(slot: number): void {
-    const { table } = this.#external;
-    const base = table.base(slot);
-    this.doubt(table.slab(slot).subarray(base, base + RECORD_WORDS));
+    this.#doubts.addRow(slot);
+    this.#loop.poke();
   }
 
   forgotten(slot: number): void {
@@ -109,6 +106,10 @@ export class Injector implements ExternalListener, Injection {
   doubt(words: Uint32Array): void {
     this.#doubts.add(words);
     this.#loop.poke();
+  }
+
+  reported(words: Uint32Array): void {
+    this.#doubts.report(words);
   }
 
   endedBirth(words: Uint32Array): number {

@@ -49,11 +49,15 @@ export class Renewal {
     const { table } = this.#external;
     const slot = table.size === 0 ? -1 : table.find(words, base);
     if (slot < 0) return;
-    this.#entries.forget(slot);
     this.#entries.noteRemoved(words, base);
-    // A closing flow is about to end at its owner as well.
-    if (isClosing(table.slab(slot), table.base(slot))) return;
-    this.renew(slot);
+    this.lost(slot);
+  }
+
+  /** This kernel does not have the row's entry. A closing flow is about to end at its owner as well. */
+  lost(slot: number): void {
+    const { table } = this.#external;
+    this.#entries.forget(slot);
+    if (!isClosing(table.slab(slot), table.base(slot))) this.renew(slot);
   }
 
   /**

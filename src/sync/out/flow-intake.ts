@@ -50,11 +50,12 @@ export class FlowIntake {
    * there.
    */
   take(flow: DecodedFlow, inherits = this.#injection !== null): void {
+    this.#injection?.reported(flow.words);
     const hasPeersState = inherits && this.#inherit(flow);
     const slot = this.#internal.upsert(flow, this.nowSeconds);
     // The peer may have published another state since this node wrote the entry.
     if (hasPeersState && slot >= 0 && this.#injection === null) this.#internal.doubtState(slot);
-    const birth = this.#external.retire(flow.words, 0);
+    const birth = this.#external.retire(flow.words, 0, false, slot);
     this.#internal.table.inheritBirth(slot, birth >= 0 ? birth : this.#endedBirth(flow.words));
     if (slot >= 0 && this.#internal.lacksState(slot)) this.#injection?.doubt(flow.words);
   }

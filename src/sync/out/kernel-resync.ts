@@ -129,23 +129,27 @@ export class KernelResync {
   }
 
   #start(polled: boolean): Promise<boolean> {
-    this.#running = this.#loop(polled).finally(() => {
-      this.#running = null;
-    });
+    if (this.#signal.aborted) return Promise.resolve(false);
+    this.#running = this.#loop(polled);
     return this.#running;
   }
 
   async #loop(polled: boolean): Promise<boolean> {
-    for (let attempt = 1; attempt <= DUMP_ATTEMPTS_MAX && !this.#signal.aborted; attempt++) {
-      this.#again = false;
-      const whole = await this.#once(polled);
-      if (polled) this.counters[whole ? "polls" : "pollsFailed"]++;
-      else this.counters[whole ? "kernelResyncs" : "kernelResyncsFailed"]++;
-      if (this.#again) polled = false;
-      else if (whole || polled) return whole;
+    try {
+      for (let attempt = 1; attempt <= DUMP_ATTEMPTS_MAX && !this.#signal.aborted; attempt++) {
+        this.#again = false;
+        const whole = await this.#once(polled);
+        if (polled) this.counters[whole ? "polls" : "pollsFailed"]++;
+        else this.counters[whole ? "kernelResyncs" : "kernelResyncsFailed"]++;
+        if (this.#again) polled = false;
+        else if (whole || polled) return whole;
+      }
+      if (!this.#signal.aborted) this.#retryLater();
+      return false;
+    } finally {
+      // In the same step as the last look at `#again`: a call that comes after it begins a new one.
+      this.#running = null;
     }
-    if (!this.#signal.aborted) this.#retryLater();
-    return false;
   }
 
   /** What was lost is lost until the table has been read. */
@@ -251,12 +255,13 @@ export class KernelResync {
     const carrying = this.#carrying;
     if (this.#injection !== null && !carrying.carries && this.#injection.present(flow)) return;
     const takes = this.#injection !== null || carrying.carries;
-    const birth = takes ? this.#external.retire(flow.words, 0, this.readsCommit) : -1;
+    const peers = this.#external.claim(flow.words, 0);
     // If this kernel knows more about a peer's flow than the peer, the flow is this node's own as well.
-    const carries = carrying.carries || birth >= 0;
+    const carries = carrying.carries || (takes && peers !== null);
     const leftover = !carries && carrying.standsBack ? NOBODY : null;
-    const claimed = carries ? null : (this.#external.claim(flow.words, 0) ?? leftover);
+    const claimed = carries ? null : (peers ?? leftover);
     const slot = this.#internal.dumped(flow, this.#flows.nowSeconds, claimed, carries);
+    const birth = takes ? this.#external.retire(flow.words, 0, this.readsCommit, slot) : -1;
     this.#internal.table.inheritBirth(slot, birth);
   }
 
@@ -286,7 +291,8 @@ export class KernelResync {
       this.#flows.take(flow);
       return;
     }
-    const birth = this.#injection === null ? -1 : this.#external.retire(words, 0);
-    table.inheritBirth(this.#internal.dumped(flow, this.#flows.nowSeconds, null, birth >= 0), birth);
+    const takes = this.#injection !== null && this.#external.claim(words, 0) !== null;
+    const own = this.#internal.dumped(flow, this.#flows.nowSeconds, null, takes);
+    table.inheritBirth(own, takes ? this.#external.retire(words, 0, false, own) : -1);
   }
 }

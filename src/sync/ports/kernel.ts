@@ -47,6 +47,8 @@ export interface KernelEvents {
 export interface Injection {
   /** The kernel has ended a flow that no request of this daemon removed. */
   expired(words: Uint32Array, base: number): void;
+  /** The kernel has reported a flow, which is this node's own now. */
+  reported(words: Uint32Array): void;
   /** An event reported a flow that was unknown, without its full state: the kernel must be asked. */
   doubt(words: Uint32Array): void;
   /**

@@ -1,7 +1,7 @@
-import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { InternalCache } from "../../cache/internal.js";
 import type { PurgeReport } from "../../control/protocol.js";
+import { pause } from "../../os/pause.js";
 import type { Carrying } from "../ports/carrying.js";
 import type { KernelRequests } from "../ports/kernel.js";
 import { removeExpectations } from "./expectation-commit.js";
@@ -71,9 +71,11 @@ export class Purge {
   async #purgeWhenDue(passing: PassingTraffic | null, signal: AbortSignal): Promise<void> {
     const afterMs = this.#afterSeconds * 1000;
     const watchMs = passing === null ? 0 : Math.min(afterMs, WATCH_MS);
-    await delay(afterMs - watchMs, undefined, { signal });
+    await pause(afterMs - watchMs, signal);
+    signal.throwIfAborted();
     const before = await passing?.look();
-    await delay(watchMs, undefined, { signal });
+    await pause(watchMs, signal);
+    signal.throwIfAborted();
     const passes = passing !== null && before !== undefined && (await passing.passes(before));
     signal.throwIfAborted();
     this.#due = null;

@@ -14,7 +14,7 @@ import type { MessageKind } from "../../../src/stream/format/subjects.js";
 import { FORMATS } from "../../../src/stream/format/versions.js";
 import type { ReaderItem } from "../../../src/stream/reader.js";
 import type { FirewallNode } from "../../../src/sync/node.js";
-import { epochReason, type OwnPast, readOwnPast } from "../../../src/sync/own-past.js";
+import { epochReason, nextEpoch, type OwnPast, readOwnPast } from "../../../src/sync/own-past.js";
 import type { SpokenRole } from "../../../src/sync/ports/carrying.js";
 import type { PeerPort, PeerStream } from "../../../src/sync/ports/peer-stream.js";
 import { type KernelImage, requestsOf, SimKernel } from "../sim-kernel.js";
@@ -427,7 +427,7 @@ export class Machine {
       internal,
       external: { ...EMPTY_TABLE, origins: [], departures: [] },
       appliers: this.peers.map(() => NOTHING_APPLIED),
-      epoch: Math.max(this.#clock.wallMs(), past.lastEpoch + 1),
+      epoch: nextEpoch(this.#clock.wallMs(), past.lastEpoch),
       number: 0,
       snapshotSequence: past.continues?.snapshotSequence ?? 0,
       role: this.trace ?? "unknown",
