@@ -11,18 +11,20 @@ import type { PeerStream } from "../../src/sync/ports/peer-stream.js";
 export class MemoryStream implements JournalSink, PeerStream {
   readonly #envelopeOf = createEnvelopeReader();
   readonly messages: StreamMessage[] = [];
+  /** Number of streams of this name before this one. */
+  recreated = 0;
   readonly backlog = { bytes: 0 };
   /** While true, `publishAcked` answers null, as a broker that drops. */
   dropsAcked = false;
   #wake: (() => void)[] = [];
 
   publish(kind: MessageKind, _number: number, payload: Uint8Array): void {
-    this.#append(kind, payload);
+    this.append(kind, Uint8Array.from(payload));
   }
 
   async publishAcked(kind: MessageKind, _number: number, payload: Uint8Array): Promise<number | null> {
     if (this.dropsAcked) return null;
-    this.#append(kind, payload);
+    this.append(kind, Uint8Array.from(payload));
     return this.messages.length;
   }
 
@@ -49,13 +51,21 @@ export class MemoryStream implements JournalSink, PeerStream {
     for (const resolve of this.#wake.splice(0)) resolve();
   }
 
-  #append(kind: MessageKind, payload: Uint8Array): void {
+  /** The broker loses the end of the stream, or all of it: then there is another stream of this name. */
+  lose(count: number): void {
+    if (count >= this.messages.length) this.recreated++;
+    this.messages.length = Math.max(0, this.messages.length - count);
+    this.wake();
+  }
+
+  /** Appends a message whose payload nobody changes any more. */
+  append(kind: MessageKind, payload: Uint8Array): void {
     this.messages.push({
       type: "message",
       kind,
       sequence: this.messages.length + 1,
       timeMs: this.#envelopeOf(payload)?.wallMs ?? 0,
-      payload: Uint8Array.from(payload),
+      payload,
       pending: 0,
     });
     this.wake();

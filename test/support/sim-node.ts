@@ -1,6 +1,7 @@
 import type { ExternalCache } from "../../src/cache/external.js";
 import type { InternalCache } from "../../src/cache/internal.js";
 import type { Clock } from "../../src/flow/clock.js";
+import type { Heartbeat } from "../../src/stream/format/heartbeat.js";
 import type { NodeRequest } from "../../src/stream/format/subjects.js";
 import type { Follower } from "../../src/sync/in/follower.js";
 import type { Injector } from "../../src/sync/inject/injector.js";
@@ -8,8 +9,9 @@ import type { FirewallNode, NodePorts } from "../../src/sync/node.js";
 import type { Journal } from "../../src/sync/out/journal.js";
 import type { Replicator } from "../../src/sync/out/replicator.js";
 import type { OwnPast } from "../../src/sync/own-past.js";
+import type { EarlierRoles } from "../../src/sync/ports/carrying.js";
 import type { JournalSink } from "../../src/sync/ports/own-stream.js";
-import type { PeerPort, PeerStream } from "../../src/sync/ports/peer-stream.js";
+import type { CopySource, PeerPort, PeerStream } from "../../src/sync/ports/peer-stream.js";
 import type { Roles } from "../../src/sync/takeover/roles.js";
 import { MemoryStream } from "./memory-stream.js";
 import { keyOf, SimKernel, statusOf } from "./sim-kernel.js";
@@ -38,6 +40,10 @@ export interface SimNodeOptions {
   readonly past?: OwnPast;
   /** Replaces the stream. */
   readonly sink?: JournalSink;
+  /** Sends its heartbeats. */
+  readonly beat?: (heartbeat: Heartbeat) => void;
+  /** The roles that earlier daemons were given. */
+  readonly earlier?: EarlierRoles;
 }
 
 /** A peer to follow, whichever of its daemons is running. */
@@ -47,16 +53,23 @@ export interface SimPeer {
   askSnapshot(): void;
 }
 
-/** The connection to a peer, over `stream`. */
-export function simPeer(peer: SimPeer, stream: PeerStream, reached: () => boolean = () => true): PeerPort {
+/** The connection to a peer, over `stream`. `copy`: null where a shared broker keeps all streams. */
+export function simPeer(
+  peer: SimPeer,
+  stream: PeerStream,
+  reached: () => boolean = () => true,
+  copy: CopySource | null = null,
+  hear: PeerPort["hear"] = () => () => undefined,
+): PeerPort {
   const ask = (): boolean => {
+    if (!reached()) return false;
     peer.askSnapshot();
     return true;
   };
   return {
-    ...{ node: peer.name, address: "", discovered: false, stream, copy: null, reached, ask },
+    ...{ node: peer.name, address: "", discovered: false, stream, copy, reached, ask },
     unreachable: () => null,
-    hear: () => () => undefined,
+    hear,
     close: () => undefined,
   };
 }
@@ -79,6 +92,7 @@ export class SimNode implements SimPeer {
   readonly #end = new AbortController();
   readonly #polls: boolean;
   #asked: (request: NodeRequest) => void = () => undefined;
+  #lost: (reason: string) => void = () => undefined;
 
   /** `skewMs`: the error of this node's wall clock. */
   constructor(name: string, index: number, clock: Clock, skewMs: number, options: SimNodeOptions = {}) {
@@ -97,18 +111,20 @@ export class SimNode implements SimPeer {
         past: options.past ?? firstStart(ownClock),
         ownStream: {
           sink: options.sink ?? this.stream,
-          listen: ({ asked }) => {
+          listen: ({ asked, lost }) => {
             this.#asked = asked;
+            this.#lost = lost;
             return () => undefined;
           },
           flush: async () => true,
           trouble: null,
-          beat: () => undefined,
+          beat: options.beat ?? (() => undefined),
         },
         peers: options.peers ?? [],
         clock: ownClock,
         signal: this.#end.signal,
         ...(passTurn === undefined ? {} : { passTurn }),
+        ...(options.earlier === undefined ? {} : { earlier: options.earlier }),
       },
       {
         node: name,
@@ -132,8 +148,18 @@ export class SimNode implements SimPeer {
     return this.#end.signal;
   }
 
+  /** Why the first peer that is not in sync is not; null when all are. */
+  get outOfSync(): string | null {
+    return this.#node.peers.list.map(({ watch }) => watch.reason).find((reason) => reason !== null) ?? null;
+  }
+
   askSnapshot(): void {
     this.#asked("snapshot");
+  }
+
+  /** Messages did not reach the stream. */
+  loseMessages(): void {
+    this.#lost("no space left on the device");
   }
 
   /** Rebuilds the peers' flows from the copies. */
@@ -162,6 +188,17 @@ export class SimNode implements SimPeer {
   follow(peer: SimPeer): void {
     this.#node.peers.add(simPeer(peer, peer.stream));
     this.#node.peers.run(this.#end.signal);
+  }
+
+  /** Follows a peer that has announced itself. */
+  join(peer: PeerPort): Promise<void> {
+    return this.#node.peers.join(peer, this.#end.signal);
+  }
+
+  /** Ends it as `systemctl stop` does. */
+  end(): Promise<void> {
+    this.#end.abort();
+    return this.#node.stop();
   }
 
   /** Ends it as a crash does: nothing more is read or written. */

@@ -1,9 +1,15 @@
 import type { RequestBatch } from "../../src/ctnetlink/encode.js";
-import { EVENT_DESTROY, EVENT_NEW, type EventKind, type EventSink } from "../../src/ctnetlink/event-socket.js";
+import {
+  EVENT_DESTROY,
+  EVENT_NEW,
+  EVENT_UPDATE,
+  type EventKind,
+  type EventSink,
+} from "../../src/ctnetlink/event-socket.js";
 import type { BatchResult, DumpResult } from "../../src/ctnetlink/request-socket.js";
-import type { DecodedFlow } from "../../src/flow/record.js";
+import { type DecodedFlow, W_MARK, W_PROTOINFO, W_STATUS, W_TIMEOUT } from "../../src/flow/record.js";
 import type { InjectorKernel, KernelEvents, KernelTable } from "../../src/sync/ports/kernel.js";
-import { type Answer, requestsOf, type SimKernel } from "./sim-kernel.js";
+import { type Answer, type Request, requestsOf, type SimKernel } from "./sim-kernel.js";
 
 /** The ways between a daemon and its kernel and broker. Each keeps its own order. */
 export type Way = "events" | "requests" | "dump" | "publish";
@@ -14,10 +20,18 @@ export interface Wire {
   pass(way: Way, step: () => void): void;
   /** How many of `count` are handled at once; at least 1. */
   portion(count: number): number;
+  /** Something happens to a flow between the daemon and its kernel: `text` says what. */
+  note?(words: Uint32Array, text: string): void;
 }
 
 /** Runs everything at once, as if the kernel did nothing else meanwhile. */
 export const AT_ONCE: Wire = { pass: (_way, step) => step(), portion: (count) => count };
+
+const EVENT_NAMES: Readonly<Record<EventKind, string>> = {
+  [EVENT_NEW]: "new",
+  [EVENT_UPDATE]: "update",
+  [EVENT_DESTROY]: "destroy",
+};
 
 interface KernelEvent {
   readonly kind: EventKind;
@@ -96,7 +110,10 @@ export class SimSockets implements KernelTable, KernelEvents, InjectorKernel {
           resolve(result);
           return;
         }
-        for (const flow of part.value) visit(flow);
+        for (const flow of part.value) {
+          this.#note(flow, "dump lists");
+          visit(flow);
+        }
         result.count += part.value.length;
         const next = fill();
         if (fails && next.done !== true) reject(new Error("the kernel falls silent"));
@@ -131,7 +148,7 @@ export class SimSockets implements KernelTable, KernelEvents, InjectorKernel {
       if (this.#closed) return;
       const work = (): void => {
         const end = answers.length + this.#wire.portion(requests.length - answers.length);
-        while (answers.length < end) answers.push(this.#kernel.request(requests[answers.length]!, this.portId));
+        while (answers.length < end) answers.push(this.#request(requests[answers.length]!));
         this.#wire.pass("requests", answers.length < requests.length ? work : done);
       };
       const done = (): void => {
@@ -142,6 +159,21 @@ export class SimSockets implements KernelTable, KernelEvents, InjectorKernel {
       };
       this.#wire.pass("requests", requests.length === 0 ? done : work);
     });
+  }
+
+  #request(request: Request): Answer {
+    const answer = this.#kernel.request(request, this.portId);
+    this.#note(answer.flow ?? request.flow, `${request.type}, errno ${answer.errno}`);
+    return answer;
+  }
+
+  #note({ words }: DecodedFlow, what: string): void {
+    if (this.#wire.note === undefined) return;
+    const [state, status, timeout] = [words[W_PROTOINFO]! & 0xff, words[W_STATUS]!, words[W_TIMEOUT]!];
+    this.#wire.note(
+      words,
+      `${what}: state ${state}, status ${status.toString(16)}, mark ${words[W_MARK]}, ${timeout} s`,
+    );
   }
 
   #queue(event: KernelEvent): void {
@@ -166,7 +198,10 @@ export class SimSockets implements KernelTable, KernelEvents, InjectorKernel {
     else if (this.#events.length === 0) return;
     this.#hasOverrun = false;
     const events = this.#events.splice(0, this.#events.length === 0 ? 0 : this.#wire.portion(this.#events.length));
-    for (const { kind, flow, portId } of events) sink.onEvent(kind, flow, portId);
+    for (const { kind, flow, portId } of events) {
+      this.#note(flow, `reads event ${EVENT_NAMES[kind]}${portId === 0 ? "" : ` of port ${portId}`}`);
+      sink.onEvent(kind, flow, portId);
+    }
     const more = this.#events.length > 0;
     sink.onDrained(events.length, more);
     if (!more || this.#isDue) return;

@@ -2,8 +2,8 @@
 import { W_MARK, W_PROTO, W_PROTOINFO, W_REPLY_DST, W_REPLY_L4, W_STATUS, W_TIMEOUT } from "../../src/flow/record.js";
 import { IPS_ASSURED, IPS_SEEN_REPLY } from "../../src/flow/status.js";
 import { type Random, tcpRecord } from "./records.js";
+import type { Machine } from "./sim/machine.js";
 import { keyOf } from "./sim-kernel.js";
-import type { Machine } from "./sim-world.js";
 
 const UDP = 17;
 const TCP_SYN_SENT = 1;
