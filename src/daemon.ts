@@ -182,7 +182,8 @@ async function startNode(given: Given): Promise<void> {
     }),
   });
   const handlers = createHandlers(node, reports);
-  const hooks = new Hooks({ trace, act: handlers.hook, taken: remembered.filter(({ taken }) => taken), log });
+  const settled = (): Promise<void> => node.roles.committed();
+  const hooks = new Hooks({ trace, act: handlers.hook, settled, taken: remembered.filter(({ taken }) => taken), log });
   await ground.answerWith(hooks.around(handlers), reports);
   hooks.open();
   down.push(() => hooks.close());

@@ -40,7 +40,7 @@ async function traced(context: CommandContext, role: HookRole, group?: string): 
     trace = new HookTrace(control);
     keep(trace, record);
     const report = await ask(context, control, { role, ...(group === undefined ? {} : { group }), started });
-    keepTaken(trace, record);
+    if (report.commit?.underWay !== true) keepTaken(trace, record);
     return report;
   } catch (error) {
     if (trace !== null) keep(trace, { ...record, error: errorText(error) });

@@ -19,6 +19,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   history: () => import("./history/history.js"),
   at: () => import("./history/at.js"),
   who: () => import("./history/who.js"),
+  takeovers: () => import("./history/takeovers.js"),
   archive: () => import("./history/archive.js"),
   sql: () => import("./history/sql.js"),
   init: () => import("./init.js"),

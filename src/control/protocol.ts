@@ -276,7 +276,7 @@ export interface PeerStatus {
 
 /**
  * What `stats --json` prints: group, counter, number. Counters only grow, but for those called `active`, `flows`,
- * `…Bytes` of buffers and `uptimeSeconds`. Groups are `internal`, `external`, `traffic`, `link`, `messages`, `events`,
+ * `…Bytes` of buffers, `last…` and `uptimeSeconds`. Groups are `internal`, `external`, `traffic`, `link`, `messages`, `events`,
  * `publisher`, `reader.<peer>`, `commit`, `expectations`, `control`, `filter` and whatever else the daemon counts.
  * conntrackd's own text needs these:
  *
@@ -320,6 +320,12 @@ export interface CommitReport {
   /** Entries of `committed` and `updated` written without their master or helper, which this kernel lacks. */
   readonly withoutMaster?: number;
   readonly withoutHelper?: number;
+  /** Entries of `committed` for which an entry without a reply, which held their reply tuple, was removed. */
+  readonly repaired?: number;
+  /** Flows that this kernel had before the commit, because it was given them when peers published them. */
+  readonly ahead?: number;
+  /** True while this node still claims those flows: the counts are those of the beginning. */
+  readonly underWay?: true;
   /** Expectations; left out where there were none. */
   readonly expectations?: ExpectationCommit;
   readonly durationMs: number;

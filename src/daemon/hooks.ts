@@ -43,6 +43,7 @@ interface Answer {
 export class Hooks {
   readonly #trace: HookTrace;
   readonly #act: Act;
+  readonly #settled: () => Promise<void>;
   readonly #log: Logger;
   /** The last accepted hook of each group. */
   readonly #last = new Map<string, TakenHook>();
@@ -52,10 +53,20 @@ export class Hooks {
   readonly #running = new Set<HookRecord>();
   #watcher: FSWatcher | null = null;
 
-  /** `taken`: the hooks that earlier daemons handled in this boot. */
-  constructor(parts: { trace: HookTrace; act: Act; taken: readonly HookRecord[]; log: Logger }) {
+  /**
+   * `taken`: the hooks that earlier daemons handled in this boot. `settled` resolves when no commit runs any more: a hook
+   * that is answered while its commit is under way counts as taken from then on.
+   */
+  constructor(parts: {
+    trace: HookTrace;
+    act: Act;
+    settled: () => Promise<void>;
+    taken: readonly HookRecord[];
+    log: Logger;
+  }) {
     this.#trace = parts.trace;
     this.#act = parts.act;
+    this.#settled = parts.settled;
     this.#log = parts.log;
     for (const { group, role, started } of parts.taken) this.#accept(group, role, started);
   }
@@ -114,14 +125,19 @@ export class Hooks {
     this.#keep(record);
     try {
       const report = await this.#act(record.role, progress, record.group === "" ? undefined : record.group);
-      this.#keep({ ...record, taken: true });
+      if (report.commit?.underWay === true) void this.#settled().finally(() => this.#taken(record));
+      else this.#taken(record);
       return report;
     } catch (error) {
       this.#keep({ ...record, error: errorText(error) });
-      throw error;
-    } finally {
       this.#running.delete(record);
+      throw error;
     }
+  }
+
+  #taken(record: HookRecord): void {
+    this.#keep({ ...record, taken: true });
+    this.#running.delete(record);
   }
 
   /** Without a trace, the role is still kept until this daemon ends. */

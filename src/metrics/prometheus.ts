@@ -49,15 +49,26 @@ function refusal({ host, port }: MetricsEndpoint, error: NodeJS.ErrnoException):
  */
 export function formatMetrics(status: OwnStatus, stats: StatsReport): string {
   const lines: string[] = [];
-  const gauge = (name: string, help: string, samples: readonly (readonly [labels: string, value: number])[]): void => {
+  const gauge: Gauge = (name, help, samples) => {
     lines.push(`# HELP conntrail_${name} ${help}`, `# TYPE conntrail_${name} gauge`);
     for (const [labels, value] of samples) lines.push(`conntrail_${name}${labels} ${value}`);
   };
-  const peers = (pick: (peer: OwnStatus["peers"][number]) => number | null): (readonly [string, number])[] =>
-    status.peers.flatMap((peer) => {
-      const value = pick(peer);
-      return value === null ? [] : [[`{peer="${peer.node}"}`, value] as const];
-    });
+  nodeGauges(status, gauge);
+  takeoverGauges(stats.takeover ?? {}, gauge);
+  peerGauges(status.peers, gauge);
+  lines.push("# HELP conntrail_counter counters of `conntrail stats`", "# TYPE conntrail_counter untyped");
+  for (const [group, counters] of Object.entries(stats)) {
+    for (const [name, value] of Object.entries(counters)) {
+      lines.push(`conntrail_counter{group="${group}",name="${name}"} ${value}`);
+    }
+  }
+  return `${lines.join("\n")}\n`;
+}
+
+/** Adds a gauge with its samples. */
+type Gauge = (name: string, help: string, samples: readonly (readonly [labels: string, value: number])[]) => void;
+
+function nodeGauges(status: OwnStatus, gauge: Gauge): void {
   gauge("in_sync", "1 when a takeover now would lose nothing", [["", Number(status.inSync)]]);
   gauge("primary", "1 when keepalived made this node primary", [["", Number(status.role === "primary")]]);
   gauge("kernel_entries", "entries of the kernel's conntrack table", [["", status.kernel.entries]]);
@@ -74,53 +85,70 @@ export function formatMetrics(status: OwnStatus, stats: StatsReport): string {
       ['{of="authority"}', Math.floor(authorityUntilMs / 1000)],
     ]);
   }
+}
+
+function takeoverGauges(takeover: StatsReport[string], gauge: Gauge): void {
+  if ((takeover.takeovers ?? 0) === 0) return;
+  const last = (name: string): number => takeover[name] ?? 0;
+  gauge("last_takeover_time_seconds", "when this daemon's last takeover began, seconds since 1970", [
+    ["", last("lastAtMs") / 1000],
+  ]);
+  gauge("last_takeover_duration_seconds", "how long it took", [["", last("lastDurationMs") / 1000]]);
+  gauge("last_takeover_flows", "flows of that takeover, by what became of them", [
+    ['{outcome="committed"}', last("lastCommitted")],
+    ['{outcome="ahead"}', last("lastAhead")],
+    ['{outcome="updated"}', last("lastUpdated")],
+    ['{outcome="failed"}', last("lastFailed")],
+    ['{outcome="stale"}', last("lastStale")],
+  ]);
+}
+
+function peerGauges(peers: OwnStatus["peers"], gauge: Gauge): void {
+  const each = (pick: (peer: OwnStatus["peers"][number]) => number | null): (readonly [string, number])[] =>
+    peers.flatMap((peer) => {
+      const value = pick(peer);
+      return value === null ? [] : [[`{peer="${peer.node}"}`, value] as const];
+    });
   gauge(
     "peer_connected",
     "1 while the peer's broker answers",
-    peers((peer) => Number(peer.connected)),
+    each((peer) => Number(peer.connected)),
   );
   gauge(
     "peer_in_sync",
     "1 while the peer's exact table is held",
-    peers((peer) => Number(peer.inSync)),
+    each((peer) => Number(peer.inSync)),
   );
   gauge(
     "peer_could_take_over",
     "1 while the peer says that it has all of this node's flows",
-    peers((peer) => (peer.couldTakeOver === null ? null : Number(peer.couldTakeOver))),
+    each((peer) => (peer.couldTakeOver === null ? null : Number(peer.couldTakeOver))),
   );
   gauge(
     "peer_lag_messages",
     "messages that wait to be applied",
-    peers((peer) => peer.lagEvents),
+    each((peer) => peer.lagEvents),
   );
   gauge(
     "peer_lag_seconds",
     "age of what is applied now",
-    peers((peer) => seconds(peer.lagMs)),
+    each((peer) => seconds(peer.lagMs)),
   );
   gauge(
     "peer_last_heard_seconds",
     "time since the last message",
-    peers((peer) => seconds(peer.lastHeardMs)),
+    each((peer) => seconds(peer.lastHeardMs)),
   );
   gauge(
     "peer_clock_offset_seconds",
     "how far the peer's clock is ahead of this node's",
-    peers((peer) => seconds(peer.clockOffsetMs)),
+    each((peer) => seconds(peer.clockOffsetMs)),
   );
   gauge(
     "peer_flows",
     "flows that the peer owns in the external cache",
-    peers((peer) => peer.flows),
+    each((peer) => peer.flows),
   );
-  lines.push("# HELP conntrail_counter counters of `conntrail stats`", "# TYPE conntrail_counter untyped");
-  for (const [group, counters] of Object.entries(stats)) {
-    for (const [name, value] of Object.entries(counters)) {
-      lines.push(`conntrail_counter{group="${group}",name="${name}"} ${value}`);
-    }
-  }
-  return `${lines.join("\n")}\n`;
 }
 
 function seconds(ms: number | null): number | null {

@@ -1,7 +1,7 @@
 import { stampMs } from "../flow/clock.js";
 import { type BrokerConnection, jetStreamOf } from "./connection.js";
 import { aheadMs } from "./format/envelope.js";
-import { createEnvelopeReader, epochBegin, MarkCodec } from "./format/mark.js";
+import { createEnvelopeReader, type DecodedMark, epochBegin, MarkCodec } from "./format/mark.js";
 import { type MessageKind, nodeOfStream, streamName } from "./format/subjects.js";
 import { directLastOf, directNext, findStream, type StoredMessage } from "./own-stream.js";
 
@@ -163,6 +163,17 @@ export class StreamIndex {
     const begin = await this.#lookup.next(place, "mark");
     const decoded = begin?.sequence === place ? this.#marks.decode(begin.payload) : null;
     return decoded?.mark.type === "snapshot-begin" ? { sequence: place, stamp: decoded.envelope.stamp } : null;
+  }
+
+  /** The node's undamaged marks from `sequence` to `last`, in order. Costs a request for each. */
+  async *marks(sequence: number, last: number): AsyncGenerator<DecodedMark> {
+    for (let at = sequence; at <= last; ) {
+      const message = await this.#lookup.next(at, "mark");
+      if (message === null || message.sequence > last) return;
+      const decoded = this.#marks.decode(message.payload);
+      if (decoded !== null && decoded.envelope.node === this.node) yield decoded;
+      at = message.sequence + 1;
+    }
   }
 
   /** The first commit mark in [sequence, end), among the first few marks; null when there is none. */

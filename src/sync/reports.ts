@@ -238,6 +238,7 @@ export function nodeCounters(
     journal: { ...journal.counters },
     publisher: { ...publisher },
     commit: roles.counters,
+    takeover: roles.lastTakeover,
     expectations,
     ...(injector === null ? {} : { inject: { ...injector.counters } }),
   };

@@ -126,7 +126,9 @@ describe("inject", { skip: clusterObstacle(), timeout: 400_000 }, () => {
     await a.kill9Both();
     await a.exec("conntrack", "-F");
     const { commit } = await b.hook("primary");
-    assert.equal(commit?.updated, FLOWS);
+    assert.deepEqual([commit?.ahead, commit?.underWay], [FLOWS, true], "the hook does not wait for the claims");
+    await waitFor("the claims are on record", WAIT_MS, async () => (await b.counter("takeover", "takeovers")) === 1);
+    assert.equal(await b.counter("takeover", "lastUpdated"), FLOWS);
     assert.equal((await b.table("internal")).size, FLOWS);
     a.start();
     await cluster.ready();

@@ -1,4 +1,4 @@
-import type { RequestBatch } from "../../src/ctnetlink/encode.js";
+import { RequestBatch } from "../../src/ctnetlink/encode.js";
 import {
   EVENT_DESTROY,
   EVENT_NEW,
@@ -129,8 +129,14 @@ export class SimSockets implements KernelTable, KernelEvents, InjectorKernel {
     return { count: 0, malformed: 0, interrupted: false };
   }
 
-  async get(): Promise<null> {
-    return null;
+  async get(words: Uint32Array, base: number): Promise<DecodedFlow | null> {
+    const batch = new RequestBatch(0);
+    batch.get(words, base);
+    let found: DecodedFlow | null = null;
+    await this.#send(batch, (_index, flow) => {
+      found = flow;
+    });
+    return found;
   }
 
   async send(batch: RequestBatch): Promise<BatchResult> {

@@ -31,6 +31,21 @@ describe("metrics", () => {
     assert.ok(ends.includes('conntrail_certificate_expiry_seconds{of="authority"} 1900000000'));
   });
 
+  it("report the last takeover once there was one", () => {
+    const last = { lastAtMs: 1_800_000_000_500, lastDurationMs: 250, lastCommitted: 20_000, lastFailed: 3 };
+    assert.doesNotMatch(formatMetrics(STATUS, { takeover: { takeovers: 0, ...last } }), /last_takeover_/);
+    const lines = formatMetrics(STATUS, { takeover: { takeovers: 1, ...last } }).split("\n");
+    for (const expected of [
+      "conntrail_last_takeover_time_seconds 1800000000.5",
+      "conntrail_last_takeover_duration_seconds 0.25",
+      'conntrail_last_takeover_flows{outcome="committed"} 20000',
+      'conntrail_last_takeover_flows{outcome="ahead"} 0',
+      'conntrail_last_takeover_flows{outcome="failed"} 3',
+    ]) {
+      assert.ok(lines.includes(expected), expected);
+    }
+  });
+
   it("are served at /metrics, and a taken port is said in one line", async () => {
     const close = await serveMetrics({ host: "127.0.0.1", port: 0 }, () => "x 1\n").catch(assert.fail);
     await close();

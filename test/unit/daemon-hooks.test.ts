@@ -7,7 +7,7 @@ import { after, test } from "node:test";
 import { pino } from "pino";
 import type { HookStart } from "../../src/control/hook-start.js";
 import { type HookRecord, HookTrace } from "../../src/control/hook-trace.js";
-import type { HookReport, HookRole } from "../../src/control/protocol.js";
+import type { CommitReport, HookReport, HookRole } from "../../src/control/protocol.js";
 import { Hooks, isOfThisBoot, readTrace } from "../../src/daemon/hooks.js";
 import { readProcessStat } from "../../src/os/process-stat.js";
 import { waitUntil } from "../support/kernel-namespace.js";
@@ -20,6 +20,11 @@ const quiet = (): void => {};
 /** Of a process that is not there any more: no machine has such a pid. */
 const GONE = 99_999_999;
 
+const UNDER_WAY: CommitReport = {
+  ...{ committed: 0, updated: 0, skipped: 0, failed: {}, stale: 0, ahead: 5, durationMs: 0 },
+  underWay: true,
+};
+
 /** A daemon that has nothing but its hooks, at a control socket of its own; `next` is the daemon after it. */
 class Daemon implements Disposable {
   readonly acted: string[] = [];
@@ -29,6 +34,8 @@ class Daemon implements Disposable {
   /** What every role waits for, and fails with. */
   answers: Promise<void> = Promise.resolve();
   failure: Error | null = null;
+  /** The commit goes on behind the answer, until this is resolved. */
+  claims: Promise<void> | null = null;
   readonly #control: string;
 
   constructor(control = join(directory, String(places++), "control.sock")) {
@@ -36,14 +43,16 @@ class Daemon implements Disposable {
     this.trace = new HookTrace(control);
     const log = pino({ level: "info" }, { write: (line: string) => this.logged.push(JSON.parse(line).msg as string) });
     const taken = readTrace(this.trace, log).filter((record) => record.taken);
-    this.hooks = new Hooks({ trace: this.trace, act: (...args) => this.#act(...args), taken, log });
+    const act: Daemon["act"] = (...args) => this.act(...args);
+    const settled = (): Promise<void> => this.claims ?? Promise.resolve();
+    this.hooks = new Hooks({ trace: this.trace, act, settled, taken, log });
   }
 
-  async #act(role: HookRole, _progress: unknown, group?: string): Promise<HookReport> {
+  async act(role: HookRole, _progress: unknown, group?: string): Promise<HookReport> {
     this.acted.push(group === undefined ? role : `${role} ${group}`);
     await this.answers;
     if (this.failure !== null) throw this.failure;
-    return { role, previous: "unknown", commit: null, durationMs: 1 };
+    return { role, previous: "unknown", commit: this.claims === null ? null : UNDER_WAY, durationMs: 1 };
   }
 
   hook(role: HookRole, started?: HookStart, group?: string): Promise<HookReport> {
@@ -205,4 +214,26 @@ test("what was written before the boot, or in the future, is not of this boot", 
   assert.ok(isOfThisBoot(Date.now() - 1));
   assert.ok(!isOfThisBoot(Date.now() + 60_000));
   assert.ok(!isOfThisBoot(1));
+});
+
+test("a hook that is answered while its claims are under way counts as taken behind them", async () => {
+  using daemon = new Daemon();
+  let claimed: () => void = () => {};
+  daemon.claims = new Promise((resolve) => {
+    claimed = resolve;
+  });
+  const started = at(20);
+  await daemon.hook("primary", started);
+  assert.deepEqual(
+    daemon.hooks.status().map(({ state }) => state),
+    ["under way"],
+  );
+  assert.equal(daemon.trace.read()[0]?.taken, false);
+  // Its daemon dies: the next one takes the role up.
+  using next = daemon.next();
+  next.hooks.open();
+  assert.deepEqual(next.acted, ["primary"]);
+  claimed();
+  await daemon.claims;
+  await waitUntil(() => daemon.trace.read()[0]?.taken === true, "the hook is taken");
 });

@@ -18,6 +18,11 @@ const MARKS: readonly Mark[] = [
   { type: "role", role: "backup" },
   { type: "role", role: "fault" },
   { type: "commit", committed: 1, updated: 2, failed: 3, stale: 4, durationMs: 5.25 },
+  {
+    ...{ type: "commit", committed: 1, updated: 2, failed: 3, stale: 4, durationMs: 5.25 },
+    ...{ cause: "hook", group: "lan", beganMs: 2 ** 41, skipped: 1, ahead: 480_000, repaired: 2 },
+    ...{ reasons: { EEXIST: 2, "errno 99": 1 }, withoutMaster: 1, withoutHelper: 1, expectations: 3 },
+  },
   { type: "stop" },
 ];
 
@@ -72,6 +77,12 @@ describe("MarkCodec", () => {
     { type: "role", role: "king" },
     { type: "commit", ...commit, stale: -1 },
     { type: "commit", ...commit, durationMs: -1 },
+    { type: "commit", ...commit, cause: "whim" },
+    { type: "commit", ...commit, ahead: -1 },
+    { type: "commit", ...commit, group: "x".repeat(65) },
+    { type: "commit", ...commit, reasons: { EEXIST: 0.5 } },
+    { type: "commit", ...commit, reasons: { ["x".repeat(33)]: 1 } },
+    { type: "commit", ...commit, reasons: Object.fromEntries(Array.from({ length: 33 }, (_, i) => [`E${i}`, 1])) },
     { type: "commit", ...commit, durationMs: Number.NaN },
   ];
   for (const mark of malformed) {

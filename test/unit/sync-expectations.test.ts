@@ -362,6 +362,7 @@ class Kernel {
   readonly refuses = new Map<string, number>();
   readonly timeouts: number[] = [];
   readonly flows: (RareAttributes | null)[] = [];
+  readonly get = EMPTY_KERNEL.get;
   masters = false;
   helpers = false;
 

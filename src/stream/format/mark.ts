@@ -21,9 +21,16 @@ import { PackedOpener } from "./packed-message.js";
 import { FORMAT_1, FORMATS, type Formats, type FormatVersion } from "./versions.js";
 
 const VERSIONS_MAX = 16;
+/** Kinds of refusals in the mark of a commit. */
+const REASONS_MAX = 32;
 
 const count = z.number().int().nonnegative();
 const reason = z.string().max(256).transform(plainText);
+
+const reasons = z
+  .record(z.string().max(32), count)
+  .refine((named) => Object.keys(named).length <= REASONS_MAX)
+  .transform((named) => Object.fromEntries(Object.entries(named).map(([name, times]) => [plainText(name), times])));
 
 const markSchema = z.discriminatedUnion("type", [
   /**
@@ -52,6 +59,18 @@ const markSchema = z.discriminatedUnion("type", [
     failed: count,
     stale: count,
     durationMs: z.number().nonnegative(),
+    /** Earlier writers leave out what follows, and every writer leaves out what is 0. */
+    cause: z.enum(["hook", "command"]).optional(),
+    group: z.string().max(64).transform(plainText).optional(),
+    beganMs: count.optional(),
+    skipped: count.optional(),
+    ahead: count.optional(),
+    repaired: count.optional(),
+    /** Entries that the kernel refused, by the name of the error. */
+    reasons: reasons.optional(),
+    withoutMaster: count.optional(),
+    withoutHelper: count.optional(),
+    expectations: count.optional(),
   }),
   /** The last message of a daemon that ended cleanly. */
   z.object({ type: z.literal("stop") }),
@@ -70,6 +89,9 @@ export type Mark = z.infer<typeof markSchema> | { readonly type: "unknown" };
 
 /** The mark of an epoch. */
 export type EpochMark = Extract<Mark, { type: "epoch" }>;
+
+/** The mark of a commit: the record of a takeover. */
+export type CommitMark = Extract<Mark, { type: "commit" }>;
 
 /** The mark by which an epoch begins, of its message `number`; null for every other message. */
 export function epochBegin(number: number, mark: Mark | null): EpochMark | null {

@@ -18,12 +18,16 @@ export function isChosen(helpers: HelperNames, helper: string | undefined): bool
   return name !== undefined && helpers.some((chosen) => name.startsWith(chosen.toLowerCase()));
 }
 
+/** Looks flows up in the kernel's table. */
+export interface KernelLookup {
+  /** Looks a flow up by one of its tuples, given as the original tuple of a record. */
+  get(words: Uint32Array, base: number): Promise<DecodedFlow | null>;
+}
+
 /** Lists the kernel's table and looks flows up in it: src/ctnetlink/request-socket.ts, or the simulator's. */
-export interface KernelTable {
+export interface KernelTable extends KernelLookup {
   dump(options: { signal?: AbortSignal }, visit: (flow: DecodedFlow) => void): Promise<DumpResult>;
   dumpExpectations(options: { signal?: AbortSignal }, visit: (expectation: Expectation) => void): Promise<DumpResult>;
-  /** Looks a flow up by its original tuple. */
-  get(words: Uint32Array, base: number): Promise<DecodedFlow | null>;
 }
 
 /** The kernel's events: src/ctnetlink/event-socket.ts, or the simulator's. */
@@ -81,6 +85,9 @@ export interface Carrier {
 export interface KernelRequests {
   send(batch: RequestBatch): Promise<BatchResult>;
 }
+
+/** What a commit asks of the kernel. */
+export type CommitKernel = KernelRequests & KernelLookup;
 
 /** The requests of the injector: a request socket of its own, whose port ID identifies the events that they cause. */
 export interface InjectorKernel extends KernelRequests {

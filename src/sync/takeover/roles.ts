@@ -40,8 +40,13 @@ export class Roles {
 
   /** The group `commit` of `stats`. */
   get counters() {
-    const { commitWithoutMaster, commitWithoutHelper, ...commits } = this.#takeover.counters;
-    return { ...commits, ...this.#purge.counters, commitWithoutMaster, commitWithoutHelper };
+    const { commitRepaired, commitWithoutMaster, commitWithoutHelper, ...commits } = this.#takeover.counters;
+    return { ...commits, ...this.#purge.counters, commitWithoutMaster, commitWithoutHelper, commitRepaired };
+  }
+
+  /** The group `takeover` of `stats`. */
+  get lastTakeover(): Readonly<Record<string, number>> {
+    return this.#takeover.last.counters;
   }
 
   /** The counters of expectations that a role change wrote or removed; part of the group `expectations` of `stats`. */
@@ -61,7 +66,8 @@ export class Roles {
   }
 
   /**
-   * Handles a hook of keepalived. Resolves when the role is taken; for `primary`, when the commit is done. A node that
+   * Handles a hook of keepalived. Resolves when the role is taken; for `primary`, when the peers' flows are in the
+   * kernel. In mode `inject` they are there already, and this node still claims them then (`committed`). A node that
    * is primary for one sync group carries traffic whatever it is for the others. It steps down with its last one.
    */
   async hook(role: HookRole, progress: (text: string) => void, group = ""): Promise<HookReport> {
@@ -79,7 +85,7 @@ export class Roles {
     // When the commit is over, the last reported role counts.
     const { outdated } = this.#takeover;
     if (outdated !== null) await outdated.catch(() => undefined);
-    const commit = role === "primary" ? await this.commit(progress) : null;
+    const commit = role === "primary" ? await this.#takeOver(progress, group) : null;
     if (carrying.role !== "primary") {
       carrying.carries = false;
       this.#purge.schedule();
@@ -95,6 +101,11 @@ export class Roles {
   commit(progress: (text: string) => void, only?: RowKind): Promise<CommitReport> {
     this.#purge.cancel();
     return this.#takeover.commit(progress, only);
+  }
+
+  #takeOver(progress: (text: string) => void, group: string): Promise<CommitReport> {
+    this.#purge.cancel();
+    return this.#takeover.takeOver(progress, { cause: "hook", group });
   }
 
   /**

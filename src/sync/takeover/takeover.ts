@@ -7,16 +7,17 @@ import { sameReply } from "../../flow/record-fields.js";
 import type { Journal } from "../out/journal.js";
 import type { Replicator } from "../out/replicator.js";
 import type { Carrying } from "../ports/carrying.js";
-import type { KernelRequests } from "../ports/kernel.js";
+import type { CommitKernel } from "../ports/kernel.js";
 import { commitExternal } from "./commit.js";
 import { commitExpectations, removeExpectations } from "./expectation-commit.js";
 import { removeFromKernel } from "./kernel-flush.js";
+import { BY_COMMAND, commitMark, failures, LastTakeover, type Occasion } from "./takeover-record.js";
 
 /** The parts that a takeover acts on, and the settings. */
 export interface TakeoverOptions {
   internal: InternalCache;
   external: ExternalCache;
-  kernel: KernelRequests;
+  kernel: CommitKernel;
   journal: Journal;
   replicator: Replicator;
   carrying: Carrying;
@@ -40,6 +41,8 @@ export class Takeover {
     committed: 0,
     commitUpdated: 0,
     commitFailed: 0,
+    /** Flows that needed the removal of an entry which held their reply tuple. */
+    commitRepaired: 0,
     /** Flows that were written without their master or their helper, because this kernel lacks it. */
     commitWithoutMaster: 0,
     commitWithoutHelper: 0,
@@ -50,6 +53,8 @@ export class Takeover {
     /** Flows removed before a commit, because they ended elsewhere. */
     purged: 0,
   };
+  /** The last takeover, for `stats`. */
+  readonly last = new LastTakeover();
   readonly #options: TakeoverOptions;
   #running: Promise<CommitReport> | null = null;
   #isOutdated = false;
@@ -62,12 +67,26 @@ export class Takeover {
    * Commits the external cache, or only its flows or its expectations. A call while a commit runs gets the report of
    * that one. The written entries are read back afterwards.
    */
-  commit(progress: (text: string) => void, only?: RowKind): Promise<CommitReport> {
-    this.#running ??= this.#begin(progress, only).finally(() => {
+  commit(progress: (text: string) => void, only?: RowKind, occasion: Occasion = BY_COMMAND): Promise<CommitReport> {
+    this.#running ??= this.#begin(progress, only, occasion).finally(() => {
       this.#running = null;
       this.#isOutdated = false;
     });
     return this.#running;
+  }
+
+  /**
+   * As `commit`, for a node that has become primary. In mode `inject`, where this kernel has the peers' flows already,
+   * it returns while they are still being claimed.
+   */
+  async takeOver(progress: (text: string) => void, occasion: Occasion): Promise<CommitReport> {
+    const { injects, external, log } = this.#options;
+    const ahead = external.table.size;
+    const commit = this.commit(progress, undefined, occasion);
+    if (!injects) return commit;
+    commit.catch((error: unknown) => log.error({ err: error }, "the peers' flows could not be claimed"));
+    const none = { committed: 0, updated: 0, skipped: 0, failed: {}, stale: 0, durationMs: 0 };
+    return { ...none, ahead, underWay: true };
   }
 
   /** Keepalived has withdrawn the role during a commit. A later commit takes over what this one leaves out. */
@@ -86,18 +105,19 @@ export class Takeover {
     await this.#options.replicator.committed;
   }
 
-  async #begin(progress: (text: string) => void, only?: RowKind): Promise<CommitReport> {
-    const { replicator, carrying, injects } = this.#options;
+  async #begin(progress: (text: string) => void, only: RowKind | undefined, occasion: Occasion): Promise<CommitReport> {
+    const { replicator, carrying, injects, clock } = this.#options;
+    const beganMs = clock.wallMs();
     // Until they have been read back, the entries of the last commit are still in the external cache.
     await replicator.committed;
     if (only === "expect") return this.#commitOnlyExpectations();
     // The flows that this node carries for another sync group are alive here, even if another node has seen them end.
     const carriesOther = carrying.carries && carrying.groups.size > 1;
     carrying.carries = true;
-    if (injects) return this.#claimAll();
+    if (injects) return this.#claimAll(occasion, beganMs);
     return replicator.commit(
       () => this.#writeKernel(progress, only === "ct", carriesOther),
-      (report) => this.#wasRead(report, carriesOther),
+      (report) => this.#wasRead(report, carriesOther, occasion, beganMs),
     );
   }
 
@@ -105,17 +125,15 @@ export class Takeover {
    * The entries of a commit have been read back. Those of flows that ended meanwhile are removed. The stream holds the
    * claims before the mark of the commit.
    */
-  async #wasRead(report: CommitReport, carriesOther: boolean): Promise<void> {
-    const { committed, updated, durationMs } = report;
+  async #wasRead(report: CommitReport, carriesOther: boolean, occasion: Occasion, beganMs: number): Promise<void> {
     const stale = report.stale + (await this.#removeStale(carriesOther));
-    this.#options.journal.writeMark({
-      type: "commit",
-      committed,
-      updated,
-      failed: failures(report),
-      stale,
-      durationMs,
-    });
+    this.#record({ ...report, stale }, occasion, beganMs);
+  }
+
+  #record(report: CommitReport, occasion: Occasion, beganMs: number): void {
+    const mark = commitMark(report, occasion, beganMs);
+    this.#options.journal.writeMark(mark);
+    this.last.note(mark);
   }
 
   /** Removes entries of flows that have ended elsewhere, unless this node carries them for another sync group. */
@@ -160,6 +178,7 @@ export class Takeover {
     this.counters.committed += report.committed;
     this.counters.commitUpdated += report.updated;
     this.counters.commitFailed += failures(report);
+    this.counters.commitRepaired += report.repaired ?? 0;
     this.counters.commitWithoutMaster += report.withoutMaster ?? 0;
     this.counters.commitWithoutHelper += report.withoutHelper ?? 0;
     log.info(report, "commit");
@@ -181,26 +200,26 @@ export class Takeover {
    * Mode `inject`: the kernel already has the flows that peers carried. They become this node's own, so that the old
    * primary cannot end them when it returns with an empty kernel.
    */
-  async #claimAll(): Promise<CommitReport> {
-    const { external, replicator, journal, carrying, log } = this.#options;
+  async #claimAll(occasion: Occasion, beganMs: number): Promise<CommitReport> {
+    const { external, replicator, carrying, log } = this.#options;
     const startedMs = performance.now();
-    const before = external.table.size;
+    const ahead = external.table.size;
+    let isRead = false;
     try {
-      await replicator.resyncKernel();
+      isRead = await replicator.resyncKernel();
     } finally {
       carrying.carries = false;
     }
+    if (!isRead) log.warn("not all of the peers' flows are claimed: the kernel's table could not be read");
     const skipped = external.table.size;
-    const updated = Math.max(0, before - skipped);
+    const updated = Math.max(0, ahead - skipped);
     const durationMs = Math.round((performance.now() - startedMs) * 10) / 10;
+    const counts = { committed: 0, updated, skipped, failed: {}, stale: 0 };
+    const report: CommitReport = { ...counts, ...(ahead === 0 ? {} : { ahead }), durationMs };
     this.counters.commits++;
     this.counters.commitUpdated += updated;
-    journal.writeMark({ type: "commit", committed: 0, updated, failed: 0, stale: 0, durationMs });
-    log.info({ committed: 0, updated, skipped, durationMs }, "commit");
-    return { committed: 0, updated, skipped, failed: {}, stale: 0, durationMs };
+    this.#record(report, occasion, beganMs);
+    log.info(report, "commit");
+    return report;
   }
-}
-
-function failures({ failed }: CommitReport): number {
-  return Object.values(failed).reduce((sum, count) => sum + count, 0);
 }

@@ -17,6 +17,7 @@ import type { FirewallNode } from "../../../src/sync/node.js";
 import { epochReason, nextEpoch, type OwnPast, readOwnPast } from "../../../src/sync/own-past.js";
 import type { SpokenRole } from "../../../src/sync/ports/carrying.js";
 import type { PeerPort, PeerStream } from "../../../src/sync/ports/peer-stream.js";
+import { BY_COMMAND } from "../../../src/sync/takeover/takeover-record.js";
 import { type KernelImage, requestsOf, SimKernel } from "../sim-kernel.js";
 import { firstStart, testNode } from "../test-node.js";
 import { type Digest, DigestWriter } from "./hash.js";
@@ -345,7 +346,7 @@ export class Machine {
     while (this.queue.length > 0 && this.#injections === null) this.readEvent();
     this.#openCommit(false);
     if (this.#injections === null) {
-      await this.#roles._takeover._wasRead(EMPTY_REPORT, false);
+      await this.#roles._takeover._wasRead(EMPTY_REPORT, false, BY_COMMAND, 0);
       return;
     }
     this.#carrying.carries = false;

@@ -1,4 +1,5 @@
 /** The private fields that make up the state of a node, as open-privates.ts names them. */
+
 import type { CommitReport } from "../../../src/control/protocol.js";
 import type { FlowTable } from "../../../src/flow/flow-table.js";
 import type { DecodedFlow } from "../../../src/flow/record.js";
@@ -6,6 +7,7 @@ import type { Claim } from "../../../src/ownership/claim.js";
 import type { Role } from "../../../src/stream/format/mark.js";
 import type { StreamMessage } from "../../../src/stream/reader.js";
 import type { SpokenRole } from "../../../src/sync/ports/carrying.js";
+import type { Occasion } from "../../../src/sync/takeover/takeover-record.js";
 
 /** FlowTable. */
 export interface TableState {
@@ -101,7 +103,7 @@ export interface RolesState {
   readonly _takeover: {
     _running: Promise<unknown> | null;
     _isOutdated: boolean;
-    _wasRead(report: CommitReport, carriesOther: boolean): Promise<void>;
+    _wasRead(report: CommitReport, carriesOther: boolean, occasion: Occasion, beganMs: number): Promise<void>;
   };
   readonly _purge: { schedule(): { afterSeconds: number }; cancel(): void; _purge(): Promise<void> };
 }
