@@ -95,7 +95,7 @@ async function commitOnce(
 }
 
 /** Resolves when nothing is under way that the fill has set off, such as a snapshot. */
-async function atRest(contender: Contender): Promise<void> {
+export async function atRest(contender: Contender): Promise<void> {
   await waitFor(`${contender.name} at rest`, REST_TIMEOUT_MS, async () => {
     const before = contender.pids().map(cpuSeconds);
     const start = performance.now();

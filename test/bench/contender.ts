@@ -28,6 +28,10 @@ export interface Side {
   overruns(): Promise<number>;
   /** Writes the external cache into the kernel; resolves when that is done. */
   commit(): Promise<void>;
+  /** Becomes primary, without the start of a process; resolves when keepalived's script would go on. */
+  takeOver(): Promise<void>;
+  /** Is backup again. */
+  stepDown(): Promise<void>;
   /** The command that keepalived would have called to make this node primary. */
   readonly primaryCommand: readonly [string, ...string[]];
 }
@@ -137,6 +141,13 @@ class ConntrackdSide implements Side {
   async commit(): Promise<void> {
     await this.#daemon.client.ask("-c");
   }
+
+  /** primary-backup.sh begins so; what follows concerns its caches and peers. */
+  takeOver(): Promise<void> {
+    return this.commit();
+  }
+
+  async stepDown(): Promise<void> {}
 }
 
 class ConntrailSide implements Side {
@@ -183,6 +194,14 @@ class ConntrailSide implements Side {
 
   async commit(): Promise<void> {
     await requestReport(this.node.control, "commit", {}, { silenceMsMax: SETTLE_MS });
+  }
+
+  async takeOver(): Promise<void> {
+    await requestReport(this.node.control, "hook", { role: "primary" }, { silenceMsMax: SETTLE_MS });
+  }
+
+  async stepDown(): Promise<void> {
+    await requestReport(this.node.control, "hook", { role: "backup" }, { silenceMsMax: SETTLE_MS });
   }
 }
 

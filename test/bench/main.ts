@@ -29,6 +29,7 @@ import { benchReplay } from "./replay.js";
 import { Report } from "./report.js";
 import { benchRestart } from "./restart.js";
 import { benchStall } from "./stall.js";
+import { benchTakeover } from "./takeover.js";
 
 const NICE = -10;
 
@@ -38,6 +39,7 @@ const PARTS: Record<string, (bench: Bench) => Promise<void>> = {
   limit: benchLimit,
   commit: benchCommit,
   hook: benchHook,
+  takeover: benchTakeover,
   link: benchLink,
   disk: benchDisk,
   memory: benchMemory,
