@@ -16,6 +16,7 @@ import { KernelSide, machineAddresses } from "./daemon/kernel-side.js";
 import { LinkKeys } from "./daemon/link-keys.js";
 import { openMetrics } from "./daemon/metrics.js";
 import { configuredPeers, createDiscovery, startDiscovery, watchCopies } from "./daemon/peers.js";
+import { openRehearsal } from "./daemon/rehearsal.js";
 import { whenStarted } from "./daemon/start-wait.js";
 import { type OwnBroker, openBroker, PublishedStream, readPast, watchStore } from "./daemon/streams.js";
 import { Systemd } from "./daemon/systemd.js";
@@ -181,7 +182,7 @@ async function startNode(given: Given): Promise<void> {
       ...besides(discovery, archive),
     }),
   });
-  const handlers = createHandlers(node, reports);
+  const handlers = createHandlers(node, reports, openRehearsal(ground, node, polls));
   const settled = (): Promise<void> => node.roles.committed();
   const hooks = new Hooks({ trace, act: handlers.hook, settled, taken: remembered.filter(({ taken }) => taken), log });
   await ground.answerWith(hooks.around(handlers), reports);

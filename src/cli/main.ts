@@ -16,6 +16,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   bulk: () => import("./bulk.js"),
   purge: () => import("./purge.js"),
   hook: () => import("./hook.js"),
+  rehearse: () => import("./rehearse.js"),
   history: () => import("./history/history.js"),
   at: () => import("./history/at.js"),
   who: () => import("./history/who.js"),

@@ -64,6 +64,8 @@ export interface CommandArgs {
   resync: { source: ResyncSource; wait?: boolean | undefined };
   bulk: { wait?: boolean | undefined };
   purge: Record<string, never>;
+  /** What would a takeover by each peer lose now? */
+  rehearse: Record<string, never>;
   /** Reads the node's keys and its list of nodes again. */
   rekey: Record<string, never>;
   /** Ends the daemon. There is no answer: the connection closes when the process has ended. */
@@ -92,6 +94,7 @@ export interface CommandReports {
   resync: ResyncReport;
   bulk: BulkReport;
   purge: PurgeReport;
+  rehearse: RehearsalReport;
   rekey: RekeyReport;
   stop: never;
   hook: HookReport;
@@ -364,6 +367,37 @@ export interface BulkReport {
 /** What `purge --json` prints: in how many seconds the purge takes place. */
 export interface PurgeReport {
   readonly afterSeconds: number;
+}
+
+/** What `rehearse --json` prints. */
+export interface RehearsalReport {
+  readonly node: string;
+  /** Flows of this kernel that this node carries and replicates, and those that its filter leaves out. */
+  readonly flows: number;
+  readonly filtered: number;
+  /** True when a takeover by one of the peers would lose something, or that is not known. */
+  readonly loses: boolean;
+  readonly peers: readonly PeerRehearsal[];
+  readonly durationMs: number;
+}
+
+/** What a takeover by a peer would lose. */
+export interface PeerRehearsal {
+  readonly node: string;
+  /** Why the rest is not known, in words; null: it is. */
+  readonly error: string | null;
+  /** Flows that it was asked for. */
+  readonly checked: number;
+  /** Flows that it does not have. */
+  readonly missing: number;
+  /** Flows that it has in another state, or translated differently. */
+  readonly differing: number;
+  /** Flows whose helper its kernel lacks: they would go in without it. */
+  readonly withoutHelper: number;
+  /** Flows for which its kernel has no room (nf_conntrack_max). */
+  readonly overLimit: number;
+  /** Some flows of each kind, as `conntrack -L` prints them. */
+  readonly examples: Readonly<Record<"missing" | "differing" | "withoutHelper", readonly string[]>>;
 }
 
 /** What `hook --json` prints. */

@@ -26,6 +26,7 @@ import {
   type PurgeReport,
   REQUEST_BYTES_MAX,
   RESYNC_SOURCES,
+  type RehearsalReport,
   type RekeyReport,
   type ReportCommand,
   type ResyncReport,
@@ -55,6 +56,7 @@ export interface NodeHandlers {
   resync(source: ResyncSource, progress: ProgressListener, wait?: boolean): Promise<ResyncReport>;
   bulk(progress: ProgressListener, wait?: boolean): Promise<BulkReport>;
   purge(): PurgeReport | Promise<PurgeReport>;
+  rehearse(progress: ProgressListener): Promise<RehearsalReport>;
   hook(role: HookRole, progress: ProgressListener, group?: string, started?: HookStart): Promise<HookReport>;
 }
 
@@ -263,6 +265,8 @@ class Control implements ControlServer {
         return this.#handlers.bulk(progress, request.args.wait);
       case "purge":
         return this.#handlers.purge();
+      case "rehearse":
+        return this.#handlers.rehearse(progress);
       case "rekey":
         return this.#handlers.rekey();
       case "hook":
@@ -473,6 +477,7 @@ const requestSchema = z.discriminatedUnion("command", [
   z.strictObject({ command: z.literal("resync"), args: resyncArgs }),
   z.strictObject({ command: z.literal("bulk"), args: z.strictObject({ wait }).default({}) }),
   z.strictObject({ command: z.literal("purge"), args: noArgs }),
+  z.strictObject({ command: z.literal("rehearse"), args: noArgs }),
   z.strictObject({ command: z.literal("rekey"), args: noArgs }),
   z.strictObject({ command: z.literal("stop"), args: noArgs }),
   z.strictObject({ command: z.literal("hook"), args: hookArgs }),

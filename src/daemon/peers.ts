@@ -9,6 +9,7 @@ import { Discovery } from "../discovery/discovery.js";
 import { errorText } from "../errors.js";
 import { hostPort } from "../stream/broker/broker-config.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
+import { askCheck } from "../stream/flow-checks.js";
 import { implausible } from "../stream/format/envelope.js";
 import { createEnvelopeReader } from "../stream/format/mark.js";
 import type { Formats } from "../stream/format/versions.js";
@@ -64,6 +65,7 @@ function openPeer(ground: PeerGround, peer: PeerConfig): PeerPort {
     unreachable: () => (connection.connected ? null : unreachableText(address, connection.lastError)),
     hear: (heard) => onHeartbeat(connection, { node, isShared }, heard),
     ask: () => askNode(connection, node, "snapshot"),
+    check: (payload) => askCheck(connection, node, payload),
     close: () => (isShared ? undefined : connection.close()),
   };
 }

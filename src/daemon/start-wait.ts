@@ -37,6 +37,7 @@ export function whenStarted(
     resync: async (source, progress, wait) => (await handlers()).resync(source, progress, wait),
     bulk: async (progress, wait) => (await handlers()).bulk(progress, wait),
     purge: async () => (await handlers()).purge(),
+    rehearse: async (progress) => (await handlers()).rehearse(progress),
     hook: async (role, progress, group, started) => {
       const node = await handlers();
       if (!stopping.aborted) return node.hook(role, progress, group, started);

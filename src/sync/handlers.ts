@@ -21,6 +21,7 @@ import type { Follower } from "./in/follower.js";
 import type { FirewallNode } from "./node.js";
 import type { Journal } from "./out/journal.js";
 import type { KernelTable } from "./ports/kernel.js";
+import type { Rehearsal } from "./rehearsal/rehearsal.js";
 import type { Reports } from "./reports.js";
 import { removeExpectations } from "./takeover/expectation-commit.js";
 import { removeFromKernel } from "./takeover/kernel-flush.js";
@@ -41,7 +42,11 @@ export type NodeParts = Pick<
 >;
 
 /** The commands that a node's control socket accepts. Each answers from the node's state at that moment. */
-export function createHandlers(parts: NodeParts, reports: Pick<Reports, "status" | "stats">): NodeHandlers {
+export function createHandlers(
+  parts: NodeParts,
+  reports: Pick<Reports, "status" | "stats">,
+  rehearsal: Pick<Rehearsal, "run">,
+): NodeHandlers {
   const { internal, external, kernel, journal, replicator, roles } = parts;
   const begun = new Begun(parts);
   return {
@@ -74,6 +79,7 @@ export function createHandlers(parts: NodeParts, reports: Pick<Reports, "status"
       return { flows: internal.size, durationMs: 0 };
     },
     purge: () => roles.purge(),
+    rehearse: (progress) => rehearsal.run(progress),
     hook: async (role, progress, group) => {
       replicator.flush();
       return roles.hook(role, progress, group);
@@ -136,6 +142,7 @@ export function createObserverHandlers(parts: ObserverParts, reports: Pick<Repor
     },
     bulk: async () => refuse(),
     purge: async () => refuse(),
+    rehearse: async () => refuse(),
     hook: async () => refuse(),
   };
 }

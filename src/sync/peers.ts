@@ -13,6 +13,8 @@ const LOOK_MS = 1000;
 
 /** A peer with its follower and its watch. */
 export interface Peer extends Pick<PeerPort, "address" | "discovered"> {
+  /** As in PeerPort; rejects where nobody can be asked. */
+  check(payload: Uint8Array): Promise<string>;
   readonly follower: Follower;
   /** Reports why the peer is not in sync. */
   readonly watch: PeerWatch;
@@ -129,7 +131,9 @@ export class Peers {
     const { external, cluster, node, silenceMsMax, formats, clock, log } = this.#parts;
     const base = { port, follower, external, cluster, self: node, silenceMsMax, reads: versionNumbers(formats.reads) };
     const watch = new PeerWatch({ ...base, wallMs: () => clock.wallMs(), log });
-    this.#list.push({ follower, watch, address, discovered, reached: () => port.reached() });
+    const check = (payload: Uint8Array): Promise<string> =>
+      port.check?.(payload) ?? Promise.reject(new Error("it cannot be asked"));
+    this.#list.push({ follower, watch, address, discovered, reached: () => port.reached(), check });
     this.#followers.push(follower);
   }
 

@@ -42,16 +42,48 @@ describe("takeover", { skip: clusterObstacle(), timeout: 400_000 }, () => {
     });
   }
 
-  it("a node that nothing happens to still tells that its flows have moved", async () => {
-    await using cluster = await Cluster.start({ nodes: 2 });
+  it("a node that nothing happens to still tells that its flows have moved; rehearsal and record of that", async () => {
+    await using cluster = await Cluster.start({ nodes: 2, keys: true });
     const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];
     await n1.apply({ type: "create", range: MOVING, from: 0, count: 10, mark: 1 });
     await assertAgreement(cluster.nodes);
     const rows = await n1.counter("journal", "rows");
+    // What a takeover by n2 would lose: nothing, and then what n2 does not know.
+    assert.deepEqual(
+      (await n1.request("rehearse", {})).peers.map(({ checked, missing, differing, error }) => [
+        checked,
+        missing,
+        differing,
+        error,
+      ]),
+      [[10, 0, 0, null]],
+    );
+    assert.equal((await n1.conntrail("rehearse")).code, 0);
+    await n1.cutLink();
+    const cut = await n1.request("rehearse", {});
+    assert.deepEqual([cut.loses, cut.peers[0]?.checked], [true, 0], "what is not known counts as lost");
+    await n1.healLink();
+    await n2.request("flush", { table: "external" });
+    await waitFor(
+      "n1 reaches n2 again",
+      WAIT_MS,
+      async () => (await n1.request("rehearse", {})).peers[0]?.error === null,
+    );
+    const { code, stdout } = await n1.conntrail("rehearse");
+    assert.equal(code, 1);
+    assert.match(stdout, /\nn2 +10 +10 +0 +0 +0 +something\n\nn2 does not have\n {2}(tcp|udp) /);
+    await n2.request("resync", { source: "peers" });
     assert.equal((await n2.request("commit", {})).committed, 10);
     await waitFor("n1 tells that 10 flows have moved", WAIT_MS, async () => {
       return (await n1.counter("journal", "rows")) === rows + 10;
     });
+    // Both nodes have the takeover on record, one of them in its copy.
+    for (const node of cluster.nodes) {
+      const found = async () => JSON.parse((await node.conntrail("takeovers", "--json")).stdout).takeovers;
+      await waitFor(`${node.name} knows of the takeover`, WAIT_MS, async () => (await found()).length === 1);
+      const [{ cause, committed, failed, node: by, reasons }] = await found();
+      assert.deepEqual([by, cause, committed, failed, reasons], ["n2", "command", 10, 0, {}]);
+    }
   });
 
   for (const nodes of [3, 5]) {

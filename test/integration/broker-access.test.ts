@@ -9,7 +9,15 @@ import { after, before, describe, it } from "node:test";
 import { type ConnectionOptions, connect, headers, type Msg, type NatsConnection } from "nats";
 import { EmbeddedBroker } from "../../src/stream/broker/broker.js";
 import { type BrokerConnection, connectBroker, type TlsFiles } from "../../src/stream/connection.js";
-import { inboxPrefix, readSubject, requestSubject, streamName, subject } from "../../src/stream/format/subjects.js";
+import { askCheck, serveChecks } from "../../src/stream/flow-checks.js";
+import {
+  checkSubject,
+  inboxPrefix,
+  readSubject,
+  requestSubject,
+  streamName,
+  subject,
+} from "../../src/stream/format/subjects.js";
 import { onHeartbeat } from "../../src/stream/heartbeats.js";
 import { ensureStream } from "../../src/stream/own-stream.js";
 import { StreamReader } from "../../src/stream/reader.js";
@@ -194,6 +202,10 @@ const FORBIDDEN: Readonly<Record<string, Attempt>> = {
   "listen to what the owner is asked": listen("ctreq.fw1.*"),
   "listen to what the daemon is asked": listen("ctread.>"),
   "take the owner's place for its readers": listen("ctread.fw1.*"),
+  "check flows in another's name": request(checkSubject("fw1", "fw3")),
+  "check another node's flows through this broker": request(checkSubject("fw3", "fw2")),
+  "listen to checks": listen("ctcheck.>"),
+  "take the owner's place for checks": listen("ctcheck.fw1.*"),
   "listen to JetStream": listen("$JS.>"),
   "listen to the server": listen("$SYS.>"),
   "listen to answers across accounts": listen("_R_.>"),
@@ -238,6 +250,7 @@ class Fixture {
       for (let i = 0; i < 3; i++) await client.jetstream().publish(subject(node, "ev"), `${node} ${i}`);
     }
     this.listen();
+    serveChecks(this.own, "fw1", async (payload) => `checked ${payload.length}`);
     onAsked(this.own, "fw1", (what) => this.heard.push(`ctreq ${what}`));
     client.subscribe(`${inboxPrefix("fw1")}.daemon.*`, { callback: (_error, msg) => this.heard.push(msg.subject) });
     await client.flush();
@@ -272,6 +285,7 @@ class Fixture {
     await this.streams();
     const third = await this.connect("fw3", { inboxPrefix: inboxPrefix("fw3") });
     await third.request(readSubject("fw1", "fw3"), '{"find":true}', { timeout: 2000 });
+    await third.request(checkSubject("fw1", "fw3"), "flows", { timeout: 2000 });
     await third.close();
   }
 
@@ -421,6 +435,19 @@ describe("a peer's valid key", { skip: natsServerMissing() || opensslMissing() }
     } finally {
       await Promise.all([right, wrong, revoked].map((connection) => connection.close()));
     }
+  });
+
+  it("asks whether flows would be there, and is answered", async () => {
+    const tls = fixture.tlsOf("fw2");
+    const common = { servers: [fixture.address], node: "fw2", purpose: "test", serverName: "fw1", tls };
+    const connection = connectBroker({ ...common, asksDaemon: true, log: silentLogger() });
+    try {
+      await connection.ready(10_000);
+      assert.equal(await askCheck(connection, "fw1", Buffer.from("flows")), "checked 5");
+    } finally {
+      await connection.close();
+    }
+    await assert.rejects(askCheck(connection, "fw1", Buffer.from("flows")), { code: "BROKER" });
   });
 
   it("leaves no more consumers behind than it may have", async () => {

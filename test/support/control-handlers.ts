@@ -3,6 +3,7 @@ import type {
   CommitReport,
   ExpectationView,
   FlowTableName,
+  RehearsalReport,
   StatsReport,
   StatusReport,
 } from "../../src/control/protocol.js";
@@ -107,6 +108,21 @@ export const COMMIT: CommitReport = {
   failed: { ENOENT: 2 },
   stale: 1,
   durationMs: 12.3,
+};
+
+/** A backup that lacks a flow, and one that does not answer. */
+export const REHEARSAL: RehearsalReport = {
+  ...{ node: "fw1", flows: 3, filtered: 1, loses: true, durationMs: 12 },
+  peers: [
+    {
+      ...{ node: "fw2", error: null, checked: 3, missing: 1, differing: 0, withoutHelper: 0, overLimit: 0 },
+      examples: { missing: ["udp 17 29 src=10.0.0.1"], differing: [], withoutHelper: [] },
+    },
+    {
+      ...{ node: "fw3", error: "its broker is away", checked: 0, missing: 0, differing: 0, withoutHelper: 0 },
+      ...{ overLimit: 0, examples: { missing: [], differing: [], withoutHelper: [] } },
+    },
+  ],
 };
 
 /** An established TCP flow behind source NAT whose mark is `mark`; the one of conntrackd's manual. */
@@ -217,6 +233,11 @@ export class FakeHandlers implements ControlHandlers {
   purge(): { afterSeconds: number } {
     this.#call("purge");
     return { afterSeconds: 60 };
+  }
+
+  async rehearse(): Promise<RehearsalReport> {
+    this.#call("rehearse");
+    return REHEARSAL;
   }
 
   stop(): void {

@@ -20,7 +20,7 @@ import { after, before, test } from "node:test";
 import { parseConfig } from "../../src/config/config.js";
 import { type ControlServer, serveControl } from "../../src/control/server.js";
 import { ConntrailError } from "../../src/errors.js";
-import { COMMIT, FakeHandlers, STATS, STATUS } from "../support/control-handlers.js";
+import { COMMIT, FakeHandlers, REHEARSAL, STATS, STATUS } from "../support/control-handlers.js";
 import { finish, ProgramCopy, ProgramLog, type ProgramResult } from "../support/program.js";
 
 const directory = mkdtempSync(join(tmpdir(), `conntrail-cli-${process.pid}-`));
@@ -135,6 +135,22 @@ test("what changes something says so in one line, or as JSON", async () => {
       "hook backup",
     ],
   );
+});
+
+test("rehearse exits 1 when a takeover would lose something", async () => {
+  const text = [
+    "fw1 carries 3 flows; the filter leaves 1 more out, which every takeover loses (checked in 12 ms)",
+    "",
+    "TAKEOVER BY  CHECKED  MISSING  DIFFERING  NO HELPER  NO ROOM  WOULD LOSE",
+    "fw2          3        1        0          0          0        something",
+    "fw3          0        0        0          0          0        not known: its broker is away",
+    "",
+    "fw2 does not have",
+    "  udp 17 29 src=10.0.0.1",
+    "",
+  ];
+  await expectText(["rehearse"], 1, text.join("\n"));
+  await expectJson(["rehearse"], 1, REHEARSAL);
 });
 
 test("dump prints conntrackd's lines, of an external cache without the reply", async () => {

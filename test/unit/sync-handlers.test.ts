@@ -132,6 +132,7 @@ const refuse = (): never => {
   throw new Error("no test asks for a report");
 };
 const REPORTS = { status: refuse, stats: refuse };
+const REHEARSAL = { run: refuse };
 
 test("a commit of both, of flows, of expectations", async () => {
   for (const [only, sent] of [
@@ -141,7 +142,7 @@ test("a commit of both, of flows, of expectations", async () => {
     ["expect", ["exp new", "exp new"]],
   ] as const) {
     const node = new Node();
-    const report = await createHandlers(node.parts, REPORTS).commit(quiet, only);
+    const report = await createHandlers(node.parts, REPORTS, REHEARSAL).commit(quiet, only);
     assert.deepEqual(node.sent, sent, only);
     assert.equal(report.committed, only === "expect" ? 0 : 1);
     assert.equal(report.expectations?.committed, only === "ct" ? undefined : 1);
@@ -153,7 +154,7 @@ test("a flush of the external cache leaves the books of mode inject alone", asyn
     const { parts } = new Node();
     const before = parts.external.table.size;
     for (const table of ["external", "caches"] as const) {
-      const report = await createHandlers({ ...parts, injects }, REPORTS).flush(table);
+      const report = await createHandlers({ ...parts, injects }, REPORTS, REHEARSAL).flush(table);
       assert.equal(report.external, injects || table === "caches" ? 0 : before);
     }
     assert.equal(parts.external.table.size, injects ? before : 0);
@@ -167,7 +168,7 @@ test("a flush of the kernel's flows, of its expectations, of both", async () => 
     ["expect", ["exp delete"]],
   ] as const) {
     const node = new Node();
-    const report = await createHandlers(node.parts, REPORTS).flush("kernel", only);
+    const report = await createHandlers(node.parts, REPORTS, REHEARSAL).flush("kernel", only);
     assert.deepEqual(node.sent, sent, only);
     assert.equal(report.kernel, sent.length);
     assert.equal(node.counters.kernelFlushes, 1);
@@ -176,7 +177,7 @@ test("a flush of the kernel's flows, of its expectations, of both", async () => 
 
 test("a flush of the external cache waits for a commit that takes from it", async () => {
   const node = new Node();
-  const handlers = createHandlers(node.parts, REPORTS);
+  const handlers = createHandlers(node.parts, REPORTS, REHEARSAL);
   let answer = (): void => {};
   node.answers = new Promise((resolve) => {
     answer = resolve;
@@ -193,7 +194,7 @@ test("a flush of the external cache waits for a commit that takes from it", asyn
 
 test("a bulk that is not waited for is answered at once, goes on once, and says in the log how it went", async () => {
   const node = new Node();
-  const handlers = createHandlers(node.parts, REPORTS);
+  const handlers = createHandlers(node.parts, REPORTS, REHEARSAL);
   for (let i = 0; i < 3; i++) assert.deepEqual(await handlers.bulk(quiet, false), { flows: 1, durationMs: 0 });
   assert.equal(node.snapshots, 1);
   node.written?.(false);
@@ -207,7 +208,7 @@ test("a bulk that is not waited for is answered at once, goes on once, and says 
 test("a resync with the peers that is not waited for", async () => {
   for (const create of [createHandlers, createObserverHandlers]) {
     const node = new Node();
-    const handlers = create(node.parts, REPORTS);
+    const handlers = create(node.parts, REPORTS, REHEARSAL);
     const answer = { source: "peers", flows: 1, changed: 0, durationMs: 0 };
     assert.deepEqual(await handlers.resync("peers", quiet, false), answer);
     assert.deepEqual(await handlers.resync("peers", quiet, false), answer);

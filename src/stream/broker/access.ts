@@ -1,13 +1,20 @@
 /**
  * Who may do what on a node's broker, as accounts of nats-server. The node's own account has JetStream and all streams.
  * Each other node has an account of its own, into which only these requests are imported: single messages, messages of a
- * consumer, snapshots, heartbeats, and questions to the daemon (`stream-access.ts`).
+ * consumer, snapshots, heartbeats, and questions to the daemon (`stream-access.ts`, `flow-checks.ts`).
  *
  * Permissions alone would not do. JetStream sends its answers to whatever subject a request names for them, and with its
  * own power: who may ask for the state of a stream could have the answer sent to the purge of another. Across accounts
  * an answer stays with the one who asked.
  */
-import { heartbeatSubject, inboxPrefix, readSubject, requestSubject, streamName } from "../format/subjects.js";
+import {
+  checkSubject,
+  heartbeatSubject,
+  inboxPrefix,
+  readSubject,
+  requestSubject,
+  streamName,
+} from "../format/subjects.js";
 
 /** The account that has JetStream; its streams are in a folder of this name. */
 export const OWN_ACCOUNT = "conntrail";
@@ -30,6 +37,11 @@ function requestsTo(node: string): readonly { subject: string; isStream?: true }
   ];
 }
 
+/** What one reader may request of `node`: on its own subjects, so that the broker proves who asks. */
+function requestsOf(reader: string, node: string): readonly string[] {
+  return [readSubject(node, reader), checkSubject(node, reader)];
+}
+
 /** The account of another node. */
 function accountOf(reader: string): string {
   return `peer_${reader}`;
@@ -48,7 +60,10 @@ export function brokerAccounts(node: string, readers: readonly string[]): string
 function ownAccount(node: string, readers: readonly string[]) {
   const permissions = {
     publish: ["ct.*.*", "$JS.API.>", heartbeatSubject(node), requestSubject(node, "*")],
-    subscribe: [`${inboxPrefix(node)}.>`, requestSubject(node, "*"), readSubject(node, "*")],
+    subscribe: [
+      `${inboxPrefix(node)}.>`,
+      ...[requestSubject(node, "*"), readSubject(node, "*"), checkSubject(node, "*")],
+    ],
     allow_responses: { max: 1, expires: "10s" },
   };
   const accounts = readers.map(accountOf);
@@ -57,7 +72,9 @@ function ownAccount(node: string, readers: readonly string[]) {
     accounts,
     ...(isStream === true ? { response_type: "stream", response_threshold: RESPONSE_THRESHOLD } : {}),
   }));
-  const asked = readers.map((reader) => ({ service: readSubject(node, reader), accounts: [accountOf(reader)] }));
+  const asked = readers.flatMap((reader) =>
+    requestsOf(reader, node).map((service) => ({ service, accounts: [accountOf(reader)] })),
+  );
   return {
     jetstream: "enabled",
     users: [{ user: node, permissions }],
@@ -66,7 +83,7 @@ function ownAccount(node: string, readers: readonly string[]) {
 }
 
 function readerAccount(node: string, reader: string) {
-  const requests = [...requestsTo(node).map(({ subject }) => subject), readSubject(node, reader)];
+  const requests = [...requestsTo(node).map(({ subject }) => subject), ...requestsOf(reader, node)];
   // A peer listens to all heartbeats of a broker, and hears those of its node.
   const permissions = { publish: requests, subscribe: [`${inboxPrefix(reader)}.>`, heartbeatSubject("*")] };
   return {

@@ -59,6 +59,11 @@ export function readSubject(node: string, reader: string): string {
   return `ctread.${node}.${reader}`;
 }
 
+/** Where `reader` asks the daemon of `node` whether it has flows. Each reader has a subject of its own, as above. */
+export function checkSubject(node: string, reader: string): string {
+  return `ctcheck.${node}.${reader}`;
+}
+
 /** Where `node` is asked for something. Not below `ct.<node>.`, or the stream would keep it. */
 export function requestSubject(node: string, request: NodeRequest | "*"): string {
   return `ctreq.${node}.${request}`;

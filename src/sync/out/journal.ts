@@ -319,8 +319,17 @@ export class Journal {
     return this.#marks.encode(envelope, mark, snapshotSequence, this.role, this.format);
   }
 
+  /** The envelope of a message that does not go into the stream: at the place of the last one. */
+  get envelope(): Envelope {
+    return this.#envelope();
+  }
+
   #nextEnvelope(): Envelope {
     this.#number++;
+    return this.#envelope();
+  }
+
+  #envelope(): Envelope {
     return {
       node: this.#node,
       epoch: this.epoch,

@@ -248,6 +248,11 @@ export class Replicator implements EventSink {
     return this.#resync.isUnread;
   }
 
+  /** Which flows are replicated. */
+  get filter(): FlowPredicate {
+    return this.#flows.keeps;
+  }
+
   /** Sets another filter (SIGHUP). Flows that it drops are removed by the next kernel resync. */
   setFilter(filter: FlowPredicate): void {
     this.#flows.keeps = filter;

@@ -33,6 +33,11 @@ export interface PeerPort {
   hear(heard: (heartbeat: Heartbeat | null) => void): () => void;
   /** Asks the peer for a snapshot; false when the peer cannot be reached. */
   ask(): boolean;
+  /**
+   * Asks the peer whether it would have the flows of a batch after a takeover; FORMAT.md has both messages. Rejects when
+   * there is no answer. Left out where nobody can be asked.
+   */
+  check?(payload: Uint8Array): Promise<string>;
   /** Closes the connection to the peer. */
   close(): Promise<void> | void;
 }
