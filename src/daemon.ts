@@ -211,6 +211,7 @@ function nodeOptions({ config, formats }: Given, kernelSide: KernelSide, flowsMa
     pollMs: netlink.pollMs,
     overrunResyncMs: netlink.overrunResyncMs,
     snapshotsAsked: { pauseMs: SNAPSHOT_PAUSE_MS, bytesADay: config.broker.bytesMax / SNAPSHOT_SHARE_A_DAY },
+    aheadSeconds: config.mode === "inject" ? 0 : config.commitAheadSeconds,
     ...{ publishIntervalMs, commitTimeoutSeconds, commitWindowTracking, purgeAfterSeconds },
   };
 }

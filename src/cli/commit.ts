@@ -18,11 +18,11 @@ export function formatCommit(report: CommitReport): string {
   const reasons = Object.entries(report.failed).filter(([, count]) => count > 0);
   const failed = reasons.reduce((sum, [, count]) => sum + count, 0);
   const why = reasons.map(([reason, count]) => `${reason} ${count}`).join(", ");
-  if (report.underWay === true) return `${report.ahead ?? 0} ahead, being claimed`;
   const counts = `${report.committed} committed, ${report.updated} updated, ${report.skipped} skipped`;
   const rest = `${failed} failed${failed === 0 ? "" : ` (${why})`}, ${report.stale} stale`;
   const more = [named(report.repaired, "repaired"), named(report.ahead, "ahead")].join("");
-  return `${counts}, ${rest}${more} in ${formatMs(report.durationMs)}`;
+  const claims = report.underWay === true ? ", being claimed" : "";
+  return `${counts}, ${rest}${more} in ${formatMs(report.durationMs)}${claims}`;
 }
 
 function named(count: number | undefined, name: string): string {

@@ -41,6 +41,8 @@ export interface Config {
   readonly commitTimeoutSeconds: number | null;
   /** Committed TCP flows keep window tracking; else the kernel accepts any window (IP_CT_TCP_FLAG_BE_LIBERAL). */
   readonly commitWindowTracking: boolean;
+  /** Mode `cache`: a peer's flow is written into the kernel when it has lived for so long; null: at a takeover. */
+  readonly commitAheadSeconds: number | null;
   /** How long after the request `purge` waits. */
   readonly purgeAfterSeconds: number;
   /** Whose expectations are replicated: those of all helpers, of none, or of the listed ones. */
@@ -224,6 +226,9 @@ function crossProblems(content: FileContent, file: SourceFile): ConfigProblem[] 
   if (mode !== "embedded" && servers.length === 0) {
     report(["broker", "servers"], `is missing, allowed is a list of broker addresses: mode ${mode} requires it`);
   }
+  if (content.commit.ahead !== null && content.mode !== "cache") {
+    report(["commit", "ahead"], `found beside mode ${content.mode}, allowed is mode cache: inject writes all at once`);
+  }
   if (content.discover !== undefined && mode === "shared") {
     report(["discover"], "found beside broker.mode shared, allowed is to list the peers");
   }
@@ -264,6 +269,7 @@ function toConfig(content: FileContent, path: string): Config {
     peerTimeoutMs: content.peer_timeout,
     commitWindowTracking: content.commit.window_tracking,
     commitTimeoutSeconds: content.commit.timeout ?? null,
+    commitAheadSeconds: content.commit.ahead,
     purgeAfterSeconds: content.purge.after,
     expectations: content.expectations,
     filter: {

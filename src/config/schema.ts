@@ -169,7 +169,11 @@ const shapes = {
   },
   publish: { interval: duration("0", "1s", 1).default(5) },
   cache: { limit: wholeNumber(1, 64 * 1024 ** 2).optional() },
-  commit: { timeout: duration("1s", "30d", 1000).optional(), window_tracking: bool().default(false) },
+  commit: {
+    timeout: duration("1s", "30d", 1000).optional(),
+    window_tracking: bool().default(false),
+    ahead: durationOrNever("1s", "1h", 1000).default(null),
+  },
   purge: { after: duration("0", "1d", 1000).default(60) },
   filter: {
     protocols: list(PROTOCOL_ALLOWED, parseProtocol),

@@ -15,7 +15,7 @@ const GATHER_MS_MAX = 25;
 /** This node's own kernel: its sockets, and the choice of flows that are replicated. */
 export class KernelSide {
   readonly kernel: RequestSocket;
-  /** Mode `inject`: a separate socket, whose port ID tells its events apart from those of other requests. */
+  /** Mode `inject` and `commit.ahead`: a separate socket, whose port ID tells its events apart from those of other requests. */
   readonly injects: RequestSocket | null;
   /** Null where the kernel is polled. */
   readonly events: EventSocket | null;
@@ -33,13 +33,13 @@ export class KernelSide {
   }
 
   private constructor(config: Config, addresses: LocalAddresses | null, log: Logger, down: TakeDown) {
-    const { mode, expectations } = config;
+    const { mode, expectations, commitAheadSeconds } = config;
     this.#addresses = addresses;
     this.#log = log;
     this.#filter = config.filter;
     this.kernel = new RequestSocket();
     down.push(() => this.kernel.close());
-    this.injects = mode === "inject" ? new RequestSocket() : null;
+    this.injects = mode === "inject" || commitAheadSeconds !== null ? new RequestSocket() : null;
     down.push(() => this.injects?.close());
     // Mode `inject` has no commit that could write expectations after their masters.
     this.helpers = expectations === false || mode === "inject" ? null : expectations;

@@ -22,12 +22,13 @@ interface RehearsalGround {
 /** Answers checks from now on. `polls`: the kernel is polled. */
 export function openRehearsal(ground: RehearsalGround, node: FirewallNode, polls: boolean): Rehearsal {
   const { config, formats, broker, stopping, down } = ground;
-  const { internal, external, kernel, replicator, journal, peers, injects } = node;
+  const { internal, external, kernel, replicator, journal, peers, injector } = node;
   const room = (): number => {
     const { max, count } = checkKernel(polls);
     return Math.max(0, max - count);
   };
-  const check = new FlowCheck({ internal, external, kernel, injects, room, formats });
+  const needed = (): number => injector?.young ?? external.table.size;
+  const check = new FlowCheck({ internal, external, kernel, needed, room, formats });
   const answer = async (payload: Uint8Array): Promise<string | null> => {
     const found = await check.answer(payload);
     return found === null ? null : encodeCheckAnswer(found);

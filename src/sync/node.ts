@@ -36,8 +36,8 @@ export interface NodePorts {
   /** Null: the kernel is polled (`pollMs`). */
   readonly events: KernelEvents | null;
   /**
-   * Mode `inject`: requests from a socket of their own, whose port ID identifies the events that they cause. Null: mode
-   * `cache`.
+   * Mode `inject`, and mode `cache` with `commit.ahead`: requests from a socket of their own, whose port ID identifies the
+   * events that they cause. Null: the kernel is given no peers' flows but by a takeover.
    */
   readonly injects: (InjectorKernel & { readonly portId: number }) | null;
   /** What this node's own stream held at the start. */
@@ -83,6 +83,11 @@ export interface NodeOptions {
   /** Committed TCP flows keep their window tracking. */
   readonly commitWindowTracking: boolean;
   readonly purgeAfterSeconds: number;
+  /**
+   * The peers' flows are written into this kernel when they have lived for so long; 0 in mode `inject`. Only with the
+   * port `injects`. Null: a takeover writes them.
+   */
+  readonly aheadSeconds: number | null;
   /** Limits of the snapshots that peers ask for. */
   readonly snapshotsAsked: AskedLimits;
 }
@@ -109,7 +114,7 @@ export class FirewallNode {
   readonly kernel: NodePorts["kernel"];
   readonly journal: Journal;
   readonly replicator: Replicator;
-  /** Null in mode `cache`. */
+  /** Null where a takeover writes the peers' flows. */
   readonly injector: Injector | null;
   readonly peers: Peers;
   /** The format version of this node's messages. */
@@ -161,7 +166,14 @@ export class FirewallNode {
     for (const peer of ports.peers) this.peers.add(peer);
     this.format = new WrittenFormat({ formats, journal, peers: this.peers, log });
     const { followers } = this.peers;
-    const committing = { commitTimeoutSeconds, commitWindowTracking, purgeAfterSeconds, injects: injects !== null };
+    const ahead = (options.aheadSeconds ?? 0) > 0 ? injector : null;
+    const committing = {
+      commitTimeoutSeconds,
+      commitWindowTracking,
+      purgeAfterSeconds,
+      injects: injects !== null,
+      ahead,
+    };
     this.roles = new Roles({ ...parts, ...committing, replicator, followers, addresses: ports.addresses });
     this.#down.push(() => injector?.stop());
     this.#down.push(() => this.peers.close());
@@ -179,6 +191,7 @@ export class FirewallNode {
       liberal: !this.#options.commitWindowTracking,
       wallSeconds: () => Math.floor(clock.wallMs() / 1000),
       intervalMs: this.#options.publishIntervalMs,
+      aheadSeconds: this.#options.aheadSeconds ?? 0,
       log,
     });
     external.listen(injector);
@@ -190,7 +203,7 @@ export class FirewallNode {
     return this.peers.followers;
   }
 
-  /** True in mode `inject`: the kernel holds the peers' flows, and the external cache only records them. */
+  /** True in mode `inject` and with `commit.ahead`: the kernel holds the peers' flows, and the external cache only records them. */
   get injects(): boolean {
     return this.injector !== null;
   }

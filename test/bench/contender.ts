@@ -211,6 +211,8 @@ export interface ArenaOptions {
   readonly flowsMax?: number;
   /** What a peer tells goes straight into the kernel. */
   readonly injects?: boolean;
+  /** conntrail's `commit.ahead`. */
+  readonly ahead?: string;
   readonly publishInterval?: string;
   /** conntrail's nodes have keys, as after `init`. */
   readonly keys?: boolean;
@@ -220,6 +222,7 @@ export interface ArenaOptions {
 export function conntrailOptions({
   flowsMax = FLOWS_MAX,
   injects = false,
+  ahead,
   publishInterval,
   keys = true,
 }: ArenaOptions): ClusterOptions {
@@ -234,6 +237,7 @@ export function conntrailOptions({
       `filter: { ignore: ["127.0.0.1", "::1", "10.77.0.1", "10.77.0.2"] }`,
       `cache: { limit: ${flowsMax} }`,
       `mode: ${injects ? "inject" : "cache"}`,
+      ...(ahead === undefined ? [] : [`commit: { ahead: ${ahead} }`]),
     ],
   };
 }

@@ -136,6 +136,64 @@ describe("inject", { skip: clusterObstacle(), timeout: 400_000 }, () => {
   });
 });
 
+describe("mode cache with commit.ahead", { skip: clusterObstacle(), timeout: 200_000 }, () => {
+  it("what has lived for a while is in the backup's kernel, the takeover writes the rest, and nothing is lost", async () => {
+    const configure = (): readonly string[] => ["commit: { ahead: 1s }"];
+    await using cluster = await Cluster.start({ nodes: 2, publishInterval: "0", configure });
+    const pair = cluster.nodes as unknown as Pair;
+    const [a, b] = pair;
+    await a.hook("primary");
+    await b.hook("backup");
+    await a.apply({ type: "create", range: 1, from: 0, count: FLOWS, mark: 2 });
+    await assertSameKernels(pair, FLOWS);
+    // Those that are over within the second never reach the backup's kernel.
+    const injected = await b.counter("inject", "injected");
+    await a.apply({ type: "create", range: 2, from: 0, count: 100, mark: 2 });
+    await waitFor(
+      "the short ones on the backup",
+      WAIT_MS,
+      async () => (await b.table("external")).size === FLOWS + 100,
+      {
+        intervalMs: 5,
+      },
+    );
+    await a.apply({ type: "destroy", range: 2, from: 0, count: 100 });
+    await waitFor("the short ones gone", WAIT_MS, async () => (await b.table("external")).size === FLOWS, {
+      intervalMs: 5,
+    });
+    assert.equal(await b.counter("inject", "injected"), injected);
+    await a.apply(
+      { type: "update", range: 1, from: 0, count: 50, mark: 4 },
+      { type: "destroy", range: 1, from: 50, count: 50 },
+    );
+    await assertSameKernels(pair, FLOWS - 50);
+
+    await a.apply({ type: "create", range: 3, from: 0, count: 60, mark: 2 });
+    await waitFor(
+      "the young ones on the backup",
+      WAIT_MS,
+      async () => (await b.table("external")).size === FLOWS + 10,
+      {
+        intervalMs: 5,
+      },
+    );
+    await a.kill9Both();
+    await a.exec("conntrack", "-F");
+    const { commit } = await b.hook("primary");
+    assert.deepEqual([commit?.committed, commit?.ahead, commit?.failed, commit?.underWay], [60, FLOWS - 50, {}, true]);
+    assert.equal((await b.kernel()).size, FLOWS + 10, "the hook returns when all are there");
+    await waitFor("the claims are on record", WAIT_MS, async () => (await b.counter("takeover", "takeovers")) === 1);
+    assert.equal((await b.table("internal")).size, FLOWS + 10);
+    // The old primary returns with an empty kernel: it ends nothing, and is given what lives.
+    a.start();
+    await cluster.ready();
+    await assertSameKernels(pair, FLOWS + 10);
+    await b.apply({ type: "destroy", range: 3, from: 0, count: 60 });
+    await assertSameKernels(pair, FLOWS - 50);
+    assert.equal((await a.table("internal")).size, 0, "the backup takes what it was given for its own");
+  });
+});
+
 /** The internal cache less what another node carries now. */
 async function ownFlows(node: ClusterNode): Promise<FlowMap> {
   const external = await node.table("external");

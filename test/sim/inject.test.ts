@@ -1,9 +1,10 @@
 /** Mode `inject`: random histories, as test/support/sim/inject-history.ts has them. */
 import { describe, it } from "node:test";
-import { InjectHistory } from "../support/sim/inject-history.js";
+import { AheadHistory, InjectHistory } from "../support/sim/inject-history.js";
 import { seedsOf } from "../support/sim/seeds.js";
 
 const SEEDS = 60;
+const AHEAD_SEEDS = 40;
 /** Seeds that failed once. */
 const FAILED = [
   66, 108, 140, 154, 163, 253, 282, 329, 348, 353, 356, 367, 399, 401, 419, 448, 466, 497, 505, 509, 512, 513, 570, 577,
@@ -15,6 +16,14 @@ describe("peers' flows injected at once, kernels, links and broker simulated", (
   for (const seed of seedsOf(SEEDS, FAILED)) {
     it(`every kernel has the same, and each flow one owner (seed ${seed})`, async () => {
       await new InjectHistory(seed).run();
+    });
+  }
+});
+
+describe("peers' flows injected once they have lived for a while, or at a takeover", () => {
+  for (const seed of seedsOf(AHEAD_SEEDS, [])) {
+    it(`every kernel has the same, and each flow one owner (seed ${seed})`, async () => {
+      await new AheadHistory(seed).run();
     });
   }
 });

@@ -26,6 +26,8 @@ export interface SimNodeOptions {
   readonly polls?: boolean;
   /** Mode `inject`. */
   readonly injects?: boolean;
+  /** With `injects`: mode `cache` with `commit.ahead`. */
+  readonly aheadSeconds?: number | null;
   /** As in the replicator. */
   readonly overrunResyncMs?: number | null;
   readonly publishIntervalMs?: number;
@@ -131,6 +133,7 @@ export class SimNode implements SimPeer {
         externalFlowsMax: 50_000,
         overrunResyncMs: options.overrunResyncMs === undefined ? 0 : options.overrunResyncMs,
         publishIntervalMs,
+        aheadSeconds: options.aheadSeconds ?? null,
       },
     );
     const { internal, external, journal, replicator, injector, followers, roles } = this.#node;

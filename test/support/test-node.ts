@@ -73,6 +73,7 @@ export function testNode(ports: Partial<NodePorts>, options: Partial<NodeOptions
       commitTimeoutSeconds: null,
       commitWindowTracking: false,
       purgeAfterSeconds: 60,
+      aheadSeconds: null,
       snapshotsAsked: { pauseMs: 0, bytesADay: Number.MAX_SAFE_INTEGER },
       ...options,
     },

@@ -150,3 +150,16 @@ test("log lines for people", () => {
   assert.equal(formatLogLine(`${JSON.stringify(entry)}\n`), '22:13:20.123 INFO  ready peers=2 why="two words"\n');
   assert.equal(formatLogLine("not JSON\n"), "not JSON\n");
 });
+
+test("a commit in one line, also one that was prepared or had to repair", () => {
+  const report = { committed: 60, updated: 2, skipped: 0, failed: {}, stale: 0, durationMs: 47.3 };
+  assert.equal(formatCommit(report), "60 committed, 2 updated, 0 skipped, 0 failed, 0 stale in 47 ms");
+  assert.equal(
+    formatCommit({ ...report, repaired: 3, failed: { EEXIST: 1 } }),
+    "60 committed, 2 updated, 0 skipped, 1 failed (EEXIST 1), 0 stale, 3 repaired in 47 ms",
+  );
+  assert.equal(
+    formatCommit({ ...report, ahead: 350, underWay: true }),
+    "60 committed, 2 updated, 0 skipped, 0 failed, 0 stale, 350 ahead in 47 ms, being claimed",
+  );
+});

@@ -33,7 +33,7 @@ mode: cache
 broker: { mode: embedded, port: 4222, store: /var/lib/conntrail, max_age: 7d, max_bytes: 2GiB }
 control: /run/conntrail/control.sock
 publish: { interval: 5ms }
-commit: { timeout: 180s, window_tracking: true }
+commit: { timeout: 180s, window_tracking: true, ahead: 2s }
 lock: /var/lock/conntrack.lock
 nice: -20
 cache: { limit: 131072 }
@@ -78,6 +78,7 @@ test("every key of the contract is understood", () => {
     peerTimeoutMs: 4000,
     commitWindowTracking: true,
     commitTimeoutSeconds: 180,
+    commitAheadSeconds: 2,
     purgeAfterSeconds: 60,
     expectations: ["ftp", "sip"],
     filter: {
@@ -123,6 +124,7 @@ test("what is left out has the defaults of the contract", () => {
   assert.equal(config.publishIntervalMs, 5);
   assert.equal(config.peerTimeoutMs, 3000);
   assert.equal(config.commitTimeoutSeconds, null);
+  assert.equal(config.commitAheadSeconds, null);
   assert.equal(config.purgeAfterSeconds, 60);
   assert.equal(config.expectations, true);
   assert.deepEqual(config.filter, { protocols: null, addresses: null, states: null, where: "userspace", local: false });
@@ -420,4 +422,13 @@ test("durations and sizes need their units", () => {
     ["5s", undefined],
   ];
   for (const [text, bytes] of sizes) assert.equal(parseSize(text), bytes, String(text));
+});
+
+test("what is written ahead of a takeover is a matter of mode cache", () => {
+  const lines = (mode: string) => `cluster: c\nnode: a\nlisten: 127.0.0.1\nmode: ${mode}\ncommit: { ahead: 2s }\n`;
+  assert.equal(parseConfig(lines("cache"), "/a").commitAheadSeconds, 2);
+  assert.throws(() => parseConfig(lines("inject"), "/a"), {
+    message: "/a:5: commit.ahead: found beside mode inject, allowed is mode cache: inject writes all at once",
+  });
+  assert.equal(parseConfig(lines("cache").replace("2s", "false"), "/a").commitAheadSeconds, null);
 });

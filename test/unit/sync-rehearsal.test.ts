@@ -35,7 +35,7 @@ class Pair {
     internal: new InternalCache(10),
     external: this.external,
     kernel: { send: (batch) => this.#send(batch) },
-    injects: false,
+    needed: () => this.external.table.size,
     room: () => this.room,
     formats: FORMATS,
   });

@@ -42,6 +42,7 @@ class Node {
       replicator: { commit, committed: Promise.resolve() } as Partial<Replicator> as Replicator,
       carrying: this.carrying,
       addresses: () => new Set(),
+      ahead: null,
       commitTimeoutSeconds: null,
       commitWindowTracking: false,
       purgeAfterSeconds: 3600,

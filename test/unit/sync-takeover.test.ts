@@ -10,6 +10,7 @@ import type { Mark } from "../../src/stream/format/mark.js";
 import type { Journal } from "../../src/sync/out/journal.js";
 import type { Replicator } from "../../src/sync/out/replicator.js";
 import { Carrying } from "../../src/sync/ports/carrying.js";
+import type { AheadWriter } from "../../src/sync/ports/kernel.js";
 import { Roles } from "../../src/sync/takeover/roles.js";
 import { sampleRecord } from "../support/control-handlers.js";
 import { EMPTY_KERNEL } from "../support/test-node.js";
@@ -28,7 +29,7 @@ class Node {
   endDump: (complete: boolean) => void = quiet;
   errors: BatchResult["errors"] = [];
 
-  constructor({ injects = false } = {}) {
+  constructor({ injects = false, ahead = null }: { injects?: boolean; ahead?: AheadWriter | null } = {}) {
     this.external.upsert(this.external.origin("fw2"), 0, sampleRecord(1), null, 1);
     this.carrying = new Carrying({ earlier: { groups: new Map(), table: "unknown" }, injects });
     const commit: Replicator["commit"] = async (write, whenRead) => {
@@ -53,6 +54,7 @@ class Node {
       replicator: { commit, resyncKernel, committed: Promise.resolve() } as Partial<Replicator> as Replicator,
       carrying: this.carrying,
       addresses: () => new Set(),
+      ahead,
       commitTimeoutSeconds: null,
       commitWindowTracking: false,
       purgeAfterSeconds: 3600,
@@ -111,5 +113,40 @@ test("mode inject: a backup during the claims waits for them, a command that com
   node.endDump(true);
   await Promise.all([commit, backup]);
   assert.deepEqual([answered.sort(), node.carrying.carries], [["backup", "commit"], false]);
+  await node.roles.stop();
+});
+
+test("commit.ahead: the hook returns when the rest is written, and a step down lets flows wait again", async () => {
+  const done: string[] = [];
+  let write: () => void = quiet;
+  const ahead: AheadWriter = {
+    writeAll: async () => {
+      await new Promise<void>((resolve) => {
+        write = resolve;
+      });
+      done.push("written");
+      return { ahead: 7, created: 3, changed: 2, failed: 1 };
+    },
+    hold: () => void done.push("hold"),
+  };
+  const node = new Node({ injects: true, ahead });
+  const primary = node.roles.hook("primary", quiet).then((report) => {
+    done.push("answered");
+    return report;
+  });
+  await new Promise(setImmediate);
+  assert.deepEqual([done, node.carrying.carries], [[], false], "nothing is claimed before it is written");
+  write();
+  const { commit } = await primary;
+  const { durationMs: _, ...counts } = commit!;
+  const written = { committed: 3, updated: 2, skipped: 0, failed: { refused: 1 }, stale: 0, ahead: 7 };
+  assert.deepEqual(counts, { ...written, underWay: true });
+  const backup = node.roles.hook("backup", quiet);
+  node.endDump(true);
+  await backup;
+  assert.deepEqual(done, ["written", "answered", "hold"]);
+  const { failed: _failed, ...marked } = written;
+  const record = { type: "commit", ...marked, failed: 1, reasons: { refused: 1 }, durationMs: 0, beganMs: START_MS };
+  assert.deepEqual(node.commits, [{ ...record, cause: "hook" }]);
   await node.roles.stop();
 });

@@ -1,7 +1,6 @@
 /** Writes the flows that peers publish into this kernel, a batch at a time, whatever the kernel has there already. */
 import type { ExternalCache } from "../../cache/external.js";
 import type { InternalCache } from "../../cache/internal.js";
-import { BATCH_MESSAGES } from "../../ctnetlink/request-socket.js";
 import { RECORD_WORDS, W_PROTOINFO, W_STATUS, W_TIMEOUT, W_UPDATED } from "../../flow/record.js";
 import { isClosing, sameReply } from "../../flow/record-fields.js";
 import { IPS_KEPT } from "../../flow/status.js";
@@ -14,6 +13,8 @@ import type { InjectorCounters } from "./injector-counters.js";
 import type { InjectorItem, InjectorRequests } from "./injector-requests.js";
 import type { WorkList } from "./work-list.js";
 
+/** Rows of a batch: as many as a commit writes at once, so that the kernel seldom waits for this process. */
+const BATCH_ROWS = 1024;
 /** How much longer an injected entry lives than its owner's. The owner, not this kernel, is to end it. */
 const GRACE_SECONDS = 5;
 
@@ -72,7 +73,7 @@ export class EntryWriter {
       const isAnother = this.#entries.isAnother(slot, birth);
       this.#entries.noteBirth(slot, birth);
       items.push({ slot, words, rare, timeoutSeconds: this.#timeoutOf(words), isAnother });
-      if (items.length >= BATCH_MESSAGES) break;
+      if (items.length >= BATCH_ROWS) break;
     }
     return items;
   }

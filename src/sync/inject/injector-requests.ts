@@ -1,3 +1,4 @@
+import assert from "node:assert/strict";
 import { RequestBatch } from "../../ctnetlink/encode.js";
 import type { DecodedFlow, RareAttributes } from "../../flow/record.js";
 import type { InjectorKernel } from "../ports/kernel.js";
@@ -27,12 +28,12 @@ export class InjectorRequests {
     this.#liberal = liberal;
   }
 
-  /** Looks up at most a batch of flows. */
+  /** Looks up at most 1,024 flows, which fit into a batch. */
   async read<T extends { readonly words: Uint32Array }>(items: readonly T[]): Promise<Map<T, DecodedFlow>> {
     const found = new Map<T, DecodedFlow>();
     if (items.length === 0) return found;
     this.#batch.reset();
-    for (const { words } of items) this.#batch.get(words, 0);
+    for (const { words } of items) assert.ok(this.#batch.get(words, 0), "the lookups fit into a batch");
     await this.#kernel.getAll(this.#batch, (index, flow) => {
       const item = items[index];
       if (item !== undefined) found.set(item, flow);
@@ -40,7 +41,7 @@ export class InjectorRequests {
     return found;
   }
 
-  /** Sends one kind of request for at most a batch of flows. Returns those that the kernel refused, with the reason. */
+  /** Sends one kind of request for these flows, in as many batches as they need. Returns those that the kernel refused, with the reason. */
   async send<T extends { readonly words: Uint32Array } & Partial<InjectorItem>>(
     request: "create" | "update" | "delete",
     items: readonly T[],

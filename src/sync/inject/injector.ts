@@ -11,12 +11,12 @@ import type { Logger } from "pino";
 import type { ExternalCache, ExternalListener } from "../../cache/external.js";
 import type { InternalCache } from "../../cache/internal.js";
 import type { DecodedFlow } from "../../flow/record.js";
-import type { Carrier, Injection, InjectorKernel } from "../ports/kernel.js";
+import type { AheadWriter, Carrier, Injection, InjectorKernel, WrittenAhead } from "../ports/kernel.js";
 import { Doubts } from "./doubts.js";
 import { DumpReconciliation } from "./dump-reconciliation.js";
 import { Endings } from "./endings.js";
 import { EntryWriter } from "./entry-writer.js";
-import { InjectedEntries } from "./injected-entries.js";
+import { InjectedEntries, nowSeconds } from "./injected-entries.js";
 import { InjectorCounters } from "./injector-counters.js";
 import { InjectorRequests } from "./injector-requests.js";
 import { Renewal } from "./renewal.js";
@@ -40,12 +40,15 @@ export interface InjectorOptions {
   wallSeconds: () => number;
   /** Minimum time between two writes. */
   intervalMs: number;
+  /** A flow is written when it has lived for so long here, or at a takeover; 0: at once. */
+  aheadSeconds: number;
   log: Logger;
 }
 
 /** Follows the changes of peers' flows and of this kernel, and keeps the kernel in line with the external cache. */
-export class Injector implements ExternalListener, Injection {
+export class Injector implements ExternalListener, Injection, AheadWriter {
   readonly counters = new InjectorCounters();
+  readonly #external: ExternalCache;
   readonly #work: WorkList;
   readonly #entries: InjectedEntries;
   readonly #doubts: Doubts;
@@ -53,6 +56,9 @@ export class Injector implements ExternalListener, Injection {
   readonly #renewal: Renewal;
   readonly #dumps: DumpReconciliation;
   readonly #loop: WriteLoop;
+  readonly #aheadSeconds: number;
+  /** False from a takeover on: a flow that comes then is written at once. */
+  #waits = true;
 
   constructor(options: InjectorOptions) {
     const { internal, external, kernel, hears, timeoutSeconds, liberal, wallSeconds, intervalMs, log } = options;
@@ -65,6 +71,7 @@ export class Injector implements ExternalListener, Injection {
     const doubts = new Doubts({ ...base, renewal });
     const endings = new Endings({ ...base, doubts });
     const writer = new EntryWriter({ ...base, doubts, timeoutSeconds, wallSeconds });
+    this.#external = external;
     this.#work = work;
     this.#entries = entries;
     this.#doubts = doubts;
@@ -72,6 +79,7 @@ export class Injector implements ExternalListener, Injection {
     this.#renewal = renewal;
     this.#dumps = new DumpReconciliation({ ...base, doubts, renewal });
     this.#loop = new WriteLoop({ work, endings, writer, doubts, intervalMs, log });
+    this.#aheadSeconds = options.aheadSeconds;
   }
 
   /**
@@ -83,8 +91,32 @@ export class Injector implements ExternalListener, Injection {
   }
 
   changed(slot: number): void {
+    if (this.#waits && this.#aheadSeconds > 0 && this.#entries.isUntouched(slot)) {
+      this.#work.addYoung(slot, nowSeconds() + this.#aheadSeconds);
+      return;
+    }
     this.#work.addChanged(slot);
     this.#loop.poke();
+  }
+
+  async writeAll(): Promise<WrittenAhead> {
+    const { injected, updated, replaced, failed } = this.counters;
+    const ahead = this.#external.table.size - this.#work.young;
+    this.#waits = false;
+    this.#work.hasten();
+    await this.#loop.idle();
+    const { counters } = this;
+    const changed = counters.updated - updated + counters.replaced - replaced;
+    return { ahead, created: counters.injected - injected, changed, failed: counters.failed - failed };
+  }
+
+  hold(): void {
+    this.#waits = true;
+  }
+
+  /** Flows that the kernel does not have yet, because they are too young. */
+  get young(): number {
+    return this.#work.young;
   }
 
   ended(slot: number): void {
@@ -122,10 +154,11 @@ export class Injector implements ExternalListener, Injection {
     this.#loop.poke();
   }
 
-  /** Renews entries that are about to expire. Call it every second. */
+  /** Renews entries that are about to expire, and writes flows that have become old enough. Call it every second. */
   tick(): void {
     if (!this.#loop.isStarted) return;
     this.#renewal.tick();
+    this.#work.takeDue(nowSeconds());
     this.#loop.poke();
   }
 

@@ -36,6 +36,11 @@ export class WorkList {
   /** Bounded by the rows of the external cache, like the next field. */
   readonly #changed = new Set<number>();
   readonly #missed = new Set<number>();
+  /**
+   * Rows that were never written and are not due yet, with the second at which they are, in that order. They are in no
+   * other list.
+   */
+  readonly #young = new Map<number, number>();
   #ended = new FlowTable(ENDED_MAX);
   /** The other of the two tables; empty while nothing is being written. */
   #ending = new FlowTable(ENDED_MAX);
@@ -45,24 +50,56 @@ export class WorkList {
     this.#counters = counters;
   }
 
-  /** True when there is nothing to write. Missed rows do not count, because they wait for their owner. */
+  /**
+   * True when there is nothing to write. Missed rows do not count, because they wait for their owner, nor do rows that
+   * are not due.
+   */
   get isEmpty(): boolean {
     return this.#changed.size + this.#ended.size + this.#doubtful.length === 0;
   }
 
   /** Adds a row to be written. */
   addChanged(slot: number): void {
+    if (this.#young.size > 0) this.#young.delete(slot);
     this.#changed.add(slot);
+  }
+
+  /** Adds a row to be written once it is due, unless it waits already. Call it with times that do not go back. */
+  addYoung(slot: number, dueSeconds: number): void {
+    if (!this.isChanged(slot)) this.#young.set(slot, dueSeconds);
+  }
+
+  /** Rows that are not due yet. */
+  get young(): number {
+    return this.#young.size;
+  }
+
+  /** The rows that are due by now are to be written. */
+  takeDue(nowSeconds: number): void {
+    for (const [slot, dueSeconds] of this.#young) {
+      if (dueSeconds > nowSeconds) return;
+      this.#young.delete(slot);
+      this.#changed.add(slot);
+    }
+  }
+
+  /** All rows are due. The youngest, which were active last, are written first, and before all that waits already. */
+  hasten(): void {
+    const rows = [...[...this.#young.keys()].reverse(), ...this.#changed];
+    this.#young.clear();
+    this.#changed.clear();
+    for (const slot of rows) this.#changed.add(slot);
   }
 
   /** Removes a row that need not be written any more. */
   dropChanged(slot: number): void {
     this.#changed.delete(slot);
+    if (this.#young.size > 0) this.#young.delete(slot);
   }
 
-  /** True while the row waits to be written. */
+  /** True while the row waits to be written, be it due or not. */
   isChanged(slot: number): boolean {
-    return this.#changed.has(slot);
+    return this.#changed.has(slot) || (this.#young.size > 0 && this.#young.has(slot));
   }
 
   /** Yields the rows to write. Each leaves the list when it is yielded. */
@@ -88,7 +125,7 @@ export class WorkList {
 
   /** The row is removed, so it is neither written nor missed. */
   dropRow(slot: number): void {
-    this.#changed.delete(slot);
+    this.dropChanged(slot);
     this.#missed.delete(slot);
   }
 

@@ -26,6 +26,8 @@ export class WriteLoop {
   #cancel: (() => void) | null = null;
   #writing: Promise<void> | null = null;
   #writtenMs = Number.NEGATIVE_INFINITY;
+  /** Whoever waits until nothing is left to write. */
+  readonly #waiting: (() => void)[] = [];
   #stopped = false;
 
   constructor(parts: {
@@ -79,6 +81,13 @@ export class WriteLoop {
     }
   }
 
+  /** Resolves when nothing is left to write, or a write has failed. */
+  idle(): Promise<void> {
+    this.poke();
+    if (this.#cancel === null && this.#writing === null) return Promise.resolve();
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
   /** Ends come first: a tuple that ended and came again within a turn is a new flow. Never rejects. */
   async #write(carrier: Carrier): Promise<void> {
     const work = this.#work;
@@ -95,6 +104,8 @@ export class WriteLoop {
         "flows of peers could not be written into the kernel: comparing with it",
       );
       carrier.resync();
+    } finally {
+      for (const resolve of this.#waiting.splice(0)) resolve();
     }
   }
 
@@ -103,5 +114,6 @@ export class WriteLoop {
     this.#stopped = true;
     this.#cancel?.();
     await this.#writing;
+    for (const resolve of this.#waiting.splice(0)) resolve();
   }
 }

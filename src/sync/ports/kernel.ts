@@ -68,6 +68,27 @@ export interface Injection {
   endDump(complete: boolean): void;
 }
 
+/** What a takeover found in the kernel and what it wrote there. */
+export interface WrittenAhead {
+  /** Flows that had been written beforehand. */
+  readonly ahead: number;
+  readonly created: number;
+  /** Entries that were there and got the newer state, or were replaced. */
+  readonly changed: number;
+  readonly failed: number;
+}
+
+/** `commit.ahead`: the part that writes the peers' flows into this kernel once they have lived for a while. */
+export interface AheadWriter {
+  /**
+   * Writes all of them, the youngest first, and resolves when that is done. Flows that come later are written at once,
+   * until `hold`.
+   */
+  writeAll(): Promise<WrittenAhead>;
+  /** This node has stepped down: flows wait again until they are old enough. */
+  hold(): void;
+}
+
 /**
  * Mode `inject`: this node as the owner of its own flows, as the part that writes the peers' flows into its kernel sees
  * it.

@@ -23,8 +23,8 @@ export interface FlowCheckParts {
   readonly internal: InternalCache;
   readonly external: ExternalCache;
   readonly kernel: KernelRequests;
-  /** Mode `inject`: the peers' flows are in this kernel already. */
-  readonly injects: boolean;
+  /** How many entries a takeover would create: none for flows that the kernel was given beforehand. */
+  readonly needed: () => number;
   /** How many more entries this kernel takes; null: not known. */
   readonly room: () => number | null;
   readonly formats: Formats;
@@ -44,7 +44,7 @@ export class FlowCheck {
 
   /** Null for what is no check. */
   async answer(payload: Uint8Array): Promise<CheckAnswer | null> {
-    const { external, injects, room } = this.#parts;
+    const { room, needed } = this.#parts;
     const { new4, new6, rare } = this.#decoder;
     if (this.#decoder.decode(payload) === null || new4.rows + new6.rows > CHECK_FLOWS_MAX) return null;
     const answer = { missing: [] as number[], differing: [] as number[] };
@@ -67,7 +67,7 @@ export class FlowCheck {
     for (const { flowId, words, helper } of helped) {
       if (!(await this.#knowsHelper(words, helper))) withoutHelper.push(flowId);
     }
-    return { ...answer, withoutHelper, room: room(), needed: injects ? 0 : external.table.size };
+    return { ...answer, withoutHelper, room: room(), needed: needed() };
   }
 
   /** A flow that this node carries itself is in its kernel. */

@@ -87,6 +87,7 @@ export class Roles {
     if (outdated !== null) await outdated.catch(() => undefined);
     const commit = role === "primary" ? await this.#takeOver(progress, group) : null;
     if (carrying.role !== "primary") {
+      this.#options.ahead?.hold();
       carrying.carries = false;
       this.#purge.schedule();
     }

@@ -7,7 +7,7 @@ import { sameReply } from "../../flow/record-fields.js";
 import type { Journal } from "../out/journal.js";
 import type { Replicator } from "../out/replicator.js";
 import type { Carrying } from "../ports/carrying.js";
-import type { CommitKernel } from "../ports/kernel.js";
+import type { AheadWriter, CommitKernel } from "../ports/kernel.js";
 import { commitExternal } from "./commit.js";
 import { commitExpectations, removeExpectations } from "./expectation-commit.js";
 import { removeFromKernel } from "./kernel-flush.js";
@@ -21,8 +21,10 @@ export interface TakeoverOptions {
   journal: Journal;
   replicator: Replicator;
   carrying: Carrying;
-  /** Mode `inject`: the kernel already has the peers' flows, so there is nothing to commit. */
+  /** The kernel is given the peers' flows beforehand, so they need not be committed. */
   injects: boolean;
+  /** Gives it those that it does not have yet; null in mode `inject`, which gives it all at once, and in mode `cache`. */
+  ahead: AheadWriter | null;
   /** Kernel timeout of committed entries; null: the time that the owner's entry had left. */
   commitTimeoutSeconds: number | null;
   /** Committed TCP flows keep their window tracking. */
@@ -57,6 +59,8 @@ export class Takeover {
   readonly last = new LastTakeover();
   readonly #options: TakeoverOptions;
   #running: Promise<CommitReport> | null = null;
+  /** Resolves when this kernel has all flows; null: at the end of the running commit. */
+  #written: Promise<CommitReport> | null = null;
   #isOutdated = false;
 
   constructor(options: TakeoverOptions) {
@@ -68,25 +72,36 @@ export class Takeover {
    * that one. The written entries are read back afterwards.
    */
   commit(progress: (text: string) => void, only?: RowKind, occasion: Occasion = BY_COMMAND): Promise<CommitReport> {
-    this.#running ??= this.#begin(progress, only, occasion).finally(() => {
-      this.#running = null;
-      this.#isOutdated = false;
-    });
+    if (this.#running === null) {
+      this.#written = this.#options.injects && only !== "expect" ? this.#writeRest() : null;
+      this.#running = this.#begin(progress, only, occasion).finally(() => {
+        this.#running = null;
+        this.#isOutdated = false;
+      });
+    }
     return this.#running;
   }
 
   /**
-   * As `commit`, for a node that has become primary. In mode `inject`, where this kernel has the peers' flows already,
-   * it returns while they are still being claimed.
+   * As `commit`, for a node that has become primary. Where this kernel was given the peers' flows beforehand, it returns
+   * when it has all of them, and they are still being claimed.
    */
   async takeOver(progress: (text: string) => void, occasion: Occasion): Promise<CommitReport> {
-    const { injects, external, log } = this.#options;
-    const ahead = external.table.size;
     const commit = this.commit(progress, undefined, occasion);
-    if (!injects) return commit;
-    commit.catch((error: unknown) => log.error({ err: error }, "the peers' flows could not be claimed"));
-    const none = { committed: 0, updated: 0, skipped: 0, failed: {}, stale: 0, durationMs: 0 };
-    return { ...none, ahead, underWay: true };
+    if (this.#written === null) return commit;
+    commit.catch((error: unknown) => this.#options.log.error({ err: error }, "the peers' flows could not be claimed"));
+    return { ...(await this.#written), underWay: true };
+  }
+
+  /** Writes what this kernel was not given beforehand: nothing in mode `inject`. */
+  async #writeRest(): Promise<CommitReport> {
+    const { ahead: writer, external, clock } = this.#options;
+    const startedMs = performance.now();
+    if (writer === null) return { ...NOTHING, ahead: external.table.size };
+    const { ahead, created, changed, failed } = await writer.writeAll();
+    const expectations = await this.#commitExpectations(Math.floor(clock.wallMs() / 1000));
+    const counts = { committed: created, updated: changed, failed: failed === 0 ? {} : { refused: failed }, ahead };
+    return { ...NOTHING, ...counts, ...expectations, durationMs: sinceMs(startedMs) };
   }
 
   /** Keepalived has withdrawn the role during a commit. A later commit takes over what this one leaves out. */
@@ -113,8 +128,8 @@ export class Takeover {
     if (only === "expect") return this.#commitOnlyExpectations();
     // The flows that this node carries for another sync group are alive here, even if another node has seen them end.
     const carriesOther = carrying.carries && carrying.groups.size > 1;
+    if (injects) return this.#claimAll((await this.#written) ?? NOTHING, occasion, beganMs);
     carrying.carries = true;
-    if (injects) return this.#claimAll(occasion, beganMs);
     return replicator.commit(
       () => this.#writeKernel(progress, only === "ct", carriesOther),
       (report) => this.#wasRead(report, carriesOther, occasion, beganMs),
@@ -143,11 +158,10 @@ export class Takeover {
   }
 
   async #commitOnlyExpectations(): Promise<CommitReport> {
-    const { injects, clock, log } = this.#options;
+    const { injects, ahead, clock, log } = this.#options;
     const startedMs = performance.now();
-    const none = { committed: 0, updated: 0, skipped: 0, failed: {}, stale: 0 };
-    const expected = injects ? {} : await this.#commitExpectations(Math.floor(clock.wallMs() / 1000));
-    const report = { ...none, ...expected, durationMs: Math.round((performance.now() - startedMs) * 10) / 10 };
+    const expected = injects && ahead === null ? {} : await this.#commitExpectations(Math.floor(clock.wallMs() / 1000));
+    const report = { ...NOTHING, ...expected, durationMs: sinceMs(startedMs) };
     log.info(report, "commit of expectations");
     return report;
   }
@@ -197,14 +211,15 @@ export class Takeover {
   }
 
   /**
-   * Mode `inject`: the kernel already has the flows that peers carried. They become this node's own, so that the old
-   * primary cannot end them when it returns with an empty kernel.
+   * The kernel already has the flows that peers carried. They become this node's own, so that the old primary cannot end
+   * them when it returns with an empty kernel.
    */
-  async #claimAll(occasion: Occasion, beganMs: number): Promise<CommitReport> {
-    const { external, replicator, carrying, log } = this.#options;
+  async #claimAll(written: CommitReport, occasion: Occasion, beganMs: number): Promise<CommitReport> {
+    const { ahead: writer, external, replicator, carrying, log } = this.#options;
     const startedMs = performance.now();
-    const ahead = external.table.size;
+    const before = external.table.size;
     let isRead = false;
+    carrying.carries = true;
     try {
       isRead = await replicator.resyncKernel();
     } finally {
@@ -212,14 +227,24 @@ export class Takeover {
     }
     if (!isRead) log.warn("not all of the peers' flows are claimed: the kernel's table could not be read");
     const skipped = external.table.size;
-    const updated = Math.max(0, ahead - skipped);
-    const durationMs = Math.round((performance.now() - startedMs) * 10) / 10;
-    const counts = { committed: 0, updated, skipped, failed: {}, stale: 0 };
-    const report: CommitReport = { ...counts, ...(ahead === 0 ? {} : { ahead }), durationMs };
+    const claimed = Math.max(0, before - skipped);
+    const claimMs = sinceMs(startedMs);
+    // Mode `inject` has nothing else to report.
+    const own = writer === null ? { updated: claimed, durationMs: claimMs } : {};
+    const report: CommitReport = { ...written, ...own, skipped };
     this.counters.commits++;
-    this.counters.commitUpdated += updated;
+    this.counters.committed += report.committed;
+    this.counters.commitUpdated += report.updated;
+    this.counters.commitFailed += failures(report);
     this.#record(report, occasion, beganMs);
-    log.info(report, "commit");
+    log.info({ ...report, claimed, claimMs }, "commit");
     return report;
   }
+}
+
+/** The report of a commit that has written nothing. */
+const NOTHING: CommitReport = { committed: 0, updated: 0, skipped: 0, failed: {}, stale: 0, durationMs: 0 };
+
+function sinceMs(startedMs: number): number {
+  return Math.round((performance.now() - startedMs) * 10) / 10;
 }

@@ -32,6 +32,8 @@ export const WRITE = 19;
 /** Packets close a connection, or change something of a flow whose event does not name TCP's state. */
 export const CLOSE = 20;
 export const TOUCH = 21;
+/** Mode `ahead`: the flows that are too young to be written are old enough. */
+export const DUE = 22;
 
 /** Steps by their number, as scenarios name them. */
 const NAMES = [
@@ -57,6 +59,7 @@ const NAMES = [
   "write",
   "close",
   "touch",
+  "due",
 ] as const;
 
 /** What the argument of a step is: a flow, a peer, or a count of messages. */

@@ -12,6 +12,8 @@ interface WorkState {
   readonly isEmpty: boolean;
   readonly _changed: Set<number>;
   readonly _missed: Set<number>;
+  readonly _young: Map<number, number>;
+  takeDue(nowSeconds: number): void;
   readonly _ended: FlowTable;
   readonly _ending: FlowTable;
   readonly _doubtful: DoubtfulFlow[];
@@ -34,6 +36,7 @@ interface LoopState {
 }
 
 interface InjectorState {
+  _waits: boolean;
   readonly _work: WorkState;
   readonly _entries: EntriesState;
   readonly _loop: LoopState;
@@ -44,6 +47,8 @@ export interface InjectorImage {
   readonly isStarted: boolean;
   readonly changed: readonly number[];
   readonly missed: readonly number[];
+  readonly young: readonly number[];
+  readonly waits: boolean;
   readonly ended: TableImage;
   readonly doubtful: readonly DoubtfulFlow[];
   readonly expiresSeconds: readonly number[];
@@ -62,6 +67,8 @@ export const FRESH_INJECTOR: InjectorImage = {
   isStarted: false,
   changed: [],
   missed: [],
+  young: [],
+  waits: true,
   ended: { words: new Uint32Array(0), births: new Float64Array(0) },
   doubtful: [],
   expiresSeconds: ZEROS,
@@ -93,6 +100,15 @@ export class Injections {
     return this.#state._loop._carrier !== null && !this.#state._work.isEmpty;
   }
 
+  get hasYoung(): boolean {
+    return this.#state._loop._carrier !== null && this.#state._work._young.size > 0;
+  }
+
+  /** What is too young to be written is old enough. */
+  due(): void {
+    this.#state._work.takeDue(Number.POSITIVE_INFINITY);
+  }
+
   /** Writes until nothing is left to be written. */
   write(): Promise<void> {
     return this.#state._loop._write(this.#carrier);
@@ -106,6 +122,8 @@ export class Injections {
       isStarted: _loop._carrier !== null,
       changed: [..._work._changed],
       missed: [..._work._missed],
+      young: [..._work._young.keys()],
+      waits: this.#state._waits,
       ended: saveTable(_work._ended),
       doubtful: _work._doubtful.slice(),
       expiresSeconds: Array.from(_entries._expiresSeconds.subarray(0, SLOTS)),
@@ -125,6 +143,9 @@ export class Injections {
     for (const slot of image.changed) _work._changed.add(slot);
     _work._missed.clear();
     for (const slot of image.missed) _work._missed.add(slot);
+    _work._young.clear();
+    for (const slot of image.young) _work._young.set(slot, 0);
+    this.#state._waits = image.waits;
     loadTable(_work._ended, image.ended, () => true);
     loadTable(_work._ending, FRESH_INJECTOR.ended, () => true);
     _work._doubtful.splice(0, _work._doubtful.length, ...image.doubtful);
@@ -140,7 +161,9 @@ export class Injections {
 
 /** Digests the state of an injector. Of the times only counts whether there is one: no time passes. */
 export function digestInjector(out: DigestWriter, image: InjectorImage): void {
-  out.word((image.isStarted ? 1 : 0) | (image.dumping ? 2 : 0));
+  out.word((image.isStarted ? 1 : 0) | (image.dumping ? 2 : 0) | (image.waits ? 4 : 0));
+  for (const slot of image.young) out.word(slot);
+  out.word(-1);
   for (const slot of image.changed) out.word(slot);
   out.word(-1);
   for (const slot of image.missed) out.word(slot);

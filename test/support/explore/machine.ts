@@ -177,13 +177,14 @@ export class Machine {
   #hearsNew = true;
   #current: MachineImage | null = null;
 
-  /** `skewMs`: the error of its wall clock. `clocked`: whether clocks differ anywhere. `injects`: mode `inject`. */
+  /** `skewMs`: the error of its wall clock. `clocked`: whether clocks differ anywhere. `injects`: mode `inject`; `ahead`: with a delay. */
   constructor(
     names: readonly string[],
     index: number,
     time: Time,
-    { skewMs, clocked, injects }: { skewMs: number; clocked: boolean; injects: boolean },
+    options: { skewMs: number; clocked: boolean; injects: boolean; ahead: boolean },
   ) {
+    const { skewMs, clocked, injects, ahead } = options;
     this.name = names[index]!;
     this.index = index;
     this.peers = names.filter((name) => name !== this.name);
@@ -194,7 +195,7 @@ export class Machine {
     this.#clocked = clocked;
     const past = firstStart(this.#clock, new InternalCache(SLOTS));
     this.#hybridClock = past.hybridClock;
-    this.node = this.#createNode(past, injects);
+    this.node = this.#createNode(past, injects, ahead);
     this.#replicator = privatesOf<ReplicatorState>(this.node.replicator, "_resync");
     this.#resync = this.#replicator._resync;
     // The explorer itself begins and ends dumps and purges.
@@ -223,7 +224,7 @@ export class Machine {
     this.links = this.peers.map(() => ({ at: 0, newsFrom: 1, copy: [] }));
   }
 
-  #createNode(past: OwnPast, injects: boolean): FirewallNode {
+  #createNode(past: OwnPast, injects: boolean, ahead: boolean): FirewallNode {
     const portId = this.#portId;
     const publish = (kind: MessageKind, _number: number, payload: Uint8Array): number => {
       this.stream.push(messageOf(kind, payload, this.stream.length + 1));
@@ -267,7 +268,10 @@ export class Machine {
         signal: NEVER,
       },
       // No timer ever fires: the explorer publishes.
-      { node: this.name, externalFlowsMax: SLOTS, overrunResyncMs: null, publishIntervalMs: 0 },
+      {
+        ...{ node: this.name, externalFlowsMax: SLOTS, overrunResyncMs: null, publishIntervalMs: 0 },
+        aheadSeconds: ahead ? 1 : null,
+      },
     );
   }
 
@@ -376,6 +380,16 @@ export class Machine {
   /** True when peers' flows are to be written into the kernel. */
   get writeDue(): boolean {
     return this.#injections?.isDue === true;
+  }
+
+  /** True when flows wait that are too young to be written. */
+  get hasYoung(): boolean {
+    return this.#injections?.hasYoung === true;
+  }
+
+  /** They are old enough. */
+  due(): void {
+    this.#injections?.due();
   }
 
   /** The daemon writes peers' flows into its kernel. */

@@ -31,14 +31,14 @@ export function scenarioText({ scope, actions, violation, state }: Counterexampl
   return `${lines.join("\n")}\n`;
 }
 
-function scopeText({ injects, nodes, flows, begins, traffic, skewMs }: Scope): string {
+function scopeText({ injects, ahead, nodes, flows, begins, traffic, skewMs }: Scope): string {
   const skew = skewMs.length === 0 ? "" : `, clocks ${skewMs.join(" ")}`;
-  return `mode ${injects ? "inject" : "cache"}, ${nodes} nodes, ${flows} flows, fw1 ${begins}, traffic ${traffic}${skew}`;
+  return `mode ${ahead ? "ahead" : injects ? "inject" : "cache"}, ${nodes} nodes, ${flows} flows, fw1 ${begins}, traffic ${traffic}${skew}`;
 }
 
 function parseScope(line: string): Scope {
   const match =
-    /^mode (cache|inject), (\d) nodes, (\d) flows, fw1 (primary|unknown), traffic (active|anywhere)(?:, clocks ([\d -]+))?$/.exec(
+    /^mode (cache|inject|ahead), (\d) nodes, (\d) flows, fw1 (primary|unknown), traffic (active|anywhere)(?:, clocks ([\d -]+))?$/.exec(
       line,
     );
   if (match === null) throw new Error(`not the first line of a scenario: ${line}`);
@@ -52,7 +52,8 @@ function parseScope(line: string): Scope {
     gaps: true,
     closes: true,
     traffic: match[5] as Scope["traffic"],
-    injects: match[1] === "inject",
+    injects: match[1] !== "cache",
+    ahead: match[1] === "ahead",
   };
 }
 

@@ -32,6 +32,7 @@ function plan(name: string, states: number, budget: Partial<Budget>, more: Parti
       closes: false,
       traffic: "active",
       injects: false,
+      ahead: false,
       ...more,
       budget: { ...NONE, ...budget },
     },
@@ -61,5 +62,8 @@ export const PLANS: readonly Plan[] = [
   plan("two-flows", 25_000, { packets: 3, hooks: 1 }, { flows: 2 }),
   plan("inject-two-flows", 20_000, { packets: 3 }, { ...INJECT, flows: 2 }),
   plan("three-nodes", 20_000, { packets: 2, hooks: 2 }, { nodes: 3 }),
+  plan("inject-takeover", 8_000, { packets: 2, hooks: 2 }, { injects: true }),
+  plan("ahead-takeover", 8_000, { packets: 2, hooks: 2 }, { injects: true, ahead: true }),
+  plan("ahead", 8_000, { packets: 3, dumps: 1 }, { ...INJECT, ahead: true }),
   plan("inject-three-nodes", 15_000, { packets: 3 }, { ...INJECT, nodes: 3 }),
 ];

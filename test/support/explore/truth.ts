@@ -76,6 +76,7 @@ const STEPS_OF_NODES: readonly number[] = [
   steps.READ,
   steps.DUMPED,
   steps.WRITE,
+  steps.DUE,
   steps.RESET,
 ];
 

@@ -36,6 +36,8 @@ export interface Scope {
   readonly closes: boolean;
   /** Mode `inject`. */
   readonly injects: boolean;
+  /** With `injects`: mode `cache` with `commit.ahead`. */
+  readonly ahead: boolean;
   /** Packets pass only the machine that became primary last, or any machine. */
   readonly traffic: "active" | "anywhere";
 }
@@ -85,10 +87,11 @@ export class World {
     this.scope = scope;
     this.left = scope.budget;
     this.#clocked = scope.skewMs.some((ms) => ms !== scope.skewMs[0]);
-    const { injects } = scope;
+    const { injects, ahead } = scope;
     const clocked = this.#clocked;
     this.machines = names.map(
-      (_, index) => new Machine(names, index, this.#time, { skewMs: scope.skewMs[index] ?? 0, clocked, injects }),
+      (_, index) =>
+        new Machine(names, index, this.#time, { skewMs: scope.skewMs[index] ?? 0, clocked, injects, ahead }),
     );
     this.truth = new Truth(this);
   }
@@ -247,6 +250,7 @@ export class World {
       }
       if (queue.length > 0) yield action(steps.EVENT, index);
       if (machine.pendingCount > 0) yield action(steps.PUBLISH, index);
+      if (machine.hasYoung) yield action(steps.DUE, index);
       if (machine.writeDue) yield* this.#writes(index, withGaps);
       if (dump !== null) yield action(steps.DUMPED, index);
       else if (dues.dump && this.#mayDump(machine)) yield action(steps.DUMP, index);
@@ -371,6 +375,9 @@ export class World {
       case steps.DUMP:
         if (!machine.dues.dump) this.#spend("dumps");
         machine.beginDump();
+        return true;
+      case steps.DUE:
+        machine.due();
         return true;
       case steps.OVERRUN:
         this.#spend("overruns");

@@ -101,6 +101,7 @@ export class CacheHistory extends History {
         {
           nodes: 2 + random.below(2),
           injects: false,
+          aheadSeconds: null,
           polls: () => settings.polls,
           skewMs: (index) => (random.oneIn(3) ? (index - 1) * HOUR_MS : 0),
           publishIntervalMs: random.oneIn(2) ? 0 : 5,

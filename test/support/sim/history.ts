@@ -117,7 +117,7 @@ export abstract class History {
       assert.ok(rounds < UNREAD_SECONDS_MAX, "a node's table stays unread");
       await this.second();
     }
-    for (let round = 0; round < 3; round++) {
+    for (let round = 0; round < 3 + (this.world.options.aheadSeconds ?? 0); round++) {
       this.world.pass(1000);
       for (const { kernel } of this.machines) for (const key of [...kernel.flows.keys()]) kernel.expire(key);
       for (const { node } of this.machines) void node!.poll();

@@ -27,7 +27,8 @@ interface Faults {
 export class InjectHistory extends History {
   protected readonly settings: Faults;
 
-  constructor(seed: number, trace: Trace | null = null) {
+  /** `aheadSeconds`: mode `cache` with `commit.ahead`; null: mode `inject`. */
+  constructor(seed: number, trace: Trace | null = null, aheadSeconds: number | null = null) {
     const random = new Random(seed);
     const often = (): boolean => random.oneIn(2);
     const polling = random.below(4);
@@ -46,6 +47,7 @@ export class InjectHistory extends History {
         {
           nodes: 2 + random.below(2),
           injects: true,
+          aheadSeconds,
           polls: (index) => polling === 2 || (polling === 3 && index === 0),
           skewMs: (index) => (random.oneIn(3) ? (index - 1) * 3_600_000 : 0),
           publishIntervalMs: random.oneIn(2) ? 0 : 5,
@@ -206,5 +208,12 @@ export class InjectHistory extends History {
     }
     assert.deepEqual(state, last, `${this.tell(key)}: it passed ${machine.name} alone`);
     if (state !== null) assert.equal(held?.name, machine.name, `${this.tell(key)}: it passed ${machine.name} alone`);
+  }
+}
+
+/** A random history of nodes in mode `cache` that write ahead what has lived for 1 to 3 s. */
+export class AheadHistory extends InjectHistory {
+  constructor(seed: number, trace: Trace | null = null) {
+    super(seed, trace, 1 + (seed % 3));
   }
 }

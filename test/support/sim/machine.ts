@@ -27,7 +27,11 @@ const GATHERED_MAX = 3;
 
 /** What a machine needs of its world. */
 export interface Surroundings {
-  readonly options: { readonly injects: boolean; readonly publishIntervalMs: number };
+  readonly options: {
+    readonly injects: boolean;
+    readonly aheadSeconds: number | null;
+    readonly publishIntervalMs: number;
+  };
   readonly random: Random;
   readonly trace: Trace | null;
   readonly nowMs: number;
@@ -197,7 +201,7 @@ export class Machine implements SimPeer, Wire {
 
   async #start(): Promise<void> {
     const world = this.#world;
-    const { injects, publishIntervalMs } = world.options;
+    const { injects, aheadSeconds, publishIntervalMs } = world.options;
     const clock = { wallMs: () => world.wallMs() + this.skewMs };
     const past = await this.#past(clock);
     const earlier = this.#earlier(past);
@@ -206,6 +210,7 @@ export class Machine implements SimPeer, Wire {
     const node = new SimNode(this.name, this.index + 1, clock, 0, {
       polls: this.polls,
       injects,
+      aheadSeconds,
       publishIntervalMs,
       wire: this,
       peers: [...this.links.keys()].filter((peer) => !this.strangers.has(peer)).map((peer) => this.#port(peer)),

@@ -9,10 +9,10 @@
  */
 import { parseArgs } from "node:util";
 import { CacheHistory } from "./cache-history.js";
-import { InjectHistory } from "./inject-history.js";
+import { AheadHistory, InjectHistory } from "./inject-history.js";
 import { Trace } from "./trace.js";
 
-const MODES = { cache: CacheHistory, inject: InjectHistory } as const;
+const MODES = { cache: CacheHistory, inject: InjectHistory, ahead: AheadHistory } as const;
 
 const { values } = parseArgs({
   options: {

@@ -17,6 +17,8 @@ const PACED_MS_MAX = 250;
 export interface WorldOptions {
   readonly nodes: number;
   readonly injects: boolean;
+  /** With `injects`: mode `cache` with `commit.ahead`; null: mode `inject`. */
+  readonly aheadSeconds: number | null;
   /** True for the nodes that poll their kernel. */
   readonly polls: (index: number) => boolean;
   readonly skewMs: (index: number) => number;
