@@ -12,6 +12,7 @@ import { type ControlHandlers, type ControlServer, type NodeHandlers, serveContr
 import { checkKernel, enableEvents, type KernelState } from "./ctnetlink/sysctl.js";
 import { type ArchiveSupervisor, openArchive } from "./daemon/archive.js";
 import { earlierRoles, Hooks, readTrace } from "./daemon/hooks.js";
+import { KeepalivedLink } from "./daemon/keepalived.js";
 import { KernelSide, machineAddresses } from "./daemon/kernel-side.js";
 import { LinkKeys } from "./daemon/link-keys.js";
 import { openMetrics } from "./daemon/metrics.js";
@@ -65,16 +66,20 @@ interface Given {
   readonly down: TakeDown;
 }
 
-/** The parts that every kind of node needs. */
-interface Ground extends Given {
+/** A node whose control socket is open: no other daemon of its configuration runs. */
+interface Locked extends Given {
   readonly keys: LinkKeys;
-  readonly hybridClock: HybridClock;
   readonly control: ControlServer;
-  readonly broker: OwnBroker;
   /** Null: no service manager listens. */
   readonly systemd: Systemd | null;
   /** Answers requests with these handlers from now on, and serves metrics from the reports. */
   answerWith(handlers: NodeHandlers, reports: Reports): Promise<void>;
+}
+
+/** The parts that every kind of node needs. */
+interface Ground extends Locked {
+  readonly hybridClock: HybridClock;
+  readonly broker: OwnBroker;
 }
 
 /**
@@ -93,7 +98,7 @@ export async function runDaemon(
   try {
     const known = await withDiscovered(config, log);
     const given = { config: known, formats, log, controls, stopping: stopping.signal, down };
-    if (known.mode === "observer") await startObserver(await layGround(given));
+    if (known.mode === "observer") await startObserver(await layGround(await openControl(given)));
     else await startNode(given);
     if (!controls.signal.aborted) await once(controls.signal, "abort");
   } finally {
@@ -102,8 +107,8 @@ export async function runDaemon(
   }
 }
 
-/** Opens the control socket, the broker and the connection to it. */
-async function layGround(given: Given): Promise<Ground> {
+/** Opens the control socket. */
+async function openControl(given: Given): Promise<Locked> {
   const { config, log, controls, stopping, down } = given;
   const keys = new LinkKeys(config, log, systemClock);
   down.push(() => keys.close());
@@ -119,8 +124,6 @@ async function layGround(given: Given): Promise<Ground> {
   const answering = { ...waiting, rekey, stop: () => controls.stop() } satisfies ControlHandlers;
   const control = await serveControl(config.control, answering, { logger: log });
   down.push(() => control.close());
-  const broker = await openBroker(config, keys, log, down);
-  const hybridClock = new HybridClock(systemClock);
   const answerWith = async (started: NodeHandlers, reports: Reports): Promise<void> => {
     handlers = started;
     stands.abort();
@@ -129,7 +132,14 @@ async function layGround(given: Given): Promise<Ground> {
   controls.onReload(async () => {
     await keys.reload();
   });
-  return { ...given, keys, hybridClock, control, broker, systemd, answerWith };
+  return { ...given, keys, control, systemd, answerWith };
+}
+
+/** Opens the broker and the connection to it. */
+async function layGround(locked: Locked): Promise<Ground> {
+  const { config, keys, log, down } = locked;
+  const broker = await openBroker(config, keys, log, down);
+  return { ...locked, hybridClock: new HybridClock(systemClock), broker };
 }
 
 /** Starts a firewall: it publishes its kernel's flows and follows its peers' streams. */
@@ -137,7 +147,12 @@ async function startNode(given: Given): Promise<void> {
   const { config, formats, log, controls, stopping, down } = given;
   const polls = config.netlink.pollMs !== null;
   const kernelState = readyKernel(polls, log);
-  const ground = await layGround(given);
+  const locked = await openControl(given);
+  const trace = new HookTrace(config.control);
+  const remembered = readTrace(trace, log);
+  const wasPrimary = remembered.some(({ role, taken }) => role === "primary" && taken);
+  const keepalived = new KeepalivedLink(config, wasPrimary, log);
+  const ground = await layGround(locked);
   const { hybridClock, broker } = ground;
   const clock = systemClock;
   const flowsMax = (config.cacheLimit ?? kernelState.max) * FLOWS_MAX_FACTOR;
@@ -146,8 +161,6 @@ async function startNode(given: Given): Promise<void> {
   const past = await readPast(config, broker, { internal, formats, clock, hybridClock, log }, stopping);
   const ownStream = await PublishedStream.open(config, broker, past.epoch, log, down);
   const peers = configuredPeers(ground);
-  const trace = new HookTrace(config.control);
-  const remembered = readTrace(trace, log);
   const earlier = earlierRoles(remembered, past);
   const { kernel, events, injects } = kernelSide;
   const sides = { kernel, events, injects, past, earlier, ownStream, peers, addresses: machineAddresses };
@@ -180,14 +193,22 @@ async function startNode(given: Given): Promise<void> {
     groups: () => ({
       ...nodeCounters(node, { events: kernelSide.eventCounters, publisher: ownStream.sink.counters }),
       ...besides(discovery, archive),
+      ...(keepalived.counters === null ? {} : { keepalived: keepalived.counters }),
     }),
   });
   const handlers = createHandlers(node, reports, openRehearsal(ground, node, polls));
-  const settled = (): Promise<void> => node.roles.committed();
-  const hooks = new Hooks({ trace, act: handlers.hook, settled, taken: remembered.filter(({ taken }) => taken), log });
-  await ground.answerWith(hooks.around(handlers), reports);
+  const hooks = new Hooks({
+    trace,
+    act: handlers.hook,
+    settled: () => node.roles.committed(),
+    forget: (group) => node.roles.forget(group),
+    taken: remembered.filter(({ taken }) => taken),
+    log,
+  });
+  await ground.answerWith(keepalived.around(hooks.around(handlers)), reports);
   hooks.open();
   down.push(() => hooks.close());
+  keepalived.open(node, hooks, down);
   controls.onReload(async (next) => {
     node.replicator.setFilter(kernelSide.setFilter(next.filter));
     await node.replicator.resyncKernel();

@@ -56,6 +56,7 @@ export interface Config {
   readonly tls: TlsConfig | null;
   /** `tls: false` is in the file: whoever reaches the broker's port may do everything, and somebody has written that. */
   readonly isOpen: boolean;
+  readonly keepalived: KeepalivedConfig;
   /** Where metrics are served; null: nowhere. */
   readonly metrics: Endpoint | null;
   readonly logLevel: "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";
@@ -63,6 +64,16 @@ export interface Config {
   readonly logFile: string | null;
   /** Facility of syslog that gets the log too; null: none. */
   readonly logSyslog: string | null;
+}
+
+/** What is shared with keepalived. */
+export interface KeepalivedConfig {
+  /** Absolute path of the FIFO into which keepalived writes its changes of state; null: none. */
+  readonly fifo: string | null;
+  /** The sync groups and instances whose lines count; null: all sync groups. */
+  readonly groups: readonly string[] | null;
+  /** Absolute path of the file by which this node lowers its priority while it is not in sync; null: none. */
+  readonly trackFile: string | null;
 }
 
 /** How peers announce themselves on the dedicated link; they are followed in addition to the listed ones. */
@@ -235,6 +246,13 @@ function crossProblems(content: FileContent, file: SourceFile): ConfigProblem[] 
   if (content.discover !== undefined && isIPv6(content.discover.group) !== isIPv6(content.listen)) {
     report(["discover", "group"], refusal(content.discover.group, "a group of the same address family as listen"));
   }
+  if (content.keepalived !== undefined && content.mode === "observer") {
+    report(["keepalived"], "found beside mode observer, allowed is mode cache or inject: an observer has no role");
+  }
+  const { fifo, groups = [] } = content.keepalived ?? {};
+  if (groups.length > 0 && fifo === undefined) {
+    report(["keepalived", "groups"], "found without keepalived.fifo, allowed is both");
+  }
   if (content.netlink.buffer_max < content.netlink.buffer) {
     report(["netlink", "buffer_max"], `found less than netlink.buffer, allowed is at least ${content.netlink.buffer}B`);
   }
@@ -242,7 +260,7 @@ function crossProblems(content: FileContent, file: SourceFile): ConfigProblem[] 
 }
 
 function toConfig(content: FileContent, path: string): Config {
-  const { archive, broker, discover, filter, netlink, tls } = content;
+  const { archive, broker, discover, filter, keepalived, netlink, tls } = content;
   const directory = dirname(resolve(path));
   return {
     path,
@@ -291,6 +309,11 @@ function toConfig(content: FileContent, path: string): Config {
     archive: archive === undefined ? null : { directory: archive.dir, maxAgeSeconds: archive.max_age },
     tls: tls === undefined || tls.ca === NO_KEYS ? null : tlsFiles(tls, directory),
     isOpen: tls?.ca === NO_KEYS,
+    keepalived: {
+      fifo: keepalived?.fifo ?? null,
+      groups: keepalived?.groups?.length ? [...new Set(keepalived.groups)] : null,
+      trackFile: keepalived?.track_file ?? null,
+    },
     metrics: content.metrics?.listen ?? null,
     logLevel: content.log.level,
     logFile: content.log.file ?? null,

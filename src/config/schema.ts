@@ -106,6 +106,11 @@ export function parseName(value: unknown): string | undefined {
   return typeof value === "string" && NAME.test(value) ? value : undefined;
 }
 
+/** As keepalived's names may be here: they become names of files. */
+function parseGroup(value: unknown): string | undefined {
+  return typeof value === "string" && /^[A-Za-z0-9_.-]{1,64}$/.test(value) ? value : undefined;
+}
+
 /** True for all helpers, false for none, or a list of helpers. */
 function parseExpectations(value: unknown): boolean | readonly string[] | undefined {
   if (typeof value === "boolean") return value;
@@ -205,6 +210,11 @@ const shapes = {
     max_age: duration("1d", "36500d", 1000).default(365 * 86_400),
   },
   tls: { ca: filePath(), cert: filePath(), key: filePath(), nodes: filePath().optional() },
+  keepalived: {
+    fifo: absolutePath(1024).optional(),
+    groups: list("the name of a sync group or an instance: letters, digits, . - _, at most 64", parseGroup),
+    track_file: absolutePath(1024).optional(),
+  },
   metrics: { listen: checked("an address and a port, such as 127.0.0.1:9469 or [::1]:9469", parseEndpoint) },
   log: {
     level: oneOf("trace", "debug", "info", "warn", "error", "fatal", "silent").default("info"),
@@ -237,6 +247,7 @@ const top = {
     (value) => (value === false ? { ca: NO_KEYS, cert: NO_KEYS, key: NO_KEYS } : value),
     z.strictObject(shapes.tls, { error: "false, or a map of ca, cert, key and nodes" }).optional(),
   ),
+  keepalived: z.strictObject(shapes.keepalived, map).optional(),
   metrics: z.strictObject(shapes.metrics, map).optional(),
   log: z.strictObject(shapes.log, map).prefault({}),
 };

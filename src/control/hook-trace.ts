@@ -31,6 +31,8 @@ export interface HookRecord {
   readonly taken: boolean;
   /** Why it failed; null: it has not failed, or not yet. It stays when a daemon takes the role later. */
   readonly error: string | null;
+  /** keepalived wrote it into its FIFO, and called no hook. Left out: false. */
+  readonly fromFifo?: boolean;
 }
 
 /** Many times the number of keepalived's groups. If there are more, somebody else writes here. */
@@ -127,12 +129,22 @@ export class HookTrace {
     if (names.length >= FILES_MAX && others.length === 0 && !names.includes(name))
       throw new ConntrailError("CONTROL", `${this.directory} holds ${FILES_MAX} files`);
     const { role, saidMs, taken } = record;
+    const fifo = record.fromFifo === true ? { fromFifo: true } : {};
     const error = record.error?.slice(0, ERROR_CHARS_MAX) ?? null;
     // Only this process writes this file.
     const partial = join(this.directory, `.${process.pid}`);
-    writeFileSync(partial, `${JSON.stringify({ boot: this.#boot, role, saidMs, taken, error })}\n`, { mode: 0o600 });
+    writeFileSync(partial, `${JSON.stringify({ boot: this.#boot, role, saidMs, taken, error, ...fifo })}\n`, {
+      mode: 0o600,
+    });
     renameSync(partial, join(this.directory, name));
     for (const [other] of records) this.#remove(other);
+  }
+
+  /** Removes the record of a group. */
+  forget(group: string): void {
+    this.#asOwner(() => {
+      for (const name of this.#names()) if (FILE_NAME.exec(name)?.[1] === group) this.#remove(name);
+    });
   }
 
   /** Removes files that nobody completes or reads any more: partial and damaged ones, and those of an earlier boot. */
@@ -157,8 +169,8 @@ export class HookTrace {
     const text = readTrusted(join(this.directory, name));
     const fields = text === null ? null : parseFields(text);
     if (fields === null || fields.boot !== this.#boot) return null;
-    const { role, saidMs, taken, error } = fields;
-    return { group, role, started: { ticks: Number(ticks), pid: Number(pid) }, saidMs, taken, error };
+    const { boot, ...known } = fields;
+    return { group, started: { ticks: Number(ticks), pid: Number(pid) }, ...known };
   }
 
   #remove(name: string): void {
@@ -204,7 +216,7 @@ function readTrusted(path: string): string | null {
   }
 }
 
-type Fields = Pick<HookRecord, "role" | "saidMs" | "taken" | "error"> & { readonly boot: string };
+type Fields = Omit<HookRecord, "group" | "started"> & { readonly boot: string };
 
 /** Null if damaged. Parsed by hand, because loading zod would delay the hook. */
 function parseFields(text: string): Fields | null {
@@ -214,10 +226,17 @@ function parseFields(text: string): Fields | null {
   } catch {
     return null;
   }
-  const { boot, role, saidMs, taken, error } = value ?? {};
+  const { boot, role, saidMs, taken, error, fromFifo } = value ?? {};
   const known = HOOK_ROLES.find((each) => each === role);
   if (typeof boot !== "string" || known === undefined || typeof taken !== "boolean") return null;
   if (!Number.isSafeInteger(saidMs) || Math.abs(saidMs as number) > 8.64e15) return null;
   if (error !== null && typeof error !== "string") return null;
-  return { boot, role: known, saidMs: saidMs as number, taken, error: error?.slice(0, ERROR_CHARS_MAX) ?? null };
+  const fields = {
+    boot,
+    role: known,
+    saidMs: saidMs as number,
+    taken,
+    error: error?.slice(0, ERROR_CHARS_MAX) ?? null,
+  };
+  return fromFifo === true ? { ...fields, fromFifo } : fields;
 }

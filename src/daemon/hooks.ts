@@ -20,12 +20,15 @@ const GROUPS_MAX = 64;
 const ENDED = "the hook was ended before a daemon took it";
 
 type Progress = (text: string) => void;
+type Forget = (group: string) => void;
 type Act = (role: HookRole, progress: Progress, group?: string) => Promise<HookReport>;
 
 /** The last accepted hook of a group. */
 interface TakenHook {
   readonly role: HookRole;
   readonly started: HookStart;
+  readonly fromFifo: boolean;
+  hasFailed: boolean;
 }
 
 interface Answer {
@@ -44,6 +47,7 @@ export class Hooks {
   readonly #trace: HookTrace;
   readonly #act: Act;
   readonly #settled: () => Promise<void>;
+  readonly #forget: Forget;
   readonly #log: Logger;
   /** The last accepted hook of each group. */
   readonly #last = new Map<string, TakenHook>();
@@ -61,14 +65,16 @@ export class Hooks {
     trace: HookTrace;
     act: Act;
     settled: () => Promise<void>;
+    forget: Forget;
     taken: readonly HookRecord[];
     log: Logger;
   }) {
     this.#trace = parts.trace;
     this.#act = parts.act;
     this.#settled = parts.settled;
+    this.#forget = parts.forget;
     this.#log = parts.log;
-    for (const { group, role, started } of parts.taken) this.#accept(group, role, started);
+    for (const record of parts.taken) this.#accept(record);
   }
 
   /**
@@ -85,10 +91,42 @@ export class Hooks {
 
   /** As `Roles.hook`, except that a hook that started before the last handled one is answered without any effect. */
   hook(role: HookRole, progress: Progress, group = "", said?: HookStart): Promise<HookReport> {
+    return this.#hear({ group, role, fromFifo: false }, progress, said);
+  }
+
+  #hear(heard: Pick<HookRecord, "group" | "role" | "fromFifo">, progress: Progress, said?: HookStart) {
     const nowTicks = ticksSinceBoot();
-    const started = said ?? this.#arrival(group, nowTicks);
+    const started = said ?? this.#arrival(heard.group, nowTicks);
     const saidMs = Date.now() - Math.max(0, nowTicks - started.ticks) * MS_PER_TICK;
-    return this.#answer({ group, role, started, saidMs, taken: false, error: null }, progress);
+    return this.#answer({ ...heard, started, saidMs, taken: false, error: null }, progress);
+  }
+
+  /** The groups that have a role, and whether it came out of the FIFO. */
+  get groups(): ReadonlyMap<string, { readonly fromFifo: boolean }> {
+    return this.#last;
+  }
+
+  /** True if this is the group's role, or the one that it is getting. */
+  holds(group: string, role: HookRole): boolean {
+    const last = this.#last.get(group);
+    return last !== undefined && last.role === role && !last.hasFailed;
+  }
+
+  /** A role that keepalived has just written into its FIFO: the last one of its group. */
+  take(group: string, role: HookRole): Promise<HookReport> {
+    return this.#hear({ group, role, fromFifo: true }, () => undefined);
+  }
+
+  /** The group has no role any more. */
+  forget(group: string): void {
+    this.#last.delete(group);
+    this.#answers.delete(group);
+    this.#forget(group);
+    try {
+      this.#trace.forget(group);
+    } catch (error) {
+      this.#log.warn({ error: errorText(error) }, "the trace of a hook cannot be removed");
+    }
   }
 
   /** The assumed start of a hook that does not report one: now, and after the last handled one. */
@@ -98,11 +136,13 @@ export class Hooks {
   }
 
   /** True if the hook is accepted; it is then the last one of its group. False if a later one was handled already. */
-  #accept(group: string, role: HookRole, started: HookStart): boolean {
+  #accept({ group, role, started, fromFifo = false }: HookRecord): boolean {
     const last = this.#last.get(group);
     if (last !== undefined && isStartedBefore(started, last.started)) return false;
     // `act` refuses further groups.
-    if (last !== undefined || this.#last.size < GROUPS_MAX) this.#last.set(group, { role, started });
+    if (last !== undefined || this.#last.size < GROUPS_MAX) {
+      this.#last.set(group, { role, started, fromFifo, hasFailed: false });
+    }
     return true;
   }
 
@@ -111,7 +151,7 @@ export class Hooks {
     const last = this.#answers.get(group);
     if (last !== undefined && last.role === role && isSame(last.started, started)) return last.report;
     const previous = this.#last.get(group)?.role ?? "unknown";
-    if (!this.#accept(group, role, started)) {
+    if (!this.#accept(record)) {
       this.#log.info({ role, current: previous, ...named(group) }, "hook ignored: keepalived started a later one");
       return Promise.resolve({ role, previous, commit: null, durationMs: 0, ignored: true });
     }
@@ -130,6 +170,8 @@ export class Hooks {
       return report;
     } catch (error) {
       this.#keep({ ...record, error: errorText(error) });
+      const last = this.#last.get(record.group);
+      if (last !== undefined && isSame(last.started, record.started)) last.hasFailed = true;
       this.#running.delete(record);
       throw error;
     }

@@ -102,6 +102,11 @@ export const sendto = sendtoFunction as (
   address: Memory,
   addressLength: number,
 ) => number;
+/** mkfifo(3): 0, or -1. The umask applies to `mode`. */
+export const mkfifo = library.func("int mkfifo(const char *path, uint32_t mode)") as (
+  path: string,
+  mode: number,
+) => number;
 /** flock(2). The lock lasts until the descriptor is closed, at the latest when the process ends. */
 export const flock = library.func("int flock(int fd, int operation)") as (fd: number, operation: number) => number;
 

@@ -26,6 +26,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   control: ["errors.ts", "flow"],
   metrics: ["errors.ts", "control"],
   discovery: ["errors.ts", "os", "config"],
+  keepalived: ["errors.ts", "os", "control"],
   // Ways: each wing of sync is one way of the data, and sync itself builds a node from them.
   "sync/ports": ["flow", "ctnetlink", "stream", "stream/format"],
   "sync/out": ["errors.ts", "os", "flow", "ownership", "ctnetlink", "stream/format", "cache", "sync/ports"],
@@ -48,7 +49,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   daemon: [
     ...["errors.ts", "os", "flow", "config", "keys", "ctnetlink", "stream", "stream/format", "stream/broker"],
     ...["cache", "control"],
-    ...["metrics", "discovery", "sync/ports", "sync/in", "sync", "history/archive"],
+    ...["metrics", "discovery", "keepalived", "sync/ports", "sync/in", "sync", "history/archive"],
   ],
   "daemon.ts": [
     ...["os", "flow", "config", "ctnetlink", "stream", "stream/format", "cache", "control", "discovery"],

@@ -45,7 +45,7 @@ class Daemon implements Disposable {
     const taken = readTrace(this.trace, log).filter((record) => record.taken);
     const act: Daemon["act"] = (...args) => this.act(...args);
     const settled = (): Promise<void> => this.claims ?? Promise.resolve();
-    this.hooks = new Hooks({ trace: this.trace, act, settled, taken, log });
+    this.hooks = new Hooks({ trace: this.trace, act, settled, forget: quiet, taken, log });
   }
 
   async act(role: HookRole, _progress: unknown, group?: string): Promise<HookReport> {

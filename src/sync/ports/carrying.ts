@@ -64,6 +64,12 @@ export class Carrying {
     this.#groups.set(group, role);
     this.#role = highestRole(this.#groups);
   }
+
+  /** keepalived has no such sync group any more. */
+  forget(group: string): void {
+    this.#groups.delete(group);
+    this.#role = highestRole(this.#groups);
+  }
 }
 
 function highestRole(groups: ReadonlyMap<string, SpokenRole>): Role {

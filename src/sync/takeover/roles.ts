@@ -95,6 +95,13 @@ export class Roles {
     return { role, previous, commit, durationMs: Math.round((performance.now() - startedMs) * 10) / 10 };
   }
 
+  /** A sync group that is no longer keepalived's. Another one must get its role at once: this changes nothing else. */
+  forget(group: string): void {
+    const { carrying, journal } = this.#options;
+    carrying.forget(group);
+    journal.role = carrying.role;
+  }
+
   /**
    * Commits the external cache, or only its flows or its expectations. A call while a commit runs gets the report of
    * that one. Cancels a purge that is due.
