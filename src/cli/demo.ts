@@ -48,7 +48,7 @@ export async function runDemo(options: DemoOptions = {}): Promise<number> {
   show.step("building firewalls, a client and a server in network namespaces");
   let lab: Lab | undefined;
   try {
-    lab = await Lab.create({ firewalls: options.firewalls ?? FIREWALLS_DEFAULT });
+    lab = await Lab.create({ firewalls: options.firewalls ?? FIREWALLS_DEFAULT, fifo: true });
     return await demonstrate(lab, options, show);
   } catch (error) {
     process.stderr.write(`conntrail demo: ${errorText(error)}\n`);
@@ -73,7 +73,7 @@ async function demonstrate(lab: Lab, options: DemoOptions, show: Progress): Prom
   await show.during("the daemons to be ready", lab.startDaemons(READY_TIMEOUT_MS));
   show.result("all daemons are ready");
   show.step("starting keepalived on each firewall");
-  const election = lab.startKeepalived((firewall) => firewall.conntrailHooks());
+  const election = lab.startKeepalived((firewall) => firewall.conntrailPaths());
   let primary = await show.during("a primary", election);
   show.result(`${primary.name} is primary`);
   show.step(`opening ${count} TCP sessions from client to server, one of them by ssh`);

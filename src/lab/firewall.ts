@@ -1,7 +1,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { KEYS_LINE } from "../keys/config-line.js";
-import { ADVERT_SECONDS, type HookCommands, type SyncGroups, startKeepalived } from "./keepalived.js";
+import { ADVERT_SECONDS, type HookCommands, type NotifyPaths, type SyncGroups, startKeepalived } from "./keepalived.js";
 import { signal } from "./leftover.js";
 import type { Namespace } from "./namespace.js";
 import { type CommandResult, type LineProcess, projectRoot, runCommand } from "./process.js";
@@ -53,10 +53,12 @@ export class Firewall {
     return ipv4(SYNC, this.number);
   }
 
-  /** Writes conntrail.yaml for this node of a cluster of `nodes`. */
-  writeConfig(nodes: readonly Firewall[]): void {
+  /** Writes conntrail.yaml for this node of a cluster of `nodes`. `withFifo`: for keepalived with `conntrailPaths`. */
+  writeConfig(nodes: readonly Firewall[], withFifo = false): void {
     mkdirSync(this.directory, { recursive: true, mode: 0o700 });
-    writeFileSync(this.configFile, conntrailConfig(this, nodes), { mode: 0o600 });
+    const { fifo, trackFile } = this.conntrailPaths();
+    const lines = withFifo ? `keepalived: { fifo: ${fifo}, track_file: ${trackFile} }\n` : "";
+    writeFileSync(this.configFile, `${conntrailConfig(this, nodes)}${lines}`, { mode: 0o600 });
   }
 
   /** Starts `conntrail daemon`, or that of another program; `waitReady` waits until it works. */
@@ -76,11 +78,11 @@ export class Firewall {
     );
   }
 
-  /** Starts keepalived; without hooks it moves the addresses and calls nobody. */
-  startKeepalived(hooks: HookCommands | undefined, several?: SyncGroups): void {
+  /** Starts keepalived; without `notify` it moves the addresses and calls nobody. */
+  startKeepalived(notify: HookCommands | NotifyPaths | undefined, several?: SyncGroups): void {
     mkdirSync(this.directory, { recursive: true, mode: 0o700 });
     const options = { several, advertSeconds: this.#advertSeconds };
-    this.keepalived = startKeepalived(this.namespace, this.number, this.directory, hooks, options);
+    this.keepalived = startKeepalived(this.namespace, this.number, this.directory, notify, options);
   }
 
   /** Waits until keepalived has heard the primary, or at least listens to it. */
@@ -94,6 +96,11 @@ export class Firewall {
   conntrailHooks(): HookCommands {
     const hook = (state: string): string => `${conntrailBinary()} hook ${state} -c ${this.configFile}`;
     return { primary: hook("primary"), backup: hook("backup"), fault: hook("fault") };
+  }
+
+  /** The FIFO from which its daemon takes its role, and the file that lowers its priority. */
+  conntrailPaths(): NotifyPaths {
+    return { fifo: join(this.directory, "keepalived.fifo"), trackFile: join(this.directory, "behind") };
   }
 
   /** Runs a conntrail command against this firewall's daemon. */

@@ -11,8 +11,18 @@ export interface HookCommands {
   readonly fault: string;
 }
 
+/** How keepalived tells a daemon of a change: through a FIFO, or by running commands. */
+export interface NotifyPaths {
+  /** The FIFO that the daemon reads. */
+  readonly fifo: string;
+  /** The file by which the daemon lowers the priority. */
+  readonly trackFile: string;
+}
+
 /** Default seconds between adverts. A dead primary is noticed after three of them and a skew below one. */
-export const ADVERT_SECONDS = 0.2;
+export const ADVERT_SECONDS = 0.1;
+/** What a firewall that is not in sync loses of its priority: more than one step, and never all of it. */
+const BEHIND_WEIGHT = -40;
 const PRIORITY_FIRST = 250;
 /** Large, so that two backups of a dead primary do not both take over; there is room for nine firewalls. */
 const PRIORITY_STEP = 28;
@@ -35,10 +45,11 @@ export interface KeepalivedOptions {
  */
 export function keepalivedConfig(
   number: number,
-  hooks: HookCommands | undefined,
+  notify: HookCommands | NotifyPaths | undefined,
   { several, advertSeconds = ADVERT_SECONDS }: KeepalivedOptions = {},
 ): string {
   const { groups, firewalls } = several ?? { groups: 1, firewalls: 1 };
+  const paths = notify !== undefined && "fifo" in notify ? notify : undefined;
   return `
 global_defs {
   router_id fw${number}
@@ -46,32 +57,55 @@ global_defs {
   vrrp_version 3
   vrrp_skip_check_adv_addr
   # A starved keepalived lets a healthy primary look dead.
-  vrrp_priority -15
+  vrrp_priority -15${paths === undefined ? "" : fifoLines(paths)}
 }
-
+${paths === undefined ? "" : trackFile(paths)}
 ${Array.from({ length: groups }, (_, group) => {
   const rank = several === undefined ? number - 1 : (number - 1 - group + firewalls) % firewalls;
-  return syncGroup(group, PRIORITY_FIRST - PRIORITY_STEP * rank, hooks, several !== undefined, advertSeconds);
+  return syncGroup(group, PRIORITY_FIRST - PRIORITY_STEP * rank, notify, several !== undefined, advertSeconds);
 }).join("")}`;
+}
+
+function fifoLines({ fifo }: NotifyPaths): string {
+  return `
+  vrrp_notify_fifo ${fifo}
+  fifo_write_vrrp_states_on_reload`;
+}
+
+function trackFile({ trackFile }: NotifyPaths): string {
+  return `
+track_file conntrail {
+  file ${trackFile}
+  weight 0
+}
+`;
+}
+
+/** What a sync group says of a change, and what lowers its priority. */
+function groupLines(notify: HookCommands | NotifyPaths | undefined, option: string): string {
+  if (notify === undefined) return "";
+  if ("fifo" in notify) {
+    return `
+  track_file {
+    conntrail weight ${BEHIND_WEIGHT}
+  }`;
+  }
+  return `
+  notify_master "${notify.primary}${option}"
+  notify_backup "${notify.backup}${option}"
+  notify_fault "${notify.fault}${option}"
+  notify_stop "${notify.fault}${option}"`;
 }
 
 function syncGroup(
   group: number,
   priority: number,
-  hooks: HookCommands | undefined,
+  notify: HookCommands | NotifyPaths | undefined,
   several: boolean,
   advertSeconds: number,
 ): string {
   const suffix = group === 0 ? "" : String(group + 1);
   const option = several ? ` --group ${group + 1}` : "";
-  const notify =
-    hooks === undefined
-      ? ""
-      : `
-  notify_master "${hooks.primary}${option}"
-  notify_backup "${hooks.backup}${option}"
-  notify_fault "${hooks.fault}${option}"
-  notify_stop "${hooks.fault}${option}"`;
   const host = VIRTUAL_HOST + group;
   const timing = `  advert_int ${advertSeconds}${several ? "" : "\n  nopreempt"}`;
   return `
@@ -79,7 +113,7 @@ vrrp_sync_group firewall${suffix} {
   group {
     lan${suffix}
     wan${suffix}
-  }${notify}
+  }${groupLines(notify, option)}
 }
 ${instance(`lan${suffix}`, "lan0", 51 + 10 * group, priority, timing, ipv4(LAN, host), ipv6(LAN, host))}
 ${instance(`wan${suffix}`, "wan0", 52 + 10 * group, priority, timing, ipv4(WAN, host), ipv6(WAN, host))}
@@ -122,11 +156,11 @@ export function startKeepalived(
   firewall: Namespace,
   number: number,
   directory: string,
-  hooks: HookCommands | undefined,
+  notify: HookCommands | NotifyPaths | undefined,
   options: KeepalivedOptions = {},
 ): LineProcess {
   const config = join(directory, "keepalived.conf");
-  writeFileSync(config, keepalivedConfig(number, hooks, options), { mode: 0o600 });
+  writeFileSync(config, keepalivedConfig(number, notify, options), { mode: 0o600 });
   const pidFiles = [
     "-p",
     join(directory, "keepalived.pid"),

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ConntrailError } from "../errors.js";
 import { BROKER_PORT, Firewall, LAB_CLUSTER } from "./firewall.js";
-import type { HookCommands } from "./keepalived.js";
+import type { HookCommands, NotifyPaths } from "./keepalived.js";
 import { makeClusterKeys } from "./lab-keys.js";
 import { type LabState, processStart, recordLab, removeLab, removeLeftovers } from "./leftover.js";
 import { findTool, type LineProcess, toolEnvironment, waitFor } from "./process.js";
@@ -97,6 +97,8 @@ export class Lab {
       readonly firewalls?: number;
       readonly rules?: string;
       readonly advertSeconds?: number;
+      /** The daemons take their roles from keepalived's FIFO: give `startKeepalived` their `conntrailPaths`. */
+      readonly fifo?: boolean;
       /** A host that gets keys as an observer; its configuration is `observer.yaml` in the laboratory's directory. */
       readonly observer?: string;
     } = {},
@@ -105,7 +107,7 @@ export class Lab {
     if (obstacle !== undefined) throw new ConntrailError("KERNEL", obstacle);
     removeLeftovers();
     const lab = new Lab(options.firewalls ?? 3, options.advertSeconds);
-    const building = lab.#build(options.rules, options.observer);
+    const building = lab.#build(options);
     lab.#releaseSignals = exitOnSignals(building);
     try {
       await building;
@@ -139,10 +141,10 @@ export class Lab {
     process.once("exit", this.#removeAtExit);
   }
 
-  async #build(rules: string | undefined, observer: string | undefined): Promise<void> {
+  async #build({ rules, observer, fifo }: { rules?: string; observer?: string; fifo?: boolean }): Promise<void> {
     await buildTopology(this.topology);
     await Promise.all(this.topology.firewalls.map((firewall) => loadRuleset(firewall, rules)));
-    for (const firewall of this.firewalls) firewall.writeConfig(this.firewalls);
+    for (const firewall of this.firewalls) firewall.writeConfig(this.firewalls, fifo);
     const configFile = join(this.directory, "observer.yaml");
     const more = observer === undefined ? [] : [{ name: "observer", address: observer, configFile, isObserver: true }];
     makeClusterKeys(LAB_CLUSTER, BROKER_PORT, [...this.firewalls, ...more]);
@@ -154,13 +156,13 @@ export class Lab {
     await Promise.all(this.firewalls.map((firewall) => firewall.waitReady(timeoutMs)));
   }
 
-  /** Starts keepalived with the hooks of `hooksOf`: on the first firewall, and when that is primary on the others. */
-  async startKeepalived(hooksOf: (firewall: Firewall) => HookCommands | undefined): Promise<Firewall> {
+  /** Starts keepalived with what `notifyOf` gives: on the first firewall, and when that is primary on the others. */
+  async startKeepalived(notifyOf: (firewall: Firewall) => HookCommands | NotifyPaths | undefined): Promise<Firewall> {
     const [first, ...others] = this.firewalls;
     assert.ok(first !== undefined, "a laboratory has two firewalls or more");
-    first.startKeepalived(hooksOf(first));
+    first.startKeepalived(notifyOf(first));
     await this.waitPrimary(ELECTION_TIMEOUT_MS);
-    for (const firewall of others) firewall.startKeepalived(hooksOf(firewall));
+    for (const firewall of others) firewall.startKeepalived(notifyOf(firewall));
     await Promise.all(others.map((firewall) => firewall.waitBackup(ELECTION_TIMEOUT_MS)));
     return this.waitPrimary(ELECTION_TIMEOUT_MS);
   }
