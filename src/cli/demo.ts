@@ -25,6 +25,8 @@ export interface DemoOptions {
 const FIREWALLS_DEFAULT = 3;
 const SESSIONS_DEFAULT = 200;
 const SESSIONS_MAX = 5_000;
+/** A dead primary is noticed after 0.15 s: before TCP has sent again, which it does after 0.2 s and after 0.6 s. */
+const ADVERT_SECONDS = 0.05;
 const READY_TIMEOUT_MS = 30_000;
 const SYNC_TIMEOUT_MS = 20_000;
 const ANSWER_TIMEOUT_MS = 20_000;
@@ -48,7 +50,8 @@ export async function runDemo(options: DemoOptions = {}): Promise<number> {
   show.step("building firewalls, a client and a server in network namespaces");
   let lab: Lab | undefined;
   try {
-    lab = await Lab.create({ firewalls: options.firewalls ?? FIREWALLS_DEFAULT, fifo: true });
+    const firewalls = options.firewalls ?? FIREWALLS_DEFAULT;
+    lab = await Lab.create({ firewalls, fifo: true, advertSeconds: ADVERT_SECONDS });
     return await demonstrate(lab, options, show);
   } catch (error) {
     process.stderr.write(`conntrail demo: ${errorText(error)}\n`);

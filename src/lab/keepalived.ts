@@ -20,7 +20,7 @@ export interface NotifyPaths {
 }
 
 /** Default seconds between adverts. A dead primary is noticed after three of them and a skew below one. */
-export const ADVERT_SECONDS = 0.1;
+export const ADVERT_SECONDS = 0.2;
 /** What a firewall that is not in sync loses of its priority: more than one step, and never all of it. */
 const BEHIND_WEIGHT = -40;
 const PRIORITY_FIRST = 250;
