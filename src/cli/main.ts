@@ -37,17 +37,27 @@ export async function main(argv: readonly string[]): Promise<void> {
   try {
     await register(program, context, argv);
     await program.parseAsync(argv, { from: "user" });
+    process.exitCode = terminal.exitCode;
   } catch (error) {
-    terminal.exitCode = exitCodeOf(error);
-    // The program is being replaced: bin/conntrail reports it.
-    if (isIncomplete(error)) throw error;
-    if (!(error instanceof OutputClosed) && !(error instanceof CommanderError)) terminal.complain(errorText(error));
-    if (terminal.exitCode !== 0 && commandName(argv) === "hook") {
-      const { logHookFailure } = await import("./process/hook-failure.js");
-      await logHookFailure(errorText(error).replace(/^error: /, ""));
-    }
+    await reportFailure(error, argv, terminal);
   }
-  process.exitCode = terminal.exitCode;
+}
+
+/**
+ * Reports why a command failed, in one line on standard error and for a hook in syslog, and sets the exit code. Throws
+ * the error again if files of the program are missing: bin/conntrail reports that.
+ */
+export async function reportFailure(
+  error: unknown,
+  argv: readonly string[],
+  terminal = new Terminal(process.stdout, process.stderr),
+): Promise<void> {
+  process.exitCode = exitCodeOf(error);
+  if (isIncomplete(error)) throw error;
+  if (!(error instanceof OutputClosed) && !(error instanceof CommanderError)) terminal.complain(errorText(error));
+  if (process.exitCode === 0 || commandName(argv) !== "hook") return;
+  const { logHookFailure } = await import("./process/hook-failure.js");
+  await logHookFailure(errorText(error).replace(/^error: /, ""));
 }
 
 function newProgram(terminal: Terminal, argv: readonly string[]): Command {

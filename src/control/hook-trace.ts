@@ -16,8 +16,8 @@ import {
 import { dirname, join } from "node:path";
 import { ConntrailError } from "../errors.js";
 import { type HookStart, isStartedBefore } from "./hook-start.js";
+import { linkTarget } from "./link-target.js";
 import { HOOK_ROLES, type HookRole } from "./protocol.js";
-import { linkTarget } from "./socket-file.js";
 
 /** The last hook of a sync group. */
 export interface HookRecord {

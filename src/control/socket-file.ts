@@ -1,8 +1,9 @@
 import { randomBytes } from "node:crypto";
-import { chmodSync, linkSync, lstatSync, mkdirSync, readlinkSync, renameSync, unlinkSync } from "node:fs";
+import { chmodSync, linkSync, lstatSync, mkdirSync, renameSync, unlinkSync } from "node:fs";
 import { createConnection, type Server } from "node:net";
-import { dirname, join, resolve } from "node:path";
+import { dirname, join } from "node:path";
 import { ConntrailError, errorText } from "../errors.js";
+import { linkTarget } from "./link-target.js";
 
 /** Attempts to take the name before it is an error. */
 const ATTEMPTS_MAX = 10;
@@ -47,15 +48,6 @@ export async function listenAt(server: Server, named: string): Promise<SocketFil
     throw error instanceof ConntrailError ? error : placeError(path, error);
   } finally {
     unlinkQuietly(own);
-  }
-}
-
-/** Where a symbolic link leads to; any other path unchanged. */
-export function linkTarget(path: string): string {
-  try {
-    return resolve(dirname(path), readlinkSync(path));
-  } catch {
-    return path;
   }
 }
 

@@ -122,11 +122,12 @@ describe("hooks", { skip: clusterObstacle(), timeout: 400_000 }, () => {
     const [n1, n2] = cluster.nodes as [ClusterNode, ClusterNode];
     await n2.apply({ type: "create", range: 1, from: 0, count: FLOWS, mark: 1 });
     await waitFor("the flows", WAIT_MS, async () => (await n1.table("external")).size === FLOWS);
-    // As npm ci leaves it for some seconds: the files of the release without their packages.
+    // As a build leaves it for a moment: some files of the release are there.
     const tree = join(n1.directory, "tree");
     for (const part of ["bin", "package.json", "dist/src"]) {
       cpSync(join(dirname(dirname(n1.program)), part), join(tree, part), { recursive: true });
     }
+    rmSync(join(tree, "dist/src/cli/hook-main.js"));
     const hook = spawn(join(tree, "bin/conntrail"), ["hook", "primary", "-c", n1.configFile], { env: {} });
     assert.equal(await ended(hook), 1);
     await waitFor("the commit", WAIT_MS, async () => (await n1.kernel()).size === FLOWS);

@@ -277,8 +277,10 @@ test("while the program is replaced it says so in one line and leaves its traces
 }, async () => {
   const tree = join(directory, "tree");
   for (const [missing, why] of [
-    ["node_modules", /the program is not whole: Cannot find package 'commander'.*: wait for an upgrade to end/],
-    ["dist/src/cli/hook.js", /the program is not whole: Cannot find module '.*hook\.js'/],
+    [
+      "dist/src/cli/hook-main.js",
+      /the program is not whole: Cannot find module '.*hook-main\.js'.*: wait for an upgrade/,
+    ],
     ["dist", /not built yet: run npm run setup in /],
   ] as const) {
     const place = new Place();
@@ -305,6 +307,21 @@ test("while the program is replaced it says so in one line and leaves its traces
       renameSync(join(tree, "aside"), join(tree, missing));
     }
   }
+});
+
+test("without the packages, as an upgrade leaves the program for some seconds, it works as always", async () => {
+  const place = new Place();
+  const server = await place.serve();
+  const packages = join(directory, "tree", "node_modules");
+  renameSync(packages, `${packages}.aside`);
+  try {
+    assert.deepEqual(await place.hook("primary"), DONE);
+    assert.equal((await ended(spawn(program, ["status", "-c", place.config]))).code, 1);
+  } finally {
+    renameSync(`${packages}.aside`, packages);
+  }
+  assert.deepEqual(place.handlers.calls, ["primary"]);
+  await server.close(100);
 });
 
 /** Runs a command that has a /dev of its own, with this as its /dev/log. */

@@ -56,7 +56,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     "sync",
     "daemon",
   ],
-  "cli/process": ["errors.ts", "os", "flow", "config"],
+  "cli/process": ["errors.ts", "os", "flow", "config", "control"],
   "cli/command": ["errors.ts", "flow", "config", "conntrackd", "keys", "control", "daemon.ts", "cli/process"],
   "cli/conntrackd": ["errors.ts", "config", "conntrackd", "control", "cli/process", "cli/command"],
   "cli/history": [

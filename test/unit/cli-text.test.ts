@@ -3,7 +3,8 @@ import { test } from "node:test";
 import { formatCommit } from "../../src/cli/commit.js";
 import { formatConntrackdStats } from "../../src/cli/conntrackd/stats.js";
 import { formatFlush } from "../../src/cli/flush.js";
-import { formatHook } from "../../src/cli/hook.js";
+import { parseHookLine } from "../../src/cli/hook-main.js";
+import { formatHook } from "../../src/cli/hook-text.js";
 import { formatLogLine } from "../../src/cli/process/log-line.js";
 import { formatColumns, formatMs } from "../../src/cli/process/terminal.js";
 import { formatStats } from "../../src/cli/stats.js";
@@ -162,4 +163,22 @@ test("a commit in one line, also one that was prepared or had to repair", () => 
     formatCommit({ ...report, ahead: 350, underWay: true }),
     "60 committed, 2 updated, 0 skipped, 0 failed, 0 stale, 350 ahead in 47 ms, being claimed",
   );
+});
+
+test("a plain call of a hook is understood without the command line's parser, and every other is left to it", () => {
+  const line = (...argv: string[]) => parseHookLine(argv);
+  const path = "/etc/conntrail/conntrail.yaml";
+  assert.deepEqual(line("hook", "primary"), { role: "primary", group: undefined, configPath: path });
+  assert.deepEqual(line("-c", "/x", "hook", "--group", "lan", "fault"), {
+    role: "fault",
+    group: "lan",
+    configPath: "/x",
+  });
+  assert.deepEqual(line("hook", "backup", "--config", "/x")?.configPath, "/x");
+  for (const argv of [
+    ...["hook", "hook nobody", "hook primary backup", "hook primary --help", "hook primary --json", "status"],
+    ...["hook primary -c", "hook primary --group a/b", "hook primary --config=/x", "-c hook primary"],
+  ]) {
+    assert.equal(line(...argv.split(" ")), null, argv);
+  }
 });
