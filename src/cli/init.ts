@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { rmSync } from "node:fs";
-import { basename, dirname } from "node:path";
+import { basename, dirname, join } from "node:path";
 import type { Command } from "commander";
 import { hostAddress } from "../config/address.js";
 import { type Config, checkConfig, type PeerConfig } from "../config/config.js";
@@ -13,6 +13,7 @@ import { KEYS_LINE, OPEN_LINE } from "../keys/config-line.js";
 import { hasKeys, keyFolderOf } from "../keys/key-folder.js";
 import type { CommandContext } from "./command/command.js";
 import { writeNewFile } from "./command/new-file.js";
+import { keepalivedLines, keepalivedSnippet } from "./keepalived-snippet.js";
 
 interface InitOptions {
   cluster?: string;
@@ -22,6 +23,7 @@ interface InitOptions {
   observer: readonly string[];
   bundle?: string;
   keys: boolean;
+  hooks?: boolean;
   out?: string;
   force?: boolean;
 }
@@ -34,6 +36,8 @@ interface NodeFacts {
   readonly peers: readonly (readonly [node: string, address: string])[];
   readonly mode: string;
   readonly port: number;
+  /** keepalived writes into a FIFO, instead of calling hooks. */
+  readonly usesFifo: boolean;
   /** The line that names its keys, or says that there are none. */
   readonly tls: string;
 }
@@ -53,6 +57,7 @@ export function register(program: Command, context: CommandContext): void {
     .option("--peer <name=address>", "another node and its address; repeat for each", gather, [])
     .option("--observer <name=address>", "a host that only keeps the streams; repeat for each", gather, [])
     .option("--no-keys", "make none: whoever reaches the broker's port may then do everything")
+    .option("--hooks", "keepalived calls hooks, instead of writing into a FIFO")
     .option("--out <file>", "where to (default: the file of -c)")
     .option("--force", "replace a file that is there")
     .action((options: InitOptions) => init(options, context));
@@ -88,11 +93,13 @@ async function init(options: InitOptions, context: CommandContext): Promise<void
     peers,
     mode: "cache",
     port: PORT,
+    usesFifo: options.hooks !== true,
     tls,
   };
   const text = configText(facts);
   const config = checked(text, path);
   writeNewFile(path, text, options.force === true);
+  const snippet = writeSnippet(path, facts);
   const members = [
     ...peers.map(([name, address]) => ({ node: name, address, isObserver: false })),
     ...observers.map(([name, address]) => ({ node: name, address, isObserver: true })),
@@ -107,6 +114,7 @@ async function init(options: InitOptions, context: CommandContext): Promise<void
     listen: config.listen,
     peers: config.peers,
     bundles,
+    keepalived: snippet,
   };
   await context.print(report, () => nextText(report, options.keys));
 }
@@ -121,14 +129,24 @@ async function initFromBundle(
   const bundle = readBundle(file);
   const { cluster, node, listen, port, mode } = bundle;
   const peers = Object.entries(bundle.peers);
-  const text = configText({ cluster, node, listen, peers, mode, port, tls: KEYS_LINE });
+  const facts = { cluster, node, listen, peers, mode, port, usesFifo: options.hooks !== true, tls: KEYS_LINE };
+  const text = configText(facts);
   const config = checked(text, path);
   writeNewFile(path, text, options.force === true);
+  const snippet = writeSnippet(path, facts);
   installBundle(keyFolderOf(path), bundle, { cluster, node });
   // The key is in its place now; another copy of it is only something to lose.
   rmSync(file, { force: true });
-  const report = { path, cluster, node, listen, peers: config.peers, bundles: [] };
+  const report = { path, cluster, node, listen, peers: config.peers, bundles: [], keepalived: snippet };
   await context.print(report, () => nextText(report, true, `, and removed ${file}`));
+}
+
+/** Writes keepalived's side beside the configuration, and gives its path; null for an observer, which has no role. */
+function writeSnippet(path: string, { mode, usesFifo }: NodeFacts): string | null {
+  if (mode === "observer") return null;
+  const file = join(dirname(path), "keepalived-snippet.conf");
+  writeNewFile(file, keepalivedSnippet(usesFifo), true);
+  return file;
 }
 
 function memberOf(option: string, text: string): readonly [node: string, address: string] {
@@ -151,12 +169,16 @@ interface InitReport {
   readonly path: string;
   readonly peers: readonly PeerConfig[];
   readonly bundles: readonly WrittenBundle[];
+  /** Null: none, for an observer. */
+  readonly keepalived: string | null;
 }
 
-function nextText({ path, peers, bundles }: InitReport, keys: boolean, more = ""): string {
+function nextText({ path, peers, bundles, keepalived }: InitReport, keys: boolean, more = ""): string {
   const option = path === DEFAULT_CONFIG_PATH ? "" : ` -c ${path}`;
   const start = `start it with: conntrail daemon${option}\n`;
-  const wrote = [path, ...bundles.map((bundle) => bundle.path)].map((file) => `wrote ${file}`).join("\n");
+  const wrote = [path, ...(keepalived === null ? [] : [keepalived]), ...bundles.map((bundle) => bundle.path)]
+    .map((file) => `wrote ${file}`)
+    .join("\n");
   if (bundles.length === 0) {
     const others = keys || peers.length === 0 ? "" : `do the same on ${peers.map((peer) => peer.node).join(", ")}, `;
     return `${wrote}${more}\nnext: look it over, ${others}then ${start}`;
@@ -192,7 +214,12 @@ broker:
 
 control: /run/conntrail/control.sock
 
-# Least time between messages under load; 0 for the lowest latency, at a cost in CPU.
+${
+  facts.mode === "observer"
+    ? ""
+    : `${keepalivedLines(facts.usesFifo)}
+`
+}# Least time between messages under load; 0 for the lowest latency, at a cost in CPU.
 publish:
   interval: 5ms
 

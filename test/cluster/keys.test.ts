@@ -119,7 +119,7 @@ describe("keys by the README", { skip: clusterObstacle() || opensslMissing(), ti
       // Both share this machine's files.
       const text = readFileSync(node.configFile, "utf8")
         .replace("/var/lib/conntrail", node.store)
-        .replace("/run/conntrail/control.sock", node.control);
+        .replaceAll("/run/conntrail", node.directory);
       writeFileSync(node.configFile, text);
       node.start();
     }

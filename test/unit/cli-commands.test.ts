@@ -303,10 +303,11 @@ test("init writes what the daemon reads, once", async () => {
   const path = join(directory, "etc", "conntrail.yaml");
   const flags = ["--cluster", "edge", "--node", "fw1", "--listen", "10.77.0.1", "--peer", "fw2=10.77.0.2"];
   const args = ["init", ...flags, "--peer", "fw3=fd00::3", "--no-keys", "--out", path];
+  const snippet = join(directory, "etc", "keepalived-snippet.conf");
   const first = await finish(start(...args));
   assert.deepEqual(first, {
     code: 0,
-    stdout: `wrote ${path}\nnext: look it over, do the same on fw2, fw3, then start it with: conntrail daemon -c ${path}\n`,
+    stdout: `wrote ${path}\nwrote ${snippet}\nnext: look it over, do the same on fw2, fw3, then start it with: conntrail daemon -c ${path}\n`,
     stderr: "",
   });
   const written = parseConfig(readFileSync(path, "utf8"), path);
@@ -326,7 +327,30 @@ test("init writes what the daemon reads, once", async () => {
     listen: "10.77.0.1",
     peers: [{ node: "fw2", address: "10.77.0.2" }],
     bundles: [],
+    keepalived: snippet,
   });
+});
+
+test("init writes both of keepalived's ways, the one that the node has and the other as comments", async () => {
+  const place = join(directory, "ways");
+  const path = join(place, "conntrail.yaml");
+  const flags = ["init", "--cluster", "edge", "--node", "fw1", "--listen", "10.77.0.1", "--no-keys", "--force"];
+  const lines = (text: string, comment: string): string[] =>
+    text.split("\n").flatMap((line) => (line.startsWith(comment) ? [line.slice(comment.length).trim()] : []));
+  const ways: string[][] = [];
+  for (const options of [[], ["--hooks"]]) {
+    await finish(start(...flags, ...options, "--out", path));
+    const { keepalived } = parseConfig(readFileSync(path, "utf8"), path);
+    const fifo = options.length === 0 ? "/run/conntrail/keepalived.fifo" : null;
+    assert.equal(keepalived.fifo, fifo);
+    const text = readFileSync(join(place, "keepalived-snippet.conf"), "utf8");
+    assert.equal(/^ {2}vrrp_notify_fifo/m.test(text), fifo !== null);
+    assert.equal(/^ {2}notify_master/m.test(text), fifo === null);
+    assert.equal(/^# {3}notify_stop/m.test(text), fifo !== null);
+    ways.push(lines(text, "  "), lines(text, "#   "));
+  }
+  assert.deepEqual(ways[0], ways[3], "the same words, with and without the sign of a comment");
+  assert.deepEqual(ways[1], ways[2]);
 });
 
 test("init refuses what the daemon would refuse, by the flag's name", async () => {
