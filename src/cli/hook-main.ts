@@ -12,7 +12,7 @@ interface HookLine {
 }
 
 /**
- * Runs `conntrail hook` with a tenth of the modules that the whole command line has, because keepalived waits for
+ * Runs `conntrail hook` with the few modules that it needs, because keepalived waits for
  * nothing and every packet does. False if the command line has anything beside role, `-c` and `--group`: then nothing
  * was done, and `main` does it. Sets the exit code, and throws, as `main` does.
  */

@@ -216,6 +216,8 @@ export interface ArenaOptions {
   readonly publishInterval?: string;
   /** conntrail's nodes have keys, as after `init`. */
   readonly keys?: boolean;
+  /** The FIFO from which a node of conntrail takes its role, by its number. */
+  readonly fifo?: (number: number) => string;
 }
 
 /** Two nodes of conntrail, set up so. */
@@ -225,6 +227,7 @@ export function conntrailOptions({
   ahead,
   publishInterval,
   keys = true,
+  fifo,
 }: ArenaOptions): ClusterOptions {
   return {
     nodes: 2,
@@ -233,7 +236,8 @@ export function conntrailOptions({
     netlinkBuffer: ["16MiB", "64MiB"],
     ...(publishInterval === undefined ? {} : { publishInterval }),
     keys,
-    configure: () => [
+    configure: (number) => [
+      ...(fifo === undefined ? [] : [`keepalived: { fifo: ${fifo(number)} }`]),
       `filter: { ignore: ["127.0.0.1", "::1", "10.77.0.1", "10.77.0.2"] }`,
       `cache: { limit: ${flowsMax} }`,
       `mode: ${injects ? "inject" : "cache"}`,

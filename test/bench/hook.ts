@@ -1,4 +1,7 @@
 import { spawn } from "node:child_process";
+import { closeSync, constants, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { toolEnvironment } from "../../src/lab/process.js";
 import { type Bench, RESIDENT_RANGE } from "./bench.js";
 import { Arena, type Contender } from "./contender.js";
@@ -8,13 +11,32 @@ const FLOWS = 20_000;
 /** A process that is short needs more samples than a load that is long. */
 const SAMPLES_PER_ROUND = 3;
 
-/** From keepalived's call to the first entry in the kernel, process start included. */
+/**
+ * From keepalived's call to the first entry in the kernel, process start included; and from the line that it writes into
+ * the FIFO, where there is no process.
+ */
 export async function benchHook(bench: Bench): Promise<void> {
+  const directory = mkdtempSync(join(tmpdir(), "conntrail-bench-hook-"));
+  try {
+    await measure(bench, (number) => join(directory, `${number}.fifo`));
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}
+
+async function measure(bench: Bench, fifo: (number: number) => string): Promise<void> {
   const flows = Math.round(FLOWS * bench.scale);
-  await using arena = await Arena.start();
-  const times: Record<string, number[]> = { conntrail: [], conntrackd: [], node: [] };
+  await using arena = await Arena.start({ fifo });
+  using keepalived = new Keepalived(fifo(2));
+  const times: Record<string, number[]> = { conntrail: [], conntrackd: [], fifo: [], node: [] };
   for (let round = 0; round < bench.rounds * SAMPLES_PER_ROUND; round++) {
-    for (const contender of arena.contenders) times[contender.name]!.push(await hookOnce(bench, contender, flows));
+    for (const contender of arena.contenders) {
+      const { namespace, primaryCommand: command } = contender.backup;
+      const call = () => run("ip", namespace.execArguments(command[0], command.slice(1)));
+      times[contender.name]!.push(await hookOnce(bench, contender, flows, call));
+    }
+    keepalived.write("BACKUP");
+    times.fifo!.push(await hookOnce(bench, arena.conntrail, flows, async () => keepalived.write("MASTER")));
     const start = performance.now();
     await run(process.execPath, ["-e", "0"]);
     times.node!.push(performance.now() - start);
@@ -29,6 +51,13 @@ export async function benchHook(bench: Bench): Promise<void> {
       goal: { of: "value", at: "most", limit: 150 },
     },
     {
+      name: "keepalived's line in the FIFO to the first entry",
+      unit: "ms",
+      conntrail: times.fifo!,
+      other: times.conntrackd!,
+      goal: { of: "value", at: "most", limit: 10 },
+    },
+    {
       name: `${name}, and node -e 0`,
       unit: "ms",
       conntrail: times.conntrail!,
@@ -38,7 +67,29 @@ export async function benchHook(bench: Bench): Promise<void> {
   ]);
 }
 
-async function hookOnce({ load, report }: Bench, contender: Contender, flows: number): Promise<number> {
+/** keepalived's end of a node's FIFO. */
+class Keepalived implements Disposable {
+  readonly #fd: number;
+
+  constructor(path: string) {
+    this.#fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
+  }
+
+  write(state: string): void {
+    writeSync(this.#fd, `GROUP "firewall" ${state} 0\n`);
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#fd);
+  }
+}
+
+async function hookOnce(
+  { load, report }: Bench,
+  contender: Contender,
+  flows: number,
+  call: () => Promise<void>,
+): Promise<number> {
   const { active, backup } = contender;
   await load.ask("fill", { namespace: active.namespace.name, range: RESIDENT_RANGE, from: 0, count: flows });
   await contender.settled(flows);
@@ -46,7 +97,7 @@ async function hookOnce({ load, report }: Bench, contender: Contender, flows: nu
   const others = new OtherWork([load.pid, ...contender.pids()]);
   const first = load.ask("first", null);
   const startedMs = Number(process.hrtime.bigint()) / 1e6;
-  const done = run("ip", backup.namespace.execArguments(backup.primaryCommand[0], backup.primaryCommand.slice(1)));
+  const done = call();
   const firstMs = await first;
   report.others(others.share());
   if (firstMs === null) throw new Error(`${contender.name} put no entry into the kernel`);

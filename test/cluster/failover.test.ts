@@ -13,7 +13,8 @@ const READY_TIMEOUT_MS = 30_000;
 const SYNC_TIMEOUT_MS = 30_000;
 /** Long enough for TCP to have sent again several times. */
 const ANSWER_TIMEOUT_MS = 30_000;
-const GRACEFUL_GAP_MS_MAX = 1_500;
+/** On a quiet machine the median is 200 ms; the next step is what TCP takes when its first repetition is lost too. */
+const GRACEFUL_GAP_MS_MAX = 600;
 
 const obstacle = labObstacle();
 
@@ -30,7 +31,7 @@ describe("failover", { skip: obstacle ?? false, timeout: 400_000 }, () => {
   });
 
   it("keeps 200 sessions alive when the primary is cut off, and then the next one", async () => {
-    await using lab = await Lab.create({ firewalls: 3, advertSeconds: 1 });
+    await using lab = await Lab.create({ firewalls: 3, advertSeconds: 1, fifo: true });
     const first = await startCluster(lab);
     await waitReplicated(lab, first);
     const one = await failOver(lab, first, "cut", ANSWER_TIMEOUT_MS);
@@ -42,8 +43,8 @@ describe("failover", { skip: obstacle ?? false, timeout: 400_000 }, () => {
     await assertOwnSessions(two.to);
   });
 
-  it("is felt for less than 1.5 s when the primary hands over", async (t) => {
-    await using lab = await Lab.create({ firewalls: 3 });
+  it("is felt for less than 0.6 s when the primary hands over", async (t) => {
+    await using lab = await Lab.create({ firewalls: 3, fifo: true });
     const first = await startCluster(lab);
     await waitReplicated(lab, first);
     const gapsMs: number[] = [];
@@ -55,7 +56,7 @@ describe("failover", { skip: obstacle ?? false, timeout: 400_000 }, () => {
       assert.deepEqual(fate(report), ALL_ALIVE);
       gapsMs.push(longestGapMs);
       await waitReplicated(lab, to);
-      from.startKeepalived(from.conntrailHooks());
+      from.startKeepalived(from.conntrailPaths());
       await from.waitBackup(READY_TIMEOUT_MS);
     }
     t.diagnostic(`longest gap ${gapsMs.join(" and ")} ms`);
@@ -72,7 +73,7 @@ function fate(report: Awaited<ReturnType<typeof failOver>>["report"]): typeof AL
 
 async function startCluster(lab: Lab): Promise<Firewall> {
   await lab.startDaemons(READY_TIMEOUT_MS);
-  const primary = await lab.startKeepalived((firewall) => firewall.conntrailHooks());
+  const primary = await lab.startKeepalived((firewall) => firewall.conntrailPaths());
   await lab.openSessions(sessionTargets(SESSIONS - 1), { ssh: true });
   return primary;
 }
