@@ -19,7 +19,7 @@ const STATES = "SYN_SENT SYN_RECV ESTABLISHED FIN_WAIT CLOSE_WAIT LAST_ACK TIME_
 const NETWORK = "an IPv4 or IPv6 address or network, such as 192.0.2.0/24 or 2001:db8::1";
 const HELPERS = "true, false or a list of helpers such as [ftp, sip]";
 const TOP_KEYS =
-  "cluster node listen peers mode broker control publish peer_timeout lock nice cache commit purge expectations filter netlink discover archive tls metrics log";
+  "cluster node listen peers mode broker control publish peer_timeout lock nice cache commit purge expectations filter netlink discover archive tls keepalived metrics log";
 
 const directory = mkdtempSync(join(tmpdir(), `conntrail-config-${process.pid}-`));
 after(() => rmSync(directory, { recursive: true, force: true }));
@@ -44,6 +44,7 @@ netlink: { overrun_resync: 5s, poll: 15s, iteration_limit: 200 }
 discover: { group: 225.0.0.50, port: 3780, interface: eth2 }
 archive: { dir: /srv/archive, max_age: 3650d }
 tls: { ca: ca.pem, cert: fw1.pem, key: /keys/fw1.key }
+keepalived: { fifo: /run/conntrail/keepalived.fifo, groups: [wan, lan, wan], track_file: /run/conntrail/behind }
 metrics: { listen: 127.0.0.1:9469 }
 log: { level: info, file: /var/log/conntrail.log, syslog: true }
 peer_timeout: 4s
@@ -100,6 +101,7 @@ test("every key of the contract is understood", () => {
     archive: { directory: "/srv/archive", maxAgeSeconds: 3650 * 86_400 },
     tls: { ca: "/etc/conntrail/ca.pem", cert: "/etc/conntrail/fw1.pem", key: "/keys/fw1.key", nodes: null },
     isOpen: false,
+    keepalived: { fifo: "/run/conntrail/keepalived.fifo", groups: ["wan", "lan"], trackFile: "/run/conntrail/behind" },
     metrics: { host: "127.0.0.1", port: 9469 },
     logLevel: "info",
     logFile: "/var/log/conntrail.log",
@@ -138,6 +140,7 @@ test("what is left out has the defaults of the contract", () => {
   assert.deepEqual(loginOf("creds: /x/fw1.creds"), { kind: "creds", file: "/x/fw1.creds" });
   assert.equal(parseConfig(`${BASE}tls: false\n`, "/etc/fw.yaml").tls, null);
   assert.equal(config.metrics, null);
+  assert.deepEqual(config.keepalived, { fifo: null, groups: null, trackFile: null });
   assert.equal(config.logLevel, "info");
   assert.deepEqual(config.peers, []);
 });
@@ -270,6 +273,19 @@ const REFUSED: readonly (readonly [string, string])[] = [
   ],
   ["tls: true\n", "4: tls: found true, allowed is false, or a map of ca, cert, key and nodes"],
   ["tls: { ca: a, cert: b }\n", "4: tls.key: is missing, allowed is a file name"],
+  [
+    "keepalived: { fifo: run/fifo }\n",
+    '4: keepalived.fifo: found "run/fifo", allowed is an absolute path of at most 1024 bytes',
+  ],
+  ["keepalived: { groups: [a] }\n", "4: keepalived.groups: found without keepalived.fifo, allowed is both"],
+  [
+    "keepalived: { fifo: /f, groups: [a b] }\n",
+    '4: keepalived.groups[0]: found "a b", allowed is the name of a sync group or an instance: letters, digits, . - _, at most 64',
+  ],
+  [
+    "mode: observer\nkeepalived: { fifo: /run/f }\n",
+    "5: keepalived: found beside mode observer, allowed is mode cache or inject: an observer has no role",
+  ],
   [
     "metrics: { listen: 9469 }\n",
     "4: metrics.listen: found 9469, allowed is an address and a port, such as 127.0.0.1:9469 or [::1]:9469",
