@@ -1,13 +1,15 @@
 /** Real keepalived and real daemons with nothing but a FIFO between them, while either is reloaded, restarted, or away. */
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, it } from "node:test";
+import { keepalivedSnippet } from "../../src/cli/keepalived-snippet.js";
 import type { StatsReport, StatusReport } from "../../src/control/protocol.js";
 import { failOver } from "../../src/lab/failover.js";
 import type { Firewall } from "../../src/lab/firewall.js";
 import { Lab, labObstacle } from "../../src/lab/lab.js";
 import { signal } from "../../src/lab/leftover.js";
-import { waitFor } from "../../src/lab/process.js";
+import { projectRoot, waitFor } from "../../src/lab/process.js";
 import { echoTargets } from "../../src/lab/sessions.js";
 
 const READY_MS = 30_000;
@@ -65,6 +67,20 @@ describe("keepalived's FIFO", { skip: labObstacle() ?? false, timeout: 300_000 }
     async function alive(): Promise<void> {
       const report = await sessions.settle(ALIVE_MS);
       assert.equal(report.answering, report.sessions, report.reasons.join());
+    }
+  });
+
+  it("has examples that keepalived accepts", async () => {
+    await using lab = await Lab.create({ firewalls: 2 });
+    const [{ namespace }] = lab.firewalls as unknown as [Firewall];
+    const example = readFileSync(join(projectRoot(), "deploy", "keepalived.conf.example"), "utf8");
+    const instances = example.slice(example.indexOf("vrrp_instance lan"));
+    const texts = { example, fifo: keepalivedSnippet(true) + instances, hooks: keepalivedSnippet(false) + instances };
+    for (const [name, text] of Object.entries(texts)) {
+      const file = join(lab.directory, `${name}.conf`);
+      // The program's place is not this one's.
+      writeFileSync(file, text.replaceAll("/opt/conntrail", projectRoot()), { mode: 0o600 });
+      assert.equal(await namespace.exec("keepalived", ["--config-test", "--use-file", file]), "", name);
     }
   });
 

@@ -1,7 +1,17 @@
 /** Daemons that run as deploy/conntrail.service runs them: an ordinary user, two capabilities, nothing else of root's. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { chmodSync, readdirSync, readFileSync, statSync } from "node:fs";
+import {
+  appendFileSync,
+  chmodSync,
+  closeSync,
+  constants,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import { describe, it } from "node:test";
 import { waitFor } from "../../src/lab/process.js";
@@ -19,11 +29,19 @@ function field(pid: number, name: string): string {
   return new RegExp(`^${name}:\\s+(.+)$`, "m").exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? "";
 }
 
+function fifoOf(node: ClusterNode): string {
+  return join(node.directory, "keepalived.fifo");
+}
+
 async function start(nodes: number): Promise<Cluster> {
   const cluster = await Cluster.create({ nodes, user: USER });
   // The folders of the nodes are theirs, and the one around them is root's.
   chmodSync(cluster.directory, 0o711);
-  for (const node of cluster.nodes) node.start();
+  for (const node of cluster.nodes) {
+    const [fifo, trackFile] = [fifoOf(node), join(node.directory, "behind")];
+    appendFileSync(node.configFile, `keepalived: { fifo: ${fifo}, track_file: ${trackFile} }\n`);
+    node.start();
+  }
   await cluster.ready();
   return cluster;
 }
@@ -90,6 +108,27 @@ describe("daemons of an ordinary user", { skip: clusterObstacle(), timeout: 300_
     node.start();
     await node.ready();
     await waitFor("the role of the hook", WAIT_MS, async () => (await node.status()).role === "primary");
+  });
+
+  it("make keepalived's FIFO for root and themselves alone, and take root's lines", async () => {
+    await using cluster = await start(1);
+    const [node] = cluster.nodes as [ClusterNode];
+    const { uid, mode } = statSync(fifoOf(node));
+    assert.deepEqual([uid, mode & 0o777], [USER, 0o600]);
+    assert.equal(statSync(join(node.directory, "behind")).uid, USER);
+    const fd = openSync(fifoOf(node), constants.O_RDWR | constants.O_NONBLOCK | constants.O_NOFOLLOW);
+    try {
+      writeSync(fd, 'GROUP "firewall" MASTER 0\n');
+      await waitFor("the role of the line", WAIT_MS, async () => (await node.status()).role === "primary");
+    } finally {
+      closeSync(fd);
+    }
+    // As keepalived makes it, when it is there before the daemon.
+    await node.stop();
+    await node.exec("sh", "-c", `rm ${fifoOf(node)} && mkfifo -m 600 ${fifoOf(node)}`);
+    node.start();
+    await node.ready();
+    assert.equal(statSync(fifoOf(node)).uid, USER);
   });
 
   it("are not waited for by a hook because of another user's process that looks like one", async () => {
