@@ -150,7 +150,8 @@ class ConntrackdSide implements Side {
   async stepDown(): Promise<void> {}
 }
 
-class ConntrailSide implements Side {
+/** A node of conntrail. */
+export class ConntrailSide implements Side {
   readonly primaryCommand: readonly [string, ...string[]];
   readonly node: ClusterNode;
   readonly #brokerPid: { value: number } = { value: 0 };

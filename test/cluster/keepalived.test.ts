@@ -78,8 +78,9 @@ describe("keepalived's FIFO", { skip: labObstacle() ?? false, timeout: 300_000 }
     const texts = { example, fifo: keepalivedSnippet(true) + instances, hooks: keepalivedSnippet(false) + instances };
     for (const [name, text] of Object.entries(texts)) {
       const file = join(lab.directory, `${name}.conf`);
-      // The program's place is not this one's.
-      writeFileSync(file, text.replaceAll("/opt/conntrail", projectRoot()), { mode: 0o600 });
+      // The places of the program and of its runtime folder are not these.
+      const here = text.replaceAll("/opt/conntrail", projectRoot()).replaceAll("/run/conntrail", lab.directory);
+      writeFileSync(file, here, { mode: 0o600 });
       assert.equal(await namespace.exec("keepalived", ["--config-test", "--use-file", file]), "", name);
     }
   });
