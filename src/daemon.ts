@@ -150,7 +150,7 @@ async function startNode(given: Given): Promise<void> {
   const locked = await openControl(given);
   const trace = new HookTrace(config.control);
   const remembered = readTrace(trace, log);
-  const wasPrimary = remembered.some(({ role, taken }) => role === "primary" && taken);
+  const wasPrimary = remembered.some(({ role }) => role === "primary");
   const keepalived = new KeepalivedLink(config, wasPrimary, log);
   const ground = await layGround(locked);
   const { hybridClock, broker } = ground;
