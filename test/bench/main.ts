@@ -11,6 +11,7 @@ import { setPriority } from "node:os";
 import { parseArgs } from "node:util";
 import { benchActive } from "./active.js";
 import { benchArchive } from "./archive.js";
+import { benchArchiveQuestions } from "./archive-questions.js";
 import type { Bench } from "./bench.js";
 import { benchChurn } from "./churn.js";
 import { benchCommit } from "./commit.js";
@@ -51,6 +52,7 @@ const PARTS: Record<string, (bench: Bench) => Promise<void>> = {
   active: benchActive,
   replay: ({ scale }) => benchReplay(1_000_000 * scale, 3),
   archive: ({ scale }) => benchArchive(2_000_000 * scale),
+  "archive-questions": ({ scale }) => benchArchiveQuestions(scale),
   history: ({ scale }) => benchHistory(20_000_000 * scale),
   // As a quiet firewall writes them.
   "history-small": ({ scale }) => benchHistory(3_000_000 * scale, 20),

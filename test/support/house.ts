@@ -43,7 +43,9 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   history: ["errors.ts", "flow"],
   "history/format": ["flow", "history"],
   "history/scan": ["errors.ts", "flow", "ownership", "stream", "stream/format", "history"],
-  "history/archive": ["errors.ts", "flow", "stream", "stream/format", "history", "history/format", "history/scan"],
+  "history/archive": [
+    ...["errors.ts", "os", "flow", "stream", "stream/format", "history", "history/format", "history/scan"],
+  ],
   lab: ["errors.ts", "os", "keys"],
   // Composition, and the command line on top.
   daemon: [

@@ -27,10 +27,12 @@ function readAuthority(path: string): string {
 
 /** The verdict for people: problems first, then what the chain says. */
 export function formatVerdict(verdict: ArchiveVerdict): string {
-  const { files, newest, unchained, before, sealedBy, unsealed, problems } = verdict;
+  const { files, newest, unchained, before, sealedBy, unsealed, replaced, removed, problems } = verdict;
   const lines = [...problems];
   lines.push(`${files} files, ${problems.length === 0 ? "whole" : `${problems.length} problems`}`);
   if (before !== null) lines.push(`files up to ${before} are gone: by archive.max_age, or by somebody`);
+  if (replaced > 0) lines.push(`${replaced} files were compacted, into ones that know their chain`);
+  if (removed > 0) lines.push(`${removed} later files went by archive.max_age, as a newer one says`);
   if (unchained > 0) lines.push(`${unchained} files of an earlier release are in no chain`);
   for (const [node, count] of Object.entries(sealedBy)) lines.push(`${count} sealed by ${node}`);
   if (unsealed > 0) lines.push(`${unsealed} not sealed: whoever may write the files can make such a chain anew`);

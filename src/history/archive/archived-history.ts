@@ -23,8 +23,10 @@ const ASKED_AT_ONCE = 8192;
 
 /** What an answer from streams and archive is made of. */
 interface ArchivePart {
-  /** Reads the archive. `latestFirst` is that of Archive.connections, and true only where there is a limit. */
-  connections(archive: Archive, latestFirst: boolean): AsyncIterable<readonly Connection[]>;
+  /** Reads the archive. */
+  connections(archive: Archive): AsyncIterable<readonly Connection[]>;
+  /** The last `limit` connections of the archive that belong to the answer. Called only where there is a limit. */
+  newest(archive: Archive, limit: number): Promise<readonly Connection[]>;
   /** Reads the connections that overlap that time from the streams. */
   stream(sinceMs: number | null, untilMs: number | null): HistoryAnswer;
   readonly sinceMs: number | null;
@@ -60,13 +62,15 @@ export class ArchivedHistory implements HistorySource {
     const { sinceMs, untilMs, limit } = query;
     const history = this.#history;
     const answer = history.connections(query, signal);
+    const as = (connection: Connection) => (overlaps(connection, sinceMs, untilMs) ? connection : null);
     return this.#answer(answer, signal, {
-      connections: (archive, latestFirst) => archive.connections(query, latestFirst),
+      connections: (archive) => archive.connections(query),
+      newest: (archive, room) => archive.newest(query, room, (connection) => as(connection) !== null),
       stream: (from, until) => history.connections({ ...query, sinceMs: from, untilMs: until, limit: null }, signal),
       sinceMs,
       untilMs,
       limit,
-      as: (connection) => (overlaps(connection, sinceMs, untilMs) ? connection : null),
+      as,
     });
   }
 
@@ -74,16 +78,18 @@ export class ArchivedHistory implements HistorySource {
   at(timeMs: number, query: HistoryQuery, signal: AbortSignal): HistoryAnswer {
     const { limit, nodes } = query;
     const range = { ...query, nodes: null, sinceMs: timeMs, untilMs: timeMs, limit: null };
+    const as = (connection: Connection) => {
+      const then = asOf(connection, timeMs);
+      return then !== null && isCarriedBy(then, nodes) ? then : null;
+    };
     return this.#answer(this.#history.at(timeMs, query, signal), signal, {
-      connections: (archive, latestFirst) => archive.connections(range, latestFirst),
+      connections: (archive) => archive.connections(range),
+      newest: (archive, room) => archive.newest(range, room, (connection) => as(connection) !== null),
       stream: (from, until) => this.#history.connections({ ...range, sinceMs: from, untilMs: until }, signal),
       sinceMs: timeMs,
       untilMs: timeMs,
       limit,
-      as: (connection) => {
-        const then = asOf(connection, timeMs);
-        return then !== null && isCarriedBy(then, nodes) ? then : null;
-      },
+      as,
     });
   }
 
@@ -92,6 +98,7 @@ export class ArchivedHistory implements HistorySource {
     const { sinceMs, untilMs } = question;
     return this.#answer(this.#history.who(question, signal), signal, {
       connections: (archive) => archive.who(question),
+      newest: async () => [],
       stream: (from, until) =>
         this.#history.who({ ...question, sinceMs: from ?? sinceMs, untilMs: until ?? untilMs }, signal),
       sinceMs,
@@ -133,10 +140,10 @@ export class ArchivedHistory implements HistorySource {
       answering = part.stream(sinceMs, untilMs);
       const streamed = notArchived(archive, part, answering);
       if (part.limit === null) {
-        yield* chosenOf(part, part.connections(archive, false), signal);
+        yield* chosenOf(part, part.connections(archive), signal);
         yield* streamed;
       } else {
-        const found = await latest(part.connections(archive, true), streamed, part, part.limit, signal);
+        const found = await latest(archive, streamed, part, part.limit);
         if (found.length > 0) yield found;
       }
     };
@@ -215,20 +222,16 @@ async function* notArchived(
 
 /** The last `limit` connections of archive and streams. The archive is read only as far as the streams leave room. */
 async function latest(
-  archived: AsyncIterable<readonly Connection[]>,
+  archive: Archive,
   streamed: AsyncIterable<readonly Connection[]>,
   part: ArchivePart,
   limit: number,
-  signal: AbortSignal,
 ): Promise<readonly Connection[]> {
   let found: readonly Connection[] = [];
   for await (const batch of newest(streamed, limit)) found = batch;
   if (found.length === limit) return found;
-  for await (const rows of chosenOf(part, archived, signal)) {
-    found = [...rows.slice(Math.max(0, rows.length - limit + found.length)), ...found];
-    if (found.length === limit) break;
-  }
-  return found;
+  const archived = await part.newest(archive, limit - found.length);
+  return [...archived.map(part.as).filter((each) => each !== null), ...found];
 }
 
 /** A connection as it was at a time: alive, in an unknown state. Null: it was not alive then. */

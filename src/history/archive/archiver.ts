@@ -1,8 +1,12 @@
-/** An archiver: connects to a broker, opens the archive for writing, and runs until the streams end or it is stopped. */
+/**
+ * An archiver: connects to a broker, opens the archive for writing, and runs until the streams end or it is stopped. It compacts the
+ * archive meanwhile, or at its end.
+ */
 import type { Logger } from "pino";
 import { type BrokerConnection, connectBroker, type TlsFiles } from "../../stream/connection.js";
 import { History } from "../scan/history.js";
 import { brokerStreams } from "../scan/streams.js";
+import { Compactor } from "./compactor.js";
 import { ARCHIVE_LIMITS } from "./limits.js";
 import { type ArchiveReport, ArchiveRun } from "./run.js";
 import { readSealer } from "./seal.js";
@@ -51,6 +55,10 @@ export async function runArchiver(
   const { onDamaged, onProgress, onFailure } = listener;
   const sealing = tls === null ? {} : { sealer: await readSealer(tls) };
   const writer = await ArchiveWriter.open({ directory, limits: ARCHIVE_LIMITS, onDamaged, ...sealing });
+  const compactor = new Compactor({ directory, writer, now: Date.now, onFailure });
+  const ended = new AbortController();
+  const stop = AbortSignal.any([signal, ended.signal]);
+  const compacting = live ? compactor.run(stop) : null;
   let connection: BrokerConnection | null = null;
   try {
     connection = connectBroker({
@@ -78,8 +86,11 @@ export async function runArchiver(
       ...(settleMs !== undefined && { settleMs }),
     });
     await run.run();
+    if (!live) await compactor.finish(stop);
   } finally {
+    ended.abort();
     await connection?.close();
+    await compacting;
     await writer.close();
   }
 }

@@ -17,6 +17,8 @@ export interface DatabaseLimits {
   readonly memoryMiB: number;
   /** A directory for what does not fit into memory; left out: queries that do not fit fail. */
   readonly temporary?: string;
+  /** How large that may become; left out: DuckDB's own bound, nine tenths of the disk. */
+  readonly temporaryMiB?: number;
 }
 
 /** How many rows a vector of DuckDB has. */
@@ -51,15 +53,18 @@ export class Database {
   }
 
   /** @throws ConntrailError STORE where DuckDB is missing */
-  static async open({ threads, memoryMiB, temporary = "" }: DatabaseLimits): Promise<Database> {
+  static async open({ threads, memoryMiB, temporary = "", temporaryMiB }: DatabaseLimits): Promise<Database> {
     const duckdb = await loadDuckdb();
     const instance = await duckdb.api.DuckDBInstance.create(":memory:", {
       threads: String(threads),
       memory_limit: `${memoryMiB}MiB`,
       temp_directory: temporary,
+      ...(temporaryMiB !== undefined && { max_temp_directory_size: `${temporaryMiB}MiB` }),
       autoinstall_known_extensions: "false",
       autoload_known_extensions: "false",
       enable_object_cache: "false",
+      // The same path may be another file (held-files.ts).
+      enable_external_file_cache: "false",
     });
     const connection = await instance.connect();
     await connection.run("SET TimeZone = 'UTC'");

@@ -5,41 +5,31 @@ import { zoneOrigOf } from "../../flow/record-fields.js";
 import type { Connection } from "../connection.js";
 import { HOLD_MS } from "../scan/held-ends.js";
 import { type Database, duckdbText, quoted } from "./duckdb.js";
-import { type ArchiveFile, dayOf } from "./files.js";
+import { ANY_TIME, type EndRanges, type Range } from "./end-ranges.js";
+import { dayOf } from "./files.js";
+import type { HeldFile, HeldFiles } from "./held-files.js";
 import { RESTORED_COLUMNS, restoreConnections } from "./restore.js";
 import type { OnDamaged } from "./state.js";
 
-/** A range of time, milliseconds since the Unix epoch, both ends included. */
-interface Range {
-  readonly fromMs: number;
-  readonly untilMs: number;
-}
-
 /** A file, and the times between which its connections ended. */
 interface KnownFile extends Range {
-  readonly path: string;
+  readonly file: HeldFile;
 }
 
 /** How many days beside the day of an end are searched: another node's clock may be off. */
 const DAYS_BESIDE = 1;
-const ANY_TIME: Range = { fromMs: Number.NEGATIVE_INFINITY, untilMs: Number.POSITIVE_INFINITY };
 
 /** Finds the connections that the archive does not hold. It reads only the archived ones that ended at about the same time. */
 export class KnownConnections {
   readonly #database: Database;
-  readonly #list: (fromDay: number, untilDay: number) => Promise<readonly ArchiveFile[]>;
+  readonly #files: HeldFiles;
+  readonly #ranges: EndRanges;
   readonly #onDamaged: OnDamaged;
-  /** By path; files never change. */
-  readonly #ranges = new Map<string, Range>();
 
-  /** `list` returns the sound files of the days from `fromDay` to `untilDay`. */
-  constructor(options: {
-    database: Database;
-    list: (fromDay: number, untilDay: number) => Promise<readonly ArchiveFile[]>;
-    onDamaged: OnDamaged;
-  }) {
+  constructor(options: { database: Database; files: HeldFiles; ranges: EndRanges; onDamaged: OnDamaged }) {
     this.#database = options.database;
-    this.#list = options.list;
+    this.#files = options.files;
+    this.#ranges = options.ranges;
     this.#onDamaged = options.onDamaged;
   }
 
@@ -52,7 +42,7 @@ export class KnownConnections {
     const ended = connections.filter(({ endMs }) => endMs !== null);
     if (ended.length === 0) return connections;
     const { fromMs, untilMs } = rangeOf(ended);
-    const files = await this.#files({ fromMs: fromMs - HOLD_MS, untilMs: untilMs + HOLD_MS });
+    const files = await this.#within({ fromMs: fromMs - HOLD_MS, untilMs: untilMs + HOLD_MS });
     if (files.length === 0) return connections;
     const uids = await this.#uids(files, ended);
     const ends = await this.#ends(
@@ -68,8 +58,8 @@ export class KnownConnections {
     const { fromMs, untilMs } = rangeOf(ended);
     const between = betweenTimes({ fromMs: fromMs - HOLD_MS, untilMs: untilMs + HOLD_MS });
     await this.#ask(ended.map(({ uid }) => uid));
-    for (const { path } of files) {
-      const chunks = this.#chunks(path, "uid", `${between} AND uid IN (SELECT * FROM asked)`);
+    for (const { file } of files) {
+      const chunks = this.#chunks(file, "uid", `${between} AND uid IN (SELECT * FROM asked)`);
       for await (const chunk of chunks) for (const uid of chunk.getColumnValues(0)) found.add(String(uid));
     }
     return found;
@@ -80,11 +70,11 @@ export class KnownConnections {
     const found = new Set<string>();
     if (ended.length === 0) return found;
     const range = rangeOf(ended);
-    const within = files.filter((file) => overlap(file, range));
+    const within = files.filter((each) => overlap(each, range));
     if (within.length > 0) await this.#ask([...new Set(ended.map(endMicros))]);
-    for (const { path } of within) {
+    for (const { file } of within) {
       const condition = `${betweenTimes(range)} AND epoch_us(end_time) IN (SELECT * FROM asked)`;
-      const chunks = this.#chunks(path, RESTORED_COLUMNS, condition);
+      const chunks = this.#chunks(file, RESTORED_COLUMNS, condition);
       for await (const chunk of chunks) for (const each of restoreConnections(chunk)) found.add(endKey(each));
     }
     return found;
@@ -97,8 +87,12 @@ export class KnownConnections {
   }
 
   /** Reads a file. One that proves to be damaged is reported, and its rows up to the damage are kept. */
-  async *#chunks(path: string, columns: string, condition: string): AsyncGenerator<DuckDBDataChunk, void, undefined> {
-    const sql = `SELECT ${columns} FROM read_parquet(${quoted(path)}, hive_partitioning = false) WHERE ${condition}`;
+  async *#chunks(
+    { path, readPath }: HeldFile,
+    columns: string,
+    condition: string,
+  ): AsyncGenerator<DuckDBDataChunk, void, undefined> {
+    const sql = `SELECT ${columns} FROM read_parquet(${quoted(readPath)}, hive_partitioning = false) WHERE ${condition}`;
     try {
       yield* this.#database.chunks(sql);
     } catch (error) {
@@ -106,28 +100,11 @@ export class KnownConnections {
     }
   }
 
-  async #files(range: Range): Promise<KnownFile[]> {
-    const found: KnownFile[] = [];
+  async #within(range: Range): Promise<KnownFile[]> {
     const { fromMs, untilMs } = range;
-    for (const { path } of await this.#list(dayOf(fromMs) - DAYS_BESIDE, dayOf(untilMs) + DAYS_BESIDE)) {
-      let ends = this.#ranges.get(path);
-      // A file whose metadata cannot be read is reported when its rows are read.
-      ends ??= await this.#readRange(path).catch(() => ANY_TIME);
-      this.#ranges.set(path, ends);
-      if (overlap(ends, range)) found.push({ path, ...ends });
-    }
-    return found;
-  }
-
-  async #readRange(path: string): Promise<Range> {
-    const time = (value: string): string => `epoch_us(${value}::TIMESTAMPTZ)::DOUBLE / 1000`;
-    const [row] = await this.#database.rows(
-      `SELECT ${time("min(stats_min_value)")} AS first, ${time("max(stats_max_value)")} AS last
-       FROM parquet_metadata(${quoted(path)}) WHERE path_in_schema = 'end_time'`,
-    );
-    const { first, last } = row ?? {};
-    if (typeof first !== "number" || typeof last !== "number") return ANY_TIME;
-    return { fromMs: first, untilMs: last };
+    const files = await this.#files.between(dayOf(fromMs) - DAYS_BESIDE, dayOf(untilMs) + DAYS_BESIDE);
+    const ranges = await this.#ranges.of(files);
+    return files.map((file, i) => ({ file, ...(ranges[i] ?? ANY_TIME) })).filter((each) => overlap(each, range));
   }
 }
 

@@ -45,6 +45,14 @@ export async function hashFile(path: string): Promise<string> {
   return hash.digest("hex");
 }
 
+/** As many digits as the number of a file has at the most. */
+const NUMBER_DIGITS = 15;
+
+/** `formatLink` with zeros before the number, so that it always has the same length, for a place that was kept free. */
+export function formatPaddedLink({ number, sha256 }: ChainLink): string {
+  return `${String(number).padStart(NUMBER_DIGITS, "0")} ${sha256}`;
+}
+
 /** `<number> <sha256>`; "" for none. */
 export function formatLink(link: ChainLink | null): string {
   return link === null ? "" : `${link.number} ${link.sha256}`;

@@ -5,9 +5,9 @@ import { ConntrailError } from "../../errors.js";
 import type { Connection } from "../connection.js";
 import { ARCHIVE_COLUMNS } from "./columns.js";
 import { Database, duckdbText, quoted } from "./duckdb.js";
-import { type ArchiveFile, listFiles } from "./files.js";
+import { type HeldFile, HeldFiles } from "./held-files.js";
 import { Staging } from "./staging.js";
-import { type ArchiveState, type OnDamaged, readState, soundFiles } from "./state.js";
+import { type ArchiveState, type OnDamaged, readState } from "./state.js";
 
 /** The limits of DuckDB for `sql`. They are higher, because a person waits. */
 const SQL_LIMITS = { threads: 2, memoryMiB: 256 };
@@ -33,15 +33,22 @@ export interface SqlAnswer {
  */
 export class SqlSession {
   readonly #database: Database;
-  readonly #files: readonly ArchiveFile[];
+  readonly #held: HeldFiles | null;
+  readonly #files: readonly HeldFile[];
   readonly #temporary: string;
   readonly #onDamaged: OnDamaged;
   #streamRows = 0;
   #locked = false;
 
-  private constructor(database: Database, files: readonly ArchiveFile[], temporary: string, onDamaged: OnDamaged) {
+  private constructor(
+    database: Database,
+    archive: { held: HeldFiles | null; files: readonly HeldFile[] },
+    temporary: string,
+    onDamaged: OnDamaged,
+  ) {
     this.#database = database;
-    this.#files = files;
+    this.#held = archive.held;
+    this.#files = archive.files;
     this.#temporary = temporary;
     this.#onDamaged = onDamaged;
   }
@@ -49,18 +56,21 @@ export class SqlSession {
   /** `directory` null: there is no archive. `temporary`: a directory for what does not fit into memory; `close` removes it. */
   static async open(directory: string | null, temporary: string, onDamaged: OnDamaged): Promise<SqlSession> {
     const database = await Database.open({ ...SQL_LIMITS, temporary });
-    const found = directory === null ? [] : await soundFiles(await listFiles(directory), onDamaged);
-    const files: ArchiveFile[] = [];
-    for (const file of found) if (await isReadable(database.connection, file, onDamaged)) files.push(file);
+    const held = directory === null ? null : new HeldFiles(directory, onDamaged);
+    const files: HeldFile[] = [];
+    for (const file of (await held?.between()) ?? []) {
+      if (file.entry !== null || (await isReadable(database.connection, file, onDamaged))) files.push(file);
+    }
     await database.run(
       `CREATE TABLE recent (${ARCHIVE_COLUMNS.map(({ name, type }) => `${name} ${type}`).join(", ")})`,
     );
-    return new SqlSession(database, files, temporary, onDamaged);
+    return new SqlSession(database, { held, files }, temporary, onDamaged);
   }
 
   /** How far the files reach; null where there are none. */
   async state(): Promise<ArchiveState | null> {
-    return readState(this.#database, this.#files, this.#onDamaged);
+    const files = this.#files.map((file) => ({ ...file, path: file.readPath }));
+    return readState(this.#database, files, this.#onDamaged);
   }
 
   /** Adds connections of the streams. Returns false when there were more than STREAM_ROWS_MAX. */
@@ -117,6 +127,7 @@ export class SqlSession {
   /** Frees the database and removes its temporary directory. */
   async close(): Promise<void> {
     this.#database.close();
+    this.#held?.close();
     await rm(this.#temporary, { recursive: true, force: true });
   }
 
@@ -143,7 +154,7 @@ export class SqlSession {
   /** Makes the view, and from then on allows nothing but reading the files behind it. */
   async #lockDown(): Promise<void> {
     const names = ARCHIVE_COLUMNS.map(({ name }) => name).join(", ");
-    const list = this.#files.map(({ path }) => quoted(path));
+    const list = this.#files.map(({ readPath }) => quoted(readPath));
     const archived = `SELECT ${names} FROM read_parquet([${list.join(", ")}], hive_partitioning = false, union_by_name = true)`;
     if (list.length > 0) await this.#removeKnown(list);
     const union = list.length === 0 ? "" : `${archived} UNION ALL BY NAME `;
@@ -155,9 +166,13 @@ export class SqlSession {
 }
 
 /** True when DuckDB can read a file. One that it cannot read is reported. */
-async function isReadable(connection: DuckDBConnection, { path }: ArchiveFile, onDamaged: OnDamaged): Promise<boolean> {
+async function isReadable(
+  connection: DuckDBConnection,
+  { path, readPath }: HeldFile,
+  onDamaged: OnDamaged,
+): Promise<boolean> {
   try {
-    await connection.run(`SELECT count(*) FROM parquet_schema(${quoted(path)})`);
+    await connection.run(`SELECT count(*) FROM parquet_schema(${quoted(readPath)})`);
     return true;
   } catch (error) {
     onDamaged(path, duckdbText(error));

@@ -4,8 +4,7 @@
  */
 import type { Gap } from "../connection.js";
 import { type Database, duckdbText, quoted } from "./duckdb.js";
-import { type ArchiveFile, whyDamaged } from "./files.js";
-import { type ChainLink, formatLink, PREVIOUS_KEY } from "./seal.js";
+import { type ArchiveFile, stateNumber, whyDamaged } from "./files.js";
 
 /** The last message that was read of a node's stream: its epoch, number and stamp. */
 export interface ArchivePlace {
@@ -43,7 +42,7 @@ export async function readState(
   files: readonly ArchiveFile[],
   onDamaged: OnDamaged,
 ): Promise<ArchiveState | null> {
-  const newestFirst = [...files].sort((a, b) => b.number - a.number);
+  const newestFirst = [...files].sort((a, b) => stateNumber(b) - stateNumber(a));
   for (const { path } of newestFirst) {
     const state = await stateOf(database, path, onDamaged);
     if (state !== null) return state;
@@ -52,10 +51,13 @@ export async function readState(
 }
 
 /** The files that begin and end as Parquet files do; the others are reported. */
-export async function soundFiles(files: readonly ArchiveFile[], onDamaged: OnDamaged): Promise<ArchiveFile[]> {
-  const sound: ArchiveFile[] = [];
+export async function soundFiles<F extends ArchiveFile & { readonly readPath?: string }>(
+  files: readonly F[],
+  onDamaged: OnDamaged,
+): Promise<F[]> {
+  const sound: F[] = [];
   for (const file of files) {
-    const why = await whyDamaged(file.path).catch((error: NodeJS.ErrnoException) => error);
+    const why = await whyDamaged(file.readPath ?? file.path).catch((error: NodeJS.ErrnoException) => error);
     if (why === null) sound.push(file);
     else if (typeof why === "string") onDamaged(file.path, why);
     // Retention may have removed it meanwhile.
@@ -64,10 +66,10 @@ export async function soundFiles(files: readonly ArchiveFile[], onDamaged: OnDam
   return sound;
 }
 
-/** The gaps in the states of these files, each once. */
-export async function readGaps(database: Database, files: readonly ArchiveFile[]): Promise<Gap[]> {
-  if (files.length === 0) return [];
-  const list = files.map(({ path }) => quoted(path)).join(", ");
+/** The gaps in the states of the files under these paths, each once. */
+export async function readGaps(database: Database, paths: readonly string[]): Promise<Gap[]> {
+  if (paths.length === 0) return [];
+  const list = paths.map(quoted).join(", ");
   const rows = await database.rows(
     `SELECT decode(value) AS state FROM parquet_kv_metadata([${list}]) WHERE ${IS_STATE}`,
   );
@@ -76,11 +78,6 @@ export async function readGaps(database: Database, files: readonly ArchiveFile[]
     for (const gap of parseState(String(row.state))?.gaps ?? []) gaps.set(JSON.stringify(gap), gap);
   }
   return [...gaps.values()];
-}
-
-/** The metadata of a file with that state, behind that file, as an option of COPY. */
-export function stateMetadata(state: ArchiveState, previous: ChainLink | null): string {
-  return `{${STATE_KEY}: ${quoted(JSON.stringify(state))}, ${PREVIOUS_KEY}: ${quoted(formatLink(previous))}}`;
 }
 
 async function stateOf(database: Database, path: string, onDamaged: OnDamaged): Promise<ArchiveState | null> {
@@ -100,7 +97,7 @@ async function stateOf(database: Database, path: string, onDamaged: OnDamaged): 
 }
 
 /** Parses a state; null when it is not conntrail's, or of an unknown version. */
-function parseState(text: string): ArchiveState | null {
+export function parseState(text: string): ArchiveState | null {
   let value: unknown;
   try {
     value = JSON.parse(text);
