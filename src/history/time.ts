@@ -5,7 +5,9 @@
  *   2026-01-31 12:00                without a zone: the machine's own (TZ)
  *   2026-01-31                      its first moment
  *   yesterday 14:03, today, 14:03   14:03 alone is today's
- *   now, -2h, -1h30m, -7d           before now: w, d, h, m, s, ms
+ *   monday, mon 9:00, last monday   the last such day; without `last` today counts
+ *   now, 2h, -2h, -1h30m, -7d       before now: w, d, h, m, s, ms
+ *   2 hours ago, an hour ago        the same in words
  *   1769857205.25, @1769857205      seconds since the Unix epoch
  *
  * A wall clock time that the machine's zone skipped or had twice is refused: an answer that is an hour off names the wrong host.
@@ -35,9 +37,21 @@ const MINUTE_MS = 60_000;
 const YEAR_MIN = 1970;
 const YEAR_MAX = 9999;
 
-const RELATIVE = /^-((?:\d+(?:\.\d+)?(?:ms|[wdhms]))+)$/;
+/** The words for them, without the plural's s. */
+const UNIT_WORDS: ReadonlyMap<string, string> = new Map([
+  ...["w", "week", "wk"].map((word) => [word, "w"] as const),
+  ...["d", "day"].map((word) => [word, "d"] as const),
+  ...["h", "hour", "hr"].map((word) => [word, "h"] as const),
+  ...["m", "minute", "min"].map((word) => [word, "m"] as const),
+  ...["s", "second", "sec"].map((word) => [word, "s"] as const),
+  ...["ms", "millisecond"].map((word) => [word, "ms"] as const),
+]);
+const WEEKDAYS = ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
+
+const RELATIVE = /^-?((?:\d+(?:\.\d+)?(?:ms|[wdhms]))+)(?: +ago)?$/;
+const IN_WORDS = /^(?:(?:\d+(?:\.\d+)? *|an? +)[a-z]+(?:,? +and +|,? +|$))+(?:ago)?$/;
 const EPOCH = /^(?:@(\d{1,12}(?:[.,]\d{1,9})?)|(\d{9,11}(?:[.,]\d{1,9})?))$/;
-const DATE = String.raw`(?:(?<year>\d{4})-(?<month>\d\d)-(?<day>\d\d)|(?<basic>\d{8})|(?<word>today|yesterday))`;
+const DATE = String.raw`(?:(?<year>\d{4})-(?<month>\d\d)-(?<day>\d\d)|(?<basic>\d{8})|(?<word>today|yesterday|(?:last +)?(?:sun|mon|tue|wed|thu|fri|sat)[a-z]{0,6}))`;
 const CLOCK = String.raw`(?:(?<hour>\d\d?):(?<minute>\d\d)(?::(?<second>\d\d)(?<fraction>[.,]\d{1,9})?)?|(?<basicClock>\d{4}(?:\d\d)?))`;
 const ZONE = String.raw`(?: ?(?<zone>z|utc|gmt|[+-]\d\d(?::?\d\d)?))`;
 const CALENDAR = new RegExp(`^(?:${DATE}(?:(?:t| +)${CLOCK}${ZONE}?)?|${CLOCK.replaceAll("?<", "?<lone_")})$`);
@@ -51,6 +65,8 @@ export function parseTime(option: string, text: string, nowMs: number): NamedTim
   if (plain === "now") return { ms: nowMs, spanMs: 1 };
   const relative = RELATIVE.exec(plain);
   if (relative !== null) return { ms: checkedYear(option, text, nowMs - durationMs(plain)), spanMs: 1 };
+  const backMs = IN_WORDS.test(plain) ? wordsMs(plain) : null;
+  if (backMs !== null) return { ms: checkedYear(option, text, nowMs - backMs), spanMs: 1 };
   const epoch = EPOCH.exec(plain);
   if (epoch !== null) return epochTime(option, text, plain.replace("@", "").replace(",", "."));
   const calendar = CALENDAR.exec(plain)?.groups;
@@ -93,6 +109,17 @@ function durationMs(text: string): number {
   return sum;
 }
 
+/** `2 hours and 5 minutes ago`; null where a word is no unit. */
+function wordsMs(text: string): number | null {
+  let sum = 0;
+  for (const [, number = "", word = ""] of text.matchAll(/(\d+(?:\.\d+)?|\ban?(?= )) *([a-z]+)/g)) {
+    const unit = UNIT_WORDS.get(word) ?? UNIT_WORDS.get(word.replace(/s$/, ""));
+    if (unit === undefined) return null;
+    sum += (number.startsWith("a") ? 1 : Number(number)) * (UNIT_MS.get(unit) ?? Number.NaN);
+  }
+  return sum;
+}
+
 function epochTime(option: string, text: string, seconds: string): NamedTime {
   const ms = checkedYear(option, text, Math.round(Number(seconds) * 1_000_000) / 1000);
   return { ms, spanMs: seconds.includes(".") ? 1 : 1000 };
@@ -123,8 +150,19 @@ function dateOf(groups: Groups, nowMs: number): [number, number, number] {
   const today = new Date(nowMs);
   // Noon, so that no change of the clocks leads to another day.
   today.setHours(12, 0, 0, 0);
-  if (groups.word === "yesterday") today.setDate(today.getDate() - 1);
+  today.setDate(today.getDate() - daysBack(groups.word ?? "today", today.getDay()));
   return [today.getFullYear(), today.getMonth() + 1, today.getDate()];
+}
+
+/** How many days before today that day was; NaN for what only begins like a weekday. */
+function daysBack(word: string, today: number): number {
+  if (word === "today") return 0;
+  if (word === "yesterday") return 1;
+  const name = word.replace(/^last +/, "");
+  const weekday = WEEKDAYS.findIndex((each) => each === name || each.slice(0, 3) === name);
+  if (weekday < 0) return Number.NaN;
+  const days = (today - weekday + 7) % 7;
+  return days === 0 && name !== word ? 7 : days;
 }
 
 function clockOf(groups: Groups): [number, number, number] {
@@ -180,7 +218,7 @@ function checkedYear(option: string, text: string, ms: number): number {
 
 function unreadable(option: string, text: string): ConntrailError {
   const allowed =
-    "2026-01-31T12:00:05Z, 2026-01-31 12:00 (this machine's zone), yesterday 14:03, -2h, now, or seconds since 1970";
+    "2026-01-31T12:00:05Z, 2026-01-31 12:00 (this machine's zone), yesterday 14:03, last monday, 2h, now, or seconds since 1970";
   return new ConntrailError("USAGE", `${option}: ${quoted(text)} is no time; give ${allowed}`);
 }
 

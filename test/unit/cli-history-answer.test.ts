@@ -108,14 +108,20 @@ test("a long reading of the archive shows its files until all are read", async (
   );
 });
 
-test("gaps are lines, up to a bound", async () => {
+test("gaps are lines, many alike are one, up to a bound", async () => {
   const screen = new Screen(false);
   const gap: Gap = { node: "fw2", fromMs: NOON_MS, untilMs: NOON_MS + 1000, reason: "overrun", events: 1 };
-  await print(screen, answerOf(batches([]), Array<Gap>(10).fill(gap)));
+  const alike = Array.from({ length: 10 }, (_, i) => ({ ...gap, untilMs: NOON_MS + 1000 * (i + 1) }));
+  const others = Array.from({ length: 9 }, (_, i) => ({ ...gap, reason: `reason ${i}` }));
+  await print(screen, answerOf(batches([]), [...alike, ...others]));
   const lines = screen.texts()[1].trimEnd().split("\n");
-  const line =
-    "conntrail: events of fw2 may be missing from 2026-01-31T12:00:00Z until 2026-01-31T12:00:01Z (1 event): overrun";
-  assert.deepEqual(lines, [...Array<string>(8).fill(line), "conntrail: and 2 more gaps; --json lists them all"]);
+  const until = "until 2026-01-31T12:00:01Z (1 event)";
+  const begin = "conntrail: events of fw2 may be missing";
+  assert.deepEqual(lines, [
+    `${begin} in 10 stretches from 2026-01-31T12:00:00Z until 2026-01-31T12:00:10Z (10 events): overrun; --json lists them`,
+    ...Array.from({ length: 7 }, (_, i) => `${begin} from 2026-01-31T12:00:00Z ${until}: reason ${i}`),
+    "conntrail: and 2 more gaps; --json lists them all",
+  ]);
 });
 
 test("nothing but rows is held: each batch is written before the next is asked for", async () => {

@@ -8,9 +8,16 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { asyncBufferFromFile, parquetReadObjects } from "hyparquet";
+import { compressors } from "hyparquet-compressors";
+import { loadDuckdb } from "../../src/history/archive/duckdb.js";
 import { type IpfixMessage, IpfixReader, splitMessages } from "../support/ipfix-messages.js";
 import { finish, ProgramCopy, type ProgramResult } from "../support/program.js";
 
+const noDuckdb = await loadDuckdb().then(
+  () => false,
+  () => "DuckDB is not installed",
+);
 const directory = mkdtempSync(join(tmpdir(), `conntrail-cli-history-${process.pid}-`));
 const copy = new ProgramCopy(join(directory, "tree"));
 const config = join(directory, "fw1.yaml");
@@ -77,7 +84,54 @@ test("history prints a table and says what may be missing", async () => {
   assert.match(stdout, /^START .* NODES\n2026-01-31 12:00:00\.125Z {2}5\.1 s .*\n.*\nbefore .* fw1 \?\n$/);
   assert.match(
     stderr,
-    /^conntrail: events of fw1 may be missing from 2026-01-31T12:00:00Z \(3 events\): history \{.*\}\nconntrail: \? marks connections for which events may be missing\n$/,
+    /^conntrail: events of fw1 may be missing from 2026-01-31T12:00:00Z \(3 events\): history \{.*\}\nconntrail: \? marks connections for which events may be missing\nconntrail: that was the last hour: --since 2d shows more\n$/,
+  );
+  const { sinceMs } = asked(stderr);
+  assert.ok(Date.now() - sinceMs < 3_700_000 && Date.now() - sinceMs >= 3_600_000);
+  for (const args of [["--json"], ["--limit", "3"], ["--until", "2026-01-31T13:00Z"]]) {
+    assert.equal(asked((await run("history", ...args)).stderr).sinceMs, null, args.join(" "));
+  }
+});
+
+test("history counts in place of printing", async () => {
+  const top = await run("history", "--top", "dst", "--by", "bytes", "--since", "2026-01-31");
+  assert.equal(top.code, 0);
+  assert.match(top.stdout, /^DESTINATION +CONNECTIONS +BYTES +PACKETS\n198\.51\.100\.7 +\d+ +\d.*\n/);
+  const json = JSON.parse((await run("history", "--top", "port", "--limit", "1", "--json")).stdout);
+  assert.deepEqual([json.top, json.by, json.rows.length, json.exact], ["port", "connections", 1, true]);
+  const summary = await run("history", "--summary", "--since", "2026-01-31");
+  assert.match(summary.stdout, /^3 connections: 1 ended, 1 lost, 1 open; 2 translated\n/);
+  assert.match(summary.stdout, /\nPROTOCOL +CONNECTIONS.*\nicmp +1 +- +-\ntcp +1 .*\nudp +1 +- +-\n\nNODE .*\nfw1 +3 /);
+  const histogram = await run("history", "--histogram", "--since", "2026-01-31");
+  assert.match(
+    histogram.stdout,
+    /^FROM +BEGUN {2}each 1\.0 s\n2026-01-31 12:00:00 +2 {2}#+\n1 connections began earlier\n$/,
+  );
+  for (const args of [
+    ["--top", "x"],
+    ["--by", "bytes"],
+    ["--summary", "--histogram"],
+    ["--summary", "--follow"],
+  ]) {
+    const { code, stderr } = await run("history", ...args);
+    assert.deepEqual([code, stderr.split("\n").length], [2, 2], stderr);
+  }
+});
+
+test("history writes a Parquet file", { skip: noDuckdb }, async () => {
+  const path = join(directory, "answer.parquet");
+  const { code, stdout } = await run("history", "--format", "parquet", "--output", path);
+  assert.deepEqual([code, stdout], [0, ""]);
+  const rows = await parquetReadObjects({ file: await asyncBufferFromFile(path), compressors });
+  assert.deepEqual(
+    rows.map(({ outcome, protocol }) => `${outcome} ${protocol}`),
+    ["ended tcp", "lost icmp", "open udp"],
+  );
+  assert.match((await run("history", "--format", "parquet")).stderr, /needs --output FILE/);
+  const nowhere = await run("history", "--format", "parquet", "--output", join(directory, "none", "x"));
+  assert.deepEqual(
+    [nowhere.code, nowhere.stderr.split("\n").filter((line) => /cannot be written/.test(line)).length],
+    [1, 1],
   );
 });
 
@@ -343,9 +397,12 @@ test("mistakes end with one line and 2", async () => {
     [["history", "--limit", "0"], /^--limit: "0" is not allowed; give a number from 1 to 1000000$/],
     [["history", "--limit", "many"], /^--limit: "many" /],
     [["history", "--node", "fw9"], /^--node: there is no stream of "fw9" here; there are those of fw1, fw2$/],
-    [["history", "--format", "xml"], /Allowed choices are table, json, ndjson, csv, zeek, zeek-json, ecs, ipfix\.$/],
+    [
+      ["history", "--format", "xml"],
+      /Allowed choices are table, json, ndjson, csv, zeek, zeek-json, ecs, ipfix, parquet\.$/,
+    ],
     [["history", "--format", "ipfix"], /^--format ipfix needs either --output FILE or --collector /],
-    [["history", "--output", "x"], /^--output and --collector belong to --format ipfix; /],
+    [["history", "--output", "x"], /^--output and --collector belong to --format ipfix and parquet; /],
     [
       ["history", "--format", "ipfix", "--collector", "2001:db8::1:99999"],
       /^--collector: "2001:db8::1:99999" is not allowed; /,

@@ -1,7 +1,7 @@
 /** What is printed of a connection, format by format. That others can read it: test/integration/history-consumers.test.ts. */
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
-import { ConnectionTable, formatLocalTime } from "../../src/cli/history/connection-table.js";
+import { ConnectionTable, formatCount, formatLocalTime } from "../../src/cli/history/connection-table.js";
 import { connectionToJson, gapToJson } from "../../src/history/format/connection-json.js";
 import { csvHead, csvRow } from "../../src/history/format/csv.js";
 import { ecsDocument } from "../../src/history/format/ecs.js";
@@ -239,7 +239,7 @@ test("ECS", () => {
 
 test("the table", () => {
   const rows = [tcpConnection({}), bareConnection(), echoConnection()].map((each) => ({ connection: each }));
-  const options = { colours: false, untilMs: NOON_MS + 60_000, changes: false };
+  const options = { colours: false, untilMs: NOON_MS + 60_000, changes: false, width: null };
   const table = new ConnectionTable(options);
   assert.equal(
     table.rows(rows, true),
@@ -263,12 +263,32 @@ before                    -         udp    [2001:db8::1]:5000     [2001:db8::2]:
   assert.ok(coloured.includes("\u001b[1mSTART\u001b[0m") && coloured.includes("\u001b[32mTIME_WAIT open\u001b[0m"));
 });
 
+test("a table for a narrow terminal leaves out what is least asked for, and cuts what is still too long", () => {
+  process.env.TZ = "UTC";
+  const rows = [tcpConnection({}), bareConnection(), echoConnection()].map((each) => ({ connection: each }));
+  const options = { colours: false, untilMs: NOON_MS + 60_000, changes: false };
+  const lines = (width: number): string[] => new ConnectionTable({ ...options, width }).rows(rows, true).split("\n");
+  assert.deepEqual(lines(110).slice(0, 3), [
+    "START           PROTO  SOURCE                 DESTINATION                NAT                    BYTES   NODES",
+    "01-31 12:00:00  tcp    10.0.0.12:40000        198.51.100.7:443           203.0.113.1:61000      82.4k   fw1 →…",
+    "before          udp    [2001:db8::1]:5000     [2001:db8::2]:53           -                      -       fw1 ?",
+  ]);
+  assert.equal(lines(80)[1], "01-31 12:00:00  tcp    10.0.0.12:40000        198.51.100.7:443           82.4k");
+  for (const width of [20, 40, 80, 100, 132, 150, 200]) {
+    for (const line of lines(width)) assert.ok(line.length <= width, `${line.length} of ${width}: ${line}`);
+  }
+  assert.match(lines(40)[1]!, /^01-31 12:00:00 {2}tcp {4}10\.0\.0\.12:40000/);
+  assert.deepEqual([0, 999, 1000, 12_345, 999_949, 999_950, 4.5e6, 1e15].map(formatCount), [
+    ...["0", "999", "1.0k", "12.3k", "999.9k", "1.0M", "4.5M", "1.0P"],
+  ]);
+});
+
 test("both translations in one column", () => {
   const both = tcpConnection({
     orig: { src: "10.0.0.12", dst: "203.0.113.80", sport: 40000, dport: 443 },
     reply: { src: "10.1.0.80", dst: "10.1.0.1", sport: 8443, dport: 61000 },
   });
-  const options = { colours: false, untilMs: NOON_MS, changes: false };
+  const options = { colours: false, untilMs: NOON_MS, changes: false, width: null };
   assert.match(
     new ConnectionTable(options).rows([{ connection: both }], false),
     / 10\.1\.0\.1:61000 → 10\.1\.0\.80:8443 /,

@@ -81,6 +81,24 @@ test("before now", () => {
   assert.equal(read("-250ms"), "2026-01-31T11:59:59.750Z");
 });
 
+test("back from now, as people say it", () => {
+  for (const text of ["2h", "-2h", "2h ago", "2 hours ago", "2 hours", "120 min ago", "1 hour and 60 minutes ago"]) {
+    assert.equal(read(text), "2026-01-31T10:00:00Z", text);
+  }
+  assert.equal(read("an hour ago"), "2026-01-31T11:00:00Z");
+  assert.equal(read("a week ago"), "2026-01-24T12:00:00Z");
+  assert.equal(read("1.5 days ago"), "2026-01-30T00:00:00Z");
+});
+
+test("the last such weekday, of which today is one without `last`", () => {
+  process.env.TZ = "UTC";
+  assert.equal(read("last monday"), "2026-01-26T00:00:00Z");
+  assert.equal(read("Monday 14:03"), "2026-01-26T14:03:00Z");
+  assert.equal(read("sat 9:00"), "2026-01-31T09:00:00Z");
+  assert.equal(read("last saturday"), "2026-01-24T00:00:00Z");
+  assert.equal(read("fri"), "2026-01-30T00:00:00Z");
+});
+
 test("seconds since the epoch", () => {
   assert.equal(read("1769860800"), "2026-01-31T12:00:00Z");
   assert.equal(read("1769860800.000125"), "2026-01-31T12:00:00.000125Z");
@@ -99,7 +117,10 @@ test("what is no time is refused in one line", () => {
   for (const text of [
     "",
     "noon",
-    "2h",
+    "ago",
+    "2 fortnights ago",
+    "mondey",
+    "next monday",
     "+2h",
     "-2",
     "-2 hours",

@@ -6,8 +6,10 @@ import type { ConnectionOutput, OutputRow } from "./connection-output.js";
 
 const PROGRESS_FIRST_MS = 1000;
 const PROGRESS_EVERY_MS = 250;
-/** How many gaps are listed. Of the others only the number is printed. */
+/** How many lines are printed of gaps. Of the others only the number is printed. */
 const GAP_LINES_MAX = 8;
+/** More gaps of one node for one reason than this are one line. */
+const GAPS_ALIKE_MAX = 2;
 
 /** What was printed of an answer. */
 export interface PrintedAnswer {
@@ -52,11 +54,41 @@ export async function printAnswer(
   return { connections, gaps };
 }
 
-/** Prints a line on standard error for each gap, up to a limit. */
+/** Prints where events may be missing on standard error, a line for each gap or for many alike, up to a limit. */
 export function printGaps(gaps: readonly Gap[], terminal: Terminal): void {
-  for (const gap of gaps.slice(0, GAP_LINES_MAX)) terminal.complain(formatGap(gap));
-  const more = gaps.length - GAP_LINES_MAX;
+  const alike = new Map<string, Gap[]>();
+  for (const gap of gaps) {
+    const key = JSON.stringify([gap.node, gap.reason]);
+    alike.set(key, [...(alike.get(key) ?? []), gap]);
+  }
+  const lines = [...alike.values()].flatMap((group) =>
+    group.length > GAPS_ALIKE_MAX ? [formatGaps(group)] : group.map(formatGap),
+  );
+  for (const line of lines.slice(0, GAP_LINES_MAX)) terminal.complain(line);
+  const more = lines.length - GAP_LINES_MAX;
   if (more > 0) terminal.complain(`and ${counted(more, "more gap")}; --json lists them all`);
+}
+
+/** `events of fw2 may be missing in 12 stretches from … until … (40 events): overrun; --json lists them`. */
+function formatGaps(gaps: readonly Gap[]): string {
+  const [first] = gaps;
+  if (first === undefined) return "";
+  const known = (values: readonly (number | null)[]): number[] | null => {
+    const numbers = values.filter((value) => value !== null);
+    return numbers.length === values.length ? numbers : null;
+  };
+  const [from, until, events] = [
+    known(gaps.map(({ fromMs }) => fromMs)),
+    known(gaps.map(({ untilMs }) => untilMs)),
+    known(gaps.map((gap) => gap.events)),
+  ];
+  const all: Gap = {
+    ...first,
+    fromMs: from === null ? null : Math.min(...from),
+    untilMs: until === null ? null : Math.max(...until),
+    events: events === null ? null : events.reduce((sum, each) => sum + each, 0),
+  };
+  return `${formatGap(all).replace(" may be missing", ` may be missing in ${gaps.length} stretches`)}; --json lists them`;
 }
 
 /** `events of fw2 may be missing from … until … (12 events): overrun`. */

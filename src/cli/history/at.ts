@@ -4,6 +4,7 @@ import { compileFlowQuery } from "../../flow/filter.js";
 import { formatTime, parseTime, requirePast } from "../../history/time.js";
 import type { CommandContext } from "../command/command.js";
 import { flowQuery } from "../command/flow-options.js";
+import { paged } from "../process/pager.js";
 import { printAnswer } from "./answer.js";
 import { textOutput } from "./connection-output.js";
 import { addConnectionOptions, type ConnectionOptions, formatOf, readLimit, readNodes } from "./options.js";
@@ -31,13 +32,17 @@ async function at(words: readonly string[], options: ConnectionOptions, context:
   compileFlowQuery(filter);
   const limit = readLimit(options.limit);
   const format = formatOf(options, context);
-  if (format === "ipfix") throw new ConntrailError("USAGE", "ipfix is a format of history");
+  if (format === "ipfix" || format === "parquet") throw new ConntrailError("USAGE", `${format} is a format of history`);
   await withHistory(context, async (source) => {
     const nodes = readNodes(options.node, source.nodes);
     const { terminal } = context;
     const query = { sinceMs: time.ms, untilMs: time.ms, filter, nodes, limit };
     const head = { at: formatTime(time.ms) };
-    const output = textOutput(format, { untilMs: time.ms, changes: false, head }, terminal);
-    await printAnswer(source.at(time.ms, query, terminal.closed), output, terminal);
+    const print = async (): Promise<void> => {
+      const output = textOutput(format, { untilMs: time.ms, changes: false, head }, terminal);
+      const { connections } = await printAnswer(source.at(time.ms, query, terminal.closed), output, terminal);
+      if (connections === 0 && format === "table") terminal.complain(`no connections at ${formatTime(time.ms)}`);
+    };
+    await (format === "table" ? paged(terminal, print) : print());
   });
 }

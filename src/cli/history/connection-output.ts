@@ -51,7 +51,7 @@ interface Text {
 
 /** An output in one of the text formats, on the terminal. */
 export function textOutput(format: TextFormat, options: OutputOptions, terminal: Terminal): ConnectionOutput {
-  const text = textOf(format, options, terminal.colours);
+  const text = textOf(format, options, terminal);
   let begun = false;
   let printed = 0;
   const write = async (rows: readonly OutputRow[]): Promise<void> => {
@@ -75,14 +75,19 @@ export function textOutput(format: TextFormat, options: OutputOptions, terminal:
   };
 }
 
-function textOf(format: TextFormat, options: OutputOptions, colours: boolean): Text {
+function textOf(format: TextFormat, options: OutputOptions, { colours, columns }: Terminal): Text {
   const lines = (row: (connection: Connection) => string): Text["rows"] => {
     return (rows) => rows.map(({ connection }) => row(connection)).join("");
   };
   const nothing = (): string => "";
   switch (format) {
     case "table": {
-      const table = new ConnectionTable({ colours, untilMs: options.untilMs, changes: options.changes });
+      const table = new ConnectionTable({
+        colours,
+        untilMs: options.untilMs,
+        changes: options.changes,
+        width: columns,
+      });
       return { head: nothing, rows: (rows, first) => table.rows(rows, first), foot: nothing, logsEnds: false };
     }
     case "json":

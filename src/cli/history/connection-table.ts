@@ -1,4 +1,7 @@
-/** Connections as an aligned table for people. Rows are printed as they come: a column gets wider when a wide value comes. */
+/**
+ * Connections as an aligned table for people. Rows are printed as they come: a column gets wider when a wide value comes. On a
+ * terminal that is too narrow for all columns, times and counters are shortened, then columns left out, and at last lines cut.
+ */
 import { plainText } from "../../flow/plain-text.js";
 import type { Connection, ConnectionChange } from "../../history/connection.js";
 import { type ConnectionJson, connectionToJson } from "../../history/format/connection-json.js";
@@ -10,7 +13,7 @@ const YELLOW = "\u001b[33m";
 const PLAIN = "\u001b[0m";
 
 interface Cell {
-  readonly text: string;
+  text: string;
   /** An escape sequence, used only in a coloured table. */
   readonly colour?: string;
 }
@@ -22,10 +25,12 @@ export interface ConnectionTableOptions {
   readonly untilMs: number | null;
   /** Adds a first column with the type of the change. */
   readonly changes: boolean;
+  /** How many characters a line has room for; null: any number. */
+  readonly width: number | null;
 }
 
-/** Widths that are enough for most rows, so that columns seldom get wider. */
-const WIDTHS: Readonly<Record<string, number>> = {
+/** The columns, and widths that are enough for most rows, so that columns seldom get wider. */
+const WIDTHS = {
   CHANGE: 7,
   START: 24,
   DURATION: 8,
@@ -33,19 +38,51 @@ const WIDTHS: Readonly<Record<string, number>> = {
   SOURCE: 21,
   DESTINATION: 21,
   NAT: 21,
-};
+  STATE: 16,
+  PACKETS: 9,
+  BYTES: 12,
+  NODES: 9,
+} as const;
+type Column = keyof typeof WIDTHS;
+
+/** The same of those that are shortened where the terminal is narrow. */
+const SHORT_WIDTHS: Partial<Record<Column, number>> = { START: 14, BYTES: 6 };
+/** What is left out of a narrow table, one after the other. */
+const DISPENSABLE: readonly Column[] = ["PACKETS", "STATE", "DURATION", "NODES", "NAT", "BYTES"];
+const BETWEEN = 2;
+/** Columns that are only as wide as their values: nothing is aligned behind them that would move. */
+const LATE: ReadonlySet<Column> = new Set(["STATE", "PACKETS", "BYTES", "NODES"]);
+
+/** The columns that fit into a width, and whether some of them are shortened. */
+function layout(all: readonly Column[], width: number | null): { columns: readonly Column[]; short: boolean } {
+  const room = (columns: readonly Column[], short: boolean): number =>
+    columns.reduce((sum, name) => sum + BETWEEN + ((short ? SHORT_WIDTHS[name] : undefined) ?? WIDTHS[name]), -BETWEEN);
+  if (width === null || room(all, false) <= width) return { columns: all, short: false };
+  let columns = all;
+  for (const name of DISPENSABLE) {
+    if (room(columns, true) <= width) break;
+    columns = columns.filter((column) => column !== name);
+  }
+  return { columns, short: true };
+}
 
 /** A table that is printed in several pieces. */
 export class ConnectionTable {
   readonly #options: ConnectionTableOptions;
+  readonly #columns: readonly Column[];
+  readonly #short: boolean;
   readonly #widths: number[];
-  readonly #names: readonly string[];
 
   constructor(options: ConnectionTableOptions) {
     this.#options = options;
-    const names = ["START", "DURATION", "PROTO", "SOURCE", "DESTINATION", "NAT", "STATE", "PACKETS", "BYTES", "NODES"];
-    this.#names = options.changes ? ["CHANGE", ...names] : names;
-    this.#widths = this.#names.map((name) => WIDTHS[name] ?? name.length);
+    const all = (Object.keys(WIDTHS) as Column[]).filter((name) => name !== "CHANGE" || options.changes);
+    const { columns, short } = layout(all, options.width);
+    this.#columns = columns;
+    this.#short = short;
+    // Where there is room, a column is as wide as most of its values; of the last ones it depends on the values.
+    this.#widths = columns.map(
+      (name) => (short ? SHORT_WIDTHS[name] : undefined) ?? (LATE.has(name) ? name.length : WIDTHS[name]),
+    );
   }
 
   /** The lines of some rows, below the heading if they are the first. */
@@ -54,7 +91,7 @@ export class ConnectionTable {
     first: boolean,
   ): string {
     const rows = changes.map(({ type, connection }) => this.#row(connection, type));
-    if (first) rows.unshift(this.#names.map((text) => ({ text, colour: BOLD })));
+    if (first) rows.unshift(this.#columns.map((text) => ({ text, colour: BOLD })));
     for (const row of rows) {
       for (const [i, { text }] of row.entries()) this.#widths[i] = Math.max(this.#widths[i] ?? 0, text.length);
     }
@@ -62,31 +99,63 @@ export class ConnectionTable {
   }
 
   #line(row: readonly Cell[]): string {
+    const { width, colours } = this.#options;
     const last = row.length - 1;
-    const cells = row.map(({ text, colour }, i) => {
-      const space = i === last ? "" : " ".repeat((this.#widths[i] ?? text.length) - text.length + 2);
-      return colour !== undefined && this.#options.colours ? `${colour}${text}${PLAIN}${space}` : text + space;
-    });
-    return `${cells.join("").trimEnd()}\n`;
+    let line = "";
+    let used = 0;
+    for (const [i, cell] of row.entries()) {
+      const room = width === null ? Number.POSITIVE_INFINITY : width - used;
+      const text = cell.text.length > room ? `${cell.text.slice(0, Math.max(0, room - 1))}…` : cell.text;
+      const space = i === last ? "" : " ".repeat((this.#widths[i] ?? text.length) - cell.text.length + BETWEEN);
+      line += (cell.colour !== undefined && colours ? `${cell.colour}${text}${PLAIN}` : text) + space;
+      used += text.length + space.length;
+      if (width !== null && used >= width) break;
+    }
+    return `${line.trimEnd()}\n`;
   }
 
   #row(connection: Connection, type: ConnectionChange["type"] | undefined): Cell[] {
     const json = connectionToJson(connection);
-    const { counters } = connection;
-    const cells: Cell[] = [
-      { text: connection.startMs === null ? "before" : formatLocalTime(connection.startMs) },
-      { text: this.#duration(connection) },
-      { text: json.protocol },
-      { text: endpoint(json.orig.src, json.orig.sport) },
-      { text: endpoint(json.orig.dst, json.orig.dport) + icmp(json) },
-      { text: translation(json) },
-      state(connection, json),
-      { text: counters === null ? "-" : `${counters.origPackets}/${counters.replyPackets}` },
-      { text: counters === null ? "-" : `${counters.origBytes}/${counters.replyBytes}` },
-      { text: `${json.path.map(({ node }) => node).join(" → ")}${json.mayMiss ? " ?" : ""}` },
-    ];
-    const plain = cells.map((cell) => ({ ...cell, text: plainText(cell.text) }));
-    return this.#options.changes ? [{ text: type ?? "" }, ...plain] : plain;
+    const cells = this.#columns.map((name) => {
+      const cell = this.#cell(name, connection, json, type);
+      return { ...cell, text: plainText(cell.text) };
+    });
+    const last = cells.at(-1);
+    if (json.mayMiss && last !== undefined) last.text += " ?";
+    return cells;
+  }
+
+  #cell(name: Column, connection: Connection, json: ConnectionJson, type: ConnectionChange["type"] | undefined): Cell {
+    const { counters, startMs } = connection;
+    switch (name) {
+      case "CHANGE":
+        return { text: type ?? "" };
+      case "START":
+        if (startMs === null) return { text: "before" };
+        return { text: this.#short ? formatLocalTime(startMs).slice(5, 19) : formatLocalTime(startMs) };
+      case "DURATION":
+        return { text: this.#duration(connection) };
+      case "PROTO":
+        return { text: json.protocol };
+      case "SOURCE":
+        return { text: endpoint(json.orig.src, json.orig.sport) };
+      case "DESTINATION":
+        return { text: endpoint(json.orig.dst, json.orig.dport) + icmp(json) };
+      case "NAT":
+        return { text: translation(json) };
+      case "STATE":
+        return state(connection, json);
+      case "PACKETS":
+        return { text: counters === null ? "-" : `${counters.origPackets}/${counters.replyPackets}` };
+      case "BYTES":
+        if (counters === null) return { text: "-" };
+        if (this.#short) return { text: formatCount(counters.origBytes + counters.replyBytes) };
+        return { text: `${counters.origBytes}/${counters.replyBytes}` };
+      case "NODES":
+        return { text: json.path.map(({ node }) => node).join(" → ") };
+      default:
+        return name satisfies never;
+    }
   }
 
   /** `12 s+` while the connection is alive, `<12 s` where it was gone by then. */
@@ -97,6 +166,17 @@ export class ConnectionTable {
     if (end === "open") return `${text}+`;
     return end === "lost" ? `<${text}` : text;
   }
+}
+
+/** A number in at most six characters: `950`, `12.3k`, `4.5M`. */
+export function formatCount(count: number): string {
+  const units = ["", "k", "M", "G", "T", "P", "E"];
+  let [value, unit] = [count, 0];
+  while (value >= 999.95 && unit < units.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  return unit === 0 ? String(Math.round(value)) : `${value.toFixed(1)}${units[unit]}`;
 }
 
 /** An address with its port: `10.0.0.1:80`, `[2001:db8::1]:80`. */

@@ -13,7 +13,7 @@ export const LIMIT_MAX = 1_000_000;
 export interface ConnectionOptions extends FlowQuery {
   node?: string;
   limit?: string;
-  format?: TextFormat | "ipfix";
+  format?: TextFormat | "ipfix" | "parquet";
 }
 
 /** Adds those options to a command. */

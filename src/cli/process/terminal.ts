@@ -1,3 +1,4 @@
+import type { Writable } from "node:stream";
 import { ConntrailError } from "../../errors.js";
 import { plainLines, plainText } from "../../flow/plain-text.js";
 
@@ -13,6 +14,9 @@ export class Terminal {
   readonly #stdout: NodeJS.WriteStream;
   readonly #stderr: NodeJS.WriteStream;
   readonly #closed = new AbortController();
+  /** Where the output goes while a pager shows it, and what is said after it has ended. */
+  #pager: Writable | null = null;
+  #saidLater: string[] = [];
   #failure: Error = new OutputClosed();
 
   constructor(stdout: NodeJS.WriteStream, stderr: NodeJS.WriteStream) {
@@ -45,7 +49,7 @@ export class Terminal {
   async write(text: string): Promise<void> {
     this.throwIfClosed();
     await new Promise<void>((resolve) => {
-      this.#stdout.write(plainLines(text, this.colours), () => resolve());
+      (this.#pager ?? this.#stdout).write(plainLines(text, this.colours), () => resolve());
     });
     this.throwIfClosed();
   }
@@ -70,9 +74,34 @@ export class Terminal {
     return this.#stdout.isTTY === true && (process.env.NO_COLOR ?? "") === "";
   }
 
-  /** True when standard error is a terminal. */
+  /** True when standard error is a terminal that no pager has taken. */
   get watched(): boolean {
-    return this.#stderr.isTTY === true;
+    return this.#stderr.isTTY === true && this.#pager === null;
+  }
+
+  /** True when standard output is a terminal. */
+  get isTerminal(): boolean {
+    return this.#stdout.isTTY === true;
+  }
+
+  /** How many characters a line has room for; null: any number, because it is no terminal. */
+  get columns(): number | null {
+    return this.isTerminal && this.#stdout.columns > 0 ? this.#stdout.columns : null;
+  }
+
+  /** Sends the output through a pager from now on. `write` waits for it, and its end closes the output. */
+  page(pager: Writable): void {
+    this.#pager = pager;
+    pager.on("error", () => this.#closed.abort());
+    pager.on("close", () => this.#closed.abort());
+  }
+
+  /** Ends the output of a pager, and says what was kept back meanwhile, after `ended`. */
+  async endPaging(ended: Promise<void>): Promise<void> {
+    this.#pager?.end();
+    await ended;
+    this.#pager = null;
+    for (const text of this.#saidLater.splice(0)) this.#stderr.write(text);
   }
 
   /** Prints progress in one line that the next one replaces, if standard error is a terminal; "" removes it. */
@@ -82,7 +111,9 @@ export class Terminal {
 
   /** Prints the one line that says why a command failed, or what its answer lacks. */
   complain(text: string): void {
-    this.#stderr.write(`conntrail: ${plainText(text.trim().replace(/\s*\n\s*/g, " "))}\n`);
+    const line = `conntrail: ${plainText(text.trim().replace(/\s*\n\s*/g, " "))}\n`;
+    if (this.#pager === null) this.#stderr.write(line);
+    else this.#saidLater.push(line);
   }
 
   /** Writes to standard error unchanged, for usage texts. */
