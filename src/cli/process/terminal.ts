@@ -92,8 +92,11 @@ export class Terminal {
   /** Sends the output through a pager from now on. `write` waits for it, and its end closes the output. */
   page(pager: Writable): void {
     this.#pager = pager;
-    pager.on("error", () => this.#closed.abort());
-    pager.on("close", () => this.#closed.abort());
+    for (const event of ["error", "close"]) {
+      pager.on(event, () => {
+        if (this.#pager === pager && !pager.writableEnded) this.#closed.abort();
+      });
+    }
   }
 
   /** Ends the output of a pager, and says what was kept back meanwhile, after `ended`. */
