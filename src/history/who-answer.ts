@@ -3,7 +3,7 @@ import { formatAddress } from "../flow/address.js";
 import { hasPorts, IPPROTO_GRE, isIcmp } from "../flow/protocol.js";
 import { W_ORIG_DST, W_ORIG_L4, W_ORIG_SRC, W_REPLY_DST, W_REPLY_L4, W_REPLY_SRC } from "../flow/record.js";
 import { familyOf, protocolOf } from "../flow/record-fields.js";
-import type { Connection } from "./connection.js";
+import type { Connection, HistoryAnswer, WhoQuestion } from "./connection.js";
 
 /** One end of a connection as `who` shows it. */
 export interface WhoEnd {
@@ -23,6 +23,23 @@ export interface WhoAnswer {
    * came from outside, and its destination became the host inside. `none`: the host has the public address itself.
    */
   readonly translation: "source" | "destination" | "none";
+}
+
+/** An answer, and the connection from which it comes. */
+export type WhoFound = WhoAnswer & { readonly connection: Connection };
+
+/** The first `most` answers to a question that `History.who` was asked. */
+export async function collectWho(
+  answer: HistoryAnswer,
+  { address, port }: WhoQuestion,
+  most: number,
+): Promise<WhoFound[]> {
+  const found: WhoFound[] = [];
+  for await (const batch of answer.connections) {
+    for (const connection of batch) found.push({ ...whoAnswer(connection, address, port), connection });
+    if (found.length >= most) break;
+  }
+  return found.slice(0, most);
 }
 
 /** Reads the answer from a connection that `History.who` has found for this address and port. */

@@ -16,6 +16,8 @@ import { finish, type ProgramResult, startMain } from "../support/program.js";
 import { StreamWriter, type WrittenMessage } from "../support/stream-writer.js";
 
 const skip = natsServerMissing();
+/** The name under which another program imports it; not a literal, because its types are those of this very build. */
+const PACKAGE: string = "conntrail";
 /** A minute ago, at a whole second: nothing of the scene lies ahead. */
 const START_MS = Math.floor(Date.now() / 1000) * 1000 - 60_000;
 const ALL = 0xffff_ffff;
@@ -218,4 +220,35 @@ test("a stream that is not there is said to be missing", { skip }, async () => {
   } finally {
     config = before;
   }
+});
+
+test("a program gets the same objects from the package as from the commands", { skip }, async () => {
+  const { connections, follow, who }: typeof import("../../src/api/conntrail.js") = await import(PACKAGE);
+  const found = [];
+  const gaps: unknown[] = [];
+  for await (const each of connections({ port: 443 }, { config, onGaps: (all) => gaps.push(...all) })) found.push(each);
+  const printed = JSON.parse((await run("history", "--port", "443", "--json")).stdout);
+  assert.deepEqual(JSON.parse(JSON.stringify(found)), printed.connections);
+  assert.deepEqual(gaps, printed.gaps);
+  const at = new Date(START_MS + 15_000);
+  const { answers } = await who({ address: "203.0.113.1", port: 61000, at }, { config });
+  const asked = JSON.parse((await run("who", "203.0.113.1:61000", "--at", at.toISOString(), "--json")).stdout);
+  assert.deepEqual(JSON.parse(JSON.stringify(answers)), asked.answers);
+  assert.equal(answers[0]!.inside.address, "10.0.0.12");
+  const changes = [];
+  for await (const { change, orig } of follow({ since: START_MS, limit: 3 }, { config }))
+    changes.push(`${change} ${orig.sport}`);
+  assert.deepEqual(changes, ["new 40000", "new 5353", "moved 40000"]);
+  // A reader that ends early closes everything, and the signal ends a reading that waits.
+  for await (const each of connections({}, { config })) {
+    assert.ok(each.uid);
+    break;
+  }
+  const stop = new AbortController();
+  const waiting = follow({}, { config, signal: stop.signal }).next();
+  stop.abort();
+  assert.deepEqual(await waiting, { done: true, value: undefined });
+  await assert.rejects(connections({ host: "nowhere" }, { config }).next(), { code: "USAGE" });
+  await assert.rejects(who({ address: "203.0.113.1", port: 99_999 }, { config }), { code: "USAGE" });
+  await assert.rejects(connections({}, { config: join(server.directory, "none.yaml") }).next(), { code: "CONFIG" });
 });

@@ -60,10 +60,14 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   ],
   "cli/process": ["errors.ts", "os", "flow", "config", "control"],
   "cli/command": ["errors.ts", "flow", "config", "conntrackd", "keys", "control", "daemon.ts", "cli/process"],
+  api: [
+    ...["errors.ts", "flow", "config", "stream", "stream/broker", "history", "history/format", "history/scan"],
+    ...["history/archive", "cli/command"],
+  ],
   "cli/conntrackd": ["errors.ts", "config", "conntrackd", "control", "cli/process", "cli/command"],
   "cli/history": [
-    ...["errors.ts", "flow", "config", "stream", "stream/broker", "history", "history/format", "history/scan"],
-    ...["history/archive", "cli/process", "cli/command"],
+    ...["errors.ts", "flow", "config", "history", "history/format", "history/archive", "cli/process", "cli/command"],
+    "api",
   ],
   cli: [
     ...["errors.ts", "flow", "config", "conntrackd", "keys", "stream/broker", "control", "lab"],

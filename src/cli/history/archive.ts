@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { pino } from "pino";
+import { ownServers, writers } from "../../api/open-history.js";
 import { parseDuration } from "../../config/units.js";
 import { ConntrailError, errorText } from "../../errors.js";
 import { runArchiver } from "../../history/archive/archiver.js";
@@ -8,7 +9,7 @@ import { formatTime } from "../../history/time.js";
 import type { CommandContext } from "../command/command.js";
 import { loadAnyConfig } from "../command/config-file.js";
 import { archiveVerify } from "./archive-verify.js";
-import { damagedText, ownServers, writers } from "./source.js";
+import { damagedText } from "./source.js";
 
 interface Options {
   dir?: string;

@@ -1,45 +1,12 @@
-/** Opens what the history commands read: the streams on this node's own broker, and an archive where there is one. */
-import v8 from "node:v8";
-import { pino } from "pino";
-import type { Config } from "../../config/config.js";
-import { ConntrailError, errorText } from "../../errors.js";
-import { Archive } from "../../history/archive/archive.js";
-import { ArchivedHistory, type HistorySource } from "../../history/archive/archived-history.js";
-import { History } from "../../history/scan/history.js";
-import { brokerStreams, type HistoryStreams } from "../../history/scan/streams.js";
-import { brokerClientAddress } from "../../stream/broker/broker-config.js";
-import { connectBroker } from "../../stream/connection.js";
+/** What the history commands read, with damaged files said on the terminal. */
+import { type HistoryGround, openHistory, openStreams } from "../../api/open-history.js";
+import type { HistorySource } from "../../history/archive/archived-history.js";
 import type { CommandContext } from "../command/command.js";
-import { loadAnyConfig } from "../command/config-file.js";
-
-const CONNECT_TIMEOUT_MS = 5000;
-/** Without this, V8 lets garbage grow to four times the live memory, which is half of the memory of a scan. */
-const HEAP_GROWTH = "--heap-growing-percent=100";
-
-/** The configuration, the streams of this node's own broker, and their history. */
-export interface HistoryGround {
-  readonly config: Config;
-  readonly streams: HistoryStreams;
-  readonly history: HistorySource;
-}
 
 /** Runs `use` with the history of all streams and of the archive, if there is one. Closes both afterwards. */
 export function withHistory<T>(context: CommandContext, use: (history: HistorySource) => Promise<T>): Promise<T> {
-  return withStreams(context, async ({ config, streams, history }) => {
-    const directory = config.archive?.directory;
-    if (directory === undefined || !(await Archive.exists(directory))) return use(history);
-    let archive: Promise<Archive> | null = null;
-    const onDamaged = (path: string, why: string): void => context.terminal.complain(damagedText(path, why));
-    const open = (): Promise<Archive> => {
-      archive ??= Archive.open(directory, { onDamaged });
-      return archive;
-    };
-    try {
-      return await use(new ArchivedHistory(history, streams, open));
-    } finally {
-      (await (archive as Promise<Archive> | null))?.close();
-    }
-  });
+  const onDamaged = (path: string, why: string): void => context.terminal.complain(damagedText(path, why));
+  return openHistory(context.configPath, onDamaged, use);
 }
 
 /** The line that reports a file of the archive which cannot be read. */
@@ -48,38 +15,6 @@ export function damagedText(path: string, why: string): string {
 }
 
 /** Runs `use` with the streams alone. Closes the connection to the broker afterwards. */
-export async function withStreams<T>(context: CommandContext, use: (ground: HistoryGround) => Promise<T>): Promise<T> {
-  v8.setFlagsFromString(HEAP_GROWTH);
-  const config = loadAnyConfig(context.configPath);
-  const { tls, node } = config;
-  const log = pino({ level: "silent" });
-  const connection = connectBroker({
-    servers: ownServers(config),
-    node,
-    purpose: "history",
-    serverName: node,
-    ...(tls !== null && { tls }),
-    login: config.broker.login,
-    log,
-  });
-  try {
-    await connection.ready(CONNECT_TIMEOUT_MS).catch((error: unknown) => {
-      throw new ConntrailError("BROKER", `${errorText(error)}; is the daemon running?`, { cause: error });
-    });
-    const streams = brokerStreams(connection, log);
-    const history = await History.open({ streams, nodes: writers(config) });
-    return await use({ config, streams, history });
-  } finally {
-    await connection.close();
-  }
-}
-
-/** The addresses of this node's own broker. */
-export function ownServers({ broker, listen }: Config): readonly string[] {
-  return broker.mode === "embedded" ? [brokerClientAddress({ host: listen, port: broker.port })] : broker.servers;
-}
-
-/** The nodes that write a stream, as far as the configuration says. */
-export function writers({ mode, node, peers }: Config): string[] {
-  return [...(mode === "observer" ? [] : [node]), ...peers.map((peer) => peer.node)];
+export function withStreams<T>(context: CommandContext, use: (ground: HistoryGround) => Promise<T>): Promise<T> {
+  return openStreams(context.configPath, use);
 }

@@ -12,10 +12,10 @@ import {
 } from "../../flow/protocol.js";
 import { AF_INET } from "../../flow/record.js";
 import { protocolOf } from "../../flow/record-fields.js";
-import type { Connection, Gap, HistoryAnswer, WhoQuestion } from "../../history/connection.js";
+import type { Connection, Gap, WhoQuestion } from "../../history/connection.js";
 import { connectionToJson, gapToJson } from "../../history/format/connection-json.js";
 import { formatTime, type NamedTime, parseTime, requirePast } from "../../history/time.js";
-import { type WhoAnswer, whoAnswer } from "../../history/who-answer.js";
+import { collectWho, type WhoFound } from "../../history/who-answer.js";
 import type { CommandContext } from "../command/command.js";
 import { formatColumns } from "../process/terminal.js";
 import { printGaps } from "./answer.js";
@@ -30,9 +30,6 @@ interface Options {
   proto?: string;
   limit?: string;
 }
-
-/** An answer, and the connection from which it comes. */
-type Found = WhoAnswer & { readonly connection: Connection };
 
 /** `who`: the inside host behind a public address and port. */
 export function register(program: Command, context: CommandContext): void {
@@ -55,7 +52,7 @@ async function who(text: string, options: Options, context: CommandContext): Pro
   const { terminal } = context;
   await withHistory(context, async (source) => {
     const answer = source.who(question, terminal.closed);
-    const found = await collect(answer, question, limit + 1);
+    const found = await collectWho(answer, question, limit + 1);
     terminal.throwIfClosed();
     const gaps = answer.gaps();
     const answers = found.slice(0, limit);
@@ -119,16 +116,7 @@ function portOf(text: string, number: string | null, protocol: number | null): n
   throw usage(`${text}: "${number}" is no port; give a number from 0 to 65535`);
 }
 
-async function collect(answer: HistoryAnswer, { address, port }: WhoQuestion, most: number): Promise<Found[]> {
-  const found: Found[] = [];
-  for await (const batch of answer.connections) {
-    for (const connection of batch) found.push({ ...whoAnswer(connection, address, port), connection });
-    if (found.length >= most) break;
-  }
-  return found.slice(0, most);
-}
-
-function whoJson(question: WhoQuestion, answers: readonly Found[], gaps: readonly Gap[]): object {
+function whoJson(question: WhoQuestion, answers: readonly WhoFound[], gaps: readonly Gap[]): object {
   const { address, port, protocol, sinceMs } = question;
   return {
     address,
@@ -147,7 +135,7 @@ function whoJson(question: WhoQuestion, answers: readonly Found[], gaps: readonl
 }
 
 /** A line for each answer. */
-export function formatWho(answers: readonly Found[]): string {
+export function formatWho(answers: readonly WhoFound[]): string {
   const rows = answers.map(({ inside, remote, translation, connection }) => [
     endpoint(inside.address, inside.port),
     protocolNameOf(connection),
@@ -174,7 +162,7 @@ function printNobody(question: WhoQuestion, gaps: readonly Gap[], { terminal }: 
   );
 }
 
-function printDoubts(answers: readonly Found[], { protocol }: WhoQuestion, { terminal }: CommandContext): void {
+function printDoubts(answers: readonly WhoFound[], { protocol }: WhoQuestion, { terminal }: CommandContext): void {
   const protocols = new Set(answers.map(({ connection }) => protocolNameOf(connection)));
   if (protocol === null && protocols.size > 1) {
     terminal.complain(`${[...protocols].join(" and ")}: --proto chooses one of them`);
