@@ -20,6 +20,8 @@ const NICE = 10;
 const stop = new AbortController();
 for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => stop.abort());
 process.on("disconnect", () => stop.abort());
+// The parent may have gone while this program was loaded.
+if (!process.connected) stop.abort();
 
 try {
   setPriority(0, NICE);

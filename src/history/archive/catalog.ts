@@ -2,7 +2,8 @@
  * What the compacted files of a day hold, so that a question opens only those that may have an answer: `.catalog.json` in the day's
  * folder. It repeats what the files say themselves. A file that it does not name, or names with another size, is read.
  */
-import { readFile, rename, writeFile } from "node:fs/promises";
+import { readFileSync } from "node:fs";
+import { rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Gap } from "../connection.js";
 import { EndFilter, endKey } from "./end-filter.js";
@@ -39,10 +40,13 @@ export interface CatalogQuestion {
 
 const NAME = ".catalog.json";
 
-/** The entries of a day by the names of their files; none where there is no catalog, or one that cannot be read. */
-export async function readCatalog(directory: string, day: number): Promise<ReadonlyMap<string, CatalogEntry>> {
+/**
+ * The entries of a day by the names of their files; none where there is no catalog, or one that cannot be read. Not in the background,
+ * because hundreds of small files would take five times as long.
+ */
+export function readCatalog(directory: string, day: number): ReadonlyMap<string, CatalogEntry> {
   try {
-    const { version, files } = JSON.parse(await readFile(join(dayFolder(directory, day), NAME), "utf8")) as {
+    const { version, files } = JSON.parse(readFileSync(join(dayFolder(directory, day), NAME), "utf8")) as {
       version: unknown;
       files: CatalogEntry[];
     };

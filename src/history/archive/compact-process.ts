@@ -13,6 +13,8 @@ const NICE = 19;
 
 const onOrphaned = (): void => process.exit(1);
 process.on("disconnect", onOrphaned);
+// The parent may have gone while this program was loaded.
+if (!process.connected) onOrphaned();
 const message = await compact().catch(
   (error): CompactMessage => ({ type: "failed", text: duckdbText(errorText(error)) }),
 );

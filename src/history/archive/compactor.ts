@@ -76,6 +76,7 @@ export class Compactor {
       return true;
     } catch (error) {
       for (const { path } of sources ?? []) this.#refused.set(path, now() + REFUSED_MS);
+      writer.counters.compactionsFailed++;
       onFailure(error);
       return sources !== null;
     }

@@ -51,7 +51,7 @@ export class HeldFiles {
 
   async #hold(day: number): Promise<readonly HeldFile[]> {
     for (let attempt = 1; ; attempt++) {
-      const entries = await readCatalog(this.#directory, day);
+      const entries = readCatalog(this.#directory, day);
       const { files } = await listDay(this.#directory, day);
       const held: HeldFile[] = [];
       try {

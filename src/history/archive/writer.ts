@@ -58,6 +58,8 @@ export interface ArchiveWriterCounters {
   /** Files that compaction has written, and those that they have replaced. */
   compactedFiles: number;
   replacedFiles: number;
+  /** Groups of files that could not be compacted and were left as they are. */
+  compactionsFailed: number;
   /** Whole days that retention removed, and their files. */
   daysRemoved: number;
   filesRemoved: number;
@@ -79,6 +81,7 @@ export class ArchiveWriter {
     damagedFiles: 0,
     compactedFiles: 0,
     replacedFiles: 0,
+    compactionsFailed: 0,
     daysRemoved: 0,
     filesRemoved: 0,
   };
@@ -321,7 +324,7 @@ export class ArchiveWriter {
   async #catalog(day: number, path: string, result: CompactResult): Promise<void> {
     const { files } = await listDay(this.#directory, day);
     const names = new Set(files.map((file) => basename(file.path)));
-    const kept = [...(await readCatalog(this.#directory, day)).values()].filter(({ file }) => names.has(file));
+    const kept = [...readCatalog(this.#directory, day).values()].filter(({ file }) => names.has(file));
     const { size } = await stat(path);
     const others = kept.filter(({ file }) => file !== basename(path));
     await writeCatalog(this.#directory, day, [...others, { file: basename(path), bytes: size, ...result }]);
