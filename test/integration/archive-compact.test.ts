@@ -281,6 +281,7 @@ describe("compaction", { skip }, () => {
     const [file] = await listFiles(directory.path, day, day);
     assert.equal(catalog[0]!.bytes, statSync(file!.path).size);
     assert.equal(catalog[0]!.rows, FILES * ROWS);
+    assert.deepEqual(catalog[0]!.translated, ["203.0.113.0", "203.0.113.1"]);
     // Its rows are not read where it has no answer.
     const bytes = readFileSync(file!.path);
     writeFileSync(file!.path, bytes.fill(0xee, 4, Math.floor(bytes.length / 2)));

@@ -295,7 +295,11 @@ function selectSql(files: readonly HeldFile[], { tests, parts }: Conditions): st
   const where = (conditions: readonly string[]): string =>
     conditions.length === 0 ? "" : ` WHERE ${conditions.join(" AND ")}`;
   if (parts.length === 0) return `SELECT ${RESTORED_COLUMNS} FROM ${from}${where(tests)}`;
-  const all = parts.map((part) => `SELECT * FROM ${from}${where([...tests, `(${part})`])}`);
+  const wanted = parts.filter(
+    ({ translated }) =>
+      translated === null || files.some(({ entry }) => entry?.translated?.includes(translated) !== false),
+  );
+  const all = wanted.map(({ test }) => `SELECT * FROM ${from}${where([...tests, `(${test})`])}`);
   return `SELECT ${RESTORED_COLUMNS} FROM (${all.join(" UNION ALL ")})`;
 }
 

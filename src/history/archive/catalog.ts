@@ -26,6 +26,8 @@ export interface CatalogEntry {
     /** Their public addresses and ports: EndFilter. */
     readonly publicEnds: string;
   };
+  /** The addresses that translation has put into reply tuples; null: more than can be listed. */
+  readonly translated: readonly string[] | null;
   /** Where events may be missing, as in the file's own state. */
   readonly gaps: readonly Gap[];
 }

@@ -27,6 +27,8 @@ export type CompactResult = Omit<CatalogEntry, "file" | "bytes">;
 const GROUP_ROWS = 16_384;
 /** How many connections count as the longest of a file. */
 const LONGEST_ROWS = 4096;
+/** So many addresses that come from translation are listed. */
+const TRANSLATED_MAX = 1024;
 /** The life of a connection whose begin is unknown, µs. */
 const UNKNOWN = 9_000_000_000_000_000;
 /** Inside hosts together: of what was led to a host inside its answers' source, of all else the source. */
@@ -76,7 +78,7 @@ export async function compactFiles(
   const copy = `read_parquet(${quoted(temporary)}, hive_partitioning = false)`;
   const [before, after] = [await contentOf(database, from), await contentOf(database, copy)];
   if (before !== after) throw new Error(`the copy is not what its ${sources.length} files hold`);
-  return { ...(await describe(database, copy)), gaps: kept };
+  return { ...(await describe(database, copy)), translated: await translatedOf(database, copy), gaps: kept };
 }
 
 async function contentOf(database: Database, from: string): Promise<string> {
@@ -84,8 +86,15 @@ async function contentOf(database: Database, from: string): Promise<string> {
   return String(row?.content);
 }
 
-/** What a file holds, without its gaps. */
-async function describe(database: Database, from: string): Promise<Omit<CompactResult, "gaps">> {
+async function translatedOf(database: Database, from: string): Promise<string[] | null> {
+  const rows = await database.rows(
+    `SELECT reply_dst AS address FROM ${from} WHERE snat UNION SELECT reply_src FROM ${from} WHERE dnat LIMIT ${TRANSLATED_MAX + 1}`,
+  );
+  return rows.length > TRANSLATED_MAX ? null : rows.map(({ address }) => String(address)).sort();
+}
+
+/** How many rows, from when to when. */
+async function describe(database: Database, from: string): Promise<Omit<CompactResult, "gaps" | "translated">> {
   const life = "epoch_us(end_time) - epoch_us(start_time)";
   const [bound] = await database.rows(
     `SELECT min(life)::DOUBLE AS life, count(*)::DOUBLE AS rows

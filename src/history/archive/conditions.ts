@@ -13,11 +13,18 @@ export interface Conditions {
    * One of them must hold, and no two do at once; none: all rows are wanted. Each compares one column, whose order or Bloom filter
    * leads to a few groups of rows. One condition with OR over several columns would read them all.
    */
-  readonly parts: readonly string[];
+  readonly parts: readonly Part[];
   /** True where they accept nothing else. */
   readonly exact: boolean;
   /** True where few rows are expected, those of one address. */
   readonly selective: boolean;
+}
+
+/** One of several conditions. */
+export interface Part {
+  readonly test: string;
+  /** It holds only where translation has put this address into a reply tuple; null: anywhere. */
+  readonly translated: string | null;
 }
 
 /** The conditions of a range and filter. */
@@ -34,10 +41,11 @@ export function whoConditions({ address, port, protocol, sinceMs, untilMs }: Who
   const ports = protocol === null || hasPorts(protocol);
   const shown = ports ? `reply_dport = ${port}` : isIcmp(protocol) ? `reply_icmp_id = ${port}` : "true";
   const answers = `reply_dst = ${outside} AND ${shown}`;
-  if (!ports) return { tests, parts: [answers], exact: false, selective: true };
+  const part = (test: string): Part => ({ test, translated: null });
+  if (!ports) return { tests, parts: [part(answers)], exact: false, selective: true };
   const asked = `orig_dst = ${outside} AND orig_dport = ${port}`;
   const apart = `(reply_dst IS DISTINCT FROM ${outside} OR reply_dport IS DISTINCT FROM ${port})`;
-  return { tests, parts: [answers, `${asked} AND ${apart}`], exact: false, selective: true };
+  return { tests, parts: [part(answers), part(`${asked} AND ${apart}`)], exact: false, selective: true };
 }
 
 function timeTests(sinceMs: number | null, untilMs: number | null): string[] {
@@ -59,13 +67,13 @@ function filterConditions({ host, src, dst, port, proto, nat, mark }: FlowQuery)
     if (text === undefined) return null;
     const cidr = parseCidr(text);
     const address = cidr === undefined ? "/" : formatCidr(cidr);
-    if (!address.includes("/")) return quoted(address);
+    if (!address.includes("/")) return address;
     exact = false;
     return null;
   };
   const [source, destination, any] = [one(src), one(dst), one(host)];
-  if (source !== null) tests.push(`orig_src = ${source}`);
-  if (destination !== null) tests.push(`orig_dst = ${destination}`);
+  if (source !== null) tests.push(`orig_src = ${quoted(source)}`);
+  if (destination !== null) tests.push(`orig_dst = ${quoted(destination)}`);
   if (port !== undefined) tests.push(`${Number(port)} IN (orig_sport, orig_dport, reply_sport, reply_dport)`);
   const protocol = proto === undefined ? undefined : protocolNumber(proto);
   if (protocol !== undefined) tests.push(`protocol_number = ${protocol}`);
@@ -74,13 +82,14 @@ function filterConditions({ host, src, dst, port, proto, nat, mark }: FlowQuery)
   return { tests, parts: any === null ? [] : hostParts(any), exact, selective };
 }
 
-/** The reply's addresses are those of the original, except where they are translated. */
-function hostParts(host: string): string[] {
+/** The reply's addresses are those of the original, except where they are translated. `address`: without quotes. */
+function hostParts(address: string): Part[] {
+  const host = quoted(address);
   const others = `orig_src <> ${host} AND orig_dst <> ${host}`;
   return [
-    `orig_src = ${host}`,
-    `orig_dst = ${host} AND orig_src <> ${host}`,
-    `dnat AND reply_src = ${host} AND ${others}`,
-    `snat AND reply_dst = ${host} AND reply_src <> ${host} AND ${others}`,
+    { test: `orig_src = ${host}`, translated: null },
+    { test: `orig_dst = ${host} AND orig_src <> ${host}`, translated: null },
+    { test: `dnat AND reply_src = ${host} AND ${others}`, translated: address },
+    { test: `snat AND reply_dst = ${host} AND reply_src <> ${host} AND ${others}`, translated: address },
   ];
 }
