@@ -122,7 +122,7 @@ async function compact(directory: string): Promise<number> {
 async function askWho(directory: string, rows: number, days: number): Promise<void> {
   const known = await someConnections(directory, Math.min(ASKED, rows));
   for (const cold of [true, false]) {
-    const times: number[] = [];
+    const times: Cost[] = [];
     let found = 0;
     for (const [i, each] of known.slice(0, cold ? ASKED_COLD : ASKED).entries()) {
       const [address = "", port = 0] = each;
@@ -130,9 +130,9 @@ async function askWho(directory: string, rows: number, days: number): Promise<vo
       const timeMs = i % 2 === 0 ? each[2] : (FIRST_DAY + ((i * 0.618034) % 1) * days) * DAY_MS;
       const question = { address, port, protocol: 6, sinceMs: timeMs, untilMs: timeMs };
       if (cold) await dropCache(directory);
-      const begun = performance.now();
+      const done = costOf();
       found += await whoAsked(directory, question);
-      times.push(performance.now() - begun);
+      times.push(done());
     }
     show(`who at a time, ${cold ? "cold" : "warm"}`, "goal 300 ms", times, found);
   }
@@ -151,15 +151,15 @@ async function whoAsked(directory: string, question: WhoQuestion): Promise<numbe
 async function askHost(directory: string, days: number): Promise<void> {
   const goal = days > 1 ? "goal 5 s" : "goal 1 s";
   for (const cold of [true, false]) {
-    const times: number[] = [];
+    const times: Cost[] = [];
     let found = 0;
     for (const host of ["10.1.7.9", "10.3.200.200", "10.0.0.1"]) {
       const query: HistoryQuery = { sinceMs: null, untilMs: null, filter: { host }, nodes: null, limit: null };
       if (cold) await dropCache(directory);
       const archive = await openArchive(directory);
-      const begun = performance.now();
+      const done = costOf();
       for await (const batch of archive.connections(query)) found += batch.length;
-      times.push(performance.now() - begun);
+      times.push(done());
       archive.close();
     }
     show(`one host over all, ${cold ? "cold" : "warm"}`, goal, times, found);
@@ -196,11 +196,26 @@ async function dropCache(directory: string): Promise<void> {
   }
 }
 
-function show(name: string, goal: string, times: number[], found: number): void {
-  times.sort((a, b) => a - b);
-  const [median = 0, worst = 0] = [times[times.length >> 1], times.at(-1)];
+/** What a question took. */
+interface Cost {
+  readonly ms: number;
+  readonly cpuMs: number;
+}
+
+/** Begins to measure; the result ends it. */
+function costOf(): () => Cost {
+  const [begun, cpu] = [performance.now(), process.cpuUsage()];
+  return () => {
+    const { user, system } = process.cpuUsage(cpu);
+    return { ms: performance.now() - begun, cpuMs: (user + system) / 1000 };
+  };
+}
+
+function show(name: string, goal: string, costs: readonly Cost[], found: number): void {
+  const sorted = (values: number[]): number[] => values.sort((a, b) => a - b);
+  const [times, cpus] = [sorted(costs.map(({ ms }) => ms)), sorted(costs.map(({ cpuMs }) => cpuMs))];
+  const [median = 0, worst = 0, cpu = 0] = [times[times.length >> 1], times.at(-1), cpus[cpus.length >> 1]];
   const rss = Math.round(process.memoryUsage.rss() / 2 ** 20);
-  console.log(
-    `  ${name}: median ${median.toFixed(0)} ms, worst ${worst.toFixed(0)} ms of ${times.length} (${goal}), ${found} found, RSS ${rss} MiB`,
-  );
+  const took = `median ${median.toFixed(0)} ms, worst ${worst.toFixed(0)} ms of ${times.length} (${goal})`;
+  console.log(`  ${name}: ${took}, CPU median ${cpu.toFixed(0)} ms, ${found} found, RSS ${rss} MiB`);
 }

@@ -417,6 +417,14 @@ describe("history", { skip: obstacle ?? false, timeout: 800_000 }, () => {
     );
     const ended = (list: readonly ConnectionJson[]) => byUid(list.filter(({ uid }) => !open.has(uid))).map(withoutPath);
     assert.deepEqual(ended(found), ended(whole.connections));
+    const span = range.slice(0, 4);
+    const summary = JSON.parse((await scene.withArchive("history", ...span, "--summary", "--json")).stdout);
+    assert.equal(summary.total.connections, n);
+    const top = JSON.parse(
+      (await scene.withArchive("history", ...span, "--top", "src", "--limit", "100000", "--json")).stdout,
+    );
+    const sum = (top.rows as { connections: number }[]).reduce((total, { connections }) => total + connections, 0);
+    assert.deepEqual([sum, top.exact], [n, true]);
   });
 });
 
