@@ -97,7 +97,9 @@ test("history counts in place of printing", async () => {
   const top = await run("history", "--top", "dst", "--by", "bytes", "--since", "2026-01-31");
   assert.equal(top.code, 0);
   assert.match(top.stdout, /^DESTINATION +CONNECTIONS +BYTES +PACKETS\n198\.51\.100\.7 +\d+ +\d.*\n/);
-  const json = JSON.parse((await run("history", "--top", "port", "--limit", "1", "--json")).stdout);
+  const one = await run("history", "--top", "port", "--limit", "1", "--json");
+  assert.equal(asked(one.stderr).limit, null);
+  const json = JSON.parse(one.stdout);
   assert.deepEqual([json.top, json.by, json.rows.length, json.exact], ["port", "connections", 1, true]);
   const summary = await run("history", "--summary", "--since", "2026-01-31");
   assert.match(summary.stdout, /^3 connections: 1 ended, 1 lost, 1 open; 2 translated\n/);

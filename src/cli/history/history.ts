@@ -110,7 +110,9 @@ function ipfixTarget(format: string, { output, collector, follow }: Options): Ip
 
 async function history(request: Request, context: CommandContext): Promise<void> {
   await withHistory(context, async (source) => {
-    const { options, since, until, limit } = request;
+    const { options, since, until } = request;
+    // What is counted is counted whole: the limit is that of the lines.
+    const limit = request.tally === null ? request.limit : null;
     const nodes = readNodes(options.node, source.nodes);
     // Only translated connections give NAT events.
     const filter = { ...flowQuery(options), ...(request.target !== null && { nat: true }) };
