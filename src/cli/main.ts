@@ -60,6 +60,14 @@ export async function reportFailure(
   await logHookFailure(errorText(error).replace(/^error: /, ""));
 }
 
+/** The program with all of its commands, for what describes it: man pages and completions. */
+export async function wholeProgram(): Promise<Command> {
+  const terminal = new Terminal(process.stdout, process.stderr);
+  const program = newProgram(terminal, []);
+  await register(program, new CommandContext(program, terminal), []);
+  return program;
+}
+
 function newProgram(terminal: Terminal, argv: readonly string[]): Command {
   return new Command("conntrail")
     .description("replicates the kernel's connection tracking table between firewalls")

@@ -60,6 +60,8 @@ export interface Config {
   /** Where metrics are served; null: nowhere. */
   readonly metrics: Endpoint | null;
   readonly logLevel: "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";
+  /** The form of the log on standard output; `auto`: text in the journal and on a terminal, otherwise JSON. */
+  readonly logFormat: "auto" | "text" | "json";
   /** Log file in place of standard output; null: none. */
   readonly logFile: string | null;
   /** Facility of syslog that gets the log too; null: none. */
@@ -316,6 +318,7 @@ function toConfig(content: FileContent, path: string): Config {
     },
     metrics: content.metrics?.listen ?? null,
     logLevel: content.log.level,
+    logFormat: content.log.format,
     logFile: content.log.file ?? null,
     logSyslog: content.log.syslog,
   };

@@ -218,6 +218,7 @@ const shapes = {
   metrics: { listen: checked("an address and a port, such as 127.0.0.1:9469 or [::1]:9469", parseEndpoint) },
   log: {
     level: oneOf("trace", "debug", "info", "warn", "error", "fatal", "silent").default("info"),
+    format: oneOf("auto", "text", "json").default("auto"),
     file: absolutePath(1024).optional(),
     syslog: checked(`true, false or a facility: ${FACILITIES.join(", ")}`, parseFacility).default(null),
   },

@@ -104,6 +104,7 @@ test("every key of the contract is understood", () => {
     keepalived: { fifo: "/run/conntrail/keepalived.fifo", groups: ["wan", "lan"], trackFile: "/run/conntrail/behind" },
     metrics: { host: "127.0.0.1", port: 9469 },
     logLevel: "info",
+    logFormat: "auto",
     logFile: "/var/log/conntrail.log",
     logSyslog: "daemon",
   });
