@@ -20,7 +20,7 @@ import { configuredPeers, createDiscovery, startDiscovery, watchCopies } from ".
 import { openRehearsal } from "./daemon/rehearsal.js";
 import { whenStarted } from "./daemon/start-wait.js";
 import { type OwnBroker, openBroker, PublishedStream, readPast, watchStore } from "./daemon/streams.js";
-import { Systemd } from "./daemon/systemd.js";
+import { Systemd, statusLine } from "./daemon/systemd.js";
 import { peersMax } from "./discovery/announcement.js";
 import { withDiscovered } from "./discovery/discovered-peers.js";
 import type { Discovery } from "./discovery/discovery.js";
@@ -115,6 +115,7 @@ async function openControl(given: Given): Promise<Locked> {
   const systemd = Systemd.open(process.env, log);
   down.push(() => systemd?.close());
   controls.signal.addEventListener("abort", () => systemd?.stopping(), { once: true });
+  systemd?.starting("starting: the broker, then this node's and its peers' streams");
   // The control socket comes first. It is the lock that keeps a second daemon away from this one's broker and store.
   let handlers: NodeHandlers | null = null;
   const stands = new AbortController();
@@ -214,7 +215,7 @@ async function startNode(given: Given): Promise<void> {
     await node.replicator.resyncKernel();
   });
   startDiscovery(discovery, down);
-  ready(ground, { epoch: past.epoch, flows: internal.table.size, external: node.external.table.size });
+  ready(ground, reports, { epoch: past.epoch, flows: internal.table.size, external: node.external.table.size });
 }
 
 /** `flowsMax`: limit of the flows of one node, where the configuration has none for all of them. */
@@ -266,7 +267,7 @@ async function startObserver(ground: Ground): Promise<void> {
   const parts = { external, followers: peers.followers, signal: stopping, log };
   await ground.answerWith(createObserverHandlers(parts, reports), reports);
   startDiscovery(discovery, down);
-  ready(ground, { external: external.table.size });
+  ready(ground, reports, { external: external.table.size });
 }
 
 function reportSources(ground: Ground, peers: Peers, external: ExternalCache) {
@@ -303,8 +304,8 @@ function readyKernel(polls: boolean, log: Logger): KernelState {
 }
 
 /** Reports that the node works: in the log, to systemd, and to the process that runs the daemon. */
-function ready(ground: Ground, fields: Record<string, number>): void {
+function ready(ground: Ground, reports: Reports, fields: Record<string, number>): void {
   ground.log.info(fields, "ready");
-  ground.systemd?.ready();
+  ground.systemd?.ready(() => statusLine(reports.ownStatus()));
   ground.controls.ready?.();
 }

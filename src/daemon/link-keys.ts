@@ -112,8 +112,8 @@ export class LinkKeys {
 
   #complain(): void {
     const open = this.#openText();
-    if (open !== null) this.#log.warn(open);
-    for (const warning of this.warnings) this.#log.warn(warning);
+    if (open !== null) this.#log.warn({ event: "keys.none" }, open);
+    for (const warning of this.warnings) this.#log.warn({ event: "keys.expiring" }, warning);
     const { peers, tls } = this.#config;
     const unknown = peers.map(({ node }) => node).filter((node) => !this.knows(node));
     if (unknown.length > 0) {

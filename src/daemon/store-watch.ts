@@ -98,7 +98,7 @@ export class StoreWatch {
     this.#last = room;
     const full = room !== null && isFull(room);
     if (full !== this.#full && room !== null) {
-      if (full) this.#log.error(this.#fullText(room));
+      if (full) this.#log.error({ event: "store.full" }, this.#fullText(room));
       else this.#log.info({ store: this.#path, freeMiB: mib(room.free) }, "the disk of broker.store has room again");
     }
     this.#full = full;

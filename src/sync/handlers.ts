@@ -107,9 +107,10 @@ class Begun {
   begin(what: string, work: () => Promise<object>): void {
     if (this.#running.has(what)) return;
     this.#running.add(what);
+    const [kind] = what.split(" ");
     work()
-      .then((report) => this.#log.info(report, what))
-      .catch((error: unknown) => this.#log.warn({ error: errorText(error) }, `${what} failed`))
+      .then((report) => this.#log.info({ event: `${kind}.done`, ...report }, what))
+      .catch((error: unknown) => this.#log.warn({ event: `${kind}.failed`, error: errorText(error) }, `${what} failed`))
       .finally(() => this.#running.delete(what));
   }
 }

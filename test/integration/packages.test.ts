@@ -87,6 +87,9 @@ describe("the Debian package", { skip: missing(), timeout: 300_000 }, () => {
       assert.ok(files.includes(file), file);
     }
     assert.ok(!files.some((file) => file.includes("@duckdb")));
+    const duckdb = join(root, "usr/lib/conntrail/current/dist/src/history/archive/duckdb.js");
+    const { loadDuckdb } = (await import(duckdb)) as { loadDuckdb(): Promise<unknown> };
+    await assert.rejects(loadDuckdb(), { code: "STORE", message: /^the archive and sql need DuckDB: install [^\n]+$/ });
     const unit = readFileSync(join(root, "usr/lib/systemd/system/conntrail.service"), "utf8");
     assert.match(unit, /^ExecStart=\/usr\/sbin\/conntrail daemon$/m);
     assert.doesNotMatch(unit, /opt\/conntrail/);

@@ -20,8 +20,9 @@ import { pino } from "pino";
 import { takeLock } from "../../src/cli/process/lock-file.js";
 import { LogFile } from "../../src/cli/process/log-file.js";
 import { Syslog } from "../../src/cli/process/syslog.js";
-import { Systemd } from "../../src/daemon/systemd.js";
+import { Systemd, statusLine } from "../../src/daemon/systemd.js";
 import { ConntrailError } from "../../src/errors.js";
+import { STATUS } from "../support/control-handlers.js";
 import { DatagramReader } from "../support/datagram-reader.js";
 import { waitUntil } from "../support/kernel-namespace.js";
 
@@ -195,14 +196,14 @@ test("systemd is told of the start, of life and of the end", async () => {
   };
   const systemd = Systemd.open(env, pino({ level: "silent" }));
   assert.deepEqual(env, {});
-  systemd?.ready();
-  assert.deepEqual(reader.read(), [`READY=1\nMAINPID=${process.pid}`]);
+  systemd?.ready(() => "primary");
+  assert.deepEqual(reader.read(), [`READY=1\nMAINPID=${process.pid}\nSTATUS=primary`]);
   const heard: string[] = [];
   await waitUntil(() => heard.push(...reader.read()) >= 3, "three signs of life");
-  assert.ok(heard.every((text) => text === "WATCHDOG=1"));
+  assert.ok(heard.every((text) => text === "WATCHDOG=1\nSTATUS=primary"));
   reader.read();
   systemd?.stopping();
-  assert.ok(reader.read().includes("STOPPING=1"));
+  assert.ok(reader.read().includes("STOPPING=1\nSTATUS=ending"));
   systemd?.close();
 });
 
@@ -213,11 +214,31 @@ test("a watchdog that is meant for another process is left alone, and no service
   using watched = new DatagramReader(file("notify3"));
   const other = Systemd.open({ NOTIFY_SOCKET: reader.path, WATCHDOG_USEC: "1000", WATCHDOG_PID: "1" }, log);
   const own = Systemd.open({ NOTIFY_SOCKET: watched.path, WATCHDOG_USEC: "2000" }, log);
-  other?.ready();
-  own?.ready();
+  other?.ready(() => "primary");
+  own?.ready(() => "backup");
   const signs: string[] = [];
   await waitUntil(() => signs.push(...watched.read()) > 3, "signs of life from the one that is watched");
-  assert.deepEqual(reader.read(), [`READY=1\nMAINPID=${process.pid}`]);
+  assert.deepEqual(reader.read(), [`READY=1\nMAINPID=${process.pid}\nSTATUS=primary`]);
   other?.close();
   own?.close();
+});
+
+test("systemd's status is a line: the role, who is in sync, and who is not and why", () => {
+  const [fw2, fw3] = STATUS.peers as [(typeof STATUS.peers)[0], (typeof STATUS.peers)[0]];
+  const peers = [
+    { ...fw2, inSync: true, reason: null },
+    { ...fw3, inSync: false, reason: "its daemon has been silent for 12 s" },
+  ];
+  assert.equal(
+    statusLine({ ...STATUS, role: "primary", reason: null, peers }),
+    "primary; in sync with fw2; not in sync with fw3: its daemon has been silent for 12 s; 3 of 262144 kernel entries",
+  );
+  const alone = {
+    ...STATUS,
+    role: "unknown",
+    reason: "nothing is published",
+    peers: [],
+    kernel: { entries: 0, max: 0 },
+  };
+  assert.equal(statusLine(alone as typeof STATUS), "no role yet; no peers; not in sync: nothing is published");
 });

@@ -148,7 +148,7 @@ test("columns are as wide as their widest cell", () => {
 
 test("log lines for people", () => {
   const entry = { level: 30, time: 1_700_000_000_123, node: "fw1", peers: 2, why: "two words", msg: "ready" };
-  assert.equal(formatLogLine(`${JSON.stringify(entry)}\n`), '22:13:20.123 INFO  ready peers=2 why="two words"\n');
+  assert.equal(formatLogLine(`${JSON.stringify(entry)}\n`), '22:13:20.123Z INFO  ready peers=2 why="two words"\n');
   assert.equal(formatLogLine("not JSON\n"), "not JSON\n");
 });
 

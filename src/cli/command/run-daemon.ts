@@ -31,7 +31,7 @@ export async function runInForeground(host: DaemonHost): Promise<void> {
   try {
     lock = config.lock === null ? null : takeLock(config.lock);
   } catch (error) {
-    if (log.kept) logger.error(errorText(error));
+    if (log.kept) logger.error({ event: "daemon.failed" }, errorText(error));
     throw error;
   }
   if (lock?.held === false)
@@ -61,7 +61,7 @@ export async function runInForeground(host: DaemonHost): Promise<void> {
     await runDaemon(config, logger, controls);
     logger.info("ended");
   } catch (error) {
-    if (log.kept) logger.fatal(errorText(error));
+    if (log.kept) logger.fatal({ event: "daemon.failed" }, errorText(error));
     host.failed(errorText(error));
     code = 1;
   }

@@ -21,19 +21,20 @@ export function parseLogEntry(line: string): LogEntry | null {
   }
 }
 
-/** A JSON log line as `12:34:56.789 INFO  ready peers=2`, for a terminal; anything else unchanged. */
+/** A JSON log line as `12:34:56.789Z INFO  ready peers=2`, in UTC, for people; anything else unchanged. */
 export function formatLogLine(line: string): string {
   const entry = parseLogEntry(line);
   if (entry === null) return line;
-  const clock = new Date(Number(entry.time)).toISOString().slice(11, 23);
+  const clock = new Date(Number(entry.time)).toISOString().slice(11);
   return `${clock} ${LEVELS.get(entry.level) ?? entry.level} ${formatLogText(entry)}\n`;
 }
 
-/** The message with its fields: `ready peers=2`. */
+/** The message with its fields, and the name of its kind at the end: `ready peers=2 [daemon.ready]`. */
 export function formatLogText(entry: LogEntry): string {
-  const { level: _level, time: _time, msg, node: _node, ...fields } = entry;
+  const { level: _level, time: _time, msg, node: _node, event, ...fields } = entry;
   const rest = Object.entries(fields).map(([key, value]) => ` ${key}=${fieldText(value)}`);
-  return plainText(`${String(msg ?? "").replace(/\s*\n\s*/g, " ")}${rest.join("")}`);
+  const kind = event === undefined ? "" : ` [${String(event)}]`;
+  return plainText(`${String(msg ?? "").replace(/\s*\n\s*/g, " ")}${rest.join("")}${kind}`);
 }
 
 function fieldText(value: unknown): string {

@@ -48,7 +48,9 @@ export class LogRepeats {
     const name = this.#nameOf(level, text);
     let kind = this.#kinds.get(name);
     if (kind === undefined) {
-      const write = (fields: object, line: string): void => method.call(logger, fields, line);
+      const { event } = Object(args[0]) as { event?: string };
+      const named = event === undefined ? {} : { event };
+      const write = (fields: object, line: string): void => method.call(logger, { ...fields, ...named }, line);
       kind = { written: 0, repeated: 0, write, text: name === "" ? "lines of other kinds" : text };
       this.#kinds.set(name, kind);
     }

@@ -1,5 +1,6 @@
 import { UnixDatagram } from "../../os/unix-datagram.js";
 import { formatLogText, type LogEntry, parseLogEntry } from "./log-line.js";
+import { severity } from "./severity.js";
 
 /** The socket of syslog(3). */
 const DEV_LOG = "/dev/log";
@@ -20,12 +21,6 @@ const FACILITIES: Readonly<Record<string, number>> = {
   local6: 22,
   local7: 23,
 };
-
-const LOG_CRIT = 2;
-const LOG_ERR = 3;
-const LOG_WARNING = 4;
-const LOG_INFO = 6;
-const LOG_DEBUG = 7;
 
 /**
  * Writes the log to syslog, in the form of the C library. Nothing waits for the syslog daemon: lines that it does not
@@ -61,13 +56,6 @@ export class Syslog {
       `<${priority}>${timestamp(new Date(Number(entry.time)))} conntrail[${process.pid}]: ${text}`,
     );
   }
-}
-
-function severity(level: number): number {
-  if (level >= 60) return LOG_CRIT;
-  if (level >= 50) return LOG_ERR;
-  if (level >= 40) return LOG_WARNING;
-  return level >= 30 ? LOG_INFO : LOG_DEBUG;
 }
 
 /** `Jan  2 03:04:05`, in this machine's time. */

@@ -34,7 +34,7 @@ export async function loadDuckdb(): Promise<DuckdbPackage> {
     return { api, bindings };
   } catch (error) {
     const what =
-      "the archive needs DuckDB, an optional package: run npm ci --include=optional where conntrail is installed";
+      "the archive and sql need DuckDB: install the package conntrail-duckdb, or npm's @duckdb/node-api beside conntrail";
     const [why = ""] = errorText(error).split("\n", 1);
     throw new ConntrailError("STORE", `${what} (${why})`, { cause: error });
   }

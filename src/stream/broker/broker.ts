@@ -354,7 +354,7 @@ export class EmbeddedBroker {
       this.warnings++;
       this.#said = text;
     }
-    this.#log[level]({ from: "nats-server" }, text);
+    this.#log[level]({ event: "broker.said", from: "nats-server" }, text);
   }
 
   #set(state: BrokerState): void {
@@ -369,7 +369,7 @@ export function warnOfHoles(version: BrokerVersion, log: Logger): void {
   const holes = knownHoles(version);
   if (holes.length === 0) return;
   const text = "this nats-server has known holes, unless your distribution has mended them: install a newer one";
-  log.warn({ version: version.join("."), holes }, text);
+  log.warn({ event: "broker.known-holes", version: version.join("."), holes }, text);
 }
 
 async function jetStreamAnswers(connection: BrokerConnection, timeoutMs: number): Promise<boolean> {

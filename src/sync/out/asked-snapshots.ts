@@ -61,7 +61,7 @@ export class AskedSnapshots {
     this.#journal.counters.snapshotsPostponed++;
     if (waitMs > this.#limits.pauseMs) {
       const text = "peers have asked for so many snapshots that the next one has to wait, for the history's sake";
-      this.#log.warn({ waitSeconds: Math.ceil(waitMs / 1000) }, text);
+      this.#log.warn({ event: "snapshot.asked-too-often", waitSeconds: Math.ceil(waitMs / 1000) }, text);
     }
     this.#timer = setTimeout(() => {
       this.#timer = null;
