@@ -58,6 +58,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     "sync",
     "daemon",
   ],
+  doctor: ["errors.ts", "config", "keys", "stream/broker", "control"],
   "cli/process": ["errors.ts", "os", "flow", "config", "control"],
   "cli/command": ["errors.ts", "flow", "config", "conntrackd", "keys", "control", "daemon.ts", "cli/process"],
   api: [
@@ -70,7 +71,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     "api",
   ],
   cli: [
-    ...["errors.ts", "flow", "config", "conntrackd", "keys", "stream/broker", "control", "lab"],
+    ...["errors.ts", "flow", "config", "conntrackd", "keys", "stream/broker", "control", "doctor", "lab"],
     ...["cli/process", "cli/command", "cli/conntrackd", "cli/history"],
   ],
 };
