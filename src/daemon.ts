@@ -15,7 +15,7 @@ import { earlierRoles, Hooks, readTrace } from "./daemon/hooks.js";
 import { KeepalivedLink } from "./daemon/keepalived.js";
 import { KernelSide, machineAddresses } from "./daemon/kernel-side.js";
 import { LinkKeys } from "./daemon/link-keys.js";
-import { openMetrics } from "./daemon/metrics.js";
+import { metricsPages, openMetrics } from "./daemon/metrics.js";
 import { configuredPeers, createDiscovery, startDiscovery, watchCopies } from "./daemon/peers.js";
 import { openRehearsal } from "./daemon/rehearsal.js";
 import { whenStarted } from "./daemon/start-wait.js";
@@ -37,6 +37,8 @@ import { TakeDown } from "./sync/take-down.js";
 
 /** The daemon's connection to the process that runs it. */
 export interface DaemonControls {
+  /** The release, for the metrics. */
+  readonly version: string;
   /** Aborted at SIGTERM or SIGINT: end cleanly. */
   readonly signal: AbortSignal;
   /** Calls `callback` with the current configuration after each SIGHUP, if the file is valid. */
@@ -128,7 +130,8 @@ async function openControl(given: Given): Promise<Locked> {
   const answerWith = async (started: NodeHandlers, reports: Reports): Promise<void> => {
     handlers = started;
     stands.abort();
-    if (config.metrics !== null) await openMetrics(config.metrics, reports, log, down);
+    if (config.metrics === null) return;
+    await openMetrics(config.metrics, metricsPages(reports, config, controls.version), log, down);
   };
   controls.onReload(async () => {
     await keys.reload();

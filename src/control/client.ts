@@ -227,9 +227,13 @@ function connect(path: string): Promise<Socket> {
       reject(
         cause.code === "EACCES"
           ? new ConntrailError("PERMISSION", `the control socket ${path} is for root alone: run as root`, { cause })
-          : new ConntrailError("CONTROL", `no conntrail daemon answers on ${path}: start it with conntrail daemon`, {
-              cause,
-            }),
+          : new ConntrailError(
+              "CONTROL",
+              `no conntrail daemon answers on ${path}: start it with systemctl start conntrail, or conntrail daemon`,
+              {
+                cause,
+              },
+            ),
       );
     });
     socket.once("connect", () => {

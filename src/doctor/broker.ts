@@ -49,7 +49,8 @@ async function port({ listen, broker }: Config, machine: Machine, status: Status
     const text = "nats-server.service is enabled: after a reboot it may take the port of conntrail's own broker";
     return [breaks(id, text, "systemctl disable --now nats-server")];
   }
-  if (status === null && (await machine.accepts(listen, broker.port))) {
+  const isHere = machine.interfaceOf(listen) !== null;
+  if (status === null && isHere && (await machine.accepts(listen, broker.port))) {
     const text = `${listen} port ${broker.port} is taken, and the daemon does not answer`;
     return [breaks(id, text, `ss -ltnp 'sport = :${broker.port}' names the program: stop it`)];
   }

@@ -346,7 +346,7 @@ test("nobody there is said in one line", async () => {
   const path = newPath();
   await assert.rejects(requestReport(path, "status", {}), {
     code: "CONTROL",
-    message: `no conntrail daemon answers on ${path}: start it with conntrail daemon`,
+    message: `no conntrail daemon answers on ${path}: start it with systemctl start conntrail, or conntrail daemon`,
   });
 });
 

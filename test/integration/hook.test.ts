@@ -169,7 +169,7 @@ test("where no daemon is to be seen it gives up after some seconds, in one line,
   const result = await place.hook("primary", "--group", "lan");
   const seconds = (performance.now() - startMs) / 1000;
   assert.ok(seconds > 4 && seconds < 15, `${seconds} s`);
-  const line = `no conntrail daemon answers on ${place.control}: start it with conntrail daemon`;
+  const line = `no conntrail daemon answers on ${place.control}: start it with systemctl start conntrail, or conntrail daemon`;
   assert.deepEqual(result, { code: 1, stderr: `conntrail: ${line}\n` });
   const [record] = place.trace();
   assert.deepEqual(

@@ -295,7 +295,7 @@ test("a missing or wrong configuration ends with 2, a missing daemon with 1", as
   await expectFailure(
     ["commit", "-c", lonely],
     1,
-    `no conntrail daemon answers on ${path}: start it with conntrail daemon`,
+    `no conntrail daemon answers on ${path}: start it with systemctl start conntrail, or conntrail daemon`,
   );
 });
 

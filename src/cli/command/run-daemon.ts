@@ -6,6 +6,7 @@ import { errorText } from "../../errors.js";
 import { type LockFile, takeLock } from "../process/lock-file.js";
 import { type DaemonLog, openLog } from "../process/log.js";
 import { loadAnyConfig, readAnyConfig } from "./config-file.js";
+import { packageVersion } from "./version.js";
 
 /** How long a clean end may take before the process is ended anyway. */
 const END_MS_MAX = 15_000;
@@ -97,6 +98,7 @@ function createControls(host: DaemonHost, logger: Logger) {
     }
   };
   const controls: DaemonControls = {
+    version: packageVersion(),
     signal: end.signal,
     onReload: (callback) => {
       reloads.push(callback);
