@@ -4,12 +4,12 @@ import { errorText } from "../errors.js";
 import { plainText } from "../flow/plain-text.js";
 import { UnixDatagram } from "../os/unix-datagram.js";
 
-/** How often the status is told. */
-const STATUS_MS = 15_000;
+/** How soon a change of the status is told. */
+const STATUS_MS = 5000;
 const STATUS_LENGTH_MAX = 500;
 
 /** The state of a node in a line, as `systemctl status` shows it: `primary, in sync with fw2`. */
-export function statusLine({ role, reason, peers, kernel }: OwnStatus): string {
+export function statusLine({ role, reason, peers }: OwnStatus): string {
   const inSync = peers.filter((peer) => peer.inSync).map(({ node }) => node);
   const late = peers.filter((peer) => !peer.inSync).map((peer) => `not in sync with ${peer.node}: ${peer.reason}`);
   const parts = [
@@ -17,7 +17,6 @@ export function statusLine({ role, reason, peers, kernel }: OwnStatus): string {
     inSync.length === 0 ? null : `in sync with ${inSync.join(", ")}`,
     reason === null ? null : `not in sync: ${reason}`,
     ...late,
-    kernel.max === 0 ? null : `${kernel.entries} of ${kernel.max} kernel entries`,
   ];
   const text = [role === "unknown" ? "no role yet" : role, ...parts.filter((part) => part !== null)].join("; ");
   return plainText(text).slice(0, STATUS_LENGTH_MAX);
@@ -28,7 +27,7 @@ export class Systemd {
   readonly #socket: UnixDatagram;
   readonly #log: Logger;
   readonly #watchdogMs: number | null;
-  #timer: NodeJS.Timeout | null = null;
+  readonly #timers: NodeJS.Timeout[] = [];
 
   /**
    * Null where no service manager listens (NOTIFY_SOCKET). The variables are removed, so that no child process notifies
@@ -59,15 +58,18 @@ export class Systemd {
   }
 
   /**
-   * `Type=notify` waits for this. From now on, the watchdog is notified at least twice per watchdog time, while the event
-   * loop turns, and `systemctl status` shows the status in a line.
+   * `Type=notify` waits for this. From now on, the watchdog is notified twice per watchdog time, while the event loop
+   * turns, and `systemctl status` shows the status in a line.
    */
   ready(status: () => string): void {
-    const report = (first: string): void => this.#tell(`${first}\nSTATUS=${status()}`);
-    report(`READY=1\nMAINPID=${process.pid}`);
-    const intervalMs = Math.min(STATUS_MS, (this.#watchdogMs ?? Number.POSITIVE_INFINITY) / 2);
-    this.#timer = setInterval(() => report("WATCHDOG=1"), Math.max(1, intervalMs));
-    this.#timer.unref();
+    let told = status();
+    this.#tell(`READY=1\nMAINPID=${process.pid}\nSTATUS=${told}`);
+    this.#every(STATUS_MS, () => {
+      const text = status();
+      if (text !== told) this.#tell(`STATUS=${text}`);
+      told = text;
+    });
+    if (this.#watchdogMs !== null) this.#every(Math.max(1, this.#watchdogMs / 2), () => this.#tell("WATCHDOG=1"));
   }
 
   /** The daemon is ending. The watchdog is still notified, because a clean end may take longer than its time. */
@@ -77,8 +79,12 @@ export class Systemd {
 
   /** Sends no more notifications. */
   close(): void {
-    if (this.#timer !== null) clearInterval(this.#timer);
+    for (const timer of this.#timers) clearInterval(timer);
     this.#socket.close();
+  }
+
+  #every(ms: number, work: () => void): void {
+    this.#timers.push(setInterval(work, ms).unref());
   }
 
   #tell(text: string): void {
