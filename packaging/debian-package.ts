@@ -53,7 +53,7 @@ export class DebianPackage {
   }
 
   /** Adds a maintainer script. */
-  script(name: "preinst" | "postinst" | "prerm" | "postrm", text: string): void {
+  script(name: "postinst" | "prerm" | "postrm", text: string): void {
     this.write(`DEBIAN/${name}`, text, 0o755);
   }
 

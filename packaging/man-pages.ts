@@ -19,7 +19,7 @@ export function conntrailPage(root: CommandNode, edition: Edition): string {
       .flatMap((one) => [
         ".TP",
         `.I ${escaped(one.name)}`,
-        escaped(sentence(withChoices(one.description, one.choices))),
+        escaped(spoken(withChoices(one.description, one.choices), one.choices)),
       ]),
     ...node.options.flatMap(optionText),
   ]);
@@ -69,9 +69,9 @@ export function configurationManPage(edition: Edition): string {
       `.B ${escaped(entry.key)}`,
       escaped(plain(entry.text)),
       ".br",
-      escaped(`Allowed: ${sentence(plain(allowedBy(entry.key)))}`),
+      escaped(`Allowed: ${ended(plain(allowedBy(entry.key)))}`),
       ".br",
-      escaped(`Default: ${sentence(plain(defaultOf(entry)))}`),
+      escaped(`Default: ${ended(plain(defaultOf(entry)))}`),
     ]),
   ]);
   return page("conntrail.yaml", 5, edition, "configuration of conntrail", [
@@ -140,8 +140,8 @@ function usage(node: CommandNode): string {
 
 function optionText(option: OptionNode): readonly string[] {
   const byDefault = option.defaultText === undefined ? "" : ` (default: ${option.defaultText})`;
-  const text = sentence(`${withChoices(option.description, option.choices)}${byDefault}`);
-  return [".TP", `.B ${escaped(option.flags)}`, escaped(text)];
+  const text = `${withChoices(option.description, option.choices)}${byDefault}`;
+  return [".TP", `.B ${escaped(option.flags)}`, escaped(spoken(text, option.choices))];
 }
 
 function withChoices(text: string, choices: readonly string[]): string {
@@ -152,9 +152,18 @@ function definitions(rows: readonly (readonly [string, string])[]): readonly str
   return rows.flatMap(([term, text]) => [".TP", `.B ${escaped(term)}`, escaped(text)]);
 }
 
+/** With a capital letter and a full stop. */
 function sentence(text: string): string {
-  const whole = text.charAt(0).toUpperCase() + text.slice(1);
-  return /[.!?]$/.test(whole) || whole === "" ? whole : `${whole}.`;
+  return ended(text.charAt(0).toUpperCase() + text.slice(1));
+}
+
+/** As a sentence, unless it begins with a word that is to be typed. */
+function spoken(text: string, choices: readonly string[]): string {
+  return choices.some((choice) => text.startsWith(choice)) ? ended(text) : sentence(text);
+}
+
+function ended(text: string): string {
+  return /[.!?]$/.test(text) || text === "" ? text : `${text}.`;
 }
 
 /** Markdown's code without its quotes. */

@@ -1,4 +1,4 @@
-import { cpSync, existsSync, mkdirSync, readdirSync, symlinkSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { wholeProgram } from "../src/cli/main.js";
 import { bashCompletion, fishCompletion, zshCompletion } from "./completions.js";
@@ -46,7 +46,7 @@ export function debianVersion(version: string): string {
 export async function programPackage(build: Build): Promise<string> {
   const { root, scratch, version } = build;
   const tree = join(scratch, "conntrail");
-  const home = join(tree, "usr/lib/conntrail", debianVersion(version));
+  const home = join(tree, "usr/lib/conntrail/program");
   mkdirSync(home, { recursive: true });
   const whole = copyProductionModules(root, home, build.cpus);
   const isForAll = Object.keys(ARCHITECTURES).every((cpu) => whole.includes(cpu));
@@ -73,14 +73,14 @@ export async function programPackage(build: Build): Promise<string> {
   addProgram(made, build);
   addSystem(made, build);
   await addDocumentation(made, build);
-  for (const name of ["preinst", "postinst", "prerm", "postrm"] as const) {
+  for (const name of ["postinst", "prerm", "postrm"] as const) {
     made.script(name, text(join(root, "packaging/debian", name)).replaceAll("@VERSION@", debianVersion(version)));
   }
   return made.build(build);
 }
 
 function addProgram(made: DebianPackage, { root, version }: Build): void {
-  const home = `usr/lib/conntrail/${debianVersion(version)}`;
+  const home = "usr/lib/conntrail/program";
   for (const name of ["conntrail", "conntrackd"]) made.copy(join(root, "bin", name), `${home}/bin/${name}`);
   cpSync(join(root, "dist/src"), made.path(`${home}/dist/src`), {
     recursive: true,
@@ -88,11 +88,8 @@ function addProgram(made: DebianPackage, { root, version }: Build): void {
   });
   const manifest = JSON.parse(text(join(root, "package.json"))) as object;
   made.write(`${home}/package.json`, `${JSON.stringify({ ...manifest, version }, null, 2)}\n`);
-  for (const [link, to] of [
-    ["conntrail", "conntrail"],
-    ["conntrail-conntrackd", "conntrackd"],
-  ] as const) {
-    symlinkSync(`../lib/conntrail/current/bin/${to}`, made.path(`usr/sbin/${link}`));
+  for (const name of ["conntrail", "conntrail-conntrackd"]) {
+    made.write(`usr/sbin/${name}`, text(join(root, "deploy/launcher")), 0o755);
   }
 }
 

@@ -1,4 +1,5 @@
 import {
+  chmodSync,
   closeSync,
   constants,
   fstatSync,
@@ -91,9 +92,15 @@ export class HookTrace {
   }
 
   #prepare(): void {
+    // keepalived runs its scripts with a umask that takes the x from directories: only root could enter them then.
+    const umask = process.umask(0o022);
     mkdirSync(this.#parent, { recursive: true, mode: 0o755 });
     mkdirSync(this.directory, { recursive: true, mode: 0o700 });
+    process.umask(umask);
     const stat = lstatSync(this.directory);
+    if (stat.isDirectory() && stat.uid === process.geteuid?.() && (stat.mode & 0o700) !== 0o700) {
+      chmodSync(this.directory, 0o700);
+    }
     if (stat.isDirectory() && isTrusted(stat.uid) && (stat.mode & 0o022) === 0) return;
     throw new ConntrailError("CONTROL", `${this.directory} is not a directory of root's alone: remove it`);
   }

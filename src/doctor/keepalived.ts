@@ -15,6 +15,9 @@ const HOOKS: readonly (readonly [name: string, role: string, why: string])[] = [
   ["notify_stop", "fault", "this node still believes it is primary after keepalived stops"],
 ];
 
+/** What is asked of the machine about hooks. */
+type HookMachine = Pick<Machine, "read" | "isExecutable" | "realPath">;
+
 /** keepalived and how it calls this program. */
 export async function checkKeepalived(config: Config, machine: Machine): Promise<Finding[]> {
   if (config.mode === "observer") return [];
@@ -35,10 +38,7 @@ export async function checkKeepalived(config: Config, machine: Machine): Promise
 }
 
 /** The findings for a configuration of keepalived. */
-export function judgeKeepalived(
-  conf: readonly Statement[],
-  machine: Pick<Machine, "read" | "isExecutable">,
-): Finding[] {
+export function judgeKeepalived(conf: readonly Statement[], machine: HookMachine): Finding[] {
   const named = (name: string): Statement[] => conf.filter(({ words }) => words[0] === name);
   const groups = named("vrrp_sync_group");
   const instances = named("vrrp_instance");
@@ -72,11 +72,7 @@ function apart(alone: readonly Statement[]): Finding[] {
   return [warning("keepalived.groups", text, "a vrrp_sync_group around the instances that belong together")];
 }
 
-function hooksOf(
-  caller: Statement,
-  isOneOfSeveral: boolean,
-  machine: Pick<Machine, "read" | "isExecutable">,
-): Finding[] {
+function hooksOf(caller: Statement, isOneOfSeveral: boolean, machine: HookMachine): Finding[] {
   const [kind = "", name = ""] = caller.words;
   const id = `keepalived.hooks.${name}`;
   const where = `${kind} ${name}`;
@@ -95,6 +91,9 @@ function hooksOf(
     else if (isOneOfSeveral && / hook (primary|backup|fault)\b/.test(command) && !command.includes("--group")) {
       const text = `${where}, ${hook}: with several groups each hook must name its own`;
       findings.push(breaks(id, text, `${hook} "${OWN} hook ${role} --group ${name}"`));
+    } else if (isLink(command, machine)) {
+      const text = `${where}, ${hook}: keepalived resolves the link once, when it starts: after an upgrade it may lead nowhere`;
+      findings.push(warning(id, text, `${hook} "${OWN} hook ${role}", a file that runs the current version`));
     }
   }
   return findings.length > 0 ? findings : [ok(id, `${where} calls all four hooks`)];
@@ -103,12 +102,19 @@ function hooksOf(
 const OWN = "/usr/sbin/conntrail";
 
 /** Why a command does not reach this program; null if it does. */
-function troubleOf(command: string, machine: Pick<Machine, "read" | "isExecutable">): string | null {
+function troubleOf(command: string, machine: HookMachine): string | null {
   const [program = ""] = command.split(/\s+/, 1);
   if (!machine.isExecutable(program)) return `${program} is no program that can be run`;
   if (/conntrail|conntrackd/.test(command)) return null;
   const script = machine.read(program) ?? "";
   return /conntrail|conntrackd/.test(script) ? null : `${program} does not call conntrail`;
+}
+
+/** True if the program is reached by a link. That /sbin is a link to /usr/sbin does not count. */
+function isLink(command: string, machine: HookMachine): boolean {
+  const [program = ""] = command.split(/\s+/, 1);
+  const real = machine.realPath(program);
+  return real !== null && real !== program && real !== `/usr${program}`;
 }
 
 /** Only root and the daemon's user may open the control socket. */

@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { type Dirent, readdirSync, readFileSync, statfsSync, statSync } from "node:fs";
+import { type Dirent, readdirSync, readFileSync, realpathSync, statfsSync, statSync } from "node:fs";
 import { connect } from "node:net";
 import { networkInterfaces } from "node:os";
 
@@ -31,6 +31,8 @@ export interface Machine {
   read(path: string): string | null;
   /** The names in a directory; empty if it cannot be read. */
   list(path: string): readonly string[];
+  /** The path with its links resolved; null if there is nothing. */
+  realPath(path: string): string | null;
   /** True if it is a file that may be run. */
   isExecutable(path: string): boolean;
   /** Runs a program; null if it is not installed. */
@@ -57,6 +59,13 @@ export const thisMachine: Machine = {
       return readdirSync(path, { withFileTypes: true }).map((entry: Dirent) => entry.name);
     } catch {
       return [];
+    }
+  },
+  realPath(path) {
+    try {
+      return realpathSync(path);
+    } catch {
+      return null;
     }
   },
   isExecutable(path) {

@@ -170,6 +170,13 @@ for name in "$backup" "$(other "$backup")"; do
   until_true "both are settled" settled
 done
 
+say "failing over with keepalived as it was started before the upgrade"
+first=$(primary)
+on "$first" systemctl stop keepalived
+until_true "the other one is primary" has_role "$(other "$first")" primary
+on "$first" systemctl start keepalived
+until_true "both are settled" settled
+
 say "rolling back"
 install_package fw2 "conntrail_1.0.0_*.deb"
 [ "$(on fw2 conntrail --version)" = 1.0.0 ] || die "fw2 is not back at 1.0.0"

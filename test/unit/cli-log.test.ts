@@ -237,7 +237,7 @@ test("systemd's status is a line: the role, who is in sync, and who is not and w
     ...STATUS,
     role: "unknown",
     reason: "nothing is published",
-    peers: []
+    peers: [],
   };
   assert.equal(statusLine(alone as typeof STATUS), "no role yet; no peers; not in sync: nothing is published");
 });

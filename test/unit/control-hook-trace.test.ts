@@ -50,6 +50,22 @@ test("the last hook of each group is kept, for root alone", () => {
   assert.equal(trace.read()[1]?.taken, true);
 });
 
+test("keepalived's umask does not lock the daemon's user out, nor does a directory that it has made so", () => {
+  const umask = process.umask(0o133);
+  try {
+    const trace = newTrace();
+    trace.write(hook(5));
+    assert.equal(statSync(trace.directory).mode & 0o7777, 0o700);
+    assert.equal(statSync(join(trace.directory, "..")).mode & 0o7777, 0o755);
+    chmodSync(trace.directory, 0o600);
+    trace.write(hook(6));
+    assert.equal(statSync(trace.directory).mode & 0o7777, 0o700);
+    assert.equal(process.umask(), 0o133);
+  } finally {
+    process.umask(umask);
+  }
+});
+
 test("whatever the order in which hooks write, the one started last stays", () => {
   const one = fc.record({ ticks: fc.integer({ min: 1, max: 4 }), pid: fc.integer({ min: 1, max: 40 }) });
   fc.assert(

@@ -22,19 +22,21 @@ const CONFIG: Config = parseConfig(
 );
 
 interface Made {
+  links?: Readonly<Record<string, string>>;
   files?: Readonly<Record<string, string>>;
   programs?: Readonly<Record<string, string>>;
   interfaces?: Readonly<Record<string, string>>;
 }
 
 /** A machine with these files, these answers of programs (by command line), and these interfaces by address. */
-function machine({ files = {}, programs = {}, interfaces = {} }: Made): Machine {
+function machine({ files = {}, programs = {}, interfaces = {}, links = {} }: Made): Machine {
   return {
     read: (path) => files[path] ?? null,
     list: (path) =>
       Object.keys(files)
         .filter((file) => file.startsWith(`${path}/`) && !file.slice(path.length + 1).includes("/"))
         .map((file) => file.slice(path.length + 1)),
+    realPath: (path) => links[path] ?? path,
     isExecutable: (path) => path in files,
     run: async (program, args) => {
       const answer = programs[[program, ...args].join(" ")];
@@ -141,6 +143,15 @@ describe("doctor: keepalived", () => {
     const misspelt = example.replace("/opt/conntrail/bin/conntrail hook primary", "/opt/conntrial hook primary");
     const [finding] = hooks(conf(misspelt)).filter(({ severity }) => severity === "breaks");
     assert.match(finding!.text, /\/opt\/conntrial is no program that can be run/);
+  });
+
+  it("finds a program that is a link: keepalived resolves it once", () => {
+    const files = { "/usr/sbin/conntrail": "", "/opt/conntrail/bin/conntrail": "", ...conf(example) };
+    const made = machine({ files, links: { "/opt/conntrail/bin/conntrail": "/opt/conntrail-1/bin/conntrail" } });
+    const findings = found(judgeKeepalived(parseKeepalived("/etc/keepalived/keepalived.conf", made)!, made));
+    assert.deepEqual(findings, Array(4).fill("warning keepalived.hooks.firewall"));
+    const merged = machine({ files, links: { "/opt/conntrail/bin/conntrail": "/usr/opt/conntrail/bin/conntrail" } });
+    assert.deepEqual(found(judgeKeepalived(parseKeepalived("/etc/keepalived/keepalived.conf", merged)!, merged)), []);
   });
 
   it("follows includes and scripts, and takes notify and a FIFO for hooks", () => {

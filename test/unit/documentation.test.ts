@@ -73,7 +73,7 @@ describe("the documentation", () => {
           // What follows a # is a remark. Output of commands names no options.
           const [command = ""] = line.split(/\s#\s|\s{3,}#/, 1);
           for (const [, words = ""] of command.matchAll(
-            /(?:^|[\s"/])conntrail ((?:[a-z][a-z-]*|-c \S+)(?: [^|&>"]*)?)/g,
+            /(?:^|[\s"]|bin\/)conntrail ((?:[a-z][a-z-]*|-c \S+)(?: [^|&>"]*)?)/g,
           )) {
             const trouble = troubleWith(
               words.split(/\s+/).filter((word) => word !== ""),

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { plainText } from "../../flow/plain-text.js";
 import { indexesOf, streamsBeyondMs } from "../../history/archive/archived-history.js";
+import { loadDuckdb } from "../../history/archive/duckdb.js";
 import { type SqlAnswer, SqlSession, STREAM_ROWS_MAX } from "../../history/archive/sql.js";
 import { csvCell } from "../../history/format/csv.js";
 import type { CommandContext } from "../command/command.js";
@@ -35,6 +36,8 @@ export function register(program: Command, context: CommandContext): void {
 
 async function sql(query: string, asked: Format | null, context: CommandContext): Promise<void> {
   const { terminal } = context;
+  // Where it is missing, nothing else is asked for, and nothing is left behind.
+  await loadDuckdb();
   await withStreams(context, async ({ config, streams, history }) => {
     const onDamaged = (path: string, why: string): void => terminal.complain(damagedText(path, why));
     const spill = await mkdtemp(join(tmpdir(), "conntrail-sql-"));
