@@ -8,6 +8,7 @@ import { OutputClosed, Terminal } from "./process/terminal.js";
 const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   daemon: () => import("./daemon.js"),
   status: () => import("./status.js"),
+  top: () => import("./top.js"),
   doctor: () => import("./doctor.js"),
   dump: () => import("./dump.js"),
   stats: () => import("./stats.js"),
