@@ -21,11 +21,12 @@ declare -A package_of=(
 # Only tests compare with these or run beside them. If a distribution lacks one, the tests say what they skip.
 declare -A test_package_of=(
   [nfcapd]=nfdump [ipfixDump]=libfixbuf-tools [iptables]=iptables [wget]=wget [conntrackd]=conntrackd
+  [mandoc]=mandoc [zsh]=zsh [fish]=fish [promtool]=prometheus
 )
 # These packages bring units that would start at the next boot.
 declare -A unit_of=(
   [nats-server]=nats-server.service [keepalived]=keepalived.service [openssh-server]=ssh.service
-  [conntrackd]=conntrackd.service [nfdump]=nfdump.service
+  [conntrackd]=conntrackd.service [nfdump]=nfdump.service [prometheus]=prometheus.service
 )
 
 missing_packages() {
