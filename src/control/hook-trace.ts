@@ -4,7 +4,6 @@ import {
   constants,
   fstatSync,
   lstatSync,
-  mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
@@ -16,6 +15,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { ConntrailError } from "../errors.js";
+import { makeDirectory } from "../os/make-directory.js";
 import { type HookStart, isStartedBefore } from "./hook-start.js";
 import { linkTarget } from "./link-target.js";
 import { HOOK_ROLES, type HookRole } from "./protocol.js";
@@ -94,8 +94,8 @@ export class HookTrace {
   #prepare(): void {
     // keepalived runs its scripts with a umask that takes the x from directories: only root could enter them then.
     const umask = process.umask(0o022);
-    mkdirSync(this.#parent, { recursive: true, mode: 0o755 });
-    mkdirSync(this.directory, { recursive: true, mode: 0o700 });
+    makeDirectory(this.#parent, 0o755);
+    makeDirectory(this.directory, 0o700);
     process.umask(umask);
     const stat = lstatSync(this.directory);
     if (stat.isDirectory() && stat.uid === process.geteuid?.() && (stat.mode & 0o700) !== 0o700) {

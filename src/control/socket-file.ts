@@ -1,8 +1,9 @@
 import { randomBytes } from "node:crypto";
-import { chmodSync, linkSync, lstatSync, mkdirSync, renameSync, unlinkSync } from "node:fs";
+import { chmodSync, linkSync, lstatSync, renameSync, unlinkSync } from "node:fs";
 import { createConnection, type Server } from "node:net";
 import { dirname, join } from "node:path";
 import { ConntrailError, errorText } from "../errors.js";
+import { makeDirectory } from "../os/make-directory.js";
 import { linkTarget } from "./link-target.js";
 
 /** Attempts to take the name before it is an error. */
@@ -29,7 +30,7 @@ export async function listenAt(server: Server, named: string): Promise<SocketFil
   const directory = dirname(path);
   const own = join(directory, `.${randomBytes(4).toString("hex")}`);
   try {
-    mkdirSync(directory, { recursive: true, mode: 0o755 });
+    makeDirectory(directory, 0o755);
     await listen(server, own);
   } catch (error) {
     throw placeError(path, error);

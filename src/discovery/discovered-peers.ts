@@ -1,10 +1,11 @@
-import { mkdir, open, readFile, rename } from "node:fs/promises";
+import { open, readFile, rename } from "node:fs/promises";
 import { join } from "node:path";
 import type { Logger } from "pino";
 import { hostAddress } from "../config/address.js";
 import type { Config, PeerConfig } from "../config/config.js";
 import { parseName } from "../config/schema.js";
 import { errorText } from "../errors.js";
+import { makeDirectory } from "../os/make-directory.js";
 import { PEERS_MAX } from "./announcement.js";
 
 /**
@@ -66,7 +67,7 @@ function parseDiscovered(text: string, config: Config): PeerConfig[] | null {
 export async function saveDiscovered(config: Config, peers: readonly PeerConfig[]): Promise<void> {
   const path = discoveredPath(config);
   const discovered = peers.filter((peer) => peer.discovered === true).map(({ node, address }) => ({ node, address }));
-  await mkdir(config.broker.store, { recursive: true, mode: 0o700 });
+  makeDirectory(config.broker.store, 0o700);
   const file = await open(`${path}.new`, "w", 0o600);
   try {
     await file.writeFile(`${JSON.stringify({ cluster: config.cluster, peers: discovered })}\n`);

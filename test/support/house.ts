@@ -23,7 +23,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   stream: ["errors.ts", "os", "flow", "stream/format"],
   "stream/broker": ["errors.ts", "os", "stream", "stream/format"],
   cache: ["flow", "ownership"],
-  control: ["errors.ts", "flow"],
+  control: ["errors.ts", "os", "flow"],
   metrics: ["errors.ts", "control"],
   discovery: ["errors.ts", "os", "config"],
   keepalived: ["errors.ts", "os", "control"],

@@ -4,6 +4,7 @@ import { mkdir, open, realpath, rename, stat, writeFile } from "node:fs/promises
 import { createServer, type Server } from "node:net";
 import { basename, dirname, join } from "node:path";
 import { ConntrailError, errorText } from "../../errors.js";
+import { makeDirectory } from "../../os/make-directory.js";
 import type { Connection } from "../connection.js";
 import { readCatalog, writeCatalog } from "./catalog.js";
 import { type ChainRun, chainOf, formatRuns, joinRuns, REMOVED_KEY, readMetadata } from "./chain.js";
@@ -134,7 +135,7 @@ export class ArchiveWriter {
   static async open(options: ArchiveWriterOptions): Promise<ArchiveWriter> {
     const { directory, limits, onDamaged, sealer = null } = options;
     try {
-      await mkdir(directory, { recursive: true, mode: 0o750 });
+      makeDirectory(directory, 0o750);
     } catch (error) {
       throw new ConntrailError("STORE", `the archive ${directory} cannot be made: ${errorText(error)}`, {
         cause: error,

@@ -1,11 +1,12 @@
 import { execFile } from "node:child_process";
 import { constants } from "node:fs";
-import { access, mkdir, readdir, readFile, rename, rm, stat, unlink, writeFile } from "node:fs/promises";
+import { access, readdir, readFile, rename, rm, stat, unlink, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { delimiter, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../../errors.js";
+import { makeDirectory } from "../../os/make-directory.js";
 import { pause } from "../../os/pause.js";
 import { processUser } from "../../os/process-stat.js";
 import { OPEN_ACCOUNT, OWN_ACCOUNT } from "./access.js";
@@ -106,7 +107,7 @@ export async function prepareStore(options: BrokerConfigOptions, version: Broker
   const { storeDir } = options;
   const path = join(storeDir, "nats.conf");
   try {
-    await mkdir(join(storeDir, "jetstream"), { recursive: true, mode: 0o700 });
+    makeDirectory(join(storeDir, "jetstream"), 0o700);
     await moveStreams(storeDir, streamsAccount(options));
     const probe = join(storeDir, "jetstream", ".conntrail-probe");
     await writeFile(probe, "");
