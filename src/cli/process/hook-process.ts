@@ -59,7 +59,7 @@ export function daemonRuns(configPath: string, control: string): boolean {
 
 /** The configuration of the daemon that this command line runs; null if it runs none. */
 export function daemonConfig(argv: readonly string[], defaultPath: string): string | null {
-  const at = argv.findIndex((word) => /(^|\/)(conntrail|(conntrail-)?conntrackd)$/.test(word));
+  const at = argv.findIndex((word) => /(^|\/)(conntrail|conntrackd)$/.test(word));
   const program = argv[at];
   if (program === undefined) return null;
   const args = argv.slice(at + 1);
