@@ -126,6 +126,7 @@ on fw1 systemctl is-enabled --quiet conntrail || die "the unit is not enabled"
 on fw1 conntrail init --cluster edge --node fw1 --listen 10.77.0.1 --peer fw2=10.77.0.2 >/dev/null
 mv "$WORK/fw1/root/etc/conntrail/fw2.bundle" "$WORK/fw2/root/root/"
 on fw2 conntrail init --bundle /root/fw2.bundle >/dev/null
+on fw1 sh -c 'echo "metrics: { listen: 127.0.0.1:9469 }" >>/etc/conntrail/conntrail.yaml'
 for name in fw1 fw2; do
   on "$name" sh -c '
     systemctl restart systemd-modules-load systemd-sysctl
@@ -142,6 +143,10 @@ done
 until_true "the nodes are in sync, and one is primary" settled
 for name in fw1 fw2; do
   on "$name" conntrail doctor --quiet >"$WORK/$name.doctor" || { cat "$WORK/$name.doctor"; die "the doctor finds $name broken"; }
+done
+for check in '/metrics ^conntrail_in_sync.1$' '/healthz "ok":true'; do
+  on fw1 /usr/lib/conntrail/node/bin/node -e 'const [path, pattern] = process.argv[1].split(" ");
+    fetch("http://127.0.0.1:9469" + path).then((answer) => answer.text()).then((text) => process.exit(new RegExp(pattern, "m").test(text) ? 0 : 1))' "$check" || die "$check is not served"
 done
 on fw1 sh -c 'journalctl -q -u conntrail -p info -o cat | grep -q "daemon.ready"' || die "the journal has no line that says ready"
 on fw1 sh -c '[ "$(journalctl -q -u conntrail -p err -o cat | wc -l)" = 0 ]' || die "the journal has errors"
