@@ -34,7 +34,7 @@ const IDLE_EXTENSIONS = new Set([
   ".def",
   ".gyp",
 ]);
-const IDLE_FOLDERS = new Set(["vendor", "doc", "docs", "test", "tests", "bench"]);
+const IDLE_FOLDERS = new Set(["vendor", "doc", "docs", "examples", "test", "tests", "bench"]);
 
 /** The packages of package-lock.json that the program needs when it runs, as paths like `node_modules/pino`. */
 export function productionPackages(root: string): ReadonlyMap<string, LockedPackage> {
