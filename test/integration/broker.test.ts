@@ -34,6 +34,10 @@ async function setUp(options: Partial<EmbeddedBrokerOptions> = {}) {
   };
 }
 
+function processGroup(pid: number): number {
+  return Number(readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]!.split(" ")[2]);
+}
+
 function isAlive(pid: number): boolean {
   return existsSync(`/proc/${pid}`);
 }
@@ -56,6 +60,7 @@ describe("embedded broker", { skip: natsServerMissing() }, () => {
     await broker.start();
     const pid = broker.pid!;
     assert.equal(broker.state, "running");
+    assert.equal(processGroup(pid), pid, "Ctrl-C on the daemon's terminal must not reach it");
     const connection = connectBroker({ servers: [broker.address], node: "fw1", purpose: "test", log: silentLogger() });
     const client = await connection.ready(30_000);
     assert.equal((await client.jetstreamManager()) !== null, true);

@@ -276,7 +276,8 @@ export class EmbeddedBroker {
     const [file, ...args] = this.#command;
     assert.ok(file !== undefined, "a broker is spawned once its command is known");
     // The kernel kills it when the thread that starts it ends: this must be the main thread.
-    const child = spawn(file, args, { stdio: ["ignore", "pipe", "pipe"], env: this.#env });
+    // In a session of its own: Ctrl-C on the daemon's terminal is for the daemon, which stops its broker itself.
+    const child = spawn(file, args, { stdio: ["ignore", "pipe", "pipe"], env: this.#env, detached: true });
     this.#child = child;
     this.#said = "";
     this.#restore = new RestoreWatch();
