@@ -100,6 +100,7 @@ const EVENTS: Readonly<Record<string, string>> = {
   "the peer may have missed events": "peer.gap",
   "reading the peer's stream failed; again": "peer.reading-failed",
   "the peer's stream was reset; reading it anew": "peer.stream-reset",
+  "the peer's new epoch does not come; reading from its last snapshot": "peer.epoch-late",
   "the peer is put aside": "peer.put-aside",
   "the peer's stream is read again": "peer.read-again",
   "the peer's epochs begin anew; reading it anew": "peer.epochs-anew",
