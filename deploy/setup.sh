@@ -123,7 +123,7 @@ install_node_modules() {
 
 build() {
   local stamp=dist/.sources wanted
-  wanted=$({ find src test packaging -name '*.ts' -printf '%p %s %T@\n' | LC_ALL=C sort; cat tsconfig.json package-lock.json; } | sha256sum)
+  wanted=$({ find src test deploy/packaging -name '*.ts' -printf '%p %s %T@\n' | LC_ALL=C sort; cat tsconfig.json package-lock.json; } | sha256sum)
   [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
   say "building"
   node_modules/.bin/tsc -p . || die "the build failed; the errors stand above"

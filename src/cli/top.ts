@@ -50,13 +50,13 @@ async function top({ interval, once }: { interval: string; once?: boolean }, con
     );
   }
   const { terminal } = context;
-  const isLive = terminal.isScreen && once !== true && !context.json;
+  const isLive = terminal.isTerminal && once !== true && !context.json;
   let before = await sample(context);
   do {
     await delay(intervalMs, undefined, { signal: terminal.closed }).catch(() => terminal.throwIfClosed());
     const now = await sample(context);
     if (context.json) await terminal.json(ratesOf(now, before));
-    else if (isLive) await terminal.page(formatTop(now, before));
+    else if (isLive) await terminal.screen(formatTop(now, before));
     else await terminal.write(formatTop(now, before));
     before = now;
   } while (isLive);

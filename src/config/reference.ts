@@ -140,6 +140,12 @@ export const REFERENCE: readonly ReferenceGroup[] = [
     entries: [
       entry("commit.timeout", null, "Kernel timeout of committed entries.", "the time that each had left"),
       entry(
+        "commit.ahead",
+        "false",
+        "A time such as `2s`: a backup writes what has lived for so long into its kernel beforehand, and a takeover " +
+          "only the rest (modes.md).",
+      ),
+      entry(
         "commit.window_tracking",
         "false",
         "Committed TCP flows keep window tracking, with their window scales; otherwise the kernel accepts any window " +
@@ -186,6 +192,25 @@ export const REFERENCE: readonly ReferenceGroup[] = [
     entries: [
       entry("archive.dir", "/var/lib/conntrail/archive", "Where Parquet files of ended connections are kept."),
       entry("archive.max_age", "365d", "How long. Without `archive` in the file nothing is archived."),
+    ],
+  },
+  {
+    title: "keepalived",
+    entries: [
+      entry(
+        "keepalived.fifo",
+        null,
+        "The FIFO into which keepalived writes its changes of state (`vrrp_notify_fifo` or `notify_fifo`). The daemon " +
+          "makes it.",
+        "the role comes from hooks",
+      ),
+      entry("keepalived.groups", null, "The sync groups and instances whose lines count.", "all sync groups"),
+      entry(
+        "keepalived.track_file",
+        null,
+        "A file for keepalived's `track_file`: `1` while this node lacks what a primary has, else `0`.",
+        "none",
+      ),
     ],
   },
   {

@@ -101,9 +101,9 @@ function addTakeover(out: Exposition, takeover: StatsReport[string]): void {
   const begun = "When this daemon's last takeover began, since the Unix epoch";
   out.gauge("conntrail_last_takeover_timestamp_seconds", begun, last("lastAtMs") / 1000);
   out.gauge("conntrail_last_takeover_duration_seconds", "How long it took", last("lastDurationMs") / 1000);
-  for (const outcome of ["committed", "ahead", "updated", "failed", "stale"] as const) {
-    const value = last(`last${outcome[0]!.toUpperCase()}${outcome.slice(1)}`);
-    out.gauge("conntrail_last_takeover_flows", "Flows of it, by what became of them", value, { outcome });
+  for (const name of ["Committed", "Ahead", "Updated", "Failed", "Stale"]) {
+    const labels = { outcome: name.toLowerCase() };
+    out.gauge("conntrail_last_takeover_flows", "Flows of it, by what became of them", last(`last${name}`), labels);
   }
 }
 

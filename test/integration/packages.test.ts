@@ -5,9 +5,9 @@ import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSy
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { promisify } from "node:util";
-import { sizeOf } from "../../packaging/debian-package.js";
-import { debianVersion, programPackage } from "../../packaging/packages.js";
-import { copyProductionModules, productionPackages } from "../../packaging/production-modules.js";
+import { sizeOf } from "../../deploy/packaging/debian-package.js";
+import { debianVersion, programPackage } from "../../deploy/packaging/packages.js";
+import { copyProductionModules, productionPackages } from "../../deploy/packaging/production-modules.js";
 import { projectRoot } from "../../src/lab/process.js";
 import { temporaryDirectory } from "../support/nats-server.js";
 
@@ -155,7 +155,7 @@ describe("the package of npm", { timeout: 120_000 }, () => {
       assert.ok(paths.includes(path), path);
     }
     assert.deepEqual(
-      paths.filter((path) => /^(src|test|packaging|dist\/(test|packaging))\/|\.map$|\.ts$/.test(path)),
+      paths.filter((path) => /^(src|test|deploy\/packaging|dist\/(test|deploy))\/|\.map$|\.ts$/.test(path)),
       [],
     );
   });

@@ -67,8 +67,8 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   ],
   "cli/conntrackd": ["errors.ts", "config", "conntrackd", "control", "cli/process", "cli/command"],
   "cli/history": [
-    ...["errors.ts", "flow", "config", "history", "history/format", "history/archive", "cli/process", "cli/command"],
-    "api",
+    ...["errors.ts", "flow", "config", "history", "history/format", "history/scan", "history/archive"],
+    ...["cli/process", "cli/command", "api"],
   ],
   cli: [
     ...["errors.ts", "flow", "config", "conntrackd", "keys", "stream/broker", "control", "doctor", "lab"],

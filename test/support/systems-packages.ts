@@ -1,7 +1,7 @@
 /** Builds two versions of the package, and the one of this Node.js, into the directory that is named: see systems.sh. */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { type Build, nodePackage, programPackage } from "../../packaging/packages.js";
+import { type Build, nodePackage, programPackage } from "../../deploy/packaging/packages.js";
 import { projectRoot } from "../../src/lab/process.js";
 import { temporaryDirectory } from "./nats-server.js";
 

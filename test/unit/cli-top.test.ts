@@ -60,8 +60,8 @@ describe("top", () => {
       out as unknown as NodeJS.WriteStream,
       new PassThrough() as unknown as NodeJS.WriteStream,
     );
-    assert.equal(terminal.isScreen, true);
-    await terminal.page("0123456789abc\n\u001b[2Jx\nthird\nfourth\nfifth\n");
+    assert.equal(terminal.isTerminal, true);
+    await terminal.screen("0123456789abc\n\u001b[2Jx\nthird\nfourth\nfifth\n");
     const written = String(out.read());
     assert.equal(written, "\u001b[H0123456789\u001b[K\n\\u001b[2Jx\u001b[K\nthird\u001b[K\u001b[J");
   });

@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { before, describe, it } from "node:test";
 import { parse } from "yaml";
-import { type CommandNode, commandTree } from "../../packaging/program-tree.js";
+import { type CommandNode, commandTree } from "../../deploy/packaging/program-tree.js";
 import { wholeProgram } from "../../src/cli/main.js";
 import { projectRoot } from "../../src/lab/process.js";
 

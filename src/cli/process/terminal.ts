@@ -58,13 +58,8 @@ export class Terminal {
     this.throwIfClosed();
   }
 
-  /** True when standard output is a terminal. */
-  get isScreen(): boolean {
-    return this.#stdout.isTTY === true;
-  }
-
   /** Writes a page in place of what the terminal shows, each line as wide as fits, as many lines as fit. */
-  async page(text: string): Promise<void> {
+  async screen(text: string): Promise<void> {
     const { columns = 80, rows = 24 } = this.#stdout;
     const lines = text.split("\n").slice(0, rows - 1);
     const shown = lines.map((line) => `${plainText(line).slice(0, columns)}\u001b[K`).join("\n");

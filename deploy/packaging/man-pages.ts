@@ -1,4 +1,4 @@
-import { REFERENCE } from "../src/config/reference.js";
+import { REFERENCE } from "../../src/config/reference.js";
 import { allowedBy, defaultOf } from "./config-reference.js";
 import { type CommandNode, leaves, type OptionNode } from "./program-tree.js";
 

@@ -3,4 +3,4 @@ import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { configurationPage } from "./config-reference.js";
 
-writeFileSync(fileURLToPath(new URL("../../docs/configuration.md", import.meta.url)), configurationPage());
+writeFileSync(fileURLToPath(new URL("../../../docs/configuration.md", import.meta.url)), configurationPage());

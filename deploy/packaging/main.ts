@@ -1,7 +1,7 @@
 /**
  * Builds the Debian packages into `dist/packages`, or into the directory that is named:
  *
- *   node dist/packaging/main.js [--duckdb] [--node FILE] [DIRECTORY]
+ *   node dist/deploy/packaging/main.js [--duckdb] [--node FILE] [DIRECTORY]
  */
 import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -17,7 +17,7 @@ const { values, positionals } = parseArgs({
   options: { duckdb: { type: "boolean" }, node: { type: "string" } },
   allowPositionals: true,
 });
-const root = fileURLToPath(new URL("../..", import.meta.url));
+const root = fileURLToPath(new URL("../../..", import.meta.url));
 const out = positionals[0] ?? join(root, "dist/packages");
 const scratch = mkdtempSync(join(tmpdir(), "conntrail-deb-"));
 try {

@@ -1,5 +1,5 @@
-import { checkConfig } from "../src/config/config.js";
-import { REFERENCE, type ReferenceEntry } from "../src/config/reference.js";
+import { checkConfig } from "../../src/config/config.js";
+import { REFERENCE, type ReferenceEntry } from "../../src/config/reference.js";
 
 /** The keys without which a file is refused, as YAML. */
 export const REQUIRED = "cluster: edge\nnode: fw1\nlisten: 10.77.0.1\ntls: false\n";

@@ -1,6 +1,6 @@
 import { cpSync, existsSync, mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { wholeProgram } from "../src/cli/main.js";
+import { wholeProgram } from "../../src/cli/main.js";
 import { bashCompletion, fishCompletion, zshCompletion } from "./completions.js";
 import { DebianPackage, text } from "./debian-package.js";
 import { configurationManPage, conntrackdPage, conntrailPage, type Edition } from "./man-pages.js";
@@ -74,7 +74,10 @@ export async function programPackage(build: Build): Promise<string> {
   addSystem(made, build);
   await addDocumentation(made, build);
   for (const name of ["postinst", "prerm", "postrm"] as const) {
-    made.script(name, text(join(root, "packaging/debian", name)).replaceAll("@VERSION@", debianVersion(version)));
+    made.script(
+      name,
+      text(join(root, "deploy/packaging/debian", name)).replaceAll("@VERSION@", debianVersion(version)),
+    );
   }
   return made.build(build);
 }
@@ -123,7 +126,7 @@ async function addDocumentation(made: DebianPackage, build: Build): Promise<void
   made.write("usr/share/fish/vendor_completions.d/conntrail.fish", fishCompletion(tree));
   for (const name of DOCUMENTS) made.copy(join(root, name), `usr/share/doc/conntrail/${name}`);
   made.writeCompressed("usr/share/doc/conntrail/changelog", text(join(root, "CHANGELOG.md")));
-  made.write("usr/share/doc/conntrail/copyright", text(join(root, "packaging/debian/copyright")));
+  made.write("usr/share/doc/conntrail/copyright", text(join(root, "deploy/packaging/debian/copyright")));
 }
 
 /** DuckDB, which the archive and `sql` need, for this machine's architecture. */
