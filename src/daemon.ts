@@ -11,6 +11,7 @@ import { HookTrace } from "./control/hook-trace.js";
 import { type ControlHandlers, type ControlServer, type NodeHandlers, serveControl } from "./control/server.js";
 import { checkKernel, enableEvents, type KernelState } from "./ctnetlink/sysctl.js";
 import { type ArchiveSupervisor, openArchive } from "./daemon/archive.js";
+import { EndedLog } from "./daemon/ended-log.js";
 import { earlierRoles, Hooks, readTrace } from "./daemon/hooks.js";
 import { KernelSide, machineAddresses } from "./daemon/kernel-side.js";
 import { LinkKeys } from "./daemon/link-keys.js";
@@ -18,6 +19,7 @@ import { openMetrics } from "./daemon/metrics.js";
 import { configuredPeers, createDiscovery, startDiscovery, watchCopies } from "./daemon/peers.js";
 import { openRehearsal } from "./daemon/rehearsal.js";
 import { whenStarted } from "./daemon/start-wait.js";
+import { NO_STREAM, noPast, statisticsHandlers } from "./daemon/statistics.js";
 import { type OwnBroker, openBroker, PublishedStream, readPast, watchStore } from "./daemon/streams.js";
 import { Systemd } from "./daemon/systemd.js";
 import { peersMax } from "./discovery/announcement.js";
@@ -66,15 +68,19 @@ interface Given {
 }
 
 /** The parts that every kind of node needs. */
-interface Ground extends Given {
+interface Footing extends Given {
   readonly keys: LinkKeys;
   readonly hybridClock: HybridClock;
   readonly control: ControlServer;
-  readonly broker: OwnBroker;
   /** Null: no service manager listens. */
   readonly systemd: Systemd | null;
   /** Answers requests with these handlers from now on, and serves metrics from the reports. */
   answerWith(handlers: NodeHandlers, reports: Reports): Promise<void>;
+}
+
+/** The parts of a node that has a broker. */
+interface Ground extends Footing {
+  readonly broker: OwnBroker;
 }
 
 /**
@@ -94,6 +100,7 @@ export async function runDaemon(
     const known = await withDiscovered(config, log);
     const given = { config: known, formats, log, controls, stopping: stopping.signal, down };
     if (known.mode === "observer") await startObserver(await layGround(given));
+    else if (known.mode === "stats") await startStatistics(given);
     else await startNode(given);
     if (!controls.signal.aborted) await once(controls.signal, "abort");
   } finally {
@@ -104,13 +111,20 @@ export async function runDaemon(
 
 /** Opens the control socket, the broker and the connection to it. */
 async function layGround(given: Given): Promise<Ground> {
+  // The control socket comes first. It is the lock that keeps a second daemon away from this one's broker and store.
+  const footing = await openControl(given);
+  const broker = await openBroker(given.config, footing.keys, given.log, given.down);
+  return { ...footing, broker };
+}
+
+/** Opens the control socket. Requests wait until the node answers. */
+async function openControl(given: Given): Promise<Footing> {
   const { config, log, controls, stopping, down } = given;
   const keys = new LinkKeys(config, log, systemClock);
   down.push(() => keys.close());
   const systemd = Systemd.open(process.env, log);
   down.push(() => systemd?.close());
   controls.signal.addEventListener("abort", () => systemd?.stopping(), { once: true });
-  // The control socket comes first. It is the lock that keeps a second daemon away from this one's broker and store.
   let handlers: NodeHandlers | null = null;
   const stands = new AbortController();
   const begun = AbortSignal.any([stands.signal, stopping]);
@@ -119,7 +133,6 @@ async function layGround(given: Given): Promise<Ground> {
   const answering = { ...waiting, rekey, stop: () => controls.stop() } satisfies ControlHandlers;
   const control = await serveControl(config.control, answering, { logger: log });
   down.push(() => control.close());
-  const broker = await openBroker(config, keys, log, down);
   const hybridClock = new HybridClock(systemClock);
   const answerWith = async (started: NodeHandlers, reports: Reports): Promise<void> => {
     handlers = started;
@@ -129,7 +142,7 @@ async function layGround(given: Given): Promise<Ground> {
   controls.onReload(async () => {
     await keys.reload();
   });
-  return { ...given, keys, hybridClock, control, broker, systemd, answerWith };
+  return { ...given, keys, hybridClock, control, systemd, answerWith };
 }
 
 /** Starts a firewall: it publishes its kernel's flows and follows its peers' streams. */
@@ -150,7 +163,8 @@ async function startNode(given: Given): Promise<void> {
   const remembered = readTrace(trace, log);
   const earlier = earlierRoles(remembered, past);
   const { kernel, events, injects } = kernelSide;
-  const sides = { kernel, events, injects, past, earlier, ownStream, peers, addresses: machineAddresses };
+  const ended = openEndedLog(given);
+  const sides = { kernel, events, injects, ended, past, earlier, ownStream, peers, addresses: machineAddresses };
   const ports = { ...sides, clock, passTurn, log };
   const node = new FirewallNode({ ...ports, signal: stopping }, nodeOptions(given, kernelSide, flowsMax));
   kernelSide.reportFilter();
@@ -162,6 +176,7 @@ async function startNode(given: Given): Promise<void> {
   const archive = openArchive(config, log, down);
   const reports = new Reports({
     ...reportSources(ground, node.peers, node.external),
+    ...brokerSources(broker),
     internal: () => internal.size,
     role: () => node.roles.role,
     epoch: past.epoch,
@@ -180,6 +195,7 @@ async function startNode(given: Given): Promise<void> {
     groups: () => ({
       ...nodeCounters(node, { events: kernelSide.eventCounters, publisher: ownStream.sink.counters }),
       ...besides(discovery, archive),
+      ...endedCounters(ended),
     }),
   });
   const handlers = createHandlers(node, reports, openRehearsal(ground, node, polls));
@@ -188,12 +204,75 @@ async function startNode(given: Given): Promise<void> {
   await ground.answerWith(hooks.around(handlers), reports);
   hooks.open();
   down.push(() => hooks.close());
+  reloadFilter(controls, node, kernelSide);
+  startDiscovery(discovery, down);
+  ready(ground, { epoch: past.epoch, flows: internal.table.size, external: node.external.table.size });
+}
+
+/** Starts a node in mode `stats`: its own kernel, and the log of flows that have ended. */
+async function startStatistics(given: Given): Promise<void> {
+  const { config, log, controls, stopping, down } = given;
+  const polls = config.netlink.pollMs !== null;
+  const kernelState = readyKernel(polls, log);
+  const footing = await openControl(given);
+  const clock = systemClock;
+  const flowsMax = (config.cacheLimit ?? kernelState.max) * FLOWS_MAX_FACTOR;
+  const internal = new InternalCache(flowsMax, config.cacheLimit ?? flowsMax);
+  const kernelSide = await KernelSide.open(config, log, down);
+  const epoch = clock.wallMs();
+  const past = noPast(internal, footing.hybridClock, epoch);
+  const ended = openEndedLog(given);
+  const { kernel, events } = kernelSide;
+  const alone = {
+    injects: null,
+    earlier: { groups: new Map(), table: "unknown" },
+    ownStream: null,
+    peers: [],
+  } as const;
+  const sides = { kernel, events, ended, past, ...alone, addresses: machineAddresses };
+  const node = new FirewallNode(
+    { ...sides, clock, passTurn, log, signal: stopping },
+    nodeOptions(given, kernelSide, 1),
+  );
+  kernelSide.reportFilter();
+  down.push(() => node.stop());
+  await node.start();
+  const reports = new Reports({
+    ...reportSources(footing, node.peers, node.external),
+    ...NO_STREAM,
+    internal: () => internal.size,
+    role: () => "unknown",
+    epoch,
+    kernelState: () => checkKernel(polls),
+    own: () => ({ trouble: null, unpublished: 0, unread: node.replicator.isUnread, groups: {} }),
+    groups: () => ({
+      ...nodeCounters(node, { events: kernelSide.eventCounters, publisher: {} }),
+      ...endedCounters(ended),
+    }),
+  });
+  await footing.answerWith(statisticsHandlers(createHandlers(node, reports)), reports);
+  reloadFilter(controls, node, kernelSide);
+  ready(footing, { flows: internal.table.size });
+}
+
+function reloadFilter(controls: DaemonControls, node: FirewallNode, kernelSide: KernelSide): void {
   controls.onReload(async (next) => {
     node.replicator.setFilter(kernelSide.setFilter(next.filter));
     await node.replicator.resyncKernel();
   });
-  startDiscovery(discovery, down);
-  ready(ground, { epoch: past.epoch, flows: internal.table.size, external: node.external.table.size });
+}
+
+/** Null where ended flows are not logged. */
+function openEndedLog({ config, controls, down }: Given): EndedLog | null {
+  if (config.stats === null) return null;
+  const ended = new EndedLog(config.stats, () => systemClock.wallMs());
+  down.push(() => ended.close());
+  controls.onReload(() => ended.reopen());
+  return ended;
+}
+
+function endedCounters(ended: EndedLog | null) {
+  return ended === null ? {} : { ended: { ...ended.counters } };
 }
 
 /** `flowsMax`: limit of the flows of one node, where the configuration has none for all of them. */
@@ -233,6 +312,7 @@ async function startObserver(ground: Ground): Promise<void> {
   const archive = openArchive(config, ground.log, down);
   const reports = new Reports({
     ...reportSources(ground, peers, external),
+    ...brokerSources(broker),
     internal: () => 0,
     role: () => "unknown",
     epoch: 0,
@@ -248,20 +328,22 @@ async function startObserver(ground: Ground): Promise<void> {
   ready(ground, { external: external.table.size });
 }
 
-function reportSources(ground: Ground, peers: Peers, external: ExternalCache) {
-  const { config, broker, control, keys } = ground;
+function reportSources(footing: Footing, peers: Peers, external: ExternalCache) {
+  const { config, control, keys } = footing;
   return {
     node: config.node,
     cluster: config.cluster,
     external,
     peers,
-    broker: () => broker.status(),
-    streams: () => keptStreams(broker.connection),
     control: () => ({ ...control.counters }),
     keys: () => keys.status,
     keysWarnings: () => keys.warnings,
     clock: systemClock,
   };
+}
+
+function brokerSources(broker: OwnBroker) {
+  return { broker: () => broker.status(), streams: () => keptStreams(broker.connection) };
 }
 
 /** The counters of optional parts that any kind of node may have. */
@@ -282,8 +364,8 @@ function readyKernel(polls: boolean, log: Logger): KernelState {
 }
 
 /** Reports that the node works: in the log, to systemd, and to the process that runs the daemon. */
-function ready(ground: Ground, fields: Record<string, number>): void {
-  ground.log.info(fields, "ready");
-  ground.systemd?.ready();
-  ground.controls.ready?.();
+function ready({ log, systemd, controls }: Footing, fields: Record<string, number>): void {
+  log.info(fields, "ready");
+  systemd?.ready();
+  controls.ready?.();
 }

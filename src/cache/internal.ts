@@ -111,6 +111,7 @@ export class InternalCache {
   /** Number of living flows that a flush hides. */
   #hidden = 0;
   #onPending: (() => void) | null = null;
+  #onMissed: ((slot: number) => void) | null = null;
 
   /** `limit`: limit of living flows. `flowsMax` also counts those that have ended and are still pending. */
   constructor(flowsMax: number, limit = flowsMax) {
@@ -308,7 +309,7 @@ export class InternalCache {
         continue;
       }
       this.counters.sweptByDump++;
-      this.#end(slot, undefined);
+      this.#missed(slot);
     }
     this.#sweepAt = end;
     if (end < this.table.slotsUsed) return false;
@@ -327,6 +328,11 @@ export class InternalCache {
   /** Calls `onPending` whenever a peer's message was applied and rows are pending. */
   listen(onPending: () => void): void {
     this.#onPending = onPending;
+  }
+
+  /** Calls `onMissed` with the slot of each own flow whose end no event reported, before the row ends. */
+  listenMissed(onMissed: (slot: number) => void): void {
+    this.#onMissed = onMissed;
   }
 
   /** A peer's message was applied, which may have made this node give flows up or claim them again. */
@@ -539,8 +545,14 @@ export class InternalCache {
   /** Another flow has taken this flow's tuple, so this one has ended. Returns -1, the new flow's slot so far. */
   #replace(slot: number): number {
     this.counters.replaced++;
-    this.#end(slot, undefined);
+    this.#missed(slot);
     return -1;
+  }
+
+  /** The flow has ended, and no event reported it. */
+  #missed(slot: number): void {
+    if (this.#onMissed !== null && this.isShown(slot) && !this.isSuperseded(slot)) this.#onMissed(slot);
+    this.#end(slot, undefined);
   }
 
   #end(slot: number, ending: FlowEnd | undefined): void {

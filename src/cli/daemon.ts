@@ -10,6 +10,7 @@ export function register(program: Command, context: CommandContext): void {
     .action(() =>
       runInForeground({
         configPath: context.configPath,
+        program: { name: "conntrail", words: ["daemon", "-c"] },
         ready: () => {},
         failed: (text) => context.terminal.complain(text),
       }),

@@ -205,6 +205,10 @@ const shapes = {
     max_age: duration("1d", "36500d", 1000).default(365 * 86_400),
   },
   tls: { ca: filePath(), cert: filePath(), key: filePath(), nodes: filePath().optional() },
+  stats: {
+    file: absolutePath(1024).optional(),
+    syslog: checked(`true, false or a facility: ${FACILITIES.join(", ")}`, parseFacility).default(null),
+  },
   metrics: { listen: checked("an address and a port, such as 127.0.0.1:9469 or [::1]:9469", parseEndpoint) },
   log: {
     level: oneOf("trace", "debug", "info", "warn", "error", "fatal", "silent").default("info"),
@@ -218,7 +222,7 @@ const top = {
   node: checked(NAME_ALLOWED, parseName),
   listen: checked("the IPv4 or IPv6 address of this node on the dedicated link", hostAddress),
   peers: peers.default([]),
-  mode: oneOf("cache", "inject", "observer").default("cache"),
+  mode: oneOf("cache", "inject", "observer", "stats").default("cache"),
   broker: z.strictObject(shapes.broker, map).prefault({}),
   control: absolutePath(CONTROL_BYTES_MAX).default(DEFAULT_CONTROL),
   publish: z.strictObject(shapes.publish, map).prefault({}),
@@ -237,6 +241,7 @@ const top = {
     (value) => (value === false ? { ca: NO_KEYS, cert: NO_KEYS, key: NO_KEYS } : value),
     z.strictObject(shapes.tls, { error: "false, or a map of ca, cert, key and nodes" }).optional(),
   ),
+  stats: z.strictObject(shapes.stats, map).optional(),
   metrics: z.strictObject(shapes.metrics, map).optional(),
   log: z.strictObject(shapes.log, map).prefault({}),
 };
@@ -246,6 +251,15 @@ export const fileSchema = z.strictObject(top, map);
 
 /** The output of the schema: with defaults and resolved units, the keys still as in the file. */
 export type FileContent = z.output<typeof fileSchema>;
+
+/** What a node without peers need not name, since nobody else sees it. */
+const NAMES_ALONE = { cluster: "stats", node: "stats", listen: "127.0.0.1" };
+
+/** The content of a file as the schema wants it: mode `stats` needs no names. */
+export function withNames(value: unknown): unknown {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return value ?? {};
+  return "mode" in value && value.mode === "stats" ? { ...NAMES_ALONE, ...value } : value;
+}
 
 /** The keys that are allowed in the map at `path` (`""` for the top), for messages. */
 export function keysAllowed(path: string): readonly string[] {

@@ -75,10 +75,9 @@ class Endpoints {
   }
 
   #noLink(nodes: readonly ConfNode[]): ConntrailError {
-    const block = nodes.find(({ name }) => name.text === "Sync") ?? nodes.find(({ name }) => name.text === "Stats");
-    const place = block?.name ?? { line: 1, column: 1 };
-    const stats = block?.name.text === "Stats" ? "Stats alone, which conntrail does not do" : "no dedicated link";
-    return this.#error(place, `found ${stats}, allowed is a Sync block with one of UDP, TCP and Multicast in it`);
+    const place = nodes.find(({ name }) => name.text === "Sync")?.name ?? { line: 1, column: 1 };
+    const allowed = "a Sync block with one of UDP, TCP and Multicast in it, or Stats alone";
+    return this.#error(place, `found no dedicated link, allowed is ${allowed}`);
   }
 
   /** The address of this node, and its origin in the file. */

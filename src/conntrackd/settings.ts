@@ -26,6 +26,8 @@ const KEYS = [
   "filter.states",
   "filter.states_ignore",
   "filter.where",
+  "stats.file",
+  "stats.syslog",
   "netlink.buffer",
   "netlink.buffer_max",
   "netlink.reliable",

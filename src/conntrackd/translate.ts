@@ -3,10 +3,11 @@ import { isHelperName } from "../flow/expectation.js";
 import type { ConntrackdConf } from "./conf.js";
 import { setEndpoints } from "./endpoints.js";
 import { FilterLists, origin } from "./filter-lists.js";
-import { effectOf } from "./leaf.js";
+import { type Effect, effectOf, statsEffectOf } from "./leaf.js";
 import { type Machine, THIS_MACHINE } from "./machine.js";
 import { notNeeded, notSupported, type Outcome, type Remark, remarkOn, replaced, takenOver } from "./remark.js";
 import { type Key, Settings, sizeText } from "./settings.js";
+import { isStatsAlone } from "./shape.js";
 import type { ConfNode } from "./tree.js";
 
 /** A conntrackd.conf as conntrail's own configuration. */
@@ -44,10 +45,11 @@ class Translator {
   translate(): Translation {
     const { nodes, path, device, unixPath, lockFile } = this.#conf;
     const settings = this.#settings;
-    settings.set("mode", "cache", "conntrackd's default");
+    const isAlone = isStatsAlone(nodes);
+    settings.set("mode", isAlone ? "stats" : "cache", isAlone ? "Stats without Sync" : "conntrackd's default");
     settings.set("lock", lockFile, "conntrackd's default");
-    settings.set("expectations", false, "conntrackd's default");
-    settings.set("tls", false, "conntrackd's link has no keys");
+    if (!isAlone) settings.set("expectations", false, "conntrackd's default");
+    if (!isAlone) settings.set("tls", false, "conntrackd's link has no keys");
     settings.set("log.level", "info", "");
     for (const node of nodes) this.#top(node);
     // Clients look there, also when they have read no more than the path.
@@ -55,7 +57,8 @@ class Translator {
     this.#filter.finish(settings);
     this.#finishBuffers();
     this.#finishInject();
-    const remarks = [...this.#remarks, ...this.#filter.remarks, ...setEndpoints(nodes, path, this.#machine, settings)];
+    const endpoints = isAlone ? [] : setEndpoints(nodes, path, this.#machine, settings);
+    const remarks = [...this.#remarks, ...this.#filter.remarks, ...endpoints];
     remarks.sort((a, b) => a.line - b.line || a.column - b.column);
     return { yaml: settings.yaml(path), remarks, device };
   }
@@ -74,7 +77,8 @@ class Translator {
         for (const child of children) this.#general(child);
         break;
       case "Stats":
-        this.#say(node, notSupported("conntrail keeps no log of ended connections; what is in it is left out"));
+        this.#say(node, takenOver(null, "ended flows are logged as conntrackd does"));
+        for (const child of children) this.#apply(child, statsEffectOf(child.name.text, child.values[0]?.text ?? ""));
         break;
       case "Helper":
         this.#say(node, notSupported("no helpers in user space: use the kernel's, or conntrackd beside it for them"));
@@ -140,7 +144,10 @@ class Translator {
   }
 
   #leaf(node: ConfNode): void {
-    const effect = effectOf(node.name.text, node.values[0]?.text ?? "");
+    this.#apply(node, effectOf(node.name.text, node.values[0]?.text ?? ""));
+  }
+
+  #apply(node: ConfNode, effect: Effect): void {
     const { verdict, key, note } = effect;
     if (effect.sets === undefined) this.#say(node, { verdict, key, note });
     else this.#set(node, effect.sets[0], effect.sets[1], { verdict, key, note });

@@ -41,8 +41,8 @@ export class KernelSide {
     down.push(() => this.kernel.close());
     this.injects = mode === "inject" || commitAheadSeconds !== null ? new RequestSocket() : null;
     down.push(() => this.injects?.close());
-    // Mode `inject` has no commit that could write expectations after their masters.
-    this.helpers = expectations === false || mode === "inject" ? null : expectations;
+    // Mode `inject` has no commit that could write expectations after their masters, and mode `stats` has none at all.
+    this.helpers = expectations === false || mode !== "cache" ? null : expectations;
     this.events = config.netlink.pollMs === null ? openEvents(config, this.helpers !== null) : null;
     down.push(() => this.events?.close());
   }

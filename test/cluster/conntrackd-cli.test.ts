@@ -49,6 +49,16 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 400_000 }, () => 
     const pid = (await host.exec("cat", LOCK)).trim();
     assert.match(pid, /^\d+$/);
     assert.equal((await host.exec("readlink", `/proc/${pid}/cwd`)).trim(), "/");
+    for (const search of [
+      ["pgrep", "-x", "conntrackd"],
+      ["pidof", "conntrackd"],
+      ["pgrep", "-f", "conntrackd -d"],
+      ["pgrep", "-f", "^conntrackd -d -C /etc/conntrackd/conntrackd.conf$"],
+      ["ps", "-o", "pid=", "-C", "conntrackd"],
+    ]) {
+      const [file = "", ...args] = search;
+      assert.equal((await host.exec(file, ...args)).trim(), pid, search.join(" "));
+    }
     assert.equal((await host.exec("ps", "-o", "sid=", "-p", pid)).trim(), pid);
     for (const fd of [0, 1, 2])
       assert.equal((await host.exec("readlink", `/proc/${pid}/fd/${fd}`)).trim(), "/dev/null");

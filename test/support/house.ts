@@ -56,8 +56,8 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     "daemon",
   ],
   "cli/process": ["errors.ts", "os", "flow", "config"],
-  "cli/command": ["errors.ts", "flow", "config", "conntrackd", "keys", "control", "daemon.ts", "cli/process"],
-  "cli/conntrackd": ["errors.ts", "config", "conntrackd", "control", "cli/process", "cli/command"],
+  "cli/command": ["errors.ts", "os", "flow", "config", "conntrackd", "keys", "control", "daemon.ts", "cli/process"],
+  "cli/conntrackd": ["errors.ts", "os", "flow", "config", "conntrackd", "control", "cli/process", "cli/command"],
   "cli/history": [
     ...["errors.ts", "flow", "config", "stream", "stream/broker", "history", "history/format", "history/scan"],
     ...["history/archive", "cli/process", "cli/command"],

@@ -288,7 +288,11 @@ test("a missing or wrong configuration ends with 2, a missing daemon with 1", as
   await expectFailure(["daemon", "-c", none], 2, unread);
   const wrong = join(directory, "wrong.yaml");
   writeFileSync(wrong, `${configText("edge", "info")}mode: x\n`);
-  await expectFailure(["daemon", "-c", wrong], 2, `${wrong}:6: mode: found "x", allowed is cache, inject, observer`);
+  await expectFailure(
+    ["daemon", "-c", wrong],
+    2,
+    `${wrong}:6: mode: found "x", allowed is cache, inject, observer, stats`,
+  );
   const lonely = join(directory, "lonely.yaml");
   const path = join(directory, "lonely.sock");
   writeFileSync(lonely, `cluster: a\nnode: b\nlisten: 10.0.0.1\ncontrol: ${path}\n`);

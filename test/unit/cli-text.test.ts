@@ -59,7 +59,7 @@ test("stats prints any group", () => {
 
 test("stats in conntrackd's form", () => {
   assert.equal(
-    formatConntrackdStats(STATS),
+    formatConntrackdStats(STATS, STATUS),
     [
       "cache internal:",
       "current active connections:\t           3",

@@ -85,10 +85,9 @@ test("a node's name is made of its address, and fits", () => {
 });
 
 test("a file without what a link needs is refused by what is missing", () => {
-  const none = "allowed is a Sync block with one of UDP, TCP and Multicast in it";
+  const none = "allowed is a Sync block with one of UDP, TCP and Multicast in it, or Stats alone";
   refused("General { }", `c.conf:1:1: found no dedicated link, ${none}`);
   refused(conf("", ""), `c.conf:1:1: found no dedicated link, ${none}`);
-  refused(golden("example-stats.conf"), `c.conf:20:1: found Stats alone, which conntrail does not do, ${none}`);
   const own = "allowed is IPv4_address with this node's address on the dedicated link";
   refused(
     conf("", "UDP { IPv4_Destination_Address 10.0.0.2 }"),
@@ -128,6 +127,20 @@ test("a file without what a link needs is refused by what is missing", () => {
     "c.conf:3:1: found Multicast without an address of this node, and eth9 has none that could be used, allowed is \
 IPv6_interface with this node's address on the dedicated link, not link-local, or such an address on Interface",
   );
+});
+
+test("Stats alone needs no link; beside Sync it is one more log", () => {
+  const alone = configOf(
+    "Stats {\nLogFile on\nSyslog local3\nNetlinkEventsReliable on\nLogFileBufferSize 4096\n}\nGeneral { }",
+  );
+  assert.equal(alone.mode, "stats");
+  assert.deepEqual(alone.stats, { file: "/var/log/conntrackd-stats.log", syslog: "local3" });
+  assert.equal(alone.netlink.reliable, true);
+  assert.deepEqual(configOf("Stats { LogFile /x/y }").stats, { file: "/x/y", syslog: null });
+  assert.equal(configOf("Stats { }").stats, null);
+  const beside = configOf(`${conf()}\nStats { LogFile on }`);
+  assert.equal(beside.mode, "cache");
+  assert.deepEqual(beside.stats, { file: "/var/log/conntrackd-stats.log", syslog: null });
 });
 
 test("a link without this node's address has that of its interface", () => {

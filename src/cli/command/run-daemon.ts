@@ -3,6 +3,7 @@ import type { Logger } from "pino";
 import type { Config } from "../../config/config.js";
 import type { DaemonControls } from "../../daemon.js";
 import { errorText } from "../../errors.js";
+import { nameProcess } from "../../os/process-name.js";
 import { type LockFile, takeLock } from "../process/lock-file.js";
 import { type DaemonLog, openLog } from "../process/log.js";
 import { loadAnyConfig, readAnyConfig } from "./config-file.js";
@@ -13,6 +14,8 @@ const END_MS_MAX = 15_000;
 /** The caller that runs the daemon in this process. */
 export interface DaemonHost {
   readonly configPath: string;
+  /** The program that runs the daemon, and what stands before the configuration in its command line. */
+  readonly program: { readonly name: "conntrail" | "conntrackd"; readonly words: readonly string[] };
   /** Called when the node is ready. */
   ready(): void;
   /** Called with the reason, in one line, before the process exits with 1. */
@@ -24,6 +27,8 @@ export interface DaemonHost {
  * failure. Throws ConntrailError when it cannot begin: configuration, log file, lock file.
  */
 export async function runInForeground(host: DaemonHost): Promise<void> {
+  const { name, words } = host.program;
+  nameProcess(name, [...words, host.configPath]);
   const { config, remarks } = readAnyConfig(host.configPath);
   const log = openLog(config);
   const { logger } = log;

@@ -51,7 +51,11 @@ export function damagedText(path: string, why: string): string {
 export async function withStreams<T>(context: CommandContext, use: (ground: HistoryGround) => Promise<T>): Promise<T> {
   v8.setFlagsFromString(HEAP_GROWTH);
   const config = loadAnyConfig(context.configPath);
-  const { tls, node } = config;
+  const { tls, node, mode } = config;
+  if (mode === "stats") {
+    const why = "a node in mode stats has no stream: stats.file has what ended; mode cache works without peers, too";
+    throw new ConntrailError("CONFIG", `${config.path}: mode: ${why}`);
+  }
   const log = pino({ level: "silent" });
   const connection = connectBroker({
     servers: ownServers(config),

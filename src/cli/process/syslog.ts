@@ -1,44 +1,16 @@
-import { UnixDatagram } from "../../os/unix-datagram.js";
+import { SEVERITY, SyslogSocket } from "../../os/syslog.js";
 import { formatLogText, type LogEntry, parseLogEntry } from "./log-line.js";
 
-/** The socket of syslog(3). */
-const DEV_LOG = "/dev/log";
-
-/** Longer lines are cut; a syslog daemon takes 8 KiB. */
-const LINE_LENGTH_MAX = 4000;
-
-/** Codes of syslog(3). */
-const FACILITIES: Readonly<Record<string, number>> = {
-  user: 1,
-  daemon: 3,
-  local0: 16,
-  local1: 17,
-  local2: 18,
-  local3: 19,
-  local4: 20,
-  local5: 21,
-  local6: 22,
-  local7: 23,
-};
-
-const LOG_CRIT = 2;
-const LOG_ERR = 3;
-const LOG_WARNING = 4;
-const LOG_INFO = 6;
-const LOG_DEBUG = 7;
-
 /**
- * Writes the log to syslog, in the form of the C library. Nothing waits for the syslog daemon: lines that it does not
- * accept are counted, and reported with the next line that it accepts.
+ * Writes the log to syslog. Nothing waits for the syslog daemon: lines that it does not accept are counted, and reported
+ * with the next line that it accepts.
  */
 export class Syslog {
-  readonly #facility: number;
-  readonly #socket: UnixDatagram;
+  readonly #socket: SyslogSocket;
   #lost = 0;
 
-  constructor(facility: string, path = DEV_LOG) {
-    this.#facility = FACILITIES[facility] ?? 3;
-    this.#socket = new UnixDatagram(path);
+  constructor(facility: string, path?: string) {
+    this.#socket = new SyslogSocket(facility, "conntrail", path);
   }
 
   /** Writes a line of pino. */
@@ -53,25 +25,13 @@ export class Syslog {
   }
 
   #send(entry: LogEntry): boolean {
-    const priority = this.#facility * 8 + severity(Number(entry.level));
-    const text = formatLogText(entry)
-      .replace(/\s*\n\s*/g, " ")
-      .slice(0, LINE_LENGTH_MAX);
-    return this.#socket.send(
-      `<${priority}>${timestamp(new Date(Number(entry.time)))} conntrail[${process.pid}]: ${text}`,
-    );
+    return this.#socket.send(severity(Number(entry.level)), new Date(Number(entry.time)), formatLogText(entry));
   }
 }
 
 function severity(level: number): number {
-  if (level >= 60) return LOG_CRIT;
-  if (level >= 50) return LOG_ERR;
-  if (level >= 40) return LOG_WARNING;
-  return level >= 30 ? LOG_INFO : LOG_DEBUG;
-}
-
-/** `Jan  2 03:04:05`, in this machine's time. */
-function timestamp(date: Date): string {
-  const [, month, day, , clock] = date.toString().split(" ");
-  return `${month} ${String(Number(day)).padStart(2)} ${clock}`;
+  if (level >= 60) return SEVERITY.critical;
+  if (level >= 50) return SEVERITY.error;
+  if (level >= 40) return SEVERITY.warning;
+  return level >= 30 ? SEVERITY.info : SEVERITY.debug;
 }
