@@ -8,12 +8,17 @@ export interface Machine {
   addressesOf(device: string): readonly string[];
   /** A layer 4 protocol by its name in /etc/protocols, or by number; undefined when there is none. */
   protocolNumber(name: string): number | undefined;
+  /** The store that the environment names (CONNTRAIL_STORE); undefined: none. */
+  readonly store?: string | undefined;
 }
 
 /** This machine. */
 export const THIS_MACHINE: Machine = {
   addressesOf: (device) => (networkInterfaces()[device] ?? []).map(({ address }) => address),
   protocolNumber: (name) => protocolNumber(name) ?? listedProtocol(name),
+  get store() {
+    return process.env.CONNTRAIL_STORE;
+  },
 };
 
 /** As getprotobyname(3), from the file only. */

@@ -11,6 +11,7 @@ const KEYS = [
   "discover.interface",
   "mode",
   "broker.port",
+  "broker.store",
   "control",
   "lock",
   "nice",

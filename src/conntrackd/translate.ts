@@ -1,4 +1,6 @@
+import { refusal } from "../config/problem.js";
 import { parseSize } from "../config/units.js";
+import { ConntrailError } from "../errors.js";
 import { isHelperName } from "../flow/expectation.js";
 import type { ConntrackdConf } from "./conf.js";
 import { setEndpoints } from "./endpoints.js";
@@ -8,6 +10,7 @@ import { type Machine, THIS_MACHINE } from "./machine.js";
 import { notNeeded, notSupported, type Outcome, type Remark, remarkOn, replaced, takenOver } from "./remark.js";
 import { type Key, Settings, sizeText } from "./settings.js";
 import { isStatsAlone } from "./shape.js";
+import { storeOf } from "./store.js";
 import type { ConfNode } from "./tree.js";
 
 /** A conntrackd.conf as conntrail's own configuration. */
@@ -57,10 +60,24 @@ class Translator {
     this.#filter.finish(settings);
     this.#finishBuffers();
     this.#finishInject();
+    if (!isAlone) this.#setStore();
     const endpoints = isAlone ? [] : setEndpoints(nodes, path, this.#machine, settings);
     const remarks = [...this.#remarks, ...this.#filter.remarks, ...endpoints];
     remarks.sort((a, b) => a.line - b.line || a.column - b.column);
     return { yaml: settings.yaml(path), remarks, device };
+  }
+
+  #setStore(): void {
+    const { store } = this.#machine;
+    if (store !== undefined && store !== "") {
+      if (!/^\/[^\0\n]*[^\0\n/]$/.test(store)) {
+        throw new ConntrailError("CONFIG", `CONNTRAIL_STORE: ${refusal(store, "an absolute path")}`);
+      }
+      this.#settings.set("broker.store", store, "CONNTRAIL_STORE");
+      return;
+    }
+    const own = storeOf(this.#conf);
+    if (own !== null) this.#settings.set("broker.store", own, "follows from Path and LockFile");
   }
 
   #say(node: ConfNode, outcome: Outcome): void {

@@ -51,7 +51,7 @@ export interface NodePorts {
   readonly ended: EndedFlows | null;
   /** The peers that are known at the start. */
   readonly peers: readonly PeerPort[];
-  /** Current addresses of this machine, virtual ones included, as inet_ntop prints them. */
+  /** Current addresses of this machine, virtual and broadcast ones included, as inet_ntop prints them. */
   readonly addresses: () => ReadonlySet<string>;
   readonly clock: Clock;
   /** Waits for one turn of a start that waits for its peers. */

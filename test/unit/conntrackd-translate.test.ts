@@ -143,6 +143,25 @@ test("Stats alone needs no link; beside Sync it is one more log", () => {
   assert.deepEqual(beside.stats, { file: "/var/log/conntrackd-stats.log", syslog: null });
 });
 
+test("daemons that have files of their own have a store of their own", () => {
+  const store = (general: string, machine = MACHINE) =>
+    parseConfig(translate(parseConntrackdConf(conf(general), "c.conf"), machine).yaml, "c.conf").broker.store;
+  const usual = "/var/lib/conntrail";
+  assert.equal(store(""), usual);
+  for (const path of ["/var/run/conntrackd.ctl", "/run/conntrackd.sock"]) {
+    assert.equal(store(`UNIX { Path ${path}\n}\nLockFile /var/lock/conntrack.lock`), usual);
+  }
+  assert.equal(store("UNIX { Path /run/lb/a-b.ctl\n}"), `${usual}/instances/run-lb-a_2d_b.ctl`);
+  assert.notEqual(store("UNIX { Path /run/lb-a/b.ctl\n}"), store("UNIX { Path /run/lb/a-b.ctl\n}"));
+  assert.equal(store("LockFile /var/lock/lb2.lock"), `${usual}/instances/var-lock-lb2.lock`);
+  assert.match(store(`LockFile /${"x/".repeat(300)}y`), /instances\/[0-9a-f]{64}$/);
+  assert.equal(store("LockFile /var/lock/lb2.lock", { ...MACHINE, store: "/srv/streams" }), "/srv/streams");
+  assert.throws(
+    () => store("", { ...MACHINE, store: "srv" }),
+    /^.*CONNTRAIL_STORE: found "srv", allowed is an absolute path$/,
+  );
+});
+
 test("a link without this node's address has that of its interface", () => {
   const link = "UDP { IPv4_address 0.0.0.0 IPv4_Destination_Address 10.0.0.2 Interface eth2 }";
   assert.equal(configOf(conf("", link)).listen, "10.0.0.7");

@@ -11,7 +11,7 @@ import { Takeover, type TakeoverOptions } from "./takeover.js";
 export interface RolesOptions extends TakeoverOptions {
   kernel: TakeoverOptions["kernel"] & KernelTable;
   followers: readonly Follower[];
-  /** Current addresses of this machine, virtual ones included, as inet_ntop prints them. */
+  /** Current addresses of this machine, virtual and broadcast ones included, as inet_ntop prints them. */
   addresses: () => ReadonlySet<string>;
   purgeAfterSeconds: number;
 }
