@@ -8,6 +8,7 @@ import { ExternalCache } from "./cache/external.js";
 import { InternalCache } from "./cache/internal.js";
 import type { Config } from "./config/config.js";
 import { HookTrace } from "./control/hook-trace.js";
+import type { ReloadReport } from "./control/protocol.js";
 import { type ControlHandlers, type ControlServer, type NodeHandlers, serveControl } from "./control/server.js";
 import { checkKernel, enableEvents, type KernelState } from "./ctnetlink/sysctl.js";
 import { type ArchiveSupervisor, openArchive } from "./daemon/archive.js";
@@ -16,6 +17,9 @@ import { earlierRoles, Hooks, readTrace } from "./daemon/hooks.js";
 import { KernelSide, machineAddresses } from "./daemon/kernel-side.js";
 import { LinkKeys } from "./daemon/link-keys.js";
 import { openMetrics } from "./daemon/metrics.js";
+import { configuredPeers, createDiscovery, reloadPeers, startDiscovery, watchCopies } from "./daemon/peers.js";
+import type { Reload } from "./daemon/reload.js";
+import { reloadNode } from "./daemon/reload-node.js";
 import { configuredPeers, createDiscovery, startDiscovery, watchCopies } from "./daemon/peers.js";
 import { openRehearsal } from "./daemon/rehearsal.js";
 import { whenStarted } from "./daemon/start-wait.js";
@@ -40,8 +44,10 @@ import { TakeDown } from "./sync/take-down.js";
 export interface DaemonControls {
   /** Aborted at SIGTERM or SIGINT: end cleanly. */
   readonly signal: AbortSignal;
-  /** Calls `callback` with the current configuration after each SIGHUP, if the file is valid. */
-  onReload(callback: (config: Config) => void | Promise<void>): void;
+  /** The parts that apply a changed configuration while they run. */
+  readonly reload: Pick<Reload, "onReload">;
+  /** Reads the configuration again, as SIGHUP does. Throws ConntrailError CONFIG when the file cannot be used. */
+  reloadNow(): Promise<ReloadReport>;
   /** The control socket asks the daemon to end, as SIGTERM does. */
   stop(): void;
   /** Called once the node works. */
@@ -130,7 +136,8 @@ async function openControl(given: Given): Promise<Footing> {
   const begun = AbortSignal.any([stands.signal, stopping]);
   const waiting = whenStarted(() => handlers, begun, stopping);
   const rekey = async () => ({ keys: await keys.reload() });
-  const answering = { ...waiting, rekey, stop: () => controls.stop() } satisfies ControlHandlers;
+  const reload = () => controls.reloadNow();
+  const answering = { ...waiting, rekey, reload, stop: () => controls.stop() } satisfies ControlHandlers;
   const control = await serveControl(config.control, answering, { logger: log });
   down.push(() => control.close());
   const hybridClock = new HybridClock(systemClock);
@@ -139,15 +146,16 @@ async function openControl(given: Given): Promise<Footing> {
     stands.abort();
     if (config.metrics !== null) await openMetrics(config.metrics, reports, log, down);
   };
-  controls.onReload(async () => {
+  controls.reload.onReload([], async () => {
     await keys.reload();
+    return [];
   });
   return { ...given, keys, hybridClock, control, systemd, answerWith };
 }
 
 /** Starts a firewall: it publishes its kernel's flows and follows its peers' streams. */
 async function startNode(given: Given): Promise<void> {
-  const { config, formats, log, controls, stopping, down } = given;
+  const { config, formats, log, stopping, down } = given;
   const polls = config.netlink.pollMs !== null;
   const kernelState = readyKernel(polls, log);
   const ground = await layGround(given);
@@ -204,14 +212,15 @@ async function startNode(given: Given): Promise<void> {
   await ground.answerWith(hooks.around(handlers), reports);
   hooks.open();
   down.push(() => hooks.close());
-  reloadFilter(controls, node, kernelSide);
+  reloadNode(given, node, kernelSide, { internal, flowsMax });
+  reloadPeers(ground, node.peers);
   startDiscovery(discovery, down);
   ready(ground, { epoch: past.epoch, flows: internal.table.size, external: node.external.table.size });
 }
 
 /** Starts a node in mode `stats`: its own kernel, and the log of flows that have ended. */
 async function startStatistics(given: Given): Promise<void> {
-  const { config, log, controls, stopping, down } = given;
+  const { config, log, stopping, down } = given;
   const polls = config.netlink.pollMs !== null;
   const kernelState = readyKernel(polls, log);
   const footing = await openControl(given);
@@ -251,15 +260,8 @@ async function startStatistics(given: Given): Promise<void> {
     }),
   });
   await footing.answerWith(statisticsHandlers(createHandlers(node, reports)), reports);
-  reloadFilter(controls, node, kernelSide);
+  reloadNode(given, node, kernelSide, { internal, flowsMax });
   ready(footing, { flows: internal.table.size });
-}
-
-function reloadFilter(controls: DaemonControls, node: FirewallNode, kernelSide: KernelSide): void {
-  controls.onReload(async (next) => {
-    node.replicator.setFilter(kernelSide.setFilter(next.filter));
-    await node.replicator.resyncKernel();
-  });
 }
 
 /** Null where ended flows are not logged. */
@@ -267,7 +269,11 @@ function openEndedLog({ config, controls, down }: Given): EndedLog | null {
   if (config.stats === null) return null;
   const ended = new EndedLog(config.stats, () => systemClock.wallMs());
   down.push(() => ended.close());
-  controls.onReload(() => ended.reopen());
+  // logrotate's signal, too.
+  controls.reload.onReload([], () => {
+    ended.reopen();
+    return [];
+  });
   return ended;
 }
 

@@ -114,6 +114,11 @@ export class ExternalCache {
     this.#listener = listener;
   }
 
+  /** Sets another limit of flows. Those that are there stay. */
+  setLimit(flowsMax: number): void {
+    this.#table.flowsMax = flowsMax;
+  }
+
   /** A flush of all rows replaces it by another table. */
   get table(): FlowTable {
     return this.#table;

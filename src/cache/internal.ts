@@ -97,7 +97,7 @@ export class InternalCache {
   };
   /** Times that a peer's row was older than the claim to a flow here and was answered (`claimAgain`). */
   reasserted = 0;
-  readonly limit: number;
+  limit: number;
   readonly #pending = new PendingSlots();
   readonly #endings = new Map<number, FlowEnd>();
   /** The newest claim to each row that is to be published as moved. */
@@ -116,6 +116,12 @@ export class InternalCache {
   /** `limit`: limit of living flows. `flowsMax` also counts those that have ended and are still pending. */
   constructor(flowsMax: number, limit = flowsMax) {
     this.table = new FlowTable(flowsMax);
+    this.limit = limit;
+  }
+
+  /** Sets other limits. Flows that are there stay. */
+  setLimits(flowsMax: number, limit = flowsMax): void {
+    this.table.flowsMax = flowsMax;
     this.limit = limit;
   }
 

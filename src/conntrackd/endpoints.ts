@@ -1,12 +1,12 @@
 import { canonicalAddress, hostAddress } from "../config/address.js";
-import type { ConntrailError } from "../errors.js";
 import { parseAddress } from "../flow/address.js";
 import { effectOf } from "./leaf.js";
 import { type Link, linksOf } from "./link.js";
 import type { Machine } from "./machine.js";
+import type { ConfProblem } from "./parser.js";
 import { notNeeded, notSupported, type Outcome, type Remark, remarkOn, replaced, takenOver } from "./remark.js";
 import type { Settings } from "./settings.js";
-import { type ConfNode, type ConfPlace, errorAt } from "./tree.js";
+import type { ConfNode, ConfPlace } from "./tree.js";
 
 /** The port of all examples, for links that name none. */
 const PORT = 3780;
@@ -14,12 +14,18 @@ const PORT = 3780;
 /** fe80::/10. The broker cannot listen there: the address means nothing without its interface. */
 const LINK_LOCAL = /^fe[89ab]/i;
 
-/**
- * Sets this node's name, its address and its peers from the dedicated links of a file. Throws ConntrailError CONFIG
- * when a link lacks something.
- */
-export function setEndpoints(nodes: readonly ConfNode[], path: string, machine: Machine, settings: Settings): Remark[] {
-  return new Endpoints(path, machine, settings).set(nodes);
+/** What became of the links, or what they lack. */
+export interface EndpointsOutcome {
+  readonly remarks: readonly Remark[];
+  /** All mistakes, in the order of the file. */
+  readonly problems: readonly ConfProblem[];
+}
+
+/** Sets this node's name, its address and its peers from the dedicated links of a file. */
+export function setEndpoints(nodes: readonly ConfNode[], machine: Machine, settings: Settings): EndpointsOutcome {
+  const endpoints = new Endpoints(machine, settings);
+  const remarks = endpoints.set(nodes);
+  return { remarks, problems: endpoints.problems };
 }
 
 /**
@@ -34,13 +40,12 @@ export function nodeNameOf(address: string): string {
 }
 
 class Endpoints {
-  readonly #path: string;
+  readonly problems: ConfProblem[] = [];
   readonly #machine: Machine;
   readonly #settings: Settings;
   readonly #remarks: Remark[] = [];
 
-  constructor(path: string, machine: Machine, settings: Settings) {
-    this.#path = path;
+  constructor(machine: Machine, settings: Settings) {
     this.#machine = machine;
     this.#settings = settings;
   }
@@ -48,17 +53,20 @@ class Endpoints {
   set(nodes: readonly ConfNode[]): Remark[] {
     const { all, active } = linksOf(nodes);
     const [first] = all;
-    if (active === null || first === undefined) throw this.#noLink(nodes);
+    if (active === null || first === undefined) {
+      this.#noLink(nodes);
+      return [];
+    }
     const other = all.find(({ kind }) => kind !== first.kind);
     if (other !== undefined) {
-      throw this.#error(other, `found ${other.kind} beside ${first.kind} (line ${first.line}), allowed is one of them`);
+      this.#report(other, `found ${other.kind} beside ${first.kind} (line ${first.line}), allowed is one of them`);
     }
-    const [listen, origin] = this.#listen(active);
+    const [listen, origin] = this.#listen(active) ?? ["", ""];
     const siblings = all.filter((link) => link === active || hostAddress(link.local?.text) === listen);
     const settings = this.#settings;
     settings.set("cluster", "conntrackd", "every conntrackd.conf's; nodes are named by their addresses on the link");
-    settings.set("node", nodeNameOf(listen), "");
-    settings.set("listen", listen, origin);
+    if (listen !== "") settings.set("node", nodeNameOf(listen), "");
+    if (listen !== "") settings.set("listen", listen, origin);
     settings.set(
       "broker.port",
       portOf(active),
@@ -70,22 +78,22 @@ class Endpoints {
     return this.#remarks;
   }
 
-  #error(place: ConfPlace, text: string): ConntrailError {
-    return errorAt(this.#path, place, text);
+  #report({ line, column }: ConfPlace, text: string): void {
+    this.problems.push({ line, column, text });
   }
 
-  #noLink(nodes: readonly ConfNode[]): ConntrailError {
+  #noLink(nodes: readonly ConfNode[]): void {
     const place = nodes.find(({ name }) => name.text === "Sync")?.name ?? { line: 1, column: 1 };
     const allowed = "a Sync block with one of UDP, TCP and Multicast in it, or Stats alone";
-    return this.#error(place, `found no dedicated link, allowed is ${allowed}`);
+    this.#report(place, `found no dedicated link, allowed is ${allowed}`);
   }
 
-  /** The address of this node, and its origin in the file. */
-  #listen(link: Link): readonly [address: string, origin: string] {
+  /** The address of this node, and its origin in the file; null: it has none. */
+  #listen(link: Link): readonly [address: string, origin: string] | null {
     const { local, device, family, kind } = link;
     const address = hostAddress(local?.text);
     if (local !== null && address !== undefined) {
-      if (LINK_LOCAL.test(address)) throw this.#linkLocal(local);
+      if (LINK_LOCAL.test(address)) this.#linkLocal(local);
       return [address, `${localName(link)}, line ${local.line}`];
     }
     const addresses = device === null ? [] : this.#machine.addressesOf(device.text);
@@ -97,18 +105,20 @@ class Endpoints {
     const wanted = `${localName(link)} with this node's address on the dedicated link`;
     const kinds =
       kind === "Multicast" && family === 6 ? `${wanted}, not link-local, or such an address on Interface` : wanted;
-    throw this.#error(link, `found ${kind} without an address of this node${on}, allowed is ${kinds}`);
+    this.#report(link, `found ${kind} without an address of this node${on}, allowed is ${kinds}`);
+    return null;
   }
 
-  #linkLocal({ text, line, column }: ConfPlace & { readonly text: string }): ConntrailError {
+  #linkLocal({ text, line, column }: ConfPlace & { readonly text: string }): void {
     const allowed = "an address that is not link-local, such as fd00::1: give both ends of the link one";
-    return this.#error({ line, column }, `found ${text}, allowed is ${allowed}`);
+    this.#report({ line, column }, `found ${text}, allowed is ${allowed}`);
   }
 
   #discover(link: Link): void {
     const { group, device, port } = link;
     if (group === null) {
-      throw this.#error(link, "found Multicast without a group, allowed is IPv4_address or IPv6_address");
+      this.#report(link, "found Multicast without a group, allowed is IPv4_address or IPv6_address");
+      return;
     }
     const settings = this.#settings;
     settings.set(
@@ -127,19 +137,24 @@ class Endpoints {
   #peers(links: readonly Link[], active: Link, listen: string): void {
     const peers = new Map<string, string>();
     const lines: number[] = [];
+    let refused = false;
     for (const destination of links.flatMap(({ destinations }) => destinations)) {
       const address = hostAddress(destination.text);
       if (address === undefined) {
-        throw this.#error(destination, `found ${destination.text}, allowed is the address of another node`);
+        this.#report(destination, `found ${destination.text}, allowed is the address of another node`);
+        refused = true;
+        continue;
       }
-      if (LINK_LOCAL.test(address)) throw this.#linkLocal(destination);
+      if (LINK_LOCAL.test(address)) this.#linkLocal(destination);
       if (address === listen) continue;
       peers.set(nodeNameOf(address), address);
       lines.push(destination.line);
     }
     const name = `IPv${active.family}_Destination_Address`;
     if (peers.size === 0) {
-      throw this.#error(active, `found ${active.kind} without another node, allowed is ${name} with its address`);
+      if (!refused)
+        this.#report(active, `found ${active.kind} without another node, allowed is ${name} with its address`);
+      return;
     }
     this.#settings.set("peers", peers, `${name}, line ${lines.join(", ")}`);
   }

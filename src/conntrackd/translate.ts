@@ -1,3 +1,4 @@
+import assert from "node:assert/strict";
 import { refusal } from "../config/problem.js";
 import { parseSize } from "../config/units.js";
 import { ConntrailError } from "../errors.js";
@@ -7,11 +8,12 @@ import { setEndpoints } from "./endpoints.js";
 import { FilterLists, origin } from "./filter-lists.js";
 import { type Effect, effectOf, statsEffectOf } from "./leaf.js";
 import { type Machine, THIS_MACHINE } from "./machine.js";
+import type { ConfProblem } from "./parser.js";
 import { notNeeded, notSupported, type Outcome, type Remark, remarkOn, replaced, takenOver } from "./remark.js";
 import { type Key, Settings, sizeText } from "./settings.js";
 import { isStatsAlone } from "./shape.js";
 import { storeOf } from "./store.js";
-import type { ConfNode } from "./tree.js";
+import { type ConfNode, errorAt } from "./tree.js";
 
 /** A conntrackd.conf as conntrail's own configuration. */
 export interface Translation {
@@ -23,8 +25,22 @@ export interface Translation {
   readonly device: string | null;
 }
 
-/** Translates every directive. Throws ConntrailError CONFIG when the file has no usable link. */
+/** Either a translation or all mistakes that the grammar does not see. */
+export type TranslationCheck =
+  | { readonly ok: true; readonly translation: Translation }
+  | { readonly ok: false; readonly problems: readonly ConfProblem[] };
+
+/** Translates every directive. Throws ConntrailError CONFIG with the first mistake. */
 export function translate(conf: ConntrackdConf, machine: Machine = THIS_MACHINE): Translation {
+  const check = checkTranslation(conf, machine);
+  if (check.ok) return check.translation;
+  const [first] = check.problems;
+  assert.ok(first !== undefined, "a file that is refused has a problem");
+  throw errorAt(conf.path, first, first.text);
+}
+
+/** Translates every directive, and returns all mistakes instead of throwing the first. */
+export function checkTranslation(conf: ConntrackdConf, machine: Machine = THIS_MACHINE): TranslationCheck {
   return new Translator(conf, machine).translate();
 }
 
@@ -45,7 +61,7 @@ class Translator {
     this.#filter = new FilterLists(machine);
   }
 
-  translate(): Translation {
+  translate(): TranslationCheck {
     const { nodes, path, device, unixPath, lockFile } = this.#conf;
     const settings = this.#settings;
     const isAlone = isStatsAlone(nodes);
@@ -61,10 +77,12 @@ class Translator {
     this.#finishBuffers();
     this.#finishInject();
     if (!isAlone) this.#setStore();
-    const endpoints = isAlone ? [] : setEndpoints(nodes, path, this.#machine, settings);
-    const remarks = [...this.#remarks, ...this.#filter.remarks, ...endpoints];
+    const none = { remarks: [], problems: [] };
+    const endpoints = isAlone ? none : setEndpoints(nodes, this.#machine, settings);
+    if (endpoints.problems.length > 0) return { ok: false, problems: endpoints.problems };
+    const remarks = [...this.#remarks, ...this.#filter.remarks, ...endpoints.remarks];
     remarks.sort((a, b) => a.line - b.line || a.column - b.column);
-    return { yaml: settings.yaml(path), remarks, device };
+    return { ok: true, translation: { yaml: settings.yaml(path), remarks, device } };
   }
 
   #setStore(): void {

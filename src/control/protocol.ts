@@ -71,6 +71,8 @@ export interface CommandArgs {
   rehearse: Record<string, never>;
   /** Reads the node's keys and its list of nodes again. */
   rekey: Record<string, never>;
+  /** Reads the configuration again, as SIGHUP does. */
+  reload: Record<string, never>;
   /** Ends the daemon. There is no answer: the connection closes when the process has ended. */
   stop: Record<string, never>;
   /**
@@ -99,6 +101,7 @@ export interface CommandReports {
   purge: PurgeReport;
   rehearse: RehearsalReport;
   rekey: RekeyReport;
+  reload: ReloadReport;
   stop: never;
   hook: HookReport;
 }
@@ -179,6 +182,15 @@ export interface KeysStatus {
 /** The keys that are in use now; null: there are none. */
 export interface RekeyReport {
   readonly keys: KeysStatus | null;
+}
+
+/** What `reload --json` prints: the keys of the configuration that changed. */
+export interface ReloadReport {
+  readonly applied: readonly string[];
+  /** What a daemon applies only when it starts. It goes on with the earlier values. */
+  readonly restart: readonly string[];
+  /** Why a part keeps what it had, a line each. */
+  readonly failed: readonly string[];
 }
 
 /** The outcome of the last hook of a sync group. */

@@ -28,6 +28,7 @@ import {
   RESYNC_SOURCES,
   type RehearsalReport,
   type RekeyReport,
+  type ReloadReport,
   type ReportCommand,
   type ResyncReport,
   type ResyncSource,
@@ -64,6 +65,8 @@ export interface NodeHandlers {
 export interface ControlHandlers extends NodeHandlers {
   /** Reads the keys again. Rejects with ConntrailError CONFIG when they cannot be used. */
   rekey(): Promise<RekeyReport>;
+  /** Reads the configuration again. */
+  reload(): Promise<ReloadReport>;
   /** Begins to end the daemon. */
   stop(): void;
 }
@@ -269,6 +272,8 @@ class Control implements ControlServer {
         return this.#handlers.rehearse(progress);
       case "rekey":
         return this.#handlers.rekey();
+      case "reload":
+        return this.#handlers.reload();
       case "hook":
         return this.#handlers.hook(request.args.role, progress, request.args.group, request.args.started);
       default:
@@ -481,6 +486,7 @@ const requestSchema = z.discriminatedUnion("command", [
   z.strictObject({ command: z.literal("purge"), args: noArgs }),
   z.strictObject({ command: z.literal("rehearse"), args: noArgs }),
   z.strictObject({ command: z.literal("rekey"), args: noArgs }),
+  z.strictObject({ command: z.literal("reload"), args: noArgs }),
   z.strictObject({ command: z.literal("stop"), args: noArgs }),
   z.strictObject({ command: z.literal("hook"), args: hookArgs }),
 ]);

@@ -242,7 +242,7 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 400_000 }, () => 
     const inside = (...words: string[]) => host.run("ip", "netns", "exec", "lb2", ...words);
     for (const line of [
       "link set lo up",
-      "link add sync0 type dummy",
+      "link add sync0 type veth peer name sync1",
       "addr add 10.9.8.1/24 dev sync0",
       "link set sync0 up",
     ])

@@ -244,6 +244,11 @@ export class FakeHandlers implements ControlHandlers {
     this.#call("stop");
   }
 
+  async reload(): ReturnType<ControlHandlers["reload"]> {
+    this.calls.push("reload");
+    return { applied: ["filter.protocols"], restart: [], failed: [] };
+  }
+
   async rekey(): ReturnType<ControlHandlers["rekey"]> {
     this.calls.push("rekey");
     return { keys: null };

@@ -11,5 +11,15 @@ const config = loadAnyConfig(process.argv.at(-1) ?? "");
 const end = new AbortController();
 const stop = (): void => end.abort();
 process.on("SIGTERM", stop);
-await runDaemon(config, openLog(config).logger, { signal: end.signal, onReload: () => undefined, stop }, FORMATS_2);
+await runDaemon(
+  config,
+  openLog(config).logger,
+  {
+    signal: end.signal,
+    reload: { onReload: () => undefined },
+    reloadNow: async () => ({ applied: [], restart: [], failed: [] }),
+    stop,
+  },
+  FORMATS_2,
+);
 process.exit(0);

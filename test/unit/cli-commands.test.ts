@@ -35,7 +35,10 @@ let server: ControlServer;
 const DAEMON = `export async function runDaemon(config, logger, controls) {
   if (config.cluster === "broken") throw new Error("cannot\\ngo on");
   if (config.cluster === "crash") setImmediate(() => { throw new Error("a bug"); });
-  controls.onReload((next) => logger.info({ purge: next.purgeAfterSeconds }, "seen"));
+  controls.reload.onReload(["purge.after"], (next) => {
+    logger.info({ purge: next.purgeAfterSeconds }, "seen");
+    return [];
+  });
   logger.info("ready");
   await new Promise((resolve) => {
     const timer = setInterval(() => logger.debug("alive"), 20);

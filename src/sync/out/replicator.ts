@@ -265,6 +265,11 @@ export class Replicator implements EventSink {
     return this.#flows.keeps;
   }
 
+  /** Sets other helpers whose expectations are replicated. The next kernel resync removes and adds expectations. */
+  setHelpers(helpers: HelperNames): void {
+    this.#expectations.helpers = helpers;
+  }
+
   /** Sets another filter (SIGHUP). Flows that it drops are removed by the next kernel resync. */
   setFilter(filter: FlowPredicate): void {
     this.#flows.keeps = filter;
