@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { isIPv6 } from "node:net";
 import { dirname, resolve } from "node:path";
 import { ConntrailError } from "../errors.js";
-import type { Endpoint } from "./address.js";
+import { type Endpoint, isLinkLocal } from "./address.js";
 import { readConfigText } from "./config-text.js";
 import { type ConfigProblem, type KeyPath, problemsOf, refusal, SourceFile } from "./problem.js";
 import { type FileContent, fileSchema, type Login, NO_KEYS, withNames } from "./schema.js";
@@ -248,6 +248,12 @@ function crossProblems(content: FileContent, file: SourceFile): ConfigProblem[] 
   }
   if (content.discover !== undefined && mode === "shared") {
     report(["discover"], "found beside broker.mode shared, allowed is to list the peers");
+  }
+  if (content.discover !== undefined && isLinkLocal(content.listen)) {
+    report(
+      ["discover"],
+      "found beside a link-local listen, allowed is another address: nobody else could follow this node",
+    );
   }
   if (content.discover !== undefined && isIPv6(content.discover.group) !== isIPv6(content.listen)) {
     report(["discover", "group"], refusal(content.discover.group, "a group of the same address family as listen"));

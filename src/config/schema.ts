@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { isHelperName } from "../flow/expectation.js";
 import { IPPROTO_TCP, PROTOCOL_NAMES, protocolNumber, stateNumber, TCP_STATES } from "../flow/protocol.js";
-import { canonicalNetwork, hostAddress, multicastGroup, parseEndpoint, parseServer } from "./address.js";
+import { canonicalNetwork, multicastGroup, nodeAddress, parseEndpoint, parseServer } from "./address.js";
 import { CONTROL_BYTES_MAX, DEFAULT_CONTROL } from "./config-text.js";
 import { DURATION_EXAMPLES, parseDuration, parseSize, SIZE_EXAMPLES } from "./units.js";
 
@@ -146,7 +146,7 @@ const peers = z.unknown().transform((value, context) => {
     return z.NEVER;
   }
   return Object.entries(value).map(([node, found]) => {
-    const address = hostAddress(found);
+    const address = nodeAddress(found);
     if (parseName(node) === undefined) {
       context.addIssue({ code: "custom", message: NAME_ALLOWED, path: [node], params: { found: node } });
     } else if (address === undefined) {
@@ -220,7 +220,7 @@ const shapes = {
 const top = {
   cluster: checked(NAME_ALLOWED, parseName),
   node: checked(NAME_ALLOWED, parseName),
-  listen: checked("the IPv4 or IPv6 address of this node on the dedicated link", hostAddress),
+  listen: checked("the IPv4 or IPv6 address of this node on the dedicated link", nodeAddress),
   peers: peers.default([]),
   mode: oneOf("cache", "inject", "observer", "stats").default("cache"),
   broker: z.strictObject(shapes.broker, map).prefault({}),

@@ -1,4 +1,5 @@
-import { canonicalAddress, hostAddress } from "../config/address.js";
+import { BlockList } from "node:net";
+import { canonicalAddress, hostAddress, isLinkLocal } from "../config/address.js";
 import { parseAddress } from "../flow/address.js";
 import { effectOf } from "./leaf.js";
 import { type Link, linksOf } from "./link.js";
@@ -10,9 +11,6 @@ import type { ConfNode, ConfPlace } from "./tree.js";
 
 /** The port of all examples, for links that name none. */
 const PORT = 3780;
-
-/** fe80::/10. The broker cannot listen there: the address means nothing without its interface. */
-const LINK_LOCAL = /^fe[89ab]/i;
 
 /** What became of the links, or what they lack. */
 export interface EndpointsOutcome {
@@ -44,6 +42,8 @@ class Endpoints {
   readonly #machine: Machine;
   readonly #settings: Settings;
   readonly #remarks: Remark[] = [];
+  /** Addresses of Interface beside the one that was chosen, which the other nodes could as well mean. */
+  #others: readonly string[] = [];
 
   constructor(machine: Machine, settings: Settings) {
     this.#machine = machine;
@@ -66,7 +66,7 @@ class Endpoints {
     const settings = this.#settings;
     settings.set("cluster", "conntrackd", "every conntrackd.conf's; nodes are named by their addresses on the link");
     if (listen !== "") settings.set("node", nodeNameOf(listen), "");
-    if (listen !== "") settings.set("listen", listen, origin);
+    if (listen !== "") settings.set("listen", scoped(listen, active), origin);
     settings.set(
       "broker.port",
       portOf(active),
@@ -93,11 +93,10 @@ class Endpoints {
     const { local, device, family, kind } = link;
     const address = hostAddress(local?.text);
     if (local !== null && address !== undefined) {
-      if (LINK_LOCAL.test(address)) this.#linkLocal(local);
+      if (isLinkLocal(address)) this.#checkLinkLocal(local, link);
       return [address, `${localName(link)}, line ${local.line}`];
     }
-    const addresses = device === null ? [] : this.#machine.addressesOf(device.text);
-    const found = hostAddress(addresses.find((each) => usable(each, family)));
+    const found = this.#ofInterface(link);
     if (device !== null && found !== undefined) {
       return [found, `the address of ${device.text}, Interface in line ${device.line}`];
     }
@@ -109,9 +108,27 @@ class Endpoints {
     return null;
   }
 
-  #linkLocal({ text, line, column }: ConfPlace & { readonly text: string }): void {
+  /**
+   * The address of a link that names only its interface. Of several, one in the network of another node, and of those
+   * the first: conntrackd listens on all of them.
+   */
+  #ofInterface({ device, family, kind, destinations }: Link): string | undefined {
+    const all = device === null ? [] : this.#machine.addressesOf(device.text);
+    const own = all.filter((each) => each.includes(":") === (family === 6) && hostAddress(plain(each)) !== undefined);
+    const routed = own.filter((each) => !isLinkLocal(each.toLowerCase()));
+    const usable = routed.length > 0 || kind === "Multicast" ? routed : own;
+    const near = usable.filter((each) => destinations.some(({ text }) => holds(each, text)));
+    const [first, ...others] = near.length > 0 ? near : usable;
+    this.#others = others.map(plain);
+    return first === undefined ? undefined : hostAddress(plain(first));
+  }
+
+  /** A link-local address means nothing without its interface, and nothing to those who hear it announced. */
+  #checkLinkLocal({ text, line, column }: ConfPlace & { readonly text: string }, { kind, device }: Link): void {
+    if (kind !== "Multicast" && device !== null) return;
     const allowed = "an address that is not link-local, such as fd00::1: give both ends of the link one";
-    this.#report({ line, column }, `found ${text}, allowed is ${allowed}`);
+    const hint = kind === "Multicast" ? "" : ", or Interface beside it";
+    this.#report({ line, column }, `found ${text}, allowed is ${allowed}${hint}`);
   }
 
   #discover(link: Link): void {
@@ -137,26 +154,34 @@ class Endpoints {
   #peers(links: readonly Link[], active: Link, listen: string): void {
     const peers = new Map<string, string>();
     const lines: number[] = [];
-    let refused = false;
-    for (const destination of links.flatMap(({ destinations }) => destinations)) {
+    // A link to oneself, as in packages' tests, is a node without peers.
+    let isNamed = false;
+    for (const [destination, link] of links.flatMap((link) => link.destinations.map((each) => [each, link] as const))) {
       const address = hostAddress(destination.text);
       if (address === undefined) {
         this.#report(destination, `found ${destination.text}, allowed is the address of another node`);
-        refused = true;
+        isNamed = true;
         continue;
       }
-      if (LINK_LOCAL.test(address)) this.#linkLocal(destination);
+      if (isLinkLocal(address)) this.#checkLinkLocal(destination, link);
+      isNamed = true;
       if (address === listen) continue;
-      peers.set(nodeNameOf(address), address);
+      peers.set(nodeNameOf(address), scoped(address, link));
       lines.push(destination.line);
     }
     const name = `IPv${active.family}_Destination_Address`;
     if (peers.size === 0) {
-      if (!refused)
+      if (!isNamed)
         this.#report(active, `found ${active.kind} without another node, allowed is ${name} with its address`);
       return;
     }
     this.#settings.set("peers", peers, `${name}, line ${lines.join(", ")}`);
+  }
+
+  #ambiguous(link: Link, listen: string): Outcome {
+    const others = this.#others.join(", ");
+    const how = `the other nodes must name ${listen}, or ${localName(link)} must say which`;
+    return notSupported(`listening on all of them: ${link.device?.text} has ${others} too; ${how}`);
   }
 
   #remarkLink(link: Link, active: Link, siblings: readonly Link[], listen: string): void {
@@ -173,13 +198,31 @@ class Endpoints {
     const port = link.port === null ? `; no ${portName(link)}: ${PORT}` : "";
     this.#remarks.push(remarkOn(link.node, replaced(`each node follows the others' streams over TCP${port}`)));
     for (const option of link.node.block ?? []) {
-      this.#remarks.push(remarkOn(option, optionOf(option, link, active, listen)));
+      const isAmbiguous = option.name.text === "Interface" && link === active && this.#others.length > 0;
+      const outcome = isAmbiguous ? this.#ambiguous(link, listen) : optionOf(option, link, active, listen);
+      this.#remarks.push(remarkOn(option, outcome));
     }
   }
 }
 
-function usable(address: string, family: 4 | 6): boolean {
-  return address.includes(":") === (family === 6) && hostAddress(address) !== undefined && !LINK_LOCAL.test(address);
+/** `10.0.0.7` of `10.0.0.7/24`. */
+function plain(address: string): string {
+  return address.replace(/\/.*/, "");
+}
+
+/** True when the network of an address with its prefix holds the other address. */
+function holds(withPrefix: string, other: string): boolean {
+  const [address = "", prefix = ""] = withPrefix.split("/");
+  const family = address.includes(":") ? "ipv6" : "ipv4";
+  if (prefix === "" || other.includes(":") !== (family === "ipv6")) return false;
+  const network = new BlockList();
+  network.addSubnet(address, Number(prefix), family);
+  return network.check(other, family);
+}
+
+/** A link-local address with the interface of its link. */
+function scoped(address: string, { device }: Link): string {
+  return isLinkLocal(address) && device !== null ? `${address}%${device.text}` : address;
 }
 
 function localName({ kind, family }: Link): string {

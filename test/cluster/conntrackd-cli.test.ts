@@ -234,6 +234,39 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 400_000 }, () => 
     assert.equal((await a.run("sh", file, "nonsense")).code, 1);
   });
 
+  it("links of the field: to oneself on lo, of link-local addresses, of an interface with several", async () => {
+    const [a, b] = await ConntrackdHost.pair();
+    await using _b = b;
+    await using _a = a;
+    const link = /UDP \{[^}]*\}/;
+    const lo = "TCP { IPv4_address 127.0.0.1\n IPv4_Destination_Address 127.0.0.1\n Port 3780\n Interface lo\n }";
+    await a.configure(a.conf().replace(link, lo));
+    assert.deepEqual(await a.conntrackd("-d"), QUIET);
+    assert.match((await lines(a, "-s"))[0] ?? "", /^cache internal:$/);
+    assert.deepEqual(await a.conntrackd("-k"), QUIET);
+
+    const passes = async (sport: number): Promise<void> => {
+      assert.deepEqual([await a.conntrackd("-d"), await b.conntrackd("-d")], [QUIET, QUIET]);
+      await insert(a, sport);
+      const shown = new RegExp(` sport=${sport} `);
+      await waitFor(`the flow ${sport}`, WAIT_MS, async () => shown.test((await b.conntrackd("-e")).stdout));
+      assert.deepEqual([await a.conntrackd("-k"), await b.conntrackd("-k")], [QUIET, QUIET]);
+    };
+    for (const host of [a, b]) {
+      await host.exec("ip", "addr", "add", `fe80::${host.number}/64`, "dev", "sync0", "nodad");
+      const ends = `IPv6_address fe80::${host.number}\n IPv6_Destination_Address fe80::${3 - host.number}`;
+      await host.configure(host.conf().replace(link, `UDP { ${ends}\n Port 3780\n Interface sync0\n }`));
+    }
+    await passes(1000);
+
+    await a.exec("ip", "addr", "add", "10.9.7.1/24", "dev", "sync0");
+    await b.exec("ip", "addr", "add", "10.9.7.2/24", "dev", "sync0");
+    const unnamed = "UDP { IPv4_Destination_Address 10.9.7.2\n Port 3780\n Interface sync0\n }";
+    await a.configure(a.conf().replace(link, unnamed));
+    await b.configure(b.conf().replaceAll("10.9.8.", "10.9.7."));
+    await passes(1001);
+  });
+
   it("daemons in two network namespaces of a host run side by side", async () => {
     const [host, other] = await ConntrackdHost.pair();
     await using _other = other;
