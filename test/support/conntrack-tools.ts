@@ -59,7 +59,8 @@ function fetchSource(to: string): string | null {
       const args = [...options.flatMap(([key, value]) => ["-o", `${key}=${value}`]), "-o", "APT::Sandbox::User=root"];
       return spawnSync("apt-get", [...args, ...words], { cwd: work, timeout: FETCH_MS_MAX }).status === 0;
     };
-    if (!apt("update")) return "conntrack-tools' source: no list of source packages can be fetched";
+    // Of several lists one may fail.
+    apt("update");
     if (!apt("source", "--download-only", "conntrack-tools")) return "conntrack-tools' source cannot be fetched";
     const archive = readdirSync(work).find((name) => name.includes(".orig.tar") && !name.endsWith(".asc"));
     if (archive === undefined) return "conntrack-tools' source has no archive";
@@ -71,14 +72,19 @@ function fetchSource(to: string): string | null {
   }
 }
 
+/** Other places have no conntrack-tools, and often no sources. */
+const DISTRIBUTION = /\/(debian|ubuntu)\b/;
+
 /** The machine's own lists of packages, as lists of their sources. */
 function oneLineSources(): string {
   const lines = listFiles(/\.list$/).flatMap((text) => text.split("\n"));
-  return lines.flatMap((line) => (/^deb /.test(line) ? [line.replace(/^deb /, "deb-src ")] : [])).join("\n");
+  const packages = lines.filter((line) => /^deb /.test(line) && DISTRIBUTION.test(line));
+  return `${packages.map((line) => line.replace(/^deb /, "deb-src ")).join("\n")}\n`;
 }
 
 function deb822Sources(): string {
-  const paragraphs = listFiles(/\.sources$/).flatMap((text) => text.split(/\n\s*\n/));
+  const all = listFiles(/\.sources$/).flatMap((text) => text.split(/\n\s*\n/));
+  const paragraphs = all.filter((text) => DISTRIBUTION.test(/^URIs:.*$/m.exec(text)?.[0] ?? ""));
   return paragraphs.map((text) => text.replace(/^Types:.*$/m, "Types: deb-src")).join("\n\n");
 }
 
