@@ -114,7 +114,8 @@ describe("the kernel side", { skip: clusterObstacle(), timeout: 400_000 }, () =>
 
     // A peer that nobody has heard of yet, a purge time, and what only a start can set.
     const more = config
-      .replace(filter, "nice: 5\npurge: { after: 7s }")
+      .replace(filter, "nice: 5")
+      .replace(/^purge:.*$/m, "purge: { after: 7s }")
       .replace(/peers: \{ (.*) \}/, "peers: { $1, n9: 192.0.2.9 }");
     writeFileSync(file, more);
     const report = "applied: purge.after peers.n9\nneeds a restart: nice\n";
