@@ -197,6 +197,21 @@ describe("statistics alone", { skip: obstacle(), timeout: 200_000 }, () => {
     assert.equal((await host.run(CONNTRACKD, "-C", both.file("here.conf"), "-s")).code, 1);
   });
 
+  it("beside Sync, which conntrackd refuses, it is one more log", async () => {
+    await using host = await ConntrackdHost.create(1);
+    const file = join(host.directory, "ended");
+    const lo = "TCP { IPv4_address 127.0.0.1\n IPv4_Destination_Address 127.0.0.1\n Port 3780\n Interface lo\n }";
+    const synced = host.conf().replace(/UDP \{[^}]*\}/, lo);
+    await host.configure(`${synced}Stats { LogFile ${file} }\n`);
+    assert.deepEqual(await host.conntrackd("-d"), QUIET);
+    await host.exec("conntrack", "-I", "-t", "300", ...FLOWS[1]!.split(" "));
+    await waitFor("the flow", WAIT_MS, async () => (await host.conntrackd("-i")).stdout.includes(" sport=1000 "));
+    await host.exec("conntrack", "-D", "-p", "udp", "--orig-port-dst", "53");
+    await waitFor("its line", WAIT_MS, () => readFileSync(file, "utf8").includes(" sport=1000 dport=53 "));
+    assert.match((await host.conntrackd("-s")).stdout, /^cache internal:\n/);
+    assert.deepEqual(await host.conntrackd("-k"), QUIET);
+  });
+
   it("syslog gets the lines too, and the filter applies", async () => {
     await using host = await ConntrackdHost.create(1);
     using syslog = host.syslog();
