@@ -81,8 +81,8 @@ served.sendall(b"220 ready\\r\\n"); client.recv(100)
 client.sendall(b"USER x\\r\\n"); served.recv(100); served.sendall(b"331 ok\\r\\n"); client.recv(100)
 client.sendall(b"PORT 10,3,3,1,11,184\\r\\n"); served.recv(100)
 time.sleep(6)`;
-const ARGS = ["-s", "-s ct", "-s expect", "-s network", "-s cache", "-s runtime", "-s link", "-s rsqueue", "-s queue", "-s process",
-  "-i", "-i ct", "-i expect", "-i -x", "-i expect -x", "-e", "-e ct", "-e expect", "-e -x", "-e expect -x"];
+const ARGS = ["-s", "-s expect", "-s network", "-s cache", "-s runtime", "-s link", "-s rsqueue", "-s queue", "-s process",
+  "-i", "-i expect", "-i -x", "-i expect -x", "-e", "-e expect", "-e -x", "-e expect -x"];
 const AFTER = ["-c", "-B", "-n", "-R", "-f", "-f internal", "-f external", "-t", "-F expect", "-s"];
 const clean = (text) => text.replaceAll(DIR, "DIR").replace(/^\[\w{3} \w{3} [ \d]\d [\d:]+ \d+\] \(pid=\d+\)/gm, "[TIME] (pid=PID)");
 const cases = [];
