@@ -26,7 +26,7 @@ import { whenStarted } from "./daemon/start-wait.js";
 import { NO_STREAM, noPast, statisticsHandlers } from "./daemon/statistics.js";
 import { type OwnBroker, openBroker, PublishedStream, readPast, watchStore } from "./daemon/streams.js";
 import { Systemd } from "./daemon/systemd.js";
-import { peersMax } from "./discovery/announcement.js";
+import { peersMax, streamsMax } from "./discovery/announcement.js";
 import { withDiscovered } from "./discovery/discovered-peers.js";
 import type { Discovery } from "./discovery/discovery.js";
 import { HybridClock } from "./flow/clock.js";
@@ -289,7 +289,8 @@ function nodeOptions({ config, formats }: Given, kernelSide: KernelSide, flowsMa
     node: config.node,
     silenceMsMax: config.peerTimeoutMs,
     formats,
-    externalFlowsMax: config.cacheLimit ?? flowsMax * Math.max(1, peersMax(config)),
+    // Peers may be added while the node runs.
+    externalFlowsMax: config.cacheLimit ?? flowsMax * streamsMax(config),
     peerFlowsMax: config.cacheLimit ?? flowsMax,
     filter: kernelSide.compileFilter(),
     helpers: kernelSide.helpers,

@@ -119,12 +119,6 @@ export class InternalCache {
     this.limit = limit;
   }
 
-  /** Sets other limits. Flows that are there stay. */
-  setLimits(flowsMax: number, limit = flowsMax): void {
-    this.table.flowsMax = flowsMax;
-    this.limit = limit;
-  }
-
   /** Number of living flows that are shown. */
   get size(): number {
     return this.table.size - this.#hidden;

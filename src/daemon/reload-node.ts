@@ -27,7 +27,9 @@ export function reloadNode(
   reload.onReload(["cache.limit"], async ({ cacheLimit }) => {
     // The limit of the kernel is read at the start only.
     if (cacheLimit === null) return ["cache.limit"];
-    limits.internal.setLimits(Math.max(limits.flowsMax, 2 * cacheLimit), cacheLimit);
+    const { internal, flowsMax } = limits;
+    internal.table.flowsMax = Math.max(flowsMax, 2 * cacheLimit);
+    internal.limit = cacheLimit;
     node.external.setLimit(cacheLimit);
     await node.replicator.resyncKernel();
     return [];
