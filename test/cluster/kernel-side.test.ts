@@ -127,7 +127,7 @@ describe("the kernel side", { skip: clusterObstacle(), timeout: 400_000 }, () =>
       ["n2", "n9"],
     );
     assert.match((await a.conntrail("purge")).stdout, /^purge in 7 s/);
-    writeFileSync(file, "nonsense: 1\n");
+    writeFileSync(file, `${more}nonsense: 1\n`);
     assert.equal((await a.conntrail("reload")).code, 2);
   });
 });
