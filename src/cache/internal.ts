@@ -111,7 +111,8 @@ export class InternalCache {
   /** Number of living flows that a flush hides. */
   #hidden = 0;
   #onPending: (() => void) | null = null;
-  #onMissed: ((slot: number) => void) | null = null;
+  /** Called with the slot of each flow whose end no event reported, before the row ends. */
+  onMissed: ((slot: number) => void) | null = null;
 
   /** `limit`: limit of living flows. `flowsMax` also counts those that have ended and are still pending. */
   constructor(flowsMax: number, limit = flowsMax) {
@@ -309,7 +310,8 @@ export class InternalCache {
         continue;
       }
       this.counters.sweptByDump++;
-      this.#missed(slot);
+      this.onMissed?.(slot);
+      this.#end(slot, undefined);
     }
     this.#sweepAt = end;
     if (end < this.table.slotsUsed) return false;
@@ -328,11 +330,6 @@ export class InternalCache {
   /** Calls `onPending` whenever a peer's message was applied and rows are pending. */
   listen(onPending: () => void): void {
     this.#onPending = onPending;
-  }
-
-  /** Calls `onMissed` with the slot of each own flow whose end no event reported, before the row ends. */
-  listenMissed(onMissed: (slot: number) => void): void {
-    this.#onMissed = onMissed;
   }
 
   /** A peer's message was applied, which may have made this node give flows up or claim them again. */
@@ -545,14 +542,9 @@ export class InternalCache {
   /** Another flow has taken this flow's tuple, so this one has ended. Returns -1, the new flow's slot so far. */
   #replace(slot: number): number {
     this.counters.replaced++;
-    this.#missed(slot);
-    return -1;
-  }
-
-  /** The flow has ended, and no event reported it. */
-  #missed(slot: number): void {
-    if (this.#onMissed !== null && this.isShown(slot) && !this.isSuperseded(slot)) this.#onMissed(slot);
+    this.onMissed?.(slot);
     this.#end(slot, undefined);
+    return -1;
   }
 
   #end(slot: number, ending: FlowEnd | undefined): void {

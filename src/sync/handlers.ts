@@ -54,7 +54,7 @@ export function createHandlers(
     stats: () => reports.stats(),
     dump: (table, sink, signal, replicated = false) => {
       if (table === "kernel" && replicated) {
-        return dumpKernel(kernel, sink, signal, (words) => replicator.keeps(words, 0));
+        return dumpKernel(kernel, sink, signal, (words) => replicator.filter(words, 0));
       }
       if (table === "kernel") return dumpKernel(kernel, sink, signal, null);
       if (table === "external") return dumpTable(external.table, () => true, sink, signal);

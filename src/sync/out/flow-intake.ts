@@ -51,7 +51,7 @@ export class FlowIntake {
     this.#commitEnds = options.commitEnds;
     this.#injection = options.injection;
     this.#ended = options.ended;
-    if (this.#ended !== null) this.#internal.listenMissed((slot) => this.#missed(slot));
+    if (this.#ended !== null) this.#internal.onMissed = (slot) => this.#missed(slot);
     this.keeps = options.keeps;
     this.#clock = options.clock;
     this.readClock();
@@ -125,6 +125,7 @@ export class FlowIntake {
 
   #missed(slot: number): void {
     const { table } = this.#internal;
+    if (!this.#internal.isShown(slot) || this.#internal.isSuperseded(slot)) return;
     this.#ended?.missed(table.slab(slot), table.base(slot), table.rare.get(slot) ?? null);
   }
 

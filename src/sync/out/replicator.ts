@@ -257,9 +257,6 @@ export class Replicator implements EventSink {
     return this.#resync.isUnread;
   }
 
-  /** True for a flow that is replicated. */
-  keeps(words: Uint32Array, base: number): boolean {
-    return this.#flows.keeps(words, base);
   /** Which flows are replicated. */
   get filter(): FlowPredicate {
     return this.#flows.keeps;
