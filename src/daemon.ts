@@ -18,12 +18,11 @@ import { KernelSide, machineAddresses } from "./daemon/kernel-side.js";
 import { LinkKeys } from "./daemon/link-keys.js";
 import { openMetrics } from "./daemon/metrics.js";
 import { configuredPeers, createDiscovery, reloadPeers, startDiscovery, watchCopies } from "./daemon/peers.js";
+import { openRehearsal } from "./daemon/rehearsal.js";
 import type { Reload } from "./daemon/reload.js";
 import { reloadNode } from "./daemon/reload-node.js";
-import { configuredPeers, createDiscovery, startDiscovery, watchCopies } from "./daemon/peers.js";
-import { openRehearsal } from "./daemon/rehearsal.js";
 import { whenStarted } from "./daemon/start-wait.js";
-import { NO_STREAM, noPast, statisticsHandlers } from "./daemon/statistics.js";
+import { NO_REHEARSAL, NO_STREAM, noPast, statisticsHandlers } from "./daemon/statistics.js";
 import { type OwnBroker, openBroker, PublishedStream, readPast, watchStore } from "./daemon/streams.js";
 import { Systemd } from "./daemon/systemd.js";
 import { peersMax, streamsMax } from "./discovery/announcement.js";
@@ -259,7 +258,7 @@ async function startStatistics(given: Given): Promise<void> {
       ...endedCounters(ended),
     }),
   });
-  await footing.answerWith(statisticsHandlers(createHandlers(node, reports)), reports);
+  await footing.answerWith(statisticsHandlers(createHandlers(node, reports, NO_REHEARSAL)), reports);
   reloadNode(given, node, kernelSide, { internal, flowsMax });
   ready(footing, { flows: internal.table.size });
 }

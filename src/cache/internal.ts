@@ -40,6 +40,7 @@ import {
   SUPERSEDE,
 } from "../ownership/state.js";
 import { DumpGeneration, PART_ANY, PART_MARK, PART_STATE } from "./dump-generation.js";
+import type { InternalCounters } from "./internal-counters.js";
 import { InternalExpectations } from "./internal-expectations.js";
 import { PendingSlots } from "./pending-slots.js";
 import { Roomless } from "./roomless.js";
@@ -61,21 +62,6 @@ const STATE_MASK = ((1 << STATE_BITS) - 1) << STATE_SHIFT;
 const ROW_QUEUED = 0x20_0000;
 /** The cache was flushed: the row is hidden until an event or a dump reports the flow again. */
 const ROW_HIDDEN = 0x100_0000;
-
-/** The counters of an internal cache; the group `internal` of `stats`. */
-export interface InternalCounters {
-  created: number;
-  createFailedFull: number;
-  updated: number;
-  destroyed: number;
-  destroyUnknown: number;
-  /** Destroys that came after a newer flow had taken the tuple. */
-  destroyStale: number;
-  /** New flows that met the row of one whose end was never reported. */
-  replaced: number;
-  /** Rows that a dump no longer found. */
-  sweptByDump: number;
-}
 
 /**
  * This node's view of its kernel's table, kept by events and dumps, and the list of pending rows. All changes of one

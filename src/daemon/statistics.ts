@@ -23,11 +23,15 @@ export const NO_STREAM = {
   streams: async () => [],
 };
 
+async function refuse(): Promise<never> {
+  throw new ConntrailError("CONTROL", "this node only keeps statistics (mode stats): it has no peers");
+}
+
+/** There is nothing that such a node could take over. */
+export const NO_REHEARSAL = { run: refuse };
+
 /** The handlers of such a node: of a node's own, those that concern no peer. */
 export function statisticsHandlers(handlers: NodeHandlers): NodeHandlers {
-  const refuse = async (): Promise<never> => {
-    throw new ConntrailError("CONTROL", "this node only keeps statistics (mode stats): it has no peers");
-  };
   return {
     ...handlers,
     dump: (table, ...rest) => (table === "external" ? refuse() : handlers.dump(table, ...rest)),
