@@ -8,20 +8,25 @@ import { ExternalCache } from "./cache/external.js";
 import { InternalCache } from "./cache/internal.js";
 import type { Config } from "./config/config.js";
 import { HookTrace } from "./control/hook-trace.js";
+import type { ReloadReport } from "./control/protocol.js";
 import { type ControlHandlers, type ControlServer, type NodeHandlers, serveControl } from "./control/server.js";
 import { checkKernel, enableEvents, type KernelState } from "./ctnetlink/sysctl.js";
 import { type ArchiveSupervisor, openArchive } from "./daemon/archive.js";
+import { EndedLog } from "./daemon/ended-log.js";
 import { earlierRoles, Hooks, readTrace } from "./daemon/hooks.js";
 import { KeepalivedLink } from "./daemon/keepalived.js";
 import { KernelSide, machineAddresses } from "./daemon/kernel-side.js";
 import { LinkKeys } from "./daemon/link-keys.js";
 import { metricsPages, openMetrics } from "./daemon/metrics.js";
-import { configuredPeers, createDiscovery, startDiscovery, watchCopies } from "./daemon/peers.js";
+import { configuredPeers, createDiscovery, reloadPeers, startDiscovery, watchCopies } from "./daemon/peers.js";
 import { openRehearsal } from "./daemon/rehearsal.js";
+import type { Reload } from "./daemon/reload.js";
+import { reloadNode } from "./daemon/reload-node.js";
 import { whenStarted } from "./daemon/start-wait.js";
+import { NO_REHEARSAL, NO_STREAM, noPast, statisticsHandlers } from "./daemon/statistics.js";
 import { type OwnBroker, openBroker, PublishedStream, readPast, watchStore } from "./daemon/streams.js";
 import { Systemd, statusLine } from "./daemon/systemd.js";
-import { peersMax } from "./discovery/announcement.js";
+import { peersMax, streamsMax } from "./discovery/announcement.js";
 import { withDiscovered } from "./discovery/discovered-peers.js";
 import type { Discovery } from "./discovery/discovery.js";
 import { HybridClock } from "./flow/clock.js";
@@ -41,8 +46,10 @@ export interface DaemonControls {
   readonly version: string;
   /** Aborted at SIGTERM or SIGINT: end cleanly. */
   readonly signal: AbortSignal;
-  /** Calls `callback` with the current configuration after each SIGHUP, if the file is valid. */
-  onReload(callback: (config: Config) => void | Promise<void>): void;
+  /** The parts that apply a changed configuration while they run. */
+  readonly reload: Pick<Reload, "onReload">;
+  /** Reads the configuration again, as SIGHUP does. Throws ConntrailError CONFIG when the file cannot be used. */
+  reloadNow(): Promise<ReloadReport>;
   /** The control socket asks the daemon to end, as SIGTERM does. */
   stop(): void;
   /** Called once the node works. */
@@ -69,7 +76,8 @@ interface Given {
 }
 
 /** A node whose control socket is open: no other daemon of its configuration runs. */
-interface Locked extends Given {
+interface Footing extends Given {
+  readonly hybridClock: HybridClock;
   readonly keys: LinkKeys;
   readonly control: ControlServer;
   /** Null: no service manager listens. */
@@ -78,9 +86,8 @@ interface Locked extends Given {
   answerWith(handlers: NodeHandlers, reports: Reports): Promise<void>;
 }
 
-/** The parts that every kind of node needs. */
-interface Ground extends Locked {
-  readonly hybridClock: HybridClock;
+/** The parts of a node that has a broker. */
+interface Ground extends Footing {
   readonly broker: OwnBroker;
 }
 
@@ -101,6 +108,7 @@ export async function runDaemon(
     const known = await withDiscovered(config, log);
     const given = { config: known, formats, log, controls, stopping: stopping.signal, down };
     if (known.mode === "observer") await startObserver(await layGround(await openControl(given)));
+    else if (known.mode === "stats") await startStatistics(given);
     else await startNode(given);
     if (!controls.signal.aborted) await once(controls.signal, "abort");
   } finally {
@@ -109,46 +117,49 @@ export async function runDaemon(
   }
 }
 
-/** Opens the control socket. */
-async function openControl(given: Given): Promise<Locked> {
+/** Opens the broker and the connection to it. */
+async function layGround(footing: Footing): Promise<Ground> {
+  const { config, keys, log, down } = footing;
+  return { ...footing, broker: await openBroker(config, keys, log, down) };
+}
+
+/** Opens the control socket. Requests wait until the node answers. */
+async function openControl(given: Given): Promise<Footing> {
   const { config, log, controls, stopping, down } = given;
   const keys = new LinkKeys(config, log, systemClock);
   down.push(() => keys.close());
   const systemd = Systemd.open(process.env, log);
   down.push(() => systemd?.close());
   controls.signal.addEventListener("abort", () => systemd?.stopping(), { once: true });
-  systemd?.starting("starting: the broker, then this node's and its peers' streams");
+  const parts = config.mode === "stats" ? "the kernel's table" : "the broker, then this node's and its peers' streams";
+  systemd?.starting(`starting: ${parts}`);
   // The control socket comes first. It is the lock that keeps a second daemon away from this one's broker and store.
   let handlers: NodeHandlers | null = null;
   const stands = new AbortController();
   const begun = AbortSignal.any([stands.signal, stopping]);
   const waiting = whenStarted(() => handlers, begun, stopping);
   const rekey = async () => ({ keys: await keys.reload() });
-  const answering = { ...waiting, rekey, stop: () => controls.stop() } satisfies ControlHandlers;
+  const reload = () => controls.reloadNow();
+  const answering = { ...waiting, rekey, reload, stop: () => controls.stop() } satisfies ControlHandlers;
   const control = await serveControl(config.control, answering, { logger: log });
   down.push(() => control.close());
+  const hybridClock = new HybridClock(systemClock);
   const answerWith = async (started: NodeHandlers, reports: Reports): Promise<void> => {
     handlers = started;
     stands.abort();
     if (config.metrics === null) return;
     await openMetrics(config.metrics, metricsPages(reports, config, controls.version), log, down);
   };
-  controls.onReload(async () => {
+  controls.reload.onReload([], async () => {
     await keys.reload();
+    return [];
   });
-  return { ...given, keys, control, systemd, answerWith };
-}
-
-/** Opens the broker and the connection to it. */
-async function layGround(locked: Locked): Promise<Ground> {
-  const { config, keys, log, down } = locked;
-  const broker = await openBroker(config, keys, log, down);
-  return { ...locked, hybridClock: new HybridClock(systemClock), broker };
+  return { ...given, keys, hybridClock, control, systemd, answerWith };
 }
 
 /** Starts a firewall: it publishes its kernel's flows and follows its peers' streams. */
 async function startNode(given: Given): Promise<void> {
-  const { config, formats, log, controls, stopping, down } = given;
+  const { config, formats, log, stopping, down } = given;
   const polls = config.netlink.pollMs !== null;
   const kernelState = readyKernel(polls, log);
   const locked = await openControl(given);
@@ -167,7 +178,8 @@ async function startNode(given: Given): Promise<void> {
   const peers = configuredPeers(ground);
   const earlier = earlierRoles(remembered, past);
   const { kernel, events, injects } = kernelSide;
-  const sides = { kernel, events, injects, past, earlier, ownStream, peers, addresses: machineAddresses };
+  const ended = openEndedLog(given);
+  const sides = { kernel, events, injects, ended, past, earlier, ownStream, peers, addresses: machineAddresses };
   const ports = { ...sides, clock, passTurn, log };
   const node = new FirewallNode({ ...ports, signal: stopping }, nodeOptions(given, kernelSide, flowsMax));
   kernelSide.reportFilter();
@@ -179,6 +191,7 @@ async function startNode(given: Given): Promise<void> {
   const archive = openArchive(config, log, down);
   const reports = new Reports({
     ...reportSources(ground, node.peers, node.external),
+    ...brokerSources(broker),
     internal: () => internal.size,
     role: () => node.roles.role,
     epoch: past.epoch,
@@ -198,6 +211,7 @@ async function startNode(given: Given): Promise<void> {
       ...nodeCounters(node, { events: kernelSide.eventCounters, publisher: ownStream.sink.counters }),
       ...besides(discovery, archive),
       ...(keepalived.counters === null ? {} : { keepalived: keepalived.counters }),
+      ...endedCounters(ended),
     }),
   });
   const handlers = createHandlers(node, reports, openRehearsal(ground, node, polls));
@@ -213,12 +227,73 @@ async function startNode(given: Given): Promise<void> {
   hooks.open();
   down.push(() => hooks.close());
   keepalived.open(node, hooks, down);
-  controls.onReload(async (next) => {
-    node.replicator.setFilter(kernelSide.setFilter(next.filter));
-    await node.replicator.resyncKernel();
-  });
+  reloadNode(given, node, kernelSide, { internal, flowsMax });
+  reloadPeers(ground, node.peers);
   startDiscovery(discovery, down);
   ready(ground, reports, { epoch: past.epoch, flows: internal.table.size, external: node.external.table.size });
+}
+
+/** Starts a node in mode `stats`: its own kernel, and the log of flows that have ended. */
+async function startStatistics(given: Given): Promise<void> {
+  const { config, log, stopping, down } = given;
+  const polls = config.netlink.pollMs !== null;
+  const kernelState = readyKernel(polls, log);
+  const footing = await openControl(given);
+  const clock = systemClock;
+  const flowsMax = (config.cacheLimit ?? kernelState.max) * FLOWS_MAX_FACTOR;
+  const internal = new InternalCache(flowsMax, config.cacheLimit ?? flowsMax);
+  const kernelSide = await KernelSide.open(config, log, down);
+  const epoch = clock.wallMs();
+  const past = noPast(internal, footing.hybridClock, epoch);
+  const ended = openEndedLog(given);
+  const { kernel, events } = kernelSide;
+  const alone = {
+    injects: null,
+    earlier: { groups: new Map(), table: "unknown" },
+    ownStream: null,
+    peers: [],
+  } as const;
+  const sides = { kernel, events, ended, past, ...alone, addresses: machineAddresses };
+  const node = new FirewallNode(
+    { ...sides, clock, passTurn, log, signal: stopping },
+    nodeOptions(given, kernelSide, 1),
+  );
+  kernelSide.reportFilter();
+  down.push(() => node.stop());
+  await node.start();
+  const reports = new Reports({
+    ...reportSources(footing, node.peers, node.external),
+    ...NO_STREAM,
+    internal: () => internal.size,
+    role: () => "unknown",
+    epoch,
+    kernelState: () => checkKernel(polls),
+    own: () => ({ trouble: null, unpublished: 0, unread: node.replicator.isUnread, groups: {} }),
+    groups: () => ({
+      ...nodeCounters(node, { events: kernelSide.eventCounters, publisher: {} }),
+      ...endedCounters(ended),
+    }),
+  });
+  await footing.answerWith(statisticsHandlers(createHandlers(node, reports, NO_REHEARSAL)), reports);
+  reloadNode(given, node, kernelSide, { internal, flowsMax });
+  ready(footing, reports, { flows: internal.table.size });
+}
+
+/** Null where ended flows are not logged. */
+function openEndedLog({ config, controls, down }: Given): EndedLog | null {
+  if (config.stats === null) return null;
+  const ended = new EndedLog(config.stats, () => systemClock.wallMs());
+  down.push(() => ended.close());
+  // logrotate's signal, too.
+  controls.reload.onReload([], () => {
+    ended.reopen();
+    return [];
+  });
+  return ended;
+}
+
+function endedCounters(ended: EndedLog | null) {
+  return ended === null ? {} : { ended: { ...ended.counters } };
 }
 
 /** `flowsMax`: limit of the flows of one node, where the configuration has none for all of them. */
@@ -229,7 +304,8 @@ function nodeOptions({ config, formats }: Given, kernelSide: KernelSide, flowsMa
     node: config.node,
     silenceMsMax: config.peerTimeoutMs,
     formats,
-    externalFlowsMax: config.cacheLimit ?? flowsMax * Math.max(1, peersMax(config)),
+    // Peers may be added while the node runs.
+    externalFlowsMax: config.cacheLimit ?? flowsMax * streamsMax(config),
     peerFlowsMax: config.cacheLimit ?? flowsMax,
     filter: kernelSide.compileFilter(),
     helpers: kernelSide.helpers,
@@ -258,6 +334,7 @@ async function startObserver(ground: Ground): Promise<void> {
   const archive = openArchive(config, ground.log, down);
   const reports = new Reports({
     ...reportSources(ground, peers, external),
+    ...brokerSources(broker),
     internal: () => 0,
     role: () => "unknown",
     epoch: 0,
@@ -273,20 +350,22 @@ async function startObserver(ground: Ground): Promise<void> {
   ready(ground, reports, { external: external.table.size });
 }
 
-function reportSources(ground: Ground, peers: Peers, external: ExternalCache) {
-  const { config, broker, control, keys } = ground;
+function reportSources(footing: Footing, peers: Peers, external: ExternalCache) {
+  const { config, control, keys } = footing;
   return {
     node: config.node,
     cluster: config.cluster,
     external,
     peers,
-    broker: () => broker.status(),
-    streams: () => keptStreams(broker.connection),
     control: () => ({ ...control.counters }),
     keys: () => keys.status,
     keysWarnings: () => keys.warnings,
     clock: systemClock,
   };
+}
+
+function brokerSources(broker: OwnBroker) {
+  return { broker: () => broker.status(), streams: () => keptStreams(broker.connection) };
 }
 
 /** The counters of optional parts that any kind of node may have. */
@@ -307,8 +386,8 @@ function readyKernel(polls: boolean, log: Logger): KernelState {
 }
 
 /** Reports that the node works: in the log, to systemd, and to the process that runs the daemon. */
-function ready(ground: Ground, reports: Reports, fields: Record<string, number>): void {
-  ground.log.info(fields, "ready");
-  ground.systemd?.ready(() => statusLine(reports.ownStatus()));
-  ground.controls.ready?.();
+function ready({ log, systemd, controls }: Footing, reports: Reports, fields: Record<string, number>): void {
+  log.info(fields, "ready");
+  systemd?.ready(() => statusLine(reports.ownStatus()));
+  controls.ready?.();
 }

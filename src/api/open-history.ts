@@ -49,7 +49,11 @@ export function openHistory<T>(
 export async function openStreams<T>(configPath: string, use: (ground: HistoryGround) => Promise<T>): Promise<T> {
   v8.setFlagsFromString(HEAP_GROWTH);
   const config = loadAnyConfig(configPath);
-  const { tls, node } = config;
+  const { tls, node, mode } = config;
+  if (mode === "stats") {
+    const why = "a node in mode stats has no stream: stats.file has what ended; mode cache works without peers, too";
+    throw new ConntrailError("CONFIG", `${config.path}: mode: ${why}`);
+  }
   const log = pino({ level: "silent" });
   const connection = connectBroker({
     servers: ownServers(config),

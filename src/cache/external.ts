@@ -96,7 +96,7 @@ export class ExternalCache {
     sweptBySnapshot: 0,
   };
   #table: FlowTable;
-  readonly #ownerFlowsMax: number;
+  #ownerFlowsMax: number;
   readonly #origins: Origin[] = [];
   readonly #slotsAhead = new Int32Array(ROWS_AHEAD);
   readonly #hashesAhead = new Int32Array(ROWS_AHEAD);
@@ -112,6 +112,12 @@ export class ExternalCache {
   /** Reports every later change of a row to `listener`; null: to nobody. There is only one listener at a time. */
   listen(listener: ExternalListener | null): void {
     this.#listener = listener;
+  }
+
+  /** Sets another limit of flows, for all peers together. Those that are there stay. */
+  setLimit(flowsMax: number): void {
+    this.#table.flowsMax = flowsMax;
+    this.#ownerFlowsMax = flowsMax;
   }
 
   /** A flush of all rows replaces it by another table. */

@@ -40,6 +40,7 @@ import {
   SUPERSEDE,
 } from "../ownership/state.js";
 import { DumpGeneration, PART_ANY, PART_MARK, PART_STATE } from "./dump-generation.js";
+import type { InternalCounters } from "./internal-counters.js";
 import { InternalExpectations } from "./internal-expectations.js";
 import { PendingSlots } from "./pending-slots.js";
 import { Roomless } from "./roomless.js";
@@ -62,21 +63,6 @@ const ROW_QUEUED = 0x20_0000;
 /** The cache was flushed: the row is hidden until an event or a dump reports the flow again. */
 const ROW_HIDDEN = 0x100_0000;
 
-/** The counters of an internal cache; the group `internal` of `stats`. */
-export interface InternalCounters {
-  created: number;
-  createFailedFull: number;
-  updated: number;
-  destroyed: number;
-  destroyUnknown: number;
-  /** Destroys that came after a newer flow had taken the tuple. */
-  destroyStale: number;
-  /** New flows that met the row of one whose end was never reported. */
-  replaced: number;
-  /** Rows that a dump no longer found. */
-  sweptByDump: number;
-}
-
 /**
  * This node's view of its kernel's table, kept by events and dumps, and the list of pending rows. All changes of one
  * flow between two publications are one row. Pure state: no I/O, no timers, and the caller supplies the time.
@@ -97,7 +83,7 @@ export class InternalCache {
   };
   /** Times that a peer's row was older than the claim to a flow here and was answered (`claimAgain`). */
   reasserted = 0;
-  readonly limit: number;
+  limit: number;
   readonly #pending = new PendingSlots();
   readonly #endings = new Map<number, FlowEnd>();
   /** The newest claim to each row that is to be published as moved. */
@@ -111,6 +97,8 @@ export class InternalCache {
   /** Number of living flows that a flush hides. */
   #hidden = 0;
   #onPending: (() => void) | null = null;
+  /** Called with the slot of each flow whose end no event reported, before the row ends. */
+  onMissed: ((slot: number) => void) | null = null;
 
   /** `limit`: limit of living flows. `flowsMax` also counts those that have ended and are still pending. */
   constructor(flowsMax: number, limit = flowsMax) {
@@ -308,6 +296,7 @@ export class InternalCache {
         continue;
       }
       this.counters.sweptByDump++;
+      this.onMissed?.(slot);
       this.#end(slot, undefined);
     }
     this.#sweepAt = end;
@@ -539,6 +528,7 @@ export class InternalCache {
   /** Another flow has taken this flow's tuple, so this one has ended. Returns -1, the new flow's slot so far. */
   #replace(slot: number): number {
     this.counters.replaced++;
+    this.onMissed?.(slot);
     this.#end(slot, undefined);
     return -1;
   }

@@ -6,10 +6,11 @@ import { runInForeground } from "./command/run-daemon.js";
 export function register(program: Command, context: CommandContext): void {
   program
     .command("daemon")
-    .description("run in the foreground; SIGTERM ends it, SIGHUP reloads filters and log level")
+    .description("run in the foreground; SIGTERM ends it, SIGHUP reads the configuration again")
     .action(() =>
       runInForeground({
         configPath: context.configPath,
+        program: { name: "conntrail", words: ["daemon", "-c"] },
         ready: () => {},
         failed: (text) => context.terminal.complain(text),
       }),

@@ -43,10 +43,11 @@ async function importFile(path: string, options: ImportOptions, context: Command
   const conf = await readConf(path, context);
   if (conf === undefined) return;
   const { yaml: open, remarks } = translate(conf);
-  const yaml = out !== undefined && options.keys ? withKeysLine(open, out) : open;
+  const isKeyed = out !== undefined && options.keys && conf.shape.mode !== "stats";
+  const yaml = isKeyed ? withKeysLine(open, out) : open;
   const bundle = options.bundle === undefined ? null : readBundle(options.bundle);
   if (out !== undefined) writeNewFile(out, yaml, force === true);
-  const bundles = out !== undefined && options.keys ? makeKeys(parseConfig(yaml, out), bundle, options) : [];
+  const bundles = isKeyed ? makeKeys(parseConfig(yaml, out), bundle, options) : [];
   if (context.json) {
     await terminal.json({ path, out: out ?? null, yaml, directives: remarks, bundles });
     return;

@@ -27,6 +27,8 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   sql: () => import("./history/sql.js"),
   init: () => import("./init.js"),
   import: () => import("./import.js"),
+  check: () => import("./check.js"),
+  reload: () => import("./reload.js"),
   keys: () => import("./keys.js"),
   demo: () => import("./demo-command.js"),
 };

@@ -16,7 +16,9 @@ export function register(program: Command, context: CommandContext): void {
     .action(async (options: { format: "text" | "json" | "conntrackd" }) => {
       const report = await context.ask("stats", {});
       if (options.format === "json") return context.terminal.json(report);
-      await context.print(report, options.format === "conntrackd" ? formatConntrackdStats : formatStats);
+      if (options.format === "text") return context.print(report, formatStats);
+      const status = await context.ask("status", {});
+      await context.print(report, (stats) => formatConntrackdStats(stats, status));
     });
 }
 

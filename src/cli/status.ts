@@ -25,6 +25,7 @@ export function register(program: Command, context: CommandContext): void {
 
 /** The report as text. */
 export function formatStatus(report: StatusReport): string {
+  if (report.broker.mode === "none") return formatAlone(report);
   const { kernel, broker, publisher } = report;
   const restarts = broker.restarts === 0 ? "" : `, restarted ${broker.restarts} times`;
   const server = `${broker.url}${broker.version === null ? "" : ` (nats-server ${broker.version})`}`;
@@ -44,6 +45,17 @@ export function formatStatus(report: StatusReport): string {
   const peers =
     report.peers.length === 0 ? "no peers\n" : `\n${formatColumns([heading, ...report.peers.map(peerRow)])}`;
   return `${head}${reasonsText(report)}${hooksText(report.hooks)}${peers}${streamsText(report.streams)}${archiveText(report.archive)}`;
+}
+
+/** Mode `stats`: a node without a stream, and without anybody who could be in sync. */
+function formatAlone(report: StatusReport): string {
+  const { kernel, internal } = report;
+  const head = formatColumns([
+    ["node", "statistics alone"],
+    ["kernel", `${kernel.entries} of ${kernel.max} entries`],
+    ["internal", `${internal.flows} flows`],
+  ]);
+  return `${head}${reasonsText(report)}`;
 }
 
 /** The role; with several sync groups, the role of each as well. */

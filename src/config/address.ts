@@ -27,6 +27,28 @@ export function hostAddress(value: unknown): string | undefined {
   return first === 0 || first >= 224 ? undefined : address;
 }
 
+/** fe80::/10, which means nothing without its interface. */
+const LINK_LOCAL = /^fe[89ab]/;
+
+/** The interface of a link-local address: `fe80::1%eth2`. */
+const SCOPE = /^([^%]+)%([^\s%/\]]{1,15})$/;
+
+/**
+ * The address of a node on the dedicated link: that of a single host, if it is link-local with its interface; undefined
+ * for anything else.
+ */
+export function nodeAddress(value: unknown): string | undefined {
+  const [, text, scope] = typeof value === "string" ? (SCOPE.exec(value) ?? []) : [];
+  const address = hostAddress(text ?? value);
+  if (address === undefined || LINK_LOCAL.test(address) !== (scope !== undefined)) return undefined;
+  return scope === undefined ? address : `${address}%${scope}`;
+}
+
+/** True for a link-local address, with an interface or without. */
+export function isLinkLocal(address: string): boolean {
+  return LINK_LOCAL.test(address);
+}
+
 /** The address of a multicast group; undefined for anything else. */
 export function multicastGroup(value: unknown): string | undefined {
   const address = canonicalAddress(value);

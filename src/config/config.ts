@@ -2,10 +2,10 @@ import assert from "node:assert/strict";
 import { isIPv6 } from "node:net";
 import { dirname, resolve } from "node:path";
 import { ConntrailError } from "../errors.js";
-import type { Endpoint } from "./address.js";
+import { type Endpoint, isLinkLocal } from "./address.js";
 import { readConfigText } from "./config-text.js";
 import { type ConfigProblem, type KeyPath, problemsOf, refusal, SourceFile } from "./problem.js";
-import { type FileContent, fileSchema, type Login, NO_KEYS } from "./schema.js";
+import { type FileContent, fileSchema, type Login, NO_KEYS, withNames } from "./schema.js";
 
 /** A node's configuration: every key of the file, checked, with defaults and resolved units. */
 export interface Config {
@@ -21,9 +21,9 @@ export interface Config {
   readonly peers: readonly PeerConfig[];
   /**
    * `cache`: peers' flows wait for a commit. `inject`: they go straight into the kernel. `observer`: no kernel side at
-   * all, only the streams of all peers are followed and kept.
+   * all, only the streams of all peers are followed and kept. `stats`: a kernel side alone, without peers and broker.
    */
-  readonly mode: "cache" | "inject" | "observer";
+  readonly mode: "cache" | "inject" | "observer" | "stats";
   readonly broker: BrokerConfig;
   /** Absolute path of the control socket. */
   readonly control: string;
@@ -57,6 +57,8 @@ export interface Config {
   /** `tls: false` is in the file: whoever reaches the broker's port may do everything, and somebody has written that. */
   readonly isOpen: boolean;
   readonly keepalived: KeepalivedConfig;
+  /** The log of ended flows, as conntrackd's Stats block has it; null: none. */
+  readonly stats: StatsConfig | null;
   /** Where metrics are served; null: nowhere. */
   readonly metrics: Endpoint | null;
   readonly logLevel: "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";
@@ -93,6 +95,14 @@ export interface ArchiveConfig {
   readonly directory: string;
   /** Older days are removed as a whole. */
   readonly maxAgeSeconds: number;
+}
+
+/** The log of ended flows. */
+export interface StatsConfig {
+  /** Absolute path of a file; null: none. */
+  readonly file: string | null;
+  /** Facility of syslog; null: none. */
+  readonly syslog: string | null;
 }
 
 /** Another node of the cluster. */
@@ -165,6 +175,13 @@ export interface TlsConfig {
   readonly nodes: string | null;
 }
 
+/** The keys that have no meaning in mode `stats`. */
+const NEEDS_PEERS = [
+  ...["peers", "broker", "publish", "peer_timeout", "commit", "purge"],
+  ...["expectations", "discover", "archive", "tls"],
+];
+const ALONE = "a node in mode stats has no peers and no broker (mode cache works without peers, too)";
+
 /** Either a usable configuration, or all its problems in the order of the file. */
 export type ConfigCheck =
   | { readonly ok: true; readonly config: Config }
@@ -193,7 +210,7 @@ export function parseConfig(text: string, path: string): Config {
 export function checkConfig(text: string, path: string): ConfigCheck {
   const file = new SourceFile(text);
   if (file.problems.length > 0) return { ok: false, problems: file.problems };
-  const parsed = fileSchema.safeParse(file.value ?? {});
+  const parsed = fileSchema.safeParse(withNames(file.value));
   if (!parsed.success) return { ok: false, problems: problemsOf(parsed.error, file) };
   const problems = crossProblems(parsed.data, file);
   return problems.length > 0 ? { ok: false, problems } : { ok: true, config: toConfig(parsed.data, path) };
@@ -245,6 +262,12 @@ function crossProblems(content: FileContent, file: SourceFile): ConfigProblem[] 
   if (content.discover !== undefined && mode === "shared") {
     report(["discover"], "found beside broker.mode shared, allowed is to list the peers");
   }
+  if (content.discover !== undefined && isLinkLocal(content.listen)) {
+    report(
+      ["discover"],
+      "found beside a link-local listen, allowed is another address: nobody else could follow this node",
+    );
+  }
   if (content.discover !== undefined && isIPv6(content.discover.group) !== isIPv6(content.listen)) {
     report(["discover", "group"], refusal(content.discover.group, "a group of the same address family as listen"));
   }
@@ -254,6 +277,14 @@ function crossProblems(content: FileContent, file: SourceFile): ConfigProblem[] 
   const { fifo, groups = [] } = content.keepalived ?? {};
   if (groups.length > 0 && fifo === undefined) {
     report(["keepalived", "groups"], "found without keepalived.fifo, allowed is both");
+  }
+  if (content.mode === "stats") {
+    for (const key of NEEDS_PEERS) {
+      if (file.has(key)) report([key], `found beside mode stats, allowed is another mode: ${ALONE}`);
+    }
+  }
+  if (content.mode === "observer" && content.stats !== undefined) {
+    report(["stats"], "found beside mode observer, allowed is another mode: an observer has no kernel side");
   }
   if (content.netlink.buffer_max < content.netlink.buffer) {
     report(["netlink", "buffer_max"], `found less than netlink.buffer, allowed is at least ${content.netlink.buffer}B`);
@@ -316,6 +347,7 @@ function toConfig(content: FileContent, path: string): Config {
       groups: keepalived?.groups?.length ? [...new Set(keepalived.groups)] : null,
       trackFile: keepalived?.track_file ?? null,
     },
+    stats: content.stats === undefined ? null : { file: content.stats.file ?? null, syslog: content.stats.syslog },
     metrics: content.metrics?.listen ?? null,
     logLevel: content.log.level,
     logFormat: content.log.format,

@@ -49,6 +49,11 @@ export class SourceFile {
     this.problems = problems;
   }
 
+  /** True when the file has this key at its top. */
+  has(key: string): boolean {
+    return this.value !== null && typeof this.value === "object" && key in this.value;
+  }
+
   /** The line of the key at `path`; if it is missing, that of the nearest map around it. */
   lineOf(path: KeyPath): number {
     let node: unknown = this.#document.contents;

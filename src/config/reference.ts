@@ -32,13 +32,19 @@ export const REFERENCE: readonly ReferenceGroup[] = [
     entries: [
       entry("cluster", null, "Name of the cluster, the same on all nodes.", "required"),
       entry("node", null, "Name of this node.", "required"),
-      entry("listen", null, "This node's address on the dedicated link.", "required"),
+      entry(
+        "listen",
+        null,
+        "This node's address on the dedicated link; a link-local one with its interface: `fe80::1%eth2`.",
+        "required",
+      ),
       entry("peers", "{}", "The other nodes and their addresses: `{ fw2: 10.77.0.2 }`."),
       entry(
         "mode",
         "cache",
         "`cache`: peers' flows wait in the external cache for a commit. `inject`: they go into the kernel at once. " +
-          "`observer`: no kernel side, only the streams are kept.",
+          "`observer`: no kernel side, only the streams are kept. `stats`: no peers and no broker, only a log of ended " +
+          "flows.",
       ),
       entry(
         "peer_timeout",
@@ -192,6 +198,13 @@ export const REFERENCE: readonly ReferenceGroup[] = [
     entries: [
       entry("archive.dir", "/var/lib/conntrail/archive", "Where Parquet files of ended connections are kept."),
       entry("archive.max_age", "365d", "How long. Without `archive` in the file nothing is archived."),
+    ],
+  },
+  {
+    title: "Log of ended flows",
+    entries: [
+      entry("stats.file", null, "A file with a line for each flow that has ended, in conntrackd's form.", "none"),
+      entry("stats.syslog", "false", "`true` or a facility: the same lines go to syslog, under conntrackd's name."),
     ],
   },
   {

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { isHelperName } from "../flow/expectation.js";
 import { IPPROTO_TCP, PROTOCOL_NAMES, protocolNumber, stateNumber, TCP_STATES } from "../flow/protocol.js";
-import { canonicalNetwork, hostAddress, multicastGroup, parseEndpoint, parseServer } from "./address.js";
+import { canonicalNetwork, multicastGroup, nodeAddress, parseEndpoint, parseServer } from "./address.js";
 import { CONTROL_BYTES_MAX, DEFAULT_CONTROL } from "./config-text.js";
 import { DURATION_EXAMPLES, parseDuration, parseSize, SIZE_EXAMPLES } from "./units.js";
 
@@ -151,7 +151,7 @@ const peers = z.unknown().transform((value, context) => {
     return z.NEVER;
   }
   return Object.entries(value).map(([node, found]) => {
-    const address = hostAddress(found);
+    const address = nodeAddress(found);
     if (parseName(node) === undefined) {
       context.addIssue({ code: "custom", message: NAME_ALLOWED, path: [node], params: { found: node } });
     } else if (address === undefined) {
@@ -215,6 +215,10 @@ const shapes = {
     groups: list("the name of a sync group or an instance: letters, digits, . - _, at most 64", parseGroup),
     track_file: absolutePath(1024).optional(),
   },
+  stats: {
+    file: absolutePath(1024).optional(),
+    syslog: checked(`true, false or a facility: ${FACILITIES.join(", ")}`, parseFacility).default(null),
+  },
   metrics: { listen: checked("an address and a port, such as 127.0.0.1:9469 or [::1]:9469", parseEndpoint) },
   log: {
     level: oneOf("trace", "debug", "info", "warn", "error", "fatal", "silent").default("info"),
@@ -227,9 +231,9 @@ const shapes = {
 const top = {
   cluster: checked(NAME_ALLOWED, parseName),
   node: checked(NAME_ALLOWED, parseName),
-  listen: checked("the IPv4 or IPv6 address of this node on the dedicated link", hostAddress),
+  listen: checked("the IPv4 or IPv6 address of this node on the dedicated link", nodeAddress),
   peers: peers.default([]),
-  mode: oneOf("cache", "inject", "observer").default("cache"),
+  mode: oneOf("cache", "inject", "observer", "stats").default("cache"),
   broker: z.strictObject(shapes.broker, map).prefault({}),
   control: absolutePath(CONTROL_BYTES_MAX).default(DEFAULT_CONTROL),
   publish: z.strictObject(shapes.publish, map).prefault({}),
@@ -249,6 +253,7 @@ const top = {
     z.strictObject(shapes.tls, { error: "false, or a map of ca, cert, key and nodes" }).optional(),
   ),
   keepalived: z.strictObject(shapes.keepalived, map).optional(),
+  stats: z.strictObject(shapes.stats, map).optional(),
   metrics: z.strictObject(shapes.metrics, map).optional(),
   log: z.strictObject(shapes.log, map).prefault({}),
 };
@@ -258,6 +263,15 @@ export const fileSchema = z.strictObject(top, map);
 
 /** The output of the schema: with defaults and resolved units, the keys still as in the file. */
 export type FileContent = z.output<typeof fileSchema>;
+
+/** What a node without peers need not name, since nobody else sees it. */
+const NAMES_ALONE = { cluster: "stats", node: "stats", listen: "127.0.0.1" };
+
+/** The content of a file as the schema wants it: mode `stats` needs no names. */
+export function withNames(value: unknown): unknown {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return value ?? {};
+  return "mode" in value && value.mode === "stats" ? { ...NAMES_ALONE, ...value } : value;
+}
 
 /** The keys that are allowed in the map at `path` (`""` for the top), for messages. */
 export function keysAllowed(path: string): readonly string[] {

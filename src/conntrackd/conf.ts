@@ -4,6 +4,7 @@ import { controlPath } from "../config/control-path.js";
 import { HOMES } from "./grammar.js";
 import { linksOf } from "./link.js";
 import { type ConfProblem, parseConf } from "./parser.js";
+import { type Shape, shapeOf } from "./shape.js";
 import { type ConfNode, directivesAt, errorAt } from "./tree.js";
 
 /** A conntrackd.conf: the tree of its directives, and the values that clients need. */
@@ -15,6 +16,7 @@ export interface ConntrackdConf {
   readonly lockFile: string;
   /** `Interface` of the active dedicated link; null: it names none. */
   readonly device: string | null;
+  readonly shape: Shape;
 }
 
 /** Either a readable file or all its problems. */
@@ -79,6 +81,7 @@ function confOf(nodes: readonly ConfNode[], path: string): ConntrackdConf {
     unixPath: unixPath !== undefined && Buffer.byteLength(unixPath) <= CONTROL_BYTES_MAX ? unixPath : DEFAULT_UNIX_PATH,
     lockFile: lastValue(nodes, ["General", "LockFile"]) ?? DEFAULT_LOCK,
     device: linksOf(nodes).active?.device?.text ?? null,
+    shape: shapeOf(nodes),
   };
 }
 

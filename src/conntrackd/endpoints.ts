@@ -1,25 +1,29 @@
-import { canonicalAddress, hostAddress } from "../config/address.js";
-import type { ConntrailError } from "../errors.js";
+import { BlockList } from "node:net";
+import { canonicalAddress, hostAddress, isLinkLocal } from "../config/address.js";
 import { parseAddress } from "../flow/address.js";
 import { effectOf } from "./leaf.js";
 import { type Link, linksOf } from "./link.js";
 import type { Machine } from "./machine.js";
+import type { ConfProblem } from "./parser.js";
 import { notNeeded, notSupported, type Outcome, type Remark, remarkOn, replaced, takenOver } from "./remark.js";
 import type { Settings } from "./settings.js";
-import { type ConfNode, type ConfPlace, errorAt } from "./tree.js";
+import type { ConfNode, ConfPlace } from "./tree.js";
 
 /** The port of all examples, for links that name none. */
 const PORT = 3780;
 
-/** fe80::/10. The broker cannot listen there: the address means nothing without its interface. */
-const LINK_LOCAL = /^fe[89ab]/i;
+/** What became of the links, or what they lack. */
+export interface EndpointsOutcome {
+  readonly remarks: readonly Remark[];
+  /** All mistakes, in the order of the file. */
+  readonly problems: readonly ConfProblem[];
+}
 
-/**
- * Sets this node's name, its address and its peers from the dedicated links of a file. Throws ConntrailError CONFIG
- * when a link lacks something.
- */
-export function setEndpoints(nodes: readonly ConfNode[], path: string, machine: Machine, settings: Settings): Remark[] {
-  return new Endpoints(path, machine, settings).set(nodes);
+/** Sets this node's name, its address and its peers from the dedicated links of a file. */
+export function setEndpoints(nodes: readonly ConfNode[], machine: Machine, settings: Settings): EndpointsOutcome {
+  const endpoints = new Endpoints(machine, settings);
+  const remarks = endpoints.set(nodes);
+  return { remarks, problems: endpoints.problems };
 }
 
 /**
@@ -34,13 +38,14 @@ export function nodeNameOf(address: string): string {
 }
 
 class Endpoints {
-  readonly #path: string;
+  readonly problems: ConfProblem[] = [];
   readonly #machine: Machine;
   readonly #settings: Settings;
   readonly #remarks: Remark[] = [];
+  /** Addresses of Interface beside the one that was chosen, which the other nodes could as well mean. */
+  #others: readonly string[] = [];
 
-  constructor(path: string, machine: Machine, settings: Settings) {
-    this.#path = path;
+  constructor(machine: Machine, settings: Settings) {
     this.#machine = machine;
     this.#settings = settings;
   }
@@ -48,17 +53,20 @@ class Endpoints {
   set(nodes: readonly ConfNode[]): Remark[] {
     const { all, active } = linksOf(nodes);
     const [first] = all;
-    if (active === null || first === undefined) throw this.#noLink(nodes);
+    if (active === null || first === undefined) {
+      this.#noLink(nodes);
+      return [];
+    }
     const other = all.find(({ kind }) => kind !== first.kind);
     if (other !== undefined) {
-      throw this.#error(other, `found ${other.kind} beside ${first.kind} (line ${first.line}), allowed is one of them`);
+      this.#report(other, `found ${other.kind} beside ${first.kind} (line ${first.line}), allowed is one of them`);
     }
-    const [listen, origin] = this.#listen(active);
+    const [listen, origin] = this.#listen(active) ?? ["", ""];
     const siblings = all.filter((link) => link === active || hostAddress(link.local?.text) === listen);
     const settings = this.#settings;
     settings.set("cluster", "conntrackd", "every conntrackd.conf's; nodes are named by their addresses on the link");
-    settings.set("node", nodeNameOf(listen), "");
-    settings.set("listen", listen, origin);
+    if (listen !== "") settings.set("node", nodeNameOf(listen), "");
+    if (listen !== "") settings.set("listen", scoped(listen, active), origin);
     settings.set(
       "broker.port",
       portOf(active),
@@ -70,27 +78,25 @@ class Endpoints {
     return this.#remarks;
   }
 
-  #error(place: ConfPlace, text: string): ConntrailError {
-    return errorAt(this.#path, place, text);
+  #report({ line, column }: ConfPlace, text: string): void {
+    this.problems.push({ line, column, text });
   }
 
-  #noLink(nodes: readonly ConfNode[]): ConntrailError {
-    const block = nodes.find(({ name }) => name.text === "Sync") ?? nodes.find(({ name }) => name.text === "Stats");
-    const place = block?.name ?? { line: 1, column: 1 };
-    const stats = block?.name.text === "Stats" ? "Stats alone, which conntrail does not do" : "no dedicated link";
-    return this.#error(place, `found ${stats}, allowed is a Sync block with one of UDP, TCP and Multicast in it`);
+  #noLink(nodes: readonly ConfNode[]): void {
+    const place = nodes.find(({ name }) => name.text === "Sync")?.name ?? { line: 1, column: 1 };
+    const allowed = "a Sync block with one of UDP, TCP and Multicast in it, or Stats alone";
+    this.#report(place, `found no dedicated link, allowed is ${allowed}`);
   }
 
-  /** The address of this node, and its origin in the file. */
-  #listen(link: Link): readonly [address: string, origin: string] {
+  /** The address of this node, and its origin in the file; null: it has none. */
+  #listen(link: Link): readonly [address: string, origin: string] | null {
     const { local, device, family, kind } = link;
     const address = hostAddress(local?.text);
     if (local !== null && address !== undefined) {
-      if (LINK_LOCAL.test(address)) throw this.#linkLocal(local);
+      if (isLinkLocal(address)) this.#checkLinkLocal(local, link);
       return [address, `${localName(link)}, line ${local.line}`];
     }
-    const addresses = device === null ? [] : this.#machine.addressesOf(device.text);
-    const found = hostAddress(addresses.find((each) => usable(each, family)));
+    const found = this.#ofInterface(link);
     if (device !== null && found !== undefined) {
       return [found, `the address of ${device.text}, Interface in line ${device.line}`];
     }
@@ -98,18 +104,38 @@ class Endpoints {
     const wanted = `${localName(link)} with this node's address on the dedicated link`;
     const kinds =
       kind === "Multicast" && family === 6 ? `${wanted}, not link-local, or such an address on Interface` : wanted;
-    throw this.#error(link, `found ${kind} without an address of this node${on}, allowed is ${kinds}`);
+    this.#report(link, `found ${kind} without an address of this node${on}, allowed is ${kinds}`);
+    return null;
   }
 
-  #linkLocal({ text, line, column }: ConfPlace & { readonly text: string }): ConntrailError {
+  /**
+   * The address of a link that names only its interface. Of several, one in the network of another node, and of those
+   * the first: conntrackd listens on all of them.
+   */
+  #ofInterface({ device, family, kind, destinations }: Link): string | undefined {
+    const all = device === null ? [] : this.#machine.addressesOf(device.text);
+    const own = all.filter((each) => each.includes(":") === (family === 6) && hostAddress(plain(each)) !== undefined);
+    const routed = own.filter((each) => !isLinkLocal(each.toLowerCase()));
+    const usable = routed.length > 0 || kind === "Multicast" ? routed : own;
+    const near = usable.filter((each) => destinations.some(({ text }) => holds(each, text)));
+    const [first, ...others] = near.length > 0 ? near : usable;
+    this.#others = others.map(plain);
+    return first === undefined ? undefined : hostAddress(plain(first));
+  }
+
+  /** A link-local address means nothing without its interface, and nothing to those who hear it announced. */
+  #checkLinkLocal({ text, line, column }: ConfPlace & { readonly text: string }, { kind, device }: Link): void {
+    if (kind !== "Multicast" && device !== null) return;
     const allowed = "an address that is not link-local, such as fd00::1: give both ends of the link one";
-    return this.#error({ line, column }, `found ${text}, allowed is ${allowed}`);
+    const hint = kind === "Multicast" ? "" : ", or Interface beside it";
+    this.#report({ line, column }, `found ${text}, allowed is ${allowed}${hint}`);
   }
 
   #discover(link: Link): void {
     const { group, device, port } = link;
     if (group === null) {
-      throw this.#error(link, "found Multicast without a group, allowed is IPv4_address or IPv6_address");
+      this.#report(link, "found Multicast without a group, allowed is IPv4_address or IPv6_address");
+      return;
     }
     const settings = this.#settings;
     settings.set(
@@ -128,21 +154,34 @@ class Endpoints {
   #peers(links: readonly Link[], active: Link, listen: string): void {
     const peers = new Map<string, string>();
     const lines: number[] = [];
-    for (const destination of links.flatMap(({ destinations }) => destinations)) {
+    // A link to oneself, as in packages' tests, is a node without peers.
+    let isNamed = false;
+    for (const [destination, link] of links.flatMap((link) => link.destinations.map((each) => [each, link] as const))) {
       const address = hostAddress(destination.text);
       if (address === undefined) {
-        throw this.#error(destination, `found ${destination.text}, allowed is the address of another node`);
+        this.#report(destination, `found ${destination.text}, allowed is the address of another node`);
+        isNamed = true;
+        continue;
       }
-      if (LINK_LOCAL.test(address)) throw this.#linkLocal(destination);
+      if (isLinkLocal(address)) this.#checkLinkLocal(destination, link);
+      isNamed = true;
       if (address === listen) continue;
-      peers.set(nodeNameOf(address), address);
+      peers.set(nodeNameOf(address), scoped(address, link));
       lines.push(destination.line);
     }
     const name = `IPv${active.family}_Destination_Address`;
     if (peers.size === 0) {
-      throw this.#error(active, `found ${active.kind} without another node, allowed is ${name} with its address`);
+      if (!isNamed)
+        this.#report(active, `found ${active.kind} without another node, allowed is ${name} with its address`);
+      return;
     }
     this.#settings.set("peers", peers, `${name}, line ${lines.join(", ")}`);
+  }
+
+  #ambiguous(link: Link, listen: string): Outcome {
+    const others = this.#others.join(", ");
+    const how = `the other nodes must name ${listen}, or ${localName(link)} must say which`;
+    return notSupported(`listening on all of them: ${link.device?.text} has ${others} too; ${how}`);
   }
 
   #remarkLink(link: Link, active: Link, siblings: readonly Link[], listen: string): void {
@@ -159,13 +198,31 @@ class Endpoints {
     const port = link.port === null ? `; no ${portName(link)}: ${PORT}` : "";
     this.#remarks.push(remarkOn(link.node, replaced(`each node follows the others' streams over TCP${port}`)));
     for (const option of link.node.block ?? []) {
-      this.#remarks.push(remarkOn(option, optionOf(option, link, active, listen)));
+      const isAmbiguous = option.name.text === "Interface" && link === active && this.#others.length > 0;
+      const outcome = isAmbiguous ? this.#ambiguous(link, listen) : optionOf(option, link, active, listen);
+      this.#remarks.push(remarkOn(option, outcome));
     }
   }
 }
 
-function usable(address: string, family: 4 | 6): boolean {
-  return address.includes(":") === (family === 6) && hostAddress(address) !== undefined && !LINK_LOCAL.test(address);
+/** `10.0.0.7` of `10.0.0.7/24`. */
+function plain(address: string): string {
+  return address.replace(/\/.*/, "");
+}
+
+/** True when the network of an address with its prefix holds the other address. */
+function holds(withPrefix: string, other: string): boolean {
+  const [address = "", prefix = ""] = withPrefix.split("/");
+  const family = address.includes(":") ? "ipv6" : "ipv4";
+  if (prefix === "" || other.includes(":") !== (family === "ipv6")) return false;
+  const network = new BlockList();
+  network.addSubnet(address, Number(prefix), family);
+  return network.check(other, family);
+}
+
+/** A link-local address with the interface of its link. */
+function scoped(address: string, { device }: Link): string {
+  return isLinkLocal(address) && device !== null ? `${address}%${device.text}` : address;
 }
 
 function localName({ kind, family }: Link): string {

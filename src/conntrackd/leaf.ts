@@ -17,8 +17,9 @@ const RESEND = replaced("the broker's stream keeps every event on disk until all
 const REFRESH = replaced("nothing has to be sent again: a peer that missed something reads on in the stream");
 const BUFFERS = replaced("the link is TCP, which sizes its buffers itself");
 
-/** `LogFile on`. */
+/** `LogFile on`, in General and in Stats. */
 const LOG_FILE = "/var/log/conntrackd.log";
+const STATS_FILE = "/var/log/conntrackd-stats.log";
 
 const FACILITIES = ["daemon", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"];
 
@@ -71,7 +72,7 @@ const LEAVES: Readonly<Record<string, (text: string) => Effect>> = {
       ? unset("cache.limit", "0 is the default: by nf_conntrack_max")
       : number("cache.limit", text, 1, 64 * 1024 ** 2, (value) => value),
   LogFile: (text) => (isSwitch(text) ? flagged("log.file", text, LOG_FILE) : set("log.file", text)),
-  Syslog: syslog,
+  Syslog: (text) => syslog("log.syslog", text),
   LockFile: (text) => set("lock", text),
   Path: (text) =>
     Buffer.byteLength(text) > CONTROL_BYTES_MAX
@@ -91,6 +92,21 @@ const LEAVES: Readonly<Record<string, (text: string) => Effect>> = {
       ? unset("netlink.iteration_limit", "0 is the default")
       : number("netlink.iteration_limit", text, 1, 65_536, (value) => value),
 };
+
+/** The directives of a Stats block. */
+const STATS_LEAVES: Readonly<Record<string, (text: string) => Effect>> = {
+  LogFile: (text) => (isSwitch(text) ? flagged("stats.file", text, STATS_FILE) : set("stats.file", text)),
+  Syslog: (text) => syslog("stats.syslog", text),
+  NetlinkEventsReliable: (text) => set("netlink.reliable", isYes(text)),
+  LogFileBufferSize: () => notNeeded("lines are written as the flows end"),
+};
+
+/** The effect of a directive of a Stats block. */
+export function statsEffectOf(name: string, text: string): Effect {
+  const leaf = STATS_LEAVES[name];
+  assert.ok(leaf !== undefined, `no translation of ${name} in Stats`);
+  return leaf(text);
+}
 
 /** The effect of a directive of one value that means the same everywhere. */
 export function effectOf(name: string, text: string): Effect {
@@ -139,9 +155,9 @@ function overrunResync(text: string): Effect {
   return number("netlink.overrun_resync", text, 1, 3600, (seconds) => `${seconds}s`);
 }
 
-function syslog(text: string): Effect {
-  if (isSwitch(text)) return flagged("log.syslog", text, "daemon");
+function syslog(key: "log.syslog" | "stats.syslog", text: string): Effect {
+  if (isSwitch(text)) return flagged(key, text, "daemon");
   return FACILITIES.includes(text)
-    ? set("log.syslog", text)
+    ? set(key, text)
     : notSupported(`left out, as conntrackd does: it knows ${FACILITIES.join(" ")}`);
 }

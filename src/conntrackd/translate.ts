@@ -1,13 +1,19 @@
+import assert from "node:assert/strict";
+import { refusal } from "../config/problem.js";
 import { parseSize } from "../config/units.js";
+import { ConntrailError } from "../errors.js";
 import { isHelperName } from "../flow/expectation.js";
 import type { ConntrackdConf } from "./conf.js";
 import { setEndpoints } from "./endpoints.js";
 import { FilterLists, origin } from "./filter-lists.js";
-import { effectOf } from "./leaf.js";
+import { type Effect, effectOf, statsEffectOf } from "./leaf.js";
 import { type Machine, THIS_MACHINE } from "./machine.js";
+import type { ConfProblem } from "./parser.js";
 import { notNeeded, notSupported, type Outcome, type Remark, remarkOn, replaced, takenOver } from "./remark.js";
 import { type Key, Settings, sizeText } from "./settings.js";
-import type { ConfNode } from "./tree.js";
+import { isStatsAlone } from "./shape.js";
+import { storeOf } from "./store.js";
+import { type ConfNode, errorAt } from "./tree.js";
 
 /** A conntrackd.conf as conntrail's own configuration. */
 export interface Translation {
@@ -19,8 +25,22 @@ export interface Translation {
   readonly device: string | null;
 }
 
-/** Translates every directive. Throws ConntrailError CONFIG when the file has no usable link. */
+/** Either a translation or all mistakes that the grammar does not see. */
+export type TranslationCheck =
+  | { readonly ok: true; readonly translation: Translation }
+  | { readonly ok: false; readonly problems: readonly ConfProblem[] };
+
+/** Translates every directive. Throws ConntrailError CONFIG with the first mistake. */
 export function translate(conf: ConntrackdConf, machine: Machine = THIS_MACHINE): Translation {
+  const check = checkTranslation(conf, machine);
+  if (check.ok) return check.translation;
+  const [first] = check.problems;
+  assert.ok(first !== undefined, "a file that is refused has a problem");
+  throw errorAt(conf.path, first, first.text);
+}
+
+/** Translates every directive, and returns all mistakes instead of throwing the first. */
+export function checkTranslation(conf: ConntrackdConf, machine: Machine = THIS_MACHINE): TranslationCheck {
   return new Translator(conf, machine).translate();
 }
 
@@ -41,13 +61,14 @@ class Translator {
     this.#filter = new FilterLists(machine);
   }
 
-  translate(): Translation {
+  translate(): TranslationCheck {
     const { nodes, path, device, unixPath, lockFile } = this.#conf;
     const settings = this.#settings;
-    settings.set("mode", "cache", "conntrackd's default");
+    const isAlone = isStatsAlone(nodes);
+    settings.set("mode", isAlone ? "stats" : "cache", isAlone ? "Stats without Sync" : "conntrackd's default");
     settings.set("lock", lockFile, "conntrackd's default");
-    settings.set("expectations", false, "conntrackd's default");
-    settings.set("tls", false, "conntrackd's link has no keys");
+    if (!isAlone) settings.set("expectations", false, "conntrackd's default");
+    if (!isAlone) settings.set("tls", false, "conntrackd's link has no keys");
     settings.set("log.level", "info", "");
     for (const node of nodes) this.#top(node);
     // Clients look there, also when they have read no more than the path.
@@ -55,9 +76,26 @@ class Translator {
     this.#filter.finish(settings);
     this.#finishBuffers();
     this.#finishInject();
-    const remarks = [...this.#remarks, ...this.#filter.remarks, ...setEndpoints(nodes, path, this.#machine, settings)];
+    if (!isAlone) this.#setStore();
+    const none = { remarks: [], problems: [] };
+    const endpoints = isAlone ? none : setEndpoints(nodes, this.#machine, settings);
+    if (endpoints.problems.length > 0) return { ok: false, problems: endpoints.problems };
+    const remarks = [...this.#remarks, ...this.#filter.remarks, ...endpoints.remarks];
     remarks.sort((a, b) => a.line - b.line || a.column - b.column);
-    return { yaml: settings.yaml(path), remarks, device };
+    return { ok: true, translation: { yaml: settings.yaml(path), remarks, device } };
+  }
+
+  #setStore(): void {
+    const { store } = this.#machine;
+    if (store !== undefined && store !== "") {
+      if (!/^\/[^\0\n]*[^\0\n/]$/.test(store)) {
+        throw new ConntrailError("CONFIG", `CONNTRAIL_STORE: ${refusal(store, "an absolute path")}`);
+      }
+      this.#settings.set("broker.store", store, "CONNTRAIL_STORE");
+      return;
+    }
+    const own = storeOf(this.#conf);
+    if (own !== null) this.#settings.set("broker.store", own, "follows from Path and LockFile");
   }
 
   #say(node: ConfNode, outcome: Outcome): void {
@@ -74,7 +112,8 @@ class Translator {
         for (const child of children) this.#general(child);
         break;
       case "Stats":
-        this.#say(node, notSupported("conntrail keeps no log of ended connections; what is in it is left out"));
+        this.#say(node, takenOver(null, "ended flows are logged as conntrackd does"));
+        for (const child of children) this.#apply(child, statsEffectOf(child.name.text, child.values[0]?.text ?? ""));
         break;
       case "Helper":
         this.#say(node, notSupported("no helpers in user space: use the kernel's, or conntrackd beside it for them"));
@@ -140,7 +179,10 @@ class Translator {
   }
 
   #leaf(node: ConfNode): void {
-    const effect = effectOf(node.name.text, node.values[0]?.text ?? "");
+    this.#apply(node, effectOf(node.name.text, node.values[0]?.text ?? ""));
+  }
+
+  #apply(node: ConfNode, effect: Effect): void {
     const { verdict, key, note } = effect;
     if (effect.sets === undefined) this.#say(node, { verdict, key, note });
     else this.#set(node, effect.sets[0], effect.sets[1], { verdict, key, note });

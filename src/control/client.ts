@@ -1,23 +1,20 @@
 import { createConnection, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { ConntrailError, type ErrorCode } from "../errors.js";
-import type { RareAttributes } from "../flow/record.js";
 import {
   type CommandArgs,
   type CommandName,
   type CommandReports,
   decodeJson,
-  decodeRare,
-  decodeRecords,
   type ErrorReport,
   type ExpectationView,
   type FlowTableName,
   type Frame,
   FrameDecoder,
   PROTOCOL_VERSION,
-  type RareJson,
   type ReportCommand,
 } from "./protocol.js";
+import { type RecordBatch, RecordReader } from "./record-reader.js";
 
 /** How long the daemon may be silent: it sends something every second while it works. */
 export const SILENCE_MS_MAX = 15_000;
@@ -32,12 +29,10 @@ export interface RequestOptions {
   readonly silenceMsMax?: number;
 }
 
-/** Flows of a dump, up to a few thousand at a time. */
-export interface RecordBatch {
-  /** The flows, RECORD_WORDS words each. */
-  readonly words: Uint32Array;
-  /** Rare attributes by index of the flow in this batch. */
-  readonly rare: ReadonlyMap<number, RareAttributes>;
+/** How a table is dumped. */
+export interface DumpOptions extends RequestOptions {
+  /** Of the kernel's table only the flows that are replicated, with the kernel's counters. */
+  readonly replicated?: boolean;
 }
 
 /**
@@ -181,20 +176,16 @@ export async function requestStop(path: string): Promise<void> {
 export async function* requestDump(
   path: string,
   table: FlowTableName,
-  options: RequestOptions = {},
+  { replicated, ...options }: DumpOptions = {},
 ): AsyncGenerator<RecordBatch, void, undefined> {
-  let words: Uint32Array | null = null;
-  const none: ReadonlyMap<number, RareAttributes> = new Map();
-  for await (const frame of request(path, "dump", { table }, options)) {
-    if (frame.type === "A" && words !== null) {
-      yield { words, rare: decodeRareFrame(frame) };
-      words = null;
-    } else if (frame.type === "R") {
-      if (words !== null) yield { words, rare: none };
-      words = decodeRecords(frame.payload);
-    }
+  const reader = new RecordReader();
+  const args = replicated === undefined ? { table } : { table, replicated };
+  for await (const frame of request(path, "dump", args, options)) {
+    const batch = reader.take(frame);
+    if (batch !== null) yield batch;
   }
-  if (words !== null) yield { words, rare: none };
+  const last = reader.rest();
+  if (last !== null) yield last;
 }
 
 /** The expectations of a table, in no order. Throws like `request`. */
@@ -213,11 +204,6 @@ export async function requestExpectations(
 
 function requestLine<C extends CommandName>(command: C, args: CommandArgs[C]): string {
   return `${JSON.stringify({ command, args, version: PROTOCOL_VERSION })}\n`;
-}
-
-function decodeRareFrame(frame: Frame): ReadonlyMap<number, RareAttributes> {
-  const list = decodeJson(frame.payload) as readonly (readonly [number, RareJson])[];
-  return new Map(list.map(([index, json]) => [index, decodeRare(json)]));
 }
 
 function connect(path: string): Promise<Socket> {

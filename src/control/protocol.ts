@@ -19,6 +19,8 @@ import type { HookStart } from "./hook-start.js";
  *   P  text     progress for a person; empty as a sign of life while there is none
  *   R  records  n flows of 128 bytes, the words of src/flow/record.ts, little endian
  *   A  JSON     [[index in the preceding R frame, rare attributes], …]
+ *   C  doubles  the counters of the n flows of the preceding R frame, 32 bytes each: original packets and bytes, reply
+ *               packets and bytes, little endian; NaN where the kernel does not count
  *   X  JSON     {"code":…,"message":…}: the request failed; the last frame
  *   E  empty    the request is done; the last frame
  */
@@ -39,7 +41,7 @@ export const FRAME_HEADER_BYTES = 5;
 export const RECORD_BYTES = RECORD_WORDS * 4;
 
 /** The types of frame, by their letter on the wire. */
-export const FRAME_TYPES = ["J", "P", "R", "A", "X", "E"] as const;
+export const FRAME_TYPES = ["J", "P", "R", "A", "C", "X", "E"] as const;
 
 /** One of FRAME_TYPES. */
 export type FrameType = (typeof FRAME_TYPES)[number];
@@ -54,7 +56,8 @@ export interface Frame {
 export interface CommandArgs {
   status: Record<string, never>;
   stats: Record<string, never>;
-  dump: { table: FlowTableName };
+  /** `replicated`: of the kernel's table only the flows that are replicated, with the kernel's counters. */
+  dump: { table: FlowTableName; replicated?: boolean | undefined };
   expectations: { table: FlowTableName; offset: number };
   /** `only`: flows or expectations; left out: both. */
   commit: { only?: RowKind | undefined };
@@ -68,6 +71,8 @@ export interface CommandArgs {
   rehearse: Record<string, never>;
   /** Reads the node's keys and its list of nodes again. */
   rekey: Record<string, never>;
+  /** Reads the configuration again, as SIGHUP does. */
+  reload: Record<string, never>;
   /** Ends the daemon. There is no answer: the connection closes when the process has ended. */
   stop: Record<string, never>;
   /**
@@ -96,6 +101,7 @@ export interface CommandReports {
   purge: PurgeReport;
   rehearse: RehearsalReport;
   rekey: RekeyReport;
+  reload: ReloadReport;
   stop: never;
   hook: HookReport;
 }
@@ -178,6 +184,15 @@ export interface RekeyReport {
   readonly keys: KeysStatus | null;
 }
 
+/** What `reload --json` prints: the keys of the configuration that changed. */
+export interface ReloadReport {
+  readonly applied: readonly string[];
+  /** What a daemon applies only when it starts. It goes on with the earlier values. */
+  readonly restart: readonly string[];
+  /** Why a part keeps what it had, a line each. */
+  readonly failed: readonly string[];
+}
+
 /** The outcome of the last hook of a sync group. */
 export interface HookStatus {
   /** "": the hook named no group. */
@@ -224,9 +239,9 @@ export interface FormatStatus {
   readonly reason: string | null;
 }
 
-/** The state of the broker beside this node, or of the shared one. */
+/** The state of the broker beside this node, or of the shared one; `none`: mode `stats` has none. */
 export interface BrokerStatus {
-  readonly mode: "embedded" | "external" | "shared";
+  readonly mode: "embedded" | "external" | "shared" | "none";
   /** `up`, or the trouble in a word or two. */
   readonly state: string;
   readonly url: string;

@@ -5,9 +5,9 @@ import { encodeRare, type FrameType, type RareJson, RECORD_BYTES, toLittleEndian
 export interface RecordSink {
   /**
    * Copies the flow at `words[base]` into the answer, so the table may change afterwards.
-   * False when the frame is full: `await drain()` before the next flow.
+   * False when the frame is full: `await drain()` before the next flow. `counters`: the kernel's, COUNTERS of them.
    */
-  write(words: Uint32Array, base: number, rare: RareAttributes | null): boolean;
+  write(words: Uint32Array, base: number, rare: RareAttributes | null, counters?: Float64Array): boolean;
   /** Resolves when there is room again; rejects when the client has gone. */
   drain(): Promise<void>;
 }
@@ -15,11 +15,20 @@ export interface RecordSink {
 /** Flows in one R frame: 256 KiB. */
 export const RECORDS_PER_FRAME = 2048;
 
+/** Counters of a flow. */
+export const COUNTERS = 4;
+
 const RARE_BYTES_PER_FRAME = 256 * 1024;
 const RARE_BYTES_MAX = 64 * 1024;
 
 /** Sends one frame; resolves when there is room for more. */
 export type FrameSender = (type: FrameType, payload: Uint8Array | string) => Promise<void>;
+
+function countersFrame(counters: Float64Array): Uint8Array {
+  const bytes = Buffer.alloc(counters.length * 8);
+  for (const [i, counter] of counters.entries()) bytes.writeDoubleLE(counter, i * 8);
+  return bytes;
+}
 
 /** Gathers flows into R and A frames. Holds at most one frame of each, so dumps of any size need the same memory. */
 export class RecordWriter implements RecordSink {
@@ -29,6 +38,8 @@ export class RecordWriter implements RecordSink {
   rareDropped = 0;
   readonly #send: FrameSender;
   readonly #words = new Uint32Array(RECORDS_PER_FRAME * RECORD_WORDS);
+  /** Null: no flow of the frame has counters. */
+  #counters: Float64Array | null = null;
   #count = 0;
   #rare: [number, RareJson][] = [];
   #rareBytes = 0;
@@ -37,11 +48,15 @@ export class RecordWriter implements RecordSink {
     this.#send = send;
   }
 
-  write(words: Uint32Array, base: number, rare: RareAttributes | null): boolean {
+  write(words: Uint32Array, base: number, rare: RareAttributes | null, counters?: Float64Array): boolean {
     if (this.#full) throw new Error("flow written to a full sink: await drain() after write() said false");
     const to = this.#count * RECORD_WORDS;
     for (let i = 0; i < RECORD_WORDS; i++) this.#words[to + i] = words[base + i]!;
     if (rare !== null) this.#addRare(rare);
+    if (counters !== undefined) {
+      this.#counters ??= new Float64Array(RECORDS_PER_FRAME * COUNTERS).fill(Number.NaN);
+      this.#counters.set(counters, this.#count * COUNTERS);
+    }
     this.#count++;
     this.records++;
     return !this.#full;
@@ -52,11 +67,14 @@ export class RecordWriter implements RecordSink {
     const payload = new Uint8Array(this.#words.buffer, 0, this.#count * RECORD_BYTES);
     toLittleEndian(payload);
     const rare = this.#rare;
+    const counters = this.#counters?.slice(0, this.#count * COUNTERS);
+    this.#counters = null;
     this.#count = 0;
     this.#rare = [];
     this.#rareBytes = 0;
     await this.#send("R", payload);
     if (rare.length > 0) await this.#send("A", JSON.stringify(rare));
+    if (counters !== undefined) await this.#send("C", countersFrame(counters));
   }
 
   get #full(): boolean {

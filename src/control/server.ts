@@ -28,6 +28,7 @@ import {
   RESYNC_SOURCES,
   type RehearsalReport,
   type RekeyReport,
+  type ReloadReport,
   type ReportCommand,
   type ResyncReport,
   type ResyncSource,
@@ -49,7 +50,7 @@ export type ProgressListener = (text: string) => void;
 export interface NodeHandlers {
   status(): StatusReport | Promise<StatusReport>;
   stats(): StatsReport | Promise<StatsReport>;
-  dump(table: FlowTableName, sink: RecordSink, signal: AbortSignal): Promise<void>;
+  dump(table: FlowTableName, sink: RecordSink, signal: AbortSignal, replicated?: boolean): Promise<void>;
   expectations(table: FlowTableName): Promise<readonly ExpectationView[]>;
   commit(progress: ProgressListener, only?: RowKind): Promise<CommitReport>;
   flush(table: FlushTarget, only?: RowKind): Promise<FlushReport>;
@@ -64,6 +65,8 @@ export interface NodeHandlers {
 export interface ControlHandlers extends NodeHandlers {
   /** Reads the keys again. Rejects with ConntrailError CONFIG when they cannot be used. */
   rekey(): Promise<RekeyReport>;
+  /** Reads the configuration again. */
+  reload(): Promise<ReloadReport>;
   /** Begins to end the daemon. */
   stop(): void;
 }
@@ -232,7 +235,7 @@ class Control implements ControlServer {
   }
 
   async #run(request: Exclude<ControlRequest, { command: "stop" }>, connection: Connection): Promise<void> {
-    if (request.command === "dump") return this.#dump(request.args.table, connection);
+    if (request.command === "dump") return this.#dump(request.args, connection);
     const heartbeat = setInterval(() => connection.progress(""), this.#limits.heartbeatMs);
     try {
       const report = await this.#report(request, (text) => connection.progress(text));
@@ -269,6 +272,8 @@ class Control implements ControlServer {
         return this.#handlers.rehearse(progress);
       case "rekey":
         return this.#handlers.rekey();
+      case "reload":
+        return this.#handlers.reload();
       case "hook":
         return this.#handlers.hook(request.args.role, progress, request.args.group, request.args.started);
       default:
@@ -276,7 +281,7 @@ class Control implements ControlServer {
     }
   }
 
-  async #dump(table: FlowTableName, connection: Connection): Promise<void> {
+  async #dump({ table, replicated }: CommandArgs["dump"], connection: Connection): Promise<void> {
     if (this.#dumps >= this.#limits.dumpsMax) {
       this.counters.refused++;
       throw busy("dumps", this.#limits.dumpsMax);
@@ -290,7 +295,7 @@ class Control implements ControlServer {
     });
     const heartbeat = setInterval(() => connection.progress(""), this.#limits.heartbeatMs);
     try {
-      await this.#handlers.dump(table, writer, connection.signal);
+      await this.#handlers.dump(table, writer, connection.signal, replicated);
       await writer.drain();
     } finally {
       clearInterval(heartbeat);
@@ -451,6 +456,8 @@ export type ControlRequest = { [C in CommandName]: { command: C; args: CommandAr
 
 const noArgs = z.strictObject({}).default({});
 
+const dumpArgs = z.strictObject({ table: z.enum(FLOW_TABLES), replicated: z.boolean().optional() });
+
 const expectationsArgs = z.strictObject({ table: z.enum(FLOW_TABLES), offset: z.int().min(0) });
 
 const hookArgs = z.strictObject({
@@ -470,7 +477,7 @@ const resyncArgs = z.strictObject({ source: z.enum(RESYNC_SOURCES), wait });
 const requestSchema = z.discriminatedUnion("command", [
   z.strictObject({ command: z.literal("status"), args: noArgs }),
   z.strictObject({ command: z.literal("stats"), args: noArgs }),
-  z.strictObject({ command: z.literal("dump"), args: z.strictObject({ table: z.enum(FLOW_TABLES) }) }),
+  z.strictObject({ command: z.literal("dump"), args: dumpArgs }),
   z.strictObject({ command: z.literal("expectations"), args: expectationsArgs }),
   z.strictObject({ command: z.literal("commit"), args: z.strictObject({ only }).default({}) }),
   z.strictObject({ command: z.literal("flush"), args: flushArgs }),
@@ -479,6 +486,7 @@ const requestSchema = z.discriminatedUnion("command", [
   z.strictObject({ command: z.literal("purge"), args: noArgs }),
   z.strictObject({ command: z.literal("rehearse"), args: noArgs }),
   z.strictObject({ command: z.literal("rekey"), args: noArgs }),
+  z.strictObject({ command: z.literal("reload"), args: noArgs }),
   z.strictObject({ command: z.literal("stop"), args: noArgs }),
   z.strictObject({ command: z.literal("hook"), args: hookArgs }),
 ]);

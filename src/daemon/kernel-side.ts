@@ -41,8 +41,8 @@ export class KernelSide {
     down.push(() => this.kernel.close());
     this.injects = mode === "inject" || commitAheadSeconds !== null ? new RequestSocket() : null;
     down.push(() => this.injects?.close());
-    // Mode `inject` has no commit that could write expectations after their masters.
-    this.helpers = expectations === false || mode === "inject" ? null : expectations;
+    // Mode `inject` has no commit that could write expectations after their masters, and mode `stats` has none at all.
+    this.helpers = expectations === false || mode !== "cache" ? null : expectations;
     this.events = config.netlink.pollMs === null ? openEvents(config, this.helpers !== null) : null;
     down.push(() => this.events?.close());
   }
@@ -92,9 +92,25 @@ function openEvents(config: Config, expectations: boolean): EventSocket {
   });
 }
 
-/** Current addresses of this machine, virtual ones included, as inet_ntop prints them. */
+/**
+ * Current addresses of this machine, virtual ones included, and the broadcast addresses of its networks, as inet_ntop
+ * prints them.
+ */
 export function machineAddresses(): ReadonlySet<string> {
-  return new Set(Object.values(networkInterfaces()).flatMap((list) => (list ?? []).map(({ address }) => address)));
+  const all = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
+  const broadcast = all.flatMap(({ family, address, netmask }) =>
+    family === "IPv4" ? [lastOf(address, netmask)] : [],
+  );
+  return new Set([...all.map(({ address }) => address), ...broadcast]);
+}
+
+/** The last address of an IPv4 network. */
+function lastOf(address: string, netmask: string): string {
+  const mask = netmask.split(".");
+  return address
+    .split(".")
+    .map((byte, i) => (Number(byte) | ~Number(mask[i])) & 0xff)
+    .join(".");
 }
 
 /** The rules that the kernel applies before it queues an event. */

@@ -4,7 +4,7 @@
  */
 import type { Logger } from "pino";
 import type { Config, PeerConfig } from "../config/config.js";
-import { peersMax } from "../discovery/announcement.js";
+import { peersMax, streamsMax } from "../discovery/announcement.js";
 import { Discovery } from "../discovery/discovery.js";
 import { errorText } from "../errors.js";
 import { hostPort } from "../stream/broker/broker-config.js";
@@ -21,11 +21,16 @@ import type { Peers } from "../sync/peers.js";
 import type { CopySource, PeerPort } from "../sync/ports/peer-stream.js";
 import type { TakeDown } from "../sync/take-down.js";
 import type { LinkKeys } from "./link-keys.js";
+import type { Reload } from "./reload.js";
 import type { StoreWatch } from "./store-watch.js";
 import type { OwnBroker } from "./streams.js";
 
 /** Time that a peer has to answer after it announced itself. If it is late, a later announcement is tried. */
 const REACH_TIMEOUT_MS = 3000;
+
+interface ReloadControls {
+  readonly reload: Pick<Reload, "onReload">;
+}
 
 /** What the connections to peers need of the node. */
 export interface PeerGround {
@@ -134,6 +139,19 @@ function copySource({ config, broker, formats, log: parent }: PeerGround, node: 
     open: (onLost, anew) => Replica.open({ node, connection, retention, formats, log, onLost, anew }),
     stream: new StreamReader({ connection, node, log, ...sharedWindow(config) }),
   };
+}
+
+/** Follows peers that are added to the configuration. One that is removed or moved needs a restart. */
+export function reloadPeers(ground: PeerGround & { readonly controls: ReloadControls }, peers: Peers): void {
+  const { controls, stopping } = ground;
+  controls.reload.onReload(["peers."], async (next, changed) => {
+    const known = new Set(peers.list.map(({ follower }) => follower.node));
+    const added = next.peers.filter(({ node }) => changed.includes(`peers.${node}`) && !known.has(node));
+    const room = Math.max(0, streamsMax(ground.config) - peers.list.length);
+    const joining = added.slice(0, room);
+    for (const peer of joining) await peers.join(openPeer(ground, peer), stopping);
+    return changed.filter((key) => !joining.some(({ node }) => key === `peers.${node}`));
+  });
 }
 
 /** Copying resumes whenever the own broker is connected again, and `store` hears of copies that it refuses. */

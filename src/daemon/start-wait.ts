@@ -30,7 +30,7 @@ export function whenStarted(
   return {
     status: async () => (await handlers()).status(),
     stats: async () => (await handlers()).stats(),
-    dump: async (table, sink, signal) => (await handlers()).dump(table, sink, signal),
+    dump: async (table, sink, signal, replicated) => (await handlers()).dump(table, sink, signal, replicated),
     expectations: async (table) => (await handlers()).expectations(table),
     commit: async (progress, only) => (await handlers()).commit(progress, only),
     flush: async (table, only) => (await handlers()).flush(table, only),

@@ -7,7 +7,7 @@ import type { Logger } from "pino";
 import type { InternalCache } from "../cache/internal.js";
 import type { Config } from "../config/config.js";
 import type { BrokerStatus, PublisherStatus } from "../control/protocol.js";
-import { peersMax } from "../discovery/announcement.js";
+import { peersMax, streamsMax } from "../discovery/announcement.js";
 import { ConntrailError, errorText } from "../errors.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
 import { pause } from "../os/pause.js";
@@ -63,7 +63,7 @@ export async function openBroker(config: Config, keys: LinkKeys, log: Logger, do
       listen: { host: config.listen, port },
       storeDir: store,
       // One stream for each node of the cluster: the own one, and a copy for each peer.
-      storeBytesMax: bytesMax * (peersMax(config) + 1 + leftOver),
+      storeBytesMax: bytesMax * (streamsMax(config) + 1 + leftOver),
       ...(encryptionKey === null ? {} : { encryptionKey }),
       ...tls,
       ...(keys.readers === null ? {} : { readers: keys.readers }),

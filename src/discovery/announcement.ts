@@ -31,6 +31,14 @@ export function peersMax({ discover, peers }: Config): number {
   return discover === null ? peers.length : Math.max(peers.length, PEERS_MAX);
 }
 
+/** Peers that may be added to a running node. */
+const ADDED_MAX = 8;
+
+/** How many peers' streams a node that was started with this configuration has room for. */
+export function streamsMax(config: Config): number {
+  return peersMax(config) + ADDED_MAX;
+}
+
 /** The bytes of an announcement. */
 export function encodeAnnouncement({ cluster, node, address, port }: Announcement): Buffer {
   return Buffer.from(JSON.stringify({ conntrail: VERSION, cluster, node, address, port }));

@@ -95,8 +95,9 @@ export function setExpectationZone(expectation: Expectation, zone: number): void
  * One line of `conntrackd -i expect` or `-e expect`, without the line feed. `activeSeconds`: how long it has been in
  * the cache.
  */
-export function formatExpectation(expectation: Expectation, activeSeconds: number): string {
-  return `${expectationLine(expectation)} [active since ${activeSeconds}s]`;
+export function formatExpectation(expectation: Expectation, activeSeconds: number, expiresSeconds?: number): string {
+  const expiry = expiresSeconds === undefined ? "" : `[expires in ${expiresSeconds}s] `;
+  return `${expectationLine(expectation)} ${expiry}[active since ${activeSeconds}s]`;
 }
 
 /** One line of `conntrack -L expect`, without the line feed. */

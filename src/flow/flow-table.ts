@@ -32,7 +32,8 @@ type Segment = Int32Array;
  * The hash is seeded per process: tuples come from the network.
  */
 export class FlowTable {
-  readonly flowsMax: number;
+  /** Limit of rows. A lower one lets those stay that are there. */
+  flowsMax: number;
   /** Attributes that few flows carry, by slot. */
   readonly rare = new Map<number, RareAttributes>();
   readonly #slabs: Uint32Array[] = [];

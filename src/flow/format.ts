@@ -4,6 +4,7 @@
  *   formatConntrack      a line of `conntrackd -i` and `conntrackd -e`
  *   formatXml            a line of `conntrackd -i -x` and `conntrackd -e -x`
  *   formatConntrackTool  a line of `conntrack -L`
+ *   formatEnded          a line of conntrackd's log of ended flows
  *
  * One difference is on purpose: conntrackd's XML names the states of SCTP and DCCP out of TCP's table (an established
  * association reads FIN_WAIT there), and its text those of DCCP out of SCTP's. Here each protocol has its own names
@@ -15,12 +16,15 @@ import { hasPorts, IPPROTO_GRE, isIcmp, protocolName, protocolStates, stateName 
 import {
   AF_INET,
   AF_INET6,
+  type DecodedFlow,
+  HAS_COUNTERS,
   HAS_ID,
   HAS_MARK,
   HAS_PROTOINFO,
   HAS_REPLY,
   HAS_STATUS,
   HAS_TIMEOUT,
+  HAS_TIMES,
   type RareAttributes,
   W_CREATED,
   W_HAS,
@@ -34,6 +38,7 @@ import {
   W_REPLY_SRC,
   W_STATUS,
   W_TIMEOUT,
+  W_UPDATED,
 } from "./record.js";
 import { familyOf, icmpTypeOf, protocolOf, protocolStateOf, zoneOrigOf, zoneReplyOf } from "./record-fields.js";
 import { IPS_ASSURED, IPS_HW_OFFLOAD, IPS_OFFLOAD, IPS_SEEN_REPLY } from "./status.js";
@@ -47,6 +52,8 @@ export interface FormatOptions {
   reply: boolean;
   /** Seconds since the Unix epoch, for `[active since ...]`. */
   nowSeconds: number;
+  /** For `[expires in ...]`, which mode ALARM prints: the time left to a flow that was updated then. */
+  expiresIn?: (updatedSeconds: number) => number;
 }
 
 /** Attributes of the kernel's answer that a record does not hold; each is printed if it is given. */
@@ -67,7 +74,8 @@ export function formatConntrack(
   options: FormatOptions,
 ): string {
   const ageSeconds = Math.max(0, options.nowSeconds - words[base + W_CREATED]!);
-  return `${conntrackLine(words, base, rare, options.reply, "", {})} [active since ${ageSeconds}s]`;
+  const expiry = options.expiresIn === undefined ? "" : `[expires in ${options.expiresIn(words[base + W_UPDATED]!)}s] `;
+  return `${conntrackLine(words, base, rare, options.reply, "", {})} ${expiry}[active since ${ageSeconds}s]`;
 }
 
 /**
@@ -82,6 +90,28 @@ export function formatConntrackTool(
 ): string {
   const timeout = words[base + W_HAS]! & HAS_TIMEOUT ? `${words[base + W_TIMEOUT]} ` : "";
   return conntrackLine(words, base, rare, true, timeout, options);
+}
+
+/**
+ * One line of conntrackd's log of ended flows (`Stats { LogFile }`), without time and line feed: what the kernel
+ * reported about the end, without the timeout.
+ */
+export function formatEnded({ words, counters, timesMicros, rare }: DecodedFlow): string {
+  const has = words[W_HAS]!;
+  return conntrackLine(words, 0, rare, true, "", {
+    ...(has & HAS_COUNTERS ? { counters } : {}),
+    ...(has & HAS_TIMES && timesMicros[1]! > 0 ? { deltaSeconds: secondsBetween(timesMicros) } : {}),
+  });
+}
+
+/** As libnetfilter_conntrack has it: both times in whole seconds. */
+function secondsBetween([startMicros = 0, stopMicros = 0]: ArrayLike<number> & Iterable<number>): number {
+  return Math.floor(stopMicros / 1e6) - Math.floor(startMicros / 1e6);
+}
+
+/** As `formatEnded`, for a flow whose end the kernel did not report: what was last known of it. */
+export function formatMissed(words: Uint32Array, base: number, rare: RareAttributes | null): string {
+  return conntrackLine(words, base, rare, true, "", {});
 }
 
 function conntrackLine(

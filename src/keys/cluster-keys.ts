@@ -120,17 +120,23 @@ function issue(facts: ClusterFacts, files: KeyFiles, { member, members, authorit
   const pair = issueCertificate(authority, member.node, nowMs);
   noteIssued(files, member.node, pair.cert);
   const peers = members.filter(({ node, isObserver }) => node !== member.node && !isObserver);
-  const own = facts.mode === "observer" ? [] : [[facts.node, facts.listen]];
+  const mode = linkedMode(facts.mode);
+  const own = mode === "observer" ? [] : [[facts.node, facts.listen]];
   const described: BundleFacts = {
     cluster: facts.cluster,
     node: member.node,
     listen: member.address,
-    mode: member.isObserver ? "observer" : facts.mode,
+    mode: member.isObserver ? "observer" : mode,
     port: facts.broker.port,
     peers: Object.fromEntries([...own, ...peers.map(({ node, address }) => [node, address])]),
     nodes: roster.nodes,
   };
   return { ...described, ...pair, ca: authority.cert };
+}
+
+function linkedMode(mode: ClusterFacts["mode"]): BundleFacts["mode"] {
+  if (mode !== "stats") return mode;
+  throw new ConntrailError("CONFIG", "found mode stats, allowed is another mode: a node in mode stats has no link");
 }
 
 /** The nodes that a configuration knows, and one more. */

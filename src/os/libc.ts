@@ -28,6 +28,7 @@ export const AF_UNIX = 1;
 export const SOCK_DGRAM = 2;
 export const LOCK_EX = 2;
 export const LOCK_NB = 4;
+export const PR_SET_NAME = 15;
 export const POLLIN = 0x001;
 export const EFD_CLOEXEC = 0o2000000;
 export const EFD_NONBLOCK = 0o4000;
@@ -109,6 +110,17 @@ export const mkfifo = library.func("int mkfifo(const char *path, uint32_t mode)"
 ) => number;
 /** flock(2). The lock lasts until the descriptor is closed, at the latest when the process ends. */
 export const flock = library.func("int flock(int fd, int operation)") as (fd: number, operation: number) => number;
+
+const prctlFunction = library.func("int prctl(int option, str name, ulong, ulong, ulong)") as (
+  option: number,
+  name: string,
+  ...zeros: readonly number[]
+) => number;
+
+/** prctl(PR_SET_NAME): the name of the calling thread, in the main thread that of the process. */
+export function prctlName(name: string): boolean {
+  return prctlFunction(PR_SET_NAME, name, 0, 0, 0) === 0;
+}
 
 /** poll(2) on a thread of the pool. `fds` holds `count` struct pollfd and must stay reachable until `done` runs. */
 export function pollAsync(fds: Uint8Array, count: number, timeoutMs: number, done: PollDone): void {

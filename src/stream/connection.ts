@@ -21,6 +21,7 @@ import { Backoff } from "../os/backoff.js";
 import { pause } from "../os/pause.js";
 import { inboxPrefix } from "./format/subjects.js";
 import { watchLiveness } from "./liveness.js";
+import { clientServer } from "./scoped-host.js";
 import { connectGuarded, type GuardedOptions } from "./transport.js";
 
 /** Paths of PEM files. They are read at each connect, so a renewed certificate needs no restart. */
@@ -301,7 +302,7 @@ export class BrokerConnection {
   #clientOptions(): GuardedOptions {
     const { servers, node, purpose, tls, login } = this.#options;
     return {
-      servers: [...servers],
+      servers: servers.map(clientServer),
       name: `conntrail ${node} ${purpose}`,
       inboxPrefix: inboxPrefix(node),
       timeout: CONNECT_TIMEOUT_MS,

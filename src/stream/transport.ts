@@ -3,6 +3,7 @@ import type { ConnectionOptions, NatsConnection } from "nats";
 import { NatsConnectionImpl, type ServerInfo, setTransportFactory } from "nats/lib/src/nats-base-client.js";
 import { NodeTransport, nodeResolveHost } from "nats/lib/src/node_transport.js";
 import { ProtocolGuard } from "./protocol-guard.js";
+import { dialledHost, isScopedHost } from "./scoped-host.js";
 
 /** Options of a client whose broker may be anybody. */
 export interface GuardedOptions extends ConnectionOptions {
@@ -23,8 +24,12 @@ const REFUSAL = /^-ERR '([\w ]{1,100})'\r\n/;
  * socket behind when an attempt to connect times out. @throws NatsError
  */
 export function connectGuarded(options: GuardedOptions): Promise<NatsConnection> {
-  setTransportFactory({ factory: () => new GuardedTransport(), dnsResolveFn: nodeResolveHost });
+  setTransportFactory({ factory: () => new GuardedTransport(), dnsResolveFn: resolveHost });
   return NatsConnectionImpl.connect(options);
+}
+
+async function resolveHost(hostname: string): Promise<string[]> {
+  return isScopedHost(hostname) ? [hostname] : nodeResolveHost(hostname);
 }
 
 /**
@@ -36,7 +41,7 @@ class GuardedTransport extends NodeTransport {
   #gaveUp = false;
 
   override async dial({ hostname, port }: { hostname: string; port: number }): Promise<Socket> {
-    const socket = createConnection({ host: hostname, port, noDelay: true });
+    const socket = createConnection({ host: dialledHost(hostname), port, noDelay: true });
     // `close` finds it here while it is still connecting.
     this.socket = socket;
     await new Promise<void>((resolve, reject) => {

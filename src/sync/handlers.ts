@@ -16,7 +16,7 @@ import type { NodeHandlers, ProgressListener } from "../control/server.js";
 import { ConntrailError, errorText } from "../errors.js";
 import { expectationToJson } from "../flow/expectation.js";
 import type { FlowTable } from "../flow/flow-table.js";
-import { type RareAttributes, RECORD_WORDS } from "../flow/record.js";
+import { type DecodedFlow, HAS_COUNTERS, type RareAttributes, RECORD_WORDS, W_HAS } from "../flow/record.js";
 import type { Follower } from "./in/follower.js";
 import type { FirewallNode } from "./node.js";
 import type { Journal } from "./out/journal.js";
@@ -52,8 +52,11 @@ export function createHandlers(
   return {
     status: () => reports.status(),
     stats: () => reports.stats(),
-    dump: (table, sink, signal) => {
-      if (table === "kernel") return dumpKernel(kernel, sink, signal);
+    dump: (table, sink, signal, replicated = false) => {
+      if (table === "kernel" && replicated) {
+        return dumpKernel(kernel, sink, signal, (words) => replicator.filter(words, 0));
+      }
+      if (table === "kernel") return dumpKernel(kernel, sink, signal, null);
       if (table === "external") return dumpTable(external.table, () => true, sink, signal);
       return dumpTable(internal.table, (slot) => internal.isShown(slot), sink, signal);
     },
@@ -183,14 +186,22 @@ async function dumpTable(
 
 /**
  * The kernel does not wait for a slow client, so the whole dump is gathered first; nf_conntrack_max bounds it. It is
- * gathered in slabs, because the garbage collector would copy a million objects again and again.
+ * gathered in slabs, because the garbage collector would copy a million objects again and again. With `keeps` only the
+ * flows that pass it are dumped, with the kernel's counters.
  */
-async function dumpKernel(kernel: KernelTable, sink: RecordSink, signal: AbortSignal): Promise<void> {
+async function dumpKernel(
+  kernel: KernelTable,
+  sink: RecordSink,
+  signal: AbortSignal,
+  keeps: ((words: Uint32Array) => boolean) | null,
+): Promise<void> {
+  const counters = new Map<number, Float64Array>();
   const slabs: Uint32Array[] = [];
   const rare = new Map<number, RareAttributes>();
   let flows = 0;
   let filling = new Uint32Array(0);
   await kernel.dump({ signal }, (flow) => {
+    if (keeps !== null && !keeps(flow.words)) return;
     const at = flows % DUMP_SLAB_FLOWS;
     if (at === 0) {
       filling = new Uint32Array(DUMP_SLAB_FLOWS * RECORD_WORDS);
@@ -198,16 +209,22 @@ async function dumpKernel(kernel: KernelTable, sink: RecordSink, signal: AbortSi
     }
     filling.set(flow.words, at * RECORD_WORDS);
     if (flow.rare !== null) rare.set(flows, flow.rare);
+    if (keeps !== null && hasCounters(flow)) counters.set(flows, Float64Array.from(flow.counters));
     flows++;
   });
   for (const [number, slab] of slabs.entries()) {
     const first = number * DUMP_SLAB_FLOWS;
     for (let at = 0; at < DUMP_SLAB_FLOWS && first + at < flows; at++) {
       if (signal.aborted) return;
-      if (!sink.write(slab, at * RECORD_WORDS, rare.get(first + at) ?? null)) await sink.drain();
+      const flow = first + at;
+      if (!sink.write(slab, at * RECORD_WORDS, rare.get(flow) ?? null, counters.get(flow))) await sink.drain();
     }
   }
   await sink.drain();
+}
+
+function hasCounters({ words }: DecodedFlow): boolean {
+  return ((words[W_HAS] ?? 0) & HAS_COUNTERS) !== 0;
 }
 
 async function flush(parts: NodeParts, target: FlushTarget, only?: RowKind): Promise<FlushReport> {

@@ -20,6 +20,7 @@ import { Replicator } from "./out/replicator.js";
 import { epochReason, type OwnPast } from "./own-past.js";
 import { Peers } from "./peers.js";
 import { Carrying, type EarlierRoles } from "./ports/carrying.js";
+import type { EndedFlows } from "./ports/ended-flows.js";
 import type { HelperNames, InjectorKernel, KernelEvents, KernelRequests, KernelTable } from "./ports/kernel.js";
 import type { OwnStream } from "./ports/own-stream.js";
 import type { PeerPort } from "./ports/peer-stream.js";
@@ -44,10 +45,13 @@ export interface NodePorts {
   readonly past: OwnPast;
   /** The roles that keepalived gave this node before the daemon started. */
   readonly earlier: EarlierRoles;
-  readonly ownStream: OwnStream;
+  /** Null: this node publishes nothing and keeps only its own tables. */
+  readonly ownStream: OwnStream | null;
+  /** The log of this node's flows that have ended; null: there is none. */
+  readonly ended: EndedFlows | null;
   /** The peers that are known at the start. */
   readonly peers: readonly PeerPort[];
-  /** Current addresses of this machine, virtual ones included, as inet_ntop prints them. */
+  /** Current addresses of this machine, virtual and broadcast ones included, as inet_ntop prints them. */
   readonly addresses: () => ReadonlySet<string>;
   readonly clock: Clock;
   /** Waits for one turn of a start that waits for its peers. */
@@ -145,7 +149,7 @@ export class FirewallNode {
     this.injector = injector;
     const { continues, epoch } = past;
     const base = { internal, clock, hybridClock, log };
-    const journal = new Journal({ ...base, node: options.node, epoch, continues, sink: ownStream.sink });
+    const journal = new Journal({ ...base, node: options.node, epoch, continues, sink: ownStream?.sink ?? null });
     this.journal = journal;
     const limits = options.snapshotsAsked;
     this.#askedSnapshots = new AskedSnapshots({ journal, limits, nowMs: () => performance.now(), signal, log });
@@ -153,7 +157,7 @@ export class FirewallNode {
     const ownPorts = new Set([(injects ?? kernel).portId]);
     const parts = { internal, external, journal, kernel, carrying, clock, log };
     const { filter, helpers, overrunResyncMs, publishIntervalMs } = options;
-    const replicating = { filter, helpers, overrunResyncMs, publishIntervalMs, ownPorts, signal };
+    const replicating = { ended: ports.ended, filter, helpers, overrunResyncMs, publishIntervalMs, ownPorts, signal };
     const replicator = new Replicator({ ...parts, ...replicating, events, injection: injector });
     this.replicator = replicator;
     // This node never needs events about the flows that it injects.
@@ -232,8 +236,7 @@ export class FirewallNode {
       throw new ConntrailError("KERNEL", "the kernel's conntrack table could not be read; the log has the reason");
     }
     if (signal.aborted) return;
-    this.#beat();
-    every(HEARTBEAT_MS, signal, () => this.#beat());
+    this.#beatFromNow();
     every(MAKE_ROOM_MS, signal, () => {
       if (this.internal.hasRoomForUnpublished) void replicator.resyncKernel();
     });
@@ -278,7 +281,7 @@ export class FirewallNode {
     every(SNAPSHOT_CHECK_MS, signal, () => {
       if (journal.snapshotDue) void journal.writeSnapshot(signal);
     });
-    const unlisten = ownStream.listen({
+    const unlisten = ownStream?.listen({
       lost: (reason) => {
         void journal.lost(reason, signal);
         // Claims may be among what was lost. This node has dropped the rows of the flows that it claimed, but their
@@ -287,7 +290,7 @@ export class FirewallNode {
       },
       asked: (request) => this.#answer(request),
     });
-    this.#down.push(unlisten);
+    this.#down.push(() => unlisten?.());
   }
 
   #answer(request: NodeRequest): void {
@@ -303,6 +306,13 @@ export class FirewallNode {
   /** The format versions of this node, as marks and heartbeats report them. */
   get #versions(): { writes: number; reads: number[] } {
     return { writes: this.journal.format.version, reads: versionNumbers(this.#options.formats.reads) };
+  }
+
+  /** Sends heartbeats, unless there is no stream whose readers they are for. */
+  #beatFromNow(): void {
+    if (this.#ports.ownStream === null) return;
+    this.#beat();
+    every(HEARTBEAT_MS, this.signal, () => this.#beat());
   }
 
   #beat(): void {
@@ -321,7 +331,7 @@ export class FirewallNode {
     this.format.look();
     const { ownStream, clock } = this.#ports;
     const { cluster, node } = this.#options;
-    ownStream.beat({
+    ownStream?.beat({
       cluster,
       node,
       ...this.#versions,
@@ -333,7 +343,7 @@ export class FirewallNode {
       groups: roles.namedGroups,
       unpublished: internal.unpublished,
       unread: this.replicator.isUnread,
-      trouble: ownStream.trouble,
+      trouble: ownStream?.trouble ?? null,
       holds: this.peers.held,
     });
   }
@@ -342,7 +352,7 @@ export class FirewallNode {
   async #endStream(): Promise<void> {
     if (this.journal.number === 0) return;
     this.journal.writeMark({ type: "stop" });
-    if (await this.#ports.ownStream.flush(FLUSH_TIMEOUT_MS)) return;
+    if (await this.#ports.ownStream?.flush(FLUSH_TIMEOUT_MS)) return;
     this.log.warn("the broker did not confirm the last messages in time");
   }
 

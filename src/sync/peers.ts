@@ -64,6 +64,12 @@ export class Peers {
     this.#parts = options;
   }
 
+  /** Sets how long a peer's daemon may be silent before the peer no longer counts as in sync. */
+  setSilence(silenceMsMax: number): void {
+    this.#parts.silenceMsMax = silenceMsMax;
+    for (const { watch } of this.#list) watch.silenceMsMax = silenceMsMax;
+  }
+
   /** All peers, including those that were added later. */
   get list(): readonly Peer[] {
     return this.#list;

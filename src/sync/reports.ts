@@ -121,7 +121,8 @@ export class Reports {
   #warnings(peers: readonly PeerStatus[]): string[] {
     const { groups } = this.#sources.own();
     const found = [...this.#sources.keysWarnings()];
-    if (peers.length === 0) found.push("no peers are configured: nothing is replicated to this node");
+    if (peers.length === 0 && this.#sources.broker().mode !== "none")
+      found.push("no peers are configured: nothing is replicated to this node");
     for (const { node, role, clockOffsetMs, inSync, couldTakeOver } of peers) {
       // Of a peer that is not in sync, the reason is shown, and what it said last may be old.
       if (inSync && couldTakeOver === false)
@@ -189,7 +190,7 @@ export class Reports {
         updateFailed: external.counters.unknown,
         destroyFailed: 0,
       },
-      traffic: { bytes: 0, packets: 0 },
+      traffic: { bytes: 0, packets: 0, ...groups.traffic },
       link: {
         bytesSent: groups.publisher?.bytes ?? 0,
         packetsSent: groups.publisher?.messages ?? 0,
@@ -233,6 +234,7 @@ export function nodeCounters(
   };
   return {
     internal: { ...internal.counters },
+    traffic: replicator.traffic,
     events: { ...events },
     replicator: { ...replicator.counters, reasserted: internal.reasserted },
     journal: { ...journal.counters },

@@ -49,6 +49,16 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 400_000 }, () => 
     const pid = (await host.exec("cat", LOCK)).trim();
     assert.match(pid, /^\d+$/);
     assert.equal((await host.exec("readlink", `/proc/${pid}/cwd`)).trim(), "/");
+    for (const search of [
+      ["pgrep", "-x", "conntrackd"],
+      ["pidof", "conntrackd"],
+      ["pgrep", "-f", "conntrackd -d"],
+      ["pgrep", "-f", "^conntrackd -d -C /etc/conntrackd/conntrackd.conf$"],
+      ["ps", "-o", "pid=", "-C", "conntrackd"],
+    ]) {
+      const [file = "", ...args] = search;
+      assert.equal((await host.exec(file, ...args)).trim(), pid, search.join(" "));
+    }
     assert.equal((await host.exec("ps", "-o", "sid=", "-p", pid)).trim(), pid);
     for (const fd of [0, 1, 2])
       assert.equal((await host.exec("readlink", `/proc/${pid}/fd/${fd}`)).trim(), "/dev/null");
@@ -184,6 +194,7 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 400_000 }, () => 
     await using _b = b;
     await using _a = a;
     const file = scriptIn(a);
+    for (const host of [a, b]) await host.configure(host.conf().replace("FTFW { }", "FTFW { PurgeTimeout 1 }"));
     using syslogA = a.syslog();
     using syslogB = b.syslog();
     const becomes = async (host: ConntrackdHost, state: string) => {
@@ -213,8 +224,81 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 400_000 }, () => 
     await waitFor("the committed flow its own", WAIT_MS, async () => (await lines(b, "-i")).length === 1);
     assert.deepEqual(await becomes(a, "backup"), clean);
     await waitFor("the new primary's flow", WAIT_MS, async () => (await lines(a, "-e")).length === 1);
+    // The brokers' connections between the two pass all the time, and prove no second sync group.
+    await waitFor(
+      "the purge",
+      WAIT_MS,
+      async () => (await a.exec("conntrack", "-L", "-p", "tcp", "--dport", "80")) === "",
+    );
     assert.deepEqual(await becomes(a, "fault"), clean);
     assert.equal((await a.run("sh", file, "nonsense")).code, 1);
+  });
+
+  it("links of the field: to oneself on lo, of link-local addresses, of an interface with several", async () => {
+    const [a, b] = await ConntrackdHost.pair();
+    await using _b = b;
+    await using _a = a;
+    const link = /UDP \{[^}]*\}/;
+    const lo = "TCP { IPv4_address 127.0.0.1\n IPv4_Destination_Address 127.0.0.1\n Port 3780\n Interface lo\n }";
+    await a.configure(a.conf().replace(link, lo));
+    assert.deepEqual(await a.conntrackd("-d"), QUIET);
+    assert.match((await lines(a, "-s"))[0] ?? "", /^cache internal:$/);
+    assert.deepEqual(await a.conntrackd("-k"), QUIET);
+
+    const passes = async (sport: number): Promise<void> => {
+      assert.deepEqual([await a.conntrackd("-d"), await b.conntrackd("-d")], [QUIET, QUIET]);
+      await insert(a, sport);
+      const shown = new RegExp(` sport=${sport} `);
+      await waitFor(`the flow ${sport}`, WAIT_MS, async () => shown.test((await b.conntrackd("-e")).stdout));
+      assert.deepEqual([await a.conntrackd("-k"), await b.conntrackd("-k")], [QUIET, QUIET]);
+    };
+    for (const host of [a, b]) {
+      await host.exec("ip", "addr", "add", `fe80::${host.number}/64`, "dev", "sync0", "nodad");
+      const ends = `IPv6_address fe80::${host.number}\n IPv6_Destination_Address fe80::${3 - host.number}`;
+      await host.configure(host.conf().replace(link, `UDP { ${ends}\n Port 3780\n Interface sync0\n }`));
+    }
+    await passes(1000);
+
+    await a.exec("ip", "addr", "add", "10.9.7.1/24", "dev", "sync0");
+    await b.exec("ip", "addr", "add", "10.9.7.2/24", "dev", "sync0");
+    const unnamed = "UDP { IPv4_Destination_Address 10.9.7.2\n Port 3780\n Interface sync0\n }";
+    await a.configure(a.conf().replace(link, unnamed));
+    await b.configure(b.conf().replaceAll("10.9.8.", "10.9.7."));
+    await passes(1001);
+  });
+
+  it("daemons in two network namespaces of a host run side by side", async () => {
+    const [host, other] = await ConntrackdHost.pair();
+    await using _other = other;
+    await using _host = host;
+    await host.exec("ip", "netns", "add", "lb2");
+    const inside = (...words: string[]) => host.run("ip", "netns", "exec", "lb2", ...words);
+    for (const line of [
+      "link set lo up",
+      "link add sync0 type veth peer name sync1",
+      "addr add 10.9.8.1/24 dev sync0",
+      "link set sync0 up",
+    ])
+      await host.exec("ip", "-n", "lb2", ...line.split(" "));
+    await inside("sysctl", "-qw", "net.netfilter.nf_conntrack_events=1");
+    const conf = join(host.directory, "lb2.conf");
+    const own = { "conntrack.lock": "lb2.lock", "conntrackd.ctl": "lb2.ctl", [host.logFile]: `${host.logFile}2` };
+    const text = Object.entries(own).reduce((before, [from, to]) => before.replace(from, to), host.conf());
+    writeFileSync(conf, text);
+    assert.deepEqual(await host.conntrackd("-d"), QUIET);
+    assert.deepEqual(await inside(CONNTRACKD, "-C", conf, "-d"), QUIET);
+    await insert(host, 1000);
+    await waitFor("the flow", WAIT_MS, async () => (await lines(host, "-i")).length === 1);
+    assert.deepEqual(await inside(CONNTRACKD, "-C", conf, "-i"), QUIET);
+    assert.equal(await host.has("/var/lib/conntrail/instances/var-run-lb2.ctl/jetstream"), true);
+    assert.deepEqual(await inside(CONNTRACKD, "-C", conf, "-k"), QUIET);
+
+    const same = await inside("env", "CONNTRAIL_STORE=/var/lib/conntrail", CONNTRACKD, "-C", conf, "-d");
+    assert.equal(same.code, 1);
+    assert.match(
+      same.stderr,
+      /the store of \/var\/lib\/conntrail\/nats\.conf is in use by the conntrail with process id \d+/,
+    );
   });
 
   it("starts although the link, and so the nodes, have other addresses than before", async () => {

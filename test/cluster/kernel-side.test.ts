@@ -104,9 +104,31 @@ describe("the kernel side", { skip: clusterObstacle(), timeout: 400_000 }, () =>
     assert.equal(await a.counter("events", "eventsReceived"), 620);
 
     writeFileSync(file, config.replace(filter, ""));
-    reload();
+    assert.deepEqual(await a.conntrail("reload"), {
+      code: 0,
+      stdout: "applied: filter.protocols filter.where\n",
+      stderr: "",
+    });
     await assertAgreement(pair);
     assert.equal(await a.counter("events", "filterInstructions"), 0);
+
+    // A peer that nobody has heard of yet, a purge time, and what only a start can set.
+    const more = config
+      .replace(filter, "nice: 5")
+      .replace(/^purge:.*$/m, "purge: { after: 7s }")
+      .replace(/peers: \{ (.*) \}/, "peers: { $1, n9: 192.0.2.9 }");
+    writeFileSync(file, more);
+    const report = "applied: purge.after peers.n9\nneeds a restart: nice\n";
+    const reloaded = await a.conntrail("reload");
+    assert.deepEqual([reloaded.code, reloaded.stdout], [1, report]);
+    const { peers } = JSON.parse((await a.conntrail("status", "--json")).stdout) as { peers: { node: string }[] };
+    assert.deepEqual(
+      peers.map(({ node }) => node),
+      ["n2", "n9"],
+    );
+    assert.match((await a.conntrail("purge")).stdout, /^purge in 7 s/);
+    writeFileSync(file, `${more}nonsense: 1\n`);
+    assert.equal((await a.conntrail("reload")).code, 2);
   });
 });
 

@@ -69,7 +69,7 @@ describe("daemons of an ordinary user", { skip: clusterObstacle(), timeout: 300_
     const broker = node.brokerPid!;
     const daemon = node.namespace
       .pids()
-      .find((pid) => readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("\0daemon\0"));
+      .find((pid) => readFileSync(`/proc/${pid}/cmdline`, "utf8").startsWith("conntrail daemon "));
     assert.ok(daemon !== undefined);
     for (const [pid, capabilities] of [
       [daemon, CAPABILITIES],

@@ -181,14 +181,15 @@ export class FakeHandlers implements ControlHandlers {
     return STATS;
   }
 
-  async dump(...[table, sink, signal]: Parameters<ControlHandlers["dump"]>): Promise<void> {
-    this.#call(`dump ${table}`);
+  async dump(...[table, sink, signal, replicated]: Parameters<ControlHandlers["dump"]>): Promise<void> {
+    this.#call(`dump ${table}${replicated === true ? " replicated" : ""}`);
+    const counters = replicated === true ? Float64Array.of(1, 60, 2, 90) : undefined;
     const words = sampleRecord(0);
     try {
       for (let i = 0; i < this.flows; i++) {
         words[W_MARK] = i;
         this.dumped++;
-        if (!sink.write(words, 0, i === 1 ? { helper: "ftp" } : null)) await sink.drain();
+        if (!sink.write(words, 0, i === 1 ? { helper: "ftp" } : null, counters)) await sink.drain();
         signal.throwIfAborted();
       }
     } catch (error) {
@@ -242,6 +243,11 @@ export class FakeHandlers implements ControlHandlers {
 
   stop(): void {
     this.#call("stop");
+  }
+
+  async reload(): ReturnType<ControlHandlers["reload"]> {
+    this.calls.push("reload");
+    return { applied: ["filter.protocols"], restart: [], failed: [] };
   }
 
   async rekey(): ReturnType<ControlHandlers["rekey"]> {

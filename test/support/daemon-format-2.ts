@@ -14,7 +14,13 @@ process.on("SIGTERM", stop);
 await runDaemon(
   config,
   openLog(config).logger,
-  { version: "2", signal: end.signal, onReload: () => undefined, stop },
+  {
+    version: "2",
+    signal: end.signal,
+    reload: { onReload: () => undefined },
+    reloadNow: async () => ({ applied: [], restart: [], failed: [] }),
+    stop,
+  },
   FORMATS_2,
 );
 process.exit(0);

@@ -51,6 +51,7 @@ export function testNode(ports: Partial<NodePorts>, options: Partial<NodeOptions
       // As after a restart without a reboot, for a node whose hooks left no trace.
       earlier: { groups: new Map(), table: past.lastRole },
       ownStream: plainStream({ publish: () => 0, publishAcked: async () => 0, backlog: { bytes: 0 } }),
+      ended: null,
       peers: [],
       addresses: () => NO_ADDRESSES,
       clock,

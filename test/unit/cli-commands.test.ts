@@ -35,7 +35,10 @@ let server: ControlServer;
 const DAEMON = `export async function runDaemon(config, logger, controls) {
   if (config.cluster === "broken") throw new Error("cannot\\ngo on");
   if (config.cluster === "crash") setImmediate(() => { throw new Error("a bug"); });
-  controls.onReload((next) => logger.info({ purge: next.purgeAfterSeconds }, "seen"));
+  controls.reload.onReload(["purge.after"], (next) => {
+    logger.info({ purge: next.purgeAfterSeconds }, "seen");
+    return [];
+  });
   logger.info("ready");
   await new Promise((resolve) => {
     const timer = setInterval(() => logger.debug("alive"), 20);
@@ -288,7 +291,11 @@ test("a missing or wrong configuration ends with 2, a missing daemon with 1", as
   await expectFailure(["daemon", "-c", none], 2, unread);
   const wrong = join(directory, "wrong.yaml");
   writeFileSync(wrong, `${configText("edge", "info")}mode: x\n`);
-  await expectFailure(["daemon", "-c", wrong], 2, `${wrong}:6: mode: found "x", allowed is cache, inject, observer`);
+  await expectFailure(
+    ["daemon", "-c", wrong],
+    2,
+    `${wrong}:6: mode: found "x", allowed is cache, inject, observer, stats`,
+  );
   const lonely = join(directory, "lonely.yaml");
   const path = join(directory, "lonely.sock");
   writeFileSync(lonely, `cluster: a\nnode: b\nlisten: 10.0.0.1\ncontrol: ${path}\n`);

@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import type { StatsPart } from "../../src/cli/conntrackd/options.js";
 import { formatStatsPart, type StatsLink } from "../../src/cli/conntrackd/stats.js";
+import { DEFAULT_SHAPE } from "../../src/conntrackd/shape.js";
 import { STATS, STATUS } from "../support/control-handlers.js";
 import { printfForm } from "../support/printf-form.js";
 
@@ -17,7 +18,7 @@ const link: StatsLink = { protocol: "UDP", device: "sync0" };
 
 function text(part: StatsPart, stats = STATS, unconfirmed = 1): string {
   const status = { ...STATUS, publisher: { ...STATUS.publisher, unconfirmed } };
-  return formatStatsPart(part, { stats, status, link, expectations: true });
+  return formatStatsPart(part, { stats, status, link, shape: DEFAULT_SHAPE });
 }
 
 const PARTS = ["ct", "expect", "network", "cache", "runtime", "link", "rsqueue", "queue", "process"] as const;
@@ -63,7 +64,8 @@ test("numbers come from the counters", () => {
 });
 
 test("the link is called what the configuration calls it", () => {
-  const sources = { stats: STATS, status: STATUS, expectations: false };
+  const shape = { ...DEFAULT_SHAPE, expectations: false };
+  const sources = { stats: STATS, status: STATUS, shape };
   const multicast = formatStatsPart("link", { ...sources, link: { protocol: "multicast", device: "eth2" } });
   assert.match(multicast, /^multicast traffic device=eth2 status=RUNNING role=ACTIVE:\n/);
   const tcp = formatStatsPart("network", { ...sources, link: { protocol: "TCP", device: "eth2" } });

@@ -94,6 +94,68 @@ test("dumps, a line each", async () => {
   assert.match(expected.stdout, /^(proto=6 .* helper=ftp \[active since 5s\]\n){2}$/);
 });
 
+test("dumps follow the mode of the file", async () => {
+  const modes = join(directory, "modes.conf");
+  const link = "UDP { IPv4_address 10.77.0.1 IPv4_Destination_Address 10.77.0.2 Port 3780 }";
+  const dumped = async (mode: string, line: string): Promise<readonly [string, string[]]> => {
+    const expect = "Options { ExpectationSync on }";
+    writeFileSync(modes, confText(`${link} ${expect}`).replace("Mode FTFW { }", mode));
+    handlers.calls.length = 0;
+    const { code, stdout, stderr } = await run("-C", modes, ...line.split(" "));
+    assert.deepEqual([code, stderr], [0, ""], line);
+    return [stdout, [...handlers.calls]];
+  };
+  const alone = "Mode NOTRACK { DisableInternalCache on DisableExternalCache on }";
+  for (const line of ["-i", "-i ct", "-i -x"]) {
+    const [stdout, calls] = await dumped(alone, line);
+    // As `conntrack -L` prints, also where XML was asked for.
+    const form =
+      /^(tcp {6}6 100 ESTABLISHED src=.* packets=1 bytes=60 src=.* packets=2 bytes=90 \[ASSURED\] mark=\d( helper=ftp)? use=1\n){3}$/;
+    assert.match(stdout, form);
+    assert.deepEqual(calls, ["dump kernel replicated"]);
+  }
+  // Whether the daemon is there is asked in any case.
+  for (const line of ["-i exp", "-e", "-e -x", "-e exp"]) assert.deepEqual(await dumped(alone, line), ["", ["stats"]]);
+  assert.deepEqual((await dumped("Mode FTFW { DisableExternalCache on }", "-e"))[0], "");
+  assert.match((await dumped("Mode FTFW { DisableExternalCache on }", "-i"))[0], /\[active since 4\ds\]/);
+
+  const alarm = "Mode ALARM { RefreshTime 30 CacheTimeout 100 }";
+  const expires = / \[expires in (\d+)s\] \[active since \d+s\]$/gm;
+  for (const [line, count] of [
+    ["-e", 3],
+    ["-e exp", 2],
+  ] as const) {
+    const left = [...(await dumped(alarm, line))[0].matchAll(expires)].map(([, seconds]) => Number(seconds));
+    assert.equal(left.length, count, line);
+    assert.ok(left.every((seconds) => seconds > 70 && seconds <= 100));
+  }
+  assert.doesNotMatch((await dumped(alarm, "-i"))[0], /expires/);
+  assert.match((await dumped(alarm, "-e -x"))[0], /^<flow>/);
+});
+
+test("statistics alone have one cache, and what concerns peers is answered and does nothing", async () => {
+  const stats = join(directory, "stats.conf");
+  writeFileSync(stats, `Stats { LogFile on }\nGeneral {\n UNIX { Path ${socket} }\n}\n`);
+  for (const [line, calls] of [
+    ["-f", ["flush internal"]],
+    ["-f int", ["flush internal"]],
+    ["-f ext", ["stats"]],
+    ["-F", ["flush kernel"]],
+    ["-R", ["resync kernel"]],
+    ["-c", ["stats"]],
+    ["-B", ["stats"]],
+    ["-n", ["stats"]],
+    ["-t", ["stats"]],
+    ["-e", ["stats"]],
+    ["-i exp", ["stats"]],
+  ] as const) {
+    handlers.calls.length = 0;
+    assert.deepEqual(await run("-C", stats, ...line.split(" ")), { code: 0, stdout: "", stderr: "" }, line);
+    assert.deepEqual(handlers.calls, calls, line);
+  }
+  assert.match((await run("-C", stats, "-s")).stdout, /^cache stats:\n/);
+});
+
 test("the link is called as the file calls it", async () => {
   const head = async (file: string, ...part: string[]) => (await run("-C", file, "-s", ...part)).stdout.split("\n")[0];
   assert.equal(await head(conf, "link"), "multicast traffic device=eth2 status=RUNNING role=ACTIVE:");

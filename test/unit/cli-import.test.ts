@@ -1,6 +1,6 @@
 /** `import` and the commands that take a conntrackd.conf, in this process. */
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Writable } from "node:stream";
@@ -124,7 +124,13 @@ test("what is no conntrackd.conf is refused", async () => {
   writeFileSync(yaml, "nothing");
   await refused("CONFIG", /conntrail\.yaml:1:1: found no block of conntrackd's, /, "import", yaml);
   await refused("CONFIG", /none\.conf: no such file$/, "import", join(directory, "none.conf"));
-  await refused("CONFIG", /example-stats\.conf:20:1: found Stats alone/, "import", `${GOLDEN}/example-stats.conf`);
+});
+
+test("statistics alone have no link, so no keys", async () => {
+  const out = join(directory, "stats", "conntrail.yaml");
+  await run("import", `${GOLDEN}/example-stats.conf`, "-o", out);
+  assert.equal(loadAnyConfig(out).mode, "stats");
+  assert.deepEqual(readdirSync(join(directory, "stats")), ["conntrail.yaml"]);
 });
 
 test("a configuration file may be either", async () => {

@@ -47,6 +47,11 @@ archive holds what ended until 2026-01-31T11:30:00Z, cut off: 2 days
   assert.match(formatStatus({ ...plain, peers: [], streams: [] }), /\nno peers\n$/);
   const keys = { untilMs: Date.UTC(2028, 0, 31), authorityUntilMs: Date.UTC(2046, 0, 26) };
   assert.match(formatStatus({ ...plain, keys }), /^keys +valid until 2028-01-31$/m);
+  const none = { ...STATUS.broker, mode: "none" } as const;
+  assert.equal(
+    formatStatus({ ...plain, broker: none, peers: [] }),
+    "node      statistics alone\nkernel    3 of 262144 entries\ninternal  3 flows\n",
+  );
   assert.match(formatStatus({ ...plain, streams: null }), /\nthe broker does not tell of its streams\n$/);
 });
 
@@ -60,7 +65,7 @@ test("stats prints any group", () => {
 
 test("stats in conntrackd's form", () => {
   assert.equal(
-    formatConntrackdStats(STATS),
+    formatConntrackdStats(STATS, STATUS),
     [
       "cache internal:",
       "current active connections:\t           3",

@@ -19,7 +19,7 @@ const STATES = "SYN_SENT SYN_RECV ESTABLISHED FIN_WAIT CLOSE_WAIT LAST_ACK TIME_
 const NETWORK = "an IPv4 or IPv6 address or network, such as 192.0.2.0/24 or 2001:db8::1";
 const HELPERS = "true, false or a list of helpers such as [ftp, sip]";
 const TOP_KEYS =
-  "cluster node listen peers mode broker control publish peer_timeout lock nice cache commit purge expectations filter netlink discover archive tls keepalived metrics log";
+  "cluster node listen peers mode broker control publish peer_timeout lock nice cache commit purge expectations filter netlink discover archive tls keepalived stats metrics log";
 
 const directory = mkdtempSync(join(tmpdir(), `conntrail-config-${process.pid}-`));
 after(() => rmSync(directory, { recursive: true, force: true }));
@@ -45,6 +45,7 @@ discover: { group: 225.0.0.50, port: 3780, interface: eth2 }
 archive: { dir: /srv/archive, max_age: 3650d }
 tls: { ca: ca.pem, cert: fw1.pem, key: /keys/fw1.key }
 keepalived: { fifo: /run/conntrail/keepalived.fifo, groups: [wan, lan, wan], track_file: /run/conntrail/behind }
+stats: { file: /var/log/flows.log, syslog: local0 }
 metrics: { listen: 127.0.0.1:9469 }
 log: { level: info, file: /var/log/conntrail.log, syslog: true }
 peer_timeout: 4s
@@ -102,6 +103,7 @@ test("every key of the contract is understood", () => {
     tls: { ca: "/etc/conntrail/ca.pem", cert: "/etc/conntrail/fw1.pem", key: "/keys/fw1.key", nodes: null },
     isOpen: false,
     keepalived: { fifo: "/run/conntrail/keepalived.fifo", groups: ["wan", "lan"], trackFile: "/run/conntrail/behind" },
+    stats: { file: "/var/log/flows.log", syslog: "local0" },
     metrics: { host: "127.0.0.1", port: 9469 },
     logLevel: "info",
     logFormat: "auto",
@@ -140,6 +142,7 @@ test("what is left out has the defaults of the contract", () => {
   assert.deepEqual(loginOf("user: fw1, password: p"), { kind: "user", user: "fw1", file: "/etc/p" });
   assert.deepEqual(loginOf("creds: /x/fw1.creds"), { kind: "creds", file: "/x/fw1.creds" });
   assert.equal(parseConfig(`${BASE}tls: false\n`, "/etc/fw.yaml").tls, null);
+  assert.equal(config.stats, null);
   assert.equal(config.metrics, null);
   assert.deepEqual(config.keepalived, { fifo: null, groups: null, trackFile: null });
   assert.equal(config.logLevel, "info");
@@ -167,12 +170,27 @@ metrics: { listen: "[::1]:9469" }
   assert.deepEqual(config.metrics, { host: "::1", port: 9469 });
 });
 
+test("mode stats needs neither names nor peers", () => {
+  const config = parseConfig("mode: stats\nstats: { file: /x }\n", "fw.yaml");
+  assert.equal(config.mode, "stats");
+  assert.deepEqual(config.stats, { file: "/x", syslog: null });
+  assert.equal(parseConfig("mode: stats\nnode: fw1\n", "fw.yaml").node, "fw1");
+});
+
 /** What is appended to BASE (or, as a whole file, starts with "="), and the message without the file's name. */
 const REFUSED: readonly (readonly [string, string])[] = [
   ["=", `1: cluster: is missing, allowed is ${NAME}`],
   ["=- 1\n", "1: found a list, allowed is a map"],
   ["=just words\n", '1: found "just words", allowed is a map'],
   ["nodee: x\n", `4: nodee: unknown key (did you mean node?), allowed is ${TOP_KEYS}`],
+  [
+    "mode: stats\ntls: false\n",
+    "5: tls: found beside mode stats, allowed is another mode: a node in mode stats has no peers and no broker (mode cache works without peers, too)",
+  ],
+  [
+    "mode: observer\nstats: { file: /x }\n",
+    "5: stats: found beside mode observer, allowed is another mode: an observer has no kernel side",
+  ],
   ["quorum: 2\n", `4: quorum: unknown key, allowed is ${TOP_KEYS}`],
   [
     "broker:\n  port: 4222\n  max-age: 7d\n",
@@ -193,7 +211,7 @@ const REFUSED: readonly (readonly [string, string])[] = [
   ["peers: { fw2: 224.0.0.1 }\n", '4: peers.fw2: found "224.0.0.1", allowed is the IPv4 or IPv6 address of one host'],
   ["peers: { a.b: 10.77.0.2 }\n", `4: peers.a.b: found "a.b", allowed is ${NAME}`],
   ["peers: [fw2]\n", `4: peers: found a list, allowed is ${PEERS}`],
-  ["mode: direct\n", '4: mode: found "direct", allowed is cache, inject, observer'],
+  ["mode: direct\n", '4: mode: found "direct", allowed is cache, inject, observer, stats'],
   ["expectations: ftp\n", `4: expectations: found "ftp", allowed is ${HELPERS}`],
   ["expectations: []\n", `4: expectations: found a list, allowed is ${HELPERS}`],
   ["expectations: [ftp, a-name-too-long-for-it]\n", `4: expectations: found a list, allowed is ${HELPERS}`],

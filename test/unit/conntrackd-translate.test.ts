@@ -14,9 +14,15 @@ import { protocolNumber } from "../../src/flow/protocol.js";
 const DIRECTORY = "test/golden/conntrackd-conf";
 const names = readdirSync(DIRECTORY).flatMap((name) => (name.endsWith(".yaml") ? [name.slice(0, -5)] : []));
 
-/** eth2 has addresses of each kind, only the last of which a broker can listen on over IPv6; no other interface has any. */
+/** eth2 has addresses of each kind, only the last of which a broker can listen on over IPv6 with Multicast. */
+const ADDRESSES: Readonly<Record<string, readonly string[]>> = {
+  eth2: ["10.0.0.7/24", "fe80::7/64", "2001:DB8::7/64"],
+  many: ["192.0.2.1/24", "10.9.8.1/24", "10.9.8.11/24"],
+  local: ["fe80::9/64"],
+};
+
 const MACHINE: Machine = {
-  addressesOf: (device) => (device === "eth2" ? ["10.0.0.7", "fe80::7", "2001:DB8::7"] : []),
+  addressesOf: (device) => ADDRESSES[device] ?? [],
   protocolNumber: (name) => (name === "Tcp" ? undefined : protocolNumber(name)),
 };
 
@@ -85,10 +91,9 @@ test("a node's name is made of its address, and fits", () => {
 });
 
 test("a file without what a link needs is refused by what is missing", () => {
-  const none = "allowed is a Sync block with one of UDP, TCP and Multicast in it";
+  const none = "allowed is a Sync block with one of UDP, TCP and Multicast in it, or Stats alone";
   refused("General { }", `c.conf:1:1: found no dedicated link, ${none}`);
   refused(conf("", ""), `c.conf:1:1: found no dedicated link, ${none}`);
-  refused(golden("example-stats.conf"), `c.conf:20:1: found Stats alone, which conntrail does not do, ${none}`);
   const own = "allowed is IPv4_address with this node's address on the dedicated link";
   refused(
     conf("", "UDP { IPv4_Destination_Address 10.0.0.2 }"),
@@ -103,17 +108,17 @@ test("a file without what a link needs is refused by what is missing", () => {
     "c.conf:3:1: found TCP without another node, allowed is IPv6_Destination_Address with its address",
   );
   refused(
-    conf("", "UDP { IPv4_address 10.0.0.1 IPv4_Destination_Address 10.0.0.1 }"),
-    "c.conf:3:1: found UDP without another node, allowed is IPv4_Destination_Address with its address",
-  );
-  refused(
     conf("", "UDP { IPv4_address 10.0.0.1 IPv4_Destination_Address 225.0.0.50 }"),
     "c.conf:3:54: found 225.0.0.50, allowed is the address of another node",
   );
   const routed = "allowed is an address that is not link-local, such as fd00::1: give both ends of the link one";
   refused(
     conf("", "UDP { IPv6_address fe80::1 IPv6_Destination_Address fe80::2 }"),
-    `c.conf:3:20: found fe80::1, ${routed}`,
+    `c.conf:3:20: found fe80::1, ${routed}, or Interface beside it`,
+  );
+  refused(
+    conf("", "Multicast { IPv6_address ff15::1 IPv6_interface fe80::1 Interface eth3 }"),
+    `c.conf:3:49: found fe80::1, ${routed}`,
   );
   refused(
     conf("", "UDP { IPv4_address 10.0.0.1 IPv4_Destination_Address 10.0.0.2 }\nTCP { IPv4_address 10.0.0.1 }"),
@@ -130,6 +135,39 @@ IPv6_interface with this node's address on the dedicated link, not link-local, o
   );
 });
 
+test("Stats alone needs no link; beside Sync it is one more log", () => {
+  const alone = configOf(
+    "Stats {\nLogFile on\nSyslog local3\nNetlinkEventsReliable on\nLogFileBufferSize 4096\n}\nGeneral { }",
+  );
+  assert.equal(alone.mode, "stats");
+  assert.deepEqual(alone.stats, { file: "/var/log/conntrackd-stats.log", syslog: "local3" });
+  assert.equal(alone.netlink.reliable, true);
+  assert.deepEqual(configOf("Stats { LogFile /x/y }").stats, { file: "/x/y", syslog: null });
+  assert.equal(configOf("Stats { }").stats, null);
+  const beside = configOf(`${conf()}\nStats { LogFile on }`);
+  assert.equal(beside.mode, "cache");
+  assert.deepEqual(beside.stats, { file: "/var/log/conntrackd-stats.log", syslog: null });
+});
+
+test("daemons that have files of their own have a store of their own", () => {
+  const store = (general: string, machine = MACHINE) =>
+    parseConfig(translate(parseConntrackdConf(conf(general), "c.conf"), machine).yaml, "c.conf").broker.store;
+  const usual = "/var/lib/conntrail";
+  assert.equal(store(""), usual);
+  for (const path of ["/var/run/conntrackd.ctl", "/run/conntrackd.sock"]) {
+    assert.equal(store(`UNIX { Path ${path}\n}\nLockFile /var/lock/conntrack.lock`), usual);
+  }
+  assert.equal(store("UNIX { Path /run/lb/a-b.ctl\n}"), `${usual}/instances/run-lb-a_2d_b.ctl`);
+  assert.notEqual(store("UNIX { Path /run/lb-a/b.ctl\n}"), store("UNIX { Path /run/lb/a-b.ctl\n}"));
+  assert.equal(store("LockFile /var/lock/lb2.lock"), `${usual}/instances/var-lock-lb2.lock`);
+  assert.match(store(`LockFile /${"x/".repeat(300)}y`), /instances\/[0-9a-f]{64}$/);
+  assert.equal(store("LockFile /var/lock/lb2.lock", { ...MACHINE, store: "/srv/streams" }), "/srv/streams");
+  assert.throws(
+    () => store("", { ...MACHINE, store: "srv" }),
+    /^.*CONNTRAIL_STORE: found "srv", allowed is an absolute path$/,
+  );
+});
+
 test("a link without this node's address has that of its interface", () => {
   const link = "UDP { IPv4_address 0.0.0.0 IPv4_Destination_Address 10.0.0.2 Interface eth2 }";
   assert.equal(configOf(conf("", link)).listen, "10.0.0.7");
@@ -137,6 +175,35 @@ test("a link without this node's address has that of its interface", () => {
   assert.equal(configOf(conf("", "Multicast { IPv4_address 225.0.0.50 Interface eth2 }")).listen, "10.0.0.7");
   const named = "Multicast { IPv6_address ff15::1 IPv6_interface fd00::1 Group 3780 Interface eth3 }";
   assert.equal(configOf(conf("", named)).listen, "fd00::1");
+});
+
+test("of several addresses of an interface, one in the other node's network is used, and the others are named", () => {
+  const link = (device: string, to: string) => conf("", `UDP { Interface ${device} IPv4_Destination_Address ${to} }`);
+  assert.equal(configOf(link("many", "192.0.2.2")).listen, "192.0.2.1");
+  assert.equal(remarkOf(link("many", "192.0.2.2"), "Interface").verdict, "not needed");
+  assert.equal(configOf(link("many", "10.9.8.2")).listen, "10.9.8.1");
+  const { verdict, note } = remarkOf(link("many", "10.9.8.2"), "Interface");
+  assert.equal(verdict, "not supported");
+  assert.match(
+    note,
+    /many has 10\.9\.8\.11 too; the other nodes must name 10\.9\.8\.1, or IPv4_address must say which$/,
+  );
+  assert.equal(configOf(link("many", "203.0.113.2")).listen, "192.0.2.1");
+});
+
+test("a link-local address has its interface, but not in the node's name", () => {
+  const named = configOf(conf("", "TCP { IPv6_address fe80::1 IPv6_Destination_Address fe80::2 Interface eth3 }"));
+  assert.equal(named.listen, "fe80::1%eth3");
+  assert.equal(named.node, "fe80--1");
+  assert.deepEqual(named.peers, [{ node: "fe80--2", address: "fe80::2%eth3" }]);
+  const found = configOf(conf("", "UDP { IPv6_Destination_Address fe80::2 Interface local }"));
+  assert.equal(found.listen, "fe80::9%local");
+});
+
+test("a link to oneself is a node without peers", () => {
+  const text = conf("", "TCP { IPv4_address 127.0.0.1 IPv4_Destination_Address 127.0.0.1 Port 3780 Interface lo }");
+  assert.deepEqual(configOf(text).peers, []);
+  assert.equal(configOf(text).listen, "127.0.0.1");
 });
 
 test("the link that says Default is used, else the first; its other destinations are peers too", () => {

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { InternalCache } from "../../src/cache/internal.js";
-import { DecodedFlow, W_ORIG_SRC, W_REPLY_DST, W_TIMEOUT } from "../../src/flow/record.js";
+import { DecodedFlow, W_ORIG_DST, W_ORIG_SRC, W_REPLY_DST, W_TIMEOUT } from "../../src/flow/record.js";
 import { PassingTraffic } from "../../src/sync/takeover/passing.js";
 import { sampleRecord } from "../support/control-handlers.js";
 
@@ -69,6 +69,22 @@ describe("traffic that passes", () => {
     const { table } = routed.internal;
     table.slab(0)[table.base(0) + W_REPLY_DST] = table.slab(0)[table.base(0) + W_ORIG_SRC]!;
     assert.equal(await routed.passes(3), false, "an address at its end is no translation");
+  });
+
+  it("is not seen in connections of this machine itself, nor in what goes to many", async () => {
+    for (const end of ["10.0.0.10", "192.168.255.33"]) {
+      assert.equal(await new Node({ flows: 1, claimed: 1, addresses: [end] }).passes(0), false, end);
+      assert.equal(await new Node({ flows: 1, claimed: 1, addresses: [end, TRANSLATED_TO] }).passes(3), false, end);
+    }
+    for (const to of [0xe000_0012, 0xffff_ffff]) {
+      const node = new Node({ flows: 1, claimed: 1 });
+      const { table } = node.internal;
+      table.slab(0)[table.base(0) + W_ORIG_DST] = to;
+      // The kernel lists it as the table has it.
+      node.flows[0]!.words[W_ORIG_DST] = to;
+      assert.equal(await node.passes(0), false);
+    }
+    assert.equal(await new Node({ flows: 1, claimed: 1, addresses: ["10.0.0.11"] }).passes(0), true);
   });
 
   it("is none either when the first look was held up after the kernel had listed a flow, or before", async (t) => {

@@ -22,6 +22,8 @@ export function readAnyConfig(path: string): AnyConfig {
   const text = readConfigText(path);
   if (!isConntrackdConf(text)) return { config: parseConfig(text, path), remarks: [] };
   const { yaml, remarks } = translate(parseConntrackdConf(text, path));
+  const config = parseConfig(yaml, path);
   // A conntrackd.conf cannot name keys: those beside it count.
-  return { config: parseConfig(hasKeys(path) ? withKeysLine(yaml, path) : yaml, path), remarks };
+  const isKeyed = config.mode !== "stats" && hasKeys(path);
+  return { config: isKeyed ? parseConfig(withKeysLine(yaml, path), path) : config, remarks };
 }

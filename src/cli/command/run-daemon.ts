@@ -1,8 +1,10 @@
 import { setPriority } from "node:os";
 import type { Logger } from "pino";
 import type { Config } from "../../config/config.js";
+import { Reload } from "../../daemon/reload.js";
 import type { DaemonControls } from "../../daemon.js";
 import { errorText } from "../../errors.js";
+import { nameProcess } from "../../os/process-name.js";
 import { type LockFile, takeLock } from "../process/lock-file.js";
 import { type DaemonLog, openLog } from "../process/log.js";
 import { loadAnyConfig, readAnyConfig } from "./config-file.js";
@@ -14,6 +16,8 @@ const END_MS_MAX = 15_000;
 /** The caller that runs the daemon in this process. */
 export interface DaemonHost {
   readonly configPath: string;
+  /** The program that runs the daemon, and what stands before the configuration in its command line. */
+  readonly program: { readonly name: "conntrail" | "conntrackd"; readonly words: readonly string[] };
   /** Called when the node is ready. */
   ready(): void;
   /** Called with the reason, in one line, before the process exits with 1. */
@@ -25,6 +29,8 @@ export interface DaemonHost {
  * failure. Throws ConntrailError when it cannot begin: configuration, log file, lock file.
  */
 export async function runInForeground(host: DaemonHost): Promise<void> {
+  const { name, words } = host.program;
+  nameProcess(name, [...words, host.configPath]);
   const { config, remarks } = readAnyConfig(host.configPath);
   const log = openLog(config);
   const { logger } = log;
@@ -47,12 +53,8 @@ export async function runInForeground(host: DaemonHost): Promise<void> {
     if (verdict === "not supported") logger.warn({ line, directive, note }, "directive not supported");
   }
   renice(config.nice, logger);
-  const { controls, onHup } = createControls(host, logger);
-  process.on("SIGHUP", () => {
-    onHup(log).catch((error: unknown) =>
-      logger.error({ error: errorText(error) }, "reload failed, the configuration stays as it was"),
-    );
-  });
+  const controls = createControls(host, config, log);
+  process.on("SIGHUP", () => void controls.reloadNow().catch(() => undefined));
   // Loaded here, by a computed name: the daemon's modules are the largest part of the program, and only this command
   // needs them.
   const root = new URL("../../daemon.js", import.meta.url).href;
@@ -71,12 +73,11 @@ export async function runInForeground(host: DaemonHost): Promise<void> {
   process.exit(code);
 }
 
-/** Ends the daemon at signals and on request, within a bound; reloads the configuration at SIGHUP. */
-function createControls(host: DaemonHost, logger: Logger) {
+/** Ends the daemon at signals and on request, within a bound; reloads the configuration at SIGHUP and on request. */
+function createControls(host: DaemonHost, config: Config, log: DaemonLog): DaemonControls {
+  const { logger } = log;
   const end = new AbortController();
-  const reloads: ((config: Config) => void | Promise<void>)[] = [];
-  /** The configuration at the last SIGHUP, which may come before the node is ready. */
-  let reloaded: Config | null = null;
+  const reload = new Reload(config, logger);
   const onEnd = (reason: string): void => {
     if (end.signal.aborted) return;
     logger.info({ signal: reason }, "ending");
@@ -87,37 +88,28 @@ function createControls(host: DaemonHost, logger: Logger) {
     }, END_MS_MAX).unref();
   };
   process.on("SIGTERM", onEnd).on("SIGINT", onEnd);
-  // A part that refuses the new configuration keeps the old one.
-  const reload = async (callback: (config: Config) => void | Promise<void>, config: Config): Promise<boolean> => {
-    try {
-      await callback(config);
-      return true;
-    } catch (error) {
-      logger.error({ error: errorText(error) }, "reload failed, a part stays as it was");
-      return false;
-    }
-  };
-  const controls: DaemonControls = {
+  reload.onReload(["log.level"], ({ logLevel }) => {
+    logger.level = logLevel;
+    return [];
+  });
+  reload.onReload(["log.file"], ({ logFile }, changed) => (log.moveTo(logFile) ? [] : changed));
+  return {
     version: packageVersion(),
     signal: end.signal,
-    onReload: (callback) => {
-      reloads.push(callback);
-      if (reloaded !== null) void reload(callback, reloaded);
+    reload,
+    reloadNow: async () => {
+      try {
+        // First, so that logrotate's signal has its effect even if the configuration is refused.
+        log.reopen();
+        return await reload.reload(loadAnyConfig(host.configPath));
+      } catch (error) {
+        logger.error({ error: errorText(error) }, "reload failed, the configuration stays as it was");
+        throw error;
+      }
     },
     stop: () => onEnd("stop"),
     ready: () => host.ready(),
   };
-  const onHup = async (log: DaemonLog): Promise<void> => {
-    // First, so that logrotate's signal has its effect even if the configuration is refused.
-    log.reopen();
-    const config = loadAnyConfig(host.configPath);
-    logger.level = config.logLevel;
-    reloaded = config;
-    let whole = true;
-    for (const callback of reloads) whole = (await reload(callback, config)) && whole;
-    if (whole) logger.info("reloaded");
-  };
-  return { controls, onHup };
 }
 
 /** Sets the scheduling priority, which the broker inherits as a child. */

@@ -1,5 +1,6 @@
 import { requestDump, requestExpectations } from "../../control/client.js";
 import type { ExpectationView, FlowTableName } from "../../control/protocol.js";
+import type { RecordBatch } from "../../control/record-reader.js";
 import {
   expectationFromJson,
   formatExpectation,
@@ -17,8 +18,13 @@ export const DUMP_FORMATS = ["conntrack", "json", "xml"] as const;
 /** One of DUMP_FORMATS. */
 export type DumpFormat = (typeof DUMP_FORMATS)[number];
 
-/** One flow as text, without the line feed. */
-type FlowFormatter = (words: Uint32Array, base: number, rare: RareAttributes | null) => string;
+/** One flow as text, without the line feed; null leaves it out. */
+type FlowFormatter = (
+  words: Uint32Array,
+  base: number,
+  rare: RareAttributes | null,
+  counters: Float64Array | undefined,
+) => string | null;
 
 /** Prints the expectations of a table. Throws like `requestReport`. */
 export async function dumpExpectations(
@@ -57,15 +63,35 @@ export async function dumpFlows(
   terminal: Terminal,
 ): Promise<void> {
   const formatFlow = formatter(table, format);
-  const [open, between, close] = format === "json" ? ["[\n", ",\n", "\n]\n"] : ["", "\n", "\n"];
+  const choose: FlowFormatter = (words, base, ...more) =>
+    matches(words, base) ? formatFlow(words, base, ...more) : null;
+  const printed = await printFlows(
+    requestDump(path, table, { signal: terminal.closed }),
+    terminal,
+    choose,
+    format === "json" ? JSON_LIST : LINES,
+  );
+  if (printed === 0 && format === "json") await terminal.write("[]\n");
+}
+
+/** What stands before, between and after flows. */
+const LINES = ["", "\n", "\n"] as const;
+const JSON_LIST = ["[\n", ",\n", "\n]\n"] as const;
+
+/** Prints the flows that come, each as `formatFlow` has it. Returns how many. */
+export async function printFlows(
+  batches: AsyncIterable<RecordBatch>,
+  terminal: Terminal,
+  formatFlow: FlowFormatter,
+  [open, between, close]: readonly [string, string, string] = LINES,
+): Promise<number> {
   let printed = 0;
   try {
-    for await (const batch of requestDump(path, table, { signal: terminal.closed })) {
+    for await (const batch of batches) {
       let text = "";
       for (let i = 0, base = 0; base < batch.words.length; i++, base += RECORD_WORDS) {
-        if (!matches(batch.words, base)) continue;
-        text += printed++ === 0 ? open : between;
-        text += formatFlow(batch.words, base, batch.rare.get(i) ?? null);
+        const flow = formatFlow(batch.words, base, batch.rare.get(i) ?? null, batch.countersOf(i));
+        if (flow !== null) text += `${printed++ === 0 ? open : between}${flow}`;
       }
       if (text !== "") await terminal.write(text);
     }
@@ -76,7 +102,7 @@ export async function dumpFlows(
     throw error;
   }
   if (printed > 0) await terminal.write(close);
-  else if (format === "json") await terminal.write("[]\n");
+  return printed;
 }
 
 /**

@@ -1,12 +1,13 @@
 import { readConfigText } from "../../config/config-text.js";
 import { controlPath } from "../../config/control-path.js";
 import { type ConntrackdConf, isConntrackdConf, parseConntrackdConf } from "../../conntrackd/conf.js";
-import { isYes } from "../../conntrackd/leaf.js";
 import { linksOf } from "../../conntrackd/link.js";
 import { directivesAt } from "../../conntrackd/tree.js";
 import { ConntrailError, errorText } from "../../errors.js";
+import { ctimeText } from "../../os/ctime.js";
 import { packageVersion } from "../command/version.js";
 import { OutputClosed, Terminal } from "../process/terminal.js";
+import type { AlarmTimes } from "./dump.js";
 import { type Complaint, type ParsedOptions, parseOptions, usageText, versionText } from "./options.js";
 import type { RequestConfig } from "./request.js";
 import { BROKER_LINK, type StatsLink } from "./stats.js";
@@ -66,13 +67,14 @@ async function run({ does, configPath }: ParsedOptions, terminal: Terminal): Pro
 
 /** Runs the daemon in this process. If `-d` started it, reports to the process that did. */
 async function runHere(path: string, terminal: Terminal): Promise<void> {
-  const [{ runInForeground }, { reportFailure, reportReady }] = await Promise.all([
+  const [{ runInForeground }, { reportFailure, reportReady, startedInBackground }] = await Promise.all([
     import("../command/run-daemon.js"),
     import("../process/background.js"),
   ]);
   try {
     await runInForeground({
       configPath: path,
+      program: { name: "conntrackd", words: startedInBackground() ? ["-d", "-C"] : ["-C"] },
       ready: reportReady,
       failed: (text) => {
         reportFailure(text);
@@ -88,11 +90,27 @@ async function runHere(path: string, terminal: Terminal): Promise<void> {
 /** The part of the configuration that a request needs, without the rest, so that a script's call is fast. */
 async function readRequestConfig(path: string): Promise<RequestConfig> {
   const text = readConfigText(path);
-  if (!isConntrackdConf(text)) return { control: await controlPath(path), link: BROKER_LINK, expectations: true };
+  if (!isConntrackdConf(text)) {
+    return { control: await controlPath(path), link: BROKER_LINK, shape: null, alarm: null };
+  }
   const conf = parseConntrackdConf(text, path);
-  const sync = directivesAt(conf.nodes, ["Sync", "Options", "ExpectationSync"]).at(-1);
-  const expectations = sync !== undefined && (sync.block !== null || isYes(sync.values[0]?.text ?? ""));
-  return { control: conf.unixPath, link: linkOf(conf), expectations };
+  return { control: conf.unixPath, link: linkOf(conf), shape: conf.shape, alarm: alarmOf(conf) };
+}
+
+/** conntrackd's defaults of RefreshTime and CacheTimeout. */
+const ALARM = { refreshSeconds: 60, cacheSeconds: 180 };
+
+function alarmOf({ nodes, shape }: ConntrackdConf): AlarmTimes | null {
+  if (shape.mode !== "alarm") return null;
+  const inMode = directivesAt(nodes, ["Sync", "Mode"]).flatMap(({ block }) => block ?? []);
+  const seconds = (name: string): number => {
+    const found = [...directivesAt(inMode, [name]), ...directivesAt(nodes, ["Sync", name])];
+    return Number(found.at(-1)?.values[0]?.text ?? 0);
+  };
+  return {
+    refreshSeconds: seconds("RefreshTime") || ALARM.refreshSeconds,
+    cacheSeconds: seconds("CacheTimeout") || ALARM.cacheSeconds,
+  };
 }
 
 function linkOf({ nodes, device }: ConntrackdConf): StatsLink {
@@ -112,7 +130,7 @@ function complaintOf(error: unknown): string {
 
 /** Prints a line in conntrackd's form: `[Sat Nov 21 11:10:06 2026] (pid=8474) [ERROR] what is wrong`. */
 function complain(terminal: Terminal, { level, text }: Complaint): void {
-  const [weekday, month, day, year, clock] = new Date().toString().split(" ");
-  const date = `${weekday} ${month} ${String(Number(day)).padStart(2)} ${clock} ${year}`;
-  terminal.usage(`[${date}] (pid=${process.pid}) [${level}] ${text.trim().replace(/\s*\n\s*/g, " ")}\n`);
+  terminal.usage(
+    `[${ctimeText(new Date())}] (pid=${process.pid}) [${level}] ${text.trim().replace(/\s*\n\s*/g, " ")}\n`,
+  );
 }

@@ -1,13 +1,19 @@
+import { DEFAULT_SHAPE, type Shape } from "../../conntrackd/shape.js";
 import { requestReport, requestStop } from "../../control/client.js";
-import { dumpExpectations, dumpFlows } from "../command/table-dump.js";
 import type { Terminal } from "../process/terminal.js";
+import { type AlarmTimes, dumpTable } from "./dump.js";
 import type { ConntrackdRequest } from "./options.js";
-import { formatStatsPart, type StatsSources } from "./stats.js";
+import { formatStatsPart, reportedShape, type StatsLink } from "./stats.js";
 
 /** The part of the configuration that a request needs. */
-export interface RequestConfig extends Pick<StatsSources, "link" | "expectations"> {
+export interface RequestConfig {
+  readonly link: StatsLink;
+  /** Null for conntrail's own configuration, which does not name it. */
+  readonly shape: Shape | null;
   /** Path of the control socket. */
   readonly control: string;
+  /** Mode ALARM's times; null in the other modes. */
+  readonly alarm: AlarmTimes | null;
 }
 
 /**
@@ -19,29 +25,35 @@ export async function sendRequest(
   config: RequestConfig,
   terminal: Terminal,
 ): Promise<void> {
-  const { control, link, expectations } = config;
+  const { control, link } = config;
   switch (request.kind) {
-    case "dump": {
-      const format = request.xml ? "xml" : "conntrack";
-      if (request.part === "expect") return dumpExpectations(control, request.table, format, terminal);
-      return dumpFlows(control, request.table, format, () => true, terminal);
-    }
+    case "dump":
+      return dumpTable(request, { ...config, shape: config.shape ?? DEFAULT_SHAPE }, terminal);
     case "stats": {
       const stats = await requestReport(control, "stats", {});
       const status = await requestReport(control, "status", {});
-      return terminal.write(formatStatsPart(request.part, { stats, status, link, expectations }));
+      const shape = config.shape ?? reportedShape(stats, status);
+      return terminal.write(formatStatsPart(request.part, { stats, status, link, shape }));
     }
     case "stop":
       return requestStop(control);
     default:
-      await change(request, control);
+      await change(config.shape?.mode === "stats" ? withoutPeers(request) : request, control);
   }
 }
 
 type Change = Exclude<ConntrackdRequest, { kind: "dump" | "stats" | "stop" }>;
 
-function change(request: Change, control: string): Promise<object> {
-  switch (request.kind) {
+/** Statistics alone have one cache and no peers. What concerns those is answered and changes nothing, as in conntrackd. */
+function withoutPeers(request: Change): Change | null {
+  if (request.kind === "flush") return request.cache === "external" ? null : { kind: "flush", cache: "internal" };
+  return request.kind === "flush-kernel" || request.kind === "resync-kernel" ? request : null;
+}
+
+function change(request: Change | null, control: string): Promise<object> {
+  switch (request?.kind) {
+    case undefined:
+      return requestReport(control, "stats", {});
     case "commit":
       return requestReport(control, "commit", request.part === null ? {} : { only: request.part });
     case "flush":

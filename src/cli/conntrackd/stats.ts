@@ -1,3 +1,4 @@
+import { DEFAULT_SHAPE, type Shape } from "../../conntrackd/shape.js";
 import type { StatsReport, StatusReport } from "../../control/protocol.js";
 import type { StatsPart } from "./options.js";
 
@@ -17,8 +18,8 @@ export interface StatsSources {
   readonly stats: StatsReport;
   readonly status: StatusReport;
   readonly link: StatsLink;
-  /** False without ExpectationSync: conntrackd then prints nothing for expectations. */
-  readonly expectations: boolean;
+  /** The mode and its caches: the parts of conntrackd that have figures. */
+  readonly shape: Shape;
 }
 
 /** Names the broker when the configuration names no interface. */
@@ -31,25 +32,26 @@ const ERROR_QUEUE_MAX = 128;
 
 /** What `conntrackd -s PART` prints. */
 export function formatStatsPart(part: StatsPart, sources: StatsSources): string {
-  const { stats, status, link } = sources;
+  const { stats, status, link, shape } = sources;
+  const isAlone = shape.mode === "stats";
   switch (part) {
     case "ct":
-      return formatConntrackdStats(stats, link);
+      return generalText(sources, stats.internal ?? {}, externalCounters(stats, shape));
     case "expect":
-      if (!sources.expectations) return "";
-      return generalText(stats, link, expectationCache(stats, "internal"), expectationCache(stats, "external"));
+      if (!shape.expectations) return "";
+      return generalText(sources, expectationCache(stats, "internal"), expectationCache(stats, "external"));
     case "network":
-      return networkText(stats) + trafficText(stats, activeHead(stats, link));
+      return isAlone ? "" : networkText(stats) + trafficText(stats, activeHead(stats, link));
     case "cache":
-      return extendedCacheText(stats, "internal") + extendedCacheText(stats, "external");
+      return cachesText(sources);
     case "runtime":
       return runtimeText(stats, status);
     case "link":
-      return trafficText(stats, linkHead(status, link));
+      return isAlone ? "" : trafficText(stats, linkHead(status, link));
     case "rsqueue":
-      return resendQueueText(status);
+      return shape.mode === "ftfw" ? resendQueueText(status) : "";
     case "queue":
-      return queueText(stats, status);
+      return isAlone ? "" : queueText(stats, status, shape);
     case "process":
       // conntrackd's children that write a dump; here the daemon does that itself.
       return "";
@@ -58,36 +60,76 @@ export function formatStatsPart(part: StatsPart, sources: StatsSources): string 
   }
 }
 
+/** The shape of a node whose configuration does not say how conntrackd would call it. */
+export function reportedShape(stats: StatsReport, { broker }: StatusReport): Shape {
+  if (broker.mode === "none") return { mode: "stats", internal: true, external: false, expectations: false };
+  return { ...DEFAULT_SHAPE, external: stats.inject === undefined };
+}
+
 /** What `conntrackd -s` prints. */
-export function formatConntrackdStats(stats: StatsReport, link: StatsLink = BROKER_LINK): string {
-  return generalText(stats, link, stats.internal ?? {}, stats.external ?? {});
+export function formatConntrackdStats(stats: StatsReport, status: StatusReport): string {
+  const shape = reportedShape(stats, status);
+  return formatStatsPart("ct", { stats, status, link: BROKER_LINK, shape });
 }
 
 type Counters = Readonly<Record<string, number>>;
 
-function generalText(stats: StatsReport, link: StatsLink, internal: Counters, external: Counters): string {
+function generalText({ stats, link, shape }: StatsSources, internal: Counters, external: Counters): string {
   const traffic = `${wide(stats.traffic?.bytes)} Bytes      ${wide(stats.traffic?.packets)} Pckts`;
+  const processed = `traffic processed:\n${traffic}\n\n`;
+  if (shape.mode === "stats") return cacheText("stats", internal) + processed;
   const { malformed, lost } = stats.messages ?? {};
   return [
-    cacheText("internal", internal),
-    cacheText("external", external),
-    `traffic processed:\n${traffic}\n\n`,
+    shape.internal ? cacheText("internal", internal) : bypassText(internal),
+    shape.external ? cacheText("external", external) : injectText(external),
+    processed,
     trafficText(stats, activeHead(stats, link)),
     `message tracking:\n${wide(malformed)} Malformed msgs ${wide(lost)} Lost msgs\n\n`,
   ].join("");
 }
 
 function cacheText(name: string, cache: Counters): string {
+  return `cache ${name}:\ncurrent active connections:\t${narrow(cache.active)}\n${changesText(cache)}\n`;
+}
+
+/** DisableExternalCache. */
+function injectText(injected: Counters): string {
+  return `external inject:\n${changesText(injected)}\n`;
+}
+
+function changesText(cache: Counters): string {
   const row = (head: string, done: number | undefined, failed: number | undefined): string =>
     `${head}\t${narrow(done)}\tfailed:\t${narrow(failed)}\n`;
   return [
-    `cache ${name}:\n`,
-    `current active connections:\t${narrow(cache.active)}\n`,
     row("connections created:\t", cache.created, cache.createFailed),
     row("connections updated:\t", cache.updated, cache.updateFailed),
     row("connections destroyed:\t", cache.destroyed, cache.destroyFailed),
-    "\n",
   ].join("");
+}
+
+/** DisableInternalCache. */
+function bypassText({ created, updated, destroyed }: Counters): string {
+  return [
+    "internal bypass:\n",
+    `connections new:\t\t${narrow(created)}\n`,
+    `connections updated:\t\t${narrow(updated)}\n`,
+    `connections destroyed:\t\t${narrow(destroyed)}\n\n`,
+  ].join("");
+}
+
+/** The external cache; without one, what was written into the kernel. */
+function externalCounters(stats: StatsReport, { external }: Shape): Counters {
+  if (external) return stats.external ?? {};
+  const { injected = 0, updated = 0, replaced = 0, removed = 0, failed = 0 } = stats.inject ?? {};
+  return { created: injected + replaced, createFailed: failed, updated, destroyed: removed };
+}
+
+function cachesText({ stats, shape }: StatsSources): string {
+  const own = shape.mode === "stats" ? "stats" : "internal";
+  const internal = shape.internal ? extendedCacheText(own, stats.internal ?? {}) : bypassText(stats.internal ?? {});
+  if (shape.mode === "stats") return internal;
+  const external = externalCounters(stats, shape);
+  return internal + (shape.external ? extendedCacheText("external", external) : injectText(external));
 }
 
 /** The counters of expectations under the names of those of flows. */
@@ -147,8 +189,7 @@ function networkText(stats: StatsReport): string {
   ].join("");
 }
 
-function extendedCacheText(stats: StatsReport, name: "internal" | "external"): string {
-  const cache = stats[name] ?? {};
+function extendedCacheText(name: "internal" | "external" | "stats", cache: Counters): string {
   const both = (done: number | undefined, failed: number | undefined): string => `${narrow(done)}/${narrow(failed)}`;
   return [
     `cache:${name}\tactive objects:\t\t${narrow(cache.active)}\n`,
@@ -203,15 +244,18 @@ function resendQueueText({ publisher }: StatusReport): string {
   return text;
 }
 
-function queueText(stats: StatsReport, { publisher }: StatusReport): string {
+function queueText(stats: StatsReport, { publisher }: StatusReport, { mode }: Shape): string {
   const queue = (name: string, current: number, max: number, full: number | undefined): string =>
     `queue ${name}:\ncurrent elements:\t\t${narrow(current)}\nmaximum elements:\t\t${narrow(max)}\n` +
     `not enough space errors:\t${narrow(full)}\n\n`;
   return [
-    `allocated queue nodes:\t\t${narrow(publisher.unconfirmed)}\n\n`,
+    `allocated queue nodes:\t\t${narrow(mode === "ftfw" ? publisher.unconfirmed : 0)}\n\n`,
     queue("txqueue", 0, TX_QUEUE_MAX, 0),
     queue("errorq", 0, ERROR_QUEUE_MAX, 0),
-    queue("rsqueue", publisher.unconfirmed, RESEND_QUEUE_MAX, stats.publisher?.droppedMessages),
+    // Only mode FTFW sends again.
+    ...(mode === "ftfw"
+      ? [queue("rsqueue", publisher.unconfirmed, RESEND_QUEUE_MAX, stats.publisher?.droppedMessages)]
+      : []),
   ].join("");
 }
 

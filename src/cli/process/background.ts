@@ -44,6 +44,11 @@ export async function runInBackground(configPath: string): Promise<void> {
   }
 }
 
+/** True in the process that `runInBackground` started. */
+export function startedInBackground(): boolean {
+  return process.send !== undefined;
+}
+
 /** Reports to the process that started this one, if any, that the daemon is ready. */
 export function reportReady(): void {
   report({ ready: true });

@@ -74,9 +74,14 @@ export function daemonConfig(argv: readonly string[], defaultPath: string): stri
   return (after < 0 ? undefined : args[after + 1]) ?? CONNTRACKD_CONFIG;
 }
 
+/** A daemon has named itself by its command line, in which the configuration is last (os/process-name.ts). */
+const TITLE = /^(conntrail|conntrackd)( \S+)? (-[cC]) ([^\0]*)\0*$/;
+
 function commandLine(pid: string): string[] {
   try {
-    return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+    const text = readFileSync(`/proc/${pid}/cmdline`, "utf8");
+    const [, program = "", command = "", option = "", path = ""] = TITLE.exec(text) ?? [];
+    return program === "" ? text.split("\0") : [program, command.trim(), option, path];
   } catch {
     return [];
   }

@@ -23,6 +23,8 @@ export interface DaemonLog {
   readonly kept: boolean;
   /** Reopens the log file. Throws ConntrailError CONFIG when that fails. */
   reopen(): void;
+  /** Writes to another log file from now on. False if there was none, or is to be none: that needs a restart. */
+  moveTo(path: string | null): boolean;
 }
 
 /**
@@ -54,7 +56,13 @@ export function openLog(config: Config): DaemonLog {
   }
   const [only] = streams;
   const stream = streams.length === 1 && only !== undefined ? only.stream : multistream(streams);
-  return { logger: pino(options, stream), kept, reopen: () => file?.reopen() };
+  return { logger: pino(options, stream), kept, reopen: () => file?.reopen(), moveTo: (path) => moveTo(file, path) };
+}
+
+function moveTo(file: LogFile | null, path: string | null): boolean {
+  if (file === null || path === null) return false;
+  file.reopen(path);
+  return true;
 }
 
 /** Standard output, in the form of `log.format`. */

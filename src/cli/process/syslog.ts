@@ -1,39 +1,17 @@
-import { UnixDatagram } from "../../os/unix-datagram.js";
+import { SyslogSocket } from "../../os/syslog.js";
 import { formatLogText, type LogEntry, parseLogEntry } from "./log-line.js";
 import { severity } from "./severity.js";
 
-/** The socket of syslog(3). */
-const DEV_LOG = "/dev/log";
-
-/** Longer lines are cut; a syslog daemon takes 8 KiB. */
-const LINE_LENGTH_MAX = 4000;
-
-/** Codes of syslog(3). */
-const FACILITIES: Readonly<Record<string, number>> = {
-  user: 1,
-  daemon: 3,
-  local0: 16,
-  local1: 17,
-  local2: 18,
-  local3: 19,
-  local4: 20,
-  local5: 21,
-  local6: 22,
-  local7: 23,
-};
-
 /**
- * Writes the log to syslog, in the form of the C library. Nothing waits for the syslog daemon: lines that it does not
- * accept are counted, and reported with the next line that it accepts.
+ * Writes the log to syslog. Nothing waits for the syslog daemon: lines that it does not accept are counted, and reported
+ * with the next line that it accepts.
  */
 export class Syslog {
-  readonly #facility: number;
-  readonly #socket: UnixDatagram;
+  readonly #socket: SyslogSocket;
   #lost = 0;
 
-  constructor(facility: string, path = DEV_LOG) {
-    this.#facility = FACILITIES[facility] ?? 3;
-    this.#socket = new UnixDatagram(path);
+  constructor(facility: string, path?: string) {
+    this.#socket = new SyslogSocket(facility, "conntrail", path);
   }
 
   /** Writes a line of pino. */
@@ -48,18 +26,6 @@ export class Syslog {
   }
 
   #send(entry: LogEntry): boolean {
-    const priority = this.#facility * 8 + severity(Number(entry.level));
-    const text = formatLogText(entry)
-      .replace(/\s*\n\s*/g, " ")
-      .slice(0, LINE_LENGTH_MAX);
-    return this.#socket.send(
-      `<${priority}>${timestamp(new Date(Number(entry.time)))} conntrail[${process.pid}]: ${text}`,
-    );
+    return this.#socket.send(severity(Number(entry.level)), new Date(Number(entry.time)), formatLogText(entry));
   }
-}
-
-/** `Jan  2 03:04:05`, in this machine's time. */
-function timestamp(date: Date): string {
-  const [, month, day, , clock] = date.toString().split(" ");
-  return `${month} ${String(Number(day)).padStart(2)} ${clock}`;
 }

@@ -1,10 +1,8 @@
 import type { Writable } from "node:stream";
 import { ConntrailError } from "../../errors.js";
 import { plainLines, plainText } from "../../flow/plain-text.js";
+import { SEVERITY } from "../../os/syslog.js";
 import { isJournal } from "./journal.js";
-
-/** The priority of syslog(3) of why a command failed. */
-const LOG_ERR = 3;
 
 /** Thrown when the reader of the output is gone; ends a command silently. */
 export class OutputClosed extends Error {
@@ -130,7 +128,7 @@ export class Terminal {
 
   /** Prints the one line that says why a command failed, or what its answer lacks. */
   complain(text: string): void {
-    const priority = isJournal(2) ? `<${LOG_ERR}>` : "";
+    const priority = isJournal(2) ? `<${SEVERITY.error}>` : "";
     const line = `${priority}conntrail: ${plainText(text.trim().replace(/\s*\n\s*/g, " "))}\n`;
     if (this.#pager === null) this.#stderr.write(line);
     else this.#saidLater.push(line);

@@ -214,7 +214,7 @@ export async function stopLeftovers(configPath: string, log: Logger): Promise<vo
   for (const pid of await brokersWith(configPath)) {
     const daemon = await livingDaemonOf(pid);
     if (daemon !== null) {
-      const message = `the store of ${configPath} is in use by the conntrail with process id ${daemon}: stop it first`;
+      const message = `the store of ${configPath} is in use by the conntrail with process id ${daemon}: stop it first, or give this one a store of its own (broker.store; CONNTRAIL_STORE for a conntrackd.conf)`;
       throw new ConntrailError("ALREADY_RUNNING", message);
     }
     log.warn({ pid, configPath }, "a broker was left over by a killed daemon, stopping it");

@@ -64,7 +64,8 @@ export class PeerWatch {
   readonly #external: Pick<ExternalCache, "counters">;
   readonly #cluster: string;
   readonly #self: string;
-  readonly #silenceMsMax: number;
+  /** How long the peer's daemon may be silent, milliseconds. */
+  silenceMsMax: number;
   readonly #reads: readonly number[];
   readonly #wallMs: () => number;
   readonly #nowMs: () => number;
@@ -114,7 +115,7 @@ export class PeerWatch {
     this.#external = options.external;
     this.#cluster = options.cluster;
     this.#self = options.self;
-    this.#silenceMsMax = options.silenceMsMax;
+    this.silenceMsMax = options.silenceMsMax;
     this.#reads = options.reads;
     this.#wallMs = options.wallMs;
     this.#nowMs = options.nowMs ?? (() => performance.now());
@@ -168,7 +169,7 @@ export class PeerWatch {
 
   /** Why the peer is not in sync, in words; null when it is in sync. */
   get reason(): string | null {
-    return reasonAgainst(this.#evidence(), { silenceMsMax: this.#silenceMsMax, reads: this.#reads });
+    return reasonAgainst(this.#evidence(), { silenceMsMax: this.silenceMsMax, reads: this.#reads });
   }
 
   /** Logs what has changed. Call it every second. */
@@ -212,7 +213,7 @@ export class PeerWatch {
     this.#compare();
     this.#checkEpoch(heartbeat);
     // What was due before a silence says nothing about what was published during it.
-    const goesOn = this.#last !== null && atMs - this.#last.atMs <= this.#silenceMsMax;
+    const goesOn = this.#last !== null && atMs - this.#last.atMs <= this.silenceMsMax;
     this.#before = goesOn ? this.#last : null;
     this.#last = { heartbeat, atMs, handovers: this.#handovers() };
   }

@@ -33,7 +33,8 @@ export class ExpectationIntake {
   readonly sequenceWatch: SequenceWatch;
   readonly #internal: InternalCache;
   readonly #external: ExternalCache;
-  readonly #helpers: HelperNames;
+  /** Helpers whose expectations are replicated. */
+  helpers: HelperNames;
   readonly #carrying: Carrying;
   readonly #ignoresClaimed: boolean;
   readonly #clock: Clock;
@@ -54,7 +55,7 @@ export class ExpectationIntake {
     const { internal, kernel, pacer } = options;
     this.#internal = internal;
     this.#external = options.external;
-    this.#helpers = options.helpers;
+    this.helpers = options.helpers;
     this.#carrying = options.carrying;
     this.#ignoresClaimed = options.ignoresClaimed;
     this.#clock = options.clock;
@@ -120,7 +121,7 @@ export class ExpectationIntake {
    * set.
    */
   #place(expectation: Expectation): boolean {
-    const chosen = isChosen(this.#helpers, expectation.helper);
+    const chosen = isChosen(this.helpers, expectation.helper);
     const zone = chosen ? findMasterZone(this.#internal.table, expectation.master) : null;
     if (zone === null) {
       this.counters.expectationsFiltered++;

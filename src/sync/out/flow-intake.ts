@@ -3,7 +3,17 @@ import type { InternalCache } from "../../cache/internal.js";
 import { isOtherFlow } from "../../cache/row-changes.js";
 import type { Clock } from "../../flow/clock.js";
 import type { FlowPredicate } from "../../flow/filter.js";
-import { DecodedFlow, HAS_ID, HAS_MASK, HAS_PROTOINFO, RECORD_WORDS, W_HAS, W_PROTOINFO } from "../../flow/record.js";
+import {
+  DecodedFlow,
+  HAS_COUNTERS,
+  HAS_ID,
+  HAS_MASK,
+  HAS_PROTOINFO,
+  RECORD_WORDS,
+  W_HAS,
+  W_PROTOINFO,
+} from "../../flow/record.js";
+import type { EndedFlows } from "../ports/ended-flows.js";
 import type { Injection } from "../ports/kernel.js";
 import type { CommitEnds } from "./commit-ends.js";
 
@@ -16,10 +26,13 @@ export class FlowIntake {
   keeps: FlowPredicate;
   /** Time of the reports, seconds. The clock is read once for all events of a turn, and once for a dump. */
   nowSeconds = 0;
+  /** What the kernel counted for flows that have ended (nf_conntrack_acct); the group `traffic` of `stats`. */
+  readonly traffic = { bytes: 0, packets: 0 };
   readonly #internal: InternalCache;
   readonly #external: ExternalCache;
   readonly #commitEnds: CommitEnds;
   readonly #injection: Injection | null;
+  readonly #ended: EndedFlows | null;
   readonly #clock: Clock;
 
   constructor(options: {
@@ -28,6 +41,8 @@ export class FlowIntake {
     commitEnds: CommitEnds;
     /** Null where peers' flows are not injected into this kernel. */
     injection: Injection | null;
+    /** Null: nobody logs ends. */
+    ended: EndedFlows | null;
     keeps: FlowPredicate;
     clock: Clock;
   }) {
@@ -35,6 +50,8 @@ export class FlowIntake {
     this.#external = options.external;
     this.#commitEnds = options.commitEnds;
     this.#injection = options.injection;
+    this.#ended = options.ended;
+    if (this.#ended !== null) this.#internal.onMissed = (slot) => this.#missed(slot);
     this.keeps = options.keeps;
     this.#clock = options.clock;
     this.readClock();
@@ -87,8 +104,29 @@ export class FlowIntake {
 
   /** The kernel's flow has ended. */
   end(flow: DecodedFlow): void {
-    this.#internal.destroy(flow, this.nowSeconds);
+    const isLogged = this.#ended !== null && this.#isOwn(flow);
+    const slot = this.#internal.destroy(flow, this.nowSeconds);
     this.#injection?.expired(flow.words, 0);
+    if (slot < 0) return;
+    if ((flow.words[W_HAS]! & HAS_COUNTERS) !== 0) this.#count(flow.counters);
+    if (isLogged) this.#ended?.ended(flow);
+  }
+
+  #count(counters: Float64Array): void {
+    this.traffic.packets += counters[0]! + counters[2]!;
+    this.traffic.bytes += counters[1]! + counters[3]!;
+  }
+
+  /** True for a flow that no flush hides and no other node carries. */
+  #isOwn({ words }: DecodedFlow): boolean {
+    const slot = this.#internal.table.find(words, 0);
+    return slot >= 0 && this.#internal.isShown(slot) && !this.#internal.isSuperseded(slot);
+  }
+
+  #missed(slot: number): void {
+    const { table } = this.#internal;
+    if (!this.#internal.isShown(slot) || this.#internal.isSuperseded(slot)) return;
+    this.#ended?.missed(table.slab(slot), table.base(slot), table.rare.get(slot) ?? null);
   }
 
   /**

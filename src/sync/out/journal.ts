@@ -28,6 +28,9 @@ const SNAPSHOT_WAIT_MS = 5;
 const SNAPSHOT_DUE_FACTOR = 2;
 const SNAPSHOT_DUE_BYTES_MIN = 4 * 1024 * 1024;
 
+/** The sink of a node that publishes nothing. */
+const NOWHERE: JournalSink = { publish: () => undefined, publishAcked: async () => null, backlog: { bytes: 0 } };
+
 /**
  * What a restarted daemon restored from its own stream: the position where that ended, and its last complete snapshot.
  */
@@ -65,6 +68,7 @@ export class Journal {
   readonly #node: string;
   readonly #internal: InternalCache;
   readonly #sink: JournalSink;
+  readonly #isSilent: boolean;
   readonly #clock: Clock;
   readonly #hybridClock: HybridClock;
   readonly #log: Logger;
@@ -85,7 +89,8 @@ export class Journal {
     /** Null: this epoch resumes nothing and begins with a snapshot. */
     continues: Continuation | null;
     internal: InternalCache;
-    sink: JournalSink;
+    /** Null: nothing is published, and pending rows only leave the list. */
+    sink: JournalSink | null;
     clock: Clock;
     hybridClock: HybridClock;
     log: Logger;
@@ -94,7 +99,8 @@ export class Journal {
     this.#snapshotSequence = options.continues?.snapshotSequence ?? 0;
     this.epoch = options.epoch;
     this.#internal = options.internal;
-    this.#sink = options.sink;
+    this.#sink = options.sink ?? NOWHERE;
+    this.#isSilent = options.sink === null;
     this.#clock = options.clock;
     this.#hybridClock = options.hybridClock;
     this.#log = options.log;
@@ -115,10 +121,19 @@ export class Journal {
 
   /** Publishes all pending rows of the internal cache; returns how many were published. */
   writePending(): number {
+    if (this.#isSilent) return this.#settlePending();
     let rows = 0;
     const { expectations } = this.#internal;
     while (this.#internal.pendingCount > 0 || expectations.pendingCount > 0) rows += this.#writeBatch();
     this.#count();
+    return rows;
+  }
+
+  /** Nothing is published: the pending rows only leave the list. */
+  #settlePending(): number {
+    const internal = this.#internal;
+    const rows = internal.pendingCount;
+    if (rows > 0) internal.settle(rows, this.#hybridClock.next());
     return rows;
   }
 
@@ -189,13 +204,14 @@ export class Journal {
 
   /** True when a snapshot would save readers more than it costs. */
   get snapshotDue(): boolean {
-    return this.#eventBytes > snapshotDueBytes(this.#snapshotBytes);
+    return !this.#isSilent && this.#eventBytes > snapshotDueBytes(this.#snapshotBytes);
   }
 
   /**
    * Publishes a mark after the pending rows. The first mark of an epoch is its first message, so the rows follow it.
    */
   writeMark(mark: Mark): void {
+    if (this.#isSilent) return;
     if (mark.type !== "epoch") this.writePending();
     const envelope = this.#nextEnvelope();
     this.counters.marks++;
@@ -208,6 +224,7 @@ export class Journal {
    * cut short (no broker, or `signal`); readers then ignore it.
    */
   writeSnapshot(signal: AbortSignal): Promise<boolean> {
+    if (this.#isSilent) return Promise.resolve(true);
     this.#snapshotRunning ??= this.#snapshot(signal).finally(() => {
       this.#spoiled = false;
       this.#snapshotRunning = null;

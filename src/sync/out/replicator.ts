@@ -14,6 +14,7 @@ import type { FlowPredicate } from "../../flow/filter.js";
 import type { DecodedFlow } from "../../flow/record.js";
 import { BATCH_ROWS_MAX } from "../../stream/format/columns.js";
 import type { Carrying } from "../ports/carrying.js";
+import type { EndedFlows } from "../ports/ended-flows.js";
 import type { HelperNames, Injection, KernelEvents, KernelTable } from "../ports/kernel.js";
 import { CommitBracket } from "./commit-bracket.js";
 import { CommitEnds } from "./commit-ends.js";
@@ -45,6 +46,8 @@ export interface ReplicatorOptions {
    * own requests caused carry no news.
    */
   injection: Injection | null;
+  /** The log of ended flows; null: there is none. */
+  ended: EndedFlows | null;
   /** Time from an overrun to the comparison with the kernel's table; null: no comparison. */
   overrunResyncMs: number | null;
   carrying: Carrying;
@@ -82,6 +85,7 @@ export class Replicator implements EventSink {
 
   constructor(options: ReplicatorOptions) {
     const { internal, external, journal, kernel, events, injection, helpers, carrying, clock, log, signal } = options;
+    const { ended } = options;
     this.#internal = internal;
     this.#journal = journal;
     this.#events = events;
@@ -94,7 +98,7 @@ export class Replicator implements EventSink {
     });
     this.#pacer = pacer;
     const commitEnds = new CommitEnds(external);
-    const flows = new FlowIntake({ internal, external, commitEnds, injection, keeps: options.filter, clock });
+    const flows = new FlowIntake({ internal, external, commitEnds, injection, ended, keeps: options.filter, clock });
     this.#flows = flows;
     this.#expectations = new ExpectationIntake({
       internal,
@@ -131,6 +135,11 @@ export class Replicator implements EventSink {
   get counters() {
     const { counters: expectations } = this.#expectations;
     return { ...this.#counters, ...expectations, ...this.#resync.counters };
+  }
+
+  /** The group `traffic` of `stats`. */
+  get traffic(): Readonly<Record<"bytes" | "packets", number>> {
+    return { ...this.#flows.traffic };
   }
 
   /** The counters of the lookups of masters; part of the group `expectations` of `stats`. */
@@ -251,6 +260,11 @@ export class Replicator implements EventSink {
   /** Which flows are replicated. */
   get filter(): FlowPredicate {
     return this.#flows.keeps;
+  }
+
+  /** Sets other helpers whose expectations are replicated. The next kernel resync removes and adds expectations. */
+  setHelpers(helpers: HelperNames): void {
+    this.#expectations.helpers = helpers;
   }
 
   /** Sets another filter (SIGHUP). Flows that it drops are removed by the next kernel resync. */

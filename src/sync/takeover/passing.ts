@@ -1,7 +1,16 @@
 import type { InternalCache } from "../../cache/internal.js";
 import { formatAddress } from "../../flow/address.js";
 import type { DecodedFlow } from "../../flow/record.js";
-import { HAS_TIMEOUT, W_HAS, W_ORIG_DST, W_ORIG_SRC, W_REPLY_DST, W_REPLY_SRC, W_TIMEOUT } from "../../flow/record.js";
+import {
+  AF_INET,
+  HAS_TIMEOUT,
+  W_HAS,
+  W_ORIG_DST,
+  W_ORIG_SRC,
+  W_REPLY_DST,
+  W_REPLY_SRC,
+  W_TIMEOUT,
+} from "../../flow/record.js";
 import { familyOf } from "../../flow/record-fields.js";
 
 /** Lists this kernel's table: src/ctnetlink/request-socket.ts. */
@@ -20,14 +29,17 @@ export interface Look {
  * Detects whether this node still carries flows that another node has claimed. Suppose there are two sync groups, and
  * the notify script does not name its group. The primary of one group then claims everything that it has committed. The
  * other node is called to step down, although it still carries its own group. A packet that changes no state causes no
- * event, but it resets the flow's timeout, so the timeouts are compared.
+ * event, but it resets the flow's timeout, so the timeouts are compared. Connections of this machine itself prove
+ * nothing: every node has some, whatever it carries.
  */
 export class PassingTraffic {
   readonly #internal: InternalCache;
   readonly #list: ListKernel;
   readonly #addresses: () => ReadonlySet<string>;
 
-  /** `addresses`: the current addresses of this machine, virtual ones included, as inet_ntop prints them. */
+  /**
+   * `addresses`: the current addresses of this machine, virtual and broadcast ones included, as inet_ntop prints them.
+   */
   constructor(options: { internal: InternalCache; list: ListKernel; addresses: () => ReadonlySet<string> }) {
     this.#internal = options.internal;
     this.#list = options.list;
@@ -46,14 +58,15 @@ export class PassingTraffic {
   }
 
   /**
-   * True when there is a flow that another node has claimed and that either is translated to an address of this
-   * machine, or has seen a packet here since `before`. A packet shows in a timeout that did not fall as time passed.
+   * True when there is a forwarded flow that another node has claimed and that either is translated to an address of
+   * this machine, or has seen a packet here since `before`. A packet shows in a timeout that did not fall as time passed.
    */
   async passes(before: Look): Promise<boolean> {
     const addresses = this.#addresses();
     const { table } = this.#internal;
     for (let slot = 0; slot < table.slotsUsed; slot++) {
-      if (this.#isClaimed(slot) && isTranslatedTo(addresses, table.slab(slot), table.base(slot))) return true;
+      if (!this.#isClaimed(slot) || this.#isLocal(addresses, slot)) continue;
+      if (isTranslatedTo(addresses, table.slab(slot), table.base(slot))) return true;
     }
     const atMs = performance.now();
     const leastSeconds = (atMs - before.atMs) / 1000 - ROUNDING_SECONDS;
@@ -61,16 +74,31 @@ export class PassingTraffic {
     await this.#list(({ words }) => {
       if (passes || (words[W_HAS]! & HAS_TIMEOUT) === 0) return;
       const slot = table.find(words, 0);
-      if (slot < 0 || !this.#isClaimed(slot)) return;
+      if (slot < 0 || !this.#isClaimed(slot) || this.#isLocal(addresses, slot)) return;
       const earlier = before.timeouts[slot] ?? 0;
       passes = earlier > 0 && earlier - words[W_TIMEOUT]! < leastSeconds;
     });
     return passes;
   }
 
+  /** True for a flow that begins or ends at this machine, or that goes to many at once. */
+  #isLocal(addresses: ReadonlySet<string>, slot: number): boolean {
+    const { table } = this.#internal;
+    const [words, base] = [table.slab(slot), table.base(slot)];
+    const family = familyOf(words, base);
+    if (isMulticast(words[base + W_ORIG_DST]!, family)) return true;
+    // The two real ends: what a translation shows to the other end is not one.
+    return [W_ORIG_SRC, W_REPLY_SRC].some((end) => addresses.has(formatAddress(words, base + end, family)));
+  }
+
   #isClaimed(slot: number): boolean {
     return this.#internal.isFlow(slot) && this.#internal.isSuperseded(slot);
   }
+}
+
+/** By the first word of an address: 224.0.0.0/4 and 255.255.255.255; ff00::/8. */
+function isMulticast(first: number, family: number): boolean {
+  return family === AF_INET ? first >>> 28 === 0xe || first === 0xffff_ffff : first >>> 24 === 0xff;
 }
 
 function isTranslatedTo(addresses: ReadonlySet<string>, words: Uint32Array, base: number): boolean {

@@ -21,7 +21,8 @@ export class Purge {
   readonly #carrying: Carrying;
   readonly #passing: PassingTraffic;
   readonly #injects: boolean;
-  readonly #afterSeconds: number;
+  /** How long after the request a purge takes place. */
+  afterSeconds: number;
   readonly #log: Logger;
   #due: AbortController | null = null;
 
@@ -40,7 +41,7 @@ export class Purge {
     this.#carrying = options.carrying;
     this.#passing = options.passing;
     this.#injects = options.injects;
-    this.#afterSeconds = options.purgeAfterSeconds;
+    this.afterSeconds = options.purgeAfterSeconds;
     this.#log = options.log;
   }
 
@@ -59,17 +60,17 @@ export class Purge {
 
   #schedule(passing: PassingTraffic | null): PurgeReport {
     this.cancel();
-    if (this.#injects) return { afterSeconds: this.#afterSeconds };
+    if (this.#injects) return { afterSeconds: this.afterSeconds };
     const due = new AbortController();
     this.#due = due;
     this.#purgeWhenDue(passing, due.signal).catch((error: unknown) => {
       if (!due.signal.aborted) this.#log.error({ err: error }, "purge failed");
     });
-    return { afterSeconds: this.#afterSeconds };
+    return { afterSeconds: this.afterSeconds };
   }
 
   async #purgeWhenDue(passing: PassingTraffic | null, signal: AbortSignal): Promise<void> {
-    const afterMs = this.#afterSeconds * 1000;
+    const afterMs = this.afterSeconds * 1000;
     const watchMs = passing === null ? 0 : Math.min(afterMs, WATCH_MS);
     await pause(afterMs - watchMs, signal);
     signal.throwIfAborted();

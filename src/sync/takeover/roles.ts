@@ -5,13 +5,13 @@ import type { Follower } from "../in/follower.js";
 import type { KernelTable } from "../ports/kernel.js";
 import { PassingTraffic } from "./passing.js";
 import { Purge } from "./purge.js";
-import { Takeover, type TakeoverOptions } from "./takeover.js";
+import { type CommitSettings, Takeover, type TakeoverOptions } from "./takeover.js";
 
 /** The parts that the roles act on, and the settings. */
 export interface RolesOptions extends TakeoverOptions {
   kernel: TakeoverOptions["kernel"] & KernelTable;
   followers: readonly Follower[];
-  /** Current addresses of this machine, virtual ones included, as inet_ntop prints them. */
+  /** Current addresses of this machine, virtual and broadcast ones included, as inet_ntop prints them. */
   addresses: () => ReadonlySet<string>;
   purgeAfterSeconds: number;
 }
@@ -36,6 +36,12 @@ export class Roles {
     this.#takeover = new Takeover(options);
     const passing = new PassingTraffic({ internal, list: (visit) => kernel.dump({}, visit), addresses });
     this.#purge = new Purge({ ...options, passing });
+  }
+
+  /** Sets what later commits and purges are made with. */
+  set({ purgeAfterSeconds, ...commits }: CommitSettings & { purgeAfterSeconds: number }): void {
+    this.#takeover.set(commits);
+    this.#purge.afterSeconds = purgeAfterSeconds;
   }
 
   /** The group `commit` of `stats`. */

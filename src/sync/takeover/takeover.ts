@@ -13,8 +13,16 @@ import { commitExpectations, removeExpectations } from "./expectation-commit.js"
 import { removeFromKernel } from "./kernel-flush.js";
 import { BY_COMMAND, commitMark, failures, LastTakeover, type Occasion } from "./takeover-record.js";
 
+/** The settings of a commit, which may change while the node runs. */
+export interface CommitSettings {
+  /** Kernel timeout of committed entries; null: the time that the owner's entry had left. */
+  commitTimeoutSeconds: number | null;
+  /** Committed TCP flows keep their window tracking. */
+  commitWindowTracking: boolean;
+}
+
 /** The parts that a takeover acts on, and the settings. */
-export interface TakeoverOptions {
+export interface TakeoverOptions extends CommitSettings {
   internal: InternalCache;
   external: ExternalCache;
   kernel: CommitKernel;
@@ -58,6 +66,7 @@ export class Takeover {
   /** The last takeover, for `stats`. */
   readonly last = new LastTakeover();
   readonly #options: TakeoverOptions;
+  #settings: CommitSettings;
   #running: Promise<CommitReport> | null = null;
   /** Resolves when this kernel has all flows; null: at the end of the running commit. */
   #written: Promise<CommitReport> | null = null;
@@ -65,6 +74,12 @@ export class Takeover {
 
   constructor(options: TakeoverOptions) {
     this.#options = options;
+    this.#settings = options;
+  }
+
+  /** Sets what later commits are made with. */
+  set(settings: CommitSettings): void {
+    this.#settings = settings;
   }
 
   /**
@@ -171,7 +186,8 @@ export class Takeover {
     flowsOnly: boolean,
     carriesOther: boolean,
   ): Promise<CommitReport> {
-    const { internal, external, kernel, commitTimeoutSeconds, commitWindowTracking, clock, log } = this.#options;
+    const { internal, external, kernel, clock, log } = this.#options;
+    const { commitTimeoutSeconds, commitWindowTracking } = this.#settings;
     const { table } = internal;
     const sameTuples = (words: Uint32Array, base: number): boolean => {
       const slot = table.find(words, base);
