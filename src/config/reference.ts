@@ -204,7 +204,12 @@ export const REFERENCE: readonly ReferenceGroup[] = [
     title: "Log of ended flows",
     entries: [
       entry("stats.file", null, "A file with a line for each flow that has ended, in conntrackd's form.", "none"),
-      entry("stats.syslog", "false", "`true` or a facility: the same lines go to syslog, under conntrackd's name."),
+      entry(
+        "stats.syslog",
+        null,
+        "`true` or a facility: the same lines go to syslog, under conntrackd's name.",
+        "not there",
+      ),
     ],
   },
   {

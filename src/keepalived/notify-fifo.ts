@@ -172,7 +172,10 @@ export class NotifyFifo {
     this.counters.malformed++;
     if (!this.#isRefusalLogged) {
       const allowed = "allowed are letters, digits, dots, hyphens and underscores, at most 64";
-      this.#log.warn({ line: text.slice(0, 200) }, `a line in keepalived's FIFO is not usable: in names, ${allowed}`);
+      this.#log.warn(
+        { event: "keepalived.line-unusable", line: text.slice(0, 200) },
+        `a line in keepalived's FIFO is not usable: in names, ${allowed}`,
+      );
     }
     this.#isRefusalLogged = true;
     return [];
