@@ -34,11 +34,15 @@ export async function checkKeepalived(config: Config, machine: Machine): Promise
     tested === null || tested.code === 0
       ? ok("keepalived.conf", `keepalived accepts ${PATH}`)
       : warning("keepalived.conf", `keepalived complains about ${PATH}: ${why}`, `keepalived --config-test -f ${PATH}`);
-  return [valid, ...(await unit("keepalived", "keepalived", machine)), ...judgeKeepalived(conf, machine)];
+  return [
+    valid,
+    ...(await unit("keepalived", "keepalived", machine)),
+    ...judgeKeepalived(conf, machine, config.keepalived.fifo),
+  ];
 }
 
-/** The findings for a configuration of keepalived. */
-export function judgeKeepalived(conf: readonly Statement[], machine: HookMachine): Finding[] {
+/** The findings for a configuration of keepalived. `fifo`: `keepalived.fifo`, or null. */
+export function judgeKeepalived(conf: readonly Statement[], machine: HookMachine, fifo: string | null): Finding[] {
   const named = (name: string): Statement[] => conf.filter(({ words }) => words[0] === name);
   const groups = named("vrrp_sync_group");
   const instances = named("vrrp_instance");
@@ -46,14 +50,18 @@ export function judgeKeepalived(conf: readonly Statement[], machine: HookMachine
   const members = new Set(groups.flatMap((group) => membersOf(group)));
   const alone = instances.filter(({ words }) => !members.has(words[1] ?? ""));
   const callers = [...groups, ...alone];
-  const fifo = conf.some(({ words, block }) => words[0] === "global_defs" && block?.some(isFifo));
-  return [
-    ...apart(alone),
-    ...(fifo
-      ? [ok("keepalived.hooks", "keepalived reports its changes by a FIFO")]
-      : callers.flatMap((caller) => hooksOf(caller, callers.length > 1, machine))),
-    ...user(conf),
-  ];
+  if (fifo !== null) return [...apart(alone), fifoOf(conf, fifo)];
+  return [...apart(alone), ...callers.flatMap((caller) => hooksOf(caller, callers.length > 1, machine)), ...user(conf)];
+}
+
+/** Whether keepalived writes into the FIFO that the daemon reads. */
+function fifoOf(conf: readonly Statement[], fifo: string): Finding {
+  const global = conf.flatMap(({ words, block }) => (words[0] === "global_defs" ? (block ?? []) : []));
+  const written = global.filter(isFifo).map(({ words }) => words[1] ?? "");
+  if (written.includes(fifo)) return ok("keepalived.fifo", `keepalived writes its changes into ${fifo}`);
+  const instead = written.length === 0 ? "writes into no FIFO" : `writes into ${written.join(", ")}`;
+  const text = `keepalived ${instead}, and the daemon takes its role from ${fifo}: it will not hear of a takeover`;
+  return breaks("keepalived.fifo", text, `vrrp_notify_fifo ${fifo}, in global_defs`);
 }
 
 function membersOf({ block }: Statement): readonly string[] {

@@ -123,11 +123,11 @@ describe("doctor: the link", () => {
 });
 
 describe("doctor: keepalived", () => {
-  const hooks = (files: Record<string, string>): Finding[] => {
+  const hooks = (files: Record<string, string>, fifo: string | null = null): Finding[] => {
     const made = machine({ files: { "/usr/sbin/conntrail": "", "/opt/conntrail/bin/conntrail": "", ...files } });
     const conf = parseKeepalived("/etc/keepalived/keepalived.conf", made);
     assert.ok(conf !== null);
-    return judgeKeepalived(conf, made);
+    return judgeKeepalived(conf, made, fifo);
   };
   const conf = (text: string) => ({ "/etc/keepalived/keepalived.conf": text });
   const example = `
@@ -156,7 +156,7 @@ vrrp_instance wan {
   it("finds nothing wrong here, nor in the example that is shipped", () => {
     assert.deepEqual(found(hooks(conf(example))), []);
     const shipped = readFileSync(join(projectRoot(), "deploy/keepalived.conf.example"), "utf8");
-    assert.deepEqual(found(hooks(conf(shipped))), []);
+    assert.deepEqual(found(hooks(conf(shipped), "/run/conntrail/keepalived.fifo")), []);
   });
 
   it("finds a hook that is missing, commented out, or not there to be run", () => {
@@ -173,20 +173,30 @@ vrrp_instance wan {
   it("finds a program that is a link: keepalived resolves it once", () => {
     const files = { "/usr/sbin/conntrail": "", "/opt/conntrail/bin/conntrail": "", ...conf(example) };
     const made = machine({ files, links: { "/opt/conntrail/bin/conntrail": "/opt/conntrail-1/bin/conntrail" } });
-    const findings = found(judgeKeepalived(parseKeepalived("/etc/keepalived/keepalived.conf", made)!, made));
+    const findings = found(judgeKeepalived(parseKeepalived("/etc/keepalived/keepalived.conf", made)!, made, null));
     assert.deepEqual(findings, Array(4).fill("warning keepalived.hooks.firewall"));
     const merged = machine({ files, links: { "/opt/conntrail/bin/conntrail": "/usr/opt/conntrail/bin/conntrail" } });
-    assert.deepEqual(found(judgeKeepalived(parseKeepalived("/etc/keepalived/keepalived.conf", merged)!, merged)), []);
+    assert.deepEqual(
+      found(judgeKeepalived(parseKeepalived("/etc/keepalived/keepalived.conf", merged)!, merged, null)),
+      [],
+    );
   });
 
-  it("follows includes and scripts, and takes notify and a FIFO for hooks", () => {
+  it("wants keepalived to write into the FIFO that the daemon reads, and hooks where it reads none", () => {
+    const fifo = "/run/conntrail/keepalived.fifo";
+    const shipped = readFileSync(join(projectRoot(), "deploy/keepalived.conf.example"), "utf8");
+    assert.deepEqual(found(hooks(conf(shipped), "/run/other.fifo")), ["breaks keepalived.fifo"]);
+    assert.deepEqual(found(hooks(conf(example), fifo)), ["breaks keepalived.fifo"]);
+    const unread = found(hooks(conf(shipped)));
+    assert.ok(unread.includes("breaks keepalived.hooks.firewall"), unread.join());
+  });
+
+  it("follows includes and scripts, and takes notify for hooks", () => {
     const included = { ...conf("include conf.d/*.conf\n"), "/etc/keepalived/conf.d/all.conf": example };
     assert.deepEqual(found(hooks(included)), []);
-    const instance = (line: string) =>
-      `global_defs {\n script_user root\n${line.startsWith("vrrp_") ? line : ""}\n}\nvrrp_instance wan\n{\n${line.startsWith("vrrp_") ? "" : line}\n}\n`;
+    const instance = (line: string) => `global_defs {\n script_user root\n}\nvrrp_instance wan\n{\n${line}\n}\n`;
     const script = { "/etc/keepalived/hook.sh": "#!/bin/sh\nconntrail hook primary\n", "/bin/true": "" };
     assert.deepEqual(found(hooks({ ...conf(instance('notify "/etc/keepalived/hook.sh"')), ...script })), []);
-    assert.deepEqual(found(hooks({ ...conf(instance("vrrp_notify_fifo /run/fifo")), ...script })), []);
     assert.equal(found(hooks({ ...conf(instance('notify "/bin/true"')), ...script })).length, 4);
   });
 
