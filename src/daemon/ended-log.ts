@@ -4,7 +4,8 @@ import { ConntrailError, errorText } from "../errors.js";
 import { formatEnded, formatMissed } from "../flow/format.js";
 import type { DecodedFlow, RareAttributes } from "../flow/record.js";
 import { ctimeText } from "../os/ctime.js";
-import { SEVERITY, SyslogSocket } from "../os/syslog.js";
+import { SEVERITY } from "../os/severity.js";
+import { SyslogSocket } from "../os/syslog.js";
 import type { EndedFlows } from "../sync/ports/ended-flows.js";
 
 /** The name under which conntrackd writes to syslog. */

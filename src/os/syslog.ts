@@ -20,9 +20,6 @@ const FACILITIES: Readonly<Record<string, number>> = {
   local7: 23,
 };
 
-/** The severities of syslog(3) that are used here. */
-export const SEVERITY = { critical: 2, error: 3, warning: 4, info: 6, debug: 7 } as const;
-
 /** The local syslog daemon, for one program. Messages have the form of the C library; nothing waits for the daemon. */
 export class SyslogSocket {
   readonly #facility: number;

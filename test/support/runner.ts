@@ -113,6 +113,7 @@ function pass(tally: Tally, data: Passed, settings: Kind): void {
 interface Failed {
   name: string;
   file?: string | undefined;
+  todo?: string | boolean | undefined;
   details: { error: Error };
 }
 
@@ -120,6 +121,11 @@ function fail(tally: Tally, data: Failed, output: ReadonlyMap<string, string>): 
   const error = data.details.error as Error & { failureType?: string };
   // A parent fails with its subtest, which has been shown.
   if (error.failureType === "subtestsFailed") return;
+  if (data.todo !== undefined) {
+    const name = `${tally.kind}/${testFile(data.file)}: ${data.name}`;
+    tally.skipped.push({ name, reason: `known to fail: ${data.todo}` });
+    return;
+  }
   tally.failed++;
   print(`  FAILED ${tally.kind}/${testFile(data.file)}: ${data.name}`);
   const cause = error.cause instanceof Error ? (error.cause.stack ?? error.cause.message) : error.message;

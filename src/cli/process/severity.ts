@@ -1,4 +1,4 @@
-import { SEVERITY } from "../../os/syslog.js";
+import { SEVERITY } from "../../os/severity.js";
 
 /** The priority of syslog(3) for a level of pino. */
 export function severity(level: number): number {

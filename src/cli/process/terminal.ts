@@ -1,7 +1,7 @@
 import type { Writable } from "node:stream";
 import { ConntrailError } from "../../errors.js";
 import { plainLines, plainText } from "../../flow/plain-text.js";
-import { SEVERITY } from "../../os/syslog.js";
+import { SEVERITY } from "../../os/severity.js";
 import { isJournal } from "./journal.js";
 
 /** Thrown when the reader of the output is gone; ends a command silently. */
