@@ -48,7 +48,13 @@ before(() => {
   cpSync(join(BUILD, "src"), join(tree, "dist", "src"), { recursive: true });
   symlinkSync(join(PROJECT, "node_modules"), join(tree, "node_modules"));
 });
-after(() => rmSync(directory, { recursive: true, force: true }));
+/** Open control sockets, also of tests that have failed. */
+const serving = new Set<ControlServer>();
+
+after(async () => {
+  await Promise.all([...serving].map((server) => server.close(100)));
+  rmSync(directory, { recursive: true, force: true });
+});
 
 /** Keeps the starts that hooks tell. */
 class Handlers extends FakeHandlers {
@@ -82,8 +88,10 @@ class Place {
     writeFileSync(this.config, `cluster: edge\nnode: fw1\nlisten: 10.77.0.1\ncontrol: ${this.control}\n`);
   }
 
-  serve(): Promise<ControlServer> {
-    return serveControl(this.control, this.handlers);
+  async serve(): Promise<ControlServer> {
+    const server = await serveControl(this.control, this.handlers);
+    serving.add(server);
+    return server;
   }
 
   /** As keepalived calls it: no shell, no PATH. */
