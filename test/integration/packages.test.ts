@@ -155,7 +155,7 @@ describe("the package of npm", { timeout: 120_000 }, () => {
       assert.ok(paths.includes(path), path);
     }
     assert.deepEqual(
-      paths.filter((path) => /^(src|test|deploy\/packaging|dist\/(test|deploy))\/|\.map$|\.ts$/.test(path)),
+      paths.filter((path) => /^(src|test|deploy\/packaging|dist\/(test|deploy))\/|\.map$|(?<!\.d)\.ts$/.test(path)),
       [],
     );
   });
