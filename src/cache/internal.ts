@@ -429,6 +429,14 @@ export class InternalCache {
   }
 
   /**
+   * This node takes a flow over from the peer that claimed it last, with the birth of that claim; 0 or less is none. An
+   * own row from before that claim may be of an earlier connection of the tuple, so its birth does not count.
+   */
+  takeBirth(slot: number, birth: number): void {
+    if (slot >= 0 && birth > 0) this.table.setBirth(slot, birth);
+  }
+
+  /**
    * Restores a flow from this node's own stream, with its flow id. For a daemon that starts, before anything else;
    * `sealAdopted` ends this. No row becomes pending. False when the slot is out of bounds.
    */

@@ -116,6 +116,35 @@ describe("replication between nodes, kernel and broker simulated", () => {
       await end(nodes);
     });
 
+  it("a connection has its own birth on a node that takes it over while its kernel still has the one before it", async () => {
+    // The event socket hands over all that has happened within a turn, so the end and the beginning are one message.
+    const wire = { pass: (_way: unknown, step: () => void) => setImmediate(step), portion: (count: number) => count };
+    const nodes = [1, 2].map((index) => new SimNode(`fw${index}`, index, clock, 0, { wire }));
+    const [first, second] = nodes as [SimNode, SimNode];
+    for (const node of nodes) await node.start();
+    first.follow(second);
+    second.follow(first);
+    const key = keyOf(record(1), 0);
+    first.kernel.create(record(1));
+    await settled(nodes);
+    const [before] = first.births("internal").values();
+    await second.roles.hook("primary", () => undefined);
+    await second.roles.committed();
+    await settled(nodes);
+    assert.equal(second.births("internal").get(key), before);
+    second.kernel.destroy(key);
+    second.kernel.create(record(1));
+    await settled(nodes);
+    const after = second.births("internal").get(key);
+    assert.notEqual(after, before);
+    await first.roles.hook("primary", () => undefined);
+    await first.roles.committed();
+    await settled(nodes);
+    assert.equal(first.births("internal").get(key), after);
+    assert.equal(second.births("external").get(key), after);
+    await end(nodes);
+  });
+
   it("a connection has one birth, whichever nodes carry it, over restarts of the table and in snapshots", async () => {
     const nodes = await cluster(3, (index) => (index - 1) * 3_600_000);
     const [first] = nodes as [SimNode, SimNode, SimNode];

@@ -73,7 +73,8 @@ export class FlowIntake {
     // The peer may have published another state since this node wrote the entry.
     if (hasPeersState && slot >= 0 && this.#injection === null) this.#internal.doubtState(slot);
     const birth = this.#external.retire(flow.words, 0, false, slot);
-    this.#internal.table.inheritBirth(slot, birth >= 0 ? birth : this.#endedBirth(flow.words));
+    if (birth >= 0) this.#internal.takeBirth(slot, birth);
+    else this.#internal.table.inheritBirth(slot, this.#endedBirth(flow.words));
     if (slot >= 0 && this.#internal.lacksState(slot)) this.#injection?.doubt(flow.words);
   }
 

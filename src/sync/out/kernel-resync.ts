@@ -262,7 +262,7 @@ export class KernelResync {
     const claimed = carries ? null : (peers ?? leftover);
     const slot = this.#internal.dumped(flow, this.#flows.nowSeconds, claimed, carries);
     const birth = takes ? this.#external.retire(flow.words, 0, this.readsCommit, slot) : -1;
-    this.#internal.table.inheritBirth(slot, birth);
+    this.#internal.takeBirth(slot, birth);
   }
 
   /**
@@ -293,6 +293,6 @@ export class KernelResync {
     }
     const takes = this.#injection !== null && this.#external.claim(words, 0) !== null;
     const own = this.#internal.dumped(flow, this.#flows.nowSeconds, null, takes);
-    table.inheritBirth(own, takes ? this.#external.retire(words, 0, false, own) : -1);
+    if (takes) this.#internal.takeBirth(own, this.#external.retire(words, 0, false, own));
   }
 }
