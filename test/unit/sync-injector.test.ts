@@ -47,8 +47,11 @@ class Node {
   /** Entries that the kernel was asked to remove. */
   removed = 0;
 
-  /** `limit`: flows of its own that it can hold. `starts`: its injector writes at once. */
-  constructor(limit = 10, starts = true) {
+  /**
+   * `limit`: flows of its own that it can hold. `starts`: its injector writes at once. `aheadSeconds`: mode `cache` with
+   * `commit.ahead`; null: mode `inject`.
+   */
+  constructor(limit = 10, starts = true, aheadSeconds: number | null = null) {
     this.internal = new InternalCache(10, limit);
     const send = async (batch: RequestBatch): Promise<BatchResult> => {
       const { count } = batch;
@@ -59,25 +62,28 @@ class Node {
       this.answer = null;
       return { sent: count, errors: [], unknown: 0 };
     };
-    const node = testNode({
-      kernel: {
-        ...EMPTY_KERNEL,
-        dump: async (_options, visit) => {
-          const listed = await this.dump;
-          for (const item of listed) visit(item);
-          return { count: listed.length, malformed: 0, interrupted: false };
+    const node = testNode(
+      {
+        kernel: {
+          ...EMPTY_KERNEL,
+          dump: async (_options, visit) => {
+            const listed = await this.dump;
+            for (const item of listed) visit(item);
+            return { count: listed.length, malformed: 0, interrupted: false };
+          },
         },
-      },
-      injects: {
-        portId: 2,
-        send,
-        getAll: async (batch, visit) => {
-          if (this.found !== null) visit(0, this.found);
-          return send(batch);
+        injects: {
+          portId: 2,
+          send,
+          getAll: async (batch, visit) => {
+            if (this.found !== null) visit(0, this.found);
+            return send(batch);
+          },
         },
+        past: firstStart(systemClock, this.internal),
       },
-      past: firstStart(systemClock, this.internal),
-    });
+      { aheadSeconds },
+    );
     node.peers.add({
       ...{ node: "peer", address: "", discovered: false, stream: new MemoryStream(), copy: null },
       reached: () => true,
@@ -347,5 +353,31 @@ describe("the end of an injected flow", () => {
   it("does not where it was held up while the entry was listed", async (t) => {
     assert.equal(await ownerAfterEnd(t, { list: 10, pass: 100 }, WRITTEN_SECONDS - 110), "nobody");
     assert.equal(await ownerAfterEnd(t, { list: 10, pass: 100 }, WRITTEN_SECONDS - 90), "self");
+  });
+});
+
+describe("a row that waits to be written ahead", () => {
+  it("is written when a lookup finds its entry, which goes when its owner ends it", async () => {
+    const node = new Node(10, true, 60);
+    node.peerTells(2);
+    await node.rest();
+    assert.equal(node.injector.young, 1);
+    // A write for the row before it has left the entry, and so it is looked up.
+    node.found = flow(2);
+    node.injector.doubt(flow(2).words);
+    await node.settle();
+    assert.equal(node.injector.young, 0);
+    node.found = null;
+    node.peerEnds();
+    await node.settle();
+    assert.deepEqual([node.injector.counters.removed, node.removed], [1, 1]);
+  });
+
+  it("still waits when a lookup finds nothing", async () => {
+    const node = new Node(10, true, 60);
+    node.peerTells(2);
+    node.injector.doubt(flow(2).words);
+    await node.settle();
+    assert.equal(node.injector.young, 1);
   });
 });

@@ -104,7 +104,9 @@ export class Doubts {
    * and an entry that is gone is written again.
    */
   #verifyRow(slot: number, flow: DecodedFlow | undefined, carrier: Carrier): void {
-    if (this.#work.isChanged(slot)) return;
+    // A row that is not due yet, and whose entry is there already: from a write for the row before it.
+    const isWrittenEarly = flow !== undefined && this.#work.isYoung(slot);
+    if (this.#work.isChanged(slot) && !isWrittenEarly) return;
     if (flow === undefined) {
       this.#renewal.lost(slot);
       return;

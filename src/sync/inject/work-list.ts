@@ -99,7 +99,12 @@ export class WorkList {
 
   /** True while the row waits to be written, be it due or not. */
   isChanged(slot: number): boolean {
-    return this.#changed.has(slot) || (this.#young.size > 0 && this.#young.has(slot));
+    return this.#changed.has(slot) || this.isYoung(slot);
+  }
+
+  /** True while the row waits until it is due. */
+  isYoung(slot: number): boolean {
+    return this.#young.size > 0 && this.#young.has(slot);
   }
 
   /** Yields the rows to write. Each leaves the list when it is yielded. */
