@@ -5,8 +5,6 @@ import { seedsOf } from "../support/sim/seeds.js";
 
 const SEEDS = 60;
 const AHEAD_SEEDS = 40;
-/** Seeds that still fail with `commit.ahead`, which is off by default until none does (docs/decisions/0015). */
-const AHEAD_OPEN: readonly number[] = [20, 28];
 /** Seeds that failed once. */
 const FAILED = [
   66, 108, 140, 154, 163, 253, 282, 329, 348, 353, 356, 367, 399, 401, 419, 448, 466, 497, 505, 509, 512, 513, 570, 577,
@@ -24,8 +22,7 @@ describe("peers' flows injected at once, kernels, links and broker simulated", (
 
 describe("peers' flows injected once they have lived for a while, or at a takeover", () => {
   for (const seed of seedsOf(AHEAD_SEEDS, [])) {
-    const todo = AHEAD_OPEN.includes(seed) && "open with commit.ahead, see docs/decisions/0015";
-    it(`every kernel has the same, and each flow one owner (seed ${seed})`, { todo }, async () => {
+    it(`every kernel has the same, and each flow one owner (seed ${seed})`, async () => {
       await new AheadHistory(seed).run();
     });
   }

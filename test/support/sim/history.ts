@@ -12,6 +12,7 @@ import type { World } from "./world.js";
 /** Flows of a history. */
 export const FLOWS = 12;
 const UNREAD_SECONDS_MAX = 60;
+const UNWRITTEN_SECONDS_MAX = 60;
 const START_STEPS_MAX = 5000;
 
 /** A flow between two rests: whose it was and how, and what has happened since. */
@@ -117,12 +118,28 @@ export abstract class History {
       assert.ok(rounds < UNREAD_SECONDS_MAX, "a node's table stays unread");
       await this.second();
     }
-    for (let round = 0; round < 3 + (this.world.options.aheadSeconds ?? 0); round++) {
-      this.world.pass(1000);
-      for (const { kernel } of this.machines) for (const key of [...kernel.flows.keys()]) kernel.expire(key);
-      for (const { node } of this.machines) void node!.poll();
-      await this.world.rest();
+    for (let round = 0; round < 3 + (this.world.options.aheadSeconds ?? 0); round++) await this.#settlingSecond();
+    await this.writeYoung();
+  }
+
+  /**
+   * Lets the rows come of age that are to be written ahead. When an entry has run out in the last second, and its
+   * connection goes on at another node, that node's claim is such a row.
+   */
+  protected async writeYoung(): Promise<void> {
+    const isYoung = (): boolean => this.machines.some(({ node }) => (node!.injector?.young ?? 0) > 0);
+    for (let seconds = 0; isYoung(); seconds++) {
+      assert.ok(seconds < UNWRITTEN_SECONDS_MAX, "rows stay too young to be written ahead");
+      await this.#settlingSecond();
     }
+  }
+
+  /** A second in which entries that are over end. */
+  async #settlingSecond(): Promise<void> {
+    this.world.pass(1000);
+    for (const { kernel } of this.machines) for (const key of [...kernel.flows.keys()]) kernel.expire(key);
+    for (const { node } of this.machines) void node!.poll();
+    await this.world.rest();
   }
 
   /** A second in which nothing happens. */

@@ -84,6 +84,7 @@ export class InjectHistory extends History {
     return this.world.stopTimeouts(async () => {
       for (const { node } of this.machines) void node!.poll();
       await this.world.rest();
+      await this.writeYoung();
       await this.checkQuiet();
     });
   }
