@@ -54,10 +54,11 @@ export class DumpReconciliation {
     const base = table.base(slot);
     const same = sameReply(slab, base, words, 0);
     const sameAll = same && sameState(words, slab, base);
-    // The entry was written after the dump began. The dump may show the entry before that, and so proves nothing.
+    // The entry was written after the dump began. The dump may show the entry before that, and so proves nothing. A row
+    // that is not due yet was never written: that was the row before it in its slot.
     if (this.#entries.isSeen(slot)) {
       this.#entries.noteSeen(slot);
-      if (!sameAll) this.#doubts.add(words);
+      if (!sameAll || this.#work.isYoung(slot)) this.#doubts.add(words);
       return true;
     }
     // The entry is written and has no write pending, so any difference was made by packets here.
