@@ -76,7 +76,7 @@ export function jetStreamOf(client: NatsConnection, timeoutMs = API_TIMEOUT_MS):
   return client.jetstreamManager({ checkAPI: false, timeout: timeoutMs });
 }
 
-/** For the broker on this machine: its supervisor notices when it hangs. */
+/** For the broker on this machine: missing confirmations show that it hangs. */
 export const OWN_QUIET_MS = 10_000;
 const QUIET_MS = 1000;
 /** The client's own pings would come however much the broker sends. */

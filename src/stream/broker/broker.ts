@@ -6,7 +6,7 @@ import type { Logger } from "pino";
 import { ConntrailError, errorText } from "../../errors.js";
 import { Backoff } from "../../os/backoff.js";
 import { pause } from "../../os/pause.js";
-import { type BrokerConnection, type BrokerLogin, connectBroker, OWN_QUIET_MS } from "../connection.js";
+import { type BrokerConnection, type BrokerLogin, connectBroker } from "../connection.js";
 import { NANOS_PER_MS } from "../stream-config.js";
 import { knownHoles } from "./advisories.js";
 import { type BrokerConfigOptions, type BrokerVersion, brokerClientAddress } from "./broker-config.js";
@@ -264,7 +264,6 @@ export class EmbeddedBroker {
       node,
       purpose,
       serverName: node,
-      quietMs: OWN_QUIET_MS,
       log: log.child({}, { level: "silent" }),
       ...(tls === undefined ? {} : { tls }),
       ...(login === undefined ? {} : { login }),
