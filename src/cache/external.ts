@@ -68,8 +68,6 @@ interface Origin {
   heard: number;
   /** From the origin's flow id to the slot. */
   readonly slots: SlotMap;
-  /** From the flow id of a row that a claim of this node took over to the slot of this node's own row. */
-  readonly taken: SlotMap;
   flows: number;
   /** Rows that it has given up, and that wait for another node's claim. They count for its share. */
   departed: number;
@@ -130,7 +128,7 @@ export class ExternalCache {
     const known = this.#origins.findIndex((origin) => origin.node === node);
     if (known >= 0) return known;
     if (this.#origins.length >= ORIGINS_MAX) throw new RangeError(`more than ${ORIGINS_MAX} peers`);
-    const none = { heard: 0, slots: new SlotMap(), taken: new SlotMap(), flows: 0, departed: 0 };
+    const none = { heard: 0, slots: new SlotMap(), flows: 0, departed: 0 };
     return this.#origins.push({ node, ...none }) - 1;
   }
 
@@ -253,9 +251,9 @@ export class ExternalCache {
   /**
    * A local event is newer than what peers published about this tuple, so the row is removed. Returns its birth; 0 when
    * the row was another connection, -1 when there was no row. `isWritten`: this node wrote the kernel's entry, perhaps
-   * as the row was before its last change. `ownSlot`: this node's own row; -1 for none.
+   * as the row was before its last change.
    */
-  retire(words: Uint32Array, base: number, isWritten = false, ownSlot = -1): number {
+  retire(words: Uint32Array, base: number, isWritten = false): number {
     if (this.table.size === 0) return -1;
     const slot = this.table.find(words, base);
     if (slot < 0) return -1;
@@ -264,25 +262,9 @@ export class ExternalCache {
     const isAnother = isWritten ? !sameReply(slab, at, words, base) : isAnotherConnection(slab, at, words, base);
     const birth = isAnother ? 0 : table.birth(slot);
     this.#listener?.retired(slot);
-    const [origin, flowId] = [this.#ownerOf(slot), this.#flowId(slot)];
     this.#remove(slot);
-    this.noteTaken(origin, flowId, ownSlot);
     this.counters.retired++;
     return birth;
-  }
-
-  /** A peer's flow id refers to a flow that this node has claimed by a newer claim, and has in `ownSlot`. */
-  noteTaken(origin: number, flowId: number, ownSlot: number): void {
-    if (ownSlot >= 0) this.#origin(origin).taken.set(flowId, ownSlot);
-  }
-
-  /** The own slot of a flow that this node took over from a peer's flow id; -1 for none. The peer is done with it. */
-  dropTaken(origin: number, flowId: number): number {
-    const { taken } = this.#origin(origin);
-    if (taken.size === 0) return -1;
-    const slot = taken.get(flowId);
-    if (slot >= 0) taken.delete(flowId);
-    return slot;
   }
 
   /**
@@ -335,9 +317,7 @@ export class ExternalCache {
 
   /** The peer's flow ids are invalid (its next epoch). Its rows stay until `sweepOrphans`. */
   forgetFlowIds(origin: number): void {
-    const { slots, taken } = this.#origin(origin);
-    slots.clear();
-    taken.clear();
+    this.#origin(origin).slots.clear();
   }
 
   /** After a complete snapshot of a peer: ends its rows that no flow id refers to. */
@@ -414,7 +394,6 @@ export class ExternalCache {
     else if (this.table.rare.size > 0) this.table.rare.delete(slot);
     const owner = this.#origin(origin);
     owner.slots.set(flowId, slot);
-    if (owner.taken.size > 0) owner.taken.delete(flowId);
     owner.flows++;
     if (!isRepeated) this.#listener?.changed(slot);
   }

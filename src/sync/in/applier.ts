@@ -405,7 +405,7 @@ export class Applier {
     this.#applyNew(new4, 0, envelope, localSeconds);
     this.#applyNew(new6, 1, envelope, localSeconds);
     this.#applyUpdates(envelope, localSeconds);
-    this.#applyDestroys(destroys, envelope.stamp);
+    this.#applyDestroys(destroys);
     this.#applyMoved(envelope);
     for (const stated of this.#decoder.expectations) this.#applyExpectation(stated, envelope, localSeconds);
     this.#external.heard(this.#origin, envelope.stamp);
@@ -479,7 +479,6 @@ export class Applier {
       return false;
     }
     this.#external.counters.stale++;
-    this.#external.noteTaken(this.#origin, flowId, slot);
     // A message that was published before this daemon started was answered then, unless that daemon died.
     if (this.#isNews(local, stamp)) internal.claimAgain(slot);
     else if (this.#fresh && this.#unanswered.size < UNANSWERED_MAX) this.#unanswered.set(flowId, slot);
@@ -514,7 +513,6 @@ export class Applier {
         continue;
       }
       this.#unanswered.delete(moved.flowId[row]!);
-      this.#external.dropTaken(this.#origin, moved.flowId[row]!);
       const elsewhere = owner === this.#local?.node ? null : owner;
       this.#external.moved(this.#origin, moved.flowId[row]!, elsewhere, moved.stamp[row]!);
     }
@@ -555,14 +553,14 @@ export class Applier {
     return true;
   }
 
-  #applyDestroys({ flowId, rows }: DestroySection, stamp: number): void {
+  #applyDestroys({ flowId, rows }: DestroySection): void {
     for (let row = 0; row < rows; row++) {
       if (row % ROWS_AHEAD === 0) this.#external.readAhead(this.#origin, flowId, row, Math.min(row + ROWS_AHEAD, rows));
-      this.#applyDestroy(flowId[row]!, stamp);
+      this.#applyDestroy(flowId[row]!);
     }
   }
 
-  #applyDestroy(flowId: number, stamp: number): void {
+  #applyDestroy(flowId: number): void {
     if (this.#unanswered.size > 0) this.#unanswered.delete(flowId);
     const { table } = this.#external;
     const slot = this.#external.slotOf(this.#origin, flowId);
@@ -572,17 +570,6 @@ export class Applier {
       if (local >= 0) internal.endElsewhere(local);
     }
     this.#external.destroy(this.#origin, flowId);
-    this.#outlive(this.#external.dropTaken(this.#origin, flowId), stamp);
-  }
-
-  /**
-   * The peer has ended a flow that this node had claimed, and that it has in `ownSlot`. What the peer published about the
-   * flow until then may have been newer than that claim, so that other nodes dropped it. This node claims again.
-   */
-  #outlive(ownSlot: number, stamp: number): void {
-    const { internal } = this.#local ?? {};
-    if (internal === undefined || ownSlot < 0 || !internal.isFlow(ownSlot) || internal.isSuperseded(ownSlot)) return;
-    if (internal.stamp(ownSlot) < stamp) internal.announce(ownSlot);
   }
 }
 

@@ -72,7 +72,7 @@ export class FlowIntake {
     const slot = this.#internal.upsert(flow, this.nowSeconds);
     // The peer may have published another state since this node wrote the entry.
     if (hasPeersState && slot >= 0 && this.#injection === null) this.#internal.doubtState(slot);
-    const birth = this.#external.retire(flow.words, 0, false, slot);
+    const birth = this.#external.retire(flow.words, 0);
     if (birth >= 0) this.#internal.takeBirth(slot, birth);
     else this.#internal.table.inheritBirth(slot, this.#endedBirth(flow.words));
     if (slot >= 0 && this.#internal.lacksState(slot)) this.#injection?.doubt(flow.words);

@@ -261,7 +261,7 @@ export class KernelResync {
     const leftover = !carries && carrying.standsBack ? NOBODY : null;
     const claimed = carries ? null : (peers ?? leftover);
     const slot = this.#internal.dumped(flow, this.#flows.nowSeconds, claimed, carries);
-    const birth = takes ? this.#external.retire(flow.words, 0, this.readsCommit, slot) : -1;
+    const birth = takes ? this.#external.retire(flow.words, 0, this.readsCommit) : -1;
     this.#internal.takeBirth(slot, birth);
   }
 
@@ -293,6 +293,6 @@ export class KernelResync {
     }
     const takes = this.#injection !== null && this.#external.claim(words, 0) !== null;
     const own = this.#internal.dumped(flow, this.#flows.nowSeconds, null, takes);
-    if (takes) this.#internal.takeBirth(own, this.#external.retire(words, 0, false, own));
+    if (takes) this.#internal.takeBirth(own, this.#external.retire(words, 0));
   }
 }
