@@ -111,7 +111,7 @@ export type EventCounters = ReturnType<typeof newEventCounters>;
 const SOCKADDR_NL_BYTES = 12;
 
 /** Bounds the wait of a thread whose eventfd could not be signalled. */
-const POLL_TIMEOUT_MS = 5000;
+const POLL_TIMEOUT_MS = 1000;
 const POLL_RETRY_MS = 10;
 /** The rate is that of a window of at least this time and so many events, or of the longest time with fewer. */
 const RATE_WINDOW_MS = 10;
