@@ -40,8 +40,8 @@ async function askDaemon(control: string): Promise<DaemonAnswers> {
 /** The findings as text: a line each, below it what to do, and the sum at the end. */
 export function formatFindings(shown: readonly Finding[], all: readonly Finding[]): string {
   const lines = shown.map(({ severity, text, cure }) => {
-    const todo = cure === null ? "" : `${" ".repeat(9)}do: ${cure}\n`;
-    return `${WORDS[severity].padEnd(9)}${text}\n${todo}`;
+    const below = cure === null ? "" : `${" ".repeat(9)}do: ${cure}\n`;
+    return `${WORDS[severity].padEnd(9)}${text}\n${below}`;
   });
   const count = (severity: Severity): number => all.filter((finding) => finding.severity === severity).length;
   const broken = count("breaks");
