@@ -231,6 +231,31 @@ describe("restarts and gaps", () => {
     );
   });
 
+  it("is another one where its tuple was used anew in a part of the stream that was not read", () => {
+    for (const how of ["snapshot", "claim"]) {
+      const bench = new Bench();
+      const first = bench.events(bench.fw1, (batch) => add(batch, 1));
+      let second = 0;
+      bench.skip(bench.fw1, () => {
+        bench.events(bench.fw1, (batch) => destroy(batch, 1));
+        second = bench.events(bench.fw1, (batch) => add(batch, 2, 1));
+      });
+      if (how === "snapshot") {
+        bench.snapshot(bench.fw1, (batch) => add(batch, 2, 1, second, { stamp: second }));
+      } else bench.events(bench.fw1, (batch) => add(batch, 2, 1, second));
+      assert.deepEqual(
+        bench.alive.map(({ startMs }) => startMs),
+        [stampMs(second)],
+        how,
+      );
+      assert.deepEqual(
+        bench.ended.map(({ startMs, end }) => [startMs, end]),
+        [[stampMs(first), "lost"]],
+        how,
+      );
+    }
+  });
+
   it("has a gap where numbers are missing, at a gap mark, and at a damaged message", () => {
     const bench = new Bench();
     bench.events(bench.fw1, (batch) => add(batch, 1));

@@ -76,8 +76,8 @@ export class Lifecycle {
       // The kernel has reused the tuple. The end that belongs between is read later, because new rows are read first.
       this.#replace(slot, node);
       this.#open(node, flowId, rare, stamp, birth, since);
-    } else if (!live.isMapped(slot) && !node.bridges && birth === published && live.stamp(slot) !== stamp) {
-      // The row was read before a part of the stream that was skipped, and this connection began behind that.
+    } else if (!live.isMapped(slot) && !node.bridges && birth > live.stamp(slot)) {
+      // The row was read before a part of the stream that was skipped, and this connection began in or behind that.
       this.lose(slot, published);
       if (live.isHeld(slot)) this.held.release(slot);
       this.#open(node, flowId, rare, stamp, birth, since);
