@@ -2,15 +2,19 @@ import assert from "node:assert/strict";
 import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_process";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { existsSync, readFileSync } from "node:fs";
-import { chmod, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { describe, it } from "node:test";
+import { StorageType } from "nats";
 import { ConntrailError, type ErrorCode } from "../../src/errors.js";
 import { EmbeddedBroker, type EmbeddedBrokerOptions } from "../../src/stream/broker/broker.js";
 import { findProgram, programDirectories } from "../../src/stream/broker/broker-host.js";
 import { connectBroker } from "../../src/stream/connection.js";
+import { fillDisk } from "../support/full-disk.js";
 import { freePort, natsServerMissing, silentLogger, temporaryDirectory, until } from "../support/nats-server.js";
+
+const MIB = 1024 * 1024;
 
 async function setUp(options: Partial<EmbeddedBrokerOptions> = {}) {
   const directory = await temporaryDirectory();
@@ -380,6 +384,49 @@ exit 2
       /^Max data size\s+1073741824 +1073741824 /m,
     );
     assert.match(await readFile(`/proc/${edge.broker.pid}/environ`, "utf8"), /GOMEMLIMIT=268435456\0/);
+  });
+
+  it("ends a server that listens and does nothing since it began on a full disk", {
+    skip: rootMissing() || mountsMissing(),
+    timeout: 120_000,
+  }, async () => {
+    await using edge = await setUp({ storeBytesMax: 200 * MIB });
+    const { broker, storeDir } = edge;
+    await mkdir(storeDir);
+    execFileSync("mount", ["-t", "tmpfs", "-o", "size=64m", "store", storeDir]);
+    const connection = connectBroker({ servers: [broker.address], node: "fw1", purpose: "test", log: silentLogger() });
+    const names = ["a", "b", "c"];
+    const payload = new Uint8Array(4000);
+    const publish = (times: number): void => {
+      for (let i = 0; i < times; i++) for (const name of names) connection.client?.publish(`x.${name}`, payload);
+    };
+    let load: NodeJS.Timeout | undefined;
+    try {
+      await broker.start();
+      const jsm = await (await connection.ready(30_000)).jetstreamManager();
+      for (const name of names)
+        await jsm.streams.add({ name, subjects: [`x.${name}`], max_bytes: 20 * MIB, storage: StorageType.File });
+      publish(2000);
+      load = setInterval(publish, 50, 5);
+      const filler = join(storeDir, "filler");
+      fillDisk(filler);
+      const { pid } = broker;
+      process.kill(pid ?? 0, "SIGKILL");
+      await until("another one", () => broker.pid !== null && broker.pid !== pid);
+      // It has its time to hang.
+      await new Promise((resolve) => setTimeout(resolve, 2000));
+      await rm(filler);
+      const isStored = async (name: string): Promise<boolean> => {
+        const client = connection.client?.jetstream({ timeout: 1000 });
+        return (await client?.publish(`x.${name}`, payload).catch(() => null)) != null;
+      };
+      await until("each stream stores", async () => (await Promise.all(names.map(isStored))).every(Boolean), 60_000);
+    } finally {
+      clearInterval(load);
+      await connection.close();
+      await broker.stop();
+      execFileSync("umount", ["-l", storeDir]);
+    }
   });
 
   it("leaves a container's broker alone whose store has the same name", { skip: mountsMissing() }, async () => {

@@ -64,6 +64,8 @@ const START_RETRY_MS = 10;
 const WATCH_INTERVAL_MS = 2000;
 const WATCH_TIMEOUT_MS = 2000;
 const WATCH_FAILURES_MAX = 3;
+/** For how long it may listen and not answer while it starts. The connection to a frozen one is given up sooner. */
+const START_DEAF_MS_MAX = 6000;
 
 /**
  * The daemon's own nats-server: a supervised child process that does not outlive the daemon. Its configuration is
@@ -85,6 +87,8 @@ export class EmbeddedBroker {
   #exited: Promise<void> = Promise.resolve();
   #supervisor: Promise<void> = Promise.resolve();
   #said = "";
+  /** The child was killed because it listened and did nothing. */
+  #isDeaf = false;
   #restore = new RestoreWatch();
 
   constructor(options: EmbeddedBrokerOptions) {
@@ -132,9 +136,9 @@ export class EmbeddedBroker {
     const startedMs = performance.now();
     const startTimeoutMs = this.#options.startTimeoutMs ?? 60_000;
     let answers = await this.#answers(startTimeoutMs);
-    while (!answers && (await this.#removeFatalStream())) {
+    while (!answers && (this.#isDeaf || (await this.#removeFatalStream()))) {
       this.#spawn();
-      answers = await this.#answers(startTimeoutMs);
+      answers = await this.#answers(startTimeoutMs - (performance.now() - startedMs));
     }
     if (!answers) {
       const stopped = this.#stop.signal.aborted;
@@ -200,7 +204,7 @@ export class EmbeddedBroker {
       startedMs = performance.now();
       this.#set("starting");
       this.#spawn();
-      // It may be reading a large store: only its exit ends this wait.
+      // It may be reading a large store for long: it does not listen before it has.
       if (await this.#answers(Number.POSITIVE_INFINITY)) await this.#running();
     }
   }
@@ -233,11 +237,7 @@ export class EmbeddedBroker {
     return true;
   }
 
-  /**
-   * Returns when the child has ended. If it accepts connections but JetStream does not answer (a full disk disables it
-   * for good), the child is killed and will be restarted. A child that does not answer at all may be frozen, and is
-   * left alone.
-   */
+  /** Returns when the child has ended: by itself, or because it is deaf. */
   async #lives(): Promise<void> {
     const ended = new AbortController();
     const exited = this.#exited.then(() => ended.abort());
@@ -249,12 +249,21 @@ export class EmbeddedBroker {
       if (either.aborted || this.#state !== "running" || !connection.connected) continue;
       failures = (await jetStreamAnswers(connection, WATCH_TIMEOUT_MS)) ? 0 : failures + 1;
       if (failures < WATCH_FAILURES_MAX || either.aborted) continue;
-      this.#log.error({ said: this.#said }, "JetStream of the broker does not answer, the broker is started again");
-      this.#child?.kill("SIGKILL");
+      this.#endDeaf();
       failures = 0;
     }
     await connection.close();
     await exited;
+  }
+
+  /**
+   * Kills a child that accepts connections and whose JetStream does not answer: a full disk disables it for good, and one
+   * that starts on a full disk may never answer. A child that does not answer at all may be frozen, and is left alone.
+   */
+  #endDeaf(): void {
+    this.#log.error({ said: this.#said }, "JetStream of the broker does not answer, the broker is started again");
+    this.#isDeaf = true;
+    this.#child?.kill("SIGKILL");
   }
 
   #connect(purpose: string, retryMs?: number): BrokerConnection {
@@ -279,6 +288,7 @@ export class EmbeddedBroker {
     const child = spawn(file, args, { stdio: ["ignore", "pipe", "pipe"], env: this.#env, detached: true });
     this.#child = child;
     this.#said = "";
+    this.#isDeaf = false;
     this.#restore = new RestoreWatch();
     this.#readLines(child.stdout);
     this.#readLines(child.stderr);
@@ -307,7 +317,7 @@ export class EmbeddedBroker {
     if (!this.#stop.signal.aborted && this.#child !== null) this.#set("running");
   }
 
-  /** True when JetStream answers; false when the child ends first, after `timeoutMs`, and when stopping. */
+  /** True when JetStream answers; false when the child ends first or is deaf, after `timeoutMs`, and when stopping. */
   async #answers(timeoutMs: number): Promise<boolean> {
     let ended = false;
     const end = this.#exited.then(() => {
@@ -316,9 +326,14 @@ export class EmbeddedBroker {
     });
     const connection = this.#connect("start", START_RETRY_MS);
     const deadlineMs = performance.now() + timeoutMs;
+    let deafMs = 0;
     try {
       while (!ended && !this.#stop.signal.aborted && performance.now() < deadlineMs) {
+        const isListening = connection.connected;
+        const askedMs = performance.now();
         if (await Promise.race([jetStreamAnswers(connection, READY_TIMEOUT_MS), end])) return !ended;
+        if (isListening) deafMs += performance.now() - askedMs;
+        if (deafMs > START_DEAF_MS_MAX && !this.#isDeaf) this.#endDeaf();
       }
       if (!ended && this.#said === "") this.#said = connection.lastError;
       return false;
