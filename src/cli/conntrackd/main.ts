@@ -9,6 +9,7 @@ import { packageVersion } from "../command/version.js";
 import { OutputClosed, Terminal } from "../process/terminal.js";
 import type { AlarmTimes } from "./dump.js";
 import { type Complaint, type ParsedOptions, parseOptions, usageText, versionText } from "./options.js";
+import { type Release, requestedRelease } from "./release.js";
 import type { RequestConfig } from "./request.js";
 import { BROKER_LINK, type StatsLink } from "./stats.js";
 
@@ -21,11 +22,12 @@ const DEFAULT_CONNTRACKD_CONF = "/etc/conntrackd/conntrackd.conf";
  */
 export async function main(argv: readonly string[]): Promise<void> {
   const terminal = new Terminal(process.stdout, process.stderr);
-  const options = parseOptions(argv);
-  if (options.usage) await terminal.write(usageText(packageVersion()));
-  for (const each of options.complaints) complain(terminal, each);
   try {
-    process.exitCode = await run(options, terminal);
+    const release = requestedRelease();
+    const options = parseOptions(argv, release);
+    if (options.usage) await terminal.write(usageText(release, packageVersion()));
+    for (const each of options.complaints) complain(terminal, each);
+    process.exitCode = await run(options, release, terminal);
   } catch (error) {
     process.exitCode = error instanceof OutputClosed ? 0 : 1;
     if (!(error instanceof OutputClosed)) complain(terminal, { level: "ERROR", text: complaintOf(error) });
@@ -33,13 +35,13 @@ export async function main(argv: readonly string[]): Promise<void> {
 }
 
 /** Executes the options and returns the exit code. */
-async function run({ does, configPath }: ParsedOptions, terminal: Terminal): Promise<number> {
+async function run({ does, configPath }: ParsedOptions, release: Release, terminal: Terminal): Promise<number> {
   const path = configPath ?? DEFAULT_CONNTRACKD_CONF;
   switch (does.kind) {
     case "exit":
       return does.code;
     case "version":
-      await terminal.write(versionText(packageVersion()));
+      await terminal.write(versionText(release, packageVersion()));
       return 0;
     case "request": {
       const { sendRequest } = await import("./request.js");

@@ -1,3 +1,5 @@
+import { isStrict, type Release } from "./release.js";
+
 /** What a sub-command may be limited to: flows or expectations. */
 export type Part = "ct" | "expect";
 
@@ -61,12 +63,12 @@ class Stop {
 }
 
 /**
- * Parses a command line as conntrackd 1.4.7 does: the second letter of a word decides, the last of several requests
- * counts, `-x` belongs to the dump before it, sub-commands may be abbreviated. An unknown option prints the help and
- * exits 0.
+ * Parses a command line as conntrackd does: the second letter of a word decides, the last of several requests counts,
+ * `-x` belongs to the dump before it, sub-commands may be abbreviated. An unknown option prints the help; before 1.4.9
+ * it exits 0 then.
  */
-export function parseOptions(argv: readonly string[]): ParsedOptions {
-  const reader = new Reader(argv);
+export function parseOptions(argv: readonly string[], release: Release): ParsedOptions {
+  const reader = new Reader(argv, release);
   try {
     reader.read();
   } catch (stop) {
@@ -78,6 +80,7 @@ export function parseOptions(argv: readonly string[]): ParsedOptions {
 
 class Reader {
   readonly #argv: readonly string[];
+  readonly #release: Release;
   readonly #complaints: Complaint[] = [];
   #index = 0;
   #configPath: string | null = null;
@@ -86,8 +89,9 @@ class Reader {
   #request: ConntrackdRequest | null = null;
   #version = false;
 
-  constructor(argv: readonly string[]) {
+  constructor(argv: readonly string[], release: Release) {
     this.#argv = argv;
+    this.#release = release;
   }
 
   get result(): ParsedOptions {
@@ -131,7 +135,7 @@ class Reader {
       default:
         this.#usage = true;
         this.#complain("ERROR", `Unknown option: ${word}`);
-        throw new Stop(0);
+        throw new Stop(isStrict(this.#release) ? 1 : 0);
     }
   }
 
@@ -179,9 +183,10 @@ class Reader {
       this.#configPath = path;
       return;
     }
-    // conntrackd then continues with the default file.
     this.#usage = true;
     this.#complain("ERROR", "Missing config filename");
+    // Before 1.4.9, conntrackd then continues with the default file.
+    if (isStrict(this.#release)) throw new Stop(1);
   }
 
   #statsPart(): StatsPart {
@@ -219,8 +224,8 @@ class Reader {
 }
 
 /** What `-h` prints. */
-export function usageText(version: string): string {
-  return `${headline(version)}
+export function usageText(release: Release, version: string): string {
+  return `${headline(release, version)}
 Usage: conntrackd [commands] [options]
 
   -C [configfile], conntrackd.conf or conntrail's YAML (default: /etc/conntrackd/conntrackd.conf)
@@ -246,10 +251,10 @@ Requests to the running daemon:
 }
 
 /** What `-v` prints: the release of conntrackd that this command line imitates, then its own name. */
-export function versionText(version: string): string {
-  return `${headline(version)}\nMIT license.\n`;
+export function versionText(release: Release, version: string): string {
+  return `${headline(release, version)}\nMIT license.\n`;
 }
 
-function headline(version: string): string {
-  return `Connection tracking userspace daemon v1.4.7, as conntrail ${version} has it`;
+function headline(release: Release, version: string): string {
+  return `Connection tracking userspace daemon v${release}, as conntrail ${version} has it`;
 }

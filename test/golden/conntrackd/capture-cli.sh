@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Captures what conntrackd's command line says and how it ends, for command-line.json: first with no daemon, then with one in
-# mode FTFW and one flow in its cache. Needs root, conntrackd, conntrack and iproute2.
+# Captures what conntrackd's command line says and how it ends, for command-line.json or the file that is named: first with
+# no daemon, then with one in mode FTFW and one flow in its cache. Needs root, conntrackd, conntrack and iproute2.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+file=${1:-$(cd "$(dirname "$0")" && pwd)/command-line.json}
 ns=ctgold-cli-$$
 dir=$(mktemp -d)
 clean() {
@@ -42,10 +42,10 @@ General {
 CONF
 printf 'Sync {\n  Mode FTFW {\n  }\n Bogus 1\n}\n' >"$dir/bad"
 
-HERE=$here NS=$ns DIR=$dir node --input-type=module <<'JS'
+FILE=$file NS=$ns DIR=$dir node --input-type=module <<'JS'
 import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, writeFileSync } from "node:fs";
-const { HERE, NS, DIR } = process.env;
+const { FILE, NS, DIR } = process.env;
 const enter = (...args) => spawnSync("ip", ["netns", "exec", NS, ...args], { encoding: "utf8", timeout: 10_000 });
 const cases = [];
 const clean = (text) => text.replaceAll(DIR, "DIR").replace(/^\[\w{3} \w{3} [ \d]\d [\d:]+ \d+\] \(pid=\d+\)/gm, "[TIME] (pid=PID)");
@@ -55,7 +55,7 @@ const run = (line, daemon) => {
   cases.push({ daemon, args: line, code: status, stdout: clean(stdout), stderr: clean(stderr) });
 };
 const C = "-C DIR/conf";
-for (const line of ["-h", "-v", "-z", "foo", "-", "--help", "--version", "-x", "-s -x", "-d -s", "-i -d", "-s -S",
+for (const line of ["-h", "-v", "-z", "foo", "-", "--help", "--version", "-x", "-s -x", "-d -s", "-i -d", "-s -S", "-s -C",
   "-C DIR/none -s", "-C DIR/none", "-C DIR/bad -s", "-C DIR/bad"]) run(line, false);
 for (const line of ["-s", "-c", "-i", "-e", "-f", "-F", "-R", "-B", "-n", "-t", "-k", "-s network", "-i -x", "-x -i", "-s bogus",
   "-f bogus", "-c bogus", "-i bogus", "-F bogus", "-R bogus", "-B bogus", "-t ct", "-n x", "-k x", "-s internalx", "-s multicast", "-s m", "-iz",
@@ -73,5 +73,5 @@ run(`-s link ${C}`, true);
 run(`${C} -k`, true);
 run(`${C} -s`, false);
 cases.push({ lockAfterKill: existsSync(`${DIR}/lock`), socketAfterKill: existsSync(`${DIR}/ctl`) });
-writeFileSync(`${HERE}/command-line.json`, `[\n${cases.map((each) => JSON.stringify(each)).join(",\n")}\n]\n`);
+writeFileSync(FILE, `[\n${cases.map((each) => JSON.stringify(each)).join(",\n")}\n]\n`);
 JS
