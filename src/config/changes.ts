@@ -20,6 +20,7 @@ const KEYS: Readonly<Record<string, (config: Config) => unknown>> = {
   control: ({ control }) => control,
   lock: ({ lock }) => lock,
   nice: ({ nice }) => nice,
+  scheduler: ({ scheduler }) => scheduler,
   "cache.limit": ({ cacheLimit }) => cacheLimit,
   "publish.interval": ({ publishIntervalMs }) => publishIntervalMs,
   peer_timeout: ({ peerTimeoutMs }) => peerTimeoutMs,

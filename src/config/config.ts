@@ -31,6 +31,8 @@ export interface Config {
   readonly lock: string | null;
   /** Scheduling priority of daemon and broker, setpriority(2); null: unchanged. */
   readonly nice: number | null;
+  /** The real-time policy of daemon and broker, sched(7); null: unchanged. */
+  readonly scheduler: { readonly policy: "fifo" | "rr"; readonly priority: number } | null;
   /** Most flows of each cache; null: derived from nf_conntrack_max. */
   readonly cacheLimit: number | null;
   /** Least time between messages under load. */
@@ -315,6 +317,7 @@ function toConfig(content: FileContent, path: string): Config {
     control: content.control,
     lock: content.lock ?? null,
     nice: content.nice ?? null,
+    scheduler: content.scheduler ?? null,
     cacheLimit: content.cache.limit ?? null,
     publishIntervalMs: content.publish.interval,
     peerTimeoutMs: content.peer_timeout,

@@ -62,6 +62,14 @@ export const REFERENCE: readonly ReferenceGroup[] = [
         "none",
       ),
       entry("nice", null, "Priority of daemon and broker.", "as started"),
+      entry(
+        "scheduler.policy",
+        null,
+        "A real-time policy for daemon and broker. In a systemd unit, set `CPUSchedulingPolicy=` and " +
+          "`CPUSchedulingPriority=` instead: conntrail's units forbid the daemon to do it.",
+        "as started",
+      ),
+      entry("scheduler.priority", null, "From 1 to 99, the highest.", "required in `scheduler`"),
     ],
   },
   {

@@ -173,6 +173,7 @@ const shapes = {
     login: checked(LOGIN_ALLOWED, parseLogin).optional(),
   },
   publish: { interval: duration("0", "1s", 1).default(5) },
+  scheduler: { policy: oneOf("fifo", "rr"), priority: wholeNumber(1, 99) },
   cache: { limit: wholeNumber(1, 64 * 1024 ** 2).optional() },
   commit: {
     timeout: duration("1s", "30d", 1000).optional(),
@@ -240,6 +241,7 @@ const top = {
   peer_timeout: duration("2s", "1h", 1).default(3000),
   lock: absolutePath(1024).optional(),
   nice: wholeNumber(-20, 19).optional(),
+  scheduler: z.strictObject(shapes.scheduler, map).optional(),
   cache: z.strictObject(shapes.cache, map).prefault({}),
   commit: z.strictObject(shapes.commit, map).prefault({}),
   purge: z.strictObject(shapes.purge, map).prefault({}),

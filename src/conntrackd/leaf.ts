@@ -66,6 +66,7 @@ const LEAVES: Readonly<Record<string, (text: string) => Effect>> = {
     return isYes(text) ? takenOver(null, note) : notNeeded(note);
   },
   Nice: (text) => number("nice", text, -20, 19, (value) => value, "conntrackd 1.4.7 ignores it"),
+  Priority: (text) => number("scheduler.priority", text, 1, 99, (value) => value),
   HashSize: () => notNeeded("tables grow by themselves"),
   HashLimit: (text) =>
     Number(text) === 0

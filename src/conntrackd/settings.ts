@@ -15,6 +15,8 @@ const KEYS = [
   "control",
   "lock",
   "nice",
+  "scheduler.policy",
+  "scheduler.priority",
   "cache.limit",
   "commit.timeout",
   "commit.window_tracking",

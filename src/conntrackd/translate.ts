@@ -6,6 +6,7 @@ import { isHelperName } from "../flow/expectation.js";
 import type { ConntrackdConf } from "./conf.js";
 import { setEndpoints } from "./endpoints.js";
 import { FilterLists, origin } from "./filter-lists.js";
+import { helperRemarks } from "./helper-block.js";
 import { type Effect, effectOf, statsEffectOf } from "./leaf.js";
 import { type Machine, THIS_MACHINE } from "./machine.js";
 import type { ConfProblem } from "./parser.js";
@@ -13,7 +14,7 @@ import { notNeeded, notSupported, type Outcome, type Remark, remarkOn, replaced,
 import { type Key, Settings, sizeText } from "./settings.js";
 import { isStatsAlone } from "./shape.js";
 import { storeOf } from "./store.js";
-import { type ConfNode, errorAt } from "./tree.js";
+import { type ConfNode, directivesAt, errorAt } from "./tree.js";
 
 /** A conntrackd.conf as conntrail's own configuration. */
 export interface Translation {
@@ -116,7 +117,7 @@ class Translator {
         for (const child of children) this.#apply(child, statsEffectOf(child.name.text, child.values[0]?.text ?? ""));
         break;
       case "Helper":
-        this.#say(node, notSupported("no helpers in user space: use the kernel's, or conntrackd beside it for them"));
+        this.#remarks.push(...helperRemarks(children));
         break;
       case "IgnoreTrafficFor":
         this.#filter.add("addresses", node, false, children, "an older name of Filter { Address Ignore }");
@@ -171,11 +172,25 @@ class Translator {
         break;
       }
       case "Scheduler":
-        this.#say(node, notSupported("left out with what is in it; systemd's CPUSchedulingPolicy= does the same"));
+        this.#scheduler(node, node.block ?? []);
         break;
       default:
         this.#leaf(node);
     }
+  }
+
+  /** conntrackd takes the highest priority of RR where the file names no type, and none where it names no priority. */
+  #scheduler(node: ConfNode, options: readonly ConfNode[]): void {
+    const types = directivesAt(options, ["Type"]);
+    if (types.length === 0) {
+      this.#say(node, notSupported("left out: without Type it names no policy"));
+      return;
+    }
+    for (const each of types) {
+      this.#set(each, "scheduler.policy", each.values[0]?.text.toLowerCase() ?? "", takenOver("scheduler.policy"));
+    }
+    this.#settings.set("scheduler.priority", 1, "the least");
+    for (const each of directivesAt(options, ["Priority"])) this.#leaf(each);
   }
 
   #leaf(node: ConfNode): void {

@@ -7,6 +7,7 @@ import { pino } from "pino";
 import { errorText } from "../errors.js";
 import { type ArchiverOptions, runArchiver } from "../history/archive/archiver.js";
 import type { ArchiveReport } from "../history/archive/run.js";
+import { leaveRealTime } from "../os/scheduler.js";
 
 /** The messages that the process sends to its parent. */
 export type ArchiveMessage =
@@ -24,6 +25,7 @@ process.on("disconnect", () => stop.abort());
 if (!process.connected) stop.abort();
 
 try {
+  leaveRealTime();
   setPriority(0, NICE);
   const options = JSON.parse(process.argv[2] ?? "") as ArchiverOptions;
   const listener = {

@@ -29,6 +29,9 @@ export const SOCK_DGRAM = 2;
 export const LOCK_EX = 2;
 export const LOCK_NB = 4;
 export const PR_SET_NAME = 15;
+export const SCHED_OTHER = 0;
+export const SCHED_FIFO = 1;
+export const SCHED_RR = 2;
 export const POLLIN = 0x001;
 export const EFD_CLOEXEC = 0o2000000;
 export const EFD_NONBLOCK = 0o4000;
@@ -110,6 +113,15 @@ export const mkfifo = library.func("int mkfifo(const char *path, uint32_t mode)"
 ) => number;
 /** flock(2). The lock lasts until the descriptor is closed, at the latest when the process ends. */
 export const flock = library.func("int flock(int fd, int operation)") as (fd: number, operation: number) => number;
+
+/** sched_getscheduler(2): the policy of a thread; with 0, of the calling one. */
+export const schedGetScheduler = library.func("int sched_getscheduler(int tid)") as (tid: number) => number;
+/** sched_setscheduler(2). `parameters` is a struct sched_param, which is an int with the priority. */
+export const schedSetScheduler = library.func("int sched_setscheduler(int tid, int policy, void *parameters)") as (
+  tid: number,
+  policy: number,
+  parameters: Memory,
+) => number;
 
 const prctlFunction = library.func("int prctl(int option, str name, ulong, ulong, ulong)") as (
   option: number,

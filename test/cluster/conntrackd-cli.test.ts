@@ -17,6 +17,34 @@ const SOCKET = "/var/run/conntrackd.ctl";
 const SCRIPT = "/usr/share/doc/conntrackd/examples/sync/primary-backup.sh";
 const QUIET = { code: 0, stdout: "", stderr: "" };
 
+/** A file with the directives of the one that Debian's package tests itself with. */
+const DEBIANS = `
+Sync {
+  Mode NOTRACK { DisableInternalCache on DisableExternalCache on }
+  TCP {
+    IPv4_address 127.0.0.1
+    IPv4_Destination_Address 127.0.0.1
+    Port 3780
+    Interface lo
+    Checksum on
+    SndSocketBuffer 12492800
+    RcvSocketBuffer 12492800
+  }
+  Options { ExpectationSync On }
+}
+General {
+  Nice -20
+  Scheduler { Type FIFO Priority 7 }
+  Syslog on
+  LockFile /var/lock/conntrackd.lock
+  UNIX { Path /var/run/conntrackd.sock Backlog 20 }
+  NetlinkBufferSize 8000000
+  NetlinkBufferSizeMaxGrowth 80000000
+  Filter { Address Ignore { IPv4_address 127.0.0.1 IPv6_address ::1 } }
+  EventIterationLimit 10
+}
+`;
+
 /** A flow that was made elsewhere; conntrack(8) puts it into the kernel. */
 function insert(host: ConntrackdHost, sport: number, more: readonly string[] = []): Promise<string> {
   const flow = `-I -p tcp -s 10.1.1.1 -d 10.2.2.2 --sport ${sport} --dport 80 --state ESTABLISHED -t 300 -u SEEN_REPLY,ASSURED`;
@@ -239,11 +267,13 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 400_000 }, () => 
     await using _b = b;
     await using _a = a;
     const link = /UDP \{[^}]*\}/;
-    const lo = "TCP { IPv4_address 127.0.0.1\n IPv4_Destination_Address 127.0.0.1\n Port 3780\n Interface lo\n }";
-    await a.configure(a.conf().replace(link, lo));
+    await a.configure(DEBIANS);
     assert.deepEqual(await a.conntrackd("-d"), QUIET);
-    assert.match((await lines(a, "-s"))[0] ?? "", /^cache internal:$/);
+    assert.match((await lines(a, "-s"))[0] ?? "", /^internal bypass:$/);
+    const scheduled = await a.exec("ps", "-o", "cls=,rtprio=,comm=", "-e", "-L");
+    for (const name of ["conntrackd", "nats-server"]) assert.match(scheduled, new RegExp(`^ *FF +7 ${name}$`, "m"));
     assert.deepEqual(await a.conntrackd("-k"), QUIET);
+    assert.equal(await a.has("/var/lock/conntrackd.lock"), false);
 
     const passes = async (sport: number): Promise<void> => {
       assert.deepEqual([await a.conntrackd("-d"), await b.conntrackd("-d")], [QUIET, QUIET]);

@@ -413,7 +413,7 @@ test("daemon: ready, reload at SIGHUP, clean end at SIGTERM", async () => {
 test("daemon: of a conntrackd.conf it runs with, it logs what it leaves out", async () => {
   const path = join(directory, "conntrackd.conf");
   const link = "UDP { IPv4_address 10.77.0.1 IPv4_Destination_Address 10.77.0.2 Port 3780 }";
-  const general = `LockFile ${join(directory, "lock")}\nUNIX { Path ${socket} }\nScheduler { Type RR }`;
+  const general = `LockFile ${join(directory, "lock")}\nUNIX { Path ${socket} }\nScheduler { Priority 5 }`;
   writeFileSync(path, `Sync { ${link} }\nGeneral {\n${general}\n}\n`);
   const child = start("daemon", "-c", path);
   const [result, log] = [finish(child), new ProgramLog(child)];

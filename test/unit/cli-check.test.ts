@@ -43,7 +43,7 @@ test("a good file of either kind", async () => {
     stdout: `${file}: no mistakes (conntrail.yaml, node fw1, mode cache, 1 peers)\n`,
     stderr: [],
   });
-  const conf = await check(`Sync { Mode FTFW { }\n${LINK}\n}\nGeneral { Scheduler { Type RR } }\n`);
+  const conf = await check(`Sync { Mode FTFW { }\n${LINK}\n}\nGeneral { Scheduler { Priority 5 } }\n`);
   assert.equal(conf.code, 0);
   assert.equal(conf.stdout, `${file}: no mistakes (conntrackd.conf, node 10-0-0-1, mode cache, 1 peers)\n`);
   assert.equal(conf.stderr.length, 1);

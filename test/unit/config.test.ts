@@ -19,7 +19,7 @@ const STATES = "SYN_SENT SYN_RECV ESTABLISHED FIN_WAIT CLOSE_WAIT LAST_ACK TIME_
 const NETWORK = "an IPv4 or IPv6 address or network, such as 192.0.2.0/24 or 2001:db8::1";
 const HELPERS = "true, false or a list of helpers such as [ftp, sip]";
 const TOP_KEYS =
-  "cluster node listen peers mode broker control publish peer_timeout lock nice cache commit purge expectations filter netlink discover archive tls keepalived stats metrics log";
+  "cluster node listen peers mode broker control publish peer_timeout lock nice scheduler cache commit purge expectations filter netlink discover archive tls keepalived stats metrics log";
 
 const directory = mkdtempSync(join(tmpdir(), `conntrail-config-${process.pid}-`));
 after(() => rmSync(directory, { recursive: true, force: true }));
@@ -36,6 +36,7 @@ publish: { interval: 5ms }
 commit: { timeout: 180s, window_tracking: true, ahead: 2s }
 lock: /var/lock/conntrack.lock
 nice: -20
+scheduler: { policy: fifo, priority: 50 }
 cache: { limit: 131072 }
 purge: { after: 60s }
 expectations: [ftp, sip]
@@ -75,6 +76,7 @@ test("every key of the contract is understood", () => {
     control: "/run/conntrail/control.sock",
     lock: "/var/lock/conntrack.lock",
     nice: -20,
+    scheduler: { policy: "fifo", priority: 50 },
     cacheLimit: 131_072,
     publishIntervalMs: 5,
     peerTimeoutMs: 4000,
@@ -220,6 +222,8 @@ const REFUSED: readonly (readonly [string, string])[] = [
   ["commit: { timeout: 0 }\n", `4: commit.timeout: found 0, allowed is ${DURATION}, from 1s to 30d`],
   ["purge: { after: soon }\n", `4: purge.after: found "soon", allowed is ${DURATION}, from 0 to 1d`],
   ["cache: { limit: 0 }\n", "4: cache.limit: found 0, allowed is a whole number from 1 to 67108864"],
+  ["scheduler: { policy: rr }\n", "4: scheduler.priority: is missing, allowed is a whole number from 1 to 99"],
+  ["scheduler: { policy: idle, priority: 0 }\n", '4: scheduler.policy: found "idle", allowed is fifo, rr'],
   ["nice: -21\n", "4: nice: found -21, allowed is a whole number from -20 to 19"],
   ["lock: here\n", '4: lock: found "here", allowed is an absolute path of at most 1024 bytes'],
   [

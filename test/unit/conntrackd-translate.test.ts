@@ -247,6 +247,31 @@ test("of a directive that is given twice the last holds, and the report says so"
   });
 });
 
+test("a scheduler's type and priority, in any number and order", () => {
+  const scheduler = (text: string) => configOf(conf(`Scheduler { ${text} }`)).scheduler;
+  assert.deepEqual(scheduler("Type FIFO Priority 99"), { policy: "fifo", priority: 99 });
+  assert.deepEqual(scheduler("Priority 5\nType rr"), { policy: "rr", priority: 5 });
+  assert.deepEqual(scheduler("Type RR"), { policy: "rr", priority: 1 });
+  assert.deepEqual(scheduler("Type RR\nType FIFO\nPriority 0\n"), { policy: "fifo", priority: 1 });
+  assert.equal(remarkOf(conf("Scheduler { Type RR\nPriority 0 }"), "Priority").note, "1 is the least here");
+  for (const text of ["", "Priority 5"]) assert.equal(scheduler(text), null);
+  assert.equal(remarkOf(conf("Scheduler { Priority 5 }"), "Scheduler").verdict, "not supported");
+});
+
+test("helpers that the kernel has are replaced by it, others are named", () => {
+  const options = "QueueNum 1 QueueLen 10 Policy x { ExpectMax 1 ExpectTimeout 300 }";
+  const types = ["ftp inet tcp", "tftp inet6 udp", "sane inet tcp", "amanda inet udp", "ftp inet udp", "rpc inet tcp"];
+  const lines = types.map((type) => `Type ${type} { ${options} }`);
+  const { remarks } = translated(`${conf()}Helper {\nSetup yes\n${lines.join("\n")}\n}`);
+  assert.deepEqual(
+    remarks
+      .filter(({ directive }) => /^(Setup|Type)/.test(directive))
+      .map(({ directive, verdict }) => [directive, verdict]),
+    [["Setup yes", "not needed"], ...types.map((type, i) => [`Type ${type}`, i < 4 ? "replaced" : "not supported"])],
+  );
+  assert.match(remarks.at(-1)?.note ?? "", /^the kernel has no helper rpc for tcp: conntrackd serves it beside this/);
+});
+
 test("sizes of the buffer fit together, whichever are given", () => {
   const buffers = (text: string) => {
     const { bufferBytes, bufferBytesMax } = configOf(conf(text)).netlink;

@@ -71,7 +71,15 @@ test("a reload before the node is there is applied when its parts are", async ()
 
 test("every key of a configuration is compared", async () => {
   const texts = [
-    ...["mode: inject", "control: /run/x", "lock: /x", "nice: 1", "peer_timeout: 5s", "expectations: [ftp]"],
+    ...[
+      "mode: inject",
+      "control: /run/x",
+      "lock: /x",
+      "nice: 1",
+      "scheduler: { policy: rr, priority: 1 }",
+      "peer_timeout: 5s",
+      "expectations: [ftp]",
+    ],
     ...[
       "cache: { limit: 5 }",
       "publish: { interval: 9ms }",

@@ -4,7 +4,9 @@ import type { Config } from "../../config/config.js";
 import { Reload } from "../../daemon/reload.js";
 import type { DaemonControls } from "../../daemon.js";
 import { errorText } from "../../errors.js";
+import { errnoName } from "../../os/errno.js";
 import { nameProcess } from "../../os/process-name.js";
+import { setRealTime } from "../../os/scheduler.js";
 import { type LockFile, takeLock } from "../process/lock-file.js";
 import { type DaemonLog, openLog } from "../process/log.js";
 import { loadAnyConfig, readAnyConfig } from "./config-file.js";
@@ -53,6 +55,7 @@ export async function runInForeground(host: DaemonHost): Promise<void> {
     if (verdict === "not supported") logger.warn({ line, directive, note }, "directive not supported");
   }
   renice(config.nice, logger);
+  if (config.scheduler !== null) reschedule(config.scheduler, logger);
   const controls = createControls(host, config, log);
   process.on("SIGHUP", () => void controls.reloadNow().catch(() => undefined));
   // Loaded here, by a computed name: the daemon's modules are the largest part of the program, and only this command
@@ -110,6 +113,14 @@ function createControls(host: DaemonHost, config: Config, log: DaemonLog): Daemo
     stop: () => onEnd("stop"),
     ready: () => host.ready(),
   };
+}
+
+/** Sets the real-time policy, which the broker inherits as a child. */
+function reschedule({ policy, priority }: NonNullable<Config["scheduler"]>, logger: Logger): void {
+  const refused = setRealTime(policy, priority);
+  if (refused === 0) return;
+  const instead = `in a systemd unit, CPUSchedulingPolicy=${policy} and CPUSchedulingPriority=${priority}`;
+  logger.warn({ policy, priority, error: errnoName(refused), instead }, "the real-time policy could not be set");
 }
 
 /** Sets the scheduling priority, which the broker inherits as a child. */

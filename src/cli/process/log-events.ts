@@ -16,6 +16,7 @@ const EVENTS: Readonly<Record<string, string>> = {
   "no lock file: another user's file of that name is there": "daemon.lock-foreign",
   "took over the lock file of a daemon that did not end cleanly": "daemon.lock-taken-over",
   "the scheduling priority could not be set": "daemon.nice-refused",
+  "the real-time policy could not be set": "daemon.scheduler-refused",
   "directive not supported": "config.directive-unsupported",
   "systemd cannot be told anything": "systemd.unreachable",
   "systemd could not be told": "systemd.refused",
