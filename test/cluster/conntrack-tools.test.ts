@@ -4,8 +4,8 @@ import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { clusterObstacle } from "../support/cluster/cluster.js";
-import { conntrackToolsTests } from "../support/conntrack-tools.js";
 import { CONNTRACKD, ConntrackdHost } from "../support/conntrackd-host.js";
+import { conntrackToolsTests } from "../support/distribution.js";
 
 const SUITE = "/run/suite";
 

@@ -48,7 +48,8 @@ export class ConntrackdHost implements AsyncDisposable {
       "mount --bind /run/dev /dev",
       "ip link set lo up",
       "echo up",
-      "exec cat",
+      // The shell stays, and reaps what the daemon leaves.
+      "{ cat; exit; }",
     ].join(" && ");
     const separate = ["--mount", "--propagation=private", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"];
     const holder = spawn("unshare", [...separate, "sh", "-c", script], {
