@@ -289,6 +289,11 @@ function openEndedLog({ config, controls, down }: Given): EndedLog | null {
     ended.reopen();
     return [];
   });
+  controls.reload.onReload(["stats"], ({ stats }, changed) => {
+    if (stats === null) return changed;
+    ended.reopen(stats);
+    return [];
+  });
   return ended;
 }
 

@@ -233,6 +233,13 @@ export class EventSocket {
     setOption(this.#fd, on ? libc.NETLINK_ADD_MEMBERSHIP : libc.NETLINK_DROP_MEMBERSHIP, NFNLGRP_CONNTRACK_NEW);
   }
 
+  /** Whether events of expectations come from now on; older ones may still. */
+  hearExpectations(on: boolean): void {
+    if (this.#closed !== null || this.#sink === null) return;
+    const option = on ? libc.NETLINK_ADD_MEMBERSHIP : libc.NETLINK_DROP_MEMBERSHIP;
+    for (const group of EXPECTATION_GROUPS) setOption(this.#fd, option, group);
+  }
+
   /** Reads now what is queued, up to the bound of a turn; true when the bound ended it and more may be waiting. */
   readNow(): boolean {
     if (this.#closed !== null || this.#sink === null) return false;

@@ -22,9 +22,10 @@ const GATHERED_BYTES_MAX = 64 * 1024;
 export class EndedLog implements EndedFlows {
   /** The group `ended` of `stats`. */
   readonly counters = { lines: 0, missedEnds: 0, lostInFile: 0, lostInSyslog: 0 };
-  readonly #path: string | null;
-  readonly #syslog: SyslogSocket | null;
+  readonly #devLog: string | undefined;
   readonly #nowMs: () => number;
+  #to: StatsConfig;
+  #syslog: SyslogSocket | null;
   #fd: number | null;
   #gathered = "";
   #lines = 0;
@@ -33,11 +34,16 @@ export class EndedLog implements EndedFlows {
   #time = "";
 
   /** `nowMs`: milliseconds since the Unix epoch. Throws ConntrailError CONFIG when the file cannot be opened. */
-  constructor({ file, syslog }: StatsConfig, nowMs: () => number, devLog?: string) {
-    this.#path = file;
-    this.#fd = file === null ? null : openLog(file);
-    this.#syslog = syslog === null ? null : new SyslogSocket(syslog, PROGRAM, devLog);
+  constructor(to: StatsConfig, nowMs: () => number, devLog?: string) {
+    this.#to = to;
+    this.#devLog = devLog;
+    this.#fd = to.file === null ? null : openLog(to.file);
+    this.#syslog = this.#openSyslog(to.syslog);
     this.#nowMs = nowMs;
+  }
+
+  #openSyslog(facility: string | null): SyslogSocket | null {
+    return facility === null ? null : new SyslogSocket(facility, PROGRAM, this.#devLog);
   }
 
   ended(flow: DecodedFlow): void {
@@ -50,15 +56,19 @@ export class EndedLog implements EndedFlows {
   }
 
   /**
-   * Opens a new file of the same name, after logrotate has moved the old one. Throws like the constructor, and then
-   * keeps the old one.
+   * Opens a new file of the same name, after logrotate has moved the old one; or writes elsewhere from now on. Throws like
+   * the constructor, and then keeps all as it was.
    */
-  reopen(): void {
-    if (this.#path === null || this.#fd === null) return;
+  reopen(to: StatsConfig = this.#to): void {
     this.#flush();
-    const fd = openLog(this.#path);
-    closeSync(this.#fd);
+    const fd = to.file === null ? null : openLog(to.file);
+    if (this.#fd !== null) closeSync(this.#fd);
     this.#fd = fd;
+    if (to.syslog !== this.#to.syslog) {
+      this.#syslog?.close();
+      this.#syslog = this.#openSyslog(to.syslog);
+    }
+    this.#to = to;
   }
 
   /** Writes what was gathered. */

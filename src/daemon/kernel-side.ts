@@ -19,11 +19,10 @@ export class KernelSide {
   readonly injects: RequestSocket | null;
   /** Null where the kernel is polled. */
   readonly events: EventSocket | null;
-  /** Helpers whose expectations are replicated; null: none. */
-  readonly helpers: HelperNames | null;
   readonly #addresses: LocalAddresses | null;
   readonly #log: Logger;
   #filter: FilterConfig;
+  #helpers: HelperNames | null;
 
   /** Opens the sockets. No event is received yet. */
   static async open(config: Config, log: Logger, down: TakeDown): Promise<KernelSide> {
@@ -42,9 +41,20 @@ export class KernelSide {
     this.injects = mode === "inject" || commitAheadSeconds !== null ? new RequestSocket() : null;
     down.push(() => this.injects?.close());
     // Mode `inject` has no commit that could write expectations after their masters, and mode `stats` has none at all.
-    this.helpers = expectations === false || mode !== "cache" ? null : expectations;
-    this.events = config.netlink.pollMs === null ? openEvents(config, this.helpers !== null) : null;
+    this.#helpers = expectations === false || mode !== "cache" ? null : expectations;
+    this.events = config.netlink.pollMs === null ? openEvents(config, this.#helpers !== null) : null;
     down.push(() => this.events?.close());
+  }
+
+  /** Helpers whose expectations are replicated; null: none. */
+  get helpers(): HelperNames | null {
+    return this.#helpers;
+  }
+
+  /** Replicates the expectations of other helpers, or of none. The next kernel resync removes and adds expectations. */
+  setHelpers(helpers: HelperNames | null): void {
+    this.#helpers = helpers;
+    this.events?.hearExpectations(helpers !== null);
   }
 
   /** All zero where the kernel is polled. */

@@ -44,10 +44,12 @@ export function reloadNode(
     node.roles.set(next);
     return [];
   });
-  reload.onReload(["expectations"], async ({ expectations }, changed) => {
-    // The event socket hears of expectations from the start, or never.
-    if (expectations === false || kernelSide.helpers === null) return changed;
-    node.replicator.setHelpers(expectations);
+  // Mode `stats` has none.
+  if (config.mode !== "cache") return;
+  reload.onReload(["expectations"], async ({ expectations }) => {
+    const helpers = expectations === false ? null : expectations;
+    kernelSide.setHelpers(helpers);
+    node.replicator.setHelpers(helpers);
     await node.replicator.resyncKernel();
     return [];
   });

@@ -379,7 +379,7 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 400_000 }, () => 
     );
   });
 
-  it("a unit of Type=notify is told of the start, of life and of the end; logrotate gets a new file", async () => {
+  it("a unit of Type=notify is told of the start, of life and of the end; logrotate gets a new file; HUP applies what it can", async () => {
     const [host, other] = await ConntrackdHost.pair();
     await using _other = other;
     await using _host = host;
@@ -400,6 +400,27 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 400_000 }, () => 
     await host.exec("sh", "-c", `kill -HUP $(cat ${LOCK})`);
     await waitFor("a new log file", WAIT_MS, () => host.log().includes("reloaded"));
     assert.match(readFileSync(`${host.logFile}.1`, "utf8"), /"msg":"ready"/);
+
+    const changes = {
+      "FTFW { }": "FTFW { CommitTimeout 77 }",
+      "HashLimit 4096": "HashLimit 5000",
+      "Sync On": "Sync Off",
+    };
+    const moved = { "Address 10.9.8.2": "Address 10.9.8.3", "Port 3780": "Port 3781", "{ VRRP }": "{ VRRP UDP }" };
+    const differs = Object.entries({ ...changes, ...moved });
+    await host.configure(differs.reduce((text, [from, to]) => text.replace(from, to), host.conf()));
+    await host.exec("sh", "-c", `kill -HUP $(cat ${LOCK})`);
+    const inPart = "reloaded in part: what is named restart needs a restart";
+    await waitFor("the reload", WAIT_MS, () => host.log().includes(inPart));
+    const line = readFileSync(host.logFile, "utf8").match(new RegExp(`^.*${inPart}.*$`, "m"))?.[0] ?? "{}";
+    const { applied, restart } = JSON.parse(line) as Readonly<Record<"applied" | "restart", string[]>>;
+    assert.deepEqual(
+      [applied.sort(), restart.sort()],
+      [
+        ["cache.limit", "commit.timeout", "expectations", "filter.protocols", "peers.10-9-8-3"],
+        ["broker.port", "peers.10-9-8-2"],
+      ],
+    );
 
     const ended = once(daemon, "exit");
     assert.deepEqual(await host.conntrackd("-C", "/etc/conntrackd/conntrackd.conf", "-k"), QUIET);

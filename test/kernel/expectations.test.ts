@@ -221,7 +221,7 @@ test("the kernel wants the master, in its zone", { skip }, async () => {
   assert.deepEqual(await ftp.send((batch) => void batch.createExpectation(expectation)), []);
 });
 
-test("a socket that was not asked for expectations hears none, and dumps of both kinds go side by side", {
+test("a socket hears of expectations while it is asked to, and dumps of both kinds go side by side", {
   skip,
 }, async () => {
   await using ftp = await Ftp.create();
@@ -246,6 +246,14 @@ test("a socket that was not asked for expectations hears none, and dumps of both
   assert.equal(expectations.length, 1);
   assert.equal(result.count, flows.length);
   assert.ok(flows.every((words) => words[W_HAS] !== 0));
-  await deaf.close();
   assert.equal(heard, 0);
+  deaf.hearExpectations(true);
+  await client("port");
+  await waitUntil(() => heard > 0, "the event, now that it is asked for");
+  deaf.hearExpectations(false);
+  const [before, others] = [heard, ftp.heard.length];
+  await client("port");
+  await waitUntil(() => ftp.heard.length > others, "the event of those who still listen");
+  await deaf.close();
+  assert.equal(heard, before);
 });

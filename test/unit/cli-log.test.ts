@@ -18,8 +18,10 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { pino } from "pino";
 import { takeLock } from "../../src/cli/process/lock-file.js";
+import { openLog } from "../../src/cli/process/log.js";
 import { LogFile } from "../../src/cli/process/log-file.js";
 import { Syslog } from "../../src/cli/process/syslog.js";
+import { parseConfig } from "../../src/config/config.js";
 import { Systemd, statusLine } from "../../src/daemon/systemd.js";
 import { ConntrailError } from "../../src/errors.js";
 import { STATUS } from "../support/control-handlers.js";
@@ -123,6 +125,24 @@ test("a log file goes on in a new file after logrotate has moved the old one", (
   assert.equal(readFileSync(file("log.1"), "utf8"), "one\ntwo\n");
   assert.equal(readFileSync(path, "utf8"), "three\n");
   assert.equal(statSync(path).mode & 0o777, 0o600);
+});
+
+test("a reload moves the log: to another file, to none, to syslog", () => {
+  const [one, two] = [file("one.log"), file("two.log")];
+  const config = (text: string) =>
+    parseConfig(`cluster: edge\nnode: fw1\nlisten: 10.77.0.1\ntls: false\nlog: { ${text} }\n`, "fw.yaml");
+  const log = openLog(config(`file: ${one}`));
+  log.logger.info("first");
+  assert.throws(() => log.moveTo(config(`file: ${file("none/log")}, syslog: true`)), ConntrailError);
+  log.logger.info("second");
+  log.moveTo(config(`file: ${two}, syslog: true`));
+  log.logger.info("third");
+  assert.equal(log.kept, true);
+  log.moveTo(config("syslog: local3"));
+  log.moveTo(config("level: info"));
+  assert.equal(log.kept, false);
+  const texts = (path: string) => readFileSync(path, "utf8").match(/"msg":"\w+"/g);
+  assert.deepEqual([texts(one), texts(two)], [['"msg":"first"', '"msg":"second"'], ['"msg":"third"']]);
 });
 
 test("a log file that cannot be written is an error at the start, and lines lost later do no harm", () => {

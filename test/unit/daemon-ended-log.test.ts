@@ -75,6 +75,22 @@ test("each own flow that ends is one line, also one whose end was not heard of",
   assert.match(readFileSync(file, "utf8"), /^[^\n]* sport=5 [^\n]*\n$/);
 });
 
+test("a reload moves it to another file, or to none", () => {
+  const [one, two] = ["one", "two"].map((name) => join(directory, name)) as [string, string];
+  const log = new EndedLog({ file: one, syslog: null }, () => NOW_MS);
+  log.ended(ended(1));
+  assert.throws(() => log.reopen({ file: join(directory, "none", "x"), syslog: "daemon" }), ConntrailError);
+  log.ended(ended(2));
+  log.reopen({ file: two, syslog: null });
+  log.ended(ended(3));
+  log.reopen({ file: null, syslog: null });
+  log.ended(ended(4));
+  log.close();
+  const ports = (path: string) =>
+    [...readFileSync(path, "utf8").matchAll(/ sport=(\d) dport=53 packets/g)].map(([, port]) => port);
+  assert.deepEqual([ports(one), ports(two)], [["1", "2"], ["3"]]);
+});
+
 test("what a full disk or a dead syslog does not take is counted", () => {
   const log = new EndedLog({ file: "/dev/full", syslog: "local0" }, () => NOW_MS, join(directory, "none"));
   log.ended(ended(1));

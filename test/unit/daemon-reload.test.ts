@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { pino } from "pino";
-import { parseConfig } from "../../src/config/config.js";
+import { keyValues } from "../../src/config/changes.js";
+import { type Config, parseConfig } from "../../src/config/config.js";
 import { Reload } from "../../src/daemon/reload.js";
 
 const BASE = "cluster: edge\nnode: fw1\nlisten: 10.77.0.1\ntls: false\n";
@@ -70,6 +71,18 @@ test("a reload before the node is there is applied when its parts are", async ()
 });
 
 test("every key of a configuration is compared", async () => {
+  const read = new Set<string | symbol>();
+  const whole = config();
+  const get = (target: Config, key: string | symbol): unknown => {
+    read.add(key);
+    return Reflect.get(target, key);
+  };
+  keyValues(new Proxy(whole, { get }));
+  // Where the file is says nothing of what is in it.
+  assert.deepEqual(
+    Object.keys(whole).filter((key) => !read.has(key)),
+    ["path"],
+  );
   const texts = [
     ...[
       "mode: inject",
@@ -86,6 +99,7 @@ test("every key of a configuration is compared", async () => {
       "purge: { after: 1s }",
       "metrics: { listen: 127.0.0.1:1 }",
     ],
+    ...["commit: { ahead: 2s }", "keepalived: { fifo: /x }", "log: { format: json }"],
     ...["commit: { timeout: 9s }", "commit: { window_tracking: true }", "stats: { file: /x }", "archive: { dir: /x }"],
     ...["discover: { group: 225.0.0.50 }", "log: { level: warn }", "log: { file: /x }", "log: { syslog: true }"],
     ...["broker: { port: 1 }", "broker: { store: /x }", "broker: { max_age: 1h }", "broker: { max_bytes: 1GiB }"],

@@ -87,7 +87,7 @@ class Node {
     return { count: items.length, malformed: 0, interrupted: false };
   }
 
-  constructor(name: string, helpers: HelperNames = true) {
+  constructor(name: string, helpers: HelperNames | null = true) {
     const publish = (kind: MessageKind, _number: number, payload: Uint8Array): number =>
       this.messages.push({ kind, payload: payload.slice() });
     const kernel = {
@@ -231,6 +231,24 @@ test("only chosen helpers, and only expectations of flows that are replicated; t
   b.replicator.onEvent(EVENT_NEW, master(3), 0);
   const [row] = b.internal.expectations.rows();
   assert.equal(row!.expectation.tuple[W_ZONE], 0x30003);
+});
+
+test("a reload begins and ends the replication of expectations", async () => {
+  const a = new Node("a", null);
+  a.flows = [master()];
+  a.expected = [sample(1)];
+  a.replicator.onEvent(EVENT_NEW, master(), 0);
+  a.replicator.onExpectation(EVENT_NEW, sample(2), 0);
+  assert.equal(a.internal.expectations.size, 0);
+  for (const [helpers, size] of [
+    [["ftp"], 1],
+    [null, 0],
+    [true, 1],
+  ] as const) {
+    a.replicator.setHelpers(helpers);
+    assert.equal(await a.replicator.resyncKernel(), true);
+    assert.equal(a.internal.expectations.size, size);
+  }
 });
 
 test("a helper is chosen by the beginning of its name, as in conntrackd: it has its port in it where that is another", () => {

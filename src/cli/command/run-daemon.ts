@@ -95,7 +95,10 @@ function createControls(host: DaemonHost, config: Config, log: DaemonLog): Daemo
     logger.level = logLevel;
     return [];
   });
-  reload.onReload(["log.file"], ({ logFile }, changed) => (log.moveTo(logFile) ? [] : changed));
+  reload.onReload(["log.file", "log.syslog", "log.format"], (next) => {
+    log.moveTo(next);
+    return [];
+  });
   return {
     version: packageVersion(),
     signal: end.signal,

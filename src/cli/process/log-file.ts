@@ -9,7 +9,7 @@ const MODE = 0o600;
  * there is room again.
  */
 export class LogFile {
-  #path: string;
+  readonly #path: string;
   #fd: number;
   #lost = 0;
 
@@ -34,14 +34,17 @@ export class LogFile {
   }
 
   /**
-   * Opens a new file of the same name, after logrotate has moved the old one, or a file of another name. Throws like the
-   * constructor, and then keeps the old one.
+   * Opens a new file of the same name, after logrotate has moved the old one. Throws like the constructor, and then keeps
+   * the old one.
    */
-  reopen(path = this.#path): void {
-    const fd = openLog(path);
+  reopen(): void {
+    const fd = openLog(this.#path);
     closeSync(this.#fd);
     this.#fd = fd;
-    this.#path = path;
+  }
+
+  close(): void {
+    closeSync(this.#fd);
   }
 }
 

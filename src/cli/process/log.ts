@@ -1,12 +1,4 @@
-import {
-  type DestinationStream,
-  type LogFn,
-  type Logger,
-  type LoggerOptions,
-  multistream,
-  pino,
-  type StreamEntry,
-} from "pino";
+import { type DestinationStream, type LogFn, type Logger, type LoggerOptions, pino } from "pino";
 import type { Config } from "../../config/config.js";
 import { plainLines } from "../../flow/plain-text.js";
 import { formatJournalLine, isJournal } from "./journal.js";
@@ -23,9 +15,11 @@ export interface DaemonLog {
   readonly kept: boolean;
   /** Reopens the log file. Throws ConntrailError CONFIG when that fails. */
   reopen(): void;
-  /** Writes to another log file from now on. False if there was none, or is to be none: that needs a restart. */
-  moveTo(path: string | null): boolean;
+  /** Writes where this configuration says from now on. Throws like `reopen`, and then all stays as it was. */
+  moveTo(config: LogConfig): void;
 }
+
+type LogConfig = Pick<Config, "logFile" | "logSyslog" | "logFormat">;
 
 /**
  * Opens the configured log: JSON lines to a file, text to syslog; to standard output what `log.format` says, by default
@@ -46,23 +40,66 @@ export function openLog(config: Config): DaemonLog {
       streamWrite: plainLines,
     },
   };
-  const streams: StreamEntry[] = [];
-  const file = config.logFile === null ? null : new LogFile(config.logFile);
-  if (file !== null) streams.push({ level: "trace", stream: file });
-  if (config.logSyslog !== null) streams.push({ level: "trace", stream: new Syslog(config.logSyslog) });
-  const kept = streams.length > 0;
-  if (process.stdout.isTTY || (file === null && !inJournalAlready(config))) {
-    streams.push({ level: "trace", stream: standardOutput(config.logFormat) });
-  }
-  const [only] = streams;
-  const stream = streams.length === 1 && only !== undefined ? only.stream : multistream(streams);
-  return { logger: pino(options, stream), kept, reopen: () => file?.reopen(), moveTo: (path) => moveTo(file, path) };
+  const places = new Places(config);
+  return {
+    logger: pino(options, places),
+    get kept() {
+      return places.kept;
+    },
+    reopen: () => places.reopen(),
+    moveTo: (next) => places.moveTo(next),
+  };
 }
 
-function moveTo(file: LogFile | null, path: string | null): boolean {
-  if (file === null || path === null) return false;
-  file.reopen(path);
-  return true;
+/** The places that each line goes to. */
+class Places implements DestinationStream {
+  #config: LogConfig;
+  #file: LogFile | null;
+  #syslog: Syslog | null;
+  #output: DestinationStream | null;
+
+  constructor(config: LogConfig) {
+    this.#config = config;
+    this.#file = config.logFile === null ? null : new LogFile(config.logFile);
+    this.#syslog = config.logSyslog === null ? null : new Syslog(config.logSyslog);
+    this.#output = outputOf(config);
+  }
+
+  get kept(): boolean {
+    return this.#file !== null || this.#syslog !== null;
+  }
+
+  write(line: string): void {
+    this.#file?.write(line);
+    this.#syslog?.write(line);
+    this.#output?.write(line);
+  }
+
+  reopen(): void {
+    this.#file?.reopen();
+  }
+
+  moveTo(config: LogConfig): void {
+    const { logFile, logSyslog } = config;
+    const before = this.#config;
+    if (logFile !== before.logFile) {
+      const file = logFile === null ? null : new LogFile(logFile);
+      this.#file?.close();
+      this.#file = file;
+    }
+    if (logSyslog !== before.logSyslog) {
+      this.#syslog?.close();
+      this.#syslog = logSyslog === null ? null : new Syslog(logSyslog);
+    }
+    this.#output = outputOf(config);
+    this.#config = config;
+  }
+}
+
+/** Standard output, where somebody sees it or nothing else is written to. */
+function outputOf(config: LogConfig): DestinationStream | null {
+  const isSeen = process.stdout.isTTY || (config.logFile === null && !inJournalAlready(config));
+  return isSeen ? standardOutput(config.logFormat) : null;
 }
 
 /** Standard output, in the form of `log.format`. */
@@ -88,6 +125,6 @@ function withEvent(args: Parameters<LogFn>): Parameters<LogFn> {
 }
 
 /** True when standard output and syslog both end in the journal, as in a service. */
-function inJournalAlready(config: Config): boolean {
+function inJournalAlready(config: LogConfig): boolean {
   return config.logSyslog !== null && process.env.JOURNAL_STREAM !== undefined;
 }

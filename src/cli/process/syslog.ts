@@ -25,6 +25,10 @@ export class Syslog {
     if (!this.#send(entry)) this.#lost++;
   }
 
+  close(): void {
+    this.#socket.close();
+  }
+
   #send(entry: LogEntry): boolean {
     return this.#socket.send(severity(Number(entry.level)), new Date(Number(entry.time)), formatLogText(entry));
   }

@@ -33,8 +33,8 @@ export class ExpectationIntake {
   readonly sequenceWatch: SequenceWatch;
   readonly #internal: InternalCache;
   readonly #external: ExternalCache;
-  /** Helpers whose expectations are replicated. */
-  helpers: HelperNames;
+  /** Helpers whose expectations are replicated; null: none. */
+  helpers: HelperNames | null;
   readonly #carrying: Carrying;
   readonly #ignoresClaimed: boolean;
   readonly #clock: Clock;
@@ -44,7 +44,7 @@ export class ExpectationIntake {
     internal: InternalCache;
     external: ExternalCache;
     kernel: KernelTable;
-    helpers: HelperNames;
+    helpers: HelperNames | null;
     carrying: Carrying;
     /** Mode `inject`: an expectation that a peer claims is not this node's own, even if a dump lists it. */
     ignoresClaimed: boolean;
@@ -121,7 +121,7 @@ export class ExpectationIntake {
    * set.
    */
   #place(expectation: Expectation): boolean {
-    const chosen = isChosen(this.helpers, expectation.helper);
+    const chosen = this.helpers !== null && isChosen(this.helpers, expectation.helper);
     const zone = chosen ? findMasterZone(this.#internal.table, expectation.master) : null;
     if (zone === null) {
       this.counters.expectationsFiltered++;

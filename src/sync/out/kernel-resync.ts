@@ -47,7 +47,7 @@ export class KernelResync {
   readonly #kernel: KernelTable;
   readonly #flows: FlowIntake;
   readonly #commitEnds: CommitEnds;
-  readonly #expectations: ExpectationIntake | null;
+  readonly #expectations: ExpectationIntake;
   readonly #injection: Injection | null;
   readonly #carrying: Carrying;
   readonly #pacer: Pacer;
@@ -67,8 +67,7 @@ export class KernelResync {
     kernel: KernelTable;
     flows: FlowIntake;
     commitEnds: CommitEnds;
-    /** Null where expectations are not replicated. */
-    expectations: ExpectationIntake | null;
+    expectations: ExpectationIntake;
     /** Null where peers' flows are not injected into this kernel. */
     injection: Injection | null;
     carrying: Carrying;
@@ -221,8 +220,8 @@ export class KernelResync {
   async #dumpExpectations(polled: boolean): Promise<boolean> {
     const { expectations } = this.#internal;
     const intake = this.#expectations;
-    if (intake === null) {
-      // An earlier daemon replicated expectations, and this one is configured not to.
+    if (intake.helpers === null) {
+      // They were replicated before, by an earlier daemon or until a reload.
       expectations.endAll();
       return true;
     }

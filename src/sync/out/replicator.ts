@@ -104,21 +104,20 @@ export class Replicator implements EventSink {
       internal,
       external,
       kernel,
-      helpers: helpers ?? [],
+      helpers,
       carrying,
       ignoresClaimed: this.#injects,
       pacer,
       clock,
       log,
     });
-    const expectations = helpers === null ? null : this.#expectations;
     const parts = {
       internal,
       external,
       kernel,
       flows,
       commitEnds,
-      expectations,
+      expectations: this.#expectations,
       injection,
       carrying,
       pacer,
@@ -262,8 +261,8 @@ export class Replicator implements EventSink {
     return this.#flows.keeps;
   }
 
-  /** Sets other helpers whose expectations are replicated. The next kernel resync removes and adds expectations. */
-  setHelpers(helpers: HelperNames): void {
+  /** Sets other helpers whose expectations are replicated, or none. The next kernel resync removes and adds expectations. */
+  setHelpers(helpers: HelperNames | null): void {
     this.#expectations.helpers = helpers;
   }
 
