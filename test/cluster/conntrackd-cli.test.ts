@@ -180,7 +180,7 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 400_000 }, () => 
     assert.equal(await host.exec("conntrack", "-L", "-p", "tcp", "--dport", "80"), "");
   });
 
-  it("XML can be read line by line", async () => {
+  it("XML can be read line by line; a link that is open in one direction brings that", async () => {
     const [a, b] = await ConntrackdHost.pair();
     await using _b = b;
     await using _a = a;
@@ -213,6 +213,19 @@ describe("bin/conntrackd", { skip: clusterObstacle(), timeout: 400_000 }, () => 
     assert.deepEqual(await lines(b, "-e"), []);
     assert.deepEqual(await b.conntrackd("-n"), QUIET);
     await waitFor("the peer's cache again", WAIT_MS, async () => (await lines(b, "-e")).length === 4);
+
+    // A link on which one node reaches the other, and not the reverse: it has what it can have, and the rest comes later.
+    const rule =
+      "add table ip w; add chain ip w in { type filter hook input priority 0; }; add rule ip w in tcp dport 3780 drop";
+    await a.exec("nft", rule);
+    await insert(a, 1004);
+    await insert(b, 1005);
+    const has = async (host: ConntrackdHost, sport: number) =>
+      (await lines(host, "-e")).some((line) => line.includes(` sport=${sport} `));
+    await waitFor("the flow by the way that is open", WAIT_MS, () => has(a, 1005));
+    assert.equal(await has(b, 1004), false);
+    await a.exec("nft", "delete table ip w");
+    await waitFor("the flow by the other way", WAIT_MS, () => has(b, 1004));
   });
 
   it("the distribution's primary-backup.sh works with another path of the program", {

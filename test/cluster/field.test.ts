@@ -41,7 +41,10 @@ describe("in the field", { skip: clusterObstacle(), timeout: 200_000 }, () => {
     await using _a = a;
     const root = resolve(found.directory);
     // The agent looks for the socket's path in a line of its own.
-    for (const host of [a, b]) await host.configure(host.conf().replace(/UNIX \{(.*)\}/, "UNIX {\n$1\n}"));
+    for (const host of [a, b]) {
+      const text = host.conf().replace(/UNIX \{(.*)\}/, "UNIX {\n$1\n}");
+      await host.configure(text.replace("FTFW { }", "FTFW { PurgeTimeout 1 }"));
+    }
     const acts = async (host: ConntrackdHost, binary: string, action: string): Promise<number> => {
       const meta = { master_max: 1, master_node_max: 1, clone_node_max: 1, interval: 0 };
       const env = [
@@ -74,6 +77,9 @@ describe("in the field", { skip: clusterObstacle(), timeout: 200_000 }, () => {
       await act(a, "demote", "demoted");
       await act(b, "promote", "peer promoted");
       assert.equal(await kernelHas(b, 1000), true);
+      // Each has connections of its own all the time, which prove no second sync group.
+      assert.equal((await a.run(binary, "-t")).code, 0);
+      await waitFor("the purge", WAIT_MS, async () => !(await kernelHas(a, 1000)));
       await act(b, "demote", "peer demoted");
       for (const host of [a, b]) await act(host, "stop", `stopped ${host.number}`);
       await act(a, "monitor", "monitored after");
