@@ -1,7 +1,7 @@
 /** What drives conntrackd in the field, with bin/conntrackd in its place: Pacemaker's agent, VyOS, Debian's own test. */
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import { describe, it, type TestContext } from "node:test";
 import { waitFor } from "../../src/lab/process.js";
 import { clusterObstacle } from "../support/cluster/cluster.js";
@@ -11,6 +11,7 @@ import { parseXmlLine, textAt } from "../support/xml-line.js";
 
 const WAIT_MS = 30_000;
 const ORACLE = "/usr/sbin/conntrackd";
+const CONNTRAIL = join(dirname(CONNTRACKD), "conntrail");
 
 /** A connection that was made elsewhere. */
 function insert(host: ConntrackdHost, sport: number): Promise<string> {
@@ -136,6 +137,57 @@ describe("in the field", { skip: clusterObstacle(), timeout: 200_000 }, () => {
     assert.equal(await kernelHas(b, 1000), true);
     await becomes(a, ...BACKUP.slice(1));
     await Promise.all([ask(a, "-k"), ask(b, "-k")]);
+  });
+
+  it("both side by side, as the page on migrating says, and back", {
+    skip: existsSync(ORACLE) ? false : "needs conntrackd(8)",
+  }, async () => {
+    const [a, b] = await ConntrackdHost.pair();
+    await using _b = b;
+    await using _a = a;
+    const count = async (host: ConntrackdHost, command: string): Promise<number> =>
+      Number(await host.exec("sh", "-c", `${command.replace(/^conntrail/, CONNTRAIL)} | wc -l`));
+    const conntrail = async (host: ConntrackdHost, ...words: string[]): Promise<void> => {
+      const { code, stdout, stderr } = await host.run(CONNTRAIL, ...words);
+      assert.equal(code, 0, stdout + stderr);
+    };
+    for (const host of [a, b]) {
+      await host.exec(ORACLE, "-d");
+      await host.exec("mkdir", "-p", "/etc/conntrail", "/run/conntrail");
+    }
+    await insert(a, 1000);
+    const file = "/etc/conntrail/conntrail.yaml";
+    const imported = ["import", "/etc/conntrackd/conntrackd.conf", "-o", file];
+    await conntrail(a, ...imported);
+    await a.exec("cp", "/etc/conntrail/10-9-8-2.bundle", b.directory);
+    await conntrail(b, ...imported, "--bundle", join(b.directory, "10-9-8-2.bundle"));
+    const [strip = ""] = /^ +sed .*$/m.exec(readFileSync("docs/migrating.md", "utf8")) ?? [];
+    for (const host of [a, b]) {
+      await host.exec("sh", "-c", strip);
+      await conntrail(host, "check");
+      host.spawn(CONNTRAIL, ["daemon"]);
+    }
+    for (const host of [a, b])
+      await waitFor("sync", WAIT_MS, async () => (await host.run(CONNTRAIL, "status")).code === 0);
+    await insert(a, 1001);
+    await waitFor("the flows in all caches", WAIT_MS, async () => {
+      const own = await Promise.all([`${ORACLE} -i`, "conntrail dump internal"].map((each) => count(a, each)));
+      const peers = await Promise.all([`${ORACLE} -e`, "conntrail dump external"].map((each) => count(b, each)));
+      return [...own, ...peers].every((each) => each === 2);
+    });
+    await conntrail(a, "hook", "primary");
+    await conntrail(b, "hook", "backup");
+    for (const host of [b, a]) await host.exec(ORACLE, "-k");
+    await conntrail(b, "hook", "primary");
+    assert.deepEqual([await kernelHas(b, 1000), await kernelHas(b, 1001)], [true, true]);
+
+    for (const host of [a, b]) {
+      await waitFor("conntrackd's end", WAIT_MS, async () => !(await host.has("/var/lock/conntrack.lock")));
+      await host.exec(ORACLE, "-d");
+      await waitFor("conntrackd", WAIT_MS, async () => (await host.run(ORACLE, "-s")).code === 0);
+    }
+    await a.exec(ORACLE, "-n");
+    await waitFor("conntrackd's external cache", WAIT_MS, async () => (await count(a, `${ORACLE} -e`)) === 2);
   });
 
   it("the test of Debian's package", async (t: TestContext) => {

@@ -35,6 +35,7 @@ const ROWS: readonly (readonly [what: string, file: string, name: string])[] = [
   ["a filter in the kernel is the one in user space", "kernel/socket-filter", ": what the kernel lets through"],
   ["Scheduler", "unit/conntrackd-translate", "a scheduler's type and priority"],
   ["Helper", "unit/conntrackd-translate", "helpers that the kernel has"],
+  ["both side by side during the move", "cluster/field", "both side by side"],
   // What worked, and is to stay so.
   ["Pacemaker's resource agent", "cluster/field", "Pacemaker's agent starts"],
   ["VyOS' transitions and commands", "cluster/field", "VyOS' file, transitions and commands"],
