@@ -174,9 +174,8 @@ describe("text from outside", () => {
     const beat = { conntrail: 1, cluster: "edge", node: "fw1", writes: 1, reads: [1], epoch: 1, number: 1, flows: 1 };
     fc.assert(
       fc.property(nasty, (said) => {
-        const isPlain = !HIDDEN.test(said) && !/[\r\n\t]/.test(said);
         assert.equal(envelopeOf({ o: said, e: 1, n: 1, h: 1, w: 1 }) !== null, /^[A-Za-z0-9_-]{1,32}$/.test(said));
-        assert.equal(unpackRare({ helper: said }) !== null, isPlain && said.length <= 15);
+        assert.equal(unpackRare({ helper: said }) !== null, /^[ -~]{1,15}$/.test(said));
         const mark = marks.decode(marks.encode(envelope, { type: "gap", reason: said }, 0))?.mark;
         assert.ok(mark?.type === "gap");
         assert.equal(mark.reason, plainText(mark.reason));
