@@ -3,13 +3,13 @@ import v8 from "node:v8";
 import { pino } from "pino";
 import { loadAnyConfig } from "../cli/command/config-file.js";
 import type { Config } from "../config/config.js";
+import { ownBrokerAccess, writers } from "../daemon/own-broker.js";
 import { ConntrailError, errorText } from "../errors.js";
 import { Archive } from "../history/archive/archive.js";
 import { ArchivedHistory, type HistorySource } from "../history/archive/archived-history.js";
 import type { OnDamaged } from "../history/archive/state.js";
 import { History } from "../history/scan/history.js";
 import { brokerStreams, type HistoryStreams } from "../history/scan/streams.js";
-import { brokerClientAddress } from "../stream/broker/broker-config.js";
 import { connectBroker } from "../stream/connection.js";
 
 const CONNECT_TIMEOUT_MS = 5000;
@@ -49,21 +49,12 @@ export function openHistory<T>(
 export async function openStreams<T>(configPath: string, use: (ground: HistoryGround) => Promise<T>): Promise<T> {
   v8.setFlagsFromString(HEAP_GROWTH);
   const config = loadAnyConfig(configPath);
-  const { tls, node, mode } = config;
-  if (mode === "stats") {
+  if (config.mode === "stats") {
     const why = "a node in mode stats has no stream: stats.file has what ended; mode cache works without peers, too";
     throw new ConntrailError("CONFIG", `${config.path}: mode: ${why}`);
   }
   const log = pino({ level: "silent" });
-  const connection = connectBroker({
-    servers: ownServers(config),
-    node,
-    purpose: "history",
-    serverName: node,
-    ...(tls !== null && { tls }),
-    login: config.broker.login,
-    log,
-  });
+  const connection = connectBroker({ ...ownBrokerAccess(config), purpose: "history", log });
   try {
     await connection.ready(CONNECT_TIMEOUT_MS).catch((error: unknown) => {
       throw new ConntrailError("BROKER", `${errorText(error)}; is the daemon running?`, { cause: error });
@@ -74,14 +65,4 @@ export async function openStreams<T>(configPath: string, use: (ground: HistoryGr
   } finally {
     await connection.close();
   }
-}
-
-/** The addresses of this node's own broker. */
-export function ownServers({ broker, listen }: Config): readonly string[] {
-  return broker.mode === "embedded" ? [brokerClientAddress({ host: listen, port: broker.port })] : broker.servers;
-}
-
-/** The nodes that write a stream, as far as the configuration says. */
-export function writers({ mode, node, peers }: Config): string[] {
-  return [...(mode === "observer" ? [] : [node]), ...peers.map((peer) => peer.node)];
 }

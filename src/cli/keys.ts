@@ -20,9 +20,10 @@ import {
   type WrittenBundle,
 } from "../keys/cluster-keys.js";
 import { withKeysLine } from "../keys/config-line.js";
-import { keyFolderOf, readersOf } from "../keys/key-folder.js";
+import { keyFolderOf, readersOf, writeSecret } from "../keys/key-folder.js";
 import { readRoster, withoutNode, writeRoster } from "../keys/roster.js";
-import { brokerAccounts } from "../stream/broker/access.js";
+import { brokerAccounts, SHARED_REPLICAS, sharedAccounts } from "../stream/broker/access.js";
+import { newNkeySeed, publicNkey } from "../stream/broker/nkey.js";
 import type { CommandContext } from "./command/command.js";
 import { loadAnyConfig } from "./command/config-file.js";
 import { formatColumns } from "./process/terminal.js";
@@ -72,6 +73,13 @@ export function register(program: Command, context: CommandContext): void {
     .description("print the accounts for a nats-server that runs beside the daemon (broker.mode external)")
     .action(() => broker(context));
   keys
+    .command("permissions")
+    .description(
+      "print the accounts of all nodes for the servers of broker.mode shared, and make the keys of the nodes",
+    )
+    .option("--observer <name...>", "observers, which no configuration lists among its peers")
+    .action((options: { observer?: string[] }) => permissions(options.observer ?? [], context));
+  keys
     .command("revoke")
     .argument("<name>", "the node")
     .description("let a node in no more, and disconnect it; do this on every node")
@@ -108,6 +116,37 @@ async function broker(context: CommandContext): Promise<void> {
   const { config, files } = ground(context);
   const accounts = brokerAccounts(config.node, readersOf(files, config.node) ?? []);
   await context.terminal.write(`# From conntrail keys broker, for node ${config.node}.\naccounts: ${accounts}\n`);
+}
+
+async function permissions(observers: readonly string[], context: CommandContext): Promise<void> {
+  const config = loadAnyConfig(context.configPath);
+  const { path, cluster, node, peers, mode, broker } = config;
+  if (broker.mode !== "shared") {
+    throw new ConntrailError(
+      "CONFIG",
+      `${path}: broker.mode: found ${broker.mode}, allowed is shared for this command`,
+    );
+  }
+  for (const name of observers) {
+    if (parseName(name) === undefined) throw new ConntrailError("USAGE", `${name} is no name of a node`);
+  }
+  const watching = mode === "observer" ? [node, ...observers] : observers;
+  const names = [...new Set([node, ...peers.map((peer) => peer.node), ...observers])];
+  const files = names.map((name) => join(dirname(path), `${name}.nkey`));
+  for (const file of files) if (!existsSync(file)) writeSecret(file, newNkeySeed());
+  const members = names.map((name, index) => ({
+    node: name,
+    isObserver: watching.includes(name),
+    nkey: publicNkey(files[index] ?? ""),
+  }));
+  const store = { bytesMax: broker.bytesMax, replicas: SHARED_REPLICAS };
+  const head = [
+    `From conntrail keys permissions, for cluster ${cluster}, into the configuration of each server:`,
+    `accounts { include "conntrail-${cluster}.conf" }`,
+    `Give each node the one key that is its own (${files.join(", ")}), and name it there: broker.login: { nkey: FILE }`,
+  ];
+  const accounts = sharedAccounts(cluster, members, store);
+  await context.terminal.write(`${head.map((line) => `# ${line}\n`).join("")}${accounts}\n`);
 }
 
 async function create(options: MakeOptions, context: CommandContext): Promise<void> {

@@ -7,9 +7,9 @@ import type { ArchiverOptions } from "../history/archive/archiver.js";
 import type { ArchiveReport } from "../history/archive/run.js";
 import { Backoff } from "../os/backoff.js";
 import { pause } from "../os/pause.js";
-import { brokerClientAddress } from "../stream/broker/broker-config.js";
 import type { TakeDown } from "../sync/take-down.js";
 import type { ArchiveMessage } from "./archive-process.js";
+import { ownBrokerAccess, writers } from "./own-broker.js";
 
 const RESTART_MS_MIN = 1000;
 const RESTART_MS_MAX = 60_000;
@@ -104,15 +104,13 @@ async function stopChild(child: ChildProcess, ended: Promise<void>): Promise<voi
 
 /** Starts archiving if the configuration asks for it; null otherwise. */
 export function openArchive(config: Config, log: Logger, down: TakeDown): ArchiveSupervisor | null {
-  const { archive, broker, listen, node, peers, mode, tls } = config;
+  const { archive } = config;
   if (archive === null) return null;
   const supervisor = new ArchiveSupervisor(
     {
       ...archive,
-      servers: broker.mode === "embedded" ? [brokerClientAddress({ host: listen, port: broker.port })] : broker.servers,
-      node,
-      tls,
-      writers: [...(mode === "observer" ? [] : [node]), ...peers.map((peer) => peer.node)],
+      broker: ownBrokerAccess(config),
+      writers: writers(config),
       live: true,
     },
     log.child({ part: "archive" }),

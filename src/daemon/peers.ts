@@ -68,7 +68,7 @@ function openPeer(ground: PeerGround, peer: PeerConfig): PeerPort {
     copy: isShared ? null : copySource(ground, node),
     reached: () => connection.connected,
     unreachable: () => (connection.connected ? null : unreachableText(address, connection.lastError)),
-    hear: (heard) => onHeartbeat(connection, { node, isShared }, heard),
+    hear: (heard) => onHeartbeat(connection, node, heard),
     ask: () => askNode(connection, node, "snapshot"),
     check: (payload) => askCheck(connection, node, payload),
     close: () => (isShared ? undefined : connection.close()),

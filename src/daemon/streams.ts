@@ -11,6 +11,7 @@ import { peersMax, streamsMax } from "../discovery/announcement.js";
 import { ConntrailError, errorText } from "../errors.js";
 import type { Clock, HybridClock } from "../flow/clock.js";
 import { pause } from "../os/pause.js";
+import { SHARED_REPLICAS } from "../stream/broker/access.js";
 import { EmbeddedBroker, warnOfHoles } from "../stream/broker/broker.js";
 import { parseBrokerVersion } from "../stream/broker/broker-config.js";
 import { storedStreams } from "../stream/broker/broker-host.js";
@@ -31,6 +32,7 @@ import { type OwnPast, readOwnPast } from "../sync/own-past.js";
 import type { OwnStream, OwnStreamListener } from "../sync/ports/own-stream.js";
 import type { TakeDown } from "../sync/take-down.js";
 import type { LinkKeys } from "./link-keys.js";
+import { ownBrokerAccess } from "./own-broker.js";
 import { StoreWatch } from "./store-watch.js";
 
 /** Time that the own broker has to answer at the start. It reads a large store first. */
@@ -40,8 +42,6 @@ const TAIL_RETRY_MS = 500;
 const BROKER_TIMER_SLACK_MS_MAX = 5;
 /** Limit of other nodes' streams that get room. Anyone who reaches the broker could create any number of them. */
 const LEFT_OVER_MAX = 16;
-/** Copies of each stream that the servers of a shared cluster keep. */
-const SHARED_REPLICAS = 3;
 
 /** This node's access to its own streams: the broker, if it is a child of this daemon, and a connection to it. */
 export interface OwnBroker {
@@ -53,7 +53,7 @@ export interface OwnBroker {
 
 /** Starts the embedded broker if this node has one, and connects. Throws ConntrailError if that fails. */
 export async function openBroker(config: Config, keys: LinkKeys, log: Logger, down: TakeDown): Promise<OwnBroker> {
-  const { mode, port, store, bytesMax, maxAgeSeconds, encryptionKey, servers, login } = config.broker;
+  const { mode, port, store, bytesMax, maxAgeSeconds, encryptionKey, login } = config.broker;
   const tls = config.tls === null ? {} : { tls: config.tls };
   let embedded: EmbeddedBroker | null = null;
   if (mode === "embedded") {
@@ -76,20 +76,16 @@ export async function openBroker(config: Config, keys: LinkKeys, log: Logger, do
     const started = embedded;
     keys.onReaders((readers) => started.reload(keys.readers === null ? undefined : readers));
   }
-  const own = embedded === null ? servers : [embedded.address];
+  const access = ownBrokerAccess(config);
   const connection = connectBroker({
-    servers: own,
-    node: config.node,
+    ...access,
     purpose: "own streams",
-    serverName: config.node,
     ...(embedded === null ? {} : { quietMs: OWN_QUIET_MS }),
-    ...tls,
-    login,
     log,
   });
   down.push(() => connection.close());
   // Before anything else: readers that come now get no answer from anybody, and ask again only after a while.
-  if (mode !== "shared") down.push(serveReaders(connection, config.node));
+  down.push(serveReaders(connection, config.node));
   await connection.ready(CONNECT_TIMEOUT_MS);
   const version = embedded === null ? parseBrokerVersion(`v${connection.version}`) : null;
   if (version !== null) warnOfHoles(version, log);
@@ -101,7 +97,7 @@ export async function openBroker(config: Config, keys: LinkKeys, log: Logger, do
     status: () => ({
       mode,
       state: connection.connected ? "up" : (embedded?.state ?? "unreachable"),
-      url: own.join(","),
+      url: access.servers.join(","),
       version: connection.version,
       restarts: embedded?.restarts ?? 0,
     }),
@@ -141,14 +137,15 @@ async function readOwnTail(connection: BrokerConnection, node: string, stopping:
     const client = await connection.ready(CONNECT_TIMEOUT_MS);
     try {
       const jsm = await client.jetstreamManager({ checkAPI: false });
-      const lastMark = await readLastOf(jsm, node, "mark");
-      const tip = await readTip(jsm, node);
+      const name = connection.nameOf(node);
+      const lastMark = await readLastOf(jsm, name, "mark");
+      const tip = await readTip(jsm, name);
       const lastSequence = tip?.lastSequence ?? 0;
       const last = tip?.last ?? null;
       const timeMs = last?.timeMs ?? 0;
       if (!tip?.damaged)
         return { lastMark: lastMark?.payload ?? null, last: last?.payload ?? null, lastSequence, timeMs };
-      const sound = await readLastSound(jsm, node);
+      const sound = await readLastSound(jsm, name);
       const damage = { lastSound: sound?.payload ?? null };
       return { lastMark: null, lastSequence, timeMs: sound?.timeMs ?? 0, damage };
     } catch (error) {

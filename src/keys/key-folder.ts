@@ -95,9 +95,14 @@ export function readersOf({ nodes }: TlsConfig, node: string): readonly string[]
   return nodes === null ? null : readRoster(nodes).nodes.filter((name) => name !== node);
 }
 
-function replace(path: string, text: string, mode: number): void {
+/** Writes a secret beside the configuration, for root and for the group of its folder, if that is not root's. */
+export function writeSecret(path: string, text: string): void {
+  replace(path, `${text}\n`, 0o600, dirname(path));
+}
+
+function replace(path: string, text: string, mode: number, configured = dirname(dirname(path))): void {
   writeFileSync(`${path}.new`, text, { mode });
-  const group = groupOf(dirname(dirname(path)));
+  const group = groupOf(configured);
   if (mode === 0o600 && group !== 0) {
     chownSync(`${path}.new`, process.getuid?.() ?? 0, group);
     chmodSync(`${path}.new`, 0o640);

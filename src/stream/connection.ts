@@ -19,7 +19,7 @@ import { ConntrailError, errorText } from "../errors.js";
 import { plainText } from "../flow/plain-text.js";
 import { Backoff } from "../os/backoff.js";
 import { pause } from "../os/pause.js";
-import { inboxPrefix } from "./format/subjects.js";
+import { brokerName, inboxPrefix, nodeOfStream } from "./format/subjects.js";
 import { watchLiveness } from "./liveness.js";
 import { clientServer } from "./scoped-host.js";
 import { connectGuarded, type GuardedOptions } from "./transport.js";
@@ -42,6 +42,8 @@ export interface BrokerConnectionOptions {
   servers: readonly string[];
   /** The local node: it names the connection and the inbox. */
   node: string;
+  /** The cluster, on a broker that all nodes share: their names there have it in them. Null: a node's own broker. */
+  cluster?: string | null;
   /** What the connection is for, for the broker's logs: `publisher`, `peer fw2`. */
   purpose: string;
   /** With TLS: a name that the broker's certificate may have instead of its address. Usually the peer's node name. */
@@ -54,8 +56,8 @@ export interface BrokerConnectionOptions {
   /** With TLS: asked at each connect whether the node at the other end may still be trusted. */
   trusts?: () => boolean;
   /**
-   * A peer's broker that lets this node request messages, and nothing of JetStream: what it may not do itself, it asks
-   * the peer's daemon for.
+   * The broker lets this node request messages of a peer's stream, and nothing else of it: what it may not do itself, it
+   * asks the peer's daemon for.
    */
   asksDaemon?: boolean;
   /** After how long a silence the broker is pinged, by default a second. */
@@ -64,6 +66,12 @@ export interface BrokerConnectionOptions {
   retryMs?: number;
   log: Logger;
 }
+
+/** The way to the broker that holds a node's stream, in plain values: they may go to another process. */
+export type OwnBrokerAccess = Pick<
+  BrokerConnectionOptions,
+  "servers" | "node" | "serverName" | "tls" | "login" | "cluster" | "asksDaemon"
+>;
 
 /** Called with true when the connection is up (again) and with false when it is lost. Must not throw. */
 export type ConnectionListener = (connected: boolean) => void;
@@ -145,9 +153,24 @@ export class BrokerConnection {
     return this.#lastError;
   }
 
-  /** True for a peer's broker whose daemon is asked for what this node may not do itself. */
-  get asksDaemon(): boolean {
-    return this.#options.asksDaemon === true;
+  /** True for the stream of a peer whose daemon is asked for what this node may not do itself. */
+  asksDaemonOf(node: string): boolean {
+    return this.#options.asksDaemon === true && node !== this.node;
+  }
+
+  /** True for a broker that all nodes share: a stream can be read there when its node is dead. */
+  get isShared(): boolean {
+    return (this.#options.cluster ?? null) !== null;
+  }
+
+  /** What a node is called on this broker. */
+  nameOf(node: string): string {
+    return brokerName(node, this.#options.cluster ?? null);
+  }
+
+  /** The node of a stream on this broker; null when the stream is none of this cluster's. */
+  nodeOf(stream: string): string | null {
+    return nodeOfStream(stream, this.#options.cluster ?? null);
   }
 
   /**
@@ -304,7 +327,7 @@ export class BrokerConnection {
     return {
       servers: servers.map(clientServer),
       name: `conntrail ${node} ${purpose}`,
-      inboxPrefix: inboxPrefix(node),
+      inboxPrefix: inboxPrefix(this.nameOf(node)),
       timeout: CONNECT_TIMEOUT_MS,
       pingInterval: CLIENT_PING_MS,
       maxReconnectAttempts: -1,

@@ -16,7 +16,7 @@ export async function askCheck(connection: BrokerConnection, node: string, paylo
   const { client } = connection;
   if (client === null) throw new ConntrailError("BROKER", "its broker is away");
   try {
-    const subject = checkSubject(node, connection.node);
+    const subject = checkSubject(connection.nameOf(node), connection.node);
     const message = await client.request(subject, payload, { timeout: ANSWER_TIMEOUT_MS });
     return message.string();
   } catch (error) {
@@ -44,7 +44,7 @@ export function serveChecks(
     waiting--;
     if (text !== null) message.respond(text);
   };
-  return connection.subscribe(checkSubject(node, "*"), (client, message) => {
+  return connection.subscribe(checkSubject(connection.nameOf(node), "*"), (client, message) => {
     if (waiting >= CHECKS_MAX || message.data.length > CHECK_BYTES_MAX) return;
     waiting++;
     tail = tail.then(() => (client.isClosed() ? void waiting-- : serve(message)));

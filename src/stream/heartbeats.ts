@@ -8,18 +8,18 @@ import { askNode } from "./requests.js";
 export function sendHeartbeat(connection: BrokerConnection, heartbeat: Heartbeat): boolean {
   const { client } = connection;
   if (client === null) return false;
-  client.publish(heartbeatSubject(heartbeat.node), encodeHeartbeat(heartbeat));
+  client.publish(heartbeatSubject(connection.nameOf(heartbeat.node)), encodeHeartbeat(heartbeat));
   return true;
 }
 
 /**
- * Listens to a peer's heartbeats on a broker, also after reconnects, and asks for one at once. On a broker that several
- * nodes share (`isShared`) it listens to that peer only, elsewhere to whoever the broker belongs to. `heard` gets null for
- * what is no heartbeat. Returns what ends it.
+ * Listens to a peer's heartbeats on a broker, also after reconnects, and asks for one at once. On a broker that all nodes
+ * share it listens to that peer only, elsewhere to whoever the broker belongs to. `heard` gets null for what is no
+ * heartbeat. Returns what ends it.
  */
 export function onHeartbeat(
   connection: BrokerConnection,
-  peer: { readonly node: string; readonly isShared: boolean },
+  node: string,
   heard: (heartbeat: Heartbeat | null) => void,
 ): () => void {
   let subscription: Subscription | null = null;
@@ -28,13 +28,13 @@ export function onHeartbeat(
     const { client } = connection;
     subscription =
       connected && client !== null
-        ? client.subscribe(heartbeatSubject(peer.isShared ? peer.node : "*"), {
+        ? client.subscribe(heartbeatSubject(connection.isShared ? connection.nameOf(node) : "*"), {
             callback: (error, message) => {
               if (error === null) heard(decodeHeartbeat(message.data));
             },
           })
         : null;
-    if (subscription !== null) askNode(connection, peer.node, "heartbeat");
+    if (subscription !== null) askNode(connection, node, "heartbeat");
   };
   const unwatch = connection.watch(subscribe);
   if (connection.connected) subscribe(true);

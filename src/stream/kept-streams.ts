@@ -1,5 +1,5 @@
 import { API_TIMEOUT_MS, type BrokerConnection, jetStreamOf } from "./connection.js";
-import { nodeOfStream } from "./format/subjects.js";
+import { oneByOne } from "./own-stream.js";
 
 /** How much a broker still has of a node's stream. */
 export interface KeptStream {
@@ -20,8 +20,8 @@ export async function keptStreams(connection: BrokerConnection): Promise<KeptStr
   const client = await connection.ready(API_TIMEOUT_MS);
   const jsm = await jetStreamOf(client);
   const kept: KeptStream[] = [];
-  for await (const { config, state } of jsm.streams.list("ct.>")) {
-    const node = nodeOfStream(config.name);
+  for await (const { config, state } of oneByOne(connection, jsm.streams.list("ct.>"))) {
+    const node = connection.nodeOf(config.name);
     if (node === null) continue;
     if (kept.length >= STREAMS_MAX) break;
     const { messages, bytes, first_seq: first, first_ts: since } = state;

@@ -1,4 +1,5 @@
 import {
+  ErrorCode,
   type JetStreamManager,
   type Msg,
   type MsgHdrs,
@@ -8,7 +9,7 @@ import {
   type StreamInfo,
 } from "nats";
 import { ConntrailError, errorText } from "../errors.js";
-import { jetStreamOf } from "./connection.js";
+import type { BrokerConnection } from "./connection.js";
 import { kindOfSubject, type MessageKind, streamName, streamSubjects, subject } from "./format/subjects.js";
 import { changeOf, type Retention, type StreamChange, streamConfig } from "./stream-config.js";
 
@@ -181,22 +182,7 @@ export function readLastOf(jsm: JetStreamManager, node: string, kind: MessageKin
   return getMessage(jsm, streamName(node), { last_by_subj: subject(node, kind) });
 }
 
-/**
- * The last message of one kind, from any server that holds the stream; null when there is none, or no stream.
- * Needs only DIRECT.GET and STREAM.INFO of that stream.
- */
-export async function directLastOf(
-  client: NatsConnection,
-  node: string,
-  kind: MessageKind,
-  timeoutMs: number,
-): Promise<StoredMessage | null> {
-  // A standalone broker does not answer at all for a stream that does not exist.
-  const jsm = await jetStreamOf(client, timeoutMs);
-  return (await findStream(jsm, streamName(node))) === null ? null : directLast(client, node, kind, timeoutMs);
-}
-
-/** As `directLastOf`, for a stream that exists. Needs only DIRECT.GET of it. */
+/** The last message of one kind, from any server that holds the stream. Needs only DIRECT.GET of it. */
 export async function directLast(
   client: NatsConnection,
   node: string,
@@ -230,6 +216,16 @@ export async function directNext(
   const subjects = kind === null ? streamSubjects(node) : subject(node, kind);
   const query = JSON.stringify({ seq: Math.max(1, sequence), next_by_subj: subjects });
   return parseDirect(await client.request(api, query, { timeout: timeoutMs }));
+}
+
+/** The last message of any kind; null when there is none. */
+export async function directEnd(
+  client: NatsConnection,
+  node: string,
+  timeoutMs: number,
+): Promise<StoredMessage | null> {
+  const query = JSON.stringify({ last_by_subj: streamSubjects(node) });
+  return parseDirect(await client.request(`$JS.API.DIRECT.GET.${streamName(node)}`, query, { timeout: timeoutMs }));
 }
 
 /** A direct answer is the message itself, with its place in headers. */
@@ -272,6 +268,17 @@ async function getMessage(
     const code = apiErrorCode(error);
     if (code === ERR_NO_MESSAGE_FOUND || code === ERR_STREAM_NOT_FOUND) return null;
     throw error;
+  }
+}
+
+/** What a list has; nothing on a shared broker on which this node has no streams, as an observer. @throws NatsError */
+export async function* oneByOne<T>(connection: BrokerConnection, list: AsyncIterable<T>): AsyncGenerator<T> {
+  try {
+    yield* list;
+  } catch (error) {
+    const { code } = error as { code?: unknown };
+    const hasNone = code === ErrorCode.NoResponders || code === ErrorCode.JetStreamNotEnabled;
+    if (!connection.isShared || !hasNone) throw error;
   }
 }
 

@@ -42,6 +42,8 @@ export class Publisher {
   readonly #log: Logger;
   readonly #ring: UnconfirmedRing;
   readonly #readBack: ReadBack;
+  /** The stream's node, as the broker calls it. */
+  readonly #name: string;
   readonly #subjects: Record<MessageKind, string>;
   readonly #headers: MsgHdrs = headers();
   readonly #acked = new Map<number, (sequence: number | null) => void>();
@@ -95,11 +97,13 @@ export class Publisher {
       throw new Error("the publisher's window must hold two asks");
     }
     this.#log = options.log;
-    this.#readBack = new ReadBack(options, this.counters);
+    const { connection } = options;
+    this.#name = connection.nameOf(options.node);
+    this.#readBack = new ReadBack({ ...options, node: this.#name }, this.counters);
     this.#ring = new UnconfirmedRing(this.#limits.ringMessagesMax, this.#limits.ringBytesMax);
-    const { node } = options;
-    this.#subjects = { ev: subject(node, "ev"), snap: subject(node, "snap"), mark: subject(node, "mark") };
-    this.#inbox = createInbox(inboxPrefix(options.connection.node));
+    const name = this.#name;
+    this.#subjects = { ev: subject(name, "ev"), snap: subject(name, "snap"), mark: subject(name, "mark") };
+    this.#inbox = createInbox(inboxPrefix(connection.nameOf(connection.node)));
   }
 
   get state(): PublisherState {
@@ -255,7 +259,7 @@ export class Publisher {
     this.counters.recoveries++;
     try {
       const jsm = await jetStreamOf(client);
-      const change = await ensureStream(jsm, this.#options.node, this.#options.retention);
+      const change = await ensureStream(jsm, this.#name, this.#options.retention);
       if (change !== null) {
         const fields = { stream: this.#options.node, differs: change.differs, anew: change.anew };
         this.#log.warn(fields, "the settings of the stream were put right");
@@ -511,7 +515,7 @@ export class Publisher {
     this.#probing = true;
     try {
       const jsm = await jetStreamOf(client);
-      const { state } = await jsm.streams.info(streamName(this.#options.node));
+      const { state } = await jsm.streams.info(streamName(this.#name));
       if (generation !== this.#generation) return;
       if (state.last_seq >= this.#headSequence) this.#confirm(state.last_seq);
       else if (this.#ring.sent > 0 && this.#asks === 0) this.#short();

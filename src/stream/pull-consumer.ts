@@ -4,7 +4,25 @@ import type { StreamAccess } from "./stream-access.js";
 import { NANOS_PER_MS } from "./stream-config.js";
 
 /** Why a consumer must be replaced. */
-export type ConsumerFailure = "missedHeartbeats" | "deliveryGaps" | "sequenceHoles" | "refusals" | "excess";
+export type ConsumerFailure =
+  | "missedHeartbeats"
+  | "deliveryGaps"
+  | "sequenceHoles"
+  | "refusals"
+  | "excess"
+  | "handovers";
+
+/** What brings a reader the messages of a stream. */
+export interface StreamConsumer {
+  /** Begins. @throws NatsError */
+  start(): Promise<void>;
+  /** There is more room. */
+  pull(): void;
+  /** Ignores everything that comes from now on. */
+  deafen(): void;
+  /** Ends it; `reachable`: the broker answers. Never rejects, bounded. */
+  delete(reachable: boolean): Promise<void>;
+}
 
 /** The place of a message, from its reply subject. */
 export interface Delivery {
@@ -21,10 +39,9 @@ export interface Delivery {
 export interface PullConsumerOptions {
   client: NatsConnection;
   access: StreamAccess;
-  /** Who reads. */
+  /** Who reads, and whose stream, as the broker calls them. */
   reader: string;
-  /** Whose stream. */
-  node: string;
+  name: string;
   /** Stream sequence to begin with; 0 for the first there is. */
   startSequence: number;
   /** How much there is room for. */
@@ -57,7 +74,7 @@ const DELETE_TIMEOUT_MS = 250;
  * is room for, so that a slow caller makes the broker wait instead of filling the memory. It repairs nothing: at the
  * first doubt it ignores further messages and calls `onFailure`, and its owner makes another consumer.
  */
-export class PullConsumer {
+export class PullConsumer implements StreamConsumer {
   /** Its name on the broker; empty before there is one. */
   #consumer = "";
   readonly #options: PullConsumerOptions;
@@ -125,7 +142,7 @@ export class PullConsumer {
   /** Requests as much as there is room for, unless a request is open or there is too little room. */
   pull(): void {
     if (this.#deaf || !this.#ready || this.#asked > 0) return;
-    const { client, node, room, roomMin } = this.#options;
+    const { client, name, room, roomMin } = this.#options;
     const { messages, bytes } = room();
     if (messages < roomMin.messages || bytes < roomMin.bytes) return;
     const batch = this.#oversize ? 1 : messages;
@@ -142,7 +159,7 @@ export class PullConsumer {
     this.#received = 0;
     this.#heard = true;
     this.#request++;
-    const api = `$JS.API.CONSUMER.MSG.NEXT.${streamName(node)}.${this.#consumer}`;
+    const api = `$JS.API.CONSUMER.MSG.NEXT.${streamName(name)}.${this.#consumer}`;
     try {
       client.publish(api, JSON.stringify(request), { reply: `${this.#inbox}.${this.#request}` });
     } catch {

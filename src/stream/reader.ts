@@ -1,13 +1,14 @@
-import type { Msg, NatsConnection } from "nats";
+import type { NatsConnection } from "nats";
 import type { Logger } from "pino";
 import { errorText } from "../errors.js";
 import { Backoff } from "../os/backoff.js";
 import { pause } from "../os/pause.js";
 import { API_TIMEOUT_MS, type BrokerConnection } from "./connection.js";
+import { DirectConsumer } from "./direct-consumer.js";
 import { kindOfSubject, type MessageKind } from "./format/subjects.js";
-import { directGet, directLast } from "./own-stream.js";
-import { type ConsumerFailure, type Delivery, PullConsumer } from "./pull-consumer.js";
-import { type StreamPlace, streamAccess } from "./stream-access.js";
+import { directGet, directLast, type StoredMessage } from "./own-stream.js";
+import { type ConsumerFailure, PullConsumer, type StreamConsumer } from "./pull-consumer.js";
+import { type StreamAccess, type StreamPlace, streamAccess } from "./stream-access.js";
 
 /** One message of a stream. */
 export interface StreamMessage {
@@ -62,6 +63,8 @@ function newCounters() {
     refusals: 0,
     /** The broker sent more than was asked for. */
     excess: 0,
+    /** The daemon of the stream is there again: its stream was read without it, on a shared broker. */
+    handovers: 0,
     /** Skipped messages: their subject is none of ours, or they have no place. */
     malformed: 0,
     resets: 0,
@@ -170,7 +173,7 @@ export class StreamReader {
     // A standalone broker does not answer at all for a stream that does not exist.
     const access = await streamAccess(connection, client, node);
     if ((await access.find()) === null) return null;
-    const message = await directLast(client, node, kind, API_TIMEOUT_MS);
+    const message = await directLast(client, connection.nameOf(node), kind, API_TIMEOUT_MS);
     return message === null ? null : { type: "message", ...message, kind, pending: 0 };
   }
 }
@@ -192,7 +195,7 @@ class ReadSession {
   readonly #counters: ReaderCounters;
   readonly #stop = new AbortController();
   readonly #running: Promise<void>;
-  #consumer: PullConsumer | null = null;
+  #consumer: StreamConsumer | null = null;
   #interrupt: (() => void) | null = null;
 
   /** Sequence of the next message; 0: the first one there is. */
@@ -300,7 +303,7 @@ class ReadSession {
    * Makes a consumer that begins after the last message read. False when there is nothing to follow, yet or any more.
    */
   async #attach(client: NatsConnection): Promise<boolean> {
-    const { connection, node, windowMessagesMax, windowBytesMax } = this.#options;
+    const { connection, node } = this.#options;
     const access = await streamAccess(connection, client, node);
     const place = await access.find();
     const reason = place === null ? null : await this.#whyReset(client, place);
@@ -315,27 +318,44 @@ class ReadSession {
       this.#end();
       return false;
     }
-    this.#consumer = new PullConsumer({
-      client,
-      access,
-      reader: connection.node,
-      node,
-      startSequence: this.#next,
-      room: () => ({
-        messages: windowMessagesMax - this.#queueMessages - this.#takenMessages,
-        bytes: windowBytesMax - this.#queueBytes - this.#takenBytes,
-      }),
-      roomMin: { messages: windowMessagesMax / 4, bytes: windowBytesMax / 4 },
-      onMessage: (msg, delivery) => this.#onMessage(msg, delivery),
-      onFailure: (failure) => this.#onFailure(failure),
-      onStray: () => {
-        this.#counters.malformed++;
-      },
-    });
+    this.#consumer = this.#consumerOf(client, access, place);
     await this.#consumer.start();
     this.#counters.attaches++;
     this.#tell(connection.connected);
     return true;
+  }
+
+  #consumerOf(client: NatsConnection, access: StreamAccess, place: StreamPlace): StreamConsumer {
+    const { connection, node, windowMessagesMax, windowBytesMax } = this.#options;
+    const common = {
+      client,
+      name: connection.nameOf(node),
+      room: () => ({
+        messages: windowMessagesMax - this.#queueMessages - this.#takenMessages,
+        bytes: windowBytesMax - this.#queueBytes - this.#takenBytes,
+      }),
+      onFailure: (failure: ConsumerFailure) => this.#onFailure(failure),
+    };
+    if (place.created === null) {
+      return new DirectConsumer({
+        ...common,
+        startSequence: Math.max(this.#next, place.first),
+        lastSequence: place.last,
+        onMessage: (message, pending) => this.#onMessage(message, pending),
+      });
+    }
+    return new PullConsumer({
+      ...common,
+      access,
+      reader: connection.nameOf(connection.node),
+      startSequence: this.#next,
+      roomMin: { messages: windowMessagesMax / 4, bytes: windowBytesMax / 4 },
+      onMessage: ({ subject, data }, { sequence, timeMs, pending }) =>
+        this.#onMessage({ kind: kindOfSubject(subject), payload: data, sequence, timeMs }, pending),
+      onStray: () => {
+        this.#counters.malformed++;
+      },
+    });
   }
 
   async #detach(): Promise<void> {
@@ -346,9 +366,12 @@ class ReadSession {
 
   /** Null when the next message still follows the last one that was read, else why not. */
   async #whyReset(client: NatsConnection, { created, first, last }: StreamPlace): Promise<ResetReason | null> {
-    if (this.#created !== "" && this.#created !== created) return "recreated";
-    this.#created = created;
-    if (this.#next > last + 1) return "truncated";
+    if (created !== null) {
+      if (this.#created !== "" && this.#created !== created) return "recreated";
+      this.#created = created;
+    }
+    // Without the stream's daemon a server may have been asked that lags behind.
+    if (created !== null && this.#next > last + 1) return "truncated";
     if (this.#next !== 0 && this.#next < first) return "trimmed";
     if (this.#jumpedTo > this.#next) {
       const hole = { node: this.#options.node, first: this.#next, last: this.#jumpedTo - 1 };
@@ -357,12 +380,16 @@ class ReadSession {
     }
     this.#jumpedTo = 0;
     if (this.#lastSequence === 0 || this.#lastSequence < first) return null;
-    const stored = await directGet(client, this.#options.node, this.#lastSequence, API_TIMEOUT_MS);
+    const name = this.#options.connection.nameOf(this.#options.node);
+    const stored = await directGet(client, name, this.#lastSequence, API_TIMEOUT_MS);
     return stored !== null && Math.abs(stored.timeMs - this.#lastTimeMs) > TIME_TOLERANCE_MS ? "truncated" : null;
   }
 
   /** False when it is not the next message. */
-  #onMessage(msg: Msg, { sequence, timeMs, pending }: Delivery): boolean {
+  #onMessage(
+    { kind, payload, sequence, timeMs }: Pick<StoredMessage, "kind" | "payload" | "sequence" | "timeMs">,
+    pending: number,
+  ): boolean {
     if (this.#next !== 0 && sequence !== this.#next) {
       this.#jumpedTo = sequence;
       return false;
@@ -370,13 +397,11 @@ class ReadSession {
     this.#next = sequence + 1;
     this.#lastSequence = sequence;
     this.#lastTimeMs = timeMs;
-    const kind = kindOfSubject(msg.subject);
     if (kind === null) {
       this.#counters.malformed++;
       this.#skip({ type: "skipped", sequence, pending });
       return true;
     }
-    const payload = msg.data;
     this.#counters.messages++;
     this.#counters.bytes += payload.length;
     this.#queue.push({ type: "message", kind, sequence, timeMs, payload, pending });

@@ -6,14 +6,15 @@ import { type NodeRequest, requestSubject } from "./format/subjects.js";
 export function askNode(connection: BrokerConnection, node: string, request: NodeRequest): boolean {
   const { client } = connection;
   if (client === null) return false;
-  client.publish(requestSubject(node, request));
+  client.publish(requestSubject(connection.nameOf(node), request));
   return true;
 }
 
 /** Calls `asked` when others ask this node for something, also after reconnects, until the returned function is called. */
 export function onAsked(connection: BrokerConnection, node: string, asked: (request: NodeRequest) => void): () => void {
-  return connection.subscribe(requestSubject(node, "*"), (_client, { subject }) => {
-    if (subject === requestSubject(node, "snapshot")) asked("snapshot");
-    else if (subject === requestSubject(node, "heartbeat")) asked("heartbeat");
+  const name = connection.nameOf(node);
+  return connection.subscribe(requestSubject(name, "*"), (_client, { subject }) => {
+    if (subject === requestSubject(name, "snapshot")) asked("snapshot");
+    else if (subject === requestSubject(name, "heartbeat")) asked("heartbeat");
   });
 }

@@ -9,13 +9,13 @@ import { z } from "zod";
 import { pause } from "../os/pause.js";
 import { API_TIMEOUT_MS, type BrokerConnection, jetStreamOf } from "./connection.js";
 import { readSubject, streamName } from "./format/subjects.js";
-import { findStream } from "./own-stream.js";
+import { directEnd, directNext, findStream } from "./own-stream.js";
 import { NANOS_PER_MS } from "./stream-config.js";
 
 /** Which stream it is, and where it begins and ends. */
 export interface StreamPlace {
-  /** Another value: another stream of the same name. */
-  readonly created: string;
+  /** Another value: another stream of the same name. Null: its daemon was not there to say, nor to make a consumer. */
+  readonly created: string | null;
   readonly first: number;
   readonly last: number;
 }
@@ -40,6 +40,8 @@ const REQUEST_BYTES_MAX = 256;
  * daemon does not listen yet.
  */
 const FIND_AT_MS: readonly number[] = [0, 150, 450, 1050];
+/** How long the daemon of a stream on a shared broker has to answer before the stream is read without it. */
+const DAEMON_MS = 500;
 /** A reader has few questions open at a time. What is more is no reader, and is not answered. */
 const REQUESTS_MAX = 8;
 /** The broker lets only nodes in that it knows, but one without keys lets everybody in. */
@@ -50,25 +52,30 @@ export async function streamAccess(
   connection: BrokerConnection,
   client: NatsConnection,
   node: string,
+  timeoutMs = API_TIMEOUT_MS,
 ): Promise<StreamAccess> {
-  if (connection.asksDaemon) return new AskedAccess(client, node, connection.node);
-  return new JetStreamAccess(await jetStreamOf(client), node, connection.node);
+  const name = connection.nameOf(node);
+  if (!connection.asksDaemonOf(node)) {
+    return new JetStreamAccess(await jetStreamOf(client, timeoutMs), name, connection.node);
+  }
+  const asked = new AskedAccess(client, name, connection.node);
+  return connection.isShared ? new SharedAccess(client, name, asked) : asked;
 }
 
 /** Through JetStream's own interface. */
 class JetStreamAccess implements StreamAccess {
   readonly #jsm: JetStreamManager;
-  readonly #node: string;
+  readonly #name: string;
   readonly #reader: string;
 
-  constructor(jsm: JetStreamManager, node: string, reader: string) {
+  constructor(jsm: JetStreamManager, name: string, reader: string) {
     this.#jsm = jsm;
-    this.#node = node;
+    this.#name = name;
     this.#reader = reader;
   }
 
-  async find(): Promise<StreamPlace | null> {
-    const info = await findStream(this.#jsm, streamName(this.#node));
+  async find(): Promise<z.infer<typeof placeSchema> | null> {
+    const info = await findStream(this.#jsm, streamName(this.#name));
     if (info === null) return null;
     return { created: String(info.created), first: info.state.first_seq, last: info.state.last_seq };
   }
@@ -76,7 +83,7 @@ class JetStreamAccess implements StreamAccess {
   async consume(startSequence: number): Promise<string> {
     // Who knows the name can request its messages.
     const name = `${consumerPrefix(this.#reader)}${randomUUID()}`;
-    await this.#jsm.consumers.add(streamName(this.#node), {
+    await this.#jsm.consumers.add(streamName(this.#name), {
       name,
       ack_policy: AckPolicy.None,
       mem_storage: true,
@@ -90,7 +97,7 @@ class JetStreamAccess implements StreamAccess {
   }
 
   release(consumer: string): Promise<boolean> {
-    return this.#jsm.consumers.delete(streamName(this.#node), consumer);
+    return this.#jsm.consumers.delete(streamName(this.#name), consumer);
   }
 }
 
@@ -119,9 +126,9 @@ class AskedAccess implements StreamAccess {
   readonly #client: NatsConnection;
   readonly #subject: string;
 
-  constructor(client: NatsConnection, node: string, reader: string) {
+  constructor(client: NatsConnection, name: string, reader: string) {
     this.#client = client;
-    this.#subject = readSubject(node, reader);
+    this.#subject = readSubject(name, reader);
   }
 
   async find(): Promise<StreamPlace | null> {
@@ -165,6 +172,43 @@ class AskedAccess implements StreamAccess {
   }
 }
 
+/** By requests to the daemon, and where that is silent by requests for single messages: the stream outlives the daemon. */
+class SharedAccess implements StreamAccess {
+  readonly #client: NatsConnection;
+  readonly #name: string;
+  readonly #asked: AskedAccess;
+
+  constructor(client: NatsConnection, name: string, asked: AskedAccess) {
+    this.#client = client;
+    this.#name = name;
+    this.#asked = asked;
+  }
+
+  async find(): Promise<StreamPlace | null> {
+    const silent = new AbortController();
+    const asked = this.#asked.find().finally(() => silent.abort());
+    // Whoever is asked below may be sooner to refuse than the daemon is to answer.
+    asked.catch(() => undefined);
+    await pause(DAEMON_MS, silent.signal, { ref: false });
+    const found = silent.signal.aborted ? await asked.catch(() => undefined) : undefined;
+    return found === undefined ? this.#look().catch(() => asked) : found;
+  }
+
+  consume(startSequence: number): Promise<string> {
+    return this.#asked.consume(startSequence);
+  }
+
+  release(consumer: string): Promise<boolean> {
+    return this.#asked.release(consumer);
+  }
+
+  async #look(): Promise<StreamPlace> {
+    const first = await directNext(this.#client, this.#name, 1, null, API_TIMEOUT_MS);
+    const last = await directEnd(this.#client, this.#name, API_TIMEOUT_MS);
+    return { created: null, first: first?.sequence ?? 1, last: last?.sequence ?? 0 };
+  }
+}
+
 function refusal(answer: Answer): Error {
   return new Error("error" in answer ? answer.error : "the peer's daemon gave another answer");
 }
@@ -174,34 +218,36 @@ function refusal(answer: Answer): Error {
  * is called. A reader can make consumers and delete its own, nothing else.
  */
 export function serveReaders(connection: BrokerConnection, node: string): () => void {
+  const name = connection.nameOf(node);
   const consumers = new Map<string, string[]>();
   /** Requests that are being answered, by reader. */
   const open = new Map<string, number>();
   const answer = async (client: NatsConnection, message: Msg): Promise<void> => {
-    const reader = message.subject.slice(readSubject(node, "").length);
+    const reader = message.subject.slice(readSubject(name, "").length);
     const before = open.get(reader) ?? 0;
     if (before >= REQUESTS_MAX) return;
     open.set(reader, before + 1);
-    const reply = await answerTo(client, { node, reader, consumers }, message).catch(() => ({ error: "refused" }));
+    const reply = await answerTo(client, { name, reader, consumers }, message).catch(() => ({ error: "refused" }));
     const left = (open.get(reader) ?? 1) - 1;
     if (left > 0) open.set(reader, left);
     else open.delete(reader);
     if (!client.isClosed()) message.respond(JSON.stringify(reply));
   };
-  return connection.subscribe(readSubject(node, "*"), (client, message) => void answer(client, message));
+  return connection.subscribe(readSubject(name, "*"), (client, message) => void answer(client, message));
 }
 
 interface Readers {
-  readonly node: string;
+  /** Whose stream, as the broker calls it. */
+  readonly name: string;
   readonly reader: string;
   readonly consumers: Map<string, string[]>;
 }
 
 async function answerTo(client: NatsConnection, readers: Readers, message: Msg): Promise<Answer> {
   if (message.data.length > REQUEST_BYTES_MAX) return { error: "the request is too long" };
-  const { node, reader, consumers } = readers;
+  const { name, reader, consumers } = readers;
   const request = requestSchema.parse(JSON.parse(message.string()));
-  const access = new JetStreamAccess(await jetStreamOf(client), node, reader);
+  const access = new JetStreamAccess(await jetStreamOf(client), name, reader);
   if ("find" in request) return { place: await access.find() };
   const names = consumers.get(reader) ?? [];
   if ("release" in request) {

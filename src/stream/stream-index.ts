@@ -2,8 +2,9 @@ import { stampMs } from "../flow/clock.js";
 import { type BrokerConnection, jetStreamOf } from "./connection.js";
 import { aheadMs } from "./format/envelope.js";
 import { createEnvelopeReader, type DecodedMark, epochBegin, MarkCodec } from "./format/mark.js";
-import { type MessageKind, nodeOfStream, streamName } from "./format/subjects.js";
-import { directLastOf, directNext, findStream, type StoredMessage } from "./own-stream.js";
+import type { MessageKind } from "./format/subjects.js";
+import { directLast, directNext, oneByOne, type StoredMessage } from "./own-stream.js";
+import { type StreamAccess, streamAccess } from "./stream-access.js";
 
 /** Where a stream begins and ends. */
 export interface StreamBounds {
@@ -37,8 +38,8 @@ export async function listNodes(connection: BrokerConnection): Promise<string[]>
   const client = await connection.ready(API_TIMEOUT_MS);
   const jsm = await jetStreamOf(client, API_TIMEOUT_MS);
   const nodes: string[] = [];
-  for await (const name of jsm.streams.names("ct.>")) {
-    const node = nodeOfStream(name);
+  for await (const name of oneByOne(connection, jsm.streams.names("ct.>"))) {
+    const node = connection.nodeOf(name);
     if (node !== null) nodes.push(node);
   }
   return nodes.sort();
@@ -53,7 +54,7 @@ export interface StreamLookup {
   lastMark(): Promise<StoredMessage | null>;
 }
 
-/** Looks messages up on a broker. Needs only STREAM.INFO and DIRECT.GET. */
+/** Looks messages up on a broker. */
 export class BrokerLookup implements StreamLookup {
   readonly #connection: BrokerConnection;
   readonly #node: string;
@@ -64,21 +65,26 @@ export class BrokerLookup implements StreamLookup {
   }
 
   async bounds(): Promise<StreamBounds | null> {
-    const client = await this.#connection.ready(API_TIMEOUT_MS);
-    const jsm = await jetStreamOf(client, API_TIMEOUT_MS);
-    const state = (await findStream(jsm, streamName(this.#node)))?.state;
-    if (state === undefined) return null;
-    return { first: state.first_seq, last: state.last_seq, messages: state.messages };
+    const place = await (await this.#access()).find();
+    if (place === null) return null;
+    const { first, last } = place;
+    return { first, last, messages: Math.max(0, last - first + 1) };
   }
 
   async next(sequence: number, kind: MessageKind | null): Promise<StoredMessage | null> {
     const client = await this.#connection.ready(API_TIMEOUT_MS);
-    return directNext(client, this.#node, sequence, kind, API_TIMEOUT_MS);
+    return directNext(client, this.#connection.nameOf(this.#node), sequence, kind, API_TIMEOUT_MS);
   }
 
   async lastMark(): Promise<StoredMessage | null> {
+    // A standalone broker does not answer at all for a stream that does not exist.
+    if ((await (await this.#access()).find()) === null) return null;
     const client = await this.#connection.ready(API_TIMEOUT_MS);
-    return directLastOf(client, this.#node, "mark", API_TIMEOUT_MS);
+    return directLast(client, this.#connection.nameOf(this.#node), "mark", API_TIMEOUT_MS);
+  }
+
+  async #access(): Promise<StreamAccess> {
+    return streamAccess(this.#connection, await this.#connection.ready(API_TIMEOUT_MS), this.#node, API_TIMEOUT_MS);
   }
 }
 

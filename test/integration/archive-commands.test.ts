@@ -104,6 +104,24 @@ test("archive writes what has ended, and then nothing twice", { skip }, async ()
   assert.deepEqual(keysOf((await readArchive(directory)).connections), truth);
 });
 
+test("archive logs in as the configuration says", { skip }, async () => {
+  await using asking = await startNatsServer({ more: 'authorization { token: "a secret" }' });
+  const path = join(asking.directory, "fw1.yaml");
+  const secret = join(asking.directory, "token");
+  writeFileSync(secret, "a secret\n", { mode: 0o600 });
+  writeFileSync(
+    path,
+    `cluster: edge
+node: fw1
+listen: 127.0.0.1
+broker: { mode: external, servers: ["nats://${asking.address}"], login: { token: ${secret} } }
+`,
+  );
+  const into = join(asking.directory, "archive");
+  const { code, stderr } = await finish(startMain(["archive", "--once", "--dir", into, "-c", path]));
+  assert.equal(code, 0, stderr);
+});
+
 /**
  * An archiver as a daemon has it. A process of a low priority: what a busy machine brings later than `settleMs` comes too late for the order
  * of ends.
@@ -117,9 +135,7 @@ function startArchiver(
   const options = {
     directory: into,
     maxAgeSeconds: 36_500 * 86_400,
-    servers: [server.address],
-    node: "fw1",
-    tls: null,
+    broker: { servers: [server.address], node: "fw1" },
     writers: ["fw1", "fw2", "fw3"],
     live: true,
     settleMs,

@@ -361,7 +361,7 @@ describe("a peer's valid key", { skip: natsServerMissing() || opensslMissing() }
       await connection.ready(10_000);
       fixture.heard.length = 0;
       let beats = 0;
-      onHeartbeat(connection, { node: "fw1", isShared: false }, () => beats++);
+      onHeartbeat(connection, "fw1", () => beats++);
       askNode(connection, "fw1", "snapshot");
       await until("both requests", () => fixture.heard.length === 2);
       assert.deepEqual([...fixture.heard].sort(), ["ctreq heartbeat", "ctreq snapshot"]);

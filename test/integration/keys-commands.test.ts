@@ -231,6 +231,29 @@ describe("keys", { skip: opensslMissing() }, () => {
     assert.equal(checked.status, 0, checked.stderr);
   });
 
+  it("are in the accounts of the servers of broker.mode shared, and stay when these are printed again", {
+    skip: natsServerMissing(),
+  }, async () => {
+    await using directory = await temporaryDirectory();
+    const path = join(directory.path, "conntrail.yaml");
+    const text = "cluster: edge\nnode: fw1\nlisten: 127.0.0.1\npeers: { fw2: 127.0.0.2 }\ntls: false\n";
+    writeFileSync(path, text);
+    await refused(2, /broker\.mode: found embedded, allowed is shared/, "keys", "permissions", "-c", path);
+    writeFileSync(path, `${text}broker: { mode: shared, servers: ["nats://127.0.0.1:4222"] }\n`);
+    const printed = await done("keys", "permissions", "--observer", "audit1", "-c", path);
+    for (const node of ["fw1", "fw2", "audit1"]) {
+      assert.equal(modeOf(join(directory.path, `${node}.nkey`)), 0o600);
+      assert.match(printed, new RegExp(`^"conntrail_${node}@edge": \\{$`, "m"));
+    }
+    assert.equal(await done("keys", "permissions", "--observer", "audit1", "-c", path), printed);
+    writeFileSync(join(directory.path, "conntrail-edge.conf"), printed);
+    const file = join(directory.path, "nats.conf");
+    writeFileSync(file, 'accounts { include "conntrail-edge.conf" }\n');
+    const env = { PATH: programDirectories().join(":") };
+    const checked = spawnSync("nats-server", ["-t", "-c", file], { env, encoding: "utf8" });
+    assert.equal(checked.status, 0, checked.stderr);
+  });
+
   it("are listed, renewed, revoked and given to more nodes", async () => {
     await using directory = await temporaryDirectory();
     const [fw1, fw2] = await cluster(directory.path);

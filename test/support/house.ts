@@ -73,13 +73,13 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     "cli/process",
   ],
   api: [
-    ...["errors.ts", "flow", "config", "stream", "stream/broker", "history", "history/format", "history/scan"],
-    ...["history/archive", "cli/command"],
+    ...["errors.ts", "flow", "config", "stream", "history", "history/format", "history/scan"],
+    ...["history/archive", "daemon", "cli/command"],
   ],
   "cli/conntrackd": ["errors.ts", "os", "flow", "config", "conntrackd", "control", "cli/process", "cli/command"],
   "cli/history": [
     ...["errors.ts", "flow", "config", "history", "history/format", "history/scan", "history/archive"],
-    ...["cli/process", "cli/command", "api"],
+    ...["daemon", "cli/process", "cli/command", "api"],
   ],
   cli: [
     ...["errors.ts", "flow", "config", "conntrackd", "keys", "stream/broker", "control", "doctor", "lab"],

@@ -7,6 +7,8 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { connect, type JetStreamManager, type JsMsg, type NatsConnection } from "nats";
 import { type Logger, pino } from "pino";
+import { knownHoles } from "../../src/stream/broker/advisories.js";
+import { parseBrokerVersion } from "../../src/stream/broker/broker-config.js";
 import { programDirectories } from "../../src/stream/broker/broker-host.js";
 
 const START_TIMEOUT_MS = 30_000;
@@ -26,6 +28,13 @@ export function natsServerMissing(): string | false {
 }
 
 /** A logger that says nothing. */
+/** A known hole of this machine's nats-server as text; false when it does not have it. */
+export function natsServerHole(id: string): string | false {
+  const version = execFileSync("nats-server", ["--version"], { env: { PATH: programDirectories().join(":") } });
+  const holes = knownHoles(parseBrokerVersion(String(version)) ?? [0, 0, 0]);
+  return holes.find((hole) => hole.startsWith(id)) ?? false;
+}
+
 export function silentLogger(): Logger {
   return pino({ level: "silent" });
 }

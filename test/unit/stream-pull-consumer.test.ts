@@ -21,7 +21,7 @@ async function setUp(room: { messages: number; bytes: number }) {
     client: client as unknown as NatsConnection,
     access: { consume: async () => "reading", release: async () => true } as unknown as StreamAccess,
     reader: "fw1",
-    node: "fw2",
+    name: "fw2",
     startSequence: 1,
     // There is no more room until the caller has taken what came.
     room: () => (taken.length === 0 ? room : { messages: 0, bytes: 0 }),

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { pino } from "pino";
-import { ownServers, writers } from "../../api/open-history.js";
 import { parseDuration } from "../../config/units.js";
+import { ownBrokerAccess, writers } from "../../daemon/own-broker.js";
 import { ConntrailError, errorText } from "../../errors.js";
 import { runArchiver } from "../../history/archive/archiver.js";
 import type { ArchiveReport } from "../../history/archive/run.js";
@@ -56,9 +56,7 @@ async function archive(options: Options, context: CommandContext): Promise<void>
     {
       directory: options.dir ?? config.archive?.directory ?? DEFAULT_DIRECTORY,
       maxAgeSeconds: maxAgeSeconds(options.maxAge) ?? config.archive?.maxAgeSeconds ?? DEFAULT_MAX_AGE_SECONDS,
-      servers: ownServers(config),
-      node: config.node,
-      tls: config.tls,
+      broker: ownBrokerAccess(config),
       writers: writers(config),
       live: options.follow === true,
     },

@@ -3,7 +3,7 @@
  * archive meanwhile, or at its end.
  */
 import type { Logger } from "pino";
-import { type BrokerConnection, connectBroker, type TlsFiles } from "../../stream/connection.js";
+import { type BrokerConnection, connectBroker, type OwnBrokerAccess } from "../../stream/connection.js";
 import { History } from "../scan/history.js";
 import { brokerStreams } from "../scan/streams.js";
 import { Compactor } from "./compactor.js";
@@ -16,11 +16,8 @@ import { ArchiveWriter } from "./writer.js";
 export interface ArchiverOptions {
   readonly directory: string;
   readonly maxAgeSeconds: number;
-  /** The addresses of the broker that holds the streams. */
-  readonly servers: readonly string[];
-  /** This node. */
-  readonly node: string;
-  readonly tls: TlsFiles | null;
+  /** The broker that holds the streams. With `tls`, files are sealed with the node's key. */
+  readonly broker: OwnBrokerAccess;
   /** Nodes that must have a stream; others are found at the broker. */
   readonly writers: readonly string[];
   /** True: follows the streams until the signal. False: ends where the streams end. */
@@ -51,9 +48,9 @@ export async function runArchiver(
   log: Logger,
   signal: AbortSignal,
 ): Promise<void> {
-  const { directory, node, tls, servers, writers, live, maxAgeSeconds, settleMs } = options;
+  const { directory, broker, writers, live, maxAgeSeconds, settleMs } = options;
   const { onDamaged, onProgress, onFailure } = listener;
-  const sealing = tls === null ? {} : { sealer: await readSealer(tls) };
+  const sealing = broker.tls === undefined ? {} : { sealer: await readSealer(broker.tls) };
   const writer = await ArchiveWriter.open({ directory, limits: ARCHIVE_LIMITS, onDamaged, ...sealing });
   const compactor = new Compactor({ directory, writer, now: Date.now, onFailure });
   const ended = new AbortController();
@@ -61,14 +58,7 @@ export async function runArchiver(
   const compacting = live ? compactor.run(stop) : null;
   let connection: BrokerConnection | null = null;
   try {
-    connection = connectBroker({
-      servers,
-      node,
-      purpose: "archive",
-      serverName: node,
-      ...(tls !== null && { tls }),
-      log,
-    });
+    connection = connectBroker({ ...broker, purpose: "archive", log });
     await connection.ready(CONNECT_TIMEOUT_MS);
     const streams = brokerStreams(connection, log);
     const { nodes } = await History.open({ streams, nodes: writers });

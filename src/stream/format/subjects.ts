@@ -1,6 +1,7 @@
 /**
  * Names on the broker. A node's stream `CT_<node>` has the three subjects `ct.<node>.ev`, `ct.<node>.snap` and
- * `ct.<node>.mark`. Node names are [A-Za-z0-9_-]{1,32}, which the configuration checks.
+ * `ct.<node>.mark`. Node names are [A-Za-z0-9_-]{1,32}, which the configuration checks. On a broker that all nodes share,
+ * and perhaps other clusters too, `<node>` is `<node>@<cluster>` everywhere: `brokerName`.
  */
 
 /** The kind of a message: a batch of events, a chunk of a snapshot, or a mark. */
@@ -9,14 +10,20 @@ export type MessageKind = "ev" | "snap" | "mark";
 /** All kinds, in the order of ARCHITECTURE.md. */
 export const MESSAGE_KINDS: readonly MessageKind[] = ["ev", "snap", "mark"];
 
+/** What a node is called on a broker; `cluster` is null on the node's own broker. Everything below takes that name. */
+export function brokerName(node: string, cluster: string | null): string {
+  return cluster === null ? node : `${node}@${cluster}`;
+}
+
 /** The stream of `node`. */
 export function streamName(node: string): string {
   return `CT_${node}`;
 }
 
-/** The node of a stream; null when the name is none of ours. */
-export function nodeOfStream(name: string): string | null {
-  return /^CT_([A-Za-z0-9_-]{1,32})$/.exec(name)?.[1] ?? null;
+/** The node of a stream; null when the name is none of ours, or another cluster's. */
+export function nodeOfStream(name: string, cluster: string | null): string | null {
+  const node = /^CT_([A-Za-z0-9_-]{1,32})(?:@[A-Za-z0-9_-]{1,32})?$/.exec(name)?.[1];
+  return node !== undefined && name === streamName(brokerName(node, cluster)) ? node : null;
 }
 
 /** The subject of one kind of message of `node`. */

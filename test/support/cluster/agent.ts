@@ -72,8 +72,11 @@ async function dump(socket: RequestSocket): Promise<Uint32Array> {
   return words;
 }
 
+/** `server` is `host:port`, or several with commas between; in front may be a user, whose password is the same: `n1/…`. */
 async function withClient<T>(server: string, use: (client: NatsConnection) => Promise<T>): Promise<T> {
-  const client = await connect({ servers: server.split(","), timeout: CONNECT_TIMEOUT_MS, reconnect: false });
+  const [hosts = "", user] = server.split("/").reverse();
+  const login = user === undefined ? {} : { user, pass: user };
+  const client = await connect({ servers: hosts.split(","), timeout: CONNECT_TIMEOUT_MS, reconnect: false, ...login });
   try {
     return await use(client);
   } finally {

@@ -419,8 +419,8 @@ export class ClusterNode {
   }
 
   /** The marks in a node's stream on this node's broker. */
-  marks(node = this.name): Promise<readonly MarkView[]> {
-    return this.#ask.ask("marks", { server: this.server, node });
+  marks(node = this.name, server = this.server): Promise<readonly MarkView[]> {
+    return this.#ask.ask("marks", { server, node });
   }
 
   /** The format versions of the last messages of a node's stream on this node's broker. */

@@ -1,0 +1,108 @@
+import type { NatsConnection } from "nats";
+import { pause } from "../os/pause.js";
+import { API_TIMEOUT_MS } from "./connection.js";
+import { directGet, type StoredMessage } from "./own-stream.js";
+import type { ConsumerFailure, StreamConsumer } from "./pull-consumer.js";
+
+/** What is read directly, from where, and for whom. */
+export interface DirectConsumerOptions {
+  client: NatsConnection;
+  /** The stream's node, as the broker calls it. */
+  name: string;
+  /** Stream sequence to begin with. */
+  startSequence: number;
+  /** The last sequence that the stream had when it was looked at. */
+  lastSequence: number;
+  /** How much there is room for. */
+  room: () => { messages: number; bytes: number };
+  /** Gets each message once and in order. False makes the consumer fail. Must not throw. */
+  onMessage: (message: StoredMessage, pending: number) => boolean;
+  /** Called once. Must not throw. */
+  onFailure: (failure: ConsumerFailure) => void;
+}
+
+/** Requests for single messages that are under way at a time. */
+const REQUESTS_MAX = 64;
+/** How often the end of the stream is looked at. */
+const LOOK_MS = 500;
+
+/**
+ * Reads the stream of a node whose daemon does not answer, by requests for single messages: on a shared broker the stream
+ * outlives the daemon. When something new comes behind what the stream held, the daemon is there again: that is reported
+ * as the failure `handovers`, and the owner makes another consumer.
+ */
+export class DirectConsumer implements StreamConsumer {
+  readonly #options: DirectConsumerOptions;
+  readonly #stop = new AbortController();
+  /** Ends the wait for room. */
+  #wake: (() => void) | null = null;
+  #next: number;
+
+  constructor(options: DirectConsumerOptions) {
+    this.#options = options;
+    this.#next = options.startSequence;
+  }
+
+  async start(): Promise<void> {
+    void this.#run().catch(() => this.#fail("refusals"));
+  }
+
+  pull(): void {
+    this.#wake?.();
+  }
+
+  deafen(): void {
+    this.#stop.abort();
+    this.#wake?.();
+  }
+
+  async delete(): Promise<void> {
+    this.deafen();
+  }
+
+  async #run(): Promise<void> {
+    const { lastSequence } = this.#options;
+    while (!this.#stop.signal.aborted && this.#next <= lastSequence) await this.#readOn();
+    while (!this.#stop.signal.aborted) {
+      await pause(LOOK_MS, this.#stop.signal, { ref: false });
+      if (this.#stop.signal.aborted) return;
+      if ((await this.#get(this.#next)) !== null) return this.#fail("handovers");
+    }
+  }
+
+  /** Reads as many messages as there is room for, at least one. */
+  async #readOn(): Promise<void> {
+    const { lastSequence, onMessage } = this.#options;
+    const room = await this.#room();
+    const end = Math.min(this.#next + Math.min(room, REQUESTS_MAX), lastSequence + 1);
+    const wanted = Array.from({ length: end - this.#next }, (_, index) => this.#get(this.#next + index));
+    for (const message of await Promise.all(wanted)) {
+      if (this.#stop.signal.aborted) return;
+      // Removed by age or size, or the server that was asked lags behind.
+      if (message === null || !onMessage(message, lastSequence - message.sequence)) return this.#fail("sequenceHoles");
+      this.#next = message.sequence + 1;
+    }
+  }
+
+  /** Waits until there is room for a message. */
+  async #room(): Promise<number> {
+    for (;;) {
+      const { messages, bytes } = this.#options.room();
+      if (this.#stop.signal.aborted) return 0;
+      if (messages >= 1 && bytes > 0) return Math.floor(messages);
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+  }
+
+  #get(sequence: number): Promise<StoredMessage | null> {
+    return directGet(this.#options.client, this.#options.name, sequence, API_TIMEOUT_MS);
+  }
+
+  #fail(failure: ConsumerFailure): void {
+    if (this.#stop.signal.aborted) return;
+    this.deafen();
+    this.#options.onFailure(failure);
+  }
+}
