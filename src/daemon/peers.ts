@@ -1,11 +1,12 @@
 /**
  * Connects the node to its peers: those of the configuration, and those that announce themselves. A discovered peer
- * joins only after its broker has answered, which with `tls` proves its name.
+ * joins only after its broker has answered, which with `tls` proves its name; its announcement must be signed then, too.
  */
 import type { Logger } from "pino";
 import type { Config, PeerConfig } from "../config/config.js";
 import { peersMax, streamsMax } from "../discovery/announcement.js";
 import { Discovery } from "../discovery/discovery.js";
+import { AnnouncementKeys } from "../discovery/signed-announcement.js";
 import { errorText } from "../errors.js";
 import { hostPort } from "../stream/broker/broker-config.js";
 import { type BrokerConnection, connectBroker } from "../stream/connection.js";
@@ -169,14 +170,16 @@ export function watchCopies(peers: Peers, { connection }: OwnBroker, store: Stor
  * it.
  */
 export function createDiscovery(ground: PeerGround, peers: Peers): Discovery | null {
-  const { config, log, stopping } = ground;
+  const { config, keys, log, stopping } = ground;
   const { discover } = config;
   if (discover === null) return null;
   const onPeer = async (peer: PeerConfig): Promise<void> => {
     if (!stopping.aborted) await peers.join(openPeer(ground, peer), stopping);
   };
   const reach = (peer: PeerConfig): Promise<string | null> => reachPeer(ground, peer, log, stopping);
-  return new Discovery({ config, discover, reach, onPeer, log });
+  const announcing = config.tls === null ? null : new AnnouncementKeys(config.tls, (node) => keys.knows(node));
+  if (announcing !== null) keys.onReaders(() => announcing.reload());
+  return new Discovery({ config, discover, reach, onPeer, keys: announcing, log });
 }
 
 /** Starts discovery, which ends before the peers that it found do. */

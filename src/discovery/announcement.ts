@@ -1,6 +1,7 @@
 import { canonicalAddress, hostAddress } from "../config/address.js";
 import type { Config, PeerConfig } from "../config/config.js";
 import { parseName } from "../config/schema.js";
+import type { Signature } from "../keys/signature.js";
 
 /**
  * The announcement that a node sends to the group of `discover`: one datagram with one JSON object. Unknown keys are
@@ -9,7 +10,7 @@ import { parseName } from "../config/schema.js";
  *   {"conntrail":1,"cluster":"edge","node":"fw1","address":"10.77.0.1","port":4222}
  *
  * `conntrail` is the version, `address` the node's `listen`, which must also be the datagram's source, `port` its
- * `broker.port`.
+ * `broker.port`. With keys it also has `time`, `certificate` and `signature` (`signed-announcement.ts`).
  */
 export interface Announcement {
   readonly cluster: string;
@@ -18,10 +19,16 @@ export interface Announcement {
   readonly port: number;
 }
 
+/** What an announcement has in addition, when it is signed. */
+export interface Signed extends Signature {
+  /** When, in milliseconds since the Unix epoch. */
+  readonly timeMs: number;
+}
+
 const VERSION = 1;
 
 /** Longer datagrams are malformed. */
-export const ANNOUNCEMENT_BYTES_MAX = 512;
+export const ANNOUNCEMENT_BYTES_MAX = 4096;
 
 /** Most peers of a node with `discover`, including those of the configuration. */
 export const PEERS_MAX = 16;
@@ -39,13 +46,23 @@ export function streamsMax(config: Config): number {
   return peersMax(config) + ADDED_MAX;
 }
 
-/** The bytes of an announcement. */
-export function encodeAnnouncement({ cluster, node, address, port }: Announcement): Buffer {
-  return Buffer.from(JSON.stringify({ conntrail: VERSION, cluster, node, address, port }));
+/** The bytes of an announcement, with its signature if there is one. */
+export function encodeAnnouncement(
+  { cluster, node, address, port }: Announcement,
+  signed: Signed | null = null,
+): Buffer {
+  const more =
+    signed === null ? {} : { time: signed.timeMs, certificate: signed.certificate, signature: signed.signature };
+  return Buffer.from(JSON.stringify({ conntrail: VERSION, cluster, node, address, port, ...more }));
 }
 
 /** Null for anything but an announcement of a known version. */
 export function decodeAnnouncement(bytes: Buffer): Announcement | null {
+  return decodeSigned(bytes)?.announcement ?? null;
+}
+
+/** An announcement, and what it is signed with; null for anything else. */
+export function decodeSigned(bytes: Buffer): { announcement: Announcement; signed: Signed | null } | null {
   if (bytes.length > ANNOUNCEMENT_BYTES_MAX) return null;
   let value: unknown;
   try {
@@ -60,7 +77,13 @@ export function decodeAnnouncement(bytes: Buffer): Announcement | null {
   const address = hostAddress(found.address);
   const port = Number.isInteger(found.port) ? Number(found.port) : 0;
   if (conntrail !== VERSION || cluster === undefined || node === undefined || address === undefined) return null;
-  return port >= 1 && port <= 65_535 ? { cluster, node, address, port } : null;
+  if (port < 1 || port > 65_535) return null;
+  return { announcement: { cluster, node, address, port }, signed: signatureIn(found) };
+}
+
+function signatureIn({ time, certificate, signature }: Record<string, unknown>): Signed | null {
+  if (!Number.isSafeInteger(time) || typeof certificate !== "string" || typeof signature !== "string") return null;
+  return { timeMs: Number(time), certificate, signature };
 }
 
 /** How a node judges an announcement. `refused` has the reason, and what to do. */

@@ -9,12 +9,14 @@ import { ConntrailError, errorText } from "../errors.js";
 import { Backoff } from "../os/backoff.js";
 import {
   type Announcement,
-  decodeAnnouncement,
+  decodeSigned,
   encodeAnnouncement,
   judgeAnnouncement,
   PEERS_MAX,
+  type Signed,
 } from "./announcement.js";
 import { saveDiscovered } from "./discovered-peers.js";
+import type { AnnouncementKeys } from "./signed-announcement.js";
 
 /** What discovery counts, all at zero; the group `discovery` of `stats`. */
 function newCounters() {
@@ -27,7 +29,7 @@ function newCounters() {
     malformed: 0,
     /** Announcements of other clusters. */
     foreign: 0,
-    /** Announcements that contradict known peers, or whose broker does not answer; each reason is logged once. */
+    /** Announcements that contradict known peers, are not signed, or whose broker does not answer; each reason is logged once. */
     refused: 0,
     peersFound: 0,
     /** Datagrams that were not looked at, because too many came. */
@@ -74,6 +76,7 @@ export class Discovery {
   readonly #peers: PeerConfig[];
   readonly #reach: (peer: PeerConfig) => Promise<string | null>;
   readonly #onPeer: (peer: PeerConfig) => Promise<void>;
+  readonly #keys: AnnouncementKeys | null;
   readonly #log: Logger;
   readonly #reasons = new Set<string>();
   #sockets: Sockets | null = null;
@@ -97,6 +100,8 @@ export class Discovery {
     reach: (peer: PeerConfig) => Promise<string | null>;
     /** Follows a new peer from now on. */
     onPeer: (peer: PeerConfig) => Promise<void>;
+    /** Null: there are no keys, and every announcement is believed. */
+    keys: AnnouncementKeys | null;
     log: Logger;
   }) {
     const { config } = options;
@@ -106,6 +111,7 @@ export class Discovery {
     this.#peers = [...config.peers];
     this.#reach = options.reach;
     this.#onPeer = options.onPeer;
+    this.#keys = options.keys;
     this.#log = options.log;
   }
 
@@ -191,7 +197,8 @@ export class Discovery {
   #announce(): void {
     if (this.#sockets === null || this.#config.mode === "observer") return;
     const { sender, group } = this.#sockets;
-    sender.send(encodeAnnouncement(this.#own), this.#discover.port, group, (error) => {
+    const signed = this.#keys?.sign(this.#own, Date.now()) ?? null;
+    sender.send(encodeAnnouncement(this.#own, signed), this.#discover.port, group, (error) => {
       if (error === null) {
         this.counters.announcementsSent++;
         return;
@@ -209,14 +216,21 @@ export class Discovery {
       return;
     }
     this.#datagramsLeft--;
-    const heard = decodeAnnouncement(bytes);
-    if (heard === null) {
+    const decoded = decodeSigned(bytes);
+    if (decoded === null) {
       this.counters.received++;
       this.counters.malformed++;
       return;
     }
+    const { announcement: heard, signed } = decoded;
     const verdict = judgeAnnouncement(heard, from.address, this.#own, this.#peers);
     if (verdict.type !== "own") this.counters.received++;
+    // What is known already, or is of another cluster, changes nothing.
+    const doubt = verdict.type === "found" || verdict.type === "refused" ? this.#doubt(heard, signed) : null;
+    if (doubt !== null) {
+      this.#refuse(`${heard.node} announces ${heard.address}, but ${doubt}`);
+      return;
+    }
     switch (verdict.type) {
       case "foreign":
         this.counters.foreign++;
@@ -235,6 +249,10 @@ export class Discovery {
     if (this.#trouble === "") return;
     this.#trouble = "";
     this.#log.info("peers can be discovered again");
+  }
+
+  #doubt(heard: Announcement, signed: Signed | null): string | null {
+    return this.#keys?.doubt(heard, signed, Date.now()) ?? null;
   }
 
   #try(peer: PeerConfig): void {

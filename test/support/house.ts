@@ -25,7 +25,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   cache: ["flow", "ownership"],
   control: ["errors.ts", "os", "flow"],
   metrics: ["errors.ts", "control"],
-  discovery: ["errors.ts", "os", "config"],
+  discovery: ["errors.ts", "os", "config", "keys"],
   keepalived: ["errors.ts", "os", "control"],
   // Ways: each wing of sync is one way of the data, and sync itself builds a node from them.
   "sync/ports": ["flow", "ctnetlink", "stream", "stream/format"],
@@ -44,7 +44,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "history/format": ["flow", "history"],
   "history/scan": ["errors.ts", "flow", "ownership", "stream", "stream/format", "history"],
   "history/archive": [
-    ...["errors.ts", "os", "flow", "stream", "stream/format", "history", "history/format", "history/scan"],
+    ...["errors.ts", "os", "flow", "keys", "stream", "stream/format", "history", "history/format", "history/scan"],
   ],
   lab: ["errors.ts", "os", "keys"],
   // Composition, and the command line on top.

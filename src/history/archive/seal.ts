@@ -5,9 +5,10 @@
  *   conntrail-<n>.parquet          key `conntrail_previous` of its metadata: `<number> <sha256>` of the file before it
  *   conntrail-<n>.parquet.seal     JSON: file, sha256, previous, signature (base64), certificate (PEM)
  */
-import { createHash, createPrivateKey, sign, verify, X509Certificate } from "node:crypto";
+import { createHash, createPrivateKey, X509Certificate } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { readFile } from "node:fs/promises";
+import { isIssuedBy, isSignedBy, signBytes } from "../../keys/signature.js";
 
 /** A file of the chain: its number, and the SHA-256 of its bytes in hexadecimal digits. */
 export interface ChainLink {
@@ -72,8 +73,7 @@ export async function readSealer(files: { readonly key: string; readonly cert: s
 
 /** The seal of a file. */
 export function seal(sealed: Pick<Seal, "file" | "sha256" | "previous">, { key, certificate }: Sealer): Seal {
-  const privateKey = createPrivateKey(key);
-  const signature = sign(digestOf(privateKey.asymmetricKeyType), sealedBytes(sealed), privateKey).toString("base64");
+  const signature = signBytes(sealedBytes(sealed), createPrivateKey(key)).toString("base64");
   return { ...sealed, signature, certificate };
 }
 
@@ -87,23 +87,14 @@ export function openSeal(
     const fields = { file: String(file), sha256: String(sha256), previous: String(previous) };
     const opened = { ...fields, signature: String(signature), certificate: String(certificate) };
     const x509 = new X509Certificate(opened.certificate);
-    if (authority !== null) {
-      const ca = new X509Certificate(authority);
-      if (!x509.checkIssued(ca) || !x509.verify(ca.publicKey)) return "its certificate is not of this authority";
-    }
-    const { publicKey } = x509;
-    const bytes = Buffer.from(opened.signature, "base64");
-    if (!verify(digestOf(publicKey.asymmetricKeyType), sealedBytes(fields), publicKey, bytes)) {
+    if (authority !== null && !isIssuedBy(x509, authority)) return "its certificate is not of this authority";
+    if (!isSignedBy(sealedBytes(fields), Buffer.from(opened.signature, "base64"), x509)) {
       return "its signature does not hold";
     }
     return { seal: opened, by: /^CN=(.*)$/m.exec(x509.subject)?.[1] ?? x509.subject };
   } catch {
     return "its seal is damaged";
   }
-}
-
-function digestOf(keyType: string | undefined): string | null {
-  return keyType === "ed25519" || keyType === "ed448" ? null : "sha256";
 }
 
 function sealedBytes({ file, sha256, previous }: Pick<Seal, "file" | "sha256" | "previous">): Buffer {
