@@ -3,7 +3,7 @@ import v8 from "node:v8";
 import { pino } from "pino";
 import { loadAnyConfig } from "../cli/command/config-file.js";
 import type { Config } from "../config/config.js";
-import { ownBrokerAccess, writers } from "../daemon/own-broker.js";
+import { assertMayLogIn, ownBrokerAccess, writers } from "../daemon/own-broker.js";
 import { ConntrailError, errorText } from "../errors.js";
 import { Archive } from "../history/archive/archive.js";
 import { ArchivedHistory, type HistorySource } from "../history/archive/archived-history.js";
@@ -53,6 +53,7 @@ export async function openStreams<T>(configPath: string, use: (ground: HistoryGr
     const why = "a node in mode stats has no stream: stats.file has what ended; mode cache works without peers, too";
     throw new ConntrailError("CONFIG", `${config.path}: mode: ${why}`);
   }
+  assertMayLogIn(config);
   const log = pino({ level: "silent" });
   const connection = connectBroker({ ...ownBrokerAccess(config), purpose: "history", log });
   try {

@@ -20,6 +20,7 @@ import { benchFlows } from "./flows.js";
 import { benchHistory, benchWho } from "./history.js";
 import { benchHook } from "./hook.js";
 import { benchIdle } from "./idle.js";
+import { benchKeys } from "./keys.js";
 import { benchLatency } from "./latency.js";
 import { benchLimit } from "./limit.js";
 import { benchLink } from "./link.js";
@@ -44,6 +45,7 @@ const PARTS: Record<string, (bench: Bench) => Promise<void>> = {
   link: benchLink,
   disk: benchDisk,
   memory: benchMemory,
+  keys: benchKeys,
   latency: benchLatency,
   stall: benchStall,
   restart: benchRestart,

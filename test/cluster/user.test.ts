@@ -14,7 +14,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { describe, it } from "node:test";
-import { waitFor } from "../../src/lab/process.js";
+import { runCommand, waitFor } from "../../src/lab/process.js";
 import { Cluster, clusterObstacle } from "../support/cluster/cluster.js";
 import { assertAgreement } from "../support/cluster/compare.js";
 import type { ClusterNode } from "../support/cluster/node.js";
@@ -95,6 +95,41 @@ describe("daemons of an ordinary user", { skip: clusterObstacle(), timeout: 300_
     const pattern = "/proc/sys/kernel/core_pattern";
     await assert.rejects(node.exec("nsenter", ...asDaemon, "sh", "-c", `echo x > ${pattern}`), /Read-only|denied/);
     assert.equal(statSync(node.control).mode & 0o777, 0o600);
+  });
+
+  it("give history to root and to their own user, and to nobody else", async () => {
+    await using cluster = await Cluster.create({ nodes: 1, user: USER, keys: true });
+    chmodSync(cluster.directory, 0o711);
+    const [node] = cluster.nodes as [ClusterNode];
+    node.start();
+    await node.ready();
+    await node.apply({ type: "create", range: 1, from: 0, count: 3, mark: 2 });
+    // Even where everybody may read the configuration and the archive's folder may be any.
+    chmodSync(node.directory, 0o711);
+    chmodSync(node.configFile, 0o644);
+    const as = (user: number, ...args: string[]) => {
+      const who = [`--reuid=${user}`, `--regid=${user}`, "--clear-groups"];
+      const command = [...who, node.program, ...args, "-c", node.configFile];
+      return runCommand("ip", node.namespace.execArguments("setpriv", command));
+    };
+    await waitFor("the history", WAIT_MS, async () => /\n/.test((await as(0, "history", "--format", "csv")).stdout));
+    for (const args of [
+      ["history", "--format", "csv"],
+      ["at", "now"],
+      ["who", "10.0.0.1:1"],
+      ["sql", "SELECT 1"],
+      ["archive", "--dir", "/tmp"],
+      ["status"],
+      ["dump", "internal"],
+    ]) {
+      const { code, stdout, stderr } = await as(65_534, ...args);
+      assert.notEqual(code, 0, args[0]);
+      assert.equal(stdout, "", args[0]);
+      assert.match(stderr, /^conntrail: [^\n]+\n$/, "one line");
+    }
+    assert.match((await as(65_534, "history")).stderr, /node\.key: may not be read: history is for root/);
+    const { code, stderr } = await as(USER, "history", "--format", "csv");
+    assert.equal(code, 0, stderr);
   });
 
   it("take up a hook that root left while there was no daemon", async () => {

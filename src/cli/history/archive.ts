@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { pino } from "pino";
 import { parseDuration } from "../../config/units.js";
-import { ownBrokerAccess, writers } from "../../daemon/own-broker.js";
+import { assertMayLogIn, ownBrokerAccess, writers } from "../../daemon/own-broker.js";
 import { ConntrailError, errorText } from "../../errors.js";
 import { runArchiver } from "../../history/archive/archiver.js";
 import type { ArchiveReport } from "../../history/archive/run.js";
@@ -48,6 +48,7 @@ async function archive(options: Options, context: CommandContext): Promise<void>
     throw new ConntrailError("USAGE", "--once and --follow: give one of them");
   }
   const config = loadAnyConfig(context.configPath);
+  assertMayLogIn(config);
   const { terminal } = context;
   const stop = new AbortController();
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.abort());
