@@ -118,6 +118,8 @@ export async function readTip(jsm: JetStreamManager, node: string): Promise<Stre
     if (state === undefined) return null;
     const lastSequence = state.last_seq;
     if (state.messages === 0) return { lastSequence, last: null, damaged: false };
+    // nats-server 2.9 takes a zeroed record's sequence for the last one.
+    if (lastSequence === 0) return { lastSequence, last: null, damaged: true };
     const last = await getMessage(jsm, name, { seq: lastSequence });
     // Between the two answers retention may have removed it, or more may have come; a second look tells.
     if (last !== null || lastSequence === before) return { lastSequence, last, damaged: last === null };
@@ -131,7 +133,7 @@ export async function readLastSound(jsm: JetStreamManager, node: string): Promis
   const state = (await findStream(jsm, name))?.state;
   if (state === undefined || state.messages === 0) return null;
   const read = (sequence: number): Promise<StoredMessage | null> => getMessage(jsm, name, { seq: sequence });
-  let unsound = state.last_seq;
+  let unsound = state.last_seq || state.first_seq + state.messages;
   let found: StoredMessage | null = null;
   for (let back = 1; found === null && unsound > state.first_seq; back *= 2) {
     const at = Math.max(state.first_seq, unsound - back);

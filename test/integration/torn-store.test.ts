@@ -204,7 +204,9 @@ describe("a torn store", { skip: natsServerMissing() }, () => {
         const two = follow(toOwn, toPeer);
         await two.follower.restore(AbortSignal.timeout(30_000));
         const restored = two.external.table.size;
-        assert.ok(restored >= 20 && restored < MESSAGES / 2, `${restored} flows restored`);
+        // nats-server 2.9 gives nothing of a stream whose last sequence it takes for 0.
+        const least = damage === "zeroed from a sequence on" ? 0 : 20;
+        assert.ok(restored >= least && restored < MESSAGES / 2, `${restored} flows restored`);
         // The peer is back.
         running = two.follower.run(end.signal);
         await peer.start();

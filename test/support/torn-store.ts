@@ -3,7 +3,14 @@ import { closeSync, openSync, readdirSync, readFileSync, statSync, writeSync } f
 import { join } from "node:path";
 
 /** What a power cut or a dying disk does to the last block of a stream. */
-export const DAMAGES = ["zeroed tail", "garbage tail", "bit at 10 %", "bit at 50 %", "bit at 90 %"] as const;
+export const DAMAGES = [
+  "zeroed tail",
+  "zeroed from a sequence on",
+  "garbage tail",
+  "bit at 10 %",
+  "bit at 50 %",
+  "bit at 90 %",
+] as const;
 
 /** One of DAMAGES. */
 export type Damage = (typeof DAMAGES)[number];
@@ -22,7 +29,11 @@ export function tear(store: string, stream: string, damage: Damage): void {
   const { size } = statSync(path);
   const tail = Math.min(TAIL_BYTES, size);
   if (damage === "zeroed tail") overwrite(path, size - tail, Buffer.alloc(tail));
-  else if (damage === "garbage tail") overwrite(path, size - tail, Buffer.alloc(tail, 0xa5));
+  else if (damage === "zeroed from a sequence on") {
+    // The record keeps its length: nats-server 2.9 takes 0 for the last sequence of the stream.
+    const at = recordBefore(readFileSync(path), size - tail) + LENGTH_BYTES;
+    overwrite(path, at, Buffer.alloc(size - at));
+  } else if (damage === "garbage tail") overwrite(path, size - tail, Buffer.alloc(tail, 0xa5));
   else overwrite(path, Math.floor((size * Number(/\d+/.exec(damage)?.[0])) / 100), Buffer.of(0x5a));
 }
 
@@ -35,6 +46,13 @@ export function spoilMessage(store: string, stream: string, index: number): void
   const last = at + lengthAt(block, at) - HASH_BYTES - 1;
   assert.ok(last > at + LENGTH_BYTES && last < block.length);
   overwrite(path, last, Buffer.of(block[last]! ^ 1));
+}
+
+/** Where the last record begins that begins before a place. */
+function recordBefore(block: Buffer, end: number): number {
+  let at = 0;
+  for (let next = 0; next < end && next < block.length; next += lengthAt(block, next)) at = next;
+  return at;
 }
 
 function lengthAt(block: Buffer, at: number): number {
