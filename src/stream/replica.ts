@@ -1,6 +1,6 @@
 import type { Logger } from "pino";
 import { API_TIMEOUT_MS, type BrokerConnection, jetStreamOf } from "./connection.js";
-import { isAfter, type Position } from "./format/envelope.js";
+import { type Envelope, implausible, isAfter, type Position } from "./format/envelope.js";
 import { createEnvelopeReader, MarkCodec } from "./format/mark.js";
 import type { Formats } from "./format/versions.js";
 import { emptyStream, ensureStream, readLastOf, readLastSound, readTip, type StoredMessage } from "./own-stream.js";
@@ -53,6 +53,17 @@ function begunBy(last: StoredMessage, marks: MarkCodec): BegunSnapshot | null {
   return mark?.type === "snapshot-begin" ? { id: mark.id, sequence: last.sequence } : null;
 }
 
+/** The envelope of a message; null for what is none, and for what the peer cannot have written: it has no place in the copy. */
+function envelopeOf(
+  node: string,
+  { payload, timeMs }: Pick<StoredMessage, "payload" | "timeMs">,
+  read: (payload: Uint8Array) => Envelope | null,
+): Envelope | null {
+  const envelope = read(payload);
+  if (envelope === null) return null;
+  return implausible(envelope, node, Math.max(Date.now(), timeMs)) === null ? envelope : null;
+}
+
 /** What a copy holds, as far as it can be read. */
 export interface CopyTail {
   /** Epoch of its last message; 0 when it is empty. */
@@ -99,6 +110,7 @@ export class Replica {
   #begun: BegunSnapshot | null;
   /** Messages that were in the copy already. */
   known = 0;
+  /** Messages that are none, or that the peer cannot have written. */
   malformed = 0;
   #lost = false;
   /** Messages that are appended and not handed to the publisher yet. */
@@ -150,7 +162,8 @@ export class Replica {
       tip = await readTip(jsm, node);
     }
     const mark = await readLastOf(jsm, node, "mark");
-    const envelope = tip?.last === null || tip === null ? null : createEnvelopeReader()(tip.last.payload);
+    const last = tip?.last ?? null;
+    const envelope = last === null ? null : envelopeOf(node, last, createEnvelopeReader());
     let replica: Replica | null = null;
     const publisher = new Publisher({
       node,
@@ -232,7 +245,7 @@ export class Replica {
   /** Appends a message of the peer's stream, unless it is in the copy already. */
   append(message: StreamMessage): void {
     if (this.#lost) return;
-    const envelope = this.#envelopeOf(message.payload);
+    const envelope = envelopeOf(this.#node, message, this.#envelopeOf);
     if (envelope === null) {
       this.malformed++;
       return;

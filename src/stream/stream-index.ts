@@ -1,6 +1,6 @@
 import { stampMs } from "../flow/clock.js";
 import { type BrokerConnection, jetStreamOf } from "./connection.js";
-import { aheadMs } from "./format/envelope.js";
+import { aheadMs, implausible } from "./format/envelope.js";
 import { createEnvelopeReader, type DecodedMark, epochBegin, MarkCodec } from "./format/mark.js";
 import type { MessageKind } from "./format/subjects.js";
 import { directLast, directNext, oneByOne, type StoredMessage } from "./own-stream.js";
@@ -115,7 +115,8 @@ export class StreamIndex {
       const message = await this.#lookup.next(at, null);
       if (message === null) return null;
       const envelope = this.#envelopeOf(message.payload);
-      if (envelope !== null && envelope.node === this.node) {
+      const nowMs = Math.max(Date.now(), message.timeMs);
+      if (envelope !== null && implausible(envelope, this.node, nowMs) === null) {
         const { stamp } = envelope;
         return { sequence: message.sequence, stamp, timeMs: stampMs(stamp) - aheadMs(envelope) };
       }

@@ -291,6 +291,21 @@ describe("in sync", { skip: clusterObstacle(), timeout: 400_000 }, () => {
       await node.ready();
       await assertAgreement(cluster.nodes);
     }
+    // The copy alone, too, has what came behind the poison.
+    await n1.storeMessage("n1", "ev", written("n9", Date.now(), {}).payload);
+    await waitFor(
+      "another node is refused again",
+      WAIT_MS,
+      async () => ((await n2.stats())["reader.n1"]?.refused ?? 0) > 0,
+    );
+    await n1.apply({ type: "create", range: 1, from: FLOWS, count: 10, mark: 1 });
+    await assertAgreement(cluster.nodes);
+    await inSync(n1, n2);
+    await n1.kill9Daemon();
+    await n2.kill9Daemon();
+    n2.start();
+    await n2.ready();
+    assert.equal((await n2.table("external")).size, FLOWS + 10);
   });
 });
 

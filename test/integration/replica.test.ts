@@ -302,6 +302,29 @@ describe("replica", { skip: natsServerMissing() }, () => {
     replica.close();
   });
 
+  it("leaves out what the peer cannot have written, and goes on behind it", async () => {
+    await using edge = await Edge.start();
+    const { peer } = edge;
+    const replica = await edge.open();
+    peer.events(4);
+    const { length } = peer.messages;
+    append(replica, peer.messages);
+    for (const [node, epoch] of [
+      ["fw9", peer.writer.epoch + 1],
+      ["fw2", Number.MAX_SAFE_INTEGER - 1],
+    ] as const) {
+      const writer = new StreamWriter(node);
+      writer.epoch = epoch;
+      writer.number = 1_000_000;
+      replica.append({ ...peer.messages[length - 1]!, ...writer.mark({ type: "gap", reason: "poison" }) });
+    }
+    peer.events(4);
+    await copy(replica, peer.messages.slice(length));
+    assert.deepEqual([replica.malformed, replica.known], [2, 0]);
+    assert.deepEqual(replica.tail, { epoch: peer.writer.epoch, number: peer.writer.number });
+    assert.equal((await copyIn(edge.server)).length, peer.messages.length);
+  });
+
   it("is told when the broker has lost the copy's tail, and copies it again after open", async () => {
     await using edge = await Edge.start();
     const { server, peer } = edge;
