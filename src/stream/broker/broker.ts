@@ -317,21 +317,23 @@ export class EmbeddedBroker {
     if (!this.#stop.signal.aborted && this.#child !== null) this.#set("running");
   }
 
-  /** True when JetStream answers; false when the child ends first or is deaf, after `timeoutMs`, and when stopping. */
-  async #answers(timeoutMs: number): Promise<boolean> {
+  /** True when JetStream answers; false when the child ends first or is deaf, after `boundMs`, and when stopping. */
+  async #answers(boundMs: number): Promise<boolean> {
     let ended = false;
     const end = this.#exited.then(() => {
       ended = true;
       return false;
     });
     const connection = this.#connect("start", START_RETRY_MS);
-    const deadlineMs = performance.now() + timeoutMs;
+    const deadlineMs = performance.now() + boundMs;
     let deafMs = 0;
     try {
       while (!ended && !this.#stop.signal.aborted && performance.now() < deadlineMs) {
         const isListening = connection.connected;
         const askedMs = performance.now();
-        if (await Promise.race([jetStreamAnswers(connection, READY_TIMEOUT_MS), end])) return !ended;
+        // One that listens is slow at the worst; one that reads its store does not listen yet.
+        const timeoutMs = isListening ? WATCH_TIMEOUT_MS : READY_TIMEOUT_MS;
+        if (await Promise.race([jetStreamAnswers(connection, timeoutMs), end])) return !ended;
         if (isListening) deafMs += performance.now() - askedMs;
         if (deafMs > START_DEAF_MS_MAX && !this.#isDeaf) this.#endDeaf();
       }
