@@ -1,48 +1,52 @@
 /** With keys, an announcement is believed only when the key of the node that it names has signed it. */
+import { createPrivateKey, type KeyObject, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import type { TlsConfig } from "../config/config.js";
 import { certificateFacts } from "../keys/certificate.js";
-import { signAs, signerOf } from "../keys/signature.js";
+import { signBytes, signerOf } from "../keys/signature.js";
 import type { Announcement, Signed } from "./announcement.js";
 
 /** How far the clocks of two nodes may be apart. A recorded announcement is worth nothing after that. */
 const APART_MS_MAX = 10 * 60_000;
 
+/** What a node signs with and checks by, read once: it announces itself every second. */
+interface OwnKeys {
+  readonly key: KeyObject;
+  /** DER, in base64. */
+  readonly certificate: string;
+  readonly authority: X509Certificate;
+}
+
 /** Signs a node's announcements, and checks those of others. */
 export class AnnouncementKeys {
   readonly #files: TlsConfig;
   readonly #knows: (node: string) => boolean;
-  #key = "";
-  #certificate = "";
-  #authority = "";
+  #own: OwnKeys;
 
   /** `knows`: whether a node may connect here. @throws the system's error when a file cannot be read */
   constructor(files: TlsConfig, knows: (node: string) => boolean) {
     this.#files = files;
     this.#knows = knows;
-    this.reload();
+    this.#own = readKeys(files);
   }
 
   /** Reads the keys again. @throws the system's error, and then all stays as it was */
   reload(): void {
-    const { ca, cert, key } = this.#files;
-    [this.#authority, this.#certificate, this.#key] = [ca, cert, key].map((path) => readFileSync(path, "utf8")) as [
-      string,
-      string,
-      string,
-    ];
+    this.#own = readKeys(this.#files);
   }
 
   /** Signs this node's announcement. */
   sign(announcement: Announcement, nowMs: number): Signed {
-    return { timeMs: nowMs, ...signAs(signedBytes(announcement, nowMs), this.#key, this.#certificate) };
+    const { key, certificate } = this.#own;
+    const signature = signBytes(signedBytes(announcement, nowMs), key).toString("base64");
+    return { timeMs: nowMs, certificate, signature };
   }
 
   /** Why an announcement is not believed; null when it is. */
   doubt(heard: Announcement, signed: Signed | null, nowMs: number): string | null {
     if (signed === null) return "it is not signed";
     const bytes = signedBytes(heard, signed.timeMs);
-    const signer = signerOf(bytes, signed, { authority: this.#authority, nowMs });
+    const signer = signerOf(bytes, signed, { authority: this.#own.authority, nowMs });
     if (typeof signer === "string") return signer;
     const { names } = certificateFacts(signer.toString());
     const isAddress = this.#files.nodes === null && signer.checkIP(heard.address) !== undefined;
@@ -51,6 +55,14 @@ export class AnnouncementKeys {
     const apartMs = Math.abs(nowMs - signed.timeMs);
     return apartMs > APART_MS_MAX ? `it is ${Math.round(apartMs / 60_000)} minutes old or early: set the clocks` : null;
   }
+}
+
+function readKeys({ ca, cert, key }: TlsConfig): OwnKeys {
+  return {
+    key: createPrivateKey(readFileSync(key)),
+    certificate: new X509Certificate(readFileSync(cert)).raw.toString("base64"),
+    authority: new X509Certificate(readFileSync(ca)),
+  };
 }
 
 /** What is signed: all that the announcement says, in this order. */

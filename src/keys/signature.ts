@@ -1,5 +1,5 @@
 /** What a node signs with the key of its certificate, and what another may believe of it. */
-import { createPrivateKey, type KeyObject, sign, verify, X509Certificate } from "node:crypto";
+import { type KeyObject, sign, verify, X509Certificate } from "node:crypto";
 
 /** A signature over bytes, and the certificate of the key that made it. */
 export interface Signature {
@@ -11,8 +11,8 @@ export interface Signature {
 
 /** Whose signature is believed. */
 export interface Trusted {
-  /** PEM: the certificate must come from it. */
-  readonly authority: string;
+  /** The certificate must come from it. */
+  readonly authority: X509Certificate;
   readonly nowMs: number;
 }
 
@@ -26,18 +26,9 @@ export function isSignedBy(bytes: Buffer, signature: Buffer, { publicKey }: X509
   return verify(digestOf(publicKey), bytes, publicKey, signature);
 }
 
-/** True when an authority, in PEM, has issued a certificate. */
-export function isIssuedBy(certificate: X509Certificate, authority: string): boolean {
-  const ca = new X509Certificate(authority);
-  return certificate.checkIssued(ca) && certificate.verify(ca.publicKey);
-}
-
-/** Signs with a node's key. Both in PEM. */
-export function signAs(bytes: Buffer, key: string, certificate: string): Signature {
-  return {
-    certificate: new X509Certificate(certificate).raw.toString("base64"),
-    signature: signBytes(bytes, createPrivateKey(key)).toString("base64"),
-  };
+/** True when an authority has issued a certificate. */
+export function isIssuedBy(certificate: X509Certificate, authority: X509Certificate): boolean {
+  return certificate.checkIssued(authority) && certificate.verify(authority.publicKey);
 }
 
 /** The certificate of the node that signed, or why it is not believed. */

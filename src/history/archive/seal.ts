@@ -87,7 +87,8 @@ export function openSeal(
     const fields = { file: String(file), sha256: String(sha256), previous: String(previous) };
     const opened = { ...fields, signature: String(signature), certificate: String(certificate) };
     const x509 = new X509Certificate(opened.certificate);
-    if (authority !== null && !isIssuedBy(x509, authority)) return "its certificate is not of this authority";
+    if (authority !== null && !isIssuedBy(x509, new X509Certificate(authority)))
+      return "its certificate is not of this authority";
     if (!isSignedBy(sealedBytes(fields), Buffer.from(opened.signature, "base64"), x509)) {
       return "its signature does not hold";
     }
