@@ -13,6 +13,8 @@ export interface DirectConsumerOptions {
   startSequence: number;
   /** The last sequence that the stream had when it was looked at. */
   lastSequence: number;
+  /** For how long what is new is read directly too; 0: the first that comes ends it. */
+  handoverMs: number;
   /** How much there is room for. */
   room: () => { messages: number; bytes: number };
   /** Gets each message once and in order. False makes the consumer fail. Must not throw. */
@@ -27,9 +29,10 @@ const REQUESTS_MAX = 64;
 const LOOK_MS = 500;
 
 /**
- * Reads the stream of a node whose daemon does not answer, by requests for single messages: on a shared broker the stream
- * outlives the daemon. When something new comes behind what the stream held, the daemon is there again: that is reported
- * as the failure `handovers`, and the owner makes another consumer.
+ * Reads a stream on a shared broker by requests for single messages, which any server answers that holds it: where the
+ * node's daemon is silent, for the stream outlives it, and where consumers bring nothing, as after the loss of the server
+ * that one was on. When something new comes after `handoverMs`, that is reported as the failure `handovers`, and the owner
+ * makes another consumer.
  */
 export class DirectConsumer implements StreamConsumer {
   readonly #options: DirectConsumerOptions;
@@ -61,27 +64,32 @@ export class DirectConsumer implements StreamConsumer {
   }
 
   async #run(): Promise<void> {
-    const { lastSequence } = this.#options;
-    while (!this.#stop.signal.aborted && this.#next <= lastSequence) await this.#readOn();
+    const { lastSequence, handoverMs } = this.#options;
+    const handoverAtMs = performance.now() + handoverMs;
+    while (!this.#stop.signal.aborted && this.#next <= lastSequence) {
+      // Removed by age or size, or the server that was asked lags behind.
+      if (!(await this.#readOn(lastSequence))) return this.#fail("sequenceHoles");
+    }
     while (!this.#stop.signal.aborted) {
       await pause(LOOK_MS, this.#stop.signal, { ref: false });
       if (this.#stop.signal.aborted) return;
-      if ((await this.#get(this.#next)) !== null) return this.#fail("handovers");
+      if (performance.now() < handoverAtMs) while (await this.#readOn(Number.POSITIVE_INFINITY));
+      else if ((await this.#get(this.#next)) !== null) return this.#fail("handovers");
     }
   }
 
-  /** Reads as many messages as there is room for, at least one. */
-  async #readOn(): Promise<void> {
-    const { lastSequence, onMessage } = this.#options;
+  /** Reads as many messages as there is room for, at least one, up to `last`. False when one is not there, or is refused. */
+  async #readOn(last: number): Promise<boolean> {
     const room = await this.#room();
-    const end = Math.min(this.#next + Math.min(room, REQUESTS_MAX), lastSequence + 1);
+    const end = Math.min(this.#next + Math.min(room, REQUESTS_MAX), last + 1);
     const wanted = Array.from({ length: end - this.#next }, (_, index) => this.#get(this.#next + index));
     for (const message of await Promise.all(wanted)) {
-      if (this.#stop.signal.aborted) return;
-      // Removed by age or size, or the server that was asked lags behind.
-      if (message === null || !onMessage(message, lastSequence - message.sequence)) return this.#fail("sequenceHoles");
+      if (this.#stop.signal.aborted || message === null) return false;
+      const pending = Math.max(0, this.#options.lastSequence - message.sequence);
+      if (!this.#options.onMessage(message, pending)) return false;
       this.#next = message.sequence + 1;
     }
+    return true;
   }
 
   /** Waits until there is room for a message. */

@@ -97,6 +97,8 @@ const WINDOW_MESSAGES_MAX = 1000;
 export const READ_AHEAD_BYTES_MAX = 8 * 1024 * 1024;
 const ATTACH_RETRY_MS_MIN = 20;
 const ATTACH_RETRY_MS_MAX = 1000;
+/** After a consumer that brought nothing, a stream on a shared broker is read without one for this time. */
+const HANDOVER_MS = 10_000;
 const CLOSE_TIMEOUT_MS = 500;
 /** The broker gives a message's time in two ways, which round differently. */
 const TIME_TOLERANCE_MS = 1;
@@ -207,6 +209,8 @@ class ReadSession {
   /** A message that came instead of `#next`. If the stream still begins before it, `#next` is a hole in its middle. */
   #jumpedTo = 0;
   #connected = false;
+  /** The last consumer on the broker has brought nothing. */
+  #isBarren = false;
 
   #queue: ReaderItem[] = [];
   #queueBytes = 0;
@@ -336,14 +340,18 @@ class ReadSession {
       }),
       onFailure: (failure: ConsumerFailure) => this.#onFailure(failure),
     };
-    if (place.created === null) {
+    const isBarren = connection.isShared && this.#isBarren;
+    this.#isBarren = false;
+    if (place.created === null || isBarren) {
       return new DirectConsumer({
         ...common,
-        startSequence: Math.max(this.#next, place.first),
+        startSequence: Math.max(this.#next, place.first, 1),
         lastSequence: place.last,
+        handoverMs: isBarren ? HANDOVER_MS : 0,
         onMessage: (message, pending) => this.#onMessage(message, pending),
       });
     }
+    this.#isBarren = true;
     return new PullConsumer({
       ...common,
       access,
@@ -394,6 +402,7 @@ class ReadSession {
       this.#jumpedTo = sequence;
       return false;
     }
+    this.#isBarren = false;
     this.#next = sequence + 1;
     this.#lastSequence = sequence;
     this.#lastTimeMs = timeMs;

@@ -11,7 +11,7 @@ import { connect, type Msg, type NatsConnection, nkeyAuthenticator, nkeys } from
 import { sharedAccounts } from "../../src/stream/broker/access.js";
 import { type BrokerConnection, connectBroker } from "../../src/stream/connection.js";
 import { askCheck, serveChecks } from "../../src/stream/flow-checks.js";
-import { brokerName, inboxPrefix, streamName, subject } from "../../src/stream/format/subjects.js";
+import { brokerName, inboxPrefix, readSubject, streamName, subject } from "../../src/stream/format/subjects.js";
 import { onHeartbeat, sendHeartbeat } from "../../src/stream/heartbeats.js";
 import { keptStreams } from "../../src/stream/kept-streams.js";
 import { ensureStream } from "../../src/stream/own-stream.js";
@@ -395,6 +395,60 @@ describe("two clusters in one account", { skip: natsServerMissing() }, () => {
       }
     } finally {
       await Promise.all([edge.close(), core.close()]);
+    }
+  });
+
+  it("a stream is read on while the consumers that its daemon makes bring nothing", { timeout: 60_000 }, async () => {
+    await using server = await startNatsServer();
+    const open = (node: string, asksDaemon: boolean) =>
+      connectBroker({
+        servers: [server.address],
+        node,
+        cluster: "edge",
+        asksDaemon,
+        purpose: "test",
+        log: silentLogger(),
+      });
+    const [own, reading] = [open("fw1", false), open("fw2", true)];
+    const stop = new AbortController();
+    try {
+      const client = await own.ready(10_000);
+      const jsm = await client.jetstreamManager();
+      await ensureStream(jsm, FW1, RETENTION);
+      const js = client.jetstream();
+      for (let i = 0; i < 100; i++) await js.publish(subject(FW1, "ev"), `${i}`);
+      // As after the loss of a server: the consumer was on that one.
+      let consumers = 0;
+      own.subscribe(readSubject(FW1, "*"), async (_client, message) => {
+        if (message.string().includes("consume")) message.respond(`{"consumer":"lost${++consumers}"}`);
+        else {
+          const { created, state } = await jsm.streams.info(streamName(FW1));
+          message.respond(JSON.stringify({ place: { created, first: state.first_seq, last: state.last_seq } }));
+        }
+      });
+      await reading.ready(10_000);
+      const read: number[] = [];
+      const reader = new StreamReader({ connection: reading, node: "fw1", log: silentLogger() });
+      const done = (async () => {
+        for await (const items of reader.read(0, stop.signal))
+          for (const item of items)
+            if (item.type === "message") read.push(Number(new TextDecoder().decode(item.payload)));
+      })();
+      await until("what was there", () => read.length === 100, 15_000);
+      for (let i = 100; i < 150; i++) await js.publish(subject(FW1, "ev"), `${i}`);
+      const publishedMs = performance.now();
+      await until("what came then", () => read.length === 150, 15_000);
+      assert.ok(performance.now() - publishedMs < 3000, "it waits for another consumer that is lost");
+      assert.deepEqual(
+        read,
+        Array.from({ length: 150 }, (_, i) => i),
+      );
+      assert.ok(consumers >= 1);
+      stop.abort();
+      await done;
+    } finally {
+      stop.abort();
+      await Promise.all([own.close(), reading.close()]);
     }
   });
 });
