@@ -33,6 +33,8 @@ export interface Margins {
   readonly eventMs: number;
   /** From the time at which the kernel gives an entry up until it is taken out. */
   readonly sweepMs: number;
+  /** Whether an end has sent a segment of TCP again, which a firewall counts twice. */
+  readonly sentAgain: boolean;
 }
 
 /** What else a margin holds: a publication's interval, a client's look at its clock. */
@@ -266,7 +268,10 @@ ${KEYS_LINE}
     });
     // What times out as a dump passes is found by the next one.
     const sweepMs = 2 * Math.ceil(Math.max(...gaps));
-    return { eventMs: EVENT_MS_MIN + Math.ceil(LAG_FACTOR * lagMs), sweepMs };
+    const { client, server } = this.lab.topology;
+    const counts = await Promise.all([client, server].map((end) => end.exec("cat", ["/proc/net/snmp"])));
+    const sentAgain = counts.some((text) => retransmissions(text) > 0);
+    return { eventMs: EVENT_MS_MIN + Math.ceil(LAG_FACTOR * lagMs), sweepMs, sentAgain };
   }
 
   /** Waits until the observer, and each of these firewalls, is in sync with the rest. */
@@ -362,6 +367,14 @@ ${KEYS_LINE}
     await this.lab.close();
     for (const child of this.#children) await child[Symbol.asyncDispose]();
   }
+}
+
+/** RetransSegs of /proc/net/snmp: a line of names, and one of values. */
+function retransmissions(snmp: string): number {
+  const [names = [], values = []] = snmp
+    .split("\n")
+    .flatMap((line) => (line.startsWith("Tcp:") ? [line.split(" ")] : []));
+  return Number(values[names.indexOf("RetransSegs")]);
 }
 
 const SWEEP = `while :; do conntrack -L >/dev/null 2>&1; echo $EPOCHREALTIME; sleep ${SWEEP_SECONDS}; done`;

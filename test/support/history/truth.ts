@@ -154,7 +154,7 @@ export class Truth {
     }
     if (crosses) return;
     if ((record.mark ?? 0) !== MARKS[flow.led === null ? flow.protocol : "led"]) yield `mark ${record.mark}`;
-    yield* measured(life, record);
+    yield* measured(life, record, this.margins);
   }
 
   /** What the table must and may hold at a time. */
@@ -252,7 +252,7 @@ function startOf({ start = "" }: ConnectionJson): [number, number] {
 }
 
 /** Counters and times where the kernel took them, and only there. fw2 takes none. */
-function* measured({ flow, path }: Life, record: ConnectionJson): Iterable<string> {
+function* measured({ flow, path }: Life, record: ConnectionJson, { sentAgain }: Margins): Iterable<string> {
   const { counters, timedByKernel } = record;
   if (record.outcome === "open") {
     if (counters !== undefined || timedByKernel) yield "measured while open";
@@ -277,7 +277,7 @@ function* measured({ flow, path }: Life, record: ConnectionJson): Iterable<strin
       [reply.bytes, reply.packets, flow.bytesReceived],
     ] as const) {
       // What was late to be acknowledged was sent twice, and is counted twice.
-      const twice = bytes - most(packets) > payload ? payload : 0;
+      const twice = sentAgain ? payload : 0;
       if (bytes - payload > most(packets) + twice || bytes - payload < most(packets) - 24)
         yield `${bytes} bytes in ${packets} packets for ${payload}`;
     }
