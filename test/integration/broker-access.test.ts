@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
-import { type ConnectionOptions, connect, headers, type Msg, type NatsConnection } from "nats";
+import { type ConnectionOptions, connect, type NatsConnection } from "nats";
 import { EmbeddedBroker } from "../../src/stream/broker/broker.js";
 import { type BrokerConnection, connectBroker, type TlsFiles } from "../../src/stream/connection.js";
 import { askCheck, serveChecks } from "../../src/stream/flow-checks.js";
@@ -23,54 +23,15 @@ import { ensureStream } from "../../src/stream/own-stream.js";
 import { StreamReader } from "../../src/stream/reader.js";
 import { askNode, onAsked } from "../../src/stream/requests.js";
 import { serveReaders, streamAccess } from "../../src/stream/stream-access.js";
+import { type Attempt, listen as listenTo, publish, request } from "../support/broker-attempts.js";
 import { makeCertificate, opensslMissing } from "../support/certificate.js";
 import { freePort, natsServerMissing, silentLogger, temporaryDirectory, until } from "../support/nats-server.js";
 
 const NODES = ["fw1", "fw2", "fw3"];
-const ANSWER_MS = 150;
 const RETENTION = { maxAgeMs: 0, bytesMax: 64 * 1024 ** 2 };
 
-/** One attempt: resolves with what it got out of the broker, null for nothing. */
-type Attempt = (peer: NatsConnection) => Promise<Msg | null>;
-
-/** A message without a request for an answer. */
-function publish(to: string, payload = "", more: { reply?: string; expects?: number } = {}): Attempt {
-  return async (peer) => {
-    const { reply, expects } = more;
-    const head = headers();
-    if (expects !== undefined) head.set("Nats-Expected-Last-Sequence", String(expects));
-    peer.publish(to, payload, { ...(reply === undefined ? {} : { reply }), headers: head });
-    await peer.flush();
-    return null;
-  };
-}
-
-/** A request; an answer that is an error got nothing. */
-function request(to: string, body: unknown = null): Attempt {
-  return async (peer) => {
-    const payload = body === null ? "" : JSON.stringify(body);
-    const answer = await peer.request(to, payload, { timeout: ANSWER_MS }).catch(() => null);
-    return answer === null || /"error"|"released":false/.test(answer.string()) ? null : answer;
-  };
-}
-
 /** A subscription; anything that comes is a gain. */
-function listen(to: string): Attempt {
-  return async (peer) => {
-    let heard: Msg | null = null;
-    const subscription = peer.subscribe(to, {
-      callback: (error, message) => {
-        if (error === null) heard = message;
-      },
-    });
-    await peer.flush();
-    await fixture.busy();
-    await peer.flush();
-    subscription.unsubscribe();
-    return heard;
-  };
-}
-
+const listen = (to: string): Attempt => listenTo(to, () => fixture.busy());
 const api = (text: string): string => `$JS.API.${text}`;
 const push = (to: string, more: object = {}): object => ({
   stream_name: "CT_fw1",

@@ -7,7 +7,7 @@ import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
-import { connect, type Msg, type NatsConnection, nkeyAuthenticator, nkeys } from "nats";
+import { connect, type NatsConnection, nkeyAuthenticator, nkeys } from "nats";
 import { sharedAccounts } from "../../src/stream/broker/access.js";
 import { type BrokerConnection, connectBroker } from "../../src/stream/connection.js";
 import { askCheck, serveChecks } from "../../src/stream/flow-checks.js";
@@ -19,6 +19,7 @@ import { StreamReader } from "../../src/stream/reader.js";
 import { askNode, onAsked } from "../../src/stream/requests.js";
 import { serveReaders } from "../../src/stream/stream-access.js";
 import { listNodes } from "../../src/stream/stream-index.js";
+import { type Attempt, listen as listenTo, publish, request } from "../support/broker-attempts.js";
 import { heartbeat } from "../support/heartbeats.js";
 import {
   natsServerHole,
@@ -30,7 +31,6 @@ import {
 } from "../support/nats-server.js";
 
 const RETENTION = { maxAgeMs: 0, bytesMax: 16 * 1024 ** 2 };
-const ANSWER_MS = 150;
 const CLUSTERS: Readonly<Record<string, readonly string[]>> = { edge: ["fw1", "fw2", "fw3", "audit1"], core: ["fw1"] };
 
 /** The key of each node, by its name on the broker. */
@@ -48,40 +48,13 @@ function accounts(): string {
   return `accounts: {\n${blocks.join("\n")}\n}`;
 }
 
-type Attempt = (peer: NatsConnection) => Promise<Msg | null>;
-
-function publish(to: string, payload = "", reply?: string): Attempt {
-  return async (peer) => {
-    peer.publish(to, payload, reply === undefined ? {} : { reply });
-    await peer.flush();
-    return null;
-  };
-}
-
-function request(to: string, body: unknown = null): Attempt {
-  return async (peer) => {
-    const payload = body === null ? "" : JSON.stringify(body);
-    const answer = await peer.request(to, payload, { timeout: ANSWER_MS }).catch(() => null);
-    return answer === null || /"error"|"released":false/.test(answer.string()) ? null : answer;
-  };
-}
-
-function listen(to: string): Attempt {
-  return async (peer) => {
-    let heard: Msg | null = null;
-    const subscription = peer.subscribe(to, {
-      callback: (error, message) => {
-        // What the account may hear anyway is no gain.
-        if (error === null && !message.subject.startsWith("cthb.")) heard = message;
-      },
-    });
-    await peer.flush();
-    await scene.busy();
-    await peer.flush();
-    subscription.unsubscribe();
-    return heard;
-  };
-}
+/** What the account may hear anyway is no gain. */
+const listen = (to: string): Attempt =>
+  listenTo(
+    to,
+    () => scene.busy(),
+    (subject) => subject.startsWith("cthb."),
+  );
 
 const FW1 = "fw1@edge";
 const FW3 = "fw3@edge";
@@ -137,25 +110,27 @@ const FORBIDDEN: Readonly<Record<string, Attempt>> = {
   "ask a peer's daemon in another's name": request(`ctread.${FW1}.fw3`, { consume: 0 }),
   "ask another cluster's daemon": request(`ctread.${CORE}.fw2`, { find: true }),
   "have the daemon delete another's consumer": request(`ctread.${FW1}.fw2`, { release: "conntrail_fw3_x" }),
-  "have a message of its own sent into a peer's stream": publish(
-    api("DIRECT.GET.CT_fw2@edge"),
-    '{"seq":1}',
-    `ct.${FW1}.ev`,
-  ),
-  "have a peer's message sent into its stream again": publish(api(`DIRECT.GET.CT_${FW1}`), '{"seq":1}', `ct.${FW1}.ev`),
-  "have a peer's message sent into another's stream": publish(api(`DIRECT.GET.CT_${FW1}`), '{"seq":1}', `ct.${FW3}.ev`),
-  "have an empty answer sent to a purge": publish(
-    api(`DIRECT.GET.CT_${FW1}`),
-    '{"seq":999}',
-    api(`STREAM.PURGE.CT_${FW1}`),
-  ),
-  "have an empty answer sent to a deletion": publish(
-    api(`DIRECT.GET.CT_${FW1}`),
-    '{"seq":999}',
-    api(`STREAM.DELETE.CT_${FW3}`),
-  ),
-  "have the state of its stream sent into a peer's": publish(api("STREAM.INFO.CT_fw2@edge"), "", `ct.${FW1}.ev`),
-  "have the daemon's answer sent into another's stream": publish(`ctread.${FW1}.fw2`, '{"find":true}', `ct.${FW3}.ev`),
+  "have a message of its own sent into a peer's stream": publish(api("DIRECT.GET.CT_fw2@edge"), '{"seq":1}', {
+    reply: `ct.${FW1}.ev`,
+  }),
+  "have a peer's message sent into its stream again": publish(api(`DIRECT.GET.CT_${FW1}`), '{"seq":1}', {
+    reply: `ct.${FW1}.ev`,
+  }),
+  "have a peer's message sent into another's stream": publish(api(`DIRECT.GET.CT_${FW1}`), '{"seq":1}', {
+    reply: `ct.${FW3}.ev`,
+  }),
+  "have an empty answer sent to a purge": publish(api(`DIRECT.GET.CT_${FW1}`), '{"seq":999}', {
+    reply: api(`STREAM.PURGE.CT_${FW1}`),
+  }),
+  "have an empty answer sent to a deletion": publish(api(`DIRECT.GET.CT_${FW1}`), '{"seq":999}', {
+    reply: api(`STREAM.DELETE.CT_${FW3}`),
+  }),
+  "have the state of its stream sent into a peer's": publish(api("STREAM.INFO.CT_fw2@edge"), "", {
+    reply: `ct.${FW1}.ev`,
+  }),
+  "have the daemon's answer sent into another's stream": publish(`ctread.${FW1}.fw2`, '{"find":true}', {
+    reply: `ct.${FW3}.ev`,
+  }),
   "have a consumer of its own write into a peer's stream": request(
     api("CONSUMER.CREATE.CT_fw1@edge"),
     push("CT_fw2@edge", `ct.${FW1}.ev`),
@@ -177,16 +152,12 @@ const FORBIDDEN: Readonly<Record<string, Attempt>> = {
 
 /** As above, but servers with CVE-2025-30215 let it happen: JetStream sends its answers with its own power. */
 const UNTIL_FIXED: Readonly<Record<string, Attempt>> = {
-  "have an answer sent to the purge of a peer's account": publish(
-    api("DIRECT.GET.CT_fw2@edge"),
-    '{"seq":999}',
-    api(`ACCOUNT.PURGE.conntrail_${FW1}`),
-  ),
-  "have a confirmation sent to the purge of a peer's account": publish(
-    "ct.fw2@edge.ev",
-    "x",
-    api(`ACCOUNT.PURGE.conntrail_${FW1}`),
-  ),
+  "have an answer sent to the purge of a peer's account": publish(api("DIRECT.GET.CT_fw2@edge"), '{"seq":999}', {
+    reply: api(`ACCOUNT.PURGE.conntrail_${FW1}`),
+  }),
+  "have a confirmation sent to the purge of a peer's account": publish("ct.fw2@edge.ev", "x", {
+    reply: api(`ACCOUNT.PURGE.conntrail_${FW1}`),
+  }),
 };
 
 /** The servers' side, and the daemons of the nodes. */
