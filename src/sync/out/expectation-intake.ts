@@ -84,7 +84,9 @@ export class ExpectationIntake {
 
   /** A commit wrote it, and it is gone before its master was read back: what peers published about it is older. */
   #retire(expectation: Expectation): void {
-    const zone = findMasterZone(this.#external.table, expectation.master);
+    const { master } = expectation;
+    // A packet may have made the master this node's own meanwhile.
+    const zone = findMasterZone(this.#external.table, master) ?? findMasterZone(this.#internal.table, master);
     if (zone === null) return;
     setExpectationZone(expectation, zone);
     this.#external.expectations.retire(expectationKey(expectation));
